@@ -1,0 +1,14 @@
+"""Array types with named axes; the one place that knows jaxtyping.
+
+The same axis name means the same size within one signature. In the tests the shapes are checked at run time
+(`--jaxtyping-packages=spam,beartype.beartype`); in use they cost nothing.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Num, Shaped, UInt8
+
+__all__ = ["Array", "Bool", "Float", "Float32", "Float64", "Int", "Int64", "Num", "Shaped", "UInt8"]
+
+Array: TypeAlias = np.ndarray
