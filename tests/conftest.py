@@ -1,0 +1,18 @@
+"""Fixtures that more than one room uses."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real sections; tests that need it skip with a reason where it is absent (CI: that is a failure)."""
+    folder = Path(os.environ.get("SPAM_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (folder / "her2st" / "C2.h5ad").exists():
+        reason = f"real data not found in {folder} (set SPAM_TEST_DATA)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
