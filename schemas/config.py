@@ -53,7 +53,9 @@ class Config:
         if unknown:
             near = {k: difflib.get_close_matches(k.replace("-", "_"), fields, n=1) for k in unknown}
             hints = [f"{k!r}" + (f" (did you mean {m[0]!r}?)" if m else "") for k, m in near.items()]
-            raise ConfigError(f"{cls.__name__} has no option {', '.join(hints)}; it has {', '.join(sorted(fields))}")
+            raise ConfigError(
+                f"{cls.__name__} has no option {', '.join(hints)}; it has {', '.join(sorted(fields))}"
+            )
         ready: dict[str, Any] = {}
         for key, value in values.items():
             name = key.replace("-", "_")

@@ -17,18 +17,29 @@ class InputConfig(Config):
     """Where a section's files are, and how its table is to be read."""
 
     h5ad: Path | None = option(None, "AnnData file with raw counts; may be left out for pure prediction")
-    csv: Path | None = option(None, "table with one row per tile: x, y (pixel centre), source_image, spot_id or cell_id")
+    csv: Path | None = option(
+        None, "table with one row per tile: x, y (pixel centre), source_image, spot_id or cell_id"
+    )
     root: Path | None = option(None, "folder of the slides or tile files that the table names")
-    section: str | None = option(None, "name of the section; default: obs['section'], else the h5ad's file name")
+    section: str | None = option(
+        None, "name of the section; default: obs['section'], else the h5ad's file name"
+    )
     donor: str | None = option(None, "donor of the section; default: obs['patient'] or obs['donor']")
-    mpp: float | None = option(None, "µm per full-resolution pixel; default: from the h5ad, else from the slide")
-    counts_layer: str | None = option(None, "layer of the h5ad that holds raw counts; default: 'counts' if there, else X")
+    mpp: float | None = option(
+        None, "µm per full-resolution pixel; default: from the h5ad, else from the slide"
+    )
+    counts_layer: str | None = option(
+        None, "layer of the h5ad that holds raw counts; default: 'counts' if there, else X"
+    )
     coordinates: Literal["pixels", "um", "hires"] = option(
-        "pixels", "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image"
+        "pixels",
+        "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image",
     )
     swap_xy: bool = option(False, "take the table's x as row and y as column")  # noqa: FBT003
     id_offset: int = option(0, "add this to the table's integer ids before joining")
-    id_strip_suffix: str | None = option(None, "cut this suffix, e.g. '.0' or '-1', off the table's ids before joining")
+    id_strip_suffix: str | None = option(
+        None, "cut this suffix, e.g. '.0' or '-1', off the table's ids before joining"
+    )
     allow_missing_tiles: bool = option(False, "leave out spots of the h5ad that have no tile")  # noqa: FBT003
 
 
@@ -37,25 +48,33 @@ class EmbedConfig(InputConfig):
     """Options of `spam embed`."""
 
     store: Path | None = option(None, "feature store to write (made if it is not there)")
-    manifest: Path | None = option(None, "CSV with columns section, donor, h5ad, csv, root: embeds a whole cohort")
+    manifest: Path | None = option(
+        None, "CSV with columns section, donor, h5ad, csv, root: embeds a whole cohort"
+    )
     enc_name: str = option(DEFAULT_ENCODER, "encoder: a name of the registry, or timm:<model>")
     tile_um: tuple[float, ...] = option(
         (), "side of a tile in µm; repeat for several scales (default 112, or the extent of the tile files)"
     )
-    tile_px: tuple[int, ...] = option((), "side of a tile in full-resolution slide pixels, in place of --tile-um")
+    tile_px: tuple[int, ...] = option(
+        (), "side of a tile in full-resolution slide pixels, in place of --tile-um"
+    )
     batch_size: int = option(64, "tiles per forward pass", flags=("--img-batch-size",))
     num_workers: int = option(2, "threads that read and resample tiles")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = option(False, "run the encoder in mixed precision")  # noqa: FBT003
     dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
     chunk_rows: int = option(1024, "rows in one chunk of the store: what a killed run loses at most")
-    overview: bool = option(True, "keep a small image (<= 2048 px) of the slide, so that maps need the store alone")  # noqa: FBT003
+    overview: bool = option(
+        True, "keep a small image (<= 2048 px) of the slide, so that maps need the store alone"
+    )  # noqa: FBT003
     overwrite: bool = option(False, "embed again what is there already")  # noqa: FBT003
 
     def __post_init__(self) -> None:
         check(
             [
-                "--store is missing: say where the features go, e.g. --store cohort.zarr" if self.store is None else None,
+                "--store is missing: say where the features go, e.g. --store cohort.zarr"
+                if self.store is None
+                else None,
                 "give --manifest, or --csv and --root (with or without --h5ad)"
                 if self.manifest is None and (self.csv is None or self.root is None)
                 else None,
@@ -63,9 +82,13 @@ class EmbedConfig(InputConfig):
                 if self.manifest and (self.h5ad or self.csv or self.section or self.donor)
                 else None,
                 f"--batch-size must be at least 1, not {self.batch_size}" if self.batch_size < 1 else None,
-                f"--num-workers must not be negative, not {self.num_workers}" if self.num_workers < 0 else None,
+                f"--num-workers must not be negative, not {self.num_workers}"
+                if self.num_workers < 0
+                else None,
                 f"--chunk-rows must be at least 1, not {self.chunk_rows}" if self.chunk_rows < 1 else None,
-                f"--mpp must be a positive number of µm, not {self.mpp}" if self.mpp is not None and not self.mpp > 0 else None,
+                f"--mpp must be a positive number of µm, not {self.mpp}"
+                if self.mpp is not None and not self.mpp > 0
+                else None,
                 "give --tile-um or --tile-px, not both" if self.tile_um and self.tile_px else None,
                 *(f"--tile-um must be positive, not {um}" for um in self.tile_um if not um > 0),
                 *(f"--tile-px must be positive, not {px}" for px in self.tile_px if not px > 0),

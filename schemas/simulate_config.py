@@ -13,13 +13,17 @@ __all__ = ["DemoConfig", "SimulateConfig"]
 class SimulateConfig(Config):
     """Options of `spam simulate`: a cohort whose true expression rates are known."""
 
-    out_dir: Path | None = option(None, "folder to write: <section>.h5ad, <section>.csv, images/, sections.csv")
+    out_dir: Path | None = option(
+        None, "folder to write: <section>.h5ad, <section>.csv, images/, sections.csv"
+    )
     n_donors: int = option(2, "donors")
     n_sections: int = option(2, "sections per donor")
     n_spots: int = option(150, "spots per section, on a hexagonal lattice under the tissue")
     n_genes: int = option(200, "genes")
     n_programmes: int = option(4, "morphology programmes that drive expression")
-    signal: float = option(1.0, "standard deviation of the log-rates that morphology explains; 0 is pure noise")
+    signal: float = option(
+        1.0, "standard deviation of the log-rates that morphology explains; 0 is pure noise"
+    )
     donor_effect: float = option(0.2, "standard deviation of a gene's log-rate between donors")
     section_effect: float = option(0.1, "standard deviation of a gene's log-rate between sections of a donor")
     depth: float = option(3000.0, "mean library size of a spot")
@@ -36,9 +40,21 @@ class SimulateConfig(Config):
         check(
             [
                 "--out-dir is missing: say where the cohort goes" if self.out_dir is None else None,
-                *(f"--{n.replace('_', '-')} must be at least 1, not {getattr(self, n)}" for n in counts if getattr(self, n) < 1),
-                *(f"--{n.replace('_', '-')} must be positive, not {getattr(self, n)}" for n in sizes if not getattr(self, n) > 0),
-                *(f"--{n.replace('_', '-')} must not be negative, not {getattr(self, n)}" for n in spreads if getattr(self, n) < 0),
+                *(
+                    f"--{n.replace('_', '-')} must be at least 1, not {getattr(self, n)}"
+                    for n in counts
+                    if getattr(self, n) < 1
+                ),
+                *(
+                    f"--{n.replace('_', '-')} must be positive, not {getattr(self, n)}"
+                    for n in sizes
+                    if not getattr(self, n) > 0
+                ),
+                *(
+                    f"--{n.replace('_', '-')} must not be negative, not {getattr(self, n)}"
+                    for n in spreads
+                    if getattr(self, n) < 0
+                ),
             ]
         )
 
@@ -47,9 +63,15 @@ class SimulateConfig(Config):
 class DemoConfig(Config):
     """Options of `spam demo`."""
 
-    name: Literal["simulated", "her2st"] = option("simulated", "simulated (offline) or her2st (downloads five real sections)")
-    out_dir: Path = option(Path("spam-demo"), "folder for the cohort, the store, the checkpoints and the results")
-    data: Path | None = option(None, "her2st: a local copy of the almaan/her2st repository, in place of the download")
+    name: Literal["simulated", "her2st"] = option(
+        "simulated", "simulated (offline) or her2st (downloads five real sections)"
+    )
+    out_dir: Path = option(
+        Path("spam-demo"), "folder for the cohort, the store, the checkpoints and the results"
+    )
+    data: Path | None = option(
+        None, "her2st: a local copy of the almaan/her2st repository, in place of the download"
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     seed: int = option(0, "seed of every random number")
     overwrite: bool = option(False, "run again into a folder that is there")  # noqa: FBT003

@@ -3,7 +3,15 @@
 import dataclasses
 from typing import Any, Literal, Self
 
-__all__ = ["STORE_FORMAT", "STORE_VERSION", "FeatureMeta", "GraphMeta", "SectionMeta", "SourceFile", "feature_key"]
+__all__ = [
+    "STORE_FORMAT",
+    "STORE_VERSION",
+    "FeatureMeta",
+    "GraphMeta",
+    "SectionMeta",
+    "SourceFile",
+    "feature_key",
+]
 
 STORE_FORMAT = "spam-store"
 STORE_VERSION = 1

@@ -18,10 +18,13 @@ class TrainingConfig(Config):
     store: Path | None = option(None, "feature store to train from")
     sections: tuple[str, ...] = option((), "sections to train on, e.g. C2,C3,C4 (default: all of the store)")
     val_sections: tuple[str, ...] = option(
-        (), "sections held out for validation, among --sections or beside them (default: the last one; with one section, a block of it)"
+        (),
+        "sections held out for validation, among --sections or beside them (default: the last one; with one section, a block of it)",
     )
     enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
-    tile_um: tuple[float, ...] = option((), "tile sizes to use together, in µm (default: all that every section has)")
+    tile_um: tuple[float, ...] = option(
+        (), "tile sizes to use together, in µm (default: all that every section has)"
+    )
     save_dir: Path | None = option(None, "folder for best.safetensors, last.safetensors and the run's log")
     epochs: int = option(50, "passes over the training spots")
     batch_size: int = option(128, "spots per step")
@@ -35,18 +38,30 @@ class TrainingConfig(Config):
     seed: int = option(0, "seed of every random number")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = option(False, "train in mixed precision (losses stay in float32)")  # noqa: FBT003
-    amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = option("auto", "number format of --amp; auto is bf16")
-    num_workers: int = option(0, "CPU threads of the trainer (0: as PyTorch chooses); batches are resident, nothing is loaded")
+    amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = option(
+        "auto", "number format of --amp; auto is bf16"
+    )
+    num_workers: int = option(
+        0, "CPU threads of the trainer (0: as PyTorch chooses); batches are resident, nothing is loaded"
+    )
     overwrite: bool = option(False, "start again where the save dir holds another run")  # noqa: FBT003
 
     def shared_faults(self) -> list[str | None]:
         """List what is wrong with the options that both stages share."""
         return [
-            "--store is missing: give the feature store that `spam embed` wrote" if self.store is None else None,
+            "--store is missing: give the feature store that `spam embed` wrote"
+            if self.store is None
+            else None,
             "--save-dir is missing: say where the checkpoints go" if self.save_dir is None else None,
-            *(f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}" for name in _POSITIVE if not getattr(self, name) > 0),
+            *(
+                f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}"
+                for name in _POSITIVE
+                if not getattr(self, name) > 0
+            ),
             f"--dropout must be in [0, 1), not {self.dropout}" if not 0 <= self.dropout < 1 else None,
-            f"--weight-decay must not be negative, not {self.weight_decay}" if self.weight_decay < 0 else None,
+            f"--weight-decay must not be negative, not {self.weight_decay}"
+            if self.weight_decay < 0
+            else None,
             f"--num-workers must not be negative, not {self.num_workers}" if self.num_workers < 0 else None,
         ]
 
@@ -61,15 +76,21 @@ class PretrainConfig(TrainingConfig):
     batch_size: int = option(64, "spots per step: each is contrasted with all others of its batch")
     proj_dim: int = option(256, "length of the shared embedding")
     temperature: float = option(0.15, "temperature of InfoNCE")
-    mixing: float = option(0.5, "weight of the image-to-other direction of InfoNCE; the other direction gets the rest")
+    mixing: float = option(
+        0.5, "weight of the image-to-other direction of InfoNCE; the other direction gets the rest"
+    )
 
     def __post_init__(self) -> None:
         check(
             [
                 *self.shared_faults(),
-                f"--batch-size must be at least 2, not {self.batch_size}: a contrast needs another spot" if self.batch_size == 1 else None,
+                f"--batch-size must be at least 2, not {self.batch_size}: a contrast needs another spot"
+                if self.batch_size == 1
+                else None,
                 f"--proj-dim must be positive, not {self.proj_dim}" if self.proj_dim < 1 else None,
-                f"--temperature must be positive, not {self.temperature}" if not self.temperature > 0 else None,
+                f"--temperature must be positive, not {self.temperature}"
+                if not self.temperature > 0
+                else None,
                 f"--mixing must be in [0, 1], not {self.mixing}" if not 0 <= self.mixing <= 1 else None,
             ]
         )
@@ -79,11 +100,15 @@ class PretrainConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """Options of `spam finetune` (stage 2, cross-attention and count likelihood)."""
 
-    pretrained_ckpt: Path | None = option(None, "checkpoint of `spam pretrain`; without it the encoders start fresh")
+    pretrained_ckpt: Path | None = option(
+        None, "checkpoint of `spam pretrain`; without it the encoders start fresh"
+    )
     epochs: int = option(30, "passes over the training spots")
     fuse_dim: int = option(512, "width of the attention and of the merged embedding")
     heads: int = option(8, "attention heads; must divide --fuse-dim")
-    merge: Literal["gated-sum", "concat-proj"] = option("gated-sum", "how the attended image, coordinate and gene parts are merged")
+    merge: Literal["gated-sum", "concat-proj"] = option(
+        "gated-sum", "how the attended image, coordinate and gene parts are merged"
+    )
     likelihood: Literal["zinb", "nb", "poisson"] = option("zinb", "distribution of the raw counts")
     n_neighbours: int = option(8, "spatial neighbours that a spot attends to")
     n_references: int = option(16, "spots of other sections that a spot attends to")

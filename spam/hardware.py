@@ -1,0 +1,32 @@
+"""The device that work runs on."""
+
+import torch
+
+from .errors import ConfigError
+
+__all__ = ["resolve_device"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+
+    ``auto`` is the first GPU if there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If the name is none of these, or the GPU asked for is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
+        n_gpus = torch.cuda.device_count()
+        index = int(name[5:]) if ":" in name else 0
+        if index < n_gpus:
+            return torch.device("cuda", index)
+        message = f"--device {name!r} was asked for, but this machine has {n_gpus} usable GPUs; use --device auto or cpu"
+        raise ConfigError(message)
+    message = f"--device must be auto, cpu, cuda or cuda:N, not {name!r}"
+    raise ConfigError(message)
