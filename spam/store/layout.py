@@ -1,0 +1,94 @@
+"""Names of everything inside a store: the table of ``docs/format.md`` as constants, for writer and reader alike.
+
+Every section is an AnnData group, so the names below it are those of the scverse; spam's own metadata live in the
+attribute `SPAM` of the node that they describe, because a group that AnnData does not know keeps its tools from
+opening the section.
+"""
+
+from collections.abc import Iterable
+
+__all__ = [
+    "CHUNKS",
+    "DONOR",
+    "HIRES_PATH",
+    "META",
+    "RESERVED_COLUMNS",
+    "SCALES_PATH",
+    "SECTION",
+    "SPAM",
+    "SPATIAL",
+    "SPATIAL_UM",
+    "STAGING",
+    "connectivities_key",
+    "distances_key",
+    "duplicates",
+    "name_fault",
+    "neighbors_key",
+]
+
+SPAM = "spam"
+"""Attribute that holds spam's own metadata on a section, a feature array or a graph."""
+META = "meta"
+"""Entry of `SPAM`: the metadata dataclass as a mapping."""
+CHUNKS = "chunks"
+"""Entry of `SPAM` on a feature array: the SHA-256 of each done chunk, or null."""
+
+STAGING = ".unfinished"
+"""Group beside the sections in which things are written before they are renamed into place."""
+
+SPATIAL = "spatial"
+"""``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image."""
+SPATIAL_UM = "spatial_um"
+"""``obsm`` key of the coordinates in µm."""
+
+SECTION = "section"
+"""``obs`` column with the name of the section."""
+DONOR = "donor"
+"""``obs`` column with the donor."""
+RESERVED_COLUMNS = ("_index",)
+"""Names that an ``obs`` column cannot have, because AnnData's data frames use them."""
+
+HIRES_PATH = "images/hires"
+"""Overview image below ``uns/spatial/<section>``, where scanpy and squidpy look for it."""
+SCALES_PATH = "scalefactors/tissue_hires_scalef"
+"""Overview pixels per full-resolution pixel, below ``uns/spatial/<section>``."""
+
+
+def connectivities_key(graph: str) -> str:
+    """Name a graph's weights in ``obsp``, as squidpy does: ``spatial`` -> ``spatial_connectivities``."""
+    return f"{graph}_connectivities"
+
+
+def distances_key(graph: str) -> str:
+    """Name a graph's distances in ``obsp``, as squidpy does: ``spatial`` -> ``spatial_distances``."""
+    return f"{graph}_distances"
+
+
+def neighbors_key(graph: str) -> str:
+    """Name a graph's description in ``uns``, as squidpy does: ``spatial`` -> ``spatial_neighbors``."""
+    return f"{graph}_neighbors"
+
+
+def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | None:
+    """Say what is wrong with `name` as the name of a group or array, or None."""
+    if not name:
+        return f"{what} is empty; give it a name"
+    if name in reserved:
+        return f"{what} {name!r} is a name that the store uses itself; choose another"
+    if name.startswith((".", "__")) or any(c in "/\\\0" or ord(c) < ord(" ") for c in name):
+        return (
+            f"{what} {name!r} cannot name a folder: it must not hold '/', '\\' or control characters, "
+            "nor start with '.' or '__'; rename it"
+        )
+    return None
+
+
+def duplicates(values: Iterable[str]) -> list[str]:
+    """List the values that occur more than once, each once, in order of their second occurrence."""
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for value in values:
+        if value in seen:
+            twice[value] = None
+        seen.add(value)
+    return list(twice)
