@@ -1,0 +1,153 @@
+"""From raw counts to expression, and which genes are worth looking at; numpy and scipy only.
+
+Genes are chosen on training sections alone, and the choice is saved with the checkpoint: a choice that has
+seen the test section leaks.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from spam.errors import ConfigError, SectionError
+from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Num
+
+__all__ = [
+    "CountMatrix",
+    "highly_expressed_genes",
+    "highly_variable_genes",
+    "is_constant",
+    "log1p_cp10k",
+    "morans_i",
+    "spatially_variable_genes",
+]
+
+CountMatrix: TypeAlias = sparse.csr_matrix | sparse.csr_array | np.ndarray
+"""Raw counts (n_spots, n_genes): CSR as the store gives them, or dense."""
+
+MIN_DETECTED_SHARE = 0.1  # the HEST benchmark's filter: below it, variance is mostly dropout
+
+
+def log1p_cp10k(counts: CountMatrix, totals: Num[Array, " n_spots"]) -> Float32[Array, "n_spots n_genes"]:
+    """Turn raw counts into expression: ``log(1 + 10000 * counts / totals)``.
+
+    `totals` is a spot's library size over **all** genes of its section, also where `counts` holds only some
+    of them; otherwise the expression of a gene would depend on which other genes are modelled. A spot
+    without any count has expression 0.
+
+    Raises
+    ------
+    SectionError
+        If there is not one total a spot, or if a total is negative, not finite, or 0 where there are counts.
+    """
+    if len(totals) != counts.shape[0]:
+        message = (
+            f"{len(totals)} library sizes were given for {counts.shape[0]} spots; "
+            "expected one a spot, the sum of its raw counts over all genes"
+        )
+        raise SectionError(message)
+    has_counts = np.asarray(counts.sum(axis=1)).ravel() > 0
+    is_bad = ~np.isfinite(totals) | (totals < 0) | (has_counts & (totals == 0))
+    if is_bad.any():
+        first = int(np.flatnonzero(is_bad)[0])
+        message = (
+            f"the library size of {int(is_bad.sum())} spots cannot be used (first: row {first}, "
+            f"{float(totals[first])!r}); expected a finite number, positive where the spot has counts: "
+            "the sum of its raw counts over all genes"
+        )
+        raise SectionError(message)
+    scale = 1e4 / np.where(totals > 0, totals, 1.0)
+    if isinstance(counts, np.ndarray):
+        return np.log1p(counts * scale[:, None]).astype(np.float32)
+    expression = sparse.csr_array(counts).astype(np.float64)
+    expression.data = np.log1p(expression.data * np.repeat(scale, np.diff(expression.indptr)))
+    return np.asarray(expression.astype(np.float32).toarray())
+
+
+def highly_variable_genes(
+    expression: Float[Array, "n_spots n_genes"], is_detected_share: Float[Array, " n_genes"], *, n: int
+) -> Int64[Array, " n_chosen"]:
+    """Choose the `n` genes of the largest variance over the spots, most variable first.
+
+    Pool the spots of all training sections; for the genes of the HEST benchmark give log1p of the raw
+    counts. `is_detected_share` is the share of these spots with a count above 0: only genes detected in
+    more than 10 % of the spots are eligible, and where fewer than `n` are, all of them are returned. Equal
+    variances keep the order of the genes.
+
+    Raises
+    ------
+    ConfigError
+        If no gene is detected often enough.
+    """
+    is_eligible = is_detected_share > MIN_DETECTED_SHARE
+    if not is_eligible.any():
+        message = (
+            f"none of {len(is_eligible)} genes is detected in more than {MIN_DETECTED_SHARE:.0%} of the "
+            f"{len(expression)} training spots, so none can be chosen by its variance; "
+            "train on all genes with --no-use-hvg"
+        )
+        raise ConfigError(message)
+    variance = expression.var(axis=0, dtype=np.float64)
+    return _largest(np.where(is_eligible, variance, np.nan), n)
+
+
+def highly_expressed_genes(
+    expression: Float[Array, "n_spots n_genes"], *, n: int
+) -> Int64[Array, " n_chosen"]:
+    """Choose the `n` genes (all, if there are fewer) of the highest mean over the spots, highest first."""
+    return _largest(expression.mean(axis=0, dtype=np.float64), n)
+
+
+def spatially_variable_genes(
+    autocorrelation: Float[Array, "n_sections n_genes"], *, n: int
+) -> Int64[Array, " n_chosen"]:
+    """Choose the `n` genes of the highest Moran's I, averaged over the training sections, highest first.
+
+    `autocorrelation` holds one row of `morans_i` per section. A gene that is constant in some section (NaN
+    there) is not eligible; where fewer than `n` are, all of them are returned.
+    """
+    return _largest(autocorrelation.mean(axis=0, dtype=np.float64), n)
+
+
+def morans_i(
+    values: Num[Array, "n_spots n_genes"], weights: sparse.csr_matrix | sparse.csr_array
+) -> Float64[Array, " n_genes"]:
+    r"""Compute Moran's I of each gene: how alike the values of neighbouring spots are.
+
+    .. math:: I = \frac{n}{\sum_{ij} w_{ij}} \frac{\sum_{ij} w_{ij} z_i z_j}{\sum_i z_i^2}, \; z = x - \bar x
+
+    Near 1 for a smooth map, ``-1 / (n - 1)`` expected without any pattern, -1 for a checkerboard. `weights`
+    (n_spots, n_spots) is used as it is: not made symmetric, rows not normalised. NaN for a constant gene and
+    where there is no edge.
+
+    Moran PAP. Notes on continuous stochastic phenomena. Biometrika 37:17 (1950), doi 10.2307/2332142.
+    """
+    n_spots, n_genes = values.shape
+    total_weight = float(weights.sum())
+    if n_spots == 0 or total_weight == 0:
+        return np.full(n_genes, np.nan)
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    between = (centred * (weights @ centred)).sum(axis=0)
+    within = (centred**2).sum(axis=0)
+    index = np.full(n_genes, np.nan)
+    np.divide(n_spots * between, total_weight * within, out=index, where=~is_constant(values))
+    return index
+
+
+def is_constant(values: Num[Array, "n_spots n_genes"]) -> Bool[Array, " n_genes"]:
+    """Tell which genes do not vary over the spots, up to rounding in float32.
+
+    A correlation with such a gene would be one with rounding errors. True for a single spot and for none;
+    False for a gene that holds a NaN.
+    """
+    if len(values) == 0:
+        return np.ones(values.shape[1], dtype=bool)
+    spread = values.max(axis=0) - values.min(axis=0)
+    # 1e-6 of the value is 8 float32 steps: what one product, summed in another order, can differ by.
+    return np.asarray(spread <= 1e-6 * np.abs(values).max(axis=0))
+
+
+def _largest(score: Float64[Array, " n_genes"], n: int) -> Int64[Array, " n_chosen"]:
+    """Find the `n` largest scores, largest first; ties stay in order, NaN is never chosen."""
+    order = np.argsort(-score, kind="stable")[: int(np.isfinite(score).sum())]
+    return order[:n].astype(np.int64)
