@@ -1,5 +1,18 @@
 """The feature store: layout, writer and reader of a Zarr v3 folder with one AnnData group per section."""
 
+from .feature_writer import FeatureWriter
 from .records import CsrMatrix, Graph, Overview, SectionRecord
+from .section import StoredSection
+from .store import Store, create_store, open_store
 
-__all__ = ["CsrMatrix", "Graph", "Overview", "SectionRecord"]
+__all__ = [
+    "CsrMatrix",
+    "FeatureWriter",
+    "Graph",
+    "Overview",
+    "SectionRecord",
+    "Store",
+    "StoredSection",
+    "create_store",
+    "open_store",
+]

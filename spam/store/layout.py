@@ -1,8 +1,8 @@
-"""Names of everything inside a store: the table of ``docs/format.md`` as constants, for writer and reader alike.
+"""Names of everything inside a store: the table of ``docs/format.md`` as constants, for writer and reader.
 
-Every section is an AnnData group, so the names below it are those of the scverse; spam's own metadata live in the
-attribute `SPAM` of the node that they describe, because a group that AnnData does not know keeps its tools from
-opening the section.
+Every section is an AnnData group, so the names below it are those of the scverse; spam's own metadata live in
+the attribute `SPAM` of the node that they describe, because a group that AnnData does not know keeps its tools
+from opening the section.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 __all__ = [
     "CHUNKS",
     "DONOR",
+    "FORMAT",
     "HIRES_PATH",
     "META",
     "RESERVED_COLUMNS",
@@ -19,12 +20,18 @@ __all__ = [
     "SPATIAL",
     "SPATIAL_UM",
     "STAGING",
+    "VERSION",
     "connectivities_key",
     "distances_key",
     "duplicates",
     "name_fault",
     "neighbors_key",
 ]
+
+FORMAT = "spam_format"
+"""Attribute of the root that says what kind of store this is."""
+VERSION = "spam_version"
+"""Attribute of the root that says which version of the format it has."""
 
 SPAM = "spam"
 """Attribute that holds spam's own metadata on a section, a feature array or a graph."""

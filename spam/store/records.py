@@ -1,6 +1,7 @@
-"""What is handed to a store and comes out of it: a section's tables, its overview image, its neighbour graphs.
+"""What is handed to a store and comes out of it: a section's tables, its overview, its neighbour graphs.
 
-Each record checks itself when it is made and reports all its faults at once, so that nothing broken is ever written.
+Each record checks itself when it is made and reports all its faults at once, so that nothing broken is ever
+written.
 """
 
 import dataclasses
@@ -43,16 +44,16 @@ class Overview:
 
     def __post_init__(self) -> None:
         image = self.image
-        is_rgb = image.ndim == 3 and image.shape[2] == 3 and image.size > 0 and image.dtype == np.uint8  # noqa: PLR2004
+        is_rgb = image.ndim == 3 and image.shape[2] == 3 and image.size > 0 and image.dtype == np.uint8
         _refuse(
             "overview",
             [
                 None
                 if is_rgb
-                else f"the image must be uint8 of shape (height, width, 3), not {image.dtype} of {image.shape}",
+                else f"the image must be uint8 (height, width, 3), not {image.dtype} of {image.shape}",
                 None
                 if np.isfinite(self.scale) and self.scale > 0
-                else f"the scale must be a positive number of overview pixels per slide pixel, not {self.scale!r}",
+                else f"the scale must be a positive number (overview px per slide px), not {self.scale!r}",
             ],
         )
 
@@ -66,7 +67,8 @@ class Graph:
     connectivities
         Weights, n_spots x n_spots.
     distances
-        Distances in the unit that `meta` names, n_spots x n_spots; a stored zero is a neighbour at the same place.
+        Distances in the unit that `meta` names, n_spots x n_spots; a stored zero is a neighbour at the same
+        place.
     meta
         How the graph was made.
 
@@ -89,7 +91,8 @@ class Graph:
                 faults.append(f"{name} must be square, not of shape {matrix.shape}")
         if not any(faults) and self.connectivities.shape != self.distances.shape:
             faults.append(
-                f"connectivities {self.connectivities.shape} and distances {self.distances.shape} differ in shape"
+                "connectivities and distances differ in shape: "
+                f"{self.connectivities.shape} and {self.distances.shape}"
             )
         _refuse(f"{self.meta.kind} graph", faults)
 
@@ -113,8 +116,8 @@ class SectionRecord:
     genes
         Names of the genes, each once; None if and only if `counts` is.
     obs
-        Further columns, one value per spot: numbers, truth values or strings. The columns ``section`` and ``donor``
-        are the store's own and are written from `meta`.
+        Further columns, one value per spot: numbers, truth values or strings. The columns ``section`` and
+        ``donor`` are the store's own and are written from `meta`.
     overview
         Small image of the slide, or None.
 
@@ -125,11 +128,11 @@ class SectionRecord:
     """
 
     meta: SectionMeta
-    ids: Shaped[Array, "n_spots"]
+    ids: Shaped[Array, " n_spots"]
     xy_px: Float64[Array, "n_spots 2"]
     xy_um: Float64[Array, "n_spots 2"] | None
     counts: CsrMatrix | None
-    genes: Shaped[Array, "n_genes"] | None
+    genes: Shaped[Array, " n_genes"] | None
     obs: Mapping[str, Array]
     overview: Overview | None
 
@@ -208,7 +211,10 @@ def _column_faults(name: str, column: Array, n: int) -> list[str | None]:
     if column.shape != (n,):
         fault = f"{what} must have the shape ({n},), not {column.shape}"
     elif column.dtype.kind not in "biuf" and not is_text(column):
-        fault = f"{what} must hold numbers, truth values or strings throughout (write '' for missing), not {column.dtype}"
+        fault = (
+            f"{what} must hold numbers, truth values or strings throughout (write '' for missing), "
+            f"not {column.dtype}"
+        )
     return [name_fault(name, "obs column", reserved=RESERVED_COLUMNS), fault]
 
 

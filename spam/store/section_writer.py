@@ -1,0 +1,99 @@
+"""Writing what a section holds beside its features: its tables, its overview, its neighbour graphs."""
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from spam.typing import Array, Shaped
+
+from .elements import write_array, write_csr, write_frame, write_mapping, write_scalar
+from .layout import (
+    DONOR,
+    HIRES_PATH,
+    META,
+    SCALES_PATH,
+    SECTION,
+    SPAM,
+    SPATIAL,
+    SPATIAL_UM,
+    connectivities_key,
+    distances_key,
+    neighbors_key,
+)
+from .records import Graph, SectionRecord
+from .staging import discard, move_into_place, staging_name
+
+__all__ = ["write_graph", "write_section"]
+
+
+def write_section(root: zarr.Group, store: Path, record: SectionRecord) -> None:
+    """Write a section without features, in place of an older one of its name."""
+    meta = record.meta
+    discard(store, meta.name)
+    section = root.create_group(
+        staging_name(meta.name),
+        attributes={
+            "encoding-type": "anndata",
+            "encoding-version": "0.1.0",
+            SPAM: {META: meta.to_mapping()},
+        },
+    )
+    columns = {**record.obs, SECTION: _repeat(meta.name, meta.n_spots)}
+    if meta.donor is not None:
+        columns[DONOR] = _repeat(meta.donor, meta.n_spots)
+    write_frame(section, "obs", record.ids, columns)
+    write_frame(section, "var", np.empty(0, dtype=str) if record.genes is None else record.genes, {})
+    if record.counts is not None:
+        write_csr(section, "X", record.counts.astype(np.int32))
+    for name in ("layers", "obsp", "varm", "varp"):
+        write_mapping(section, name)
+    obsm = write_mapping(section, "obsm")
+    write_array(obsm, SPATIAL, record.xy_px)
+    if record.xy_um is not None:
+        write_array(obsm, SPATIAL_UM, record.xy_um)
+    uns = write_mapping(section, "uns")
+    if record.overview is not None:
+        library = write_mapping(write_mapping(uns, SPATIAL), meta.name)
+        images, image = HIRES_PATH.split("/")
+        write_array(write_mapping(library, images), image, record.overview.image)
+        scales, scale = SCALES_PATH.split("/")
+        write_scalar(write_mapping(library, scales), scale, record.overview.scale)
+    move_into_place(store, meta.name)
+
+
+def write_graph(root: zarr.Group, store: Path, section: str, key: str, graph: Graph) -> None:
+    """Write a graph, in place of an older one of its key.
+
+    The description in ``uns`` makes a graph one: it goes first and comes last, so that a writer killed in between
+    leaves matrices that nobody takes for a graph.
+    """
+    described = f"{section}/uns/{neighbors_key(key)}"
+    matrices = {
+        f"{section}/obsp/{connectivities_key(key)}": graph.connectivities,
+        f"{section}/obsp/{distances_key(key)}": graph.distances,
+    }
+    for name in (described, *matrices):
+        discard(store, name)
+    if described in root:
+        del root[described]
+    for name, matrix in matrices.items():
+        write_csr(root, staging_name(name), matrix)
+        move_into_place(store, name)
+    meta = graph.meta
+    neighbors = write_mapping(root, staging_name(described), attributes={SPAM: {META: meta.to_mapping()}})
+    write_scalar(neighbors, "connectivities_key", connectivities_key(key))
+    write_scalar(neighbors, "distances_key", distances_key(key))
+    params = write_mapping(neighbors, "params")
+    for name, value in (
+        ("n_neighbors", meta.k),
+        ("metric", meta.metric),
+        ("unit", meta.unit),
+        ("sigma", meta.sigma),
+    ):
+        write_scalar(params, name, value)
+    move_into_place(store, described)
+
+
+def _repeat(text: str, n: int) -> Shaped[Array, " n"]:
+    return np.full(n, text)
