@@ -1,0 +1,16 @@
+"""Lab files in, sections out: an AnnData file, a CSV of tiles and a folder of images become one `Section`."""
+
+from .join_report import JoinReport
+from .manifest import read_manifest
+from .reading import read_section
+from .section import Section, SlideSource, TileFiles, TileSource
+
+__all__ = [
+    "JoinReport",
+    "Section",
+    "SlideSource",
+    "TileFiles",
+    "TileSource",
+    "read_manifest",
+    "read_section",
+]
