@@ -1,0 +1,30 @@
+"""Metrics, and boards that set a model beside its baselines."""
+
+from .board import HEADLINE_SET, HEST_SET, RIVAL, score_section
+from .board_report import BoardReport, SetScore, Verdict
+from .intervals import Interval, bootstrap_mean
+from .metrics import auc, coverage, mae, moran_correlation, mse, pearson, r2, spearman, ssim
+from .predicted import PredictedExpression, SectionTruth
+
+__all__ = [
+    "HEADLINE_SET",
+    "HEST_SET",
+    "RIVAL",
+    "BoardReport",
+    "Interval",
+    "PredictedExpression",
+    "SectionTruth",
+    "SetScore",
+    "Verdict",
+    "auc",
+    "bootstrap_mean",
+    "coverage",
+    "mae",
+    "moran_correlation",
+    "mse",
+    "pearson",
+    "r2",
+    "score_section",
+    "spearman",
+    "ssim",
+]
