@@ -1,0 +1,23 @@
+"""Tile encoders: cards that describe them, and the one place that builds them.
+
+Names resolve on first use: the registry is there without torch and timm, which take seconds to import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .registry import encoder_card, list_encoders
+
+if TYPE_CHECKING:
+    from .build import build_encoder
+    from .encoder import Encoder
+
+__all__ = ["Encoder", "build_encoder", "encoder_card", "list_encoders"]
+
+
+def __getattr__(name: str) -> Any:
+    homes = {"Encoder": ".encoder", "build_encoder": ".build"}
+    if name in homes:
+        return getattr(import_module(homes[name], __name__), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
