@@ -88,7 +88,7 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     if columns == UM_COLUMNS and unit == "hires":
         message = (
             f"--coordinates hires contradicts {table.path}, whose only coordinates are {', '.join(columns)}; "
-            f"leave it out"
+            "leave it out"
         )
         raise ConfigError(message)
     return Reading(columns=columns, unit="um" if columns == UM_COLUMNS else unit, is_swapped=is_swapped)
@@ -110,7 +110,7 @@ def table_coordinates(
         message = (
             f"{table.path}: {int(broken.sum())} rows have no finite number in {', '.join(reading.columns)}, "
             f"first for the ids {quoted(list(ids[broken]))}; give each row its coordinates, or remove these "
-            f"rows"
+            "rows"
         )
         raise SectionError(message)
     return (values[:, :2] + values[:, 2:]) / 2 if reading.columns == BOX_COLUMNS else values
@@ -132,15 +132,13 @@ def to_pixels(xy: Float64[Array, "n 2"], reading: Reading, scale: Scale) -> Floa
     if reading.unit == "um":
         message = (
             f"the table's coordinates {', '.join(reading.columns)} are in µm, and µm per pixel is unknown: "
-            f"give --mpp "
-            "(the slide's µm per full-resolution pixel)"
+            "give --mpp (the slide's µm per full-resolution pixel)"
         )
     else:
         message = (
             "--coordinates hires needs uns['spatial'][section]['scalefactors']['tissue_hires_scalef'] in "
-            "the h5ad, "
-            "which is not there; give the table in full-resolution pixels, or add the scale factor to the "
-            "h5ad"
+            "the h5ad, which is not there; give the table in full-resolution pixels, or add the scale "
+            "factor to the h5ad"
         )
     raise SectionError(message)
 
@@ -170,8 +168,8 @@ def compare_with_h5ad(
         if _distance(xy, spatial, other, scale) <= tolerance:
             message = (
                 f"the table's {', '.join(reading.columns)} lie up to {distance:.0f} px from obsm['spatial'] "
-                f"of the h5ad, but equal it when read with {other.options}: run with {other.options}, or correct "
-                "obsm['spatial'] if the table is right"
+                f"of the h5ad, but equal it when read with {other.options}: run with {other.options}, or "
+                "correct obsm['spatial'] if the table is right"
             )
             raise SectionError(message)
     note = f"the table lies up to {distance:.1f} px from obsm['spatial'] of the h5ad; the table was used"

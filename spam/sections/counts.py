@@ -36,7 +36,7 @@ def read_counts(
         there = quoted(layers) if layers else "none"
         message = (
             f"{where} has no layer {layer!r}; its layers are: {there}; choose with --counts-layer, or leave "
-            f"it out for X"
+            "it out for X"
         )
         raise SectionError(message)
     name = layer if layer is not None else "counts" if "counts" in layers else None
@@ -47,8 +47,8 @@ def read_counts(
     repeated = adata.var_names[adata.var_names.duplicated()].unique()
     if len(repeated):
         message = (
-            f"{where}: {len(repeated)} gene names occur more than once: {quoted(list(repeated))}; "
-            "make them unique (AnnData.var_names_make_unique) or sum them before"
+            f"{where}: {len(repeated)} gene names occur more than once: {quoted(list(repeated))}; make them "
+            "unique (AnnData.var_names_make_unique) or sum them before"
         )
         raise SectionError(message)
     place = f"layers[{name!r}]" if name is not None else "X"
@@ -70,8 +70,8 @@ def _whole_numbers(matrix: csr_matrix, *, place: str, others: list[str]) -> csr_
             else "put them into layers['counts'] of the h5ad"
         )
         message = (
-            f"{place} must hold raw counts (whole numbers >= 0), but {fault} (values {span}); "
-            f"give the raw counts: {instead}; for prediction without counts leave out --h5ad"
+            f"{place} must hold raw counts (whole numbers >= 0), but {fault} (values {span}); give the raw "
+            f"counts: {instead}; for prediction without counts leave out --h5ad"
         )
         raise SectionError(message)
     counts = csr_matrix((values.astype(np.int32), matrix.indices, matrix.indptr), shape=matrix.shape)

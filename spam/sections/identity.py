@@ -32,7 +32,7 @@ def find_section_name(requested: str | None, *, adata: AnnData | None, h5ad_stem
         if stated and requested not in stated:
             message = (
                 f"section {requested!r} is not in {place}, which holds {quoted(stated)}; choose one of these "
-                f"with --section"
+                "with --section"
             )
             raise SectionError(message)
         return requested
@@ -91,7 +91,7 @@ def find_donor(requested: str | None, *, adata: AnnData | None, table: Table) ->
         places = "; ".join(f"{donor!r} in {', '.join(where)}" for donor, where in stated.items())
         message = (
             f"one section has one donor, but {len(stated)} are stated: {places}; give the right one with "
-            f"--donor"
+            "--donor"
         )
         raise SectionError(message)
     return next(iter(stated), None)

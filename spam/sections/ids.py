@@ -30,8 +30,7 @@ def requested_ids(ids: Shaped[Array, " n_rows"], config: InputConfig) -> Shaped[
         if wrong:
             message = (
                 f"--id-offset {config.id_offset} needs integer ids, but {len(wrong)} ids of the table are "
-                f"none: "
-                f"{quoted(wrong)}; leave out --id-offset, or cut a suffix first with --id-strip-suffix"
+                f"none: {quoted(wrong)}; leave out --id-offset, or cut a suffix first with --id-strip-suffix"
             )
             raise SectionError(message)
         changed = [str(int(name) + config.id_offset) for name in changed]
@@ -57,7 +56,11 @@ def refuse_duplicates(ids: Shaped[Array, " n"], *, where: str, advice: str) -> N
 
 
 def likely_cause(
-    table_ids: Sequence[str], h5ad_ids: Sequence[str], *, section: str, config: InputConfig
+    table_ids: Shaped[Array, " n_rows"],
+    h5ad_ids: Shaped[Array, " n_spots"],
+    *,
+    section: str,
+    config: InputConfig,
 ) -> str | None:
     """Say which simple change of the table's ids would match the most spots, if any matches more than now.
 
@@ -65,9 +68,9 @@ def likely_cause(
     section's name as a prefix on either side. Nothing is changed: the sentence names the option that does it
     on purpose.
     """
-    spots = set(h5ad_ids)
-    n_best, best = len(spots.intersection(table_ids)), None
-    for changed, advice in _changes(table_ids, section=section, config=config):
+    names, spots = table_ids.tolist(), set(h5ad_ids.tolist())
+    n_best, best = len(spots.intersection(names)), None
+    for changed, advice in _changes(names, section=section, config=config):
         n_hits = len(spots.intersection(changed))
         if n_hits > n_best:
             n_best, best = n_hits, advice

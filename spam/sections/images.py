@@ -30,8 +30,7 @@ def find_tiles(table: Table, root: Path) -> TileSource:
     if unnamed:
         message = (
             f"{table.path}: {len(unnamed)} rows have an empty {column!r}, first for the ids "
-            f"{quoted(unnamed)}; "
-            "name the slide or tile file of every row"
+            f"{quoted(unnamed)}; name the slide or tile file of every row"
         )
         raise SectionError(message)
     different = list(dict.fromkeys(names))
@@ -40,8 +39,7 @@ def find_tiles(table: Table, root: Path) -> TileSource:
         message = (
             f"{table.path}: {len(names)} rows of this section name {len(different)} images in {column!r} "
             f"({quoted(different)}), but a section has one slide, or one tile file for each row; if these "
-            f"are several "
-            "sections, add a column 'section' to the table and choose one with --section"
+            "are several sections, add a column 'section' to the table and choose one with --section"
         )
         raise SectionError(message)
     found = {name: _find(name, root) for name in different}
@@ -50,10 +48,8 @@ def find_tiles(table: Table, root: Path) -> TileSource:
         kind = "slide" if is_slide else "tile files"
         message = (
             f"{len(missing)} of {len(different)} {kind} named in column {column!r} of {table.path} are not "
-            f"there: "
-            f"{quoted(missing)}; looked in {root} and {root / 'images'}; --root must be the folder that "
-            f"these names "
-            "start from"
+            f"there: {quoted(missing)}; looked in {root} and {root / 'images'}; --root must be the folder "
+            "that these names start from"
         )
         raise MissingInputError(message)
     paths = tuple(path for name in names if (path := found[name]) is not None)

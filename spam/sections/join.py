@@ -58,63 +58,62 @@ def join_rows(
         a spot has no row. Names the first ids and, where one is visible, the likely cause and the option that
         mends it.
     """
-    is_inside = table.inside()
-    rows = np.flatnonzero(is_inside).astype(np.int64)
-    table_ids = requested_ids(table.text(table.id_column)[rows], config)
-    where = f"{table.path}, column {table.id_column!r}"
-    advice = "keep one row per spot" + (
-        "" if "section" in table else ", or add a column 'section' if these are several sections"
-    )
-    refuse_duplicates(table_ids, where=where, advice=advice)
+    rows = np.flatnonzero(table.inside()).astype(np.int64)
     n_outside = len(table) - len(rows)
     if not len(rows):
         message = (
-            f"{table.path}: all {n_outside} rows of section {section!r} have inside_he false; there is no "
-            f"tile to read"
+            f"{table.path}: all {n_outside} rows of section {section!r} have inside_he false, so there is no "
+            "tile to read; choose another section with --section, or correct the column"
         )
         raise SectionError(message)
+    table_ids = requested_ids(table.text(table.id_column)[rows], config)
+    several = "" if "section" in table else ", or add a column 'section' if the table holds several sections"
+    where = f"{table.path}, column {table.id_column!r}"
+    refuse_duplicates(table_ids, where=where, advice=f"keep one row per spot{several}")
     if h5ad_ids is None:
-        report = _report(len(rows), (), (), n_other_sections=n_other_sections, n_outside=n_outside)
+        report = _report(
+            len(rows), (), (), n_other_sections=n_other_sections, n_outside=n_outside, cause=None
+        )
         return Join(ids=table_ids, table_rows=rows, h5ad_rows=None, report=report)
 
     refuse_duplicates(h5ad_ids, where=f"{config.h5ad}, obs_names", advice="give every spot an id of its own")
     positions = pd.Index(table_ids).get_indexer(pd.Index(h5ad_ids))
     is_matched = positions >= 0
-    table_only = table_ids[~np.isin(np.arange(len(rows)), positions)].tolist()
-    h5ad_only = h5ad_ids[~is_matched].tolist()
-    cause = (
-        likely_cause(table_ids.tolist(), h5ad_ids.tolist(), section=section, config=config)
-        if h5ad_only
-        else None
-    )
+    table_only = [str(name) for name in np.delete(table_ids, positions[is_matched])]
+    h5ad_only = [str(name) for name in h5ad_ids[~is_matched]]
+    cause = likely_cause(table_ids, h5ad_ids, section=section, config=config) if h5ad_only else None
+    spots = f"{len(h5ad_ids)} spots of {config.h5ad} (section {section!r})"
     if not is_matched.any():
         message = (
-            f"none of the {len(rows)} ids in {where} is among the {len(h5ad_ids)} spots of {config.h5ad} "
-            f"(section "
-            f"{section!r}); the table has {quoted(table_only)}, the h5ad has {quoted(h5ad_only)}; "
-            + (cause or "give the table that belongs to this h5ad, or name the section with --section")
+            f"none of the {spots} is in {where}: the h5ad has {quoted(h5ad_only)}, the table has "
+            f"{quoted(table_only)}; "
+            + (cause or "give the table that belongs to this h5ad, or choose the section with --section")
         )
         raise SectionError(message)
     if h5ad_only and not config.allow_missing_tiles:
-        outside = f" and {n_outside} rows have inside_he false" if n_outside else ""
+        left_over = f"{len(table_only)} rows match no spot" + (
+            f" ({quoted(table_only)})" if table_only else ""
+        )
+        outside = f", {n_outside} rows have inside_he false" if n_outside else ""
         message = (
-            f"{len(h5ad_only)} of {len(h5ad_ids)} spots of {config.h5ad} (section {section!r}) have no tile "
-            f"in {where}: "
-            f"{quoted(h5ad_only)}; {len(table_only)} rows of the table match no spot"
-            + (f": {quoted(table_only)}" if table_only else "")
-            + f"{outside}; {cause + '; otherwise ' if cause else ''}complete the table, or leave these spots "
-            f"out with "
-            "--allow-missing-tiles"
+            f"{len(h5ad_only)} of the {spots} have no tile in {where}: {quoted(h5ad_only)}; "
+            f"{left_over}{outside}; {cause + '; otherwise ' if cause else ''}complete the table, or leave "
+            "these spots out with --allow-missing-tiles"
         )
         raise SectionError(message)
     report = _report(
-        int(is_matched.sum()), table_only, h5ad_only, n_other_sections=n_other_sections, n_outside=n_outside
+        int(is_matched.sum()),
+        table_only,
+        h5ad_only,
+        n_other_sections=n_other_sections,
+        n_outside=n_outside,
+        cause=cause,
     )
     return Join(
         ids=h5ad_ids[is_matched],
         table_rows=rows[positions[is_matched]],
         h5ad_rows=np.flatnonzero(is_matched).astype(np.int64),
-        report=dataclasses.replace(report, notes=(cause,) if cause else ()),
+        report=report,
     )
 
 
@@ -125,6 +124,7 @@ def _report(
     *,
     n_other_sections: int,
     n_outside: int,
+    cause: str | None,
 ) -> JoinReport:
     return JoinReport(
         n_matched=n_matched,
@@ -134,5 +134,5 @@ def _report(
         n_outside=n_outside,
         table_only_examples=first_few(table_only),
         h5ad_only_examples=first_few(h5ad_only),
-        notes=(),
+        notes=(cause,) if cause else (),
     )

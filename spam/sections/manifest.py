@@ -38,7 +38,7 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         faults += ["it has no column 'csv'"] if "csv" not in columns else []
         message = (
             f"manifest {path}: {'; '.join(faults)}; its columns are {', '.join(_COLUMNS)} (all but csv may "
-            f"be left out)"
+            "be left out)"
         )
         raise SectionError(message)
 

@@ -125,7 +125,7 @@ def _require_inputs(config: InputConfig) -> tuple[Path, Path]:
     if missing:
         message = (
             f"inputs are not there: {'; '.join(missing)}; check these paths (relative ones start from the "
-            f"current folder)"
+            "current folder)"
         )
         raise MissingInputError(message)
     return config.csv, config.root

@@ -93,8 +93,7 @@ def _stated(library: Mapping[str, Any], group: str, key: str) -> float | None:
     if not (np.isfinite(number) and number > 0):
         message = (
             f"uns['spatial'][section][{group!r}][{key!r}] of the h5ad must be a positive number, not "
-            f"{value!r}; "
-            "correct or remove it in the h5ad"
+            f"{value!r}; correct or remove it in the h5ad"
             + ("" if key.startswith(("tissue", "spot")) else ", or give --mpp")
         )
         raise SectionError(message)

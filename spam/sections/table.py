@@ -96,8 +96,7 @@ class Table:
             found = quoted(list(self.frame["inside_he"][unclear].unique()))
             message = (
                 f"{self.path}: column 'inside_he' must hold true/false or 1/0, but {int(unclear.sum())} rows "
-                f"hold "
-                f"{found}; write one of these, or remove the column to keep every row"
+                f"hold {found}; write one of these, or remove the column to keep every row"
             )
             raise SectionError(message)
         return np.array(values.isin(_TRUE), dtype=np.bool_)

@@ -24,8 +24,8 @@ def stated_tile_px(table: Table) -> tuple[int | None, tuple[str, ...]]:
         sides = table.numbers(["patch_size_px"])
         if not (np.isfinite(sides) & (sides > 0)).all():
             message = (
-                f"{table.path}: column 'patch_size_px' must hold positive numbers in every row; "
-                "correct it, or remove the column"
+                f"{table.path}: column 'patch_size_px' must hold positive numbers in every row; correct it, "
+                "or remove the column"
             )
             raise SectionError(message)
     elif all(column in table for column in BOX_COLUMNS):
