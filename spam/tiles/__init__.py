@@ -1,0 +1,23 @@
+"""Pixels: slides and tile files in, tiles of one size out."""
+
+from .cutting import Interpolation, cut_tile
+from .locating import locate
+from .opening import open_slide
+from .prefetching import read_batches
+from .slide import Slide
+from .specs import resolve_tile_specs
+from .thumbnail import Thumbnail, overview
+from .tile_reader import TileReader
+
+__all__ = [
+    "Interpolation",
+    "Slide",
+    "Thumbnail",
+    "TileReader",
+    "cut_tile",
+    "locate",
+    "open_slide",
+    "overview",
+    "read_batches",
+    "resolve_tile_specs",
+]

@@ -1,0 +1,61 @@
+"""Slides that OpenSlide reads: the scanners' own formats and tiled pyramidal TIFF."""
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from spam.errors import SlideError
+from spam.typing import Array, UInt8
+
+from .resolution import trusted_mpp
+from .rgb import rgb_from_array
+from .slide import Slide
+
+__all__ = ["OpenSlideSlide"]
+
+
+class OpenSlideSlide(Slide):
+    """A slide behind the OpenSlide library, which reads from several threads by itself.
+
+    OpenSlide takes the corner of a region in full-resolution pixels, as whole numbers: on a level whose
+    downsample is not whole, a region may lie off by up to half a full-resolution pixel.
+
+    Raises
+    ------
+    SlideError
+        If OpenSlide recognises the file but cannot open it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            message = f"slide {str(path)!r} cannot be opened: {error}; check that the file was copied whole"
+            raise SlideError(message) from error
+        x, y = (
+            self._slide.properties.get(key)
+            for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        )
+        super().__init__(
+            path,
+            level_sizes=tuple(self._slide.level_dimensions),
+            mpp=trusted_mpp(float(x) if x else None, float(y) if y else None),
+        )
+
+    def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
+        downsample = self._slide.level_downsamples[level]
+        corner = (round(x * downsample), round(y * downsample))
+        try:
+            region = self._slide.read_region(corner, level, (w, h))
+        except openslide.OpenSlideError as error:
+            message = (
+                f"slide {str(self.path)!r} cannot be decoded at ({x}, {y}) of level {level}: {error}; "
+                "check that the file was copied whole"
+            )
+            raise SlideError(message) from error
+        return rgb_from_array(np.asarray(region), name=self.path.name)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._slide.close()

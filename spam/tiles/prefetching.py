@@ -1,0 +1,46 @@
+"""Tiles read ahead in threads, so that the encoder never waits for a slide and memory stays bounded."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from spam.typing import Array, UInt8
+
+from .tile_reader import TileReader
+
+__all__ = ["read_batches"]
+
+
+def read_batches(
+    reader: TileReader, batches: Sequence[Sequence[int]], *, n_threads: int
+) -> Iterator[UInt8[Array, "n out_px out_px 3"]]:
+    """Read batches of tiles in the order given, up to ``n_threads + 1`` of them ahead of whoever takes them.
+
+    Parameters
+    ----------
+    reader
+        Where the tiles come from.
+    batches
+        Numbers of the spots of each batch.
+    n_threads
+        Threads that read; 0 reads in the caller's own thread, nothing ahead.
+
+    Raises
+    ------
+    SlideError
+        If a tile cannot be decoded; raised where its batch would have come.
+    """
+    if n_threads == 0:
+        yield from map(reader.read_many, batches)
+        return
+    ahead: deque[Future[UInt8[Array, "n out_px out_px 3"]]] = deque()
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tiles")
+    try:
+        for batch in batches:
+            ahead.append(pool.submit(reader.read_many, batch))
+            if len(ahead) > n_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

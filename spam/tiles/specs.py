@@ -1,0 +1,56 @@
+"""Which tiles a section gets, when the options say it and when they do not."""
+
+from spam.errors import ConfigError
+from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
+from spam.schemas.tile_spec import TileSpec
+from spam.sections import Section, TileFiles
+
+from .tile_files import side_px
+
+__all__ = ["resolve_tile_specs"]
+
+
+def resolve_tile_specs(section: Section, config: EmbedConfig, *, input_px: int) -> tuple[TileSpec, ...]:
+    """Choose the tile sizes of a section, each once and in the order given.
+
+    ``--tile-um`` or ``--tile-px`` as given. With neither: the whole extent of tile files (in µm, rounded to
+    0.1, if the µm per pixel is known, else in pixels); else the patch size that the section's table states;
+    else 112 µm.
+
+    Parameters
+    ----------
+    section
+        Section, with its mpp known if that can be (see `locate`).
+    config
+        Options.
+    input_px
+        Side of the image that the encoder takes, in pixels.
+
+    Raises
+    ------
+    ConfigError
+        If tiles are in µm and the section's µm per pixel is unknown.
+    """
+    specs = [TileSpec(tile_um=um, out_px=input_px) for um in config.tile_um]
+    specs += [TileSpec(tile_px=px, out_px=input_px) for px in config.tile_px]
+    if not specs:
+        specs = [_default_spec(section, input_px)]
+    if section.mpp is None and any(spec.tile_um is not None for spec in specs):
+        message = (
+            f"tiles of {', '.join(spec.label for spec in specs)} cannot be cut for section {section.name!r}: "
+            "neither the options, the h5ad nor the slide say how many µm a pixel has; "
+            "give --mpp, or ask for tiles in slide pixels with --tile-px"
+        )
+        raise ConfigError(message)
+    return tuple(dict.fromkeys(specs))
+
+
+def _default_spec(section: Section, input_px: int) -> TileSpec:
+    if isinstance(section.tiles, TileFiles):
+        file_px = side_px(section.tiles.paths[0])
+        if section.mpp is None:
+            return TileSpec(tile_px=file_px, out_px=input_px)
+        return TileSpec(tile_um=round(file_px * section.mpp, 1), out_px=input_px)
+    if section.patch_px is not None:
+        return TileSpec(tile_px=section.patch_px, out_px=input_px)
+    return TileSpec(tile_um=DEFAULT_TILE_UM, out_px=input_px)
