@@ -1,7 +1,8 @@
-"""AnnData's elements in Zarr v3, written and read by hand: arrays, strings, data frames, CSR matrices, mappings.
+"""AnnData's elements in Zarr v3, written and read by hand: arrays, data frames, CSR matrices, mappings.
 
-The encodings are those of the AnnData specification (https://anndata.readthedocs.io/en/stable/fileformat-prose.html),
-so any scverse tool opens a section, while this room needs neither anndata nor pandas.
+The encodings are those of AnnData's on-disk format
+(https://anndata.readthedocs.io/en/stable/fileformat-prose.html), so any scverse tool opens a section, while
+this room needs neither anndata nor pandas.
 """
 
 from collections.abc import Mapping
@@ -12,14 +13,15 @@ import zarr
 from scipy import sparse
 from zarr.codecs import ZstdCodec
 
-from spam.errors import StoreError
 from spam.typing import Array, Shaped
 
+from .metadata import Node, damaged
 from .records import CsrMatrix, is_text
 
 __all__ = [
     "array_at",
     "group_at",
+    "node_at",
     "read_array",
     "read_csr",
     "read_frame",
@@ -43,8 +45,8 @@ def write_mapping(
 
 def write_array(parent: zarr.Group, name: str, values: Shaped[Array, "*shape"]) -> None:
     """Write numbers, truth values or strings of any shape."""
-    text = is_text(values)
-    _create(parent, name, values, _encoding("string-array" if text else "array", "0.2.0"))
+    kind = "string-array" if is_text(values) else "array"
+    _create(parent, name, values, _encoding(kind, "0.2.0"))
 
 
 def write_scalar(parent: zarr.Group, name: str, value: str | float) -> None:
@@ -77,6 +79,20 @@ def write_csr(
         write_array(group, part, getattr(matrix, part))
 
 
+def node_at(parent: zarr.Group, name: str) -> Node:
+    """Open a group or array that must be there.
+
+    Raises
+    ------
+    StoreError
+        If there is neither, or its ``zarr.json`` is no metadata.
+    """
+    try:
+        return parent[name]
+    except (KeyError, OSError, ValueError, TypeError) as error:
+        raise damaged(parent, f"it cannot be opened ({error!r})", child=name) from error
+
+
 def group_at(parent: zarr.Group, name: str) -> zarr.Group:
     """Open a group that must be there.
 
@@ -85,9 +101,9 @@ def group_at(parent: zarr.Group, name: str) -> zarr.Group:
     StoreError
         If there is no such group.
     """
-    node = _node(parent, name)
+    node = node_at(parent, name)
     if not isinstance(node, zarr.Group):
-        raise _damaged(parent, name, "it is no group")
+        raise damaged(parent, "it is no group", child=name)
     return node
 
 
@@ -99,9 +115,9 @@ def array_at(parent: zarr.Group, name: str) -> zarr.Array[Any]:
     StoreError
         If there is no such array.
     """
-    node = _node(parent, name)
+    node = node_at(parent, name)
     if not isinstance(node, zarr.Array):
-        raise _damaged(parent, name, "it is no array")
+        raise damaged(parent, "it is no array", child=name)
     return node
 
 
@@ -117,7 +133,7 @@ def read_array(parent: zarr.Group, name: str) -> Shaped[Array, "*shape"]:
     try:
         values = np.asarray(array[...])
     except (OSError, ValueError, RuntimeError) as error:  # short file, wrong size, broken Zstandard frame
-        raise _damaged(parent, name, f"it cannot be read ({error})") from error
+        raise damaged(parent, f"it cannot be read ({error})", child=name) from error
     return values.astype(str) if values.dtype.kind in "TO" else values
 
 
@@ -132,7 +148,7 @@ def read_frame(parent: zarr.Group, name: str) -> tuple[Array, dict[str, Array]]:
     frame = group_at(parent, name)
     order = frame.attrs.get("column-order")
     if not isinstance(order, list):
-        raise _damaged(parent, name, f"its 'column-order' is {order!r}, not a list")
+        raise damaged(parent, f"its 'column-order' is {order!r}, not a list", child=name)
     return read_array(frame, "_index"), {str(column): read_array(frame, str(column)) for column in order}
 
 
@@ -150,7 +166,7 @@ def read_csr(parent: zarr.Group, name: str) -> sparse.csr_matrix:
         matrix = sparse.csr_matrix((data, indices, indptr), shape=tuple(group.attrs["shape"]))  # type: ignore[arg-type]
         matrix.check_format(full_check=True)
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(parent, name, f"it makes no CSR matrix ({error})") from error
+        raise damaged(parent, f"it makes no CSR matrix ({error})", child=name) from error
     return matrix
 
 
@@ -159,29 +175,14 @@ def _encoding(kind: str, version: str) -> dict[str, Any]:
 
 
 def _create(parent: zarr.Group, name: str, values: Array, attributes: dict[str, Any]) -> None:
-    shape = values.shape
+    text = is_text(values)
     array = parent.create_array(
         name,
-        shape=shape,
-        chunks=tuple(max(1, min(size, _CHUNK_ROWS)) for size in shape),
-        dtype=str if is_text(values) else values.dtype,
+        shape=values.shape,
+        chunks=tuple(max(1, min(size, _CHUNK_ROWS)) for size in values.shape),
+        dtype=str if text else values.dtype,
         compressors=ZstdCodec(),
         attributes=attributes,
     )
     if values.size:
-        array[...] = values.astype(object) if is_text(values) else values
-
-
-def _node(parent: zarr.Group, name: str) -> Any:
-    try:
-        return parent[name]
-    except (KeyError, OSError, ValueError, TypeError) as error:  # absent, or a zarr.json that is no metadata
-        raise _damaged(parent, name, f"it cannot be opened ({error})") from error
-
-
-def _damaged(parent: zarr.Group, name: str, fault: str) -> StoreError:
-    where = f"{str(parent.store_path).removeprefix('file://')}/{name}"
-    return StoreError(
-        f"the store is damaged at {where}: {fault}; take a fresh copy of the store, or write the section again "
-        "with `spam embed --overwrite`"
-    )
+        array[...] = values.astype(object) if text else values

@@ -1,8 +1,8 @@
 """Names of everything inside a store: the table of ``docs/format.md`` as constants, for writer and reader.
 
 Every section is an AnnData group, so the names below it are those of the scverse; spam's own metadata live in
-the attribute `SPAM` of the node that they describe, because a group that AnnData does not know keeps its tools
-from opening the section.
+the attribute `SPAM` of the node that they describe, because a group that AnnData does not know keeps its
+tools from opening the section.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Writing what a section holds beside its features: its tables, its overview, its neighbour graphs."""
+"""Writing a section: its tables and its overview, all that is there before any feature."""
 
 from pathlib import Path
 
@@ -17,14 +17,11 @@ from .layout import (
     SPAM,
     SPATIAL,
     SPATIAL_UM,
-    connectivities_key,
-    distances_key,
-    neighbors_key,
 )
-from .records import Graph, SectionRecord
+from .records import SectionRecord
 from .staging import discard, move_into_place, staging_name
 
-__all__ = ["write_graph", "write_section"]
+__all__ = ["write_section"]
 
 
 def write_section(root: zarr.Group, store: Path, record: SectionRecord) -> None:
@@ -60,39 +57,6 @@ def write_section(root: zarr.Group, store: Path, record: SectionRecord) -> None:
         scales, scale = SCALES_PATH.split("/")
         write_scalar(write_mapping(library, scales), scale, record.overview.scale)
     move_into_place(store, meta.name)
-
-
-def write_graph(root: zarr.Group, store: Path, section: str, key: str, graph: Graph) -> None:
-    """Write a graph, in place of an older one of its key.
-
-    The description in ``uns`` makes a graph one: it goes first and comes last, so that a writer killed in between
-    leaves matrices that nobody takes for a graph.
-    """
-    described = f"{section}/uns/{neighbors_key(key)}"
-    matrices = {
-        f"{section}/obsp/{connectivities_key(key)}": graph.connectivities,
-        f"{section}/obsp/{distances_key(key)}": graph.distances,
-    }
-    for name in (described, *matrices):
-        discard(store, name)
-    if described in root:
-        del root[described]
-    for name, matrix in matrices.items():
-        write_csr(root, staging_name(name), matrix)
-        move_into_place(store, name)
-    meta = graph.meta
-    neighbors = write_mapping(root, staging_name(described), attributes={SPAM: {META: meta.to_mapping()}})
-    write_scalar(neighbors, "connectivities_key", connectivities_key(key))
-    write_scalar(neighbors, "distances_key", distances_key(key))
-    params = write_mapping(neighbors, "params")
-    for name, value in (
-        ("n_neighbors", meta.k),
-        ("metric", meta.metric),
-        ("unit", meta.unit),
-        ("sigma", meta.sigma),
-    ):
-        write_scalar(params, name, value)
-    move_into_place(store, described)
 
 
 def _repeat(text: str, n: int) -> Shaped[Array, " n"]:

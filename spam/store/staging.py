@@ -1,7 +1,7 @@
 """Things are written beside the sections and renamed into place when whole, so that no reader meets a half.
 
-The staging group mirrors the store: what becomes ``C2/obsm/x`` is written as ``.unfinished/C2/obsm/x``. A killed
-writer leaves its half there, and the next one that writes the same thing clears it away or goes on with it.
+The staging group mirrors the store: what becomes ``C2/obsm/x`` is written as ``.unfinished/C2/obsm/x``. A
+killed writer leaves its half there; the next one that writes the same thing clears it away or goes on.
 """
 
 import shutil
@@ -9,10 +9,23 @@ from pathlib import Path
 
 from .layout import STAGING
 
-__all__ = ["discard", "move_into_place", "staging_name"]
+__all__ = ["child_names", "discard", "is_there", "move_into_place", "remove", "staging_name"]
 
-_GROUP_FILE = "zarr.json"
-_REPLACED = ".replaced"  # where the old version waits while the new one takes its place
+_NODE_FILE = "zarr.json"  # what makes a folder a group or an array of Zarr v3
+_REMOVED = ".removed"  # where something waits while it is deleted
+
+
+def is_there(store: Path, name: str) -> bool:
+    """Tell whether the store holds a group or array of that name, whole or damaged."""
+    return (store / name / _NODE_FILE).is_file()
+
+
+def child_names(store: Path, name: str) -> list[str]:
+    """List the groups and arrays in a group, sorted; files that are none of Zarr's (a README) are no matter."""
+    folder = store / name
+    if not folder.is_dir():
+        return []
+    return sorted(child.name for child in folder.iterdir() if (child / _NODE_FILE).is_file())
 
 
 def staging_name(name: str) -> str:
@@ -21,35 +34,42 @@ def staging_name(name: str) -> str:
 
 
 def discard(store: Path, name: str) -> None:
-    """Remove what a writer left of `name`, if anything, and the groups that it was alone in."""
+    """Delete what a writer left of `name`, if anything, and the staging groups that it was alone in."""
     staged = store / staging_name(name)
     if staged.exists():
         shutil.rmtree(staged)
     _prune(store, staged.parent)
 
 
+def remove(store: Path, name: str) -> None:
+    """Delete `name` if it is there; it is gone for readers before any of its files is."""
+    removed = store / staging_name(_REMOVED)
+    if removed.exists():
+        shutil.rmtree(removed)
+    if (store / name).exists():
+        removed.parent.mkdir(exist_ok=True)
+        (store / name).rename(removed)
+        shutil.rmtree(removed)
+    _prune(store, removed.parent)
+
+
 def move_into_place(store: Path, name: str) -> None:
     """Rename the staged `name` to where readers look, in place of an older version if there is one.
 
-    A rename is atomic. When an older version is replaced there is a moment with neither; one killed in it leaves
-    nothing under `name`, never a half.
+    A rename is atomic. When an older version is replaced there is a moment with neither; a writer killed in it
+    leaves nothing under `name`, never a half.
     """
-    staged, final, replaced = store / staging_name(name), store / name, store / staging_name(_REPLACED)
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if final.exists():
-        final.rename(replaced)
-    staged.rename(final)
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    staged = store / staging_name(name)
+    remove(store, name)
+    staged.rename(store / name)
     _prune(store, staged.parent)
 
 
 def _prune(store: Path, folder: Path) -> None:
-    """Remove staging groups that hold nothing, so that a finished store equals one that was never interrupted."""
+    """Delete staging groups that hold nothing: a finished store equals one that was never interrupted."""
     while folder != store:
         if folder.exists():
-            if {entry.name for entry in folder.iterdir()} - {_GROUP_FILE}:
+            if {entry.name for entry in folder.iterdir()} - {_NODE_FILE}:
                 return
             shutil.rmtree(folder)
         folder = folder.parent

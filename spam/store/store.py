@@ -7,10 +7,11 @@ import zarr
 from spam.errors import StoreError
 from spam.schemas.store_meta import STORE_FORMAT, STORE_VERSION
 
-from .layout import FORMAT, SPAM, STAGING, VERSION
+from .layout import FORMAT, STAGING, VERSION
 from .records import SectionRecord
 from .section import StoredSection
 from .section_writer import write_section
+from .staging import child_names
 
 __all__ = ["Store", "create_store", "open_store"]
 
@@ -33,8 +34,7 @@ class Store:
     @property
     def section_names(self) -> tuple[str, ...]:
         """Names of the sections, sorted."""
-        groups = ((name, group) for name, group in self._root.groups() if name != STAGING)
-        return tuple(sorted(name for name, group in groups if SPAM in group.attrs))
+        return tuple(name for name in child_names(self.path, "") if name != STAGING)
 
     def section(self, name: str) -> StoredSection:
         """Open a section.
@@ -71,7 +71,7 @@ class Store:
                 "open_store(path, is_read_only=False) to add sections"
             )
             raise StoreError(message)
-        if name in self._root and not is_overwrite:
+        if name in self.section_names and not is_overwrite:
             message = (
                 f"store {str(self.path)!r} has a section {name!r} already; "
                 "give another name with --section, or replace it with --overwrite"
@@ -119,8 +119,8 @@ def _open_root(path: Path, *, mode: str) -> zarr.Group:
         root = zarr.open_group(path, mode=mode, zarr_format=3, use_consolidated=False)  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = (
-            f"{where} is not a readable Zarr v3 group ({error}); give the folder that `spam embed --store` wrote, "
-            "or another --store to make a new one"
+            f"{where} is not a readable Zarr v3 group ({error}); give the folder that `spam embed --store` "
+            "wrote, or another --store to make a new one"
         )
         raise StoreError(message) from error
     found, version = root.attrs.get(FORMAT), root.attrs.get(VERSION)
@@ -132,8 +132,8 @@ def _open_root(path: Path, *, mode: str) -> zarr.Group:
         raise StoreError(message)
     if not isinstance(version, int) or version < 1:
         message = (
-            f"the version of the store {where} is damaged: {VERSION!r} is {version!r}, expected a whole number from 1; "
-            "take a fresh copy of the store"
+            f"the store {where} is damaged: its attribute {VERSION!r} is {version!r}, expected a whole number "
+            "from 1; take a fresh copy of the store"
         )
         raise StoreError(message)
     if version > STORE_VERSION:
