@@ -1,7 +1,8 @@
 """What all configurations share: one dataclass field is one option, with its help, checked when it is made.
 
-Precedence is defaults < TOML file < command-line flags. A field is written as ``name: type = option(default, "help")``;
-the command line is derived from these fields, so an option cannot exist in one place alone.
+Precedence is defaults < TOML file < command-line flags. A field is written as
+``name: type = option(default, "help")``; the command line is derived from these fields, so an option cannot
+exist in one place alone.
 """
 
 import dataclasses
@@ -10,14 +11,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from spam.errors import ConfigError
 
-__all__ = ["Config", "check", "flag", "option"]
+from .values import describe_kind, fit_value
+
+__all__ = ["Config", "check", "flag", "option", "unknown_fault"]
 
 
-def option(default: Any, help: str, *, flags: tuple[str, ...] = (), metavar: str | None = None) -> Any:  # noqa: A002
+def option(default: Any, help: str, *, flags: tuple[str, ...] = (), metavar: str | None = None) -> Any:
     """Declare a configuration field together with its help text and extra flag names."""
     metadata = {"help": help, "flags": flags, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata)
@@ -35,6 +38,14 @@ def check(faults: Iterable[str | None]) -> None:
         raise ConfigError("; ".join(found))
 
 
+def unknown_fault(owner: str, unknown: Iterable[str], known: Iterable[str]) -> str | None:
+    """Word the fault of unknown keys, each with the nearest known one; ``None`` if there are none."""
+    known = sorted(known)
+    near = {key: difflib.get_close_matches(key.replace("-", "_"), known, n=1) for key in unknown}
+    hints = [f"{key!r}" + (f" (did you mean {match[0]!r}?)" if match else "") for key, match in near.items()]
+    return f"{owner} has no option {', '.join(hints)}; it has {', '.join(known)}" if hints else None
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Base of all configurations: to and from plain mappings, and a digest of the resolved values."""
@@ -46,25 +57,20 @@ class Config:
         Raises
         ------
         ConfigError
-            On a key that is no field (names the nearest one) and on any value that a field refuses.
+            On keys that are no field (names the nearest ones), on values of another type than their field,
+            and on any value that a field refuses.
         """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = [key for key in values if key.replace("-", "_") not in fields]
-        if unknown:
-            near = {k: difflib.get_close_matches(k.replace("-", "_"), fields, n=1) for k in unknown}
-            hints = [f"{k!r}" + (f" (did you mean {m[0]!r}?)" if m else "") for k, m in near.items()]
-            raise ConfigError(
-                f"{cls.__name__} has no option {', '.join(hints)}; it has {', '.join(sorted(fields))}"
-            )
+        kinds = get_type_hints(cls)
+        names = {key: key.replace("-", "_") for key in values}
+        check([unknown_fault(cls.__name__, [key for key, name in names.items() if name not in kinds], kinds)])
         ready: dict[str, Any] = {}
-        for key, value in values.items():
-            name = key.replace("-", "_")
-            kind = str(fields[name].type)
-            if isinstance(value, list):
-                value = tuple(value)  # noqa: PLW2901
-            if "Path" in kind and isinstance(value, str):
-                value = Path(value)  # noqa: PLW2901
-            ready[name] = value
+        faults: list[str] = []
+        for key, name in names.items():
+            try:
+                ready[name] = fit_value(values[key], kinds[name])
+            except TypeError:
+                faults.append(f"{flag(name)} must be {describe_kind(kinds[name])}, not {values[key]!r}")
+        check(faults)
         return cls(**ready)
 
     def to_mapping(self) -> dict[str, Any]:

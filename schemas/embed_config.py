@@ -65,8 +65,9 @@ class EmbedConfig(InputConfig):
     dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
     chunk_rows: int = option(1024, "rows in one chunk of the store: what a killed run loses at most")
     overview: bool = option(
-        True, "keep a small image (<= 2048 px) of the slide, so that maps need the store alone"
-    )  # noqa: FBT003
+        True,  # noqa: FBT003
+        "keep a small image (<= 2048 px) of the slide, so that maps need the store alone",
+    )
     overwrite: bool = option(False, "embed again what is there already")  # noqa: FBT003
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class EmbedConfig(InputConfig):
                 "give --manifest, or --csv and --root (with or without --h5ad)"
                 if self.manifest is None and (self.csv is None or self.root is None)
                 else None,
-                "--manifest names h5ad, csv, section and donor itself; leave out --h5ad, --csv, --section and --donor"
+                "--manifest names h5ad, csv, section and donor itself; leave out those options"
                 if self.manifest and (self.h5ad or self.csv or self.section or self.donor)
                 else None,
                 f"--batch-size must be at least 1, not {self.batch_size}" if self.batch_size < 1 else None,

@@ -1,6 +1,7 @@
-"""What is known of an encoder: enough to build it, feed it, name it in a store and decide who may share its features."""
+"""What is known of an encoder: enough to build it, feed it, and decide who may share its features."""
 
 import dataclasses
+from pathlib import PurePath
 from typing import Any, Literal
 
 __all__ = ["EncoderCard", "Pooling"]
@@ -32,7 +33,8 @@ class EncoderCard:
     interpolation
         Resampling filter of the tile.
     pooling
-        ``model`` (what the model itself returns), ``cls``, ``mean`` (patch tokens) or ``cls+mean`` (concatenated).
+        ``model`` (what the model itself returns), ``cls``, ``mean`` (patch tokens) or ``cls+mean``
+        (concatenated).
     dim
         Length of a feature vector.
     licence
@@ -62,9 +64,11 @@ class EncoderCard:
     aliases: tuple[str, ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
+        """Return the values as JSON-ready types; a local folder by its last part alone, since stores are shared."""
         plain = dataclasses.asdict(self)
-        plain["kwargs"] = {key: value for key, value in self.kwargs}
+        if self.source.startswith("local-dir:"):
+            plain["source"] = f"local-dir:{PurePath(self.source).name}"
+        plain["kwargs"] = dict(self.kwargs)
         for key in ("mean", "std", "aliases"):
             plain[key] = list(plain[key])
         return plain

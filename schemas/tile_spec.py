@@ -12,10 +12,10 @@ __all__ = ["TileSpec"]
 class TileSpec:
     """A square tile: its extent on the slide, and the size that it is resampled to for the encoder.
 
-    Exactly one of `tile_um` and `tile_px` is set. Three sizes must not be confused: the extent in tissue (`tile_um`),
-    the extent in full-resolution slide pixels (`tile_px`, or ``tile_um / slide_mpp``), and the encoder's input
-    (`out_px`). A tile is centred on its spot, cut at the pyramid level that is just fine enough, resampled with
-    antialiasing, and padded with its own edge where it leaves the slide.
+    Exactly one of `tile_um` and `tile_px` is set. Three sizes must not be confused: the extent in tissue
+    (`tile_um`), the extent in full-resolution slide pixels (`tile_px`, or ``tile_um / slide_mpp``), and the
+    encoder's input (`out_px`). A tile is centred on its spot, cut at the pyramid level that is just fine
+    enough, resampled with antialiasing, and padded with its own edge where it leaves the slide.
 
     Attributes
     ----------
@@ -40,7 +40,10 @@ class TileSpec:
             raise ConfigError(message)
         size = self.tile_um if self.tile_um is not None else self.tile_px
         if not size or not size > 0 or self.out_px < 1:
-            message = f"a tile needs a positive size, not {size!r} (out_px={self.out_px!r}); see --tile-um, --tile-px"
+            message = (
+                f"a tile needs a positive size, not {size!r} (out_px={self.out_px!r}); "
+                "see --tile-um, --tile-px"
+            )
             raise ConfigError(message)
 
     @property
@@ -64,7 +67,7 @@ class TileSpec:
                 "give --mpp, or ask for the tile in slide pixels with --tile-px"
             )
             raise ConfigError(message)
-        assert self.tile_um is not None  # noqa: S101  held by __post_init__
+        assert self.tile_um is not None
         return self.tile_um / mpp
 
     def to_mapping(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class TrainingConfig(Config):
     sections: tuple[str, ...] = option((), "sections to train on, e.g. C2,C3,C4 (default: all of the store)")
     val_sections: tuple[str, ...] = option(
         (),
-        "sections held out for validation, among --sections or beside them (default: the last one; with one section, a block of it)",
+        "sections held out for validation, among --sections or beside them "
+        "(default: the last one; with one section, a block of it)",
     )
     enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
     tile_um: tuple[float, ...] = option(
@@ -120,10 +121,10 @@ class FinetuneConfig(TrainingConfig):
                 f"--heads must divide --fuse-dim, not {self.heads} into {self.fuse_dim}"
                 if self.heads < 1 or self.fuse_dim < 1 or self.fuse_dim % self.heads
                 else None,
-                f"--n-neighbours must be at least 2, not {self.n_neighbours}: attention over one token is no attention"
+                f"--n-neighbours must be at least 2, not {self.n_neighbours}: one token is no attention"
                 if self.n_neighbours < 2
                 else None,
-                f"--n-references must be at least 2, not {self.n_references}: attention over one token is no attention"
+                f"--n-references must be at least 2, not {self.n_references}: one token is no attention"
                 if self.n_references < 2
                 else None,
             ]

@@ -1,0 +1,36 @@
+"""`spam finetune`: stage 2, cross-attention and count likelihood."""
+
+from typing import Any
+
+from spam.progress import Progress
+from spam.schemas.training_config import FinetuneConfig
+
+from .command import Command, Report
+from .lab_files import lab_file_options, with_store
+from .options import options_of
+
+__all__ = ["FINETUNE"]
+
+_OPTIONS = options_of(FinetuneConfig)
+
+
+def _work(values: dict[str, Any], progress: Progress) -> Report:
+    stage, embedded = with_store(
+        FinetuneConfig, values, progress, folder="save_dir", checkpoint="pretrained_ckpt"
+    )
+    if embedded:
+        stage.setdefault("sections", embedded)
+    config = FinetuneConfig.from_mapping(stage)
+    from spam.training import finetune
+
+    return finetune(config, progress=progress)
+
+
+FINETUNE = Command(
+    name="finetune",
+    does="Train cross-attention and the count head on raw counts (stage 2). Reads from a feature store.",
+    example="spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
+    "    --pretrained-ckpt ckpt/pretrain/best.safetensors --save-dir ckpt/finetune",
+    options=(*_OPTIONS, *lab_file_options(_OPTIONS)),
+    work=_work,
+)

@@ -1,0 +1,116 @@
+"""Lab files in place of ``--store``: embedded first, into a store inside the folder of the results."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from spam.errors import ConfigError
+from spam.progress import Progress
+from spam.schemas.config import Config, flag
+from spam.schemas.embed_config import EmbedConfig
+
+from .options import Option, options_of
+
+__all__ = ["STORE_NAME", "lab_file_options", "with_store"]
+
+STORE_NAME = "store.zarr"
+_IMG_BATCH_SIZE = (
+    "img_batch_size"  # --batch-size counts the spots of a training step; the encoder has its own
+)
+_LEFT_TO_EMBED = ("store", "dtype", "chunk_rows", "overview", "overwrite", "device")
+_SOURCES = ("h5ad", "csv", "root", "manifest")
+
+
+def lab_file_options(stage: Collection[Option], *, leave_out: Collection[str] = ()) -> tuple[Option, ...]:
+    """List the options of `spam embed` that a stage takes beside its own."""
+    own = {option.name for option in stage}
+    found = []
+    for option in options_of(EmbedConfig, leave_out={*_LEFT_TO_EMBED, *leave_out}):
+        if option.name == "batch_size":
+            found.append(dataclasses.replace(option, name=_IMG_BATCH_SIZE, flags=()))
+        elif option.name not in own:
+            found.append(option)
+    return tuple(found)
+
+
+def _named_encoder(name: str) -> str:
+    """Put the name that stores carry for an alias, e.g. ``hoptimus0`` for ``h-optimus-0``."""
+    from spam.encoders import list_encoders
+
+    return next((card.name for card in list_encoders() if name in card.aliases), name)
+
+
+def _encoder_of(checkpoint: Path) -> dict[str, Any]:
+    """Read from a checkpoint which encoder and tile sizes a section needs to be used with it."""
+    from spam.training.checkpoint import read_checkpoint_meta
+
+    meta = read_checkpoint_meta(checkpoint)
+    sizes = {
+        key: tuple(tile[key] for tile in meta.tiles if tile[key] is not None)
+        for key in ("tile_um", "tile_px")
+    }
+    return {"enc_name": meta.encoder_name, **{key: size for key, size in sizes.items() if size}}
+
+
+def _embed_values(values: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
+    """Pick what `spam embed` is told; encoder and tile sizes default to those of a checkpoint."""
+    wanted = {field.name for field in dataclasses.fields(EmbedConfig)} - {"batch_size"}
+    told = {name: value for name, value in values.items() if name in wanted}
+    if _IMG_BATCH_SIZE in values:
+        told["batch_size"] = values[_IMG_BATCH_SIZE]
+    assumed = _encoder_of(checkpoint) if checkpoint else {}
+    if "tile_um" in told or "tile_px" in told:
+        assumed = {name: value for name, value in assumed.items() if name == "enc_name"}
+    return {**assumed, **told}
+
+
+def with_store(
+    config: type[Config],
+    values: Mapping[str, Any],
+    progress: Progress,
+    *,
+    folder: str,
+    checkpoint: str | None = None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a stage's own values, with a store, and the sections embedded for it (none with ``--store``).
+
+    The stage's options are checked before anything is embedded. `folder` names the option of the folder that
+    gets the store, `checkpoint` the option of the checkpoint that says which encoder to use where nobody else
+    does.
+
+    Raises
+    ------
+    ConfigError
+        If options of lab files stand beside ``--store``, or without any lab file.
+    """
+    own = {field.name for field in dataclasses.fields(config)}
+    stage = {name: value for name, value in values.items() if name in own}
+    if "enc_name" in values:
+        values = {**values, "enc_name": _named_encoder(values["enc_name"])}
+        stage.update({"enc_name": values["enc_name"]} if "enc_name" in own else {})
+    apart = ", ".join(flag(name) for name in values if name not in own)
+    has_files = any(name in values for name in _SOURCES)
+    if apart and not has_files:
+        advice = "leave them out beside --store" if "store" in values else "add --csv and --root"
+        message = f"{apart} serve to embed lab files, and none are given; {advice}"
+        raise ConfigError(message)
+    if not has_files:
+        return stage, ()
+    if "store" in values:
+        message = f"{apart} serve to embed lab files into their own store; leave out these, or --store"
+        raise ConfigError(message)
+    if folder not in values:
+        message = f"{flag(folder)} is missing: say where the results (and the feature store, {STORE_NAME}) go"
+        raise ConfigError(message)
+    stage["store"] = Path(values[folder]) / STORE_NAME
+    config.from_mapping(stage)
+    from spam.embedding import embed
+
+    embedding = EmbedConfig.from_mapping(
+        _embed_values({**values, "store": stage["store"]}, values.get(checkpoint) if checkpoint else None)
+    )
+    report = embed(embedding, progress=progress)
+    if "enc_name" in own:
+        stage["enc_name"] = embedding.enc_name
+    return stage, tuple(section.name for section in report.sections)
