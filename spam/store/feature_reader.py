@@ -48,8 +48,8 @@ def read_features(
     Raises
     ------
     StoreError
-        If there are no finished features of that name, or they are damaged: a shape or number format other than
-        the metadata say, or a value that is not finite.
+        If there are no finished features of that name, or they are damaged: a shape or number format other
+        than the metadata say, or a value that is not finite.
     """
     meta = read_feature_meta(root, store, section, key)
     array = array_at(root, f"{section}/obsm/{key}")

@@ -49,8 +49,8 @@ class FeatureWriter:
         Raises
         ------
         StoreError
-            If `chunk` is no pending chunk, or `rows` do not fill it exactly, or hold values that are not finite
-            in the stored number format.
+            If `chunk` is no pending chunk, or `rows` do not fill it exactly, or hold values that are not
+            finite in the stored number format.
         """
         where = f"rows {chunk.start}:{chunk.stop} of {self._name!r}"
         if chunk not in self.pending:
@@ -89,15 +89,15 @@ class FeatureWriter:
             return
         if self.pending:
             message = (
-                f"{self._name!r} cannot be finished: {len(self.pending)} of {len(self.chunks)} chunks are missing; "
-                "run `spam embed` again to go on"
+                f"{self._name!r} cannot be finished: {len(self.pending)} of {len(self.chunks)} chunks are "
+                "missing; run `spam embed` again to go on"
             )
             raise StoreError(message)
         for chunk, digest in zip(self.chunks, self._digests, strict=True):
             if _digest(np.asarray(self._array[chunk])) != digest:
                 message = (
-                    f"rows {chunk.start}:{chunk.stop} of {self._name!r} are not what was written; check the disk "
-                    f"of {str(self._store)!r}, then run `spam embed --overwrite`"
+                    f"rows {chunk.start}:{chunk.stop} of {self._name!r} are not what was written; check "
+                    f"the disk of {str(self._store)!r}, then run `spam embed --overwrite`"
                 )
                 raise StoreError(message)
         move_into_place(self._store, self._name)
@@ -149,7 +149,7 @@ def _described(meta: FeatureMeta, digests: list[str | None]) -> dict[str, Any]:
 
 
 def _digest(rows: Array) -> str:
-    """Hash the rows as they lie in the file: little-endian, row by row, without the padding of a short chunk."""
+    """Hash the rows as they lie in the file: little-endian, row by row, without a short chunk's padding."""
     return hashlib.sha256(rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
 
 
@@ -175,8 +175,8 @@ def _check_same(array: zarr.Array[Any], meta: FeatureMeta, *, n_spots: int, wher
         differences.append(f"shape {array.shape} in the store, {(n_spots, meta.dim)} asked for")
     if differences:
         message = (
-            f"features at {where!r} were made differently: {'; '.join(differences)}; embed as before, or replace "
-            "them with `spam embed --overwrite`"
+            f"features at {where!r} were made differently: {'; '.join(differences)}; embed as before, or "
+            "replace them with `spam embed --overwrite`"
         )
         raise StoreError(message)
 

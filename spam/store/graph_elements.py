@@ -19,8 +19,8 @@ __all__ = ["read_graph", "write_graph"]
 def write_graph(root: zarr.Group, store: Path, section: str, key: str, graph: Graph) -> None:
     """Write a graph, in place of an older one of its key.
 
-    The description in ``uns`` makes a graph one: it goes first and comes last, so that a writer killed in between
-    leaves matrices that nobody takes for a graph.
+    The description in ``uns`` makes a graph one: it goes first and comes last, so that a writer killed in
+    between leaves matrices that nobody takes for a graph.
     """
     described = f"{section}/uns/{neighbors_key(key)}"
     matrices = {

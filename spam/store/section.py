@@ -98,8 +98,8 @@ class StoredSection:
         """
         if not self.meta.has_counts:
             message = (
-                f"section {self._name!r} of store {str(self._path)!r} has no counts; where they are needed, add "
-                "the section again with `spam embed --h5ad`"
+                f"section {self._name!r} of store {str(self._path)!r} has no counts; where they are needed, "
+                "add the section again with `spam embed --h5ad`"
             )
             raise StoreError(message)
         counts = read_csr(self._group, "X")
@@ -165,8 +165,8 @@ class StoredSection:
         Raises
         ------
         StoreError
-            If the store is open for reading only, `meta` cannot be stored, or it differs from that of the array
-            that is there (names each difference).
+            If the store is open for reading only, `meta` cannot be stored, or it differs from that of the
+            array that is there (names each difference).
         """
         self._require_writable()
         return open_feature_writer(

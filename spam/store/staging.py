@@ -21,7 +21,7 @@ def is_there(store: Path, name: str) -> bool:
 
 
 def child_names(store: Path, name: str) -> list[str]:
-    """List the groups and arrays in a group, sorted; files that are none of Zarr's (a README) are no matter."""
+    """List the groups and arrays in a group, sorted; files that are not Zarr's (a README) are no matter."""
     folder = store / name
     if not folder.is_dir():
         return []
@@ -56,8 +56,8 @@ def remove(store: Path, name: str) -> None:
 def move_into_place(store: Path, name: str) -> None:
     """Rename the staged `name` to where readers look, in place of an older version if there is one.
 
-    A rename is atomic. When an older version is replaced there is a moment with neither; a writer killed in it
-    leaves nothing under `name`, never a half.
+    A rename is atomic. When an older version is replaced there is a moment with neither; a writer killed in
+    it leaves nothing under `name`, never a half.
     """
     staged = store / staging_name(name)
     remove(store, name)

@@ -132,8 +132,8 @@ def _open_root(path: Path, *, mode: str) -> zarr.Group:
         raise StoreError(message)
     if not isinstance(version, int) or version < 1:
         message = (
-            f"the store {where} is damaged: its attribute {VERSION!r} is {version!r}, expected a whole number "
-            "from 1; take a fresh copy of the store"
+            f"the store {where} is damaged: its attribute {VERSION!r} is {version!r}, expected a whole "
+            "number from 1; take a fresh copy of the store"
         )
         raise StoreError(message)
     if version > STORE_VERSION:
