@@ -32,7 +32,7 @@ def pearson(
     """Pearson correlation of each gene, in [-1, 1]; NaN where truth or prediction is constant."""
     a, b = _centred(truth), _centred(prediction)
     covariation = np.einsum("ng,ng->g", a, b)
-    # Two roots, not the root of the product: that would underflow for a prediction on a tiny scale.
+    # Two roots, not the root of the product: that would underflow on a tiny scale.
     scale = np.sqrt(np.einsum("ng,ng->g", a, a)) * np.sqrt(np.einsum("ng,ng->g", b, b))
     r = _divide(covariation, scale, is_defined=~is_constant(truth) & ~is_constant(prediction))
     return np.asarray(np.clip(r, -1.0, 1.0))
