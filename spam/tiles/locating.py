@@ -81,8 +81,8 @@ def _with_mpp(section: Section, slide: Slide) -> Section:
 
 def _inside(xy_px: Float64[Array, "n 2"], slide: Slide) -> Bool[Array, " n"]:
     size = np.array([slide.width, slide.height])
-    is_inside: Bool[Array, "n 2"] = (xy_px >= 0) & (xy_px < size)
-    return is_inside[:, 0] & is_inside[:, 1]
+    is_inside: Bool[Array, " n"] = np.logical_and.reduce((xy_px >= 0) & (xy_px < size), axis=1)
+    return is_inside
 
 
 def _likely_cause(section: Section, slide: Slide) -> str:

@@ -1,7 +1,7 @@
 """Tiles read ahead in threads, so that the encoder never waits for a slide and memory stays bounded."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from spam.typing import Array, UInt8
@@ -13,7 +13,7 @@ __all__ = ["read_batches"]
 
 def read_batches(
     reader: TileReader, batches: Sequence[Sequence[int]], *, n_threads: int
-) -> Iterator[UInt8[Array, "n out_px out_px 3"]]:
+) -> Generator[UInt8[Array, "n out_px out_px 3"], None, None]:
     """Read batches of tiles in the order given, up to ``n_threads + 1`` of them ahead of whoever takes them.
 
     Parameters

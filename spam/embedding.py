@@ -1,0 +1,173 @@
+"""Embed once: sections -> tiles -> encoder -> store. The only writer of features.
+
+Everything that can be wrong with the files is found before the first tile is computed and before anything is
+written.
+"""
+
+import contextlib
+import dataclasses
+import time
+
+import numpy as np
+
+from .encoders import Encoder, build_encoder
+from .errors import EncoderError
+from .hardware import resolve_device
+from .planning import PlannedSection, differences, plan, slide_of
+from .progress import SILENT, Advance, Progress
+from .schemas.embed_config import EmbedConfig
+from .schemas.embed_report import EmbedReport, SectionReport
+from .schemas.encoder_card import EncoderCard
+from .schemas.store_meta import FeatureMeta, feature_key
+from .schemas.tile_spec import TileSpec
+from .store import FeatureWriter, Overview, Store, StoredSection, create_store
+from .tiles import Slide, TileReader, overview, read_batches
+from .typing import Array, Float32, Shaped
+
+__all__ = ["EmbedReport", "SectionReport", "embed", "plan"]
+
+
+def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
+    """Embed the tiles of one section or of a cohort into a feature store.
+
+    Features that are complete are left alone, incomplete ones go on at the first missing chunk, and end bit
+    for bit like those of an unbroken run with the same batch size on the same machine. With ``--overwrite``
+    they are made anew; a section is rewritten, and loses its other features and graphs, only if its inputs
+    have changed.
+
+    Parameters
+    ----------
+    config
+        Options.
+    progress
+        Gets one task per section and tile size, counted in tiles.
+
+    Raises
+    ------
+    ConfigError, EncoderError, MissingInputError, SectionError, SlideError, StoreError, TileError
+        As `plan`, before anything is written. `EncoderError` also where the weights cannot be had, or a
+        feature is not a finite number (the chunks before it are kept).
+    """
+    planned = plan(config)
+    encoder = build_encoder(planned.card, device=resolve_device(config.device), amp=config.amp)
+    store = create_store(planned.store)
+    for one in planned.sections:
+        _require_same_features(store, one, encoder, config)
+    reports = tuple(_embed_section(store, one, encoder, config, progress) for one in planned.sections)
+    return EmbedReport(store=planned.store, encoder=planned.card.name, sections=reports)
+
+
+def _feature_meta(spec: TileSpec, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
+    return FeatureMeta(
+        key=feature_key(encoder.card.name, spec.label),
+        encoder=encoder.card.to_mapping(),
+        weights_sha256=encoder.weights_sha256,
+        tile=spec.to_mapping(),
+        dim=encoder.card.dim,
+        dtype=config.dtype,
+        chunk_rows=config.chunk_rows,
+    )
+
+
+def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> None:
+    """Raise, before any compute, if features that are there already were made differently."""
+    if config.overwrite or one.section.name not in store.section_names:
+        return
+    stored = store.section(one.section.name)
+    for spec in one.specs:
+        meta = _feature_meta(spec, encoder, config)
+        if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
+            stored.feature_writer(meta)
+
+
+def _embed_section(
+    store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig, progress: Progress
+) -> SectionReport:
+    begun = time.perf_counter()
+    section, keys, n_embedded = one.section, [], 0
+    with slide_of(section) as slide:
+        stored = _stored_section(store, one, slide, config)
+        for spec in one.specs:
+            meta = _feature_meta(spec, encoder, config)
+            writer = stored.feature_writer(meta, is_overwrite=config.overwrite)
+            n_pending = sum(chunk.stop - chunk.start for chunk in writer.pending)
+            if n_pending:
+                reader = TileReader(section, spec, slide=slide, interpolation=encoder.card.interpolation)
+                with progress.task(f"embed {section.name} {spec.label}", n_pending) as advance:
+                    _fill(writer, reader, encoder, section.ids, config, advance)
+            writer.finish()
+            keys.append(meta.key)
+            n_embedded += n_pending
+    return SectionReport(
+        name=section.name,
+        n_spots=len(section.ids),
+        keys=tuple(keys),
+        join=section.join.describe(),
+        n_embedded=n_embedded,
+        n_present=len(section.ids) * len(one.specs) - n_embedded,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _stored_section(
+    store: Store, one: PlannedSection, slide: Slide | None, config: EmbedConfig
+) -> StoredSection:
+    """Return the section in the store, after writing it if it is not there or its inputs changed."""
+    name = one.section.name
+    if name in store.section_names:
+        stored = store.section(name)
+        if not differences(stored, one.record):  # else `plan` has made sure of --overwrite
+            return stored
+    record = one.record
+    if slide is not None and config.overview:
+        small = overview(slide)
+        record = dataclasses.replace(record, overview=Overview(image=small.image, scale=small.scale))
+    return store.add_section(record, is_overwrite=config.overwrite)
+
+
+def _fill(
+    writer: FeatureWriter,
+    reader: TileReader,
+    encoder: Encoder,
+    ids: Shaped[Array, " n_spots"],
+    config: EmbedConfig,
+    advance: Advance,
+) -> None:
+    """Compute the pending chunks; no batch crosses one, so none depends on where a killed run stopped."""
+    batches = [
+        (chunk, range(start, min(start + config.batch_size, chunk.stop)))
+        for chunk in writer.pending
+        for start in range(chunk.start, chunk.stop, config.batch_size)
+    ]
+    ahead = read_batches(reader, [batch for _, batch in batches], n_threads=config.num_workers)
+    rows: list[Float32[Array, "n dim"]] = []
+    with contextlib.closing(ahead):  # its threads end before the slide is closed
+        for (chunk, batch), tiles in zip(batches, ahead, strict=True):
+            features = encoder.embed(tiles)
+            _require_finite(features, ids[batch.start : batch.stop], encoder.card, config)
+            rows.append(features)
+            advance(len(batch))
+            if batch.stop == chunk.stop:
+                writer.write(chunk, np.concatenate(rows))
+                rows.clear()
+
+
+def _require_finite(
+    features: Float32[Array, "n dim"],
+    ids: Shaped[Array, " n"],
+    card: EncoderCard,
+    config: EmbedConfig,
+) -> None:
+    largest = np.finfo(config.dtype).max
+    bad = np.flatnonzero(~(np.abs(features) <= largest).all(axis=1))  # NaN compares as false
+    if not bad.size:
+        return
+    is_finite = np.isfinite(features[bad]).all()
+    cause = f"beyond the range of {config.dtype}" if is_finite else "that are not finite"
+    remedy = "store them with --dtype float32" if is_finite else "try without --amp, and look at that tile"
+    message = (
+        f"encoder {card.name!r} gives features {cause} for {bad.size} spots of a batch, first for "
+        f"{str(ids[bad[0]])!r}; {remedy}; then run the same command again (with --overwrite if "
+        "--dtype changes)"
+    )
+    raise EncoderError(message)
