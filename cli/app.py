@@ -12,6 +12,7 @@ from .doctor import DOCTOR
 from .embed import EMBED
 from .encoders import ENCODERS_INFO, ENCODERS_LIST
 from .finetune import FINETUNE
+from .graph import GRAPH
 from .predict import INFERENCE, PREDICT
 from .pretrain import PRETRAIN
 from .simulate import SIMULATE
@@ -19,7 +20,7 @@ from .store import STORE_INFO
 
 __all__ = ["main"]
 
-_COMMANDS = (EMBED, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
+_COMMANDS = (EMBED, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
 _GROUPS = {
     "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO)),
     "store": ("Look into a feature store.", (STORE_INFO,)),

@@ -21,7 +21,8 @@ _DRY_RUN = Option(
 def _work(values: dict[str, Any], progress: Progress) -> Report:
     is_dry_run = values.pop("dry_run", False)
     config = EmbedConfig.from_mapping(values)
-    from spam.embedding import embed, plan
+    from spam.embedding import embed
+    from spam.planning import plan
 
     return plan(config) if is_dry_run else embed(config, progress=progress)
 

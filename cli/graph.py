@@ -21,7 +21,7 @@ def _work(values: dict[str, Any], progress: Progress) -> Report:
 GRAPH = Command(
     name="graph",
     does="Build the neighbour graphs of the sections of a store. They are kept in it.",
-    example="spam graph --store cohort.zarr --k 12",
+    example="spam graph --store cohort.zarr --k-spatial 12",
     options=options_of(GraphConfig),
     work=_work,
 )
