@@ -1,0 +1,84 @@
+"""Metadata inside a checkpoint file: what it was trained on, and what a store must offer to be used with it."""
+
+import dataclasses
+from typing import Any, Literal, Self
+
+__all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_VERSION", "CheckpointMeta"]
+
+CHECKPOINT_FORMAT = "spam-checkpoint"
+CHECKPOINT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointMeta:
+    """Everything of a checkpoint that is not a tensor.
+
+    Attributes
+    ----------
+    stage
+        ``pretrain`` or ``finetune``.
+    epoch
+        Epochs behind these weights; 0 is the state before the first step.
+    config
+        The resolved configuration.
+    config_digest, data_digest
+        What must be equal for a run to be resumed.
+    encoder_name, weights_sha256
+        Encoder of the features, and the digest of its weights.
+    feature_keys, tiles, feature_dims
+        Feature arrays used together, their tile specs and their lengths, in order.
+    genes
+        Modelled genes, in order.
+    gene_sets
+        Named subsets of `genes`, chosen on the training sections alone.
+    train_sections, val_sections
+        Sections that were trained on and held out; with one section both name it, and its blocks are told apart.
+    donors
+        Donor of each of these sections.
+    depth
+        Median library size of the training spots.
+    metrics
+        Validation figures of this epoch.
+    history
+        Figures of every epoch so far.
+    best
+        Best validation loss so far and its epoch.
+    settings
+        Sizes needed to build the networks again.
+    software
+        Package versions.
+    """
+
+    stage: Literal["pretrain", "finetune"]
+    epoch: int
+    config: dict[str, Any]
+    config_digest: str
+    data_digest: str
+    encoder_name: str
+    weights_sha256: str
+    feature_keys: tuple[str, ...]
+    tiles: tuple[dict[str, Any], ...]
+    feature_dims: tuple[int, ...]
+    genes: tuple[str, ...]
+    gene_sets: dict[str, list[str]]
+    train_sections: tuple[str, ...]
+    val_sections: tuple[str, ...]
+    donors: dict[str, str | None]
+    depth: float
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    best: dict[str, float]
+    settings: dict[str, Any]
+    software: dict[str, str]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types, with the format's name and version."""
+        return {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Self:
+        """Rebuild from what `to_mapping` returned."""
+        kept = {key: value for key, value in values.items() if key not in ("format", "version")}
+        for key in ("feature_keys", "tiles", "feature_dims", "genes", "train_sections", "val_sections"):
+            kept[key] = tuple(kept[key])
+        return cls(**kept)

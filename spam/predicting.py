@@ -1,0 +1,311 @@
+"""`spam predict`: prediction, then scores where there is ground truth, then plots."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from spam.errors import ConfigError, OutputExistsError
+from spam.evaluation import BoardReport, PredictedExpression, SectionTruth, score_section
+from spam.graphs import ensure_spatial_graph
+from spam.hardware import resolve_device
+from spam.models import build_distribution, count_interval, log1p_cp10k
+from spam.prediction import PredictedSection, Predictor, write_predictions, write_table
+from spam.progress import SILENT, Progress
+from spam.reports import SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
+from spam.schemas.predict_config import PredictConfig
+from spam.store import StoredSection, open_store
+from spam.typing import Array, Float64, Num
+
+__all__ = ["PredictReport", "predict"]
+
+MODEL = "SPAM"
+_N_DRAWN = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PredictReport:
+    """Outcome of `predict`.
+
+    Attributes
+    ----------
+    section
+        Section that was predicted.
+    n_spots, n_genes
+        Size of the predicted matrix.
+    is_training_section
+        True if the checkpoint has seen the section's counts: then the scores say nothing about new tissue.
+    files
+        Everything that was written.
+    board
+        Scores of the model and every baseline, or None without ground truth.
+    n_unmeasured
+        Modelled genes that the section has not measured.
+    """
+
+    section: str
+    n_spots: int
+    n_genes: int
+    is_training_section: bool
+    files: tuple[Path, ...]
+    board: BoardReport | None
+    n_unmeasured: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {
+            "section": self.section,
+            "n_spots": self.n_spots,
+            "n_genes": self.n_genes,
+            "is_training_section": self.is_training_section,
+            "n_unmeasured": self.n_unmeasured,
+            "files": [str(path) for path in self.files],
+            "metrics": None if self.board is None else self.board.to_mapping(),
+        }
+
+    def summary(self) -> str:
+        """Show the boards, or say why there are none."""
+        lines = [f"section {self.section}: {self.n_spots} spots x {self.n_genes} genes"]
+        if self.is_training_section:
+            lines.append(
+                "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
+            )
+        lines.append("no ground truth, so no scores" if self.board is None else self.board.markdown())
+        lines.append(f"written: {', '.join(str(path) for path in self.files)}")
+        return "\n".join(lines)
+
+
+def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
+    """Predict one section of a store, score it where it has counts, and draw it.
+
+    The prediction reads no counts of the section; the scores do, afterwards.
+
+    Raises
+    ------
+    MissingInputError, StoreError, CheckpointError
+        If store, section or checkpoint are missing or do not fit together.
+    OutputExistsError
+        If the out dir holds predictions of another checkpoint or section.
+    """
+    if config.store is None or config.ckpt is None or config.out_dir is None:
+        message = "--store, --ckpt and --out-dir are needed"  # PredictConfig has refused this already
+        raise ConfigError(message)
+    section = _choose_section(config)
+    predictor = Predictor.load(config.ckpt, resolve_device(config.device))
+    _check_out_dir(config, section.meta.name)
+    predicted = predictor.predict(
+        section, depth=config.depth, coverage=config.coverage, batch_size=config.batch_size, progress=progress
+    )
+    out = config.out_dir
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
+    write_predictions(predicted, files[0])
+    for path in files[1:]:
+        write_table(predicted, path)
+    k = int(predictor.meta.config["k"])
+    board = _score(section, predictor, predicted, k=k) if section.meta.has_counts else None
+    if board is not None:
+        files += [out / "metrics.json", out / "genes.csv"]
+        metrics = {
+            "section": predicted.section,
+            "is_training_section": predicted.provenance["is_training_section"],
+            "model": MODEL,
+            **board.to_mapping(),
+            "provenance": predicted.provenance,
+            "config": {
+                **config.to_mapping(),
+                "store": config.store.name,
+                "ckpt": config.ckpt.name,
+                "out_dir": None,
+            },
+        }
+        _write_text(out / "metrics.json", json.dumps(metrics, indent=1))
+        _write_text(out / "genes.csv", board.gene_table().to_csv())
+    if config.plots:
+        files += _draw(config, section, predicted, board)
+    measured = set() if section.genes is None else {str(gene) for gene in section.genes}
+    return PredictReport(
+        section=predicted.section,
+        n_spots=len(predicted.ids),
+        n_genes=len(predicted.genes),
+        is_training_section=bool(predicted.provenance["is_training_section"]),
+        files=tuple(files),
+        board=board,
+        n_unmeasured=len(set(predicted.genes) - measured) if section.meta.has_counts else 0,
+    )
+
+
+def _choose_section(config: PredictConfig) -> StoredSection:
+    assert config.store is not None
+    store = open_store(config.store)
+    if config.section is None and len(store.section_names) != 1:
+        message = (
+            f"store {str(store.path)!r} has {len(store.section_names)} sections "
+            f"({', '.join(store.section_names)}); say which one with --section"
+        )
+        raise ConfigError(message)
+    return store.section(config.section or store.section_names[0])
+
+
+def _check_out_dir(config: PredictConfig, section: str) -> None:
+    """Refuse to write over predictions unless asked to."""
+    assert config.out_dir is not None
+    path = config.out_dir / "predictions.h5ad"
+    if path.exists() and not config.overwrite:
+        message = (
+            f"{str(path)!r} is there already; choose another --out-dir for section {section!r}, or write over it with "
+            "--overwrite"
+        )
+        raise OutputExistsError(message)
+
+
+def _score(
+    section: StoredSection, predictor: Predictor, predicted: PredictedSection, *, k: int
+) -> BoardReport:
+    """Score the model and its baselines against the section's counts."""
+    counts = section.counts()
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    assert section.genes is not None
+    order = {str(gene): i for i, gene in enumerate(section.genes)}
+    measured = [gene for gene in predicted.genes if gene in order]
+    truth = SectionTruth(
+        counts=counts[:, [order[gene] for gene in measured]],
+        genes=np.asarray(measured),
+        totals=totals,
+        weights=ensure_spatial_graph(section, k=k).connectivities,
+    )
+    genes = np.asarray(predicted.genes)
+    model = _with_likelihood(predictor, predicted, truth, genes)
+    baselines = []
+    for name, expression in predicted.baselines.items():
+        raw_genes, raw = predicted.raw_scale_baselines.get(name, (None, None))
+        baselines.append(
+            PredictedExpression(
+                name=name,
+                expression=expression,
+                genes=genes,
+                is_reference=True,
+                raw_scale=raw,
+                raw_genes=None if raw_genes is None else np.asarray(raw_genes),
+            )
+        )
+    depth = np.broadcast_to(np.log1p(totals)[:, None], predicted.expression.shape)
+    baselines.append(PredictedExpression(name="depth null", expression=depth, genes=genes, is_reference=True))
+    return score_section(truth, [model, *baselines], predictor.meta.gene_sets)
+
+
+def _with_likelihood(
+    predictor: Predictor, predicted: PredictedSection, truth: SectionTruth, genes: Array
+) -> PredictedExpression:
+    """Add held-out likelihood and interval of the raw counts, at each spot's own measured depth."""
+    likelihood = predictor.meta.settings["likelihood"]
+    mu = predicted.mu * (truth.totals / predicted.depth)[:, None]
+    theta = None if likelihood == "poisson" else predicted.theta
+    pi = predicted.pi if likelihood == "zinb" else None
+    lower, upper = count_interval(likelihood, mu, theta, pi, predicted.coverage)
+    return PredictedExpression(
+        name=MODEL,
+        expression=predicted.expression,
+        genes=genes,
+        is_reference=False,
+        nll=_nll(likelihood, mu, theta, pi, truth, genes),
+        lower=lower,
+        upper=upper,
+    )
+
+
+def _nll(
+    likelihood: Any, mu: Array, theta: Array | None, pi: Array | None, truth: SectionTruth, genes: Array
+) -> Float64[Array, " n_genes"]:
+    """Negative log-likelihood per gene, a mean over spots with counts; NaN for genes that were not measured."""
+    position = {str(gene): i for i, gene in enumerate(genes)}
+    columns = [position[str(gene)] for gene in truth.genes]
+    rows = truth.totals > 0
+
+    def log(values: Num[Array, "..."]) -> torch.Tensor:
+        return torch.from_numpy(np.log(np.asarray(values, dtype=np.float64)))
+
+    chosen_pi = None if pi is None else pi[rows][:, columns].astype(np.float64)
+    distribution = build_distribution(
+        likelihood,
+        log_mu=log(mu[rows][:, columns]),
+        log_theta=None if theta is None else log(theta[columns]),
+        zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
+    )
+    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
+    nll = np.full(len(genes), np.nan)
+    nll[columns] = -distribution.log_prob(counts).mean(0).numpy()
+    return nll
+
+
+def _draw(
+    config: PredictConfig, section: StoredSection, predicted: PredictedSection, board: BoardReport | None
+) -> list[Path]:
+    """Draw maps, and with ground truth the histogram and the scatter plots."""
+    assert config.out_dir is not None
+    folder = config.out_dir / "plots"
+    folder.mkdir(exist_ok=True)
+    drawn = _choose_drawn(config, predicted, board)
+    columns = [predicted.genes.index(gene) for gene in drawn]
+    truth = None
+    if board is not None:
+        counts = section.counts()
+        order = {str(gene): i for i, gene in enumerate(section.genes if section.genes is not None else ())}
+        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        truth = log1p_cp10k(counts[:, [order[gene] for gene in drawn]], totals)
+    overview = section.overview()
+    view = SectionView(
+        name=section.meta.name,
+        xy_px=section.xy_px,
+        mpp=section.meta.mpp,
+        overview=None if overview is None else overview.image,
+        overview_scale=1.0 if overview is None else overview.scale,
+    )
+    prediction = predicted.expression[:, columns]
+    files = [plot_expression_maps(view, drawn, prediction, folder / "expression_maps.png", truth=truth)]
+    if board is not None and truth is not None:
+        table = board.gene_table()
+        names = [column[: -len(".pearson")] for column in table.columns if column.endswith(".pearson")]
+        files.append(
+            plot_pcc_histogram(
+                {name: table[f"{name}.pearson"].to_numpy() for name in names}, folder / "pcc_histogram.png"
+            )
+        )
+        files.append(plot_scatter(truth, prediction, drawn, folder / "scatter.png"))
+    return files
+
+
+def _choose_drawn(config: PredictConfig, predicted: PredictedSection, board: BoardReport | None) -> list[str]:
+    """Take the genes asked for, else the best predicted ones, else those predicted to vary most.
+
+    Raises
+    ------
+    ConfigError
+        If a gene asked for is not modelled.
+    """
+    if config.plot_genes:
+        unknown = [gene for gene in config.plot_genes if gene not in predicted.genes]
+        if unknown:
+            message = (
+                f"--plot-genes: {', '.join(unknown)} not among the {len(predicted.genes)} genes of the checkpoint "
+                f"(such as {', '.join(predicted.genes[:5])})"
+            )
+            raise ConfigError(message)
+        return list(config.plot_genes)
+    if board is not None:
+        best = board.gene_table()[f"{MODEL}.pearson"].sort_values(ascending=False, kind="stable")
+        return [str(gene) for gene in best.index[:_N_DRAWN]]
+    order = np.argsort(-predicted.expression.std(axis=0), kind="stable")
+    return [predicted.genes[i] for i in order[:_N_DRAWN]]
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)  # noqa: PTH105  atomic on every platform

@@ -1,0 +1,219 @@
+"""From a checkpoint and the images of a section to expression; the section's counts are never read."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from spam.errors import CheckpointError
+from spam.models import FusionModel, count_interval
+from spam.progress import SILENT, Progress
+from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.store_meta import FeatureMeta
+from spam.store import StoredSection
+from spam.training.baselines import Baselines
+from spam.training.batches import FusionInputs
+from spam.training.checkpoint import read_checkpoint
+from spam.training.cohort import SpotData, read_spots
+from spam.training.dataset import retrieve
+from spam.training.description import software_versions
+from spam.training.inputs import InputTransform, context_features
+from spam.training.neighbours import cohort_neighbours
+from spam.training.rate_path import PER, RatePath
+from spam.typing import Array
+
+from .result import PredictedSection
+
+__all__ = ["Predictor"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A fine-tuned checkpoint, ready to be used on any section with the same kind of features.
+
+    Attributes
+    ----------
+    meta
+        Metadata of the checkpoint.
+    sha256
+        Digest of the checkpoint file.
+    network
+        The trained network on its device.
+    tensors
+        All other arrays of the checkpoint.
+    """
+
+    meta: CheckpointMeta
+    sha256: str
+    network: FusionModel
+    tensors: dict[str, Array]
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Self:
+        """Load a checkpoint that `spam finetune` wrote.
+
+        Raises
+        ------
+        MissingInputError, CheckpointError
+            If it is not there, or is no such checkpoint.
+        """
+        meta, tensors = read_checkpoint(path, stage="finetune")
+        network = FusionModel(**meta.settings)
+        weights = {
+            k[len("network.") :]: torch.from_numpy(v) for k, v in tensors.items() if k.startswith("network.")
+        }
+        network.load_state_dict(weights)
+        rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
+        return cls(
+            meta=meta,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            network=network.to(device).eval(),
+            tensors=rest,
+        )
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        section: StoredSection,
+        *,
+        depth: float | None = None,
+        coverage: float = 0.9,
+        batch_size: int = 1024,
+        progress: Progress = SILENT,
+    ) -> PredictedSection:
+        """Predict the expression of every spot of a section.
+
+        Parameters
+        ----------
+        section
+            Needs the features that the checkpoint was trained on; counts are not read, so they cannot matter.
+        depth
+            Library size at which `mu` and the interval are stated; None: the median of the training spots.
+        coverage
+            Probability mass of the interval.
+
+        Raises
+        ------
+        CheckpointError
+            If the section lacks the features, or has them from another encoder or tile size.
+        """
+        check_section(self.meta, section)
+        spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
+        inputs = InputTransform.from_tensors(self.tensors).apply(context_features(spots))
+        path = RatePath.from_tensors(self.tensors)
+        fusion = self._fusion_inputs(spots, inputs)
+        residual, pi = np.empty((2, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
+        theta = np.full(len(self.meta.genes), np.inf, dtype=np.float32)
+        with progress.task(f"predict {spots.name}", spots.n_spots) as advance:
+            for start in range(0, spots.n_spots, batch_size):
+                rows = np.arange(start, min(start + batch_size, spots.n_spots))
+                out = self.network(fusion.batch(rows))
+                residual[rows] = out.residual.cpu().numpy()
+                pi[rows] = 0.0 if out.zi_logits is None else torch.sigmoid(out.zi_logits).cpu().numpy()
+                if out.log_theta is not None:
+                    theta = out.log_theta.exp().cpu().numpy()
+                advance(len(rows))
+        depth = depth or self.meta.depth
+        rate = np.exp(path.log_rate(inputs) + residual)
+        mu = rate * np.float32(depth / PER)
+        lower, upper = count_interval(
+            self.meta.settings["likelihood"],
+            mu,
+            None if np.isinf(theta).all() else theta,
+            pi if self.meta.settings["likelihood"] == "zinb" else None,
+            coverage,
+        )
+        baselines = Baselines.from_tensors(self.tensors)
+        recipe = baselines.transform.apply(spots.features[:, : baselines.dim])
+        return PredictedSection(
+            section=section.meta.name,
+            donor=section.meta.donor,
+            ids=section.ids,
+            genes=self.meta.genes,
+            xy_px=section.xy_px,
+            xy_um=section.xy_um,
+            expression=np.log1p((1.0 - pi) * rate),
+            depth=float(depth),
+            mu=mu,
+            theta=theta,
+            pi=pi,
+            lower=np.log1p(lower * (PER / depth)).astype(np.float32),
+            upper=np.log1p(upper * (PER / depth)).astype(np.float32),
+            coverage=coverage,
+            baselines={
+                "training mean": np.broadcast_to(baselines.mean, mu.shape).astype(np.float32),
+                "HEST ridge": baselines.ridge.predict(recipe).astype(np.float32),
+                "tuned ridge": path.expression(inputs),
+            },
+            raw_scale_baselines={
+                "HEST ridge": (
+                    tuple(self.meta.gene_sets["hest-50"]),
+                    baselines.raw_ridge.predict(recipe).astype(np.float32),
+                )
+            },
+            provenance=self._provenance(section),
+        )
+
+    def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:
+        """Look up references in the bank; a section that is in the bank itself does not see its own spots there."""
+        sections = list(self.meta.donors)
+        own = sections.index(spots.name) if spots.name in sections else -1
+        rows = np.flatnonzero(self.tensors["bank.section"] != own)
+        device = next(self.network.parameters()).device
+        return FusionInputs.to_device(
+            inputs,
+            csr_matrix(spots.graph.connectivities),
+            cohort_neighbours([spots], int(self.meta.config["n_neighbours"])),
+            retrieve(inputs, self.tensors["bank.inputs"][rows], int(self.meta.config["n_references"])),
+            np.ascontiguousarray(self.tensors["bank.expression"][rows]),
+            device=device,
+        )
+
+    def _provenance(self, section: StoredSection) -> dict[str, object]:
+        return {
+            "checkpoint_sha256": self.sha256,
+            "epoch": self.meta.epoch,
+            "trained_on": list(self.meta.train_sections),
+            "validated_on": list(self.meta.val_sections),
+            "is_training_section": section.meta.name in self.meta.donors,
+            "encoder": self.meta.encoder_name,
+            "weights_sha256": self.meta.weights_sha256,
+            "features": list(self.meta.feature_keys),
+            "likelihood": self.meta.settings["likelihood"],
+            "software": software_versions(),
+        }
+
+
+def check_section(meta: CheckpointMeta, section: StoredSection) -> None:
+    """Refuse a section whose features are not those that a checkpoint was trained on.
+
+    Raises
+    ------
+    CheckpointError
+        Naming what is missing or different, and the command that embeds it.
+    """
+    sizes = " ".join(
+        f"--tile-um {tile['tile_um']:g}" if tile["tile_um"] else f"--tile-px {tile['tile_px']}"
+        for tile in meta.tiles
+    )
+    missing = [key for key in meta.feature_keys if key not in section.feature_keys]
+    if missing:
+        message = (
+            f"section {section.meta.name!r} has no features {', '.join(missing)} (it has "
+            f"{', '.join(section.feature_keys) or 'none'}), which the checkpoint was trained on; make them with "
+            f"`spam embed --enc-name {meta.encoder_name} {sizes}`"
+        )
+        raise CheckpointError(message)
+    for key in meta.feature_keys:
+        found: FeatureMeta = section.feature_meta(key)
+        if found.weights_sha256 != meta.weights_sha256 or found.tile not in meta.tiles:
+            message = (
+                f"features {key!r} of section {section.meta.name!r} (weights {found.weights_sha256[:8]}…, tile {found.tile}) "
+                f"are not those the checkpoint was trained on (weights {meta.weights_sha256[:8]}…); embed the section "
+                f"again with `spam embed --enc-name {meta.encoder_name} {sizes} --overwrite`"
+            )
+            raise CheckpointError(message)

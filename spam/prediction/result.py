@@ -1,0 +1,112 @@
+"""What a prediction is, and how it is written for others to read."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from spam.typing import Array, Float32, Float64, Shaped
+
+__all__ = ["PredictedSection", "write_predictions", "write_table"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedSection:
+    """Expression predicted for one section.
+
+    Attributes
+    ----------
+    section, donor
+        Section and donor.
+    ids, genes
+        Spots and genes, in order.
+    xy_px, xy_um
+        Coordinates; µm are None where the slide's scale is unknown.
+    expression
+        Log1p of the expected expression per 10k counts, (n_spots, n_genes).
+    depth
+        Library size at which `mu` and the interval are stated.
+    mu
+        Mean of the count distribution before zero inflation, at `depth`.
+    theta
+        Inverse dispersion per gene, infinite for a Poisson.
+    pi
+        Probability of an excess zero, 0 without zero inflation.
+    lower, upper
+        Ends of the central predictive interval of log1p(CP10k) of a spot of `depth` counts.
+    coverage
+        Probability mass of the interval.
+    baselines
+        Log1p(CP10k) by the baselines of the checkpoint, by name.
+    raw_scale_baselines
+        Log1p of raw counts by the HEST recipe, for its own board, with its genes.
+    provenance
+        Where the numbers come from; JSON-ready.
+    """
+
+    section: str
+    donor: str | None
+    ids: Shaped[Array, " n_spots"]
+    genes: tuple[str, ...]
+    xy_px: Float64[Array, "n_spots 2"]
+    xy_um: Float64[Array, "n_spots 2"] | None
+    expression: Float32[Array, "n_spots n_genes"]
+    depth: float
+    mu: Float32[Array, "n_spots n_genes"]
+    theta: Float32[Array, " n_genes"]
+    pi: Float32[Array, "n_spots n_genes"]
+    lower: Float32[Array, "n_spots n_genes"]
+    upper: Float32[Array, "n_spots n_genes"]
+    coverage: float
+    baselines: Mapping[str, Float32[Array, "n_spots n_genes"]]
+    raw_scale_baselines: Mapping[str, tuple[tuple[str, ...], Array]]
+    provenance: dict[str, Any]
+
+    def to_anndata(self) -> anndata.AnnData:
+        """Return ``X`` = log1p(CP10k) with layers ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``."""
+        obs = pd.DataFrame(index=pd.Index(self.ids.astype(str), name="spot_id"))
+        obs["section"] = self.section
+        obs["donor"] = self.donor or "unknown"
+        result = anndata.AnnData(
+            X=self.expression, obs=obs, var=pd.DataFrame(index=pd.Index(self.genes, name="gene"))
+        )
+        result.layers["mu"] = self.mu
+        result.layers["theta"] = np.broadcast_to(self.theta, self.mu.shape).copy()
+        result.layers["pi"] = self.pi
+        result.layers["lower"] = self.lower
+        result.layers["upper"] = self.upper
+        result.obsm["spatial"] = self.xy_px
+        if self.xy_um is not None:
+            result.obsm["spatial_um"] = self.xy_um
+        result.uns["spam"] = {
+            "units": "X, lower and upper: log1p of expression per 10k counts; mu: counts at the stated depth",
+            "depth": self.depth,
+            "coverage": self.coverage,
+            "provenance": json.dumps(self.provenance),
+        }
+        return result
+
+
+def write_predictions(predicted: PredictedSection, path: Path) -> None:
+    """Write an ``.h5ad`` that replaces an older one in one step."""
+    partial = path.with_name(path.name + ".partial")
+    predicted.to_anndata().write_h5ad(partial, compression="gzip")
+    os.replace(partial, path)  # noqa: PTH105  atomic on every platform
+
+
+def write_table(predicted: PredictedSection, path: Path) -> None:
+    """Write the predicted matrix as ``.csv`` or ``.parquet``: one row per spot, one column per gene."""
+    index = pd.Index(predicted.ids.astype(str), name="spot_id")
+    table = pd.DataFrame(predicted.expression, index=index, columns=list(predicted.genes))
+    partial = path.with_name(path.name + ".partial")
+    if path.suffix == ".csv":
+        table.to_csv(partial, float_format="%.5g")
+    else:
+        table.to_parquet(partial)
+    os.replace(partial, path)  # noqa: PTH105  atomic on every platform

@@ -1,0 +1,231 @@
+"""What a trainer reads from the store: sections with their features, graph and counts, checked to fit together."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spam.errors import ConfigError, StoreError
+from spam.graphs import ensure_spatial_graph
+from spam.models.expression import log1p_cp10k
+from spam.schemas.training_config import TrainingConfig
+from spam.store import Graph, Store, StoredSection
+from spam.typing import Array, Float32, Float64, Shaped
+
+__all__ = ["FeatureChoice", "SpotData", "choose_features", "choose_sections", "data_digest", "read_spots"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureChoice:
+    """Which feature arrays are used together.
+
+    Attributes
+    ----------
+    encoder
+        Name of the encoder.
+    weights_sha256
+        Digest of its weights.
+    keys
+        Feature keys, one per tile size, from the smallest tile to the largest.
+    tiles
+        Tile spec of each key, as a mapping.
+    dims
+        Length of each key's vectors.
+    """
+
+    encoder: str
+    weights_sha256: str
+    keys: tuple[str, ...]
+    tiles: tuple[dict[str, object], ...]
+    dims: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SpotData:
+    """One section as the models see it.
+
+    Attributes
+    ----------
+    name, donor
+        Section and donor.
+    features
+        Features of all tile sizes side by side, (n_spots, dim).
+    xy
+        Coordinates (n_spots, 2) in the unit of the graph.
+    graph
+        Spatial neighbours within the section.
+    counts
+        Raw counts (n_spots, n_genes) of `genes`, or None.
+    genes
+        Gene names, or None.
+    totals
+        Library size over *all* genes of the section, (n_spots,), or None.
+    """
+
+    name: str
+    donor: str | None
+    features: Float32[Array, "n_spots dim"]
+    xy: Float64[Array, "n_spots 2"]
+    graph: Graph
+    counts: csr_matrix | None
+    genes: Shaped[Array, " n_genes"] | None
+    totals: Float64[Array, " n_spots"] | None
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return len(self.features)
+
+    def expression(self, genes: Sequence[str]) -> Float32[Array, "n_spots n_chosen"]:
+        """Log1p of counts per 10k of the named genes, each of which must be there."""
+        return log1p_cp10k(self.counts_of(genes), self.totals)
+
+    def counts_of(self, genes: Sequence[str]) -> csr_matrix:
+        """Raw counts of the named genes, in their order.
+
+        Raises
+        ------
+        StoreError
+            If the section has no counts, or lacks some of the genes.
+        """
+        if self.counts is None or self.genes is None:
+            message = f"section {self.name!r} has no counts; embed it with --h5ad and raw counts to train or score on it"
+            raise StoreError(message)
+        position = {str(gene): i for i, gene in enumerate(self.genes)}
+        missing = [gene for gene in genes if gene not in position]
+        if missing:
+            message = (
+                f"section {self.name!r} lacks {len(missing)} of {len(genes)} genes (first: {', '.join(missing[:5])}); "
+                "train again on sections that share the genes, or leave this one out with --sections"
+            )
+            raise StoreError(message)
+        return self.counts[:, [position[gene] for gene in genes]]
+
+
+def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Settle which sections are trained on and which are held out.
+
+    Without ``--val-sections`` the last section is held out; a lone section is both, and is later cut into blocks.
+
+    Returns
+    -------
+    Names of the training and of the validation sections; they are equal if and only if there is one section.
+
+    Raises
+    ------
+    ConfigError
+        If a section is not in the store, or none is left to train on.
+    """
+    names = config.sections or store.section_names
+    unknown = [name for name in (*names, *config.val_sections) if name not in store.section_names]
+    if unknown:
+        message = (
+            f"--sections: {', '.join(map(repr, unknown))} not in store {str(store.path)!r}, which has "
+            f"{', '.join(store.section_names) or 'no section'}; embed them with `spam embed`"
+        )
+        raise ConfigError(message)
+    if not names:
+        message = f"store {str(store.path)!r} has no section yet; fill it with `spam embed`"
+        raise ConfigError(message)
+    if len(set(names)) < len(names):
+        message = f"--sections names a section twice: {', '.join(names)}"
+        raise ConfigError(message)
+    if not config.val_sections and len(names) == 1:
+        return names, names
+    held_out = config.val_sections or names[-1:]
+    train = tuple(name for name in names if name not in held_out)
+    if not train:
+        message = (
+            f"--val-sections {','.join(held_out)} leaves no section to train on; name more in --sections"
+        )
+        raise ConfigError(message)
+    return train, held_out
+
+
+def choose_features(
+    sections: Sequence[StoredSection], enc_name: str | None, tile_um: Sequence[float]
+) -> FeatureChoice:
+    """Settle which features every one of `sections` has and the options ask for.
+
+    Raises
+    ------
+    StoreError
+        If the choice is open (several encoders), empty, or differs between the sections; says what is there.
+    """
+    metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
+    there = "; ".join(f"{name}: {', '.join(found) or 'nothing finished'}" for name, found in metas.items())
+    shared = set.intersection(*(set(found) for found in metas.values()))
+    first = metas[sections[0].meta.name]
+    chosen = [
+        first[key] for key in sorted(shared) if enc_name is None or first[key].encoder["name"] == enc_name
+    ]
+    if tile_um:
+        chosen = [meta for meta in chosen if meta.tile["tile_um"] in tile_um]
+        absent = set(tile_um) - {meta.tile["tile_um"] for meta in chosen}
+        if absent:
+            message = (
+                f"no features of tiles of {', '.join(f'{um:g} µm' for um in sorted(absent))} that all sections share "
+                f"({there}); embed them with `spam embed --tile-um`"
+            )
+            raise StoreError(message)
+    encoders = sorted({meta.encoder["name"] for meta in chosen})
+    if len(encoders) != 1:
+        problem = (
+            f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
+            if encoders
+            else "share no features"
+        )
+        message = f"the sections {problem} ({there}); choose one with --enc-name, or run `spam embed` for what is missing"
+        raise StoreError(message)
+    for key in (meta.key for meta in chosen):
+        digests = {found[key].weights_sha256 for found in metas.values()}
+        if len(digests) > 1:
+            message = (
+                f"features {key!r} were made with different weights in different sections "
+                f"({', '.join(sorted(d[:8] for d in digests))}…); embed them again with --overwrite"
+            )
+            raise StoreError(message)
+    chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
+    return FeatureChoice(
+        encoder=encoders[0],
+        weights_sha256=chosen[0].weights_sha256,
+        keys=tuple(meta.key for meta in chosen),
+        tiles=tuple(meta.tile for meta in chosen),
+        dims=tuple(meta.dim for meta in chosen),
+    )
+
+
+def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
+    """Read one section; its graph is built and kept in the store if it is not there yet.
+
+    Parameters
+    ----------
+    with_counts
+        False reads nothing of the counts: prediction cannot touch what it has not read.
+    """
+    graph = ensure_spatial_graph(section, k=k)
+    counts = section.counts() if with_counts and section.meta.has_counts else None
+    return SpotData(
+        name=section.meta.name,
+        donor=section.meta.donor,
+        features=np.concatenate([section.features(key) for key in keys], axis=1),
+        xy=section.xy_px if section.xy_um is None else section.xy_um,
+        graph=graph,
+        counts=counts,
+        genes=None if counts is None else section.genes,
+        totals=None if counts is None else np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
+    )
+
+
+def data_digest(spots: Sequence[SpotData]) -> str:
+    """Hash what training sees, so that a run is not resumed on other data."""
+    digest = hashlib.sha256()
+    for section in spots:
+        digest.update(section.name.encode())
+        digest.update(np.ascontiguousarray(section.features).tobytes())
+        digest.update(np.ascontiguousarray(section.xy).tobytes())
+        if section.counts is not None:
+            digest.update(section.counts.data.tobytes() + section.counts.indices.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,205 @@
+"""The cohort in memory, as both stages train on it."""
+
+import dataclasses
+
+import numpy as np
+from scipy.sparse import block_diag, csr_matrix, vstack
+
+from spam.errors import CheckpointError, StoreError
+from spam.graphs import knn
+from spam.models.expression import log1p_cp10k
+from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.training_config import TrainingConfig
+from spam.store import open_store
+from spam.typing import Array, Float32, Float64, Int64
+
+from .cohort import FeatureChoice, SpotData, choose_features, choose_sections, data_digest, read_spots
+from .genes import GeneChoice, choose_genes
+from .groups import Groups, assign_groups
+from .inputs import InputTransform, context_features
+from .rate_path import group_means
+
+__all__ = ["References", "TrainingSet", "build_training_set", "retrieve"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """Spots that each spot may look up the expression of, most similar first.
+
+    Attributes
+    ----------
+    index
+        Rows of the bank, (n, r); unused places hold 0.
+    similarity
+        Cosine of the image inputs, (n, r).
+    is_usable
+        False at unused places, (n, r).
+    """
+
+    index: Int64[Array, "n r"]
+    similarity: Float32[Array, "n r"]
+    is_usable: Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """All spots of a cohort side by side, section after section.
+
+    Attributes
+    ----------
+    spots
+        The sections themselves.
+    features
+        Which features were used.
+    genes
+        Modelled genes and their subsets.
+    transform
+        From context features to `inputs`.
+    groups
+        Group and role of every spot.
+    inputs
+        Image inputs, (n, q).
+    counts, totals
+        Raw counts of the modelled genes (n, n_genes); library size over all genes (n,).
+    expression
+        Log1p(CP10k), (n, n_genes).
+    centred
+        `expression` relative to the mean of the spot's group.
+    weights
+        Spatial weights (n, n); no edge between sections.
+    digest
+        Hash of what was read.
+    """
+
+    spots: tuple[SpotData, ...]
+    features: FeatureChoice
+    genes: GeneChoice
+    transform: InputTransform
+    groups: Groups
+    inputs: Float32[Array, "n q"]
+    counts: csr_matrix
+    totals: Float64[Array, " n"]
+    expression: Float32[Array, "n n_genes"]
+    centred: Float32[Array, "n n_genes"]
+    weights: csr_matrix
+    digest: str
+
+    @property
+    def train_rows(self) -> Int64[Array, " n_train"]:
+        """Rows that are trained on: not held out, and with at least one count."""
+        return np.flatnonzero(~self.groups.is_val & (self.totals > 0))
+
+    @property
+    def val_rows(self) -> Int64[Array, " n_val"]:
+        """Rows that are held out, with at least one count."""
+        return np.flatnonzero(self.groups.is_val & (self.totals > 0))
+
+    @property
+    def section_of(self) -> Int64[Array, " n"]:
+        """Number of each spot's section."""
+        return np.repeat(np.arange(len(self.spots)), [s.n_spots for s in self.spots])
+
+
+def build_training_set(
+    config: TrainingConfig, pretrained: tuple[CheckpointMeta, InputTransform] | None = None
+) -> TrainingSet:
+    """Read, check and prepare all that a stage trains on.
+
+    Genes are chosen on training spots alone; the principal components come from the images of all sections. After
+    pretraining, both are those of the pretrained checkpoint, which its weights depend on.
+
+    Raises
+    ------
+    ConfigError, StoreError
+        If sections, features or genes do not fit together.
+    CheckpointError
+        If the pretrained checkpoint was made from other features.
+    """
+    if config.store is None:
+        message = "--store is missing: give the feature store that `spam embed` wrote"
+        raise StoreError(message)
+    store = open_store(config.store)
+    train, held_out = choose_sections(store, config)
+    names = tuple(dict.fromkeys((*train, *held_out)))
+    sections = [store.section(name) for name in names]
+    features = choose_features(sections, config.enc_name, config.tile_um)
+    spots = tuple(read_spots(section, features.keys, k=config.k) for section in sections)
+    groups = assign_groups(spots, held_out if held_out != train else ())
+    context = [context_features(s) for s in spots]
+    if pretrained is None:
+        learners = [s for s in spots if s.name in train]
+        genes = choose_genes(learners, spots, n_top=config.n_top_genes if config.use_hvg else None)
+        transform = InputTransform.fit(context, config.n_components)
+    else:
+        meta, transform = pretrained
+        check_features(meta, features)
+        genes = GeneChoice(genes=meta.genes, sets=meta.gene_sets)
+    counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
+    totals = np.concatenate([s.totals for s in spots if s.totals is not None])
+    expression = log1p_cp10k(counts, totals)
+    rank = np.unique(groups.group, return_inverse=True)[1]
+    centred = (expression - group_means(expression, groups.group)[rank]).astype(np.float32)
+    return TrainingSet(
+        spots=spots,
+        features=features,
+        genes=genes,
+        transform=transform,
+        groups=groups,
+        inputs=np.concatenate([transform.apply(c) for c in context]),
+        counts=counts,
+        totals=totals,
+        expression=expression,
+        centred=centred,
+        weights=csr_matrix(block_diag([s.graph.connectivities for s in spots], format="csr")),
+        digest=data_digest(spots),
+    )
+
+
+def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
+    """Refuse features that differ from those of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        Naming both encoders, digests and tile sizes.
+    """
+    same = meta.weights_sha256 == features.weights_sha256 and list(meta.tiles) == list(features.tiles)
+    if meta.encoder_name != features.encoder or not same:
+        message = (
+            f"the checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}…), "
+            f"the store offers {', '.join(features.keys)} (weights {features.weights_sha256[:8]}…); choose the same with "
+            "--enc-name and --tile-um, or embed them with `spam embed`"
+        )
+        raise CheckpointError(message)
+
+
+def retrieve(queries: Float32[Array, "n q"], bank: Float32[Array, "m q"], k: int) -> References:
+    """Find the k most similar bank spots of each query, by cosine of the image inputs.
+
+    A bank of fewer than `k` spots leaves the last places unused.
+    """
+    index = np.zeros((len(queries), k), dtype=np.int64)
+    similarity = np.zeros((len(queries), k), dtype=np.float32)
+    is_usable = np.zeros((len(queries), k), dtype=bool)
+    if len(bank) and len(queries):
+        found = knn(bank, queries, k=min(k, len(bank)), metric="cosine")
+        width = found.indices.shape[1]
+        index[:, :width], is_usable[:, :width] = found.indices, True
+        similarity[:, :width] = 1.0 - found.distances
+    return References(index=index, similarity=similarity, is_usable=is_usable)
+
+
+def retrieve_across_groups(data: TrainingSet, k: int) -> References:
+    """Give every spot references among training spots of *other* groups; rows refer to the training set."""
+    n = len(data.inputs)
+    index = np.zeros((n, k), dtype=np.int64)
+    similarity = np.zeros((n, k), dtype=np.float32)
+    is_usable = np.zeros((n, k), dtype=bool)
+    is_train = np.zeros(n, dtype=bool)
+    is_train[data.train_rows] = True
+    for g in np.unique(data.groups.group):
+        rows = np.flatnonzero(data.groups.group == g)
+        bank = np.flatnonzero(is_train & (data.groups.group != g))
+        found = retrieve(data.inputs[rows], data.inputs[bank], k)
+        index[rows], similarity[rows], is_usable[rows] = bank[found.index], found.similarity, found.is_usable
+    return References(index=index, similarity=similarity, is_usable=is_usable)

@@ -1,0 +1,71 @@
+"""What a checkpoint says about the run that made it."""
+
+import platform
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.training_config import TrainingConfig
+
+from .dataset import TrainingSet
+from .loop import NOT_IN_DIGEST
+
+__all__ = ["describe_training", "set_threads", "software_versions"]
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    names = ("spam-st", "torch", "numpy", "scipy", "zarr", "anndata")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def set_threads(n: int) -> None:
+    """Limit PyTorch to `n` CPU threads; 0 leaves its own choice."""
+    if n:
+        torch.set_num_threads(n)
+
+
+def describe_training(
+    config: TrainingConfig,
+    data: TrainingSet,
+    *,
+    stage: Literal["pretrain", "finetune"],
+    settings: dict[str, Any],
+    epoch: int,
+    history: list[dict[str, float]],
+    best: dict[str, float],
+) -> CheckpointMeta:
+    """Put together the metadata of one epoch's checkpoint."""
+    roles = data.groups.is_val
+    names = [s.name for s in data.spots]
+    values = {
+        **config.to_mapping(),
+        "store": None,
+        "save_dir": None,
+    }  # folders of one machine mean nothing elsewhere
+    return CheckpointMeta(
+        stage=stage,
+        epoch=epoch,
+        config={**values, "pretrained_ckpt": None} if "pretrained_ckpt" in values else values,
+        config_digest=config.digest(leave_out=NOT_IN_DIGEST),
+        data_digest=data.digest,
+        encoder_name=data.features.encoder,
+        weights_sha256=data.features.weights_sha256,
+        feature_keys=data.features.keys,
+        tiles=data.features.tiles,
+        feature_dims=data.features.dims,
+        genes=data.genes.genes,
+        gene_sets=data.genes.sets,
+        train_sections=tuple(n for i, n in enumerate(names) if (~roles[data.section_of == i]).any()),
+        val_sections=tuple(n for i, n in enumerate(names) if roles[data.section_of == i].any()),
+        donors={s.name: s.donor for s in data.spots},
+        depth=float(np.median(data.totals[data.train_rows])),
+        metrics=history[-1] if history else {},
+        history=history,
+        best=best,
+        settings=settings,
+        software=software_versions(),
+    )

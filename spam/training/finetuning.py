@@ -1,0 +1,284 @@
+"""Stage 2: cross-attention over neighbours and references, on top of a linear path, with a likelihood on raw counts."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from spam.errors import CheckpointError, StoreError
+from spam.hardware import resolve_device
+from spam.models import FusionModel, build_distribution, choose_alpha
+from spam.progress import SILENT, Progress
+from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.training_config import FinetuneConfig
+from spam.typing import Array, Int64
+
+from .baselines import fit_baselines
+from .batches import FusionInputs
+from .checkpoint import Checkpoint, read_checkpoint
+from .dataset import TrainingSet, build_training_set, retrieve_across_groups
+from .description import describe_training, set_threads
+from .inputs import InputTransform
+from .loop import LossTerms, Run, fit
+from .neighbours import cohort_neighbours
+from .rate_path import PER, cross_fit_log_rate, dispersion_by_moments, fit_rate_path
+
+__all__ = ["FinetuneReport", "FusionStage", "finetune"]
+
+ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # penalties tried inside the training groups
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneReport:
+    """Outcome of `finetune`.
+
+    Attributes
+    ----------
+    run
+        Checkpoints and history; epoch 0 is the linear path alone.
+    n_train, n_val, n_genes
+        Spots trained on and held out, genes modelled.
+    val_sections
+        Sections held out; empty when a block of the lone section was.
+    alpha
+        Penalty of the linear path, chosen inside the training groups.
+    """
+
+    run: Run
+    n_train: int
+    n_val: int
+    n_genes: int
+    val_sections: tuple[str, ...]
+    alpha: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {
+            "best": str(self.run.best_path),
+            "last": str(self.run.last_path),
+            "best_epoch": int(self.run.best["epoch"]),
+            "resumed_from": self.run.resumed_from,
+            "n_train": self.n_train,
+            "n_val": self.n_val,
+            "n_genes": self.n_genes,
+            "val_sections": list(self.val_sections),
+            "alpha": self.alpha,
+            "metrics": self.run.best,
+        }
+
+    def summary(self) -> str:
+        """Say in a few lines what training added to the linear path."""
+        best, start = self.run.best, self.run.history[0]
+        gain = start["val_loss"] - best["val_loss"]
+        verdict = (
+            f"better than the linear path by {gain:.4f}"
+            if gain > 0
+            else "no better than the linear path, which is kept"
+        )
+        return (
+            f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} spots held out "
+            f"({', '.join(self.val_sections) or 'a block of the section'})\n"
+            f"held-out NLL per spot and gene {best['val_loss']:.4f} at epoch {best['epoch']:.0f}: {verdict}\n"
+            f"checkpoint: {self.run.best_path}"
+        )
+
+
+def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> FinetuneReport:
+    """Train the fusion model on raw counts.
+
+    The log-rate of a spot is that of the linear path (a ridge on its image inputs, fitted without its group) plus a
+    residual from cross-attention, which starts at zero: epoch 0 is the tuned ridge, and training is kept only as far as
+    it lowers the held-out negative log-likelihood. No input of a spot's prediction depends on its own counts.
+
+    Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
+    spot's own; attention runs over several neighbours and references; counts are modelled raw, with the library size as
+    offset; the linear path is ours.
+
+    Raises
+    ------
+    ConfigError, StoreError, CheckpointError
+        If options, sections, features and pretrained checkpoint do not fit together.
+    OutputExistsError
+        If the save dir holds another run.
+    """
+    device = resolve_device(config.device)
+    set_threads(config.num_workers)
+    pretrained = (
+        None if config.pretrained_ckpt is None else read_checkpoint(config.pretrained_ckpt, stage="pretrain")
+    )
+    transform = None if pretrained is None else (pretrained[0], InputTransform.from_tensors(pretrained[1]))
+    data = build_training_set(config, transform)
+    if pretrained is not None:
+        _check_no_leak(pretrained[0], data)
+        data = dataclasses.replace(data, digest=_mix(data.digest, pretrained[1]))
+    stage = FusionStage(config, data, pretrained, device)
+    run = fit(stage, config, device=device, progress=progress)
+    val_sections = () if len(data.spots) == 1 else stage.val_sections
+    return FinetuneReport(
+        run=run,
+        n_train=len(data.train_rows),
+        n_val=len(data.val_rows),
+        n_genes=len(data.genes.genes),
+        val_sections=val_sections,
+        alpha=stage.alpha,
+    )
+
+
+class FusionStage:
+    """What stage 2 brings to the training loop."""
+
+    name = "finetune"
+
+    def __init__(
+        self, config: FinetuneConfig, data: TrainingSet, pretrained: Checkpoint | None, device: torch.device
+    ) -> None:
+        if not len(data.train_rows) or not len(data.val_rows):
+            message = (
+                f"training needs spots with counts on both sides, not {len(data.train_rows)} to train on and "
+                f"{len(data.val_rows)} to validate on; name more sections in --sections"
+            )
+            raise StoreError(message)
+        self.config, self.data = config, data
+        self.train_rows = data.train_rows
+        self.val_sections = tuple(
+            s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].any()
+        )
+        train, usable = data.train_rows, np.flatnonzero(data.totals > 0)
+        self.alpha = choose_alpha(data.inputs[train], data.centred[train], data.groups.group[train], ALPHAS)
+        self._path = fit_rate_path(*self._rows(usable), data.groups.group[usable], alpha=self.alpha)
+        log_rate = cross_fit_log_rate(
+            data.inputs, data.expression, data.counts, data.totals, data.groups, alpha=self.alpha
+        )
+        mu = np.exp(log_rate[train]) * (data.totals[train] / PER)[:, None]
+        theta = dispersion_by_moments(data.counts[train], mu)
+        self._baselines = fit_baselines(data)
+        self.settings: dict[str, Any] = {
+            "image_dim": data.inputs.shape[1],
+            "n_genes": len(data.genes.genes),
+            "proj_dim": 256 if pretrained is None else pretrained[0].settings["proj_dim"],
+            "fuse_dim": config.fuse_dim,
+            "heads": config.heads,
+            "merge": config.merge,
+            "dropout": config.dropout,
+            "likelihood": config.likelihood,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.network = FusionModel(**self.settings)
+        if pretrained is not None:
+            load_pretrained(self.network, pretrained[1])
+        if self.network.log_theta is not None:
+            self.network.log_theta.data = torch.from_numpy(np.log(theta)).float()
+        self._fusion = FusionInputs.to_device(
+            data.inputs,
+            data.weights,
+            cohort_neighbours(data.spots, config.n_neighbours),
+            retrieve_across_groups(data, config.n_references),
+            data.centred,
+            device=device,
+        )
+        self._log_rate = torch.from_numpy(log_rate).to(device)
+        self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
+
+    def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
+        """Negative log-likelihood of the raw counts, a mean over spots and genes."""
+        nll = self._nll(rows)
+        return LossTerms(total=nll, parts={"nll": float(nll.detach())}, n=len(rows))
+
+    def validate(self) -> dict[str, float]:
+        """Negative log-likelihood per spot and gene of the held-out spots."""
+        rows, size = self.data.val_rows, self.config.batch_size
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return {"loss": sum(float(self._nll(batch)) * len(batch) for batch in batches) / len(rows)}
+
+    def constants(self) -> dict[str, Array]:
+        """Keep all that prediction needs without the training sections: transforms, linear path, references, baselines."""
+        data = self.data
+        rows = np.flatnonzero(data.totals > 0)
+        return {
+            **data.transform.to_tensors(),
+            **self._path.to_tensors(),
+            **self._baselines.to_tensors(),
+            "bank.inputs": data.inputs[rows],
+            "bank.expression": data.centred[rows],
+            "bank.section": data.section_of[rows].astype(np.int32),
+        }
+
+    def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
+        """Describe the checkpoint."""
+        return describe_training(
+            self.config,
+            self.data,
+            stage="finetune",
+            settings=self.settings,
+            epoch=epoch,
+            history=history,
+            best=best,
+        )
+
+    def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
+        data = self.data
+        return data.inputs[rows], data.expression[rows], data.counts[rows], data.totals[rows]
+
+    def _nll(self, rows: Int64[Array, " b"]) -> torch.Tensor:
+        out = self.network(self._fusion.batch(rows))
+        where = torch.from_numpy(rows).to(self._log_rate.device)
+        counts = torch.from_numpy(self.data.counts[rows].toarray()).to(self._log_rate.device)
+        with torch.autocast(self._log_rate.device.type, enabled=False):
+            log_mu = self._log_rate[where] + self._log_size[where, None] + out.residual.float()
+            distribution = build_distribution(
+                self.config.likelihood, log_mu=log_mu, log_theta=out.log_theta, zi_logits=out.zi_logits
+            )
+            return -distribution.log_prob(counts, validate=False).mean()
+
+
+def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
+    """Load the encoders that stage 1 trained; every weight of an encoder must be there and fit.
+
+    Raises
+    ------
+    CheckpointError
+        If an encoder's weights do not fit the network.
+    """
+    parts = {
+        "image_projector": network.image_projector,
+        "gcn": network.gcn,
+        "gene_encoder": network.gene_encoder,
+    }
+    for name, module in parts.items():
+        prefix = f"network.{name}."
+        weights = {
+            key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)
+        }
+        if not weights:
+            continue  # a single mode of stage 1 trains only one of the two partners
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            message = (
+                f"the pretrained {name} does not fit: {error}; pretrain again with the same genes and sizes"
+            )
+            raise CheckpointError(message) from error
+
+
+def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
+    """Refuse a pretraining that has trained on sections which are to be held out now."""
+    held_out = {s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].all()}
+    seen = sorted(held_out & (set(meta.train_sections) - set(meta.val_sections)))
+    if seen:
+        message = (
+            f"the pretrained checkpoint was trained on {', '.join(seen)}, which --val-sections holds out now; "
+            f"hold out {', '.join(meta.val_sections)} as in pretraining, or pretrain again with the same --val-sections"
+        )
+        raise CheckpointError(message)
+
+
+def _mix(digest: str, tensors: dict[str, Array]) -> str:
+    """Make the pretrained weights part of what a resumed run must agree on."""
+    mixed = hashlib.sha256(digest.encode())
+    for name in sorted(tensors):
+        if name.startswith("network."):
+            mixed.update(tensors[name].tobytes())
+    return mixed.hexdigest()

@@ -1,0 +1,206 @@
+"""Stage 1: contrastive alignment of image, spatial neighbourhood and gene expression."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from spam.errors import StoreError
+from spam.hardware import resolve_device
+from spam.models import AlignmentModel, Embeddings, closure, info_nce, recall_at_k
+from spam.progress import SILENT, Progress
+from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.training_config import PretrainConfig
+from spam.typing import Array, Int64
+
+from .dataset import TrainingSet, build_training_set
+from .description import describe_training, set_threads
+from .loop import LossTerms, Run, fit
+
+__all__ = ["AlignmentStage", "PretrainReport", "pretrain"]
+
+_RECALLS = (1, 5, 10)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainReport:
+    """Outcome of `pretrain`.
+
+    Attributes
+    ----------
+    run
+        Checkpoints and history.
+    n_train, n_val
+        Spots trained on and held out.
+    val_sections
+        Sections held out; empty when a block of the lone section was.
+    """
+
+    run: Run
+    n_train: int
+    n_val: int
+    val_sections: tuple[str, ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {
+            "best": str(self.run.best_path),
+            "last": str(self.run.last_path),
+            "best_epoch": int(self.run.best["epoch"]),
+            "resumed_from": self.run.resumed_from,
+            "n_train": self.n_train,
+            "n_val": self.n_val,
+            "val_sections": list(self.val_sections),
+            "metrics": self.run.best,
+        }
+
+    def summary(self) -> str:
+        """Say in a few lines whether the alignment was learned."""
+        best = self.run.best
+        lines = [
+            f"{self.n_train} spots trained on, {self.n_val} held out "
+            f"({', '.join(self.val_sections) or 'a block of the section'}); best epoch {best['epoch']:.0f}"
+        ]
+        for pair in ("gene", "coord"):
+            if f"val_{pair}_loss" in best:
+                loss, chance = best[f"val_{pair}_loss"], best["val_ln_batch"]
+                recalls = ", ".join(
+                    f"recall@{k} {best[f'val_{pair}_recall_{k}']:.2f} (chance {min(1.0, k / self.n_val):.2f})"
+                    for k in _RECALLS
+                )
+                state = "learned" if loss < 0.97 * chance else "NOT learned: the loss stays at ln(batch)"
+                lines.append(
+                    f"image-{pair}: loss {loss:.3f}, ln(batch) {chance:.3f}, {recalls}: alignment {state}"
+                )
+        lines.append(f"checkpoint: {self.run.best_path}")
+        return "\n".join(lines)
+
+
+def pretrain(config: PretrainConfig, *, progress: Progress = SILENT) -> PretrainReport:
+    """Align image, spatial neighbourhood and expression of the store's spots in one embedding.
+
+    The loss is the sum of a symmetric InfoNCE per pair (image-coord, image-gene; one of them in the single modes),
+    validated on held-out spots of other sections.
+
+    Relative to the paper: the foundation model is not in the loop (its features come from the store), the coordinate
+    branch is a GCN over image features of neighbours, without the spot itself, and validation spots are never trained on.
+
+    Raises
+    ------
+    ConfigError, StoreError
+        If options, sections or features do not fit together.
+    OutputExistsError
+        If the save dir holds another run.
+    """
+    device = resolve_device(config.device)
+    set_threads(config.num_workers)
+    data = build_training_set(config)
+    stage = AlignmentStage(config, data, device)
+    run = fit(stage, config, device=device, progress=progress)
+    val_sections = (
+        ()
+        if len(data.spots) == 1
+        else tuple(dict.fromkeys(data.spots[i].name for i in data.section_of[data.groups.is_val]))
+    )
+    return PretrainReport(
+        run=run, n_train=len(data.train_rows), n_val=len(data.val_rows), val_sections=val_sections
+    )
+
+
+class AlignmentStage:
+    """What stage 1 brings to the training loop."""
+
+    name = "pretrain"
+
+    def __init__(self, config: PretrainConfig, data: TrainingSet, device: torch.device) -> None:
+        if min(len(data.train_rows), len(data.val_rows)) < 2:
+            message = (
+                f"contrastive training needs at least two spots with counts on each side, not {len(data.train_rows)} to "
+                f"train on and {len(data.val_rows)} to validate on; name more sections in --sections"
+            )
+            raise StoreError(message)
+        self.config, self.data = config, data
+        self.train_rows = data.train_rows
+        self.inputs = torch.from_numpy(data.inputs).to(device)
+        self.expression = torch.from_numpy(data.centred).to(device)
+        self.settings: dict[str, Any] = {
+            "image_dim": data.inputs.shape[1],
+            "n_genes": len(data.genes.genes),
+            "proj_dim": config.proj_dim,
+            "mode": config.mode,
+            "dropout": config.dropout,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.network = AlignmentModel(**self.settings)
+
+    def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
+        """Sum of the contrastive losses of the pairs that the mode asks for."""
+        parts = self._pair_losses(self._embed(rows))
+        total = torch.stack(list(parts.values())).sum()
+        return LossTerms(
+            total=total, parts={f"{k}_loss": float(v.detach()) for k, v in parts.items()}, n=len(rows)
+        )
+
+    def validate(self) -> dict[str, float]:
+        """Loss over held-out batches of the training size beside ln(batch), and recall over all held-out spots.
+
+        The figures are means over batches of equal size, in fixed order; a rest that is smaller is left out of the loss.
+        """
+        rows = self.data.val_rows
+        rows = np.random.default_rng(self.config.seed).permutation(rows)
+        size = min(self.config.batch_size, len(rows))
+        batches = [self._embed(rows[i : i + size]) for i in range(0, len(rows) - size + 1, size)]
+        losses = [self._pair_losses(batch) for batch in batches]
+        figures = {
+            f"{pair}_loss": float(np.mean([float(part[pair]) for part in losses])) for pair in losses[0]
+        }
+        figures |= {"loss": sum(figures.values()), "ln_batch": math.log(size)}
+        everyone = self._embed(rows)
+        for pair, other in (("gene", everyone.gene), ("coord", everyone.coord)):
+            if other is not None:
+                for k in _RECALLS:
+                    figures[f"{pair}_recall_{k}"] = recall_at_k(everyone.image, other, k=min(k, len(rows)))
+        return figures
+
+    def constants(self) -> dict[str, Array]:
+        """Keep the input transform: the weights mean nothing without it."""
+        return self.data.transform.to_tensors()
+
+    def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
+        """Describe the checkpoint."""
+        return describe_training(
+            self.config,
+            self.data,
+            stage="pretrain",
+            settings=self.settings,
+            epoch=epoch,
+            history=history,
+            best=best,
+        )
+
+    def _embed(self, rows: Int64[Array, " b"]) -> Embeddings:
+        """Embed the named spots; the neighbourhood of a spot is whole, whatever batch it is in."""
+        where = torch.from_numpy(rows).to(self.inputs.device)
+        uses_gene, uses_coord = self.config.mode != "img-coord", self.config.mode != "img-gene"
+        graph = (
+            closure(self.data.weights, rows).to(self.inputs.device).gather(self.inputs)
+            if uses_coord
+            else None
+        )
+        result: Embeddings = self.network(
+            self.inputs[where], self.expression[where] if uses_gene else None, graph
+        )
+        return result
+
+    def _pair_losses(self, embedded: Embeddings) -> dict[str, torch.Tensor]:
+        pairs = {"gene": embedded.gene, "coord": embedded.coord}
+        return {
+            pair: info_nce(
+                embedded.image, other, temperature=self.config.temperature, mixing=self.config.mixing
+            )
+            for pair, other in pairs.items()
+            if other is not None
+        }

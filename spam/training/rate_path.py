@@ -1,0 +1,142 @@
+"""The linear path of the decoder: a ridge on image features, turned into log expression rates."""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spam.models.linear import Ridge, fit_ridge
+from spam.typing import Array, Float, Float32, Float64, Int64
+
+from .groups import Groups
+
+__all__ = ["PER", "RatePath", "cross_fit_log_rate", "dispersion_by_moments", "fit_rate_path", "group_means"]
+
+PER = 1e4  # expression is stated per 10k counts
+_SHARPNESS = 20.0  # the soft floor at zero bends within 1/20 of log1p units
+_THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or a Poisson
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RatePath:
+    """Expression per 10k as a ridge sees it.
+
+    The ridge predicts log1p(CP10k) relative to the group's mean; adding the mean over the training groups, flooring
+    softly at zero and undoing the log1p gives a rate, and a gene's offset makes the rates add up to the counts (a mean
+    of logarithms is not the logarithm of a mean):
+
+        log rate = log(expm1(softplus(ridge + gene mean))) + offset
+
+    Attributes
+    ----------
+    ridge
+        From inputs (n, q) to centred log1p(CP10k) (n, n_genes).
+    gene_mean
+        Mean log1p(CP10k) over the training groups, (n_genes,).
+    offset
+        Correction of the log-rate, (n_genes,).
+    """
+
+    ridge: Ridge
+    gene_mean: Float64[Array, " n_genes"]
+    offset: Float64[Array, " n_genes"]
+
+    def expression(self, inputs: Float[Array, "n q"]) -> Float32[Array, "n n_genes"]:
+        """Log1p(CP10k) by the ridge alone: the tuned ridge baseline."""
+        expression: Array = self.ridge.predict(inputs) + self.gene_mean
+        return expression.astype(np.float32)
+
+    def log_rate(self, inputs: Float[Array, "n q"]) -> Float32[Array, "n n_genes"]:
+        """Logarithm of the expression per 10k."""
+        log_rate: Array = _log_rate(self.ridge.predict(inputs) + self.gene_mean) + self.offset
+        return log_rate.astype(np.float32)
+
+    def to_tensors(self) -> dict[str, Array]:
+        """Return the arrays that a checkpoint keeps."""
+        return {
+            "path.coefficients": self.ridge.coefficients,
+            "path.intercept": self.ridge.intercept,
+            "path.alpha": np.asarray([self.ridge.alpha]),
+            "path.gene_mean": self.gene_mean,
+            "path.offset": self.offset,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Array]) -> Self:
+        """Rebuild from what `to_tensors` returned."""
+        ridge = Ridge(
+            coefficients=tensors["path.coefficients"],
+            intercept=tensors["path.intercept"],
+            alpha=float(tensors["path.alpha"][0]),
+        )
+        return cls(ridge=ridge, gene_mean=tensors["path.gene_mean"], offset=tensors["path.offset"])
+
+
+def group_means(expression: Float[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n_groups g"]:
+    """Mean expression of each group, in the order of ``np.unique(group)``."""
+    return np.stack([expression[group == g].mean(axis=0, dtype=np.float64) for g in np.unique(group)])
+
+
+def fit_rate_path(
+    inputs: Float[Array, "n q"],
+    expression: Float[Array, "n n_genes"],
+    counts: csr_matrix,
+    totals: Float64[Array, " n"],
+    group: Int64[Array, " n"],
+    *,
+    alpha: float,
+) -> RatePath:
+    """Fit the path on spots of one or more groups; targets are centred within each group."""
+    means = group_means(expression, group)
+    rank = np.unique(group, return_inverse=True)[1]
+    ridge = fit_ridge(inputs, expression - means[rank], alpha=alpha)
+    gene_mean = means.mean(axis=0)
+    rates = np.exp(_log_rate(ridge.predict(inputs) + gene_mean)) * (totals / PER)[:, None]
+    observed = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    # Half a count keeps a gene without any count at a small, finite rate.
+    offset = np.log(observed + 0.5) - np.log(rates.sum(axis=0) + 0.5)
+    return RatePath(ridge=ridge, gene_mean=gene_mean, offset=offset)
+
+
+def cross_fit_log_rate(
+    inputs: Float[Array, "n q"],
+    expression: Float[Array, "n n_genes"],
+    counts: csr_matrix,
+    totals: Float64[Array, " n"],
+    groups: Groups,
+    *,
+    alpha: float,
+) -> Float32[Array, "n n_genes"]:
+    """Log-rates of every spot from a path that has seen neither its group nor any validation spot.
+
+    So a training spot meets the path as a new section will: its own counts cannot reach its own prediction.
+    """
+    log_rate = np.empty(expression.shape, dtype=np.float32)
+    for g in np.unique(groups.group):
+        rows = groups.group == g
+        fit = ~groups.is_val & ~rows
+        path = fit_rate_path(
+            inputs[fit], expression[fit], counts[fit], totals[fit], groups.group[fit], alpha=alpha
+        )
+        log_rate[rows] = path.log_rate(inputs[rows])
+    return log_rate
+
+
+def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> Float64[Array, " n_genes"]:
+    """Inverse dispersion of each gene by the method of moments, from ``Var = mu + mu² / theta``.
+
+    Clipped to [0.01, 10 000]; a gene less dispersed than a Poisson gets the upper end.
+    """
+    excess = ((counts.toarray() - mu) ** 2 - mu).sum(axis=0, dtype=np.float64)
+    squares = (np.asarray(mu, dtype=np.float64) ** 2).sum(axis=0)
+    theta: Array = np.clip(squares / np.maximum(excess, squares / _THETA_RANGE[1] + 1e-12), *_THETA_RANGE)
+    return theta
+
+
+def _log_rate(expression: Float[Array, "n n_genes"]) -> Float64[Array, "n n_genes"]:
+    """Logarithm of expm1 of the softly floored log1p expression."""
+    floored = np.logaddexp(0.0, _SHARPNESS * np.asarray(expression, dtype=np.float64)) / _SHARPNESS
+    return np.log(
+        np.expm1(np.maximum(floored, 1e-6))
+    )  # a floor far below one count in a million keeps the log finite
