@@ -64,7 +64,7 @@ class EncoderCard:
     aliases: tuple[str, ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types; a local folder by its last part alone, since stores are shared."""
+        """Return the values as JSON-ready types; a local folder by its last part, since stores are shared."""
         plain = dataclasses.asdict(self)
         if self.source.startswith("local-dir:"):
             plain["source"] = f"local-dir:{PurePath(self.source).name}"

@@ -25,6 +25,7 @@ def build_encoder(card: EncoderCard, *, device: torch.device, amp: bool = False)
     Raises
     ------
     EncoderError
-        If the weights cannot be reached (no licence accepted, no token, no network) or do not fit the network.
+        If the weights cannot be reached (no licence accepted, no token, no network) or do not fit the
+        network.
     """
     return Encoder(build_timm_model(card), card, device=device, is_amp=amp)

@@ -57,13 +57,14 @@ class Encoder:
         Raises
         ------
         EncoderError
-            If the tiles have another size or type, or the features are not of the length that the card states.
+            If the tiles have another size or type, or the features are not of the length that the card
+            states.
         """
         px = self.card.input_px
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
             message = (
-                f"encoder {self.card.name!r} takes uint8 tiles of {px} x {px} RGB pixels, not {tiles.dtype} of shape "
-                f"{tiles.shape}; cut the tiles with TileSpec(out_px={px})"
+                f"encoder {self.card.name!r} takes uint8 tiles of {px} x {px} RGB pixels, not "
+                f"{tiles.dtype} of shape {tiles.shape}; cut the tiles with TileSpec(out_px={px})"
             )
             raise EncoderError(message)
         if len(tiles) == 0:
@@ -73,8 +74,9 @@ class Encoder:
             features = self._features((pixels - self._mean) / self._std)
         if features.shape != (len(tiles), self.card.dim):
             message = (
-                f"encoder {self.card.name!r} gave features of shape {tuple(features.shape)} for {len(tiles)} tiles, "
-                f"expected {self.card.dim} numbers a tile as its card says; correct dim or pooling of the card"
+                f"encoder {self.card.name!r} gave features of shape {tuple(features.shape)} for "
+                f"{len(tiles)} tiles, expected {self.card.dim} numbers a tile as its card says; "
+                "correct dim or pooling of the card"
             )
             raise EncoderError(message)
         return features.float().cpu().numpy()
@@ -103,7 +105,8 @@ def pool_tokens(tokens: Tensor, *, n_prefix: int, pooling: Pooling) -> Tensor:
     n_prefix
         Tokens that are no patches: the class token and the registers.
     pooling
-        ``cls``: the class token; ``mean``: the mean of the patch tokens; ``cls+mean``: both, one after the other.
+        ``cls``: the class token; ``mean``: the mean of the patch tokens; ``cls+mean``: both, one after the
+        other.
     """
     if pooling == "cls":
         return tokens[:, 0]
@@ -112,7 +115,7 @@ def pool_tokens(tokens: Tensor, *, n_prefix: int, pooling: Pooling) -> Tensor:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Hash names, types, shapes and bytes of all weights, in the order of their names (SHA-256, hexadecimal)."""
+    """Hash names, types, shapes and bytes of all weights, in the order of their names (SHA-256)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

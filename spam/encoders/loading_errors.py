@@ -8,8 +8,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # type: ignore[attr-defined]  # that of its HTTP client, which differs between its versions
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -42,17 +42,17 @@ def explained(name: str, source: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise EncoderError(_not_found(name, source)) from error
     except RevisionNotFoundError as error:
-        message = f"encoder {name!r}: {_page(source)} has no such revision; check what follows the '@' in {source!r}"
+        message = f"encoder {name!r}: {_page(source)} has no such revision; check what follows the '@'"
         raise EncoderError(message) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise EncoderError(_unreachable(name, source)) from error
     except (EntryNotFoundError, HFValidationError) as error:
         message = (
-            f"encoder {name!r}: {source!r} is no repository that timm can read ({_first_line(error)}); expected "
-            "hf-hub:<organisation>/<name> with a config.json and a model.safetensors or pytorch_model.bin"
+            f"encoder {name!r}: {source!r} is no repository that timm can read ({_first_line(error)}); "
+            "expected hf-hub:<organisation>/<name> with a config.json and a model.safetensors"
         )
         raise EncoderError(message) from error
-    except (HfHubHTTPError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except (HTTPError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
         message = f"{_unreachable(name, source)} ({_first_line(error)})"
         raise EncoderError(message) from error
     except (
@@ -61,8 +61,8 @@ def explained(name: str, source: str) -> Iterator[None]:
         ValueError,
     ) as error:  # timm's own: no such file, weights do not fit
         message = (
-            f"encoder {name!r} cannot be built from {source!r}: {error}; expected a timm model together with all "
-            "of its weights (a folder holds config.json and model.safetensors)"
+            f"encoder {name!r} cannot be built from {source!r}: {error}; expected a timm model with "
+            "all of its weights (a folder holds config.json and model.safetensors)"
         )
         raise EncoderError(message) from error
 
@@ -75,28 +75,28 @@ def _page(source: str) -> str:
 
 def _gated(name: str, source: str) -> str:
     return (
-        f"encoder {name!r} is gated: accept the licence at {_page(source)} with your Hugging Face account, then run "
-        "`hf auth login` (or set HF_TOKEN to a token with read access) and try again"
+        f"encoder {name!r} is gated: accept the licence at {_page(source)} with your Hugging Face account, "
+        "then run `hf auth login` (or set HF_TOKEN to a token with read access) and try again"
     )
 
 
 def _not_found(name: str, source: str) -> str:
     return (
-        f"encoder {name!r}: the Hub shows no repository at {_page(source)}: it does not exist, or it is private and "
-        "asks for a token; check the spelling, or run `hf auth login` (or set HF_TOKEN)"
+        f"encoder {name!r}: the Hub shows no repository at {_page(source)}: it does not exist, or it is "
+        "private and asks for a token; check the spelling, or run `hf auth login` (or set HF_TOKEN)"
     )
 
 
 def _unreachable(name: str, source: str) -> str:
     if constants.is_offline_mode():
         return (
-            f"encoder {name!r}: the weights of {source!r} are not on this machine, and HF_HUB_OFFLINE forbids to fetch "
-            "them; unset HF_HUB_OFFLINE, or bring the files here with `hf download` on a machine with network"
+            f"encoder {name!r}: the weights of {source!r} are not on this machine, and HF_HUB_OFFLINE "
+            "forbids to fetch them; unset it, or copy the Hub's cache here from a machine that has them"
         )
     return (
-        f"encoder {name!r}: the weights of {source!r} are not on this machine, and {constants.ENDPOINT} cannot be "
-        "reached; check network and proxy, or fetch the files with `hf download` where there is network, or use the "
-        "default encoder efficientnet_lite0, which needs none"
+        f"encoder {name!r}: the weights of {source!r} are not on this machine, and {constants.ENDPOINT} "
+        "cannot be reached; check network and proxy, or copy the Hub's cache from a machine that has them, or "
+        "use the default encoder efficientnet_lite0, which needs none"
     )
 
 

@@ -41,8 +41,8 @@ def _read_checked(path: Path, *, sha256: str, package: str) -> dict[str, Tensor]
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         message = (
-            f"the weights {path.name!r} of package {package!r} are damaged: their SHA-256 is {found}, expected "
-            f"{sha256}; {repair}"
+            f"the weights {path.name!r} of package {package!r} are damaged: their SHA-256 is {found}, "
+            f"expected {sha256}; {repair}"
         )
         raise EncoderError(message)
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
@@ -50,7 +50,7 @@ def _read_checked(path: Path, *, sha256: str, package: str) -> dict[str, Tensor]
 
 
 def rename_by_position(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give weights the names that stand at the same position in `expected`, whose order and shapes they must share.
+    """Give weights the names at the same position in `expected`, whose order and shapes they must share.
 
     Two implementations of one network list their layers in the same order, though they name them differently.
 

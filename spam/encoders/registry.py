@@ -1,4 +1,4 @@
-"""The encoders that can be asked for by name; knows of no torch and no timm until a model outside the list is asked for."""
+"""The encoders that can be asked for by name, as data: reading them needs neither torch nor timm."""
 
 import dataclasses
 import difflib
@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import tomllib
 from importlib import resources
+from typing import Any
 
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
@@ -34,14 +35,14 @@ def encoder_card(name: str) -> EncoderCard:
     """Look up an encoder by name or alias, or describe a model that timm knows how to build.
 
     Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` and
-    ``local-dir:<folder>``, whose cards are made from timm's own configuration of the model. The first builds on timm's
-    list, the second fetches the repository's ``config.json``, the third reads it from the folder.
+    ``local-dir:<folder>``, whose cards are made from timm's own configuration of the model. The first builds
+    on timm's list, the second fetches the repository's ``config.json``, the third reads it from the folder.
 
     Raises
     ------
     EncoderError
-        If the name is unknown (names the nearest ones), is not supported yet (names alternatives), or names a model
-        that cannot be reached.
+        If the name is unknown (names the nearest ones), is not supported yet (names alternatives), or names a
+        model that cannot be reached.
     """
     registry = _registry()
     for card in registry.cards:
@@ -54,8 +55,9 @@ def encoder_card(name: str) -> EncoderCard:
         return describe_timm_model(name)
     if name in registry.planned:
         message = (
-            f"encoder {name!r} is not supported yet in this version: its published weights do not load into a timm "
-            f"model as they are; use one of {', '.join(registry.planned[name])}, or the default efficientnet_lite0"
+            f"encoder {name!r} is not supported yet in this version: its published weights do not load into "
+            f"a timm model as they are; use one of {', '.join(registry.planned[name])}, or the default "
+            "efficientnet_lite0"
         )
         raise EncoderError(message)
     known = sorted(n for card in registry.cards for n in (card.name, *card.aliases))
@@ -74,7 +76,9 @@ def _registry() -> _Registry:
     tables = tomllib.loads(text)
     cards = []
     for table in tables["encoder"]:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
         values["kwargs"] = tuple(table.get("kwargs", {}).items())
         cards.append(EncoderCard(**values))
     planned = {table["name"]: tuple(table["alternatives"]) for table in tables["planned"]}

@@ -45,8 +45,8 @@ class FlatSearch:
     ) -> tuple[Int64[Array, "n_queries width"], Array]:
         """Find the `width` nearest points, and below which distance no other point can lie.
 
-        The bound takes off what float32 may have lost: at most ``(dim + 8) u (|q| + R)²`` of a squared distance, with
-        unit roundoff ``u = 2^-24`` and ``R`` the largest norm of a point (Higham 2002, §3.1).
+        The bound takes off what float32 may have lost: at most ``(dim + 8) u (|q| + R)²`` of a squared
+        distance, with unit roundoff ``u = 2^-24`` and ``R`` the largest norm of a point (Higham 2002, §3.1).
         """
         is_on_gpu = self._gpu_index is not None and width <= GPU_MAX_K
         index = self._gpu_index if is_on_gpu else self._cpu_index
@@ -105,7 +105,7 @@ class IvfSearch:
     def search(
         self, queries: Float32[Array, "n_queries dim"], width: int
     ) -> tuple[Int64[Array, "n_queries width"], Array]:
-        """Find nearly the `width` nearest points; the bound is infinite, since the others are left unseen on purpose."""
+        """Find most of the `width` nearest points; the bound is infinite: what was not seen stays unseen."""
         _, found = self._index.search(queries, width)
         short = np.flatnonzero((found < 0).any(axis=1))  # the cells looked into held fewer points than that
         if short.size:
@@ -117,7 +117,8 @@ class IvfSearch:
 def gpu_resources() -> Any:
     """Return FAISS's GPU resources where a small real search on the GPU agrees with the CPU, else None.
 
-    A GPU may be there and still be of no use: a wheel without kernels for it, or another CUDA beside FAISS's own.
+    A GPU may be there and still be of no use: a wheel without kernels for it, or another CUDA beside FAISS's
+    own.
     """
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         logger.info("FAISS searches on the CPU: no GPU that it can use")

@@ -67,16 +67,16 @@ def knn(
     points
         Points to search among.
     queries
-        Points whose neighbours are wanted; None for the points themselves, of which each leaves out itself (by index,
-        so a point at the same place is a neighbour).
+        Points whose neighbours are wanted; None for the points themselves, of which each leaves out itself
+        (by index, so a point at the same place is a neighbour).
     k
         Neighbours per query; where there are fewer points, all of them are returned: ``n_points`` columns, or
         ``n_points - 1`` for the points themselves.
     metric
         ``euclidean``, or ``cosine`` for ``1 - cosine``.
     backend
-        ``scipy`` (k-d tree), ``faiss``, or ``auto``: the k-d tree up to three dimensions, where it is 10 to 60 times
-        faster than FAISS on a CPU, else FAISS.
+        ``scipy`` (k-d tree), ``faiss``, or ``auto``: the k-d tree up to three dimensions, where it is 10 to
+        60 times faster than FAISS on a CPU, else FAISS.
 
     Raises
     ------
@@ -117,7 +117,8 @@ def _prepared(points: Array, metric: Metric, role: str) -> Array:
     if bad.size:
         message = (
             f"{bad.size} of {len(ready)} {role} hold NaN or infinite values, first in row {bad[0]}: "
-            f"{ready[bad[0]][:4]!r}; neighbours need finite values: embed the section again, or leave these rows out"
+            f"{ready[bad[0]][:4]!r}; neighbours need finite values: embed the section again, "
+            "or leave these rows out"
         )
         raise SectionError(message)
     if metric == "euclidean":
@@ -130,7 +131,8 @@ def _prepared(points: Array, metric: Metric, role: str) -> Array:
             "expected features of a working encoder: embed the section again, or use the euclidean metric"
         )
         raise SectionError(message)
-    return ready / norms
+    unit: Array = ready / norms
+    return unit
 
 
 def _kd_tree_search(base: Array) -> Search:
@@ -162,8 +164,8 @@ def _faiss_search(base: Array, k: int) -> tuple[str, Search, float]:
 def _ranked(search: Search, base: Array, asked: Array, *, k: int, is_self: bool) -> tuple[Array, Array]:
     """Rank candidates by (distance, index), asking for more of them where the k-th is not yet beyond doubt.
 
-    The k-th neighbour is beyond doubt once it is nearer than anything that the search left out. Ties across that
-    border are the rule on the square grids of Visium HD and legacy arrays.
+    The k-th neighbour is beyond doubt once it is nearer than anything that the search left out. Ties across
+    that border are the rule on the square grids of Visium HD and legacy arrays.
     """
     indices = np.empty((len(asked), k), dtype=np.int64)
     distances = np.empty((len(asked), k))

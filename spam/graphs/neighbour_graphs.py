@@ -19,9 +19,10 @@ def spatial_knn_graph(
 ) -> Graph:
     """Join each spot with its k nearest spots of the same section.
 
-    The graph is directed, as squidpy's with ``coord_type="generic"``: row i holds the k neighbours of spot i. A weight
-    is ``exp(-d² / (2 sigma²))``, see `gaussian_width`; of a spot that lies more than 14 sigma away it is 0 in float32,
-    yet stays stored. So does the distance 0 of a spot at the same place. One spot alone gives a graph without edges.
+    The graph is directed, as squidpy's with ``coord_type="generic"``: row i holds the k neighbours of spot i.
+    A weight is ``exp(-d² / (2 sigma²))``, see `gaussian_width`; of a spot that lies more than 14 sigma away
+    it is 0 in float32, yet stays stored. So does the distance 0 of a spot at the same place. One spot alone
+    gives a graph without edges.
 
     Parameters
     ----------
@@ -71,7 +72,8 @@ def feature_knn_graph(
     features_key
         Name of the features in the store, kept in the graph's metadata.
     backend
-        See `knn`; among more than 50 000 spots the search is approximate, and the metadata say how good it was.
+        See `knn`; among more than 50 000 spots the search is approximate, and the metadata say how good it
+        was.
 
     Raises
     ------
@@ -98,8 +100,8 @@ def feature_knn_graph(
 def gaussian_width(distances: Float64[Array, "n_spots k"]) -> float:
     """Take the median, over the spots, of the distance to the nearest neighbour at another place.
 
-    Neighbours at distance 0 are passed over, so duplicated spots cannot make the width 0. Where nobody has a neighbour
-    at another place the width is 1: all weights are then 1 whatever it is.
+    Neighbours at distance 0 are passed over, so duplicated spots cannot make the width 0. Where nobody has a
+    neighbour at another place the width is 1: all weights are then 1 whatever it is.
     """
     elsewhere = np.where(distances > 0, distances, np.inf).min(axis=1, initial=np.inf)
     elsewhere = elsewhere[np.isfinite(elsewhere)]

@@ -1,0 +1,91 @@
+"""The graphs of a stored section: read where they are there, built and written where not."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from spam.schemas.store_meta import GraphMeta
+from spam.store import Graph, StoredSection
+
+from .neighbour_graphs import feature_knn_graph, spatial_knn_graph
+
+__all__ = ["SPATIAL_KEY", "ensure_feature_graph", "ensure_spatial_graph", "feature_graph_key"]
+
+SPATIAL_KEY = "spatial"
+
+
+def feature_graph_key(features_key: str) -> str:
+    """Name the graph of some features within a section."""
+    return f"features_{features_key}"
+
+
+def ensure_spatial_graph(section: StoredSection, *, k: int, is_overwrite: bool = False) -> Graph:
+    """Read the spatial graph of a section, or build it in µm (in pixels where µm are unknown) and write it.
+
+    A stored graph of another k or unit is built again. In a store that is open for reading only the graph is
+    built and not written.
+
+    Parameters
+    ----------
+    section
+        Section of a store.
+    k
+        Neighbours per spot.
+    is_overwrite
+        Build it even where a fitting one is stored.
+
+    Raises
+    ------
+    ConfigError
+        If k is less than 1.
+    SectionError
+        If a coordinate is not finite.
+    StoreError
+        If the stored graph or the coordinates are damaged.
+    """
+    xy_um = section.xy_um
+    unit: Literal["um", "px"] = "px" if xy_um is None else "um"
+    xy = section.xy_px if xy_um is None else xy_um
+
+    def is_fitting(meta: GraphMeta) -> bool:
+        return (meta.kind, meta.k, meta.unit) == ("spatial", k, unit)
+
+    stored = None if is_overwrite else _stored(section, SPATIAL_KEY, is_fitting)
+    return stored or _keep(section, SPATIAL_KEY, spatial_knn_graph(xy, k=k, unit=unit))
+
+
+def ensure_feature_graph(
+    section: StoredSection, features_key: str, *, k: int, is_overwrite: bool = False
+) -> Graph:
+    """Read the graph of some features of a section, or build it and write it.
+
+    A stored graph, and a store that is open for reading only, are treated as by `ensure_spatial_graph`.
+
+    Raises
+    ------
+    ConfigError
+        If k is less than 1.
+    SectionError
+        If a spot's features are all zeros.
+    StoreError
+        If there are no such features, or they or the stored graph are damaged.
+    """
+    key = feature_graph_key(features_key)
+
+    def is_fitting(meta: GraphMeta) -> bool:
+        return (meta.kind, meta.k, meta.features_key) == ("features", k, features_key)
+
+    stored = None if is_overwrite else _stored(section, key, is_fitting)
+    return stored or _keep(
+        section, key, feature_knn_graph(section.features(features_key), k=k, features_key=features_key)
+    )
+
+
+def _stored(section: StoredSection, key: str, is_fitting: Callable[[GraphMeta], bool]) -> Graph | None:
+    graph = section.graph(key)
+    return graph if graph is not None and is_fitting(graph.meta) else None
+
+
+def _keep(section: StoredSection, key: str, graph: Graph) -> Graph:
+    if section.is_writable:
+        section.write_graph(key, graph)
+    return graph
