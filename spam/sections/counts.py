@@ -63,6 +63,9 @@ def _whole_numbers(matrix: csr_matrix, *, place: str, others: list[str]) -> csr_
     fault = _fault(values)
     if fault is not None:
         finite = values[np.isfinite(values)]
+        finite = (
+            np.append(finite, 0) if values.size < np.prod(matrix.shape) else finite
+        )  # the zeros not stored
         span = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none of them finite"
         instead = (
             f"--counts-layer with one of {quoted(others)}"

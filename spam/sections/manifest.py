@@ -1,6 +1,7 @@
 """The list of a cohort's sections: a CSV with columns section, donor, h5ad, csv, root."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from spam.errors import MissingInputError, SectionError
@@ -55,7 +56,10 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
             wrong.append(f"row {number}: no csv")
         if not cells.get("root") and root is None:
             wrong.append(f"row {number}: no root (fill in the column, or give --root)")
-        paths = {name: _find(cells.get(name, ""), folders) for name in ("h5ad", "csv", "root")}
+        paths = {
+            name: _find(cells.get(name, ""), folders, is_right)
+            for name, is_right in (("h5ad", Path.is_file), ("csv", Path.is_file), ("root", Path.is_dir))
+        }
         missing += [
             f"row {number}: {name} {cells[name]!r}"
             for name in paths
@@ -79,9 +83,9 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
     return tuple(configs)
 
 
-def _find(name: str, folders: list[Path]) -> Path | None:
-    """Return the first existing ``folder/name``; None if there is none, or no name."""
-    return next((folder / name for folder in folders if (folder / name).exists()), None) if name else None
+def _find(name: str, folders: list[Path], is_right: Callable[[Path], bool]) -> Path | None:
+    """Return the first ``folder/name`` of the right kind; None if there is none, or no name."""
+    return next((folder / name for folder in folders if is_right(folder / name)), None) if name else None
 
 
 def _unknown(column: str) -> str:
