@@ -134,7 +134,10 @@ def read_array(parent: zarr.Group, name: str) -> Shaped[Array, "*shape"]:
         values = np.asarray(array[...])
     except (OSError, ValueError, RuntimeError) as error:  # short file, wrong size, broken Zstandard frame
         raise damaged(parent, f"it cannot be read ({error})", child=name) from error
-    return values.astype(str) if values.dtype.kind in "TO" else values
+    if values.dtype.kind in "TO":
+        # NumPy does not cast its variable-length strings to fixed-length ones itself (NumPy 2.4).
+        return values.astype(object).astype(str)
+    return values
 
 
 def read_frame(parent: zarr.Group, name: str) -> tuple[Array, dict[str, Array]]:
