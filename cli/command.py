@@ -87,6 +87,7 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
         with contextlib.redirect_stdout(sys.stderr), show_log(console), show_progress(console) as progress:
             values = gather(command.options, flags, recipe, command=command.name)
             report = command.work(values, progress)
+        outcome = report.to_mapping() if is_json else report.summary()
     except SpamError as error:
         if os.environ.get("SPAM_DEBUG") == "1":
             traceback.print_exc()
@@ -99,10 +100,10 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
         traceback.print_exc()
         print_failure(f"{error!r}: {_OUR_BUG}", type(error).__name__, is_json=is_json)
         return 1
-    if is_json:
-        _print_json(report.to_mapping())
+    if isinstance(outcome, str):
+        print(outcome)
     else:
-        print(report.summary())
+        _print_json(outcome)
     return command.exit_code(report)
 
 
