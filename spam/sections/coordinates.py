@@ -55,12 +55,10 @@ class Reading:
 
     @property
     def options(self) -> str:
-        """The options that ask for this unit and order."""
+        """The options that ask for this unit and order, as the end of a sentence: ``with --swap-xy``."""
         asked = [f"--coordinates {self.unit}"] if self.unit != "pixels" else []
-        return (
-            " ".join([*asked, "--swap-xy"] if self.is_swapped else asked)
-            or "neither --coordinates nor --swap-xy"
-        )
+        asked += ["--swap-xy"] if self.is_swapped else []
+        return f"with {' '.join(asked)}" if asked else "without --coordinates and --swap-xy"
 
 
 def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
@@ -168,7 +166,7 @@ def compare_with_h5ad(
         if _distance(xy, spatial, other, scale) <= tolerance:
             message = (
                 f"the table's {', '.join(reading.columns)} lie up to {distance:.0f} px from obsm['spatial'] "
-                f"of the h5ad, but equal it when read with {other.options}: run with {other.options}, or "
+                f"of the h5ad, but equal it when read {other.options}: run again {other.options}, or "
                 "correct obsm['spatial'] if the table is right"
             )
             raise SectionError(message)
@@ -177,8 +175,8 @@ def compare_with_h5ad(
 
 
 def _other_readings(reading: Reading, scale: Scale) -> Iterator[Reading]:
-    """Yield every other order and every other unit whose scale is known."""
-    units: tuple[Unit, ...] = ("pixels", "um", "hires")
+    """Yield every other order, and every other unit that an option can ask for and whose scale is known."""
+    units: tuple[Unit, ...] = ("um",) if reading.columns == UM_COLUMNS else ("pixels", "um", "hires")
     for unit in units:
         for is_swapped in (False, True):
             other = dataclasses.replace(reading, unit=unit, is_swapped=is_swapped)

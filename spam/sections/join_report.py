@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .wording import first_few
+from .wording import quoted
 
 __all__ = ["JoinReport"]
 
@@ -40,15 +40,13 @@ class JoinReport:
         """Say in one line what was joined and what was left out."""
         parts = [f"{self.n_matched} spots with tiles"]
         if self.n_table_only:
-            parts.append(f"{self.n_table_only} rows without a spot ({_some(self.table_only_examples)})")
+            parts.append(
+                f"{self.n_table_only} rows without a spot (first {quoted(self.table_only_examples)})"
+            )
         if self.n_h5ad_only:
-            parts.append(f"{self.n_h5ad_only} spots without a tile ({_some(self.h5ad_only_examples)})")
+            parts.append(f"{self.n_h5ad_only} spots without a tile (first {quoted(self.h5ad_only_examples)})")
         if self.n_other_sections:
             parts.append(f"{self.n_other_sections} rows of other sections")
         if self.n_outside:
             parts.append(f"{self.n_outside} rows outside the H&E image")
         return "; ".join([*parts, *self.notes])
-
-
-def _some(examples: tuple[str, ...]) -> str:
-    return "first " + ", ".join(repr(name) for name in first_few(examples))

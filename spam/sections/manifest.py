@@ -76,7 +76,7 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         )
     if missing:
         looked = " and ".join(str(folder) for folder in folders)
-        missing = [f"not there (looked in {looked}): {', '.join(missing)}"]
+        missing = [f"these are not there (looked in {looked}): {', '.join(missing)}"]
     if wrong or missing:
         message = f"manifest {path}: {'; '.join([*wrong, *missing])}; correct these rows"
         raise SectionError(message) if wrong else MissingInputError(message)

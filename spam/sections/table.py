@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,7 +75,7 @@ class Table:
             return ()
         return tuple(str(value) for value in self.frame[column].unique() if value)
 
-    def where(self, rows: Bool[Array, " n_rows"] | Int[Array, " n_kept"]) -> Self:
+    def where(self, rows: Bool[Array, " n_rows"] | Int[Array, " n_kept"]) -> "Table":
         """Return the rows of a mask, or at positions and in their order."""
         picked = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return dataclasses.replace(self, frame=self.frame.iloc[picked])
@@ -118,9 +118,7 @@ def read_csv_text(path: Path) -> Any:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
     except (OSError, ValueError) as error:  # pandas' parser errors and decoding errors are ValueErrors
-        message = (
-            f"{path} cannot be read as a CSV: {error}; it must be comma-separated UTF-8 text with a header"
-        )
+        message = f"{path} cannot be read as a CSV: {str(error).strip()}; it must be comma-separated UTF-8 text with a header"
         raise SectionError(message) from error
     if not isinstance(
         frame.index, pd.RangeIndex
@@ -131,7 +129,7 @@ def read_csv_text(path: Path) -> Any:
         )
         raise SectionError(message)
     if frame.empty:
-        message = f"{path} has a header but no rows; write one row per tile"
+        message = f"{path} has a header but no rows; add them below it"
         raise SectionError(message)
     return frame
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spam.errors import SectionError
@@ -148,6 +148,7 @@ def test_an_offset_needs_integers(lab):
         read_section(lab.config(id_offset=1))
 
 
+@settings(deadline=None)  # shared machines stall
 @given(
     numbers=st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=13),
     offset=st.integers(-1000, 1000),
@@ -159,6 +160,7 @@ def test_suffix_and_offset_are_undone(numbers, offset, suffix):
     assert requested_ids(written, config).tolist() == [str(number) for number in numbers]
 
 
+@settings(deadline=None)  # shared machines stall
 @given(
     h5ad=st.lists(st.text("abc", min_size=1, max_size=3), unique=True, min_size=1, max_size=13),
     data=st.data(),
