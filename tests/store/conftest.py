@@ -1,0 +1,124 @@
+"""Small sections, features and graphs of known content."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from spam.schemas.store_meta import FeatureMeta, GraphMeta, SectionMeta, SourceFile
+from spam.store import Graph, Overview, SectionRecord, Store, StoredSection, create_store
+
+N_SPOTS, N_GENES = 13, 7
+
+
+@pytest.fixture(scope="session")
+def make_meta() -> Callable[..., SectionMeta]:
+    def make(**changes: Any) -> SectionMeta:
+        values: dict[str, Any] = {
+            "name": "C2",
+            "donor": "patient µ",
+            "n_spots": N_SPOTS,
+            "n_genes": N_GENES,
+            "has_counts": True,
+            "mpp": 0.69,
+            "mpp_source": "h5ad",
+            "slide_width_px": 1009,
+            "slide_height_px": 907,
+            "sources": (SourceFile(role="h5ad", name="C2.h5ad", n_bytes=101, sha256="ab" * 32),),
+            "software": {"spam": "0.1.0", "numpy": "2"},
+        }
+        return SectionMeta(**(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_record(make_meta: Callable[..., SectionMeta]) -> Callable[..., SectionRecord]:
+    """Build a whole record; keywords that are fields of the meta change the meta, others the record."""
+
+    def make(**changes: Any) -> SectionRecord:
+        names = SectionMeta.__dataclass_fields__
+        meta = make_meta(**{key: value for key, value in changes.items() if key in names})
+        rng = np.random.default_rng(5)
+        n = meta.n_spots
+        xy_px = rng.uniform(0, 900, (n, 2))
+        counts = sparse.csr_matrix(rng.poisson(0.8, (n, meta.n_genes)))
+        values: dict[str, Any] = {
+            "meta": meta,
+            "ids": np.array([f"spot-{i}×{i % 3}" for i in range(n)]),
+            "xy_px": xy_px,
+            "xy_um": None if meta.mpp is None else xy_px * meta.mpp,
+            "counts": counts if meta.has_counts else None,
+            "genes": np.array([f"GENE{i}" for i in range(meta.n_genes)], dtype=str) if meta.has_counts else None,
+            "obs": {
+                "label": np.array(["tumour", "", "stroma é"], dtype=object)[np.arange(n) % 3],
+                "array_row": np.arange(n, dtype=np.int64) - 2,
+                "quality": np.where(np.arange(n) == 1, np.nan, rng.random(n)),
+                "in_tissue": np.arange(n) % 2 == 0,
+            },
+            "overview": Overview(image=rng.integers(0, 256, (17, 19, 3), dtype=np.uint8), scale=0.0187),
+        }
+        return SectionRecord(
+            **(values | {key: value for key, value in changes.items() if key not in names})
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_feature_meta() -> Callable[..., FeatureMeta]:
+    def make(**changes: Any) -> FeatureMeta:
+        values: dict[str, Any] = {
+            "key": "tiny_112um",
+            "encoder": {"name": "tiny", "revision": None, "mean": [0.5, 0.5, 0.5]},
+            "weights_sha256": "cd" * 32,
+            "tile": {"tile_um": 112.0, "tile_px": None, "out_px": 224},
+            "dim": 5,
+            "dtype": "float16",
+            "chunk_rows": 3,
+        }
+        return FeatureMeta(**(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_graph() -> Callable[..., Graph]:
+    def make(n: int = N_SPOTS, k: int = 3, **changes: Any) -> Graph:
+        """Give spot i the neighbours i+1 .. i+k on a ring, the first of them at distance zero."""
+        columns = (np.arange(n)[:, None] + np.arange(1, k + 1)) % n
+        starts = np.arange(n + 1) * k
+        distances = np.tile(np.arange(k, dtype=np.float64), n)
+        weights = np.exp(-distances).astype(np.float32)
+        meta = {"kind": "spatial", "k": k, "metric": "euclidean", "unit": "um", "sigma": 1.5, "backend": "scipy"}
+        return Graph(
+            connectivities=sparse.csr_matrix((weights, columns.ravel(), starts), shape=(n, n)),
+            distances=sparse.csr_matrix((distances, columns.ravel(), starts), shape=(n, n)),
+            meta=GraphMeta(**(meta | changes)),
+        )
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return create_store(tmp_path / "cohort.zarr")
+
+
+@pytest.fixture
+def section(store: Store, make_record: Callable[..., SectionRecord]) -> StoredSection:
+    return store.add_section(make_record())
+
+
+@pytest.fixture(scope="session")
+def tree() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder with its bytes, so that whole stores are compared."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return read

@@ -1,0 +1,241 @@
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from spam.errors import StoreError
+from spam.store import create_store, open_store
+from spam.typing import Array
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+
+
+def assert_same_columns(found: dict[str, Array], expected: dict[str, Array]) -> None:
+    assert list(found) == list(expected)
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name], column, err_msg=name)
+        assert found[name].dtype.kind == ("U" if column.dtype.kind == "O" else column.dtype.kind)
+
+
+def assert_holds(section, record) -> None:
+    meta = record.meta
+    assert section.meta == meta
+    assert section.n_spots == meta.n_spots
+    np.testing.assert_array_equal(section.ids, record.ids)
+    np.testing.assert_array_equal(section.xy_px, record.xy_px)
+    if record.xy_um is None:
+        assert section.xy_um is None
+    else:
+        np.testing.assert_array_equal(section.xy_um, record.xy_um)
+    own = {"section": np.full(meta.n_spots, meta.name)}
+    if meta.donor is not None:
+        own["donor"] = np.full(meta.n_spots, meta.donor)
+    assert_same_columns(section.obs, {**record.obs, **own})
+    if record.counts is None:
+        assert section.genes is None
+        with pytest.raises(StoreError, match="has no counts.*spam embed --h5ad"):
+            section.counts()
+    else:
+        np.testing.assert_array_equal(section.genes, record.genes)
+        assert section.counts().dtype == np.int32
+        np.testing.assert_array_equal(section.counts().toarray(), record.counts.toarray())
+    if record.overview is None:
+        assert section.overview() is None
+    else:
+        np.testing.assert_array_equal(section.overview().image, record.overview.image)
+        assert section.overview().scale == record.overview.scale
+
+
+def test_a_section_comes_back_as_it_was_written(store, make_record):
+    record = make_record()
+    assert_holds(store.add_section(record), record)
+    assert_holds(open_store(str(store.path)).section("C2"), record)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"has_counts": False, "n_genes": 0, "donor": None, "mpp": None, "mpp_source": None, "overview": None},
+        {"n_spots": 1, "n_genes": 1, "obs": {}},
+        {"n_genes": 0},
+        {"counts": sparse.csr_array(np.eye(13, 7, dtype=np.uint8))},
+        {"counts": sparse.csr_matrix((13, 7), dtype=np.int64)},
+        {"slide_width_px": None, "slide_height_px": None, "sources": ()},
+    ],
+    ids=["bare", "one spot", "no genes", "csr array", "nothing counted", "tile files"],
+)
+def test_a_section_at_the_borders_comes_back(store, make_record, changes):
+    record = make_record(**changes)
+    store.add_section(record)
+    assert_holds(open_store(store.path).section("C2"), record)
+
+
+@given(ids=st.lists(TEXT, min_size=1, max_size=23, unique=True), label=TEXT, name=TEXT, seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=8)
+def test_any_text_comes_back(make_record, ids, label, name, seed):
+    n = len(ids)
+    counts = sparse.random_array(
+        (n, 11), density=0.3, rng=seed, format="csr", data_sampler=lambda size: np.arange(size)
+    ).astype(np.int64)
+    record = make_record(
+        n_spots=n,
+        n_genes=11,
+        ids=np.array(ids, dtype=object),
+        counts=counts,
+        donor=name,
+        obs={"label": np.full(n, label)},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        assert_holds(create_store(Path(folder)).add_section(record), record)
+
+
+def test_the_stores_own_columns_come_from_the_meta(store, make_record):
+    stale = {"section": np.full(13, "stale"), "donor": np.full(13, "stale")}
+    assert set(store.add_section(make_record(obs=stale)).obs["section"]) == {"C2"}
+    assert set(store.section("C2").obs["donor"]) == {"patient µ"}
+
+
+def test_sections_are_listed_in_order_and_foreign_files_are_no_matter(store, make_record):
+    for name in ("b", "A", "c d"):
+        store.add_section(make_record(name=name))
+    (store.path / "README.md").write_text("what this is")
+    (store.path / "notes").mkdir()
+    assert open_store(store.path).section_names == ("A", "b", "c d")
+
+
+def test_a_missing_section_names_those_there(store, make_record):
+    with pytest.raises(StoreError, match="no section 'C2'.*none yet.*spam embed"):
+        store.section("C2")
+    store.add_section(make_record())
+    with pytest.raises(StoreError, match="no section 'C3'.*it has: 'C2'"):
+        store.section("C3")
+    with pytest.raises(StoreError, match="no section"):
+        store.section("C2/obs")
+
+
+def test_a_section_is_replaced_only_on_purpose(store, make_record, make_graph):
+    store.add_section(make_record()).write_graph("spatial", make_graph())
+    other = make_record(donor="D", obs={})
+    with pytest.raises(StoreError, match="section 'C2' already.*--section.*--overwrite"):
+        store.add_section(other)
+    assert store.section("C2").meta.donor == "patient µ"
+    replaced = store.add_section(other, is_overwrite=True)
+    assert_holds(replaced, other)
+    assert replaced.graph("spatial") is None
+    assert not (store.path / ".unfinished").exists()
+
+
+def test_a_store_open_for_reading_is_not_written(store, section, make_record, make_graph, make_feature_meta, tree):
+    before = tree(store.path)
+    reading = open_store(store.path)
+    assert (store.is_writable, section.is_writable) == (True, True)
+    assert (reading.is_writable, reading.section("C2").is_writable) == (False, False)
+    for write in (
+        lambda: reading.add_section(make_record(name="D1")),
+        lambda: reading.section("C2").write_graph("spatial", make_graph()),
+        lambda: reading.section("C2").feature_writer(make_feature_meta()),
+    ):
+        with pytest.raises(StoreError, match="reading only.*is_read_only=False"):
+            write()
+    assert tree(store.path) == before
+    assert open_store(store.path, is_read_only=False).section("C2").is_writable
+
+
+def test_creating_again_opens_what_is_there(store, section):
+    assert create_store(store.path).section_names == ("C2",)
+
+
+def test_a_written_store_holds_no_absolute_path(store, section, tree):
+    assert not [name for name, content in tree(store.path).items() if str(store.path).encode() in content]
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("no store")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "data.txt").write_text("1")
+    group = tmp_path / "group"
+    zarr.create_group(group, zarr_format=3)
+    for opening in (open_store, create_store):
+        with pytest.raises(StoreError, match="is a file, a store is a folder"):
+            opening(file)
+        with pytest.raises(StoreError, match="not a readable Zarr v3 group.*spam embed --store"):
+            opening(foreign)
+        with pytest.raises(StoreError, match="no store of spam.*'spam_format' is None, expected 'spam-store'"):
+            opening(group)
+    with pytest.raises(StoreError, match="there is no store at.*spam embed --store"):
+        open_store(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(2, "format version 2, this spam reads up to 1; update"), ("1", "'spam_version' is '1'"), (0, "damaged")],
+)
+def test_another_version_is_refused(store, version, message):
+    node = store.path / "zarr.json"
+    metadata = json.loads(node.read_text())
+    metadata["attributes"]["spam_version"] = version
+    node.write_text(json.dumps(metadata))
+    for opening in (open_store, create_store):
+        with pytest.raises(StoreError, match=message):
+            opening(store.path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'])
+def test_damaged_metadata_of_a_section_are_reported(store, section, content):
+    (store.path / "C2" / "zarr.json").write_text(content)
+    with pytest.raises(StoreError, match=r"damaged at .*C2: .*fresh copy"):
+        store.section("C2")
+
+
+@pytest.mark.parametrize("field", ["n_spots", "sources"])
+def test_a_section_without_a_field_is_reported(store, section, field):
+    node = store.path / "C2" / "zarr.json"
+    metadata = json.loads(node.read_text())
+    del metadata["attributes"]["spam"]["meta"][field]
+    node.write_text(json.dumps(metadata))
+    with pytest.raises(StoreError, match=rf"damaged at .*C2.*{field}"):
+        store.section("C2")
+
+
+READS = {
+    "obs/_index": lambda s: s.ids,
+    "obs/label": lambda s: s.obs,
+    "var/_index": lambda s: s.genes,
+    "obsm/spatial": lambda s: s.xy_px,
+    "obsm/spatial_um": lambda s: s.xy_um,
+    "X/data": lambda s: s.counts(),
+    "X/indices": lambda s: s.counts(),
+    "uns/spatial/C2/images/hires": lambda s: s.overview(),
+}
+
+
+@pytest.mark.parametrize(("part", "read"), READS.items(), ids=READS)
+def test_a_damaged_file_is_an_error_that_names_it(store, section, part, read):
+    chunk = next(path for path in (store.path / "C2" / part / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(b"broken")
+    with pytest.raises(StoreError, match=f"damaged at .*C2/{part}.*cannot be read"):
+        read(open_store(store.path).section("C2"))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "read", "message"),
+    [
+        ("obsm/spatial", np.zeros((5, 2)), lambda s: s.xy_px, r"obsm/spatial: coordinates of shape \(5, 2\)"),
+        ("obs/_index", np.arange(5), lambda s: s.ids, r"obs: columns of other lengths than 13: .*index"),
+        ("var/_index", np.arange(5), lambda s: s.genes, "var: 5 genes, expected 7"),
+        ("X/indices", np.full(60, 99), lambda s: s.counts(), "X: it makes no CSR matrix"),
+        ("X/indptr", np.zeros(3, int), lambda s: s.counts(), "X: it makes no CSR matrix"),
+    ],
+)
+def test_parts_that_do_not_fit_are_an_error(store, section, part, values, read, message):
+    zarr.open_group(store.path)["C2"].create_array(part, data=values, overwrite=True)
+    with pytest.raises(StoreError, match=f"damaged at .*C2/{message}"):
+        read(open_store(store.path).section("C2"))
