@@ -2,7 +2,6 @@
 
 import dataclasses
 import warnings
-from typing import Self
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ class Blocks:
     adj1: torch.Tensor
     adj2: torch.Tensor
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Blocks":
         """Copy to a device."""
         return type(self)(inputs=self.inputs.to(device), adj1=self.adj1.to(device), adj2=self.adj2.to(device))
 

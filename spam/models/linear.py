@@ -5,7 +5,7 @@ Everything here is float64 and exact; no random numbers, no iterations.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from scipy import linalg, sparse
@@ -55,7 +55,7 @@ class FeatureTransform:
         return len(self.components)
 
     @classmethod
-    def fit(cls, x: Num[Array, "n d"], n_components: int) -> Self:
+    def fit(cls, x: Num[Array, "n d"], n_components: int) -> "FeatureTransform":
         """Fit on training rows; keeps ``min(n_components, n - 1, d)`` components.
 
         Equal to scikit-learn's ``StandardScaler`` followed by ``PCA(svd_solver="full")``. The axes come from

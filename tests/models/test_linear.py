@@ -1,0 +1,220 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from scipy.stats import pearsonr
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.preprocessing import StandardScaler
+
+from spam.errors import ConfigError, StoreError
+from spam.models import (
+    FeatureTransform,
+    choose_alpha,
+    fit_ridge,
+    hest_ridge_fit,
+    neighbour_mean,
+    pearson_per_gene,
+    standardise_per_section,
+)
+
+
+def _features(seed, n, d):
+    rng = np.random.default_rng(seed)
+    # Correlated, of very different scale and offset, as features of an image encoder are.
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) * rng.lognormal(0, 2, d) + 7 * rng.normal(size=d)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "q"), [(53, 17, 5), (53, 17, 100), (13, 31, 7), (13, 31, 12), (2, 3, 3), (11, 1, 1)]
+)
+def test_transform_equals_sklearn_up_to_sign(n, d, q):
+    x, new = _features(0, n, d), _features(1, 7, d)
+    transform = FeatureTransform.fit(x, q)
+    kept = min(q, n - 1, d)
+    scaler = StandardScaler().fit(x)
+    pca = PCA(kept, svd_solver="full").fit(scaler.transform(x))
+    expected = pca.transform(scaler.transform(new))
+    signs = np.sign((pca.components_ * transform.components).sum(1))
+    assert transform.n_components == kept
+    np.testing.assert_allclose(transform.components * signs[:, None], pca.components_, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(transform.apply(new) * signs, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_sign_of_components_is_fixed_by_their_largest_entry():
+    components = FeatureTransform.fit(_features(2, 29, 11), 11).components
+    largest = components[np.arange(11), np.abs(components).argmax(1)]
+    assert (largest > 0).all()
+
+
+def test_constant_features_do_not_divide_by_zero():
+    x = _features(3, 19, 5)
+    x[:, 2] = 0.1  # 0.1 has a rounded mean, so its computed variance is not exactly 0
+    transform = FeatureTransform.fit(x.astype(np.float32), 5)
+    assert transform.scale[2] == 1.0
+    assert transform.n_components == 4  # the fifth direction does not vary
+    np.testing.assert_allclose(transform.components[:, 2], 0, atol=1e-12)
+
+
+def test_directions_without_variance_are_left_out():
+    x = np.repeat(_features(4, 5, 23), 3, axis=0)  # 15 rows, 5 distinct
+    transform = FeatureTransform.fit(x, 14)
+    assert transform.n_components == 4
+    np.testing.assert_allclose(transform.components @ transform.components.T, np.eye(4), atol=1e-10)
+
+
+def test_transform_refuses_a_single_row_and_nan():
+    with pytest.raises(ConfigError, match=r"at least 2 spots.*not 1 spots.*--n-components"):
+        FeatureTransform.fit(np.ones((1, 3)), 2)
+    with pytest.raises(ConfigError, match=r"n_components=0"):
+        FeatureTransform.fit(np.ones((5, 3)), 0)
+    x = _features(5, 11, 3)
+    x[4, 1], x[7, 0] = np.nan, np.inf
+    with pytest.raises(StoreError, match=r"2 of 11 feature rows hold NaN.*spam store validate"):
+        FeatureTransform.fit(x, 2)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize(("n", "q"), [(41, 7), (5, 13), (1, 3)])
+@pytest.mark.parametrize("alpha", [1e-3, 1.0, 3e4])
+def test_ridge_equals_sklearn(fit_intercept, n, q, alpha):
+    rng = np.random.default_rng(0)
+    a, y, new = rng.normal(1, 2, (n, q)), rng.normal(3, 1, (n, 5)), rng.normal(1, 2, (3, q))
+    ours = fit_ridge(a, y, alpha=alpha, fit_intercept=fit_intercept)
+    theirs = SklearnRidge(alpha=alpha, fit_intercept=fit_intercept).fit(a, y)
+    np.testing.assert_allclose(ours.coefficients, theirs.coef_.T, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(ours.intercept, theirs.intercept_ * np.ones(5), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(ours.predict(new), theirs.predict(new), rtol=1e-7, atol=1e-9)
+    assert ours.alpha == alpha
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
+def test_ridge_refuses_a_penalty_that_is_not_positive(alpha):
+    with pytest.raises(ConfigError, match=r"positive alpha .*not alpha="):
+        fit_ridge(np.ones((3, 2)), np.ones((3, 1)), alpha=alpha)
+
+
+def test_ridge_refuses_no_rows():
+    with pytest.raises(ConfigError, match=r"at least one row, not alpha=1.0 with 0 rows"):
+        fit_ridge(np.ones((0, 2)), np.ones((0, 1)), alpha=1.0)
+
+
+def test_pearson_equals_scipy_and_is_nan_where_constant():
+    rng = np.random.default_rng(0)
+    p, t = rng.normal(size=(23, 5)), rng.normal(size=(23, 5))
+    p[:, 1], t[:, 3] = 0.1, 0.1
+    r = pearson_per_gene(p, t)
+    expected = [pearsonr(p[:, g], t[:, g]).statistic if g not in (1, 3) else np.nan for g in range(5)]
+    np.testing.assert_allclose(r, expected, rtol=1e-12)
+
+
+def _cohort(n_groups=3):
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"s{i}" for i in range(n_groups)], 17)
+    a = rng.normal(size=(len(groups), 11))
+    y = a[:, :3] @ rng.normal(size=(3, 5)) + 3 * rng.normal(size=(len(groups), 5))
+    y[:, 4] = 2.0  # constant everywhere: no score
+    y[groups == "s0", 3] = 1.0  # constant in one section
+    return a, y, groups
+
+
+def test_chosen_alpha_wins_leave_one_section_out_with_sklearn():
+    a, y, groups = _cohort()
+    alphas = [0.1, 3.0, 30.0, 300.0, 1e5]
+    scores = []
+    for alpha in alphas:
+        per_group = []
+        for group in np.unique(groups):
+            out = groups == group
+            predicted = SklearnRidge(alpha=alpha).fit(a[~out], y[~out]).predict(a[out])
+            r = [
+                pearsonr(predicted[:, g], y[out][:, g]).statistic
+                for g in range(5)
+                if np.ptp(y[out][:, g]) > 0
+            ]
+            per_group.append(np.mean(r))
+        scores.append(np.mean(per_group))
+    best = alphas[int(np.argmax(scores))]
+    assert best not in (alphas[0], alphas[-1])  # the case is one that tells
+    assert choose_alpha(a, y, groups, alphas) == best
+    assert choose_alpha(a, y, groups, alphas[::-1]) == best
+
+
+def test_score_decides_which_alpha_is_best():
+    a, y, groups = _cohort()
+    size = lambda predicted, truth: np.abs(predicted - truth.mean(0)).max(0)  # noqa: E731
+    assert choose_alpha(a, y, groups, [1.0, 1e6], size) == 1.0
+    assert choose_alpha(a, y, groups, [1.0, 1e6], lambda p, t: -size(p, t)) == 1e6
+
+
+def test_of_equal_alphas_the_larger_wins():
+    a, y, groups = _cohort()
+    constant_score = lambda predicted, truth: np.ones(truth.shape[1])  # noqa: E731
+    assert choose_alpha(a, y, groups, [2.0, 7.0, 5.0], constant_score) == 7.0
+
+
+def test_choose_alpha_refuses_what_it_cannot_judge():
+    a, y, groups = _cohort()
+    with pytest.raises(ConfigError, match=r"at least 2 groups.*\['s0'\].*--sections"):
+        choose_alpha(a[:17], y[:17], groups[:17], [1.0])
+    with pytest.raises(ConfigError, match=r"positive alphas.*\[1.0, 0.0\]"):
+        choose_alpha(a, y, groups, [1.0, 0.0])
+    with pytest.raises(ConfigError, match=r"no gene has a defined score.*constant"):
+        choose_alpha(a, y[:, 4:], groups, [1.0])
+
+
+def test_neighbour_mean_equals_a_loop():
+    rng = np.random.default_rng(0)
+    dense = rng.random((13, 13)) * (rng.random((13, 13)) < 0.3) + np.eye(13)
+    dense /= dense.sum(1, keepdims=True)
+    f = rng.normal(size=(13, 5))
+    expected = f
+    for hops in range(4):
+        np.testing.assert_allclose(neighbour_mean(f, sparse.csr_array(dense), hops), expected, rtol=1e-12)
+        expected = np.array([sum(dense[i, j] * expected[j] for j in range(13)) for i in range(13)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 23), st.integers(0, 3), st.integers(0, 2**31))
+def test_neighbour_mean_keeps_a_constant_and_the_range(n, hops, seed):
+    rng = np.random.default_rng(seed)
+    dense = rng.random((n, n)) + np.eye(n)
+    weights = sparse.csr_matrix(dense / dense.sum(1, keepdims=True))
+    f = rng.normal(size=(n, 3))
+    f[:, 0] = 5.0
+    mean = neighbour_mean(f, weights, hops)
+    np.testing.assert_allclose(mean[:, 0], 5.0, rtol=1e-12)
+    assert (mean.min(0) >= f.min(0) - 1e-12).all()
+    assert (mean.max(0) <= f.max(0) + 1e-12).all()
+
+
+def test_neighbour_mean_refuses_weights_that_are_no_mean():
+    f = np.ones((3, 2))
+    with pytest.raises(ConfigError, match=r"rows sum to 1.*3 rows that do not.*row-normalise"):
+        neighbour_mean(f, sparse.csr_array(np.ones((3, 3))), 1)
+    with pytest.raises(ConfigError, match=r"\(3, 3\) weights.*\(2, 2\)"):
+        neighbour_mean(f, sparse.csr_array(np.eye(2)), 1)
+    with pytest.raises(ConfigError, match=r"hops=-1"):
+        neighbour_mean(f, sparse.csr_array(np.eye(3)), -1)
+
+
+def test_standardise_divides_by_the_sections_own_spread():
+    f = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]], dtype=np.float32)
+    spread = np.sqrt(8 / 3) + 1e-3
+    np.testing.assert_allclose(
+        standardise_per_section(f), [[-2 / spread, 0], [0, 0], [2 / spread, 0]], rtol=1e-12
+    )
+
+
+def test_hest_probe_equals_sklearns_recipe():
+    x, new = _features(6, 61, 19), _features(7, 5, 19)
+    y = np.abs(_features(8, 61, 3))
+    transform, ridge = hest_ridge_fit(x, y, n_components=7)
+    scaler = StandardScaler().fit(x)
+    pca = PCA(7, svd_solver="full").fit(scaler.transform(x))
+    model = SklearnRidge(solver="svd", alpha=100 / (7 * 3), fit_intercept=False)
+    model.fit(pca.transform(scaler.transform(x)), y)
+    expected = model.predict(pca.transform(scaler.transform(new)))
+    np.testing.assert_allclose(ridge.predict(transform.apply(new)), expected, rtol=1e-8)
+    assert hest_ridge_fit(x, y)[0].n_components == 19
