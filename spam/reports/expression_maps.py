@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from spam.errors import ConfigError
-from spam.evaluation import pearson
 from spam.typing import Array, Float
 
 from .scatter import UNIT
+from .scores import score_genes, score_title
 from .section_view import SectionView
 from .style import MAP_COLOURS, MISSING_COLOUR, house_style, new_figure, save_figure
 
@@ -52,7 +52,7 @@ def build_expression_maps(
     layers = {"measured": truth, "predicted": prediction}
     panels = [name for name, values in layers.items() if values is not None]
     n_columns = len(panels) + (view.overview is not None)
-    scores = None if truth is None else np.asarray(pearson(truth, prediction))
+    scores = None if truth is None else score_genes(truth, prediction)
     with house_style():
         figure = new_figure(
             _PANEL_IN * n_columns + 1.1, (_PANEL_IN * aspect + 0.3) * len(genes) + 0.5, layout="compressed"
@@ -71,8 +71,10 @@ def build_expression_maps(
             for axes, (name, values) in zip(grid[row, -len(panels) :], shown.items(), strict=True):
                 _draw_overview(axes, view, alpha=0.45)
                 _draw_spots(axes, view, values, norm)
-                has_score = name == "predicted" and scores is not None and np.isfinite(scores[row])
-                axes.set_title(f"{name}, r = {scores[row]:.2f}" if has_score and scores is not None else name)
+                if name == "predicted" and scores is not None:
+                    axes.set_title(score_title(name, float(scores[row])))
+                else:
+                    axes.set_title(name)
             _add_scale_bar(grid[row, 0], view)
             figure.colorbar(
                 ScalarMappable(norm, _colours()),
@@ -130,10 +132,8 @@ def _draw_overview(axes: Axes, view: SectionView, *, alpha: float) -> None:
     scale = view.overview_scale
     height, width = view.overview.shape[:2]
     left, right, top, bottom = (round(edge * scale) for edge in view.bounds_px())
-    left, right = (
-        max(left, 0),
-        min(right + 1, width),
-    )  # what lies outside the panel costs time, and is not seen
+    # What lies outside the panel is not seen, but would cost time.
+    left, right = max(left, 0), min(right + 1, width)
     top, bottom = max(top, 0), min(bottom + 1, height)
     if left >= right or top >= bottom:
         return

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spam.evaluation import pearson
 from spam.typing import Array, Float
 
+from .scores import score_genes, score_title
 from .style import COLOURS, MAP_COLOURS, house_style, new_figure, save_figure
 
 __all__ = ["UNIT", "build_scatter", "plot_scatter"]
@@ -27,7 +27,7 @@ def build_scatter(
     Both are in log1p CP10k; the dashed line is ``predicted = measured``. Spots where either is not finite are
     left out. Genes without a defined correlation come last, titled "r undefined".
     """
-    scores = np.asarray(pearson(truth, prediction))
+    scores = score_genes(truth, prediction)
     best = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")[:_N_SHOWN]
     n_columns = max(1, min(3, len(best)))
     n_rows = max(1, -(-len(best) // n_columns))
@@ -35,8 +35,7 @@ def build_scatter(
         figure = new_figure(2.6 * n_columns + 0.4, 2.5 * n_rows + 0.5)
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for axes, gene in zip(grid.flat, best, strict=False):
-            r = f"r = {scores[gene]:.2f}" if np.isfinite(scores[gene]) else "r undefined"
-            axes.set_title(f"{genes[gene]}, {r}")
+            axes.set_title(score_title(genes[gene], float(scores[gene])))
             _draw_gene(axes, truth[:, gene], prediction[:, gene])
         for axes in grid.flat[len(best) :]:
             axes.set_axis_off()

@@ -1,7 +1,6 @@
 """The rectangle of a simulated slide: from µm around the tissue's origin to pixels of the image."""
 
 import dataclasses
-from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -25,7 +24,7 @@ class Frame:
     mpp: float
 
     @classmethod
-    def around(cls, xy_um: Float[Array, "n 2"], *, margin_um: float, mpp: float) -> Self:
+    def around(cls, xy_um: Float[Array, "n 2"], *, margin_um: float, mpp: float) -> "Frame":
         """Frame points with a margin.
 
         Raises

@@ -1,7 +1,6 @@
 """Drawing the H&E-like image of a simulated section."""
 
 import dataclasses
-from typing import Self
 
 import numpy as np
 from scipy import ndimage
@@ -34,7 +33,7 @@ class Stain:
     eosin: Float[Array, " 3"]
 
     @classmethod
-    def draw(cls, donor: np.random.Generator, section: np.random.Generator) -> Self:
+    def draw(cls, donor: np.random.Generator, section: np.random.Generator) -> "Stain":
         """Draw a stain: the donor's (laboratory's) hue and strength, and a little change for the section."""
         hue = 1 + donor.normal(0, 0.06, (2, 3))
         strength = np.exp(donor.normal(0, 0.15, 2) + section.normal(0, 0.05, 2))
@@ -49,7 +48,7 @@ class _Fibres:
     angle: Float[Array, "n_rows n_columns"]
 
     @classmethod
-    def draw(cls, frame: Frame, rng: np.random.Generator) -> Self:
+    def draw(cls, frame: Frame, rng: np.random.Generator) -> "_Fibres":
         """Draw noise that is long along x and thin along y, then bend it."""
         n_rows, n_columns, _ = frame.grid(_FIBRE_STEP_UM).shape
         noise = rng.standard_normal((n_rows, n_columns), dtype=np.float32)

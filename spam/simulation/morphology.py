@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Self
 
 import numpy as np
 
@@ -56,7 +55,7 @@ KINDS: tuple[TissueKind, ...] = (
         eosin=0.33,
         haematoxylin=0.16,
         fibres=0.12,
-        nuclei_per_mm2=6000,
+        nuclei_per_mm2=6000.0,
         nucleus_um=(12.0, 9.5),
         nucleus_stain=0.72,
     ),
@@ -66,7 +65,7 @@ KINDS: tuple[TissueKind, ...] = (
         eosin=0.42,
         haematoxylin=0.02,
         fibres=0.75,
-        nuclei_per_mm2=1300,
+        nuclei_per_mm2=1300.0,
         nucleus_um=(14.0, 4.0),
         nucleus_stain=0.85,
     ),
@@ -76,7 +75,7 @@ KINDS: tuple[TissueKind, ...] = (
         eosin=0.22,
         haematoxylin=0.12,
         fibres=0.2,
-        nuclei_per_mm2=11000,
+        nuclei_per_mm2=11000.0,
         nucleus_um=(7.0, 6.4),
         nucleus_stain=1.25,
     ),
@@ -86,7 +85,7 @@ KINDS: tuple[TissueKind, ...] = (
         eosin=0.30,
         haematoxylin=0.02,
         fibres=0.2,
-        nuclei_per_mm2=350,
+        nuclei_per_mm2=350.0,
         nucleus_um=(9.0, 3.5),
         nucleus_stain=0.95,
     ),
@@ -96,7 +95,7 @@ KINDS: tuple[TissueKind, ...] = (
         eosin=0.36,
         haematoxylin=0.08,
         fibres=0.35,
-        nuclei_per_mm2=1500,
+        nuclei_per_mm2=1500.0,
         nucleus_um=(8.5, 6.0),
         nucleus_stain=0.90,
     ),
@@ -106,7 +105,7 @@ KINDS: tuple[TissueKind, ...] = (
         eosin=0.62,
         haematoxylin=0.05,
         fibres=0.1,
-        nuclei_per_mm2=1800,
+        nuclei_per_mm2=1800.0,
         nucleus_um=(3.6, 3.0),
         nucleus_stain=1.3,
     ),
@@ -150,7 +149,7 @@ class MixtureField:
     phases: Float[Array, "n_kinds n_waves"]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Self:
+    def draw(cls, rng: np.random.Generator) -> "MixtureField":
         """Draw the fields of one section."""
         return cls(
             frequencies=rng.standard_normal((len(KINDS), _N_WAVES, 2)) / _CORRELATION_UM,

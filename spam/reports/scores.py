@@ -1,0 +1,21 @@
+"""The correlation that panels are titled with."""
+
+import numpy as np
+
+from spam.evaluation import pearson
+from spam.typing import Array, Float
+
+__all__ = ["score_genes", "score_title"]
+
+
+def score_genes(
+    truth: Float[Array, "n_spots n_genes"], prediction: Float[Array, "n_spots n_genes"]
+) -> Float[Array, " n_genes"]:
+    """Pearson correlation of each gene as in the metrics; NaN where any spot is not finite."""
+    truth, prediction = (np.where(np.isfinite(values), values, np.nan) for values in (truth, prediction))
+    return np.asarray(pearson(truth, prediction))
+
+
+def score_title(text: str, r: float) -> str:
+    """Add the correlation to a title, or that it is undefined."""
+    return f"{text}, r = {r:.2f}" if np.isfinite(r) else f"{text}, r undefined"
