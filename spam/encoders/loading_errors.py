@@ -5,11 +5,11 @@ import urllib.error
 from collections.abc import Iterator
 
 from huggingface_hub import constants
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP client
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # that of its HTTP client, which differs between its versions
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,

@@ -84,7 +84,7 @@ def describe_timm_model(name: str) -> EncoderCard:
         hint = f"use one of {', '.join(f'timm:{t}' for t in tags[:5])}" if tags else "choose another model"
         message = f"timm has no pretrained weights for {place!r}, and a random encoder is of no use; {hint}"
         raise EncoderError(message)
-    data = resolve_model_data_config(model)
+    data = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = data["input_size"]
     if height != width or data["interpolation"] not in ("bicubic", "bilinear"):
         message = (

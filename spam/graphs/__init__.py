@@ -1,9 +1,9 @@
 """Neighbour search, and the spatial and feature graphs of a section."""
 
-from .build_graphs import GraphReport, StoredGraph, build_graphs
+from .building import GraphReport, StoredGraph, build_graphs
 from .faiss_search import faiss_kind
-from .knn import Neighbours, knn
 from .neighbour_graphs import feature_knn_graph, spatial_knn_graph
+from .neighbour_search import Neighbours, knn
 from .stored_graphs import ensure_feature_graph, ensure_spatial_graph
 
 __all__ = [

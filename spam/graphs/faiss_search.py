@@ -1,6 +1,6 @@
 """Candidate neighbours from FAISS; the one place that imports it, and the one that decides about its GPU.
 
-FAISS works in float32, so what it returns are candidates: `spam.graphs.knn` ranks them again in float64.
+FAISS works in float32, so what it returns are candidates: `spam.graphs.neighbour_search` ranks them again in float64.
 """
 
 import functools

@@ -9,7 +9,7 @@ from spam.schemas.store_meta import GraphMeta
 from spam.store import Graph
 from spam.typing import Array, Float, Float64, Num
 
-from .knn import Backend, Neighbours, knn
+from .neighbour_search import Backend, Neighbours, knn
 
 __all__ = ["feature_knn_graph", "gaussian_width", "spatial_knn_graph"]
 
