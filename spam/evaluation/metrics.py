@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse, stats
 
 from spam.models.expression import CountMatrix, is_constant, morans_i
-from spam.typing import Array, Float, Float64, Num
+from spam.typing import Array, Bool, Float, Float64, Num, Shaped
 
 __all__ = [
     "auc",
@@ -156,7 +156,7 @@ def _centred(values: Num[Array, "n_spots n_genes"]) -> Float64[Array, "n_spots n
     return np.asarray(values - _mean(values), dtype=np.float64)
 
 
-def _mean(values: Num[Array, "n_spots n_genes"]) -> Float64[Array, " n_genes"]:
+def _mean(values: Shaped[Array, "n_spots n_genes"]) -> Float64[Array, " n_genes"]:
     """Average over spots, in float64; NaN without any spot."""
     if len(values) == 0:
         return np.full(values.shape[1], np.nan)
@@ -176,7 +176,7 @@ def _divide(
     numerator: Num[Array, " n_genes"],
     denominator: Num[Array, " n_genes"],
     *,
-    is_defined: Num[Array, " n_genes"],
+    is_defined: Bool[Array, " n_genes"],
 ) -> Float64[Array, " n_genes"]:
     """Divide where the quotient is defined; NaN elsewhere."""
     quotient = np.full(len(numerator), np.nan)

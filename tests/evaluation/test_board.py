@@ -190,7 +190,7 @@ class TestHestBoard:
             assert (score.n_genes, score.n_missing) == (3, 0)
 
     def test_is_empty_without_its_gene_set(self, truth, predictions):
-        report = score_section(truth, predictions, {"all": GENES})
+        report = score_section(truth, predictions, {"all": list(GENES)})
         assert report.hest == ()
         assert "HEST board" not in report.markdown()
 
@@ -216,7 +216,7 @@ class TestVerdict:
         without_rival = score_section(truth, [predictions[0], predictions[2]], GENE_SETS)
         assert without_rival.verdicts == ()
         assert "No verdict" in without_rival.markdown()
-        assert score_section(truth, predictions, {"all": GENES}).verdicts == ()
+        assert score_section(truth, predictions, {"all": list(GENES)}).verdicts == ()
 
     @pytest.mark.parametrize(
         ("mean", "lower", "upper", "n", "words"),

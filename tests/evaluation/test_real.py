@@ -114,7 +114,7 @@ def report(sections, training, training_expression, genes) -> BoardReport:
             PredictedExpression(name=name, expression=x, genes=genes[top], is_reference=name != "spam")
             for name, x in predicted.items()
         ],
-        {"HVG-50": genes[top[:50]], "HVG-250": genes[top]},
+        {"HVG-50": list(genes[top[:50]]), "HVG-250": list(genes[top])},
     )
 
 
