@@ -18,9 +18,9 @@ from .pretrain import PRETRAIN
 from .simulate import SIMULATE
 from .store import STORE_INFO
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "build_app", "main"]
 
-_COMMANDS = (EMBED, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
+COMMANDS = (EMBED, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
 _GROUPS = {
     "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO)),
     "store": ("Look into a feature store.", (STORE_INFO,)),
@@ -59,10 +59,11 @@ def _plain_typer(text: str | None) -> typer.Typer:
     )
 
 
-def _build_app() -> typer.Typer:
+def build_app() -> typer.Typer:
+    """Build the application with all of its commands."""
     app = _plain_typer(None)
     app.callback()(_spam)
-    for command in _COMMANDS:
+    for command in COMMANDS:
         add_command(app, command)
     for name, (does, commands) in _GROUPS.items():
         group = _plain_typer(does)
@@ -75,9 +76,9 @@ def _build_app() -> typer.Typer:
 def main() -> NoReturn:
     """Run the command that ``sys.argv`` names, and leave with its exit code."""
     if "--json" not in sys.argv:
-        _build_app()(prog_name="spam")
+        build_app()(prog_name="spam")
     try:
-        code = _build_app()(prog_name="spam", standalone_mode=False)
+        code = build_app()(prog_name="spam", standalone_mode=False)
     except typer.TyperException as error:
         print_failure(error.format_message(), type(error).__name__, is_json=True)
         code = 2

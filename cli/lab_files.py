@@ -105,11 +105,11 @@ def with_store(
         raise ConfigError(message)
     stage["store"] = Path(values[folder]) / STORE_NAME
     config.from_mapping(stage)
-    from spam.embedding import embed
-
     embedding = EmbedConfig.from_mapping(
         _embed_values({**values, "store": stage["store"]}, values.get(checkpoint) if checkpoint else None)
     )
+    from spam.embedding import embed  # heavy: not before everything above was found in order
+
     report = embed(embedding, progress=progress)
     if "enc_name" in own:
         stage["enc_name"] = embedding.enc_name

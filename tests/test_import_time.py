@@ -12,7 +12,7 @@ HEAVY = ["anndata", "faiss", "matplotlib", "numpy", "openslide", "pandas", "scip
 def loaded_after(code: str) -> list[str]:
     """Run `code` in a fresh interpreter, and name the heavy packages that it loaded."""
     script = f"import sys, json\n{code}\nprint('LOADED', json.dumps(sorted(set(sys.modules) & set({HEAVY}))))"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     line = run.stdout.splitlines()[-1]
     names: list[str] = json.loads(line.removeprefix("LOADED "))
     return names

@@ -1,0 +1,89 @@
+"""What is installed: one import package from three folders, and nothing else."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"spam": "spam", "spam.cli": "cli", "spam.schemas": "schemas"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Wheel built from a copy of the source, so that no build folder lands in the tree."""
+    source = tmp_path_factory.mktemp("source")
+    for folder in FOLDERS.values():
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    out = tmp_path_factory.mktemp("wheel")
+    # Without isolation nothing is downloaded; the test extra brings setuptools.
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(source),
+    ]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def packages_of_the_tree() -> set[str]:
+    """Every folder with an ``__init__.py``, under the name that it is imported by."""
+    found = set()
+    for package, folder in FOLDERS.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            inner = init.parent.relative_to(ROOT / folder).parts
+            found.add(".".join((package, *inner)))
+    return found
+
+
+def test_package_list_equals_the_tree() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert set(settings["packages"]) == packages_of_the_tree()
+    assert settings["package-dir"] == FOLDERS
+
+
+def test_wheel_holds_spam_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    top = {name.split("/")[0] for name in wheel.namelist()}
+    (info,) = top - {"spam"}
+    assert info.startswith("spam_st-")
+    assert info.endswith(".dist-info")
+
+
+def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
+    expected = {
+        "/".join([*package.split("."), *file.relative_to(ROOT / folder).parts])
+        for package, folder in FOLDERS.items()
+        for file in (ROOT / folder).rglob("*.py")
+    }
+    data = {"spam/py.typed", "spam/encoders/cards.toml"}
+    files = {name for name in wheel.namelist() if name.startswith("spam/")}
+    assert files == expected | data
+
+
+def test_wheel_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
+    (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "spam = spam.cli:main" in wheel.read(entry).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+
+
+def test_faiss_is_required_once_per_platform() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    faiss = sorted(line for line in project["dependencies"] if line.startswith("faiss"))
+    assert [line.split(";")[1].strip() for line in faiss] == [
+        "sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "sys_platform == 'linux' and platform_machine == 'x86_64'",
+    ]

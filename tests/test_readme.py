@@ -1,0 +1,74 @@
+"""What the README and the other pages tell people to type can be typed, and is what the checks run."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from spam.cli.app import build_app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shell_blocks(text: str) -> list[list[str]]:
+    """Lines of each fenced shell block, continued lines joined."""
+    blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block.replace("\\\n", " ").splitlines() for block in blocks]
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Every ``spam ...`` command of a page's shell blocks, split into words."""
+    found = []
+    for line in (line for block in shell_blocks(page.read_text(encoding="utf-8")) for line in block):
+        for part in re.split(r"&&|\|", line):
+            words = shlex.split(part.removeprefix("$ "), comments=True)
+            if words and Path(words[0]).name == "spam":
+                found.append(words[1:])
+    return found
+
+
+def test_readme_opens_with_the_two_lines() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = shell_blocks(text)[0]
+    assert first == [
+        "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/spam demo",
+        ".venv/bin/pip install '.[test]' && .venv/bin/pytest",
+    ]
+    opening = text[: text.index("```")].splitlines()
+    assert [line for line in opening if line and not line.startswith("#")] == [opening[2]]
+
+
+def test_ci_runs_the_readmes_lines() -> None:
+    """The script takes both lines from the README; its own way of doing so is run here."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (extract,) = re.findall(r"^mapfile .*$", script, flags=re.MULTILINE)
+    shown = subprocess.run(
+        ["bash", "-c", f'{extract}\nprintf "%s\\n" "${{lines[@]}}"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert shown == shell_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[0]
+    assert 'bash -euo pipefail -c "$test_line"' in script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page_parse(page: Path) -> None:
+    """Every command and option exists; nothing is run."""
+    for words in commands_of(page):
+        node, rest = typer.main.get_command(build_app()), list(words)
+        while rest and not rest[0].startswith("-") and hasattr(node, "commands"):
+            assert rest[0] in node.commands, f"{page.name}: spam {shlex.join(words)}"
+            node = node.commands[rest.pop(0)]
+        if not hasattr(node, "commands"):
+            node.make_context(node.name, rest)
+
+
+def test_commands_are_found() -> None:
+    named = {words[0] for words in commands_of(ROOT / "README.md") if words}
+    assert {"demo", "doctor", "embed", "pretrain", "finetune", "predict"} <= named
