@@ -15,7 +15,7 @@ from spam.typing import Array, Float
 from .elements import array_at
 from .layout import CHUNKS, META, SPAM, SPATIAL, SPATIAL_UM, name_fault
 from .metadata import read_entry, read_meta
-from .staging import discard, is_there, move_into_place, staging_name
+from .staging import discard, is_there, move_into_place, staging_group, staging_name
 
 __all__ = ["FeatureWriter", "open_feature_writer"]
 
@@ -124,8 +124,8 @@ def open_feature_writer(
             array = array_at(root, place)
             _check_same(array, meta, n_spots=n_spots, where=f"{store}/{name}")
             return FeatureWriter(array, store=store, name=name, is_finished=place == name)
-    array = root.create_array(
-        staged,
+    array = staging_group(store, name).create_array(
+        meta.key,
         shape=(n_spots, meta.dim),
         chunks=(min(meta.chunk_rows, n_spots), meta.dim),
         dtype=meta.dtype,

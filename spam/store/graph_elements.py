@@ -11,12 +11,12 @@ from .elements import group_at, read_csr, write_csr, write_mapping, write_scalar
 from .layout import META, SPAM, connectivities_key, distances_key, neighbors_key
 from .metadata import damaged, read_meta
 from .records import Graph
-from .staging import discard, is_there, move_into_place, remove, staging_name
+from .staging import discard, is_there, move_into_place, remove, staging_group
 
 __all__ = ["read_graph", "write_graph"]
 
 
-def write_graph(root: zarr.Group, store: Path, section: str, key: str, graph: Graph) -> None:
+def write_graph(store: Path, section: str, key: str, graph: Graph) -> None:
     """Write a graph, in place of an older one of its key.
 
     The description in ``uns`` makes a graph one: it goes first and comes last, so that a writer killed in
@@ -31,11 +31,11 @@ def write_graph(root: zarr.Group, store: Path, section: str, key: str, graph: Gr
         discard(store, name)
     remove(store, described)
     for name, matrix in matrices.items():
-        write_csr(root, staging_name(name), matrix)
+        write_csr(staging_group(store, name), name.rsplit("/", 1)[1], matrix)
         move_into_place(store, name)
     meta = graph.meta
     attributes = {SPAM: {META: meta.to_mapping()}}
-    neighbors = write_mapping(root, staging_name(described), attributes=attributes)
+    neighbors = write_mapping(staging_group(store, described), neighbors_key(key), attributes=attributes)
     write_scalar(neighbors, "connectivities_key", connectivities_key(key))
     write_scalar(neighbors, "distances_key", distances_key(key))
     params = write_mapping(neighbors, "params")

@@ -200,7 +200,7 @@ class StoredSection:
         if fault:
             message = f"store {str(self._path)!r} cannot hold the graph: {fault}; build it from this section"
             raise StoreError(message)
-        write_graph(self._root, self._path, self._name, key, graph)
+        write_graph(self._path, self._name, key, graph)
 
     def _coordinates(self, name: str) -> Float64[Array, "n_spots 2"]:
         xy = read_array(self._group, f"obsm/{name}")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import zarr
 
 from spam.typing import Array, Shaped
 
@@ -19,17 +18,17 @@ from .layout import (
     SPATIAL_UM,
 )
 from .records import SectionRecord
-from .staging import discard, move_into_place, staging_name
+from .staging import discard, move_into_place, staging_group
 
 __all__ = ["write_section"]
 
 
-def write_section(root: zarr.Group, store: Path, record: SectionRecord) -> None:
+def write_section(store: Path, record: SectionRecord) -> None:
     """Write a section without features, in place of an older one of its name."""
     meta = record.meta
     discard(store, meta.name)
-    section = root.create_group(
-        staging_name(meta.name),
+    section = staging_group(store, meta.name).create_group(
+        meta.name,
         attributes={
             "encoding-type": "anndata",
             "encoding-version": "0.1.0",

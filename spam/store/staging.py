@@ -7,11 +7,14 @@ killed writer leaves its half there; the next one that writes the same thing cle
 import shutil
 from pathlib import Path
 
+import zarr
+
 from .layout import STAGING
 
-__all__ = ["child_names", "discard", "is_there", "move_into_place", "remove", "staging_name"]
+__all__ = ["child_names", "discard", "is_there", "move_into_place", "remove", "staging_group", "staging_name"]
 
 _NODE_FILE = "zarr.json"  # what makes a folder a group or an array of Zarr v3
+_PARTIAL = ".partial"  # end of the name under which Zarr writes a file before it renames it
 _REMOVED = ".removed"  # where something waits while it is deleted
 
 
@@ -31,6 +34,16 @@ def child_names(store: Path, name: str) -> list[str]:
 def staging_name(name: str) -> str:
     """Name, relative to the store, under which `name` is written until it is whole."""
     return f"{STAGING}/{name}"
+
+
+def staging_group(store: Path, name: str) -> zarr.Group:
+    """Open the group in which `name` is staged, by its last part: ``C2/obsm/x`` as ``x``.
+
+    It is opened by its own path: made through the root, Zarr would look after every group on the way, and a kill
+    in that moment would leave a partial file in the root.
+    """
+    folder = (store / staging_name(name)).parent
+    return zarr.open_group(folder, mode="a", zarr_format=3, use_consolidated=False)
 
 
 def discard(store: Path, name: str) -> None:
@@ -60,6 +73,8 @@ def move_into_place(store: Path, name: str) -> None:
     it leaves nothing under `name`, never a half.
     """
     staged = store / staging_name(name)
+    for leftover in staged.rglob(f"*{_PARTIAL}"):  # of a killed writer that was gone on with
+        leftover.unlink()
     remove(store, name)
     staged.rename(store / name)
     _prune(store, staged.parent)
@@ -69,7 +84,11 @@ def _prune(store: Path, folder: Path) -> None:
     """Delete staging groups that hold nothing: a finished store equals one that was never interrupted."""
     while folder != store:
         if folder.exists():
-            if {entry.name for entry in folder.iterdir()} - {_NODE_FILE}:
+            if any(not _is_nothing(entry) for entry in folder.iterdir()):
                 return
             shutil.rmtree(folder)
         folder = folder.parent
+
+
+def _is_nothing(entry: Path) -> bool:
+    return entry.name == _NODE_FILE or entry.name.endswith(_PARTIAL)

@@ -77,7 +77,7 @@ class Store:
                 "give another name with --section, or replace it with --overwrite"
             )
             raise StoreError(message)
-        write_section(self._root, self.path, record)
+        write_section(self.path, record)
         return self.section(name)
 
 

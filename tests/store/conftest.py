@@ -52,7 +52,9 @@ def make_record(make_meta: Callable[..., SectionMeta]) -> Callable[..., SectionR
             "xy_px": xy_px,
             "xy_um": None if meta.mpp is None else xy_px * meta.mpp,
             "counts": counts if meta.has_counts else None,
-            "genes": np.array([f"GENE{i}" for i in range(meta.n_genes)], dtype=str) if meta.has_counts else None,
+            "genes": np.array([f"GENE{i}" for i in range(meta.n_genes)], dtype=str)
+            if meta.has_counts
+            else None,
             "obs": {
                 "label": np.array(["tumour", "", "stroma é"], dtype=object)[np.arange(n) % 3],
                 "array_row": np.arange(n, dtype=np.int64) - 2,
@@ -61,9 +63,7 @@ def make_record(make_meta: Callable[..., SectionMeta]) -> Callable[..., SectionR
             },
             "overview": Overview(image=rng.integers(0, 256, (17, 19, 3), dtype=np.uint8), scale=0.0187),
         }
-        return SectionRecord(
-            **(values | {key: value for key, value in changes.items() if key not in names})
-        )
+        return SectionRecord(**(values | {key: value for key, value in changes.items() if key not in names}))
 
     return make
 
@@ -93,7 +93,14 @@ def make_graph() -> Callable[..., Graph]:
         starts = np.arange(n + 1) * k
         distances = np.tile(np.arange(k, dtype=np.float64), n)
         weights = np.exp(-distances).astype(np.float32)
-        meta = {"kind": "spatial", "k": k, "metric": "euclidean", "unit": "um", "sigma": 1.5, "backend": "scipy"}
+        meta = {
+            "kind": "spatial",
+            "k": k,
+            "metric": "euclidean",
+            "unit": "um",
+            "sigma": 1.5,
+            "backend": "scipy",
+        }
         return Graph(
             connectivities=sparse.csr_matrix((weights, columns.ravel(), starts), shape=(n, n)),
             distances=sparse.csr_matrix((distances, columns.ravel(), starts), shape=(n, n)),

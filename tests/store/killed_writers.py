@@ -49,7 +49,9 @@ def section_record(value: int) -> SectionRecord:
 
 def write_features(section: StoredSection, value: int) -> None:
     tile = {"tile_px": value}
-    meta = FeatureMeta(key=KEY, encoder={}, weights_sha256="", tile=tile, dim=DIM, dtype="float16", chunk_rows=3)
+    meta = FeatureMeta(
+        key=KEY, encoder={}, weights_sha256="", tile=tile, dim=DIM, dtype="float16", chunk_rows=3
+    )
     is_overwrite = KEY in section.feature_keys and section.feature_meta(KEY).tile != tile
     if KEY in section.unfinished_keys:
         is_overwrite = False  # go on
@@ -122,7 +124,7 @@ def in_child(work: Callable[[], None]) -> int:
     if child == 0:
         try:
             work()
-        except BaseException:
+        except Exception:  # noqa: BLE001  printed, and told to the parent by the exit code
             sys.excepthook(*sys.exc_info())
             os._exit(1)
         os._exit(0)
@@ -135,7 +137,9 @@ def count_changes(do: Callable[[int], None]) -> None:
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal number
-        is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        is_write = (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if is_write or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
             number += 1
             do(number)

@@ -86,7 +86,8 @@ def test_a_done_mark_is_the_digest_of_the_rows(section, store, make_feature_meta
     writer.finish()
     metadata = json.loads((store.path / "C2" / "obsm" / KEY / "zarr.json").read_text())
     expected = [
-        hashlib.sha256(rows[start : start + 3].astype("<f2").tobytes()).hexdigest() for start in range(0, 13, 3)
+        hashlib.sha256(rows[start : start + 3].astype("<f2").tobytes()).hexdigest()
+        for start in range(0, 13, 3)
     ]
     assert metadata["attributes"]["spam"]["chunks"] == expected
 
@@ -104,13 +105,13 @@ def test_unfinished_features_are_not_read(section, make_feature_meta):
 
 
 def test_unknown_features_name_those_there(section, make_feature_meta):
-    with pytest.raises(StoreError, match="no features 'other'.*none yet.*spam embed"):
+    with pytest.raises(StoreError, match=r"no features 'other'.*none yet.*spam embed"):
         section.features("other")
     writer = section.feature_writer(make_feature_meta())
     fill(writer, features_of(13, 5))
     writer.finish()
     for read in (section.features, section.feature_meta):
-        with pytest.raises(StoreError, match="no features 'spatial'.*it has: 'tiny_112um'"):
+        with pytest.raises(StoreError, match=r"no features 'spatial'.*it has: 'tiny_112um'"):
             read("spatial")
 
 
@@ -132,7 +133,11 @@ def test_several_keys_are_listed_in_order(section, make_feature_meta):
         (slice(0, 3), np.zeros((2, 5)), r"take the shape \(3, 5\), not \(2, 5\); write the whole chunk"),
         (slice(12, 13), np.zeros((3, 5)), r"take the shape \(1, 5\)"),
         (slice(0, 3), np.zeros((3, 7)), r"\(3, 7\)"),
-        (slice(3, 6), np.diag([0.0] * 4 + [np.nan])[2:], "not finite in 1 rows, the first is row 5; look at the tile"),
+        (
+            slice(3, 6),
+            np.diag([0.0] * 4 + [np.nan])[2:],
+            "not finite in 1 rows, the first is row 5; look at the tile",
+        ),
         (slice(3, 6), np.full((3, 5), -np.inf), "not finite in 3 rows, the first is row 3"),
         (slice(3, 6), np.full((3, 5), 7e4), "beyond the range of float16 in 3 rows.*--dtype float32"),
     ],
@@ -148,7 +153,7 @@ def test_a_chunk_is_refused(section, make_feature_meta, chunk, rows, message):
 def test_a_chunk_is_written_once(section, make_feature_meta):
     writer = section.feature_writer(make_feature_meta())
     writer.write(slice(0, 3), np.zeros((3, 5)))
-    with pytest.raises(StoreError, match="rows 0:3 .* are written already; write one of the 4"):
+    with pytest.raises(StoreError, match=r"rows 0:3 .* are written already; write one of the 4"):
         writer.write(slice(0, 3), np.ones((3, 5)))
 
 
@@ -165,14 +170,19 @@ def test_float32_keeps_what_float16_cannot(section, make_feature_meta):
     ("changes", "message"),
     [
         ({"weights_sha256": "ef" * 32}, "weights_sha256 'cdcd.* in the store, 'efef.* asked for"),
-        ({"tile": {"tile_um": 224.0, "tile_px": None, "out_px": 224}}, r"differently: tile\.tile_um 112\.0 in"),
+        (
+            {"tile": {"tile_um": 224.0, "tile_px": None, "out_px": 224}},
+            r"differently: tile\.tile_um 112\.0 in",
+        ),
         ({"dim": 7}, r"dim 5 in the store, 7 asked for; shape \(13, 5\)"),
         ({"dtype": "float32", "chunk_rows": 2}, "dtype 'float16'.*; chunk_rows 3 in the store, 2 asked for"),
         ({"encoder": {"name": "tiny", "mean": (0.5, 0.5, 0.5)}}, None),
         ({"encoder": {"name": "tiny", "revision": "v2"}}, r"encoder\.revision None.*; encoder\.mean \[0\.5"),
     ],
 )
-def test_other_features_under_the_same_key_are_refused(section, make_feature_meta, is_finished, changes, message):
+def test_other_features_under_the_same_key_are_refused(
+    section, make_feature_meta, is_finished, changes, message
+):
     writer = section.feature_writer(make_feature_meta())
     if is_finished:
         fill(writer, features_of(13, 5))
@@ -181,7 +191,7 @@ def test_other_features_under_the_same_key_are_refused(section, make_feature_met
     if message is None:  # a tuple for a list, and a None left out, are no difference
         assert section.feature_writer(asked).pending == writer.pending
         return
-    with pytest.raises(StoreError, match=f"{message}.*spam embed --overwrite"):
+    with pytest.raises(StoreError, match=rf"{message}.*spam embed --overwrite"):
         section.feature_writer(asked)
 
 
@@ -221,7 +231,10 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(section, store, make_f
     [
         ({"key": "spatial"}, "'spatial' is a name that the store uses"),
         ({"key": "a/b"}, "'a/b' cannot name a folder"),
-        ({"dim": 0, "chunk_rows": -1, "dtype": "int8"}, "dim must.*; --chunk-rows must.*; --dtype must be float16"),
+        (
+            {"dim": 0, "chunk_rows": -1, "dtype": "int8"},
+            "dim must.*; --chunk-rows must.*; --dtype must be float16",
+        ),
     ],
 )
 def test_a_meta_that_cannot_be_stored_is_refused(section, make_feature_meta, changes, message):
@@ -246,7 +259,7 @@ def test_a_missing_chunk_is_an_error_not_zeros(section, make_feature_meta):
 def test_a_short_chunk_is_an_error(section, make_feature_meta):
     chunk = finished(section, make_feature_meta()) / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
-    with pytest.raises(StoreError, match="damaged at .*tiny_112um: it cannot be read"):
+    with pytest.raises(StoreError, match=r"damaged at .*tiny_112um: it cannot be read"):
         section.features(KEY)
 
 
@@ -257,7 +270,7 @@ def test_a_chunk_changed_before_the_end_is_found_by_finish(section, store, make_
     content = bytearray(chunk.read_bytes())
     content[7] ^= 1
     chunk.write_bytes(content)
-    with pytest.raises(StoreError, match="rows 3:6 .* not what was written.*disk.*--overwrite"):
+    with pytest.raises(StoreError, match=r"rows 3:6 .* not what was written.*disk.*--overwrite"):
         writer.finish()
     assert section.feature_keys == ()
 
@@ -276,13 +289,16 @@ def change(array: Path, edit) -> None:
         (lambda m: m["attributes"]["spam"]["meta"].pop("dim"), "do not fit format version 1.*dim"),
         (lambda m: m["attributes"]["spam"]["meta"].update(dim=6), r"expected \(\(13, 6\), 'float16'\)"),
         (lambda m: m.update(data_type="float32", fill_value=0.0), r"\(\(13, 5\), 'float32'\), expected"),
-        (lambda m: m["attributes"]["spam"]["chunks"].__setitem__(1, None), "1 of its chunks are not marked done"),
+        (
+            lambda m: m["attributes"]["spam"]["chunks"].__setitem__(1, None),
+            "1 of its chunks are not marked done",
+        ),
         (lambda m: m.update(node_type="nonsense"), "cannot be opened"),
     ],
 )
 def test_damaged_metadata_are_reported(section, make_feature_meta, edit, message):
     change(finished(section, make_feature_meta()), edit)
-    with pytest.raises(StoreError, match=f"damaged at .*tiny_112um.*{message}"):
+    with pytest.raises(StoreError, match=rf"damaged at .*tiny_112um.*{message}"):
         section.features(KEY)
 
 

@@ -28,7 +28,9 @@ def test_a_graph_comes_back_with_its_zero_distances(section, store, make_graph):
 
 def test_spatial_and_feature_graphs_stand_side_by_side(section, make_graph):
     spatial = make_graph(k=2)
-    features = make_graph(k=5, kind="features", metric="cosine", unit="cosine", features_key="e_1px", recall=0.5)
+    features = make_graph(
+        k=5, kind="features", metric="cosine", unit="cosine", features_key="e_1px", recall=0.5
+    )
     section.write_graph("spatial", spatial)
     section.write_graph("features_e_1px", features)
     assert_same(section.graph("spatial"), spatial)
@@ -52,20 +54,22 @@ def test_a_graph_without_edges_on_one_spot(store, make_record, make_graph):
 
 
 def test_a_graph_of_other_spots_is_refused(section, make_graph):
-    with pytest.raises(StoreError, match="'spatial' has 11 nodes, section 'C2' has 13 spots; build it"):
+    with pytest.raises(StoreError, match=r"'spatial' has 11 nodes, section 'C2' has 13 spots; build it"):
         section.write_graph("spatial", make_graph(n=11))
-    with pytest.raises(StoreError, match="'a/b' cannot name a folder"):
+    with pytest.raises(StoreError, match=r"'a/b' cannot name a folder"):
         section.write_graph("a/b", make_graph())
 
 
-@pytest.mark.parametrize("lost", ["uns/spatial_neighbors", "obsp/spatial_connectivities", "obsp/spatial_distances"])
+@pytest.mark.parametrize(
+    "lost", ["uns/spatial_neighbors", "obsp/spatial_connectivities", "obsp/spatial_distances"]
+)
 def test_a_half_graph_does_not_read_as_whole(section, store, make_graph, lost):
     section.write_graph("spatial", make_graph())
     (store.path / "C2" / lost).rename(store.path / "lost")
     if lost.startswith("uns"):
         assert section.graph("spatial") is None
     else:
-        with pytest.raises(StoreError, match=f"damaged at .*C2/{lost}"):
+        with pytest.raises(StoreError, match=rf"damaged at .*C2/{lost}"):
             section.graph("spatial")
     section.write_graph("spatial", make_graph(k=2))
     assert_same(section.graph("spatial"), make_graph(k=2))
@@ -77,7 +81,7 @@ def test_a_graph_of_unknown_description_is_damaged(section, store, make_graph):
     metadata = json.loads(node.read_text())
     metadata["attributes"]["spam"]["meta"]["colour"] = "red"
     node.write_text(json.dumps(metadata))
-    with pytest.raises(StoreError, match="damaged at .*spatial_neighbors.*colour"):
+    with pytest.raises(StoreError, match=r"damaged at .*spatial_neighbors.*colour"):
         section.graph("spatial")
 
 
@@ -90,5 +94,5 @@ def test_a_stored_graph_over_other_spots_is_damaged(section, store, make_graph, 
     (store.path / "C2" / "obsp").rmdir()
     (store.path / "matrices").rename(store.path / "C2" / "obsp")
     (store.path / "description").rename(store.path / "C2" / "uns" / "spatial_neighbors")
-    with pytest.raises(StoreError, match="a graph of 13 nodes over 11 spots"):
+    with pytest.raises(StoreError, match=r"a graph of 13 nodes over 11 spots"):
         smaller.graph("spatial")

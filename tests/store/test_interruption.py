@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("killed_writers.py")
 @pytest.mark.parametrize("operation", ["add", "replace", "graph", "features", "features anew"])
 def test_a_killed_writer_leaves_old_or_new_or_nothing(tmp_path, operation):
     done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path, operation, "6"], capture_output=True, text=True, check=False
+        [sys.executable, SCRIPT, tmp_path, operation, "5"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -17,7 +17,10 @@ FAULTS = {
     "ids twice": ({"ids": np.array(["a"] * 2 + list("bcdefghijkl"))}, r"each occur once; 1 occur again.*'a'"),
     "xy of another shape": ({"xy_px": np.zeros((13, 3))}, r"xy_px must be floats of shape \(13, 2\)"),
     "xy not float": ({"xy_px": np.zeros((13, 2), dtype=int)}, "xy_px must be floats.*int64"),
-    "xy not finite": ({"xy_um": np.diag([1.0] * 12 + [np.nan])[:, -2:]}, "xy_um must be finite; 1 rows.*row 12"),
+    "xy not finite": (
+        {"xy_um": np.diag([1.0] * 12 + [np.nan])[:, -2:]},
+        "xy_um must be finite; 1 rows.*row 12",
+    ),
     "genes missing": ({"genes": None}, "counts and genes go together.*genes missing"),
     "counts unannounced": ({"has_counts": False, "counts": sparse.csr_matrix((13, 7))}, "has_counts=False"),
     "genes without counts": ({"has_counts": False}, "n_genes is 7 without counts"),
@@ -26,10 +29,19 @@ FAULTS = {
     "other sparse counts": ({"counts": sparse.csc_matrix((13, 7), dtype=int)}, "CSR matrix, not csc_matrix"),
     "counts not whole": ({"counts": sparse.csr_matrix(np.full((13, 7), 0.5))}, "whole numbers, not float64"),
     "negative counts": ({"counts": sparse.csr_matrix(np.full((13, 7), -1))}, "not negative"),
-    "counts of another shape": ({"counts": sparse.csr_matrix((13, 5), dtype=int)}, r"\(13, 7\), not \(13, 5\)"),
-    "counts too large": ({"counts": sparse.csr_matrix(np.full((13, 7), 2**31))}, "fit int32, not reach 2147483648"),
+    "counts of another shape": (
+        {"counts": sparse.csr_matrix((13, 5), dtype=int)},
+        r"\(13, 7\), not \(13, 5\)",
+    ),
+    "counts too large": (
+        {"counts": sparse.csr_matrix(np.full((13, 7), 2**31))},
+        "fit int32, not reach 2147483648",
+    ),
     "column too short": ({"obs": {"label": np.zeros(3)}}, r"'label' must have the shape \(13,\)"),
-    "column of missing values": ({"obs": {"label": np.array([None] * 13)}}, "'label' must hold.*write '' for"),
+    "column of missing values": (
+        {"obs": {"label": np.array([None] * 13)}},
+        "'label' must hold.*write '' for",
+    ),
     "column name": ({"obs": {"_index": np.zeros(13)}}, "'_index' is a name that the store uses"),
 }
 
@@ -41,10 +53,10 @@ def test_a_fault_is_named(make_record, changes, message):
 
 
 def test_all_faults_are_reported_at_once(make_record):
-    with pytest.raises(StoreError, match=r"section 'C2' cannot be stored: ids .*; xy_px .*; counts .*; obs column"):
-        make_record(
-            ids=np.array(["a"]), xy_px=np.zeros((2, 2)), counts=np.zeros(3), obs={"q": np.zeros(1)}
-        )
+    with pytest.raises(
+        StoreError, match=r"section 'C2' cannot be stored: ids .*; xy_px .*; counts .*; obs column"
+    ):
+        make_record(ids=np.array(["a"]), xy_px=np.zeros((2, 2)), counts=np.zeros(3), obs={"q": np.zeros(1)})
 
 
 @pytest.mark.parametrize(
@@ -69,9 +81,21 @@ def test_an_overview_is_an_image_with_a_scale(image, scale, message):
     [
         (np.eye(3), sparse.csr_matrix(np.eye(3)), "connectivities must be a SciPy CSR matrix"),
         (sparse.csr_matrix(np.eye(3)), sparse.csr_matrix(np.eye(5)), "differ in shape"),
-        (sparse.csr_matrix((3, 5)), sparse.csr_matrix((3, 5)), "connectivities must be square.*distances must be"),
-        (sparse.csr_matrix(np.full((3, 3), np.inf)), sparse.csr_matrix(np.eye(3)), "connectivities must be finite"),
-        (sparse.csr_matrix(np.eye(3)), sparse.csr_matrix(-np.eye(3)), "distances must be finite and not negative"),
+        (
+            sparse.csr_matrix((3, 5)),
+            sparse.csr_matrix((3, 5)),
+            "connectivities must be square.*distances must be",
+        ),
+        (
+            sparse.csr_matrix(np.full((3, 3), np.inf)),
+            sparse.csr_matrix(np.eye(3)),
+            "connectivities must be finite",
+        ),
+        (
+            sparse.csr_matrix(np.eye(3)),
+            sparse.csr_matrix(-np.eye(3)),
+            "distances must be finite and not negative",
+        ),
     ],
 )
 def test_a_graph_is_two_square_matrices(make_graph, connectivities, distances, message):

@@ -39,7 +39,7 @@ def assert_holds(section, record) -> None:
     assert_same_columns(section.obs, {**record.obs, **own})
     if record.counts is None:
         assert section.genes is None
-        with pytest.raises(StoreError, match="has no counts.*spam embed --h5ad"):
+        with pytest.raises(StoreError, match=r"has no counts.*spam embed --h5ad"):
             section.counts()
     else:
         np.testing.assert_array_equal(section.genes, record.genes)
@@ -76,7 +76,9 @@ def test_a_section_at_the_borders_comes_back(store, make_record, changes):
     assert_holds(open_store(store.path).section("C2"), record)
 
 
-@given(ids=st.lists(TEXT, min_size=1, max_size=23, unique=True), label=TEXT, name=TEXT, seed=st.integers(0, 99))
+@given(
+    ids=st.lists(TEXT, min_size=1, max_size=23, unique=True), label=TEXT, name=TEXT, seed=st.integers(0, 99)
+)
 @settings(deadline=None, max_examples=8)
 def test_any_text_comes_back(make_record, ids, label, name, seed):
     n = len(ids)
@@ -110,19 +112,19 @@ def test_sections_are_listed_in_order_and_foreign_files_are_no_matter(store, mak
 
 
 def test_a_missing_section_names_those_there(store, make_record):
-    with pytest.raises(StoreError, match="no section 'C2'.*none yet.*spam embed"):
+    with pytest.raises(StoreError, match=r"no section 'C2'.*none yet.*spam embed"):
         store.section("C2")
     store.add_section(make_record())
-    with pytest.raises(StoreError, match="no section 'C3'.*it has: 'C2'"):
+    with pytest.raises(StoreError, match=r"no section 'C3'.*it has: 'C2'"):
         store.section("C3")
-    with pytest.raises(StoreError, match="no section"):
+    with pytest.raises(StoreError, match=r"no section"):
         store.section("C2/obs")
 
 
 def test_a_section_is_replaced_only_on_purpose(store, make_record, make_graph):
     store.add_section(make_record()).write_graph("spatial", make_graph())
     other = make_record(donor="D", obs={})
-    with pytest.raises(StoreError, match="section 'C2' already.*--section.*--overwrite"):
+    with pytest.raises(StoreError, match=r"section 'C2' already.*--section.*--overwrite"):
         store.add_section(other)
     assert store.section("C2").meta.donor == "patient µ"
     replaced = store.add_section(other, is_overwrite=True)
@@ -131,7 +133,9 @@ def test_a_section_is_replaced_only_on_purpose(store, make_record, make_graph):
     assert not (store.path / ".unfinished").exists()
 
 
-def test_a_store_open_for_reading_is_not_written(store, section, make_record, make_graph, make_feature_meta, tree):
+def test_a_store_open_for_reading_is_not_written(
+    store, section, make_record, make_graph, make_feature_meta, tree
+):
     before = tree(store.path)
     reading = open_store(store.path)
     assert (store.is_writable, section.is_writable) == (True, True)
@@ -141,7 +145,7 @@ def test_a_store_open_for_reading_is_not_written(store, section, make_record, ma
         lambda: reading.section("C2").write_graph("spatial", make_graph()),
         lambda: reading.section("C2").feature_writer(make_feature_meta()),
     ):
-        with pytest.raises(StoreError, match="reading only.*is_read_only=False"):
+        with pytest.raises(StoreError, match=r"reading only.*is_read_only=False"):
             write()
     assert tree(store.path) == before
     assert open_store(store.path, is_read_only=False).section("C2").is_writable
@@ -164,19 +168,25 @@ def test_what_is_no_store_is_refused(tmp_path):
     group = tmp_path / "group"
     zarr.create_group(group, zarr_format=3)
     for opening in (open_store, create_store):
-        with pytest.raises(StoreError, match="is a file, a store is a folder"):
+        with pytest.raises(StoreError, match=r"is a file, a store is a folder"):
             opening(file)
-        with pytest.raises(StoreError, match="not a readable Zarr v3 group.*spam embed --store"):
+        with pytest.raises(StoreError, match=r"not a readable Zarr v3 group.*spam embed --store"):
             opening(foreign)
-        with pytest.raises(StoreError, match="no store of spam.*'spam_format' is None, expected 'spam-store'"):
+        with pytest.raises(
+            StoreError, match=r"no store of spam.*'spam_format' is None, expected 'spam-store'"
+        ):
             opening(group)
-    with pytest.raises(StoreError, match="there is no store at.*spam embed --store"):
+    with pytest.raises(StoreError, match=r"there is no store at.*spam embed --store"):
         open_store(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [(2, "format version 2, this spam reads up to 1; update"), ("1", "'spam_version' is '1'"), (0, "damaged")],
+    [
+        (2, "format version 2, this spam reads up to 1; update"),
+        ("1", "'spam_version' is '1'"),
+        (0, "damaged"),
+    ],
 )
 def test_another_version_is_refused(store, version, message):
     node = store.path / "zarr.json"
@@ -188,7 +198,9 @@ def test_another_version_is_refused(store, version, message):
             opening(store.path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "", '{"zarr_format": 3, "node_type": "group", "attributes": {}}']
+)
 def test_damaged_metadata_of_a_section_are_reported(store, section, content):
     (store.path / "C2" / "zarr.json").write_text(content)
     with pytest.raises(StoreError, match=r"damaged at .*C2: .*fresh copy"):
@@ -221,7 +233,7 @@ READS = {
 def test_a_damaged_file_is_an_error_that_names_it(store, section, part, read):
     chunk = next(path for path in (store.path / "C2" / part / "c").rglob("*") if path.is_file())
     chunk.write_bytes(b"broken")
-    with pytest.raises(StoreError, match=f"damaged at .*C2/{part}.*cannot be read"):
+    with pytest.raises(StoreError, match=rf"damaged at .*C2/{part}.*cannot be read"):
         read(open_store(store.path).section("C2"))
 
 
@@ -237,5 +249,5 @@ def test_a_damaged_file_is_an_error_that_names_it(store, section, part, read):
 )
 def test_parts_that_do_not_fit_are_an_error(store, section, part, values, read, message):
     zarr.open_group(store.path)["C2"].create_array(part, data=values, overwrite=True)
-    with pytest.raises(StoreError, match=f"damaged at .*C2/{message}"):
+    with pytest.raises(StoreError, match=rf"damaged at .*C2/{message}"):
         read(open_store(store.path).section("C2"))
