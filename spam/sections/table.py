@@ -118,11 +118,13 @@ def read_csv_text(path: Path) -> Any:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
     except (OSError, ValueError) as error:  # pandas' parser errors and decoding errors are ValueErrors
-        message = f"{path} cannot be read as a CSV: {str(error).strip()}; it must be comma-separated UTF-8 text with a header"
+        reason = str(error).strip()
+        message = (
+            f"{path} cannot be read as a CSV: {reason}; it must be comma-separated UTF-8 text with a header"
+        )
         raise SectionError(message) from error
-    if not isinstance(
-        frame.index, pd.RangeIndex
-    ):  # pandas takes surplus cells for row names and shifts the rest
+    # pandas takes surplus cells for row names and shifts the rest.
+    if not isinstance(frame.index, pd.RangeIndex):
         message = (
             f"{path}: its rows have more cells than its header has columns ({quoted(list(frame.columns))}); "
             "add the missing column names"
