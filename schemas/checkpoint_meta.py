@@ -1,7 +1,7 @@
 """Metadata inside a checkpoint file: what it was trained on, and what a store must offer to be used with it."""
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 __all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_VERSION", "CheckpointMeta"]
 
@@ -76,7 +76,7 @@ class CheckpointMeta:
         return {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **dataclasses.asdict(self)}
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> Self:
+    def from_mapping(cls, values: dict[str, Any]) -> "CheckpointMeta":
         """Rebuild from what `to_mapping` returned."""
         kept = {key: value for key, value in values.items() if key not in ("format", "version")}
         for key in ("feature_keys", "tiles", "feature_dims", "genes", "train_sections", "val_sections"):

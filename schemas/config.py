@@ -11,13 +11,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from spam.errors import ConfigError
 
 from .values import describe_kind, fit_value
 
 __all__ = ["Config", "check", "flag", "option", "unknown_fault"]
+
+C = TypeVar("C", bound="Config")
 
 
 def option(default: Any, help: str, *, flags: tuple[str, ...] = (), metavar: str | None = None) -> Any:
@@ -51,7 +53,7 @@ class Config:
     """Base of all configurations: to and from plain mappings, and a digest of the resolved values."""
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
         """Build from plain values (a TOML table, parsed flags); lists become tuples, strings become paths.
 
         Raises

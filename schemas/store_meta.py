@@ -1,7 +1,7 @@
 """Metadata that a feature store carries: the contract between whoever embeds and whoever trains."""
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 __all__ = [
     "STORE_FORMAT",
@@ -77,7 +77,7 @@ class SectionMeta:
         return plain
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> Self:
+    def from_mapping(cls, values: dict[str, Any]) -> "SectionMeta":
         """Rebuild from what `to_mapping` returned."""
         sources = tuple(SourceFile(**source) for source in values["sources"])
         return cls(**{**values, "sources": sources})
@@ -118,7 +118,7 @@ class FeatureMeta:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> Self:
+    def from_mapping(cls, values: dict[str, Any]) -> "FeatureMeta":
         """Rebuild from what `to_mapping` returned."""
         return cls(**values)
 

@@ -58,9 +58,12 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
 
 
 def _feature_meta(spec: TileSpec, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
+    card = encoder.card.to_mapping()
+    if encoder.card.source.startswith("local-dir:"):
+        card["source"] = encoder.card.name  # where the folder lies is this machine's affair, and may change
     return FeatureMeta(
         key=feature_key(encoder.card.name, spec.label),
-        encoder=encoder.card.to_mapping(),
+        encoder=card,
         weights_sha256=encoder.weights_sha256,
         tile=spec.to_mapping(),
         dim=encoder.card.dim,

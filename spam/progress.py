@@ -4,11 +4,12 @@ A library function takes ``progress: Progress = SILENT``; the command line passe
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = ["SILENT", "Advance", "Progress"]
 
 
+@runtime_checkable
 class Advance(Protocol):
     """Moves one task on."""
 
@@ -16,6 +17,7 @@ class Advance(Protocol):
         """Move on by `steps`; `note` is a short text shown beside the bar, such as the current loss."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows tasks that have a name and a number of steps."""
 

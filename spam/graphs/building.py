@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from spam.progress import SILENT, Progress
 from spam.schemas.graph_config import GraphConfig
@@ -50,6 +51,19 @@ class GraphReport:
 
     store: Path
     graphs: tuple[StoredGraph, ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {"store": str(self.store), "graphs": [dataclasses.asdict(graph) for graph in self.graphs]}
+
+    def summary(self) -> str:
+        """Write one line per graph."""
+        lines = [
+            f"{graph.section} {graph.key}: {graph.n_spots} spots, {graph.n_edges} edges "
+            f"(k={graph.meta.k}, {graph.meta.backend}, recall {graph.meta.recall:.3f})"
+            for graph in self.graphs
+        ]
+        return "\n".join([*lines, f"{len(self.graphs)} graphs are in {self.store}"])
 
 
 def build_graphs(config: GraphConfig, *, progress: Progress = SILENT) -> GraphReport:

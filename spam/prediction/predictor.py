@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ class Predictor:
     tensors: dict[str, Array]
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Self:
+    def load(cls, path: Path, device: torch.device) -> "Predictor":
         """Load a checkpoint that `spam finetune` wrote.
 
         Raises

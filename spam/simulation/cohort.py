@@ -34,6 +34,14 @@ class SimulationReport:
         plain = dataclasses.asdict(self)
         return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
 
+    def summary(self) -> str:
+        """Say in a few lines of plain text what was written, and what to do with it."""
+        return (
+            f"{len(self.sections)} sections of {len(set(self.donors))} donors, {self.n_spots} spots x "
+            f"{self.n_genes} genes, are in {self.out_dir}\n"
+            f"next: spam embed --manifest {self.manifest} --store {self.out_dir}.zarr"
+        )
+
 
 def simulate(config: SimulateConfig, *, progress: Progress = SILENT) -> SimulationReport:
     """Write a cohort whose true expression is known, as the files that `spam embed` reads.

@@ -1,5 +1,6 @@
 """TIFF that OpenSlide does not read, or not in full: OME-TIFF, strips, other compressions."""
 
+import struct
 import threading
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from .slide import Slide
 
 __all__ = ["TiffSlide"]
 
-_UNDECODABLE = (tifffile.TiffFileError, RuntimeError, ValueError, OSError)  # imagecodecs raises RuntimeErrors
+_UNDECODABLE = (
+    tifffile.TiffFileError,
+    struct.error,
+    RuntimeError,
+    ValueError,
+    OSError,
+)  # imagecodecs: RuntimeError
 _SEPARATE = 2  # TIFF 6.0, tag 284: one plane per channel
 
 

@@ -1,7 +1,6 @@
 """The lines that every prediction is shown beside; fitted with the model and kept in its checkpoint."""
 
 import dataclasses
-from typing import Self
 
 import numpy as np
 
@@ -51,7 +50,7 @@ class Baselines:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Array]) -> Self:
+    def from_tensors(cls, tensors: dict[str, Array]) -> "Baselines":
         """Rebuild from what `to_tensors` returned."""
         alpha = float(tensors["baseline.alpha"][0])
         ridge, raw = tensors["baseline.ridge"], tensors["baseline.raw_ridge"]

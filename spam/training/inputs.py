@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 from scipy.sparse import diags_array, eye_array
@@ -52,7 +51,7 @@ class InputTransform:
     scale: float
 
     @classmethod
-    def fit(cls, features: Sequence[Float32[Array, "..."]], n_components: int) -> Self:
+    def fit(cls, features: Sequence[Float32[Array, "..."]], n_components: int) -> "InputTransform":
         """Fit on the context features of several sections."""
         pooled = np.concatenate(features)
         pca = FeatureTransform.fit(pooled, n_components)
@@ -72,7 +71,7 @@ class InputTransform:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Array]) -> Self:
+    def from_tensors(cls, tensors: dict[str, Array]) -> "InputTransform":
         """Rebuild from what `to_tensors` returned."""
         pca = FeatureTransform(
             mean=tensors["inputs.mean"],

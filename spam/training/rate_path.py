@@ -1,7 +1,6 @@
 """The linear path of the decoder: a ridge on image features, turned into log expression rates."""
 
 import dataclasses
-from typing import Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -63,7 +62,7 @@ class RatePath:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Array]) -> Self:
+    def from_tensors(cls, tensors: dict[str, Array]) -> "RatePath":
         """Rebuild from what `to_tensors` returned."""
         ridge = Ridge(
             coefficients=tensors["path.coefficients"],

@@ -121,6 +121,11 @@ def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None
     after = open_store(out / "store.zarr").section(second.stem).features("efficientnet_lite0_112um")
     np.testing.assert_array_equal(before, after)
 
+    graphs = spam("graph", "--store", pre / "store.zarr", "--k-spatial", 3, "--k-features", 5, "--json")
+    assert graphs.code == 0, graphs.err
+    assert [(graph["key"], graph["meta"]["k"]) for graph in graphs.json["graphs"]][0] == ("spatial", 3)
+    assert "graphs are in" in spam("graph", "--store", pre / "store.zarr", "--k-spatial", 3).out
+
     planned = spam("embed", *files(second), "--store", tmp_path / "new.zarr", "--dry-run", "--json")
     assert (planned.code, planned.json["n_tiles"]) == (0, 17)
     assert not (tmp_path / "new.zarr").exists()

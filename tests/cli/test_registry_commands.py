@@ -32,3 +32,11 @@ def test_store_info_of_an_empty_store(spam: Any, tmp_path: Any) -> None:
     create_store(tmp_path / "s.zarr")
     shown = spam("store", "info", tmp_path / "s.zarr", "--json").json
     assert (shown["sections"], shown["path"]) == ([], str(tmp_path / "s.zarr"))
+
+
+def test_simulate_says_what_comes_next(spam: Any, tmp_path: Any) -> None:
+    sizes = ("--n-donors", 1, "--n-sections", 1, "--n-spots", 13, "--n-genes", 5)
+    ran = spam("simulate", "--out-dir", tmp_path / "cohort", *sizes)
+    assert ran.code == 0, ran.err
+    assert "1 sections of 1 donors, 13 spots x 5 genes" in ran.out
+    assert f"spam embed --manifest {tmp_path / 'cohort' / 'sections.csv'}" in ran.out

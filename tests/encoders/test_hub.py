@@ -56,9 +56,13 @@ def handler(folder: Path) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if self.path == "/stop":
                 self.reply(200, {}, b"")
-                threading.Thread(target=self.server.shutdown).start()
+                threading.Thread(target=self.stop).start()
                 return
             self.answer(is_head=False)
+
+        def stop(self) -> None:
+            self.server.shutdown()
+            self.server.server_close()  # connections are refused from now on
 
         def answer(self, *, is_head: bool) -> None:
             repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
