@@ -123,7 +123,8 @@ def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None
 
     graphs = spam("graph", "--store", pre / "store.zarr", "--k-spatial", 3, "--k-features", 5, "--json")
     assert graphs.code == 0, graphs.err
-    assert [(graph["key"], graph["meta"]["k"]) for graph in graphs.json["graphs"]][0] == ("spatial", 3)
+    first_graph = graphs.json["graphs"][0]
+    assert (first_graph["key"], first_graph["meta"]["k"]) == ("spatial", 3)
     assert "graphs are in" in spam("graph", "--store", pre / "store.zarr", "--k-spatial", 3).out
 
     planned = spam("embed", *files(second), "--store", tmp_path / "new.zarr", "--dry-run", "--json")
