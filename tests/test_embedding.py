@@ -1,0 +1,454 @@
+"""From lab files to features in a store: what is checked first, what is written, and what a killed run leaves."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from scipy import ndimage, sparse
+
+from spam.embedding import embed, plan
+from spam.encoders import build_encoder, encoder_card
+from spam.errors import (
+    ConfigError,
+    EncoderError,
+    MissingInputError,
+    SectionError,
+    StoreError,
+    TileError,
+)
+from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.tile_spec import TileSpec
+from spam.sections import read_section
+from spam.store import open_store
+from spam.tiles import TileReader
+
+N_SPOTS, PX = 23, 32
+VIT = {"img_size": PX, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def _write_encoder(folder: Path, *, norm_scale: float = 1.0) -> str:
+    """Write a tiny seeded vision transformer; `norm_scale` multiplies its features."""
+    folder.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        state = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT).state_dict()
+    state["norm.weight"] *= norm_scale
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    data = {
+        "input_size": [3, PX, PX],
+        "fixed_input_size": True,
+        "interpolation": "bilinear",
+        "num_classes": 0,
+    }
+    data |= {"mean": [0.5] * 3, "std": [0.25] * 3, "first_conv": "patch_embed.proj", "classifier": "head"}
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "num_features": 24}
+    (folder / "config.json").write_text(json.dumps({**config, "model_args": VIT, "pretrained_cfg": data}))
+    return f"local-dir:{folder}"
+
+
+@dataclasses.dataclass
+class Lab:
+    """A folder with the files of sections A and B on one slide, and a tiny encoder."""
+
+    folder: Path
+    encoder: str
+
+    def values(self, section: str = "A", **others: object) -> dict[str, object]:
+        values: dict[str, object] = {
+            "h5ad": self.folder / f"{section}.h5ad",
+            "csv": self.folder / "map.csv",
+            "root": self.folder / "images",
+            "section": section,
+            "store": self.folder / "store.zarr",
+            "enc_name": self.encoder,
+            "mpp": 0.5,
+            "tile_um": (20.0,),
+            "device": "cpu",
+            "batch_size": 3,
+            "chunk_rows": 7,
+            "dtype": "float32",
+        }
+        return {**values, **others}
+
+    def config(self, section: str = "A", **others: object) -> EmbedConfig:
+        return EmbedConfig(**self.values(section, **others))
+
+    def features(
+        self, section: str = "A", *, store: str = "store.zarr", key: str = "local-dir-tiny_20um"
+    ) -> np.ndarray:
+        return open_store(self.folder / store).section(section).features(key)
+
+    def write_h5ad(self, section: str, *, seed: int, donor: str = "D1") -> None:
+        rng = np.random.default_rng(seed)
+        counts = sparse.csr_matrix(rng.poisson(1.0, (N_SPOTS, 5)).astype(np.int32))
+        ids = [f"{section}{i}" for i in range(N_SPOTS)]
+        obs = pd.DataFrame({"donor": donor, "label": ["x", "y"] * 11 + ["x"]}, index=ids)
+        adata = anndata.AnnData(X=counts, obs=obs, var=pd.DataFrame(index=[f"G{j}" for j in range(5)]))
+        adata.layers["other"] = counts + counts
+        adata.write_h5ad(self.folder / f"{section}.h5ad")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    noise = ndimage.gaussian_filter(rng.normal(size=(307, 401, 3)), (2, 2, 0))
+    Image.fromarray(np.clip(150 + 500 * noise, 0, 255).astype(np.uint8)).save(
+        tmp_path / "images" / "slide.png"
+    )
+    lab = Lab(tmp_path, _write_encoder(tmp_path / "tiny"))
+    rows = []
+    for seed, section in enumerate("AB"):
+        lab.write_h5ad(section, seed=seed)
+        xy = rng.uniform(0, (307, 307), (N_SPOTS, 2)).round(2)
+        rows += [(x, y, "slide.png", f"{section}{i}", section) for i, (x, y) in enumerate(xy)]
+    table = pd.DataFrame(rows, columns=["x", "y", "source_image", "spot_id", "section"])
+    table.to_csv(tmp_path / "map.csv", index=False)
+    return lab
+
+
+class Watcher:
+    """A progress that notes its tasks and steps."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int]] = []
+        self.steps: list[int] = []
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int):
+        self.tasks.append((description, total))
+        yield lambda steps=1, *, note="": self.steps.append(steps)
+
+
+def _bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_features_are_those_of_the_tiles_one_by_one(lab):
+    watcher = Watcher()
+    report = embed(lab.config(tile_um=(20.0, 40.0)), progress=watcher)
+    section = read_section(lab.config())
+    encoder = build_encoder(encoder_card(lab.encoder), device=torch.device("cpu"))
+    for um in (20.0, 40.0):
+        spec = TileSpec(tile_um=um, out_px=PX)
+        with TileReader(section, spec, interpolation="bilinear") as reader:
+            one_by_one = np.concatenate([encoder.embed(reader.read(i)[None]) for i in range(N_SPOTS)])
+        # A batch is summed in another order than a single tile.
+        np.testing.assert_allclose(
+            lab.features(key=f"local-dir-tiny_{um:g}um"), one_by_one, atol=2e-5, rtol=1e-4
+        )
+    assert watcher.tasks == [("embed A 20um", N_SPOTS), ("embed A 40um", N_SPOTS)]
+    assert watcher.steps == [3, 3, 1, 3, 3, 1, 3, 3, 1, 2] * 2  # no batch crosses a chunk of 7
+    (about,) = report.sections
+    assert (about.name, about.n_spots, about.n_embedded, about.n_present) == ("A", N_SPOTS, 2 * N_SPOTS, 0)
+    assert about.keys == ("local-dir-tiny_20um", "local-dir-tiny_40um")
+    assert "23 spots with tiles; 23 rows of other sections" in about.join
+    assert json.loads(json.dumps(report.to_mapping()))["sections"][0]["keys"] == list(about.keys)
+    assert "46 tiles embedded, 0 already there" in report.summary()
+
+
+def test_the_store_holds_the_section_and_where_it_came_from(lab):
+    embed(lab.config())
+    stored = open_store(lab.folder / "store.zarr").section("A")
+    section = read_section(lab.config())
+    np.testing.assert_array_equal(stored.ids, section.ids)
+    np.testing.assert_array_equal(stored.xy_px, section.xy_px)
+    np.testing.assert_array_equal(stored.xy_um, section.xy_px * 0.5)
+    np.testing.assert_array_equal(stored.counts().toarray(), section.counts.toarray())
+    np.testing.assert_array_equal(stored.genes, [f"G{j}" for j in range(5)])
+    np.testing.assert_array_equal(stored.obs["label"], section.obs["label"])
+    meta = stored.meta
+    assert (meta.donor, meta.mpp, meta.mpp_source) == ("D1", 0.5, "option")
+    assert (meta.slide_width_px, meta.slide_height_px) == (401, 307)
+    assert [(s.role, s.name) for s in meta.sources] == [
+        ("h5ad", "A.h5ad"),
+        ("csv", "map.csv"),
+        ("slide", "slide.png"),
+    ]
+    assert set(meta.software) == {"spam", "python", "numpy", "torch", "timm", "zarr"}
+    np.testing.assert_array_equal(
+        stored.overview().image, np.asarray(Image.open(lab.folder / "images" / "slide.png"))
+    )
+    assert stored.overview().scale == 1.0
+    features = stored.feature_meta("local-dir-tiny_20um")
+    assert (features.dim, features.dtype, features.chunk_rows) == (24, "float32", 7)
+    assert features.tile == {"tile_um": 20.0, "tile_px": None, "out_px": PX}
+    assert features.encoder["source"] == features.encoder["name"] == "local-dir:tiny"
+    everything = _bytes_of(lab.folder / "store.zarr")
+    assert not [name for name, content in everything.items() if str(lab.folder).encode() in content]
+
+
+def test_what_is_complete_is_left_alone(lab):
+    embed(lab.config())
+    before, watcher = _bytes_of(lab.folder / "store.zarr"), Watcher()
+    report = embed(lab.config(), progress=watcher)
+    assert watcher.tasks == []
+    assert (report.sections[0].n_embedded, report.sections[0].n_present) == (0, N_SPOTS)
+    assert _bytes_of(lab.folder / "store.zarr") == before
+
+
+KILLED = """
+import contextlib, os, signal
+from pathlib import Path
+from spam.embedding import embed
+from spam.schemas.embed_config import EmbedConfig
+
+class Killer:
+    @contextlib.contextmanager
+    def task(self, description, total):
+        self.left = {left}
+        yield self.advance
+
+    def advance(self, steps=1, *, note=""):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+embed(EmbedConfig.from_mapping({values!r}), progress=Killer())
+"""
+
+
+def _resume(lab, left):
+    """Check what a broken run left, go on with it, and compare with an unbroken run."""
+    stored = open_store(lab.folder / "store.zarr").section("A")
+    assert stored.feature_keys == ()
+    assert stored.unfinished_keys == ("local-dir-tiny_20um",)
+    watcher = Watcher()
+    report = embed(lab.config(), progress=watcher)
+    assert watcher.tasks == [("embed A 20um", left)]
+    assert (report.sections[0].n_embedded, report.sections[0].n_present) == (left, N_SPOTS - left)
+    embed(lab.config(store=lab.folder / "unbroken.zarr"))
+    np.testing.assert_array_equal(lab.features(), lab.features(store="unbroken.zarr"))
+
+
+def test_a_killed_run_resumes_to_the_same_bits(lab):
+    values = json.loads(json.dumps(lab.values(), default=str))
+    script = KILLED.format(left=5, values=values)
+    killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    _resume(lab, left=16)
+
+
+@pytest.mark.parametrize(("batches", "left"), [(1, 23), (2, 23), (4, 16), (9, 2)])
+def test_an_interrupted_run_resumes_to_the_same_bits(lab, batches, left):
+    class Interrupter(Watcher):
+        @contextlib.contextmanager
+        def task(self, description, total):
+            def advance(steps=1, *, note=""):
+                self.steps.append(steps)
+                if len(self.steps) == batches:
+                    raise KeyboardInterrupt
+
+            yield advance
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(lab.config(), progress=Interrupter())
+    _resume(lab, left)
+
+
+def test_overwriting_embeds_again_and_keeps_an_unchanged_section(lab):
+    embed(lab.config(tile_um=(20.0, 40.0)))
+    before = lab.features()
+    changed = safetensors.torch.load_file(lab.folder / "tiny" / "model.safetensors")
+    changed["norm.weight"] *= 2
+    changed["norm.bias"] *= 2
+    safetensors.torch.save_file(changed, lab.folder / "tiny" / "model.safetensors")
+    with pytest.raises(StoreError, match=r"weights_sha256.*--overwrite"):
+        embed(lab.config())
+    report = embed(lab.config(overwrite=True))
+    assert report.sections[0].n_embedded == N_SPOTS
+    np.testing.assert_allclose(lab.features(), 2 * before, rtol=1e-5, atol=1e-6)
+    assert open_store(lab.folder / "store.zarr").section("A").feature_keys == (
+        "local-dir-tiny_20um",
+        "local-dir-tiny_40um",
+    )
+
+
+def _swap_columns(lab):
+    table = pd.read_csv(lab.folder / "map.csv")
+    table.rename(columns={"x": "y", "y": "x"}).to_csv(lab.folder / "map.csv", index=False)
+
+
+def _darken_slide(lab):
+    path = lab.folder / "images" / "slide.png"
+    Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "others", "words"),
+    [
+        (_darken_slide, {}, r"slide was [0-9a-f]{12}, is [0-9a-f]{12}"),
+        (lambda lab: lab.write_h5ad("A", seed=9), {}, "h5ad was"),
+        (lambda lab: lab.write_h5ad("A", seed=0, donor="D2"), {}, "donor was 'D1', is 'D2'; h5ad was"),
+        (_swap_columns, {}, "coordinates of the spots differ"),
+        (lambda lab: None, {"swap_xy": True}, "coordinates of the spots differ"),
+        (lambda lab: None, {"mpp": 0.25}, r"--mpp\) was 0\.5, is 0\.25"),
+        (lambda lab: None, {"counts_layer": "other"}, "counts differ"),
+        (lambda lab: None, {"h5ad": None}, "number of genes was 5, is 0; h5ad was [0-9a-f]{12}, is absent"),
+    ],
+)
+def test_a_section_made_of_something_else_is_refused_or_replaced(lab, change, others, words):
+    embed(lab.config())
+    before = lab.features()
+    change(lab)
+    with pytest.raises(StoreError, match=rf"'A' that was made from something else: .*{words}.*--overwrite"):
+        embed(lab.config(**others))
+    np.testing.assert_array_equal(lab.features(), before)
+    embed(lab.config(**others, overwrite=True))
+    assert plan(lab.config(**others)).n_tiles == N_SPOTS
+
+
+def test_a_table_that_grew_is_no_change(lab):
+    embed(lab.config())
+    table = pd.read_csv(lab.folder / "map.csv")
+    table.assign(section="C").to_csv(lab.folder / "more.csv", index=False)
+    pd.concat([table, pd.read_csv(lab.folder / "more.csv")]).to_csv(lab.folder / "map.csv", index=False)
+    assert embed(lab.config()).sections[0].n_present == N_SPOTS
+
+
+def _manifest(lab, rows):
+    columns = ["section", "donor", "h5ad", "csv"]
+    pd.DataFrame(rows, columns=columns).to_csv(lab.folder / "sections.csv", index=False)
+    none = dict.fromkeys(("h5ad", "csv", "section", "donor"))
+    return lab.config(manifest=lab.folder / "sections.csv", **none)
+
+
+def test_a_manifest_embeds_a_cohort(lab):
+    config = _manifest(lab, [("B", "D7", "B.h5ad", "map.csv"), ("A", "", "A.h5ad", "map.csv")])
+    report = embed(config)
+    assert [section.name for section in report.sections] == ["B", "A"]
+    store = open_store(lab.folder / "store.zarr")
+    assert [store.section(name).meta.donor for name in ("A", "B")] == ["D1", "D7"]
+    assert store.section("B").meta.mpp == 0.5  # --mpp holds for every row
+    embed(lab.config("B", donor="D7", store=lab.folder / "single.zarr"))
+    np.testing.assert_array_equal(lab.features("B"), lab.features("B", store="single.zarr"))
+
+
+def test_all_sections_are_checked_before_anything_is_written(lab):
+    table = pd.read_csv(lab.folder / "map.csv")
+    table.loc[N_SPOTS + 4, "x"] = 1e6
+    table.to_csv(lab.folder / "bad.csv", index=False)
+    rows = [("A", "", "A.h5ad", "map.csv"), ("B", "", "B.h5ad", "bad.csv")]
+    with pytest.raises(TileError, match=r"1 of 23 spots of section 'B'.*'B4'"):
+        embed(_manifest(lab, rows))
+    assert not (lab.folder / "store.zarr").exists()
+    lab.write_h5ad("Z", seed=3)
+    with pytest.raises(SectionError, match=r"(?s)2 sections cannot be embedded:\n- .*'B4'.*\n- .*Z"):
+        embed(_manifest(lab, [*rows, ("Z", "", "Z.h5ad", "map.csv")]))
+    with pytest.raises(SectionError, match="several sections of one name: 'A'"):
+        embed(_manifest(lab, [("A", "", "A.h5ad", "map.csv"), ("", "", "A.h5ad", "map.csv")]))
+    with pytest.raises(EncoderError, match="no-such"):
+        embed(lab.config(enc_name="no-such"))
+    with pytest.raises(ConfigError, match="--mpp"):
+        embed(lab.config(mpp=None))
+    with pytest.raises(ConfigError, match="--device"):
+        embed(lab.config(device="cuda:97"))
+    (lab.folder / "images" / "slide.png").unlink()
+    with pytest.raises(MissingInputError, match=r"slide\.png"):
+        embed(lab.config())
+    assert not (lab.folder / "store.zarr").exists()
+
+
+def test_features_made_differently_are_found_before_any_compute(lab):
+    embed(lab.config("B"))
+    watcher = Watcher()
+    rows = [("A", "", "A.h5ad", "map.csv"), ("B", "", "B.h5ad", "map.csv")]
+    config = dataclasses.replace(_manifest(lab, rows), dtype="float16")
+    with pytest.raises(StoreError, match=r"dtype 'float32' in the store, 'float16' asked for"):
+        embed(config, progress=watcher)
+    assert watcher.tasks == []
+    assert open_store(lab.folder / "store.zarr").section_names == ("B",)
+
+
+def test_planning_writes_nothing_and_counts(lab):
+    planned = plan(lab.config(tile_um=(20.0, 40.0), dtype="float16"))
+    assert not (lab.folder / "store.zarr").exists()
+    assert (planned.n_tiles, planned.n_bytes) == (2 * N_SPOTS, 2 * N_SPOTS * 24 * 2)
+    assert json.loads(json.dumps(planned.to_mapping()))["sections"] == [
+        {
+            "name": "A",
+            "donor": "D1",
+            "n_spots": N_SPOTS,
+            "mpp": 0.5,
+            "tiles": ["20um", "40um"],
+            "join": planned.sections[0].section.join.describe(),
+        }
+    ]
+    assert "46 tiles through local-dir:tiny" in planned.summary()
+
+
+def test_tile_files_are_embedded_like_their_slide(lab):
+    section = read_section(lab.config())
+    (lab.folder / "tiles").mkdir()
+    names = []
+    with TileReader(section, TileSpec(tile_px=40, out_px=40)) as reader:
+        for i, spot in enumerate(section.ids):
+            names.append(f"{spot}.png")
+            Image.fromarray(reader.read(i)).save(lab.folder / "tiles" / names[-1])
+    table = pd.DataFrame(
+        {"x": section.xy_px[:, 0], "y": section.xy_px[:, 1], "path": names, "spot_id": section.ids}
+    )
+    table.to_csv(lab.folder / "tiles.csv", index=False)
+    files = lab.config(
+        csv=lab.folder / "tiles.csv", root=lab.folder / "tiles", store=lab.folder / "tiles.zarr", tile_um=()
+    )
+    embed(files)
+    stored = open_store(lab.folder / "tiles.zarr").section("A")
+    assert stored.feature_keys == ("local-dir-tiny_20um",)  # 40 px of 0.5 µm
+    assert stored.overview() is None
+    assert stored.meta.slide_width_px is None
+    embed(lab.config())
+    a, b = lab.features(), stored.features("local-dir-tiny_20um")
+    # The slide's tiles are centred on fractions of a pixel, the files on whole ones.
+    cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.min() > 0.99
+    with pytest.raises(TileError, match=r"50um need 100\.0 px"):
+        plan(dataclasses.replace(files, tile_um=(50.0,), store=lab.folder / "new.zarr"))
+
+
+def test_every_option_is_honoured(lab):
+    embed(lab.config())
+    plain = lab.features()
+    for others in ({"num_workers": 0}, {"num_workers": 3}):
+        embed(lab.config(store=lab.folder / "workers.zarr", overwrite=True, **others))
+        np.testing.assert_array_equal(lab.features(store="workers.zarr"), plain)
+    embed(lab.config(store=lab.folder / "half.zarr", dtype="float16", overview=False))
+    np.testing.assert_array_equal(
+        lab.features(store="half.zarr"), plain.astype(np.float16).astype(np.float32)
+    )
+    assert open_store(lab.folder / "half.zarr").section("A").overview() is None
+    embed(lab.config(store=lab.folder / "amp.zarr", amp=True))
+    assert (lab.features(store="amp.zarr") != plain).any()
+    np.testing.assert_allclose(lab.features(store="amp.zarr"), plain, atol=0.1)
+    watcher = Watcher()
+    embed(lab.config(store=lab.folder / "b.zarr", batch_size=5, chunk_rows=11), progress=watcher)
+    assert watcher.steps == [5, 5, 1, 5, 5, 1, 1]
+    embed(lab.config(store=lab.folder / "px.zarr", tile_um=(), tile_px=(40,)))
+    np.testing.assert_array_equal(lab.features(store="px.zarr", key="local-dir-tiny_40px"), plain)
+
+
+@pytest.mark.parametrize(
+    ("norm_scale", "dtype", "words"),
+    [
+        (float("nan"), "float32", r"not finite.*first for 'A0'.*look at that tile"),
+        (1e6, "float16", r"beyond the range of float16.*first for 'A0'.*--dtype float32"),
+    ],
+)
+def test_features_that_cannot_be_stored_name_the_spot(lab, norm_scale, dtype, words):
+    encoder = _write_encoder(lab.folder / "wild", norm_scale=norm_scale)
+    with pytest.raises(EncoderError, match=words):
+        embed(lab.config(enc_name=encoder, dtype=dtype))
+    assert open_store(lab.folder / "store.zarr").section("A").feature_keys == ()

@@ -1,0 +1,87 @@
+"""Tiles of real slides: the same tissue from JPEG, pyramid and tile files, and cells at the border."""
+
+import numpy as np
+import openslide
+import pandas as pd
+import pytest
+from PIL import Image
+
+from spam.schemas.embed_config import InputConfig
+from spam.schemas.tile_spec import TileSpec
+from spam.sections import read_section
+from spam.tiles import TileReader, locate, open_slide
+
+
+def test_an_aperio_slide_gives_openslides_pixels(shared_data, make_section):
+    path = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    section = make_section([(500.0, 700.0), (1800.3, 2000.6)], path)
+    with open_slide(path) as slide, openslide.OpenSlide(path) as truth:
+        assert (slide.width, slide.height, slide.mpp) == (2220, 2967, 0.499)
+        located = locate(section, slide)
+        assert (located.mpp, located.mpp_source) == (0.499, "slide")
+        reader = TileReader(located, TileSpec(tile_px=224), slide=slide)
+        for index, corner in ((0, (388, 588)), (1, (1688, 1889))):
+            expected = np.asarray(truth.read_region(corner, 0, (224, 224)).convert("RGB"))
+            np.testing.assert_array_equal(reader.read(index), expected)
+
+
+def test_jpeg_and_pyramid_show_the_same_tissue(shared_data):
+    folder = shared_data / "her2st"
+    section = read_section(
+        InputConfig(h5ad=folder / "C3.h5ad", csv=folder / "mapping.csv", root=folder / "images", section="C3")
+    )
+    with (
+        open_slide(folder / "images" / "C3.jpg") as jpeg,
+        open_slide(folder / "pyramid" / "C3.tif") as pyramid,
+    ):
+        assert pyramid.mpp == pytest.approx(0.6904, abs=5e-5)
+        assert locate(section, jpeg) is section
+        assert locate(section, pyramid) is section
+        # Level 0 and level 1; the pyramid was encoded again at JPEG quality 75, its small levels from small pixels.
+        for spec, limit in ((TileSpec(tile_um=112.0), 3.0), (TileSpec(tile_um=1000.0), 6.0)):
+            readers = [TileReader(section, spec, slide=slide) for slide in (jpeg, pyramid)]
+            a, b = (reader.read_many(range(0, 180, 13)).astype(float) for reader in readers)
+            assert np.abs(a - b).mean() < limit
+            assert np.abs(np.roll(a, 3, axis=1) - b).mean() > 1.5 * np.abs(a - b).mean()
+
+
+def test_tile_files_are_the_tiles_of_their_slide(shared_data):
+    folder = shared_data / "her2st"
+    whole, files = (
+        read_section(InputConfig(h5ad=folder / "C5.h5ad", csv=folder / table, root=root, section="C5"))
+        for table, root in (("mapping.csv", folder / "images"), ("mapping_tiles_C5.csv", folder))
+    )
+    spec = TileSpec(tile_um=154.6)
+    with TileReader(whole, spec) as slide_tiles, TileReader(files, spec) as file_tiles:
+        assert len(file_tiles) == len(slide_tiles) == 181
+        a, b = (reader.read_many(range(0, 181, 7)).astype(float) for reader in (slide_tiles, file_tiles))
+    # The files were encoded again as JPEG; one pixel of shift makes 7 grey levels.
+    assert np.abs(a - b).mean() < 3
+    np.testing.assert_array_equal(b[0], np.asarray(Image.open(files.tiles.paths[0])))
+
+
+def test_cells_at_the_border_are_padded_with_the_edge(shared_data):
+    folder = shared_data / "xenium_lung_ncbi858"
+    section = read_section(
+        InputConfig(h5ad=folder / "NCBI858.h5ad", csv=folder / "mapping.csv", root=folder / "images")
+    )
+    image = np.asarray(Image.open(folder / "images" / "NCBI858.jpg"))
+    padded = np.pad(image, ((112, 113), (112, 113), (0, 0)), mode="edge")
+    table = pd.read_csv(folder / "mapping.csv").set_index("cell_id").loc[section.ids]
+    corners = np.floor(table[["x", "y"]].to_numpy() - 112 + 0.5).astype(int)
+    beyond = (corners < 0) | (corners + 224 > (1431, 1249))
+    assert beyond.any(axis=1).sum() > 20
+    with TileReader(section, TileSpec(tile_px=224)) as reader:
+        for index, (left, top) in enumerate(corners + 112):
+            np.testing.assert_array_equal(reader.read(index), padded[top : top + 224, left : left + 224])
+
+
+def test_an_ome_tiff_of_a_vendor_gives_its_pixel_size_and_picture(shared_data):
+    folder = shared_data / "xenium_lung_ncbi858"
+    with (
+        open_slide(folder / "outs_rewritten" / "he_image.ome.tif") as ome,
+        open_slide(folder / "images" / "NCBI858.jpg") as jpeg,
+    ):
+        assert ome.mpp == 1.0
+        a, b = (slide.read(0, 0, 1431, 1249).astype(float) for slide in (ome, jpeg))
+    assert np.abs(a - b).mean() < 3
