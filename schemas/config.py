@@ -53,7 +53,7 @@ class Config:
     """Base of all configurations: to and from plain mappings, and a digest of the resolved values."""
 
     @classmethod
-    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
+    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:  # noqa: PYI019  beartype knows no Self here
         """Build from plain values (a TOML table, parsed flags); lists become tuples, strings become paths.
 
         Raises
