@@ -6,7 +6,7 @@
 """
 
 import dataclasses
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch.nn.functional import softplus
@@ -26,21 +26,6 @@ __all__ = [
 ]
 
 Likelihood: TypeAlias = Literal["zinb", "nb", "poisson"]
-
-
-class CountDistribution(Protocol):
-    """What the three distributions offer."""
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Expected count."""
-
-    @property
-    def variance(self) -> torch.Tensor:
-        """Variance of the count."""
-
-    def log_prob(self, x: torch.Tensor, *, validate: bool = True) -> torch.Tensor:
-        """Elementwise log-probability of counts; see `build_distribution`."""
 
 
 def _counts(x: torch.Tensor, log_mu: torch.Tensor, *, validate: bool) -> torch.Tensor:
@@ -159,6 +144,9 @@ class ZeroInflatedNegativeBinomial:
         counts = _counts(x, log_mu, validate=validate)
         kept = negative_binomial_log_prob(counts, log_mu, _precise(self.log_theta)) - softplus(logits)
         return torch.where(counts > 0, kept, torch.logaddexp(kept, -softplus(-logits)))
+
+
+CountDistribution: TypeAlias = Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial
 
 
 def build_distribution(
