@@ -82,6 +82,7 @@ def test_inputs_must_fit_the_mode():
         model(features[SPOTS], expression, graph)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ConfigError, match=r"mode 'both' is unknown; --mode is joint, img-gene or img-coord"):
         AlignmentModel(image_dim=3, n_genes=3, proj_dim=3, mode="both", dropout=0.0)

@@ -151,5 +151,9 @@ def test_recall_refuses_what_has_no_partner():
         recall_at_k(torch.ones(2, 2), torch.ones(2, 2), k=0)
     with pytest.raises(ConfigError, match=r"non-empty"):
         recall_at_k(torch.ones(0, 2), torch.ones(0, 2), k=1)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_recall_refuses_sets_of_different_size():
     with pytest.raises(ConfigError, match=r"\(2, 2\) and \(3, 2\)"):
         recall_at_k(torch.ones(2, 2), torch.ones(3, 2), k=1)

@@ -156,6 +156,7 @@ def test_concat_proj_is_linear_in_all_parts():
     torch.testing.assert_close(merge(parts), expected)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(("merge", "likelihood"), [("sum", "nb"), ("gated-sum", "gauss")])
 def test_unknown_choices_are_refused(merge, likelihood):
     with pytest.raises(ConfigError, match=rf"--merge '{merge}' with --likelihood '{likelihood}' is unknown"):

@@ -31,7 +31,7 @@ def test_interval_of_zinb_is_that_of_the_tabulated_distribution(coverage):
 
 
 def test_interval_of_nb_and_poisson():
-    lower, upper = count_interval("nb", MU, np.float64(0.9) * np.ones(()), None, 0.9)
+    lower, upper = count_interval("nb", MU, np.array(0.9), None, 0.9)
     tables = [_cdf(mu, 0.9, 0.0) for mu in MU]
     np.testing.assert_array_equal(lower, [count_truth.smallest_count(0.05, table) for table in tables])
     np.testing.assert_array_equal(upper, [count_truth.smallest_count(0.95, table) for table in tables])
