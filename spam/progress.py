@@ -10,6 +10,7 @@ __all__ = ["SILENT", "Advance", "Progress"]
 
 
 @runtime_checkable
+@runtime_checkable  # for the run-time type checks of the tests
 class Advance(Protocol):
     """Moves one task on."""
 
@@ -17,6 +18,7 @@ class Advance(Protocol):
         """Move on by `steps`; `note` is a short text shown beside the bar, such as the current loss."""
 
 
+@runtime_checkable
 @runtime_checkable
 class Progress(Protocol):
     """Shows tasks that have a name and a number of steps."""
