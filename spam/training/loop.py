@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class LossTerms:
     n: int
 
 
+@runtime_checkable  # for the run-time type checks of the tests
 class Stage(Protocol):
     """What a stage brings to the loop."""
 
