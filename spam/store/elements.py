@@ -49,7 +49,7 @@ def write_array(parent: zarr.Group, name: str, values: Shaped[Array, "*shape"]) 
     _create(parent, name, values, _encoding(kind, "0.2.0"))
 
 
-def write_scalar(parent: zarr.Group, name: str, value: str | float) -> None:
+def write_scalar(parent: zarr.Group, name: str, value: str | int | float) -> None:  # noqa: PYI041  as beartype reads it
     """Write one string or number."""
     kind = "string" if isinstance(value, str) else "numeric-scalar"
     _create(parent, name, np.asarray(value), _encoding(kind, "0.2.0"))

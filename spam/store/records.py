@@ -1,7 +1,7 @@
 """What is handed to a store and comes out of it: a section's tables, its overview, its neighbour graphs.
 
 Each record checks itself when it is made and reports all its faults at once, so that nothing broken is ever
-written.
+written. The shapes stand in the docstrings, not in jaxtyping's annotations, which would report one fault alone.
 """
 
 import dataclasses
@@ -13,13 +13,14 @@ from scipy import sparse
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import GraphMeta, SectionMeta
-from spam.typing import Array, Float64, Shaped, UInt8
+from spam.typing import Array
 
 from .layout import RESERVED_COLUMNS, duplicates, name_fault
 
 __all__ = ["CsrMatrix", "Graph", "Overview", "SectionRecord"]
 
-CsrMatrix: TypeAlias = sparse.csr_matrix | sparse.csr_array
+CsrMatrix: TypeAlias = Any
+"""SciPy's ``csr_matrix`` or ``csr_array``. SciPy carries no types; the records check it themselves."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Overview:
     Attributes
     ----------
     image
-        RGB, 0..255.
+        RGB, uint8, (height, width, 3).
     scale
         Overview pixels per full-resolution slide pixel, in (0, 1] for a reduced image.
 
@@ -39,7 +40,7 @@ class Overview:
         If the image is no RGB image of bytes, or the scale is not positive.
     """
 
-    image: UInt8[Array, "height width 3"]
+    image: Array
     scale: float
 
     def __post_init__(self) -> None:
@@ -106,15 +107,15 @@ class SectionRecord:
     meta
         Name, donor, sizes and provenance.
     ids
-        Names of the spots, each once.
+        Names of the spots, (n_spots,), each once.
     xy_px
-        Spot centres in full-resolution slide pixels (x = column, y = row).
+        Spot centres in full-resolution slide pixels (x = column, y = row), floats, (n_spots, 2).
     xy_um
-        Spot centres in µm, or None where the µm per pixel is unknown.
+        Spot centres in µm, floats, (n_spots, 2), or None where the µm per pixel is unknown.
     counts
         Raw counts, n_spots x n_genes, or None for a section to be predicted only.
     genes
-        Names of the genes, each once; None if and only if `counts` is.
+        Names of the genes, (n_genes,), each once; None if and only if `counts` is.
     obs
         Further columns, one value per spot: numbers, truth values or strings. The columns ``section`` and
         ``donor`` are the store's own and are written from `meta`.
@@ -128,11 +129,11 @@ class SectionRecord:
     """
 
     meta: SectionMeta
-    ids: Shaped[Array, " n_spots"]
-    xy_px: Float64[Array, "n_spots 2"]
-    xy_um: Float64[Array, "n_spots 2"] | None
+    ids: Array
+    xy_px: Array
+    xy_um: Array | None
     counts: CsrMatrix | None
-    genes: Shaped[Array, " n_genes"] | None
+    genes: Array | None
     obs: Mapping[str, Array]
     overview: Overview | None
 
