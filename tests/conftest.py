@@ -1,9 +1,13 @@
 """Fixtures that more than one room uses."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Slow references and small cohorts of known content, importable from every test.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
 
 
 @pytest.fixture(scope="session")

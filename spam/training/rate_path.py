@@ -94,7 +94,7 @@ def fit_rate_path(
     rates = np.exp(_log_rate(ridge.predict(inputs) + gene_mean)) * (totals / PER)[:, None]
     observed = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     # Half a count keeps a gene without any count at a small, finite rate.
-    offset = np.log(observed + 0.5) - np.log(rates.sum(axis=0) + 0.5)
+    offset = np.log(np.maximum(observed, 0.5)) - np.log(rates.sum(axis=0))
     return RatePath(ridge=ridge, gene_mean=gene_mean, offset=offset)
 
 

@@ -1,0 +1,99 @@
+"""Small cohorts of known structure, written straight into a store: expression follows two hidden features."""
+
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_key
+from spam.store import Overview, SectionRecord, create_store
+
+DIMS = {112.0: 11, 224.0: 13}
+
+
+def add_section(
+    store: Path,
+    name: str,
+    *,
+    n_spots: int = 37,
+    n_genes: int = 61,
+    seed: int = 0,
+    donor: str = "d1",
+    signal: float = 1.5,
+    change_counts: str | None = None,
+    order: np.ndarray | None = None,
+    encoder: str = "tiny",
+) -> np.ndarray:
+    """Add one section; return its expected expression per 10k, (n_spots, n_genes).
+
+    `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots.
+    """
+    shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
+    loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
+    base = shared.normal(3.0, 1.0, n_genes)
+    mixing = {um: shared.normal(size=(2, dim)) for um, dim in DIMS.items()}
+    rng = np.random.default_rng([seed, 1])
+    side = int(np.ceil(np.sqrt(n_spots)))
+    grid = np.stack(np.divmod(np.arange(n_spots), side), axis=1)[:, ::-1].astype(float)
+    xy_px = grid * 200 + 150 + rng.normal(0, 5, grid.shape)
+    hidden = np.stack([np.sin(xy_px[:, 0] / 300 + seed), np.cos(xy_px[:, 1] / 250 - seed)], axis=1)
+    hidden += rng.normal(0, 0.3, hidden.shape)
+    log_rate = base + hidden @ loadings
+    rate = np.exp(log_rate) / np.exp(log_rate).sum(axis=1, keepdims=True) * 1e4
+    depth = rng.lognormal(np.log(3000), 0.3, n_spots)
+    counts = rng.poisson(rate * depth[:, None] / 1e4)
+    features = {
+        um: (hidden @ mixing[um] + rng.normal(0, 0.3, (n_spots, dim))).astype(np.float16) for um, dim in DIMS.items()
+    }
+    if change_counts == "zero":
+        counts = np.zeros_like(counts)
+    if change_counts == "shuffle":
+        counts = np.random.default_rng(99).permutation(counts)
+    order = np.arange(n_spots) if order is None else order
+    has_counts = change_counts != "delete"
+    meta = SectionMeta(
+        name=name,
+        donor=donor,
+        n_spots=n_spots,
+        n_genes=n_genes if has_counts else 0,
+        has_counts=has_counts,
+        mpp=0.5,
+        mpp_source="option",
+        slide_width_px=3000,
+        slide_height_px=3000,
+        sources=(),
+        software={"spam": "0"},
+    )
+    record = SectionRecord(
+        meta=meta,
+        ids=np.array([f"{name}_{i}" for i in range(n_spots)])[order],
+        xy_px=xy_px[order],
+        xy_um=xy_px[order] * 0.5,
+        counts=csr_matrix(counts[order]) if has_counts else None,
+        genes=np.array([f"G{i}" for i in range(n_genes)]) if has_counts else None,
+        obs={},
+        overview=Overview(image=np.full((30, 30, 3), 200, dtype=np.uint8), scale=0.01),
+    )
+    section = create_store(store).add_section(record)
+    for um, values in features.items():
+        feature_meta = FeatureMeta(
+            key=feature_key(encoder, f"{um:g}um"),
+            encoder={"name": encoder},
+            weights_sha256="ab" * 32,
+            tile={"tile_um": um, "tile_px": None, "out_px": 224},
+            dim=values.shape[1],
+            dtype="float16",
+            chunk_rows=17,
+        )
+        writer = section.feature_writer(feature_meta)
+        for chunk in list(writer.pending):
+            writer.write(chunk, values[order][chunk].astype(np.float32))
+        writer.finish()
+    return rate[order]
+
+
+def make_cohort(store: Path, n_sections: int = 4, **options: object) -> Path:
+    """Add sections S1, S2, … that differ by their seed."""
+    for i in range(n_sections):
+        add_section(store, f"S{i + 1}", seed=i, n_spots=37 + 2 * i, **options)  # type: ignore[arg-type]
+    return store

@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cohorts import add_section, make_cohort
+
+from spam.errors import ConfigError, StoreError
+from spam.schemas.training_config import PretrainConfig
+from spam.store import open_store
+from spam.training.cohort import choose_sections, read_spots
+from spam.training.dataset import build_training_set, retrieve, retrieve_across_groups
+from spam.training.genes import choose_genes
+from spam.training.inputs import context_features
+from spam.training.neighbours import cohort_neighbours, neighbour_table
+
+KEYS = ("tiny_112um", "tiny_224um")
+
+
+def config(store: Path, **changes: object) -> PretrainConfig:
+    values = {"store": store, "save_dir": store.parent / "out", "k": 5, "n_top_genes": 23, **changes}
+    return PretrainConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "train", "val"),
+    [
+        ({}, ("S1", "S2", "S3"), ("S4",)),
+        ({"sections": ("S2", "S1")}, ("S2",), ("S1",)),
+        ({"sections": ("S1", "S2"), "val_sections": ("S4",)}, ("S1", "S2"), ("S4",)),
+        ({"sections": ("S1", "S2", "S3"), "val_sections": ("S2",)}, ("S1", "S3"), ("S2",)),
+        ({"sections": ("S3",)}, ("S3",), ("S3",)),
+    ],
+)
+def test_the_last_section_is_held_out_unless_told_otherwise(
+    cohort: Path, asked: dict[str, object], train: tuple[str, ...], val: tuple[str, ...]
+) -> None:
+    assert choose_sections(open_store(cohort), config(cohort, **asked)) == (train, val)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"sections": ("S1", "S9")}, r"'S9' not in store .* which has S1, S2, S3, S4"),
+        ({"sections": ("S1", "S1")}, "names a section twice"),
+        ({"sections": ("S1",), "val_sections": ("S1",)}, "leaves no section to train on"),
+    ],
+)
+def test_sections_that_cannot_be_used_are_named(cohort: Path, asked: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        choose_sections(open_store(cohort), config(cohort, **asked))
+
+
+def test_all_tile_sizes_are_used_together_from_small_to_large(cohort: Path) -> None:
+    data = build_training_set(config(cohort))
+    assert data.features.keys == KEYS
+    assert data.features.dims == (11, 13)
+    assert data.spots[0].features.shape == (37, 24)
+
+
+def test_one_tile_size_can_be_chosen(cohort: Path) -> None:
+    assert build_training_set(config(cohort, tile_um=(224.0,))).features.keys == ("tiny_224um",)
+
+
+def test_a_tile_size_that_is_not_there_is_an_error(cohort: Path) -> None:
+    with pytest.raises(StoreError, match=r"tiles of 56 µm .*spam embed --tile-um"):
+        build_training_set(config(cohort, tile_um=(56.0, 112.0)))
+
+
+def test_features_of_two_encoders_leave_the_choice_open(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 1)
+    add_section(store, "X", encoder="other")
+    with pytest.raises(StoreError, match=r"share no features \(S1: tiny_112um, .*; X: other_112um"):
+        build_training_set(config(store))
+
+
+def test_a_section_without_counts_cannot_be_trained_on(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 2)
+    add_section(store, "X", change_counts="delete")
+    with pytest.raises(StoreError, match=r"section 'X' has no counts; embed it with --h5ad"):
+        build_training_set(config(store))
+
+
+def test_variable_genes_are_those_of_pandas_on_training_sections_alone(cohort: Path) -> None:
+    spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in ("S1", "S2", "S3", "S4")]
+    frames = []
+    for s in spots[:3]:
+        assert s.counts is not None
+        assert s.totals is not None
+        raw = pd.DataFrame(s.counts.toarray(), columns=s.genes)
+        frames.append((raw, np.log1p(raw.div(s.totals, axis=0) * 1e4)))
+    raw, expression = (pd.concat([frame[i] for frame in frames]) for i in (0, 1))
+    often = (raw > 0).mean() > 0.1
+    truth = expression.loc[:, often].var(ddof=0).sort_values(ascending=False)
+    choice, choice_of_all = (choose_genes(spots[:3], spots, n_top=n) for n in (19, None))
+    assert choice.sets["HVG-250"] == [gene for gene in truth.index[:250] if gene in choice.genes]
+    assert choice_of_all.sets["HVG-250"] == list(truth.index[:250])
+    assert set(truth.index[:19]) <= set(choice.genes)
+    hest = np.log1p(raw).loc[:, often].var(ddof=0).sort_values(ascending=False)
+    assert choice.sets["hest-50"] == list(hest.index[:50])
+    assert choose_genes(spots[:3], spots[:3], n_top=19).sets == choice.sets
+
+
+def test_context_is_standardised_within_the_section(cohort: Path) -> None:
+    s = read_spots(open_store(cohort).section("S1"), KEYS, k=5)
+    context = context_features(s)
+    assert context.shape == (37, 72)
+    np.testing.assert_allclose(context.mean(axis=0), 0, atol=1e-5)
+    weights = s.graph.connectivities.toarray() + np.eye(37)
+    weights /= weights.sum(axis=1, keepdims=True)
+    f = s.features.astype(float)
+    slow = np.concatenate([f, weights @ f, weights @ (weights @ (weights @ f))], axis=1)
+    slow = (slow - slow.mean(axis=0)) / (slow.std(axis=0) + 1e-3)
+    np.testing.assert_allclose(context, slow, atol=1e-4)
+
+
+def test_neighbours_are_the_nearest_of_their_own_section(cohort: Path) -> None:
+    spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in ("S1", "S2")]
+    table = cohort_neighbours(spots, 3)
+    start = 0
+    for s in spots:
+        for i in range(s.n_spots):
+            distance = np.linalg.norm(s.xy - s.xy[i], axis=1)
+            distance[i] = np.inf
+            nearest = np.lexsort((np.arange(s.n_spots), distance))[:3]
+            np.testing.assert_array_equal(table.index[start + i], start + nearest)
+            step = (s.xy[nearest] - s.xy[i]) / s.graph.meta.sigma
+            np.testing.assert_allclose(table.offset[start + i, :, :2], step, rtol=1e-5)
+            np.testing.assert_allclose(
+                table.offset[start + i, :, 2], np.log1p(distance[nearest] / s.graph.meta.sigma), rtol=1e-5
+            )
+        start += s.n_spots
+    assert table.is_usable.all()
+
+
+def test_more_neighbours_than_the_graph_has_are_marked_unusable(cohort: Path) -> None:
+    s = read_spots(open_store(cohort).section("S1"), KEYS, k=5)
+    table = neighbour_table(s.graph, s.xy, 7)
+    np.testing.assert_array_equal(table.is_usable.sum(axis=1), 5)
+    assert not table.is_usable[:, 5:].any()
+    np.testing.assert_array_equal(table.offset[:, 5:], 0)
+
+
+def test_references_are_the_most_similar_training_spots_of_other_groups(cohort: Path) -> None:
+    data = build_training_set(config(cohort))
+    found = retrieve_across_groups(data, 6)
+    group, is_val = data.groups.group, data.groups.is_val
+    unit = data.inputs / np.linalg.norm(data.inputs, axis=1, keepdims=True)
+    similarity = unit.astype(float) @ unit.T.astype(float)
+    for i in range(len(data.inputs)):
+        allowed = np.flatnonzero((group != group[i]) & ~is_val)
+        best = allowed[np.argsort(-similarity[i, allowed], kind="stable")[:6]]
+        np.testing.assert_allclose(found.similarity[i], similarity[i, best], atol=1e-5)
+        assert set(found.index[i]) <= set(allowed)
+    assert found.is_usable.all()
+
+
+def test_a_bank_smaller_than_asked_for_leaves_places_unused() -> None:
+    rng = np.random.default_rng(0)
+    found = retrieve(rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32), 4)
+    np.testing.assert_array_equal(found.is_usable, [[True, True, False, False]] * 5)
+    empty = retrieve(rng.normal(size=(5, 3)).astype(np.float32), np.empty((0, 3), dtype=np.float32), 4)
+    assert not empty.is_usable.any()
+
+
+def test_no_edge_crosses_sections(cohort: Path) -> None:
+    data = build_training_set(config(cohort))
+    rows, columns = data.weights.nonzero()
+    np.testing.assert_array_equal(data.section_of[rows], data.section_of[columns])
+    assert data.weights.nnz == 5 * len(data.inputs)
