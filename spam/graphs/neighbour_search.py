@@ -146,7 +146,7 @@ def _kd_tree_search(base: Array) -> Search:
 
 
 def _faiss_search(base: Array, k: int) -> tuple[str, Search, float]:
-    centre = base.mean(axis=0)  # float32 then keeps the digits that tell neighbours apart
+    centre = base.mean(axis=0)  # keeps float32 precise, so that few rows are asked for again
     shifted = (base - centre).astype(np.float32)
     index: FlatSearch | IvfSearch = FlatSearch(shifted)
     recall = 1.0

@@ -65,7 +65,7 @@ def test_ties_on_a_square_grid_are_ordered_by_index(backend: str, k: int) -> Non
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ties_far_from_the_origin_are_found(backend: str) -> None:
-    # In float32 these points lose the digits that tell them apart unless they are centred.
+    # In float32 these points are hardly told apart; the bound on what that loses must send them round again.
     points = square_grid(7, 11) * 4 + 1e6
     assert_same(knn(points, k=6, backend=backend), brute_force(points, None, 6))
 
