@@ -102,13 +102,13 @@ def test_registry_imports_neither_torch_nor_timm() -> None:
         "import sys; from spam.encoders import list_encoders, encoder_card; list_encoders(); encoder_card('uni_v1');"
         "print(sorted({'torch', 'timm', 'huggingface_hub', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_cards_are_not_read_at_import() -> None:
     code = "import spam.encoders.registry as r; print(r._registry.cache_info().currsize)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
 
 
