@@ -105,8 +105,9 @@ def build_training_set(
 ) -> TrainingSet:
     """Read, check and prepare all that a stage trains on.
 
-    Genes are chosen on training spots alone; the principal components come from the images of all sections. After
-    pretraining, both are those of the pretrained checkpoint, which its weights depend on.
+    Genes are chosen on the sections of the run, and the principal components come from their images: those to be
+    predicted later are in neither. After pretraining, both are those of the pretrained checkpoint, which its weights
+    depend on.
 
     Raises
     ------
@@ -127,8 +128,7 @@ def build_training_set(
     groups = assign_groups(spots, held_out if held_out != train else ())
     context = [context_features(s) for s in spots]
     if pretrained is None:
-        learners = [s for s in spots if s.name in train]
-        genes = choose_genes(learners, spots, n_top=config.n_top_genes if config.use_hvg else None)
+        genes = choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
         transform = InputTransform.fit(context, config.n_components)
     else:
         meta, transform = pretrained

@@ -1,4 +1,4 @@
-"""Which genes are modelled, and the named subsets that scores are given for; chosen on training spots alone."""
+"""Which genes are modelled, and the named subsets that scores are given for; chosen on the run's own sections."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -42,10 +42,8 @@ class GeneChoice:
     sets: dict[str, list[str]]
 
 
-def choose_genes(
-    train: Sequence[SpotData], shared_with: Sequence[SpotData], *, n_top: int | None
-) -> GeneChoice:
-    """Choose genes on the spots of `train`, among those that `shared_with` has too.
+def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
+    """Choose among the genes that all sections share.
 
     Parameters
     ----------
@@ -55,16 +53,16 @@ def choose_genes(
     Raises
     ------
     StoreError
-        If a section has no counts, or no gene is shared or detected in more than 10 % of the training spots.
+        If a section has no counts, or no gene is shared or detected in more than 10 % of the spots.
     """
-    for section in (*train, *shared_with):
+    for section in spots:
         section.counts_of(())
-    shared = _shared_genes((*train, *shared_with))
-    counts = csr_matrix(vstack([s.counts_of(shared) for s in train]))
+    shared = _shared_genes(spots)
+    counts = csr_matrix(vstack([s.counts_of(shared) for s in spots]))
     detected = np.asarray((counts > 0).mean(axis=0)).ravel()
     often = np.flatnonzero(detected > _MIN_DETECTED)
     if not len(often):
-        names = ", ".join(s.name for s in train)
+        names = ", ".join(s.name for s in spots)
         message = (
             f"none of the {len(shared)} genes that sections {names} share is detected in more than "
             f"{_MIN_DETECTED:.0%} of the spots; check that they hold raw counts of the same gene names"
@@ -72,18 +70,18 @@ def choose_genes(
         raise StoreError(message)
     candidates = np.asarray(shared)[often]
     counts = counts[:, often]  # only these can be chosen; the dense matrices below stay small
-    totals = np.concatenate([s.totals for s in train if s.totals is not None])
+    totals = np.concatenate([s.totals for s in spots if s.totals is not None])
     expression = log1p_cp10k(counts, totals)
     ranked = candidates[highly_variable_genes(expression, detected[often], n=len(often))]
     raw = np.log1p(counts.toarray().astype(np.float32))
     hest = candidates[highly_variable_genes(raw, detected[often], n=_HEST_GENES)]
     modelled = shared if n_top is None else [str(g) for g in dict.fromkeys([*ranked[:n_top], *hest])]
     inside = np.flatnonzero(np.isin(candidates, modelled))
-    bounds = np.cumsum([0, *(s.n_spots for s in train)])
+    bounds = np.cumsum([0, *(s.n_spots for s in spots)])
     moran = np.stack(
         [
             morans_i(expression[a:b, inside], s.graph.connectivities)
-            for s, a, b in zip(train, bounds[:-1], bounds[1:], strict=True)
+            for s, a, b in zip(spots, bounds[:-1], bounds[1:], strict=True)
         ]
     )
     inside_names = candidates[inside]

@@ -43,7 +43,8 @@ def add_section(
     depth = rng.lognormal(np.log(3000), 0.3, n_spots)
     counts = rng.poisson(rate * depth[:, None] / 1e4)
     features = {
-        um: (hidden @ mixing[um] + rng.normal(0, 0.3, (n_spots, dim))).astype(np.float16) for um, dim in DIMS.items()
+        um: (hidden @ mixing[um] + rng.normal(0, 0.3, (n_spots, dim))).astype(np.float16)
+        for um, dim in DIMS.items()
     }
     if change_counts == "zero":
         counts = np.zeros_like(counts)

@@ -17,7 +17,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pretrained(cohort: Path) -> Path:
     folder = cohort.parent / "pretrain"
-    config = PretrainConfig(store=cohort, save_dir=folder, epochs=3, proj_dim=16, batch_size=31, n_top_genes=29, k=5)
+    config = PretrainConfig(
+        store=cohort, save_dir=folder, epochs=3, proj_dim=16, batch_size=31, n_top_genes=29, k=5
+    )
     return pretrain(config).run.best_path
 
 

@@ -81,10 +81,10 @@ def test_a_section_without_counts_cannot_be_trained_on(tmp_path: Path) -> None:
         build_training_set(config(store))
 
 
-def test_variable_genes_are_those_of_pandas_on_training_sections_alone(cohort: Path) -> None:
-    spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in ("S1", "S2", "S3", "S4")]
+def test_variable_genes_are_those_of_pandas(cohort: Path) -> None:
+    spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in ("S1", "S2", "S3")]
     frames = []
-    for s in spots[:3]:
+    for s in spots:
         assert s.counts is not None
         assert s.totals is not None
         raw = pd.DataFrame(s.counts.toarray(), columns=s.genes)
@@ -92,13 +92,12 @@ def test_variable_genes_are_those_of_pandas_on_training_sections_alone(cohort: P
     raw, expression = (pd.concat([frame[i] for frame in frames]) for i in (0, 1))
     often = (raw > 0).mean() > 0.1
     truth = expression.loc[:, often].var(ddof=0).sort_values(ascending=False)
-    choice, choice_of_all = (choose_genes(spots[:3], spots, n_top=n) for n in (19, None))
+    choice, choice_of_all = (choose_genes(spots, n_top=n) for n in (19, None))
     assert choice.sets["HVG-250"] == [gene for gene in truth.index[:250] if gene in choice.genes]
     assert choice_of_all.sets["HVG-250"] == list(truth.index[:250])
     assert set(truth.index[:19]) <= set(choice.genes)
     hest = np.log1p(raw).loc[:, often].var(ddof=0).sort_values(ascending=False)
     assert choice.sets["hest-50"] == list(hest.index[:50])
-    assert choose_genes(spots[:3], spots[:3], n_top=19).sets == choice.sets
 
 
 def test_context_is_standardised_within_the_section(cohort: Path) -> None:
@@ -157,7 +156,9 @@ def test_references_are_the_most_similar_training_spots_of_other_groups(cohort: 
 
 def test_a_bank_smaller_than_asked_for_leaves_places_unused() -> None:
     rng = np.random.default_rng(0)
-    found = retrieve(rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32), 4)
+    found = retrieve(
+        rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32), 4
+    )
     np.testing.assert_array_equal(found.is_usable, [[True, True, False, False]] * 5)
     empty = retrieve(rng.normal(size=(5, 3)).astype(np.float32), np.empty((0, 3), dtype=np.float32), 4)
     assert not empty.is_usable.any()

@@ -55,7 +55,9 @@ def test_no_group_reaches_its_own_rates_and_no_validation_spot_any() -> None:
         rows = group == changed
         mixed_expression, mixed_counts = expression.copy(), counts.toarray()
         mixed_expression[rows], mixed_counts[rows] = other[1][rows], other[2].toarray()[rows]
-        after = cross_fit_log_rate(inputs, mixed_expression, csr_matrix(mixed_counts), totals, groups, alpha=3.0)
+        after = cross_fit_log_rate(
+            inputs, mixed_expression, csr_matrix(mixed_counts), totals, groups, alpha=3.0
+        )
         for g in range(3):
             assert np.array_equal(before[group == g], after[group == g]) == (g not in reached)
 
