@@ -24,15 +24,24 @@ TOKEN = "hf_right"
 
 # Runs apart, since the Hub's client reads its settings when it is imported.
 CHILD = """
-import json, sys, time, urllib.request
+import json, socket, sys, time, urllib.request
 import numpy as np, torch
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import EncoderError
 
+def is_open(endpoint):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(endpoint.rpartition(":")[2]))) == 0
+
 answers = {}
 for name in sys.argv[2:]:
     if name == "stop":
-        urllib.request.urlopen(sys.argv[1] + "/stop").read()
+        while True:  # until connections are refused
+            try:
+                urllib.request.urlopen(sys.argv[1] + "/stop", timeout=1).read()
+            except OSError:
+                if not is_open(sys.argv[1]):
+                    break
         continue
     start = time.perf_counter()
     try:
@@ -62,7 +71,7 @@ def handler(folder: Path) -> type[BaseHTTPRequestHandler]:
 
         def stop(self) -> None:
             self.server.shutdown()
-            self.server.server_close()  # connections are refused from now on
+            self.server.socket.close()  # connections are refused from now on
 
         def answer(self, *, is_head: bool) -> None:
             repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
