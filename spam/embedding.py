@@ -12,12 +12,14 @@ import numpy as np
 
 from .encoders import Encoder, build_encoder
 from .errors import EncoderError
+from .graphs import ensure_spatial_graph
 from .hardware import resolve_device
 from .planning import PlannedSection, differences, plan, slide_of
 from .progress import SILENT, Advance, Progress
 from .schemas.embed_config import EmbedConfig
 from .schemas.embed_report import EmbedReport, SectionReport
 from .schemas.encoder_card import EncoderCard
+from .schemas.graph_config import DEFAULT_K
 from .schemas.store_meta import FeatureMeta, feature_key
 from .schemas.tile_spec import TileSpec
 from .store import FeatureWriter, Overview, Store, StoredSection, create_store
@@ -101,6 +103,9 @@ def _embed_section(
             writer.finish()
             keys.append(meta.key)
             n_embedded += n_pending
+    ensure_spatial_graph(
+        stored, k=DEFAULT_K
+    )  # so that readers of the store find the graph that training uses
     return SectionReport(
         name=section.name,
         n_spots=len(section.ids),
@@ -149,10 +154,10 @@ def _fill(
             features = encoder.embed(tiles)
             _require_finite(features, ids[batch.start : batch.stop], encoder.card, config)
             rows.append(features)
-            advance(len(batch))
             if batch.stop == chunk.stop:
                 writer.write(chunk, np.concatenate(rows))
                 rows.clear()
+            advance(len(batch))
 
 
 def _require_finite(
