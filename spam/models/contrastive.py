@@ -25,7 +25,7 @@ class _SymmetricInfoNCE(torch.autograd.Function):
         row_lse = a.new_empty(len(a))
         column_lse = a.new_full((len(b),), -torch.inf)
         for start in range(0, len(a), chunk_rows):
-            logits = a[start : start + chunk_rows] @ b.T / temperature
+            logits = (a[start : start + chunk_rows] / temperature) @ b.T
             row_lse[start : start + chunk_rows] = logits.logsumexp(1)
             column_lse = torch.logaddexp(column_lse, logits.logsumexp(0))
         ctx.save_for_backward(a, b, row_lse, column_lse)
@@ -42,9 +42,10 @@ class _SymmetricInfoNCE(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             for start in range(0, len(a), chunk_rows):
                 rows = slice(start, start + chunk_rows)
-                logits = a[rows] @ b.T / temperature
-                share = mixing * (logits - row_lse[rows, None]).exp()
-                share += (1 - mixing) * (logits - column_lse).exp()
+                logits = (a[rows] / temperature) @ b.T
+                # In place: two chunks at most exist at once.
+                share = (logits - row_lse[rows, None]).exp_().mul_(mixing)
+                share += logits.sub_(column_lse).exp_().mul_(1 - mixing)
                 grad_a[rows] += share @ b
                 grad_b += share.T @ a[rows]
         scale = grad / (len(a) * temperature)
