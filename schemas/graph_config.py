@@ -5,7 +5,9 @@ from pathlib import Path
 
 from .config import Config, check, option
 
-__all__ = ["GraphConfig"]
+__all__ = ["DEFAULT_K", "GraphConfig"]
+
+DEFAULT_K = 12  # two rings of a hexagonal lattice, less its corners; the published default
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +18,7 @@ class GraphConfig(Config):
     sections: tuple[str, ...] = option(
         (), "sections to build them for, e.g. C2,C3 (default: all of the store)"
     )
-    k_spatial: int = option(12, "spatial neighbours of a spot")
+    k_spatial: int = option(DEFAULT_K, "spatial neighbours of a spot")
     k_features: int = option(15, "neighbours of a spot by the features of its tile")
     overwrite: bool = option(False, "build again what is there already")  # noqa: FBT003
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from .config import Config, check, option
+from .graph_config import DEFAULT_K
 
 __all__ = ["FinetuneConfig", "PretrainConfig", "TrainingConfig"]
 
@@ -32,7 +33,7 @@ class TrainingConfig(Config):
     lr: float = option(3e-4, "learning rate of AdamW")
     weight_decay: float = option(0.05, "weight decay of AdamW")
     dropout: float = option(0.1, "share of activations dropped in training")
-    k: int = option(12, "spatial neighbours of a spot in the graph")
+    k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph")
     n_components: int = option(256, "principal components kept of the image features")
     use_hvg: bool = option(True, "model the most variable genes alone (chosen on training sections)")  # noqa: FBT003
     n_top_genes: int = option(541, "how many, with --use-hvg")

@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "encoders": {"schemas"},
     "store": {"schemas"},
     "planning": {"schemas", *SLIDE_SIDE, "store"},
-    "embedding": {"schemas", *SLIDE_SIDE, "store", "planning"},
+    "embedding": {"schemas", *SLIDE_SIDE, "store", "planning", "graphs"},
     "graphs": {"schemas", "store"},
     "models": {"schemas"},
     "training": {"schemas", "store", "graphs", "models"},

@@ -9,7 +9,7 @@ import torch
 
 from spam.errors import CheckpointError, StoreError
 from spam.hardware import resolve_device
-from spam.models import FusionModel, build_distribution, choose_alpha
+from spam.models import FusionModel, build_distribution
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
@@ -23,11 +23,9 @@ from .description import describe_training, set_threads
 from .inputs import InputTransform
 from .loop import LossTerms, Run, fit
 from .neighbours import cohort_neighbours
-from .rate_path import PER, cross_fit_log_rate, dispersion_by_moments, fit_rate_path
+from .rate_path import PER, choose_penalty, cross_fit_log_rate, dispersion_by_moments, fit_rate_path
 
 __all__ = ["FinetuneReport", "FusionStage", "finetune"]
-
-ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # penalties tried inside the training groups
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,7 @@ class FinetuneReport:
     val_sections
         Sections held out; empty when a block of the lone section was.
     alpha
-        Penalty of the linear path, chosen inside the training groups.
+        Penalty of the linear path that predicts new sections, chosen by leaving out one group at a time.
     """
 
     run: Run
@@ -146,11 +144,9 @@ class FusionStage:
             s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].any()
         )
         train, usable = data.train_rows, np.flatnonzero(data.totals > 0)
-        self.alpha = choose_alpha(data.inputs[train], data.centred[train], data.groups.group[train], ALPHAS)
+        self.alpha = choose_penalty(data.inputs[usable], data.expression[usable], data.groups.group[usable])
         self._path = fit_rate_path(*self._rows(usable), data.groups.group[usable], alpha=self.alpha)
-        log_rate = cross_fit_log_rate(
-            data.inputs, data.expression, data.counts, data.totals, data.groups, alpha=self.alpha
-        )
+        log_rate = cross_fit_log_rate(data.inputs, data.expression, data.counts, data.totals, data.groups)
         mu = np.exp(log_rate[train]) * (data.totals[train] / PER)[:, None]
         theta = dispersion_by_moments(data.counts[train], mu)
         self._baselines = fit_baselines(data)

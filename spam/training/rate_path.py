@@ -5,13 +5,25 @@ import dataclasses
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spam.models.linear import Ridge, fit_ridge
+from spam.models.linear import Ridge, choose_alpha, fit_ridge
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 from .groups import Groups
 
-__all__ = ["PER", "RatePath", "cross_fit_log_rate", "dispersion_by_moments", "fit_rate_path", "group_means"]
+__all__ = [
+    "PER",
+    "RatePath",
+    "choose_penalty",
+    "cross_fit_log_rate",
+    "dispersion_by_moments",
+    "fit_rate_path",
+    "group_means",
+]
 
+ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # tried inside the groups that a path is fitted on
+DEFAULT_ALPHA = (
+    1e3  # where there is one group only; in the middle of what real cohorts choose (docs/experiments.md)
+)
 PER = 1e4  # expression is stated per 10k counts
 _SHARPNESS = 20.0  # the soft floor at zero bends within 1/20 of log1p units
 _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or a Poisson
@@ -98,23 +110,33 @@ def fit_rate_path(
     return RatePath(ridge=ridge, gene_mean=gene_mean, offset=offset)
 
 
+def choose_penalty(
+    inputs: Float[Array, "n q"], expression: Float[Array, "n n_genes"], group: Int64[Array, " n"]
+) -> float:
+    """Choose the ridge penalty by leaving out one group at a time; a lone group gets a fixed one."""
+    names, rank = np.unique(group, return_inverse=True)
+    if len(names) == 1:
+        return DEFAULT_ALPHA
+    return choose_alpha(inputs, expression - group_means(expression, group)[rank], group, ALPHAS)
+
+
 def cross_fit_log_rate(
     inputs: Float[Array, "n q"],
     expression: Float[Array, "n n_genes"],
     counts: csr_matrix,
     totals: Float64[Array, " n"],
     groups: Groups,
-    *,
-    alpha: float,
 ) -> Float32[Array, "n n_genes"]:
     """Log-rates of every spot from a path that has seen neither its group nor any validation spot.
 
-    So a training spot meets the path as a new section will: its own counts cannot reach its own prediction.
+    The penalty is chosen anew for each group, without it. So a training spot meets the path as a new section will: its
+    own counts cannot reach its own prediction.
     """
     log_rate = np.empty(expression.shape, dtype=np.float32)
     for g in np.unique(groups.group):
         rows = groups.group == g
-        fit = ~groups.is_val & ~rows
+        fit = ~groups.is_val & ~rows & (totals > 0)
+        alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit])
         path = fit_rate_path(
             inputs[fit], expression[fit], counts[fit], totals[fit], groups.group[fit], alpha=alpha
         )

@@ -49,15 +49,13 @@ def test_a_gene_without_counts_gets_a_small_finite_rate() -> None:
 def test_no_group_reaches_its_own_rates_and_no_validation_spot_any() -> None:
     inputs, expression, counts, totals, group = spots()
     groups = Groups(group=group, is_val=group == 2, are_blocks=False)
-    before = cross_fit_log_rate(inputs, expression, counts, totals, groups, alpha=3.0)
+    before = cross_fit_log_rate(inputs, expression, counts, totals, groups)
     other = spots(seed=5)
     for changed, reached in ((0, [1, 2]), (1, [0, 2]), (2, [])):
         rows = group == changed
         mixed_expression, mixed_counts = expression.copy(), counts.toarray()
         mixed_expression[rows], mixed_counts[rows] = other[1][rows], other[2].toarray()[rows]
-        after = cross_fit_log_rate(
-            inputs, mixed_expression, csr_matrix(mixed_counts), totals, groups, alpha=3.0
-        )
+        after = cross_fit_log_rate(inputs, mixed_expression, csr_matrix(mixed_counts), totals, groups)
         for g in range(3):
             assert np.array_equal(before[group == g], after[group == g]) == (g not in reached)
 
