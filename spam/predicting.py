@@ -75,6 +75,10 @@ class PredictReport:
             lines.append(
                 "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
             )
+        if 0 < self.n_unmeasured < self.n_genes:
+            lines.append(
+                f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
+            )
         lines.append("no ground truth, so no scores" if self.board is None else self.board.markdown())
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)
@@ -98,6 +102,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     section = _choose_section(config)
     predictor = Predictor.load(config.ckpt, resolve_device(config.device))
     _check_out_dir(config, section.meta.name)
+    _check_plot_genes(config, predictor.meta.genes)
     predicted = predictor.predict(
         section, depth=config.depth, coverage=config.coverage, batch_size=config.batch_size, progress=progress
     )
@@ -108,7 +113,10 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     for path in files[1:]:
         write_table(predicted, path)
     k = int(predictor.meta.config["k"])
-    board = _score(section, predictor, predicted, k=k) if section.meta.has_counts else None
+    measured = (
+        set() if section.genes is None else {str(gene) for gene in section.genes} & set(predicted.genes)
+    )
+    board = _score(section, predictor, predicted, k=k) if measured else None
     if board is not None:
         files += [out / "metrics.json", out / "genes.csv"]
         metrics = {
@@ -128,7 +136,6 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         _write_text(out / "genes.csv", board.gene_table().to_csv())
     if config.plots:
         files += _draw(config, section, predicted, board)
-    measured = set() if section.genes is None else {str(gene) for gene in section.genes}
     return PredictReport(
         section=predicted.section,
         n_spots=len(predicted.ids),
@@ -136,7 +143,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         is_training_section=bool(predicted.provenance["is_training_section"]),
         files=tuple(files),
         board=board,
-        n_unmeasured=len(set(predicted.genes) - measured) if section.meta.has_counts else 0,
+        n_unmeasured=len(predicted.genes) - len(measured),
     )
 
 
@@ -162,6 +169,17 @@ def _check_out_dir(config: PredictConfig, section: str) -> None:
             "--overwrite"
         )
         raise OutputExistsError(message)
+
+
+def _check_plot_genes(config: PredictConfig, genes: tuple[str, ...]) -> None:
+    """Refuse to draw genes that are not modelled, before anything is written."""
+    unknown = [gene for gene in config.plot_genes if gene not in genes]
+    if unknown:
+        message = (
+            f"--plot-genes: {', '.join(unknown)} not among the {len(genes)} genes of the checkpoint "
+            f"(such as {', '.join(genes[:5])})"
+        )
+        raise ConfigError(message)
 
 
 def _score(
@@ -257,7 +275,12 @@ def _draw(
         counts = section.counts()
         order = {str(gene): i for i, gene in enumerate(section.genes if section.genes is not None else ())}
         totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        truth = log1p_cp10k(counts[:, [order[gene] for gene in drawn]], totals)
+        measured = [gene for gene in drawn if gene in order]
+        found = log1p_cp10k(counts[:, [order[gene] for gene in measured]], totals)
+        truth = np.full(
+            (section.n_spots, len(drawn)), np.nan, dtype=np.float32
+        )  # unmeasured genes are drawn grey
+        truth[:, [drawn.index(gene) for gene in measured]] = found
     overview = section.overview()
     view = SectionView(
         name=section.meta.name,
@@ -281,21 +304,8 @@ def _draw(
 
 
 def _choose_drawn(config: PredictConfig, predicted: PredictedSection, board: BoardReport | None) -> list[str]:
-    """Take the genes asked for, else the best predicted ones, else those predicted to vary most.
-
-    Raises
-    ------
-    ConfigError
-        If a gene asked for is not modelled.
-    """
+    """Take the genes asked for, else the best predicted ones, else those predicted to vary most."""
     if config.plot_genes:
-        unknown = [gene for gene in config.plot_genes if gene not in predicted.genes]
-        if unknown:
-            message = (
-                f"--plot-genes: {', '.join(unknown)} not among the {len(predicted.genes)} genes of the checkpoint "
-                f"(such as {', '.join(predicted.genes[:5])})"
-            )
-            raise ConfigError(message)
         return list(config.plot_genes)
     if board is not None:
         best = board.gene_table()[f"{MODEL}.pearson"].sort_values(ascending=False, kind="stable")

@@ -80,7 +80,9 @@ class SpotData:
 
     def expression(self, genes: Sequence[str]) -> Float32[Array, "n_spots n_chosen"]:
         """Log1p of counts per 10k of the named genes, each of which must be there."""
-        return log1p_cp10k(self.counts_of(genes), self.totals)
+        counts = self.counts_of(genes)
+        assert self.totals is not None  # noqa: S101  counts and totals come together
+        return log1p_cp10k(counts, self.totals)
 
     def counts_of(self, genes: Sequence[str]) -> csr_matrix:
         """Raw counts of the named genes, in their order.

@@ -1,0 +1,171 @@
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cohorts import add_section
+from scipy import stats
+
+from spam.errors import CheckpointError
+from spam.prediction import PredictedSection, Predictor, write_predictions, write_table
+from spam.store import open_store
+from spam.training.checkpoint import read_checkpoint
+from spam.training.rate_path import PER
+
+ARRAYS = ("expression", "mu", "theta", "pi", "lower", "upper")
+
+
+def predict(checkpoint: Path, store: Path, name: str, **options: object) -> PredictedSection:
+    predictor = Predictor.load(checkpoint, torch.device("cpu"))
+    return predictor.predict(open_store(store).section(name), **options)  # type: ignore[arg-type]
+
+
+def assert_identical(a: PredictedSection, b: PredictedSection) -> None:
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    for name, values in a.baselines.items():
+        np.testing.assert_array_equal(values, b.baselines[name], err_msg=name)
+
+
+@pytest.mark.parametrize("change", ["zero", "shuffle", "delete"])
+def test_the_counts_of_the_target_do_not_reach_its_prediction(
+    checkpoint: Path, store: Path, tmp_path: Path, change: str
+) -> None:
+    add_section(tmp_path / "changed.zarr", "S4", seed=3, n_spots=43, change_counts=change)
+    assert_identical(predict(checkpoint, store, "S4"), predict(checkpoint, tmp_path / "changed.zarr", "S4"))
+
+
+def test_permuting_the_spots_permutes_the_prediction(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(43)
+    add_section(tmp_path / "permuted.zarr", "S4", seed=3, n_spots=43, order=order)
+    plain, permuted = predict(checkpoint, store, "S4"), predict(checkpoint, tmp_path / "permuted.zarr", "S4")
+    np.testing.assert_array_equal(permuted.ids, plain.ids[order])
+    # Sums over neighbours and over the section run in another order.
+    np.testing.assert_allclose(permuted.expression, plain.expression[order], rtol=2e-4, atol=2e-4)
+
+
+def test_a_section_beside_it_in_the_store_changes_nothing(
+    checkpoint: Path, store: Path, tmp_path: Path
+) -> None:
+    add_section(tmp_path / "two.zarr", "S4", seed=3, n_spots=43)
+    add_section(tmp_path / "two.zarr", "unrelated", seed=8)
+    assert_identical(predict(checkpoint, store, "S4"), predict(checkpoint, tmp_path / "two.zarr", "S4"))
+
+
+def test_predicting_twice_gives_the_same_bits_and_any_batch_size_the_same_numbers(
+    checkpoint: Path, store: Path
+) -> None:
+    first = predict(checkpoint, store, "S4")
+    assert_identical(first, predict(checkpoint, store, "S4"))
+    small = predict(checkpoint, store, "S4", batch_size=7)
+    np.testing.assert_allclose(small.expression, first.expression, rtol=1e-4, atol=1e-5)
+
+
+def test_training_section_does_not_look_itself_up(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    """The bank holds its spots; were they used, its own expression would come back as a reference."""
+    predictor = Predictor.load(checkpoint, torch.device("cpu"))
+    before = predictor.predict(open_store(store).section("S2"))
+    assert before.provenance["is_training_section"]
+    own = predictor.tensors["bank.section"] == 1
+    predictor.tensors["bank.expression"] = np.where(own[:, None], 99.0, predictor.tensors["bank.expression"])
+    predictor.tensors["bank.expression"] = predictor.tensors["bank.expression"].astype(np.float32)
+    np.testing.assert_array_equal(
+        before.expression, predictor.predict(open_store(store).section("S2")).expression
+    )
+    other = predictor.predict(open_store(store).section("S4"))
+    assert not np.array_equal(other.expression, predict(checkpoint, store, "S4").expression)
+
+
+def test_structure_is_found_where_there_is_some(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    rate = add_section(tmp_path / "again.zarr", "S4", seed=3, n_spots=43)
+    found = predict(checkpoint, store, "S4")
+    truth = pd.DataFrame(np.log1p(rate), columns=[f"G{i}" for i in range(rate.shape[1])])[
+        list(found.genes)
+    ].to_numpy()
+    r = [stats.pearsonr(truth[:, g], found.expression[:, g]).statistic for g in range(truth.shape[1])]
+    assert np.median(r) > 0.6
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+def test_layers_belong_together(checkpoints: dict[str, Path], store: Path, likelihood: str) -> None:
+    found = predict(checkpoints[likelihood], store, "S4", depth=4000.0, coverage=0.8)
+    mean = (1 - found.pi.astype(float)) * found.mu * PER / 4000.0
+    np.testing.assert_allclose(found.expression, np.log1p(mean), rtol=1e-5)
+    assert (found.pi > 0).all() == (likelihood == "zinb")
+    assert np.isinf(found.theta).all() == (likelihood == "poisson")
+    for i in range(0, 43, 7):
+        for g in range(0, len(found.genes), 5):
+            mu, theta, pi = (float(v) for v in (found.mu[i, g], found.theta[g], found.pi[i, g]))
+            x = np.arange(3000)
+            pmf = (
+                stats.poisson.pmf(x, mu)
+                if likelihood == "poisson"
+                else stats.nbinom.pmf(x, theta, theta / (theta + mu))
+            )
+            cdf = np.cumsum(np.where(x == 0, pi, 0) + (1 - pi) * pmf)
+            lower, upper = np.searchsorted(cdf, [0.1, 0.9])
+            np.testing.assert_allclose(found.lower[i, g], np.log1p(lower * PER / 4000), rtol=1e-5)
+            np.testing.assert_allclose(found.upper[i, g], np.log1p(upper * PER / 4000), rtol=1e-5)
+
+
+def test_an_untrained_network_leaves_the_linear_path_as_it_is(store: Path, tmp_path: Path) -> None:
+    from spam.schemas.training_config import FinetuneConfig
+    from spam.training import finetune
+
+    config = FinetuneConfig(
+        store=store,
+        sections=("S1", "S2", "S3"),
+        save_dir=tmp_path,
+        epochs=1,
+        lr=1e-12,
+        likelihood="nb",
+        fuse_dim=16,
+    )
+    checkpoint = finetune(config).run.last_path
+    found = predict(checkpoint, store, "S4")
+    for g in range(len(found.genes)):
+        ridge = found.baselines["tuned ridge"][:, g]
+        assert stats.spearmanr(ridge, found.expression[:, g]).statistic > 0.999
+
+
+def test_the_written_matrix_is_the_predicted_one(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    found = predict(checkpoint, store, "S4")
+    write_predictions(found, tmp_path / "p.h5ad")
+    for suffix in ("csv", "parquet"):
+        write_table(found, tmp_path / f"p.{suffix}")
+    read = anndata.read_h5ad(tmp_path / "p.h5ad")
+    np.testing.assert_array_equal(read.X, found.expression)
+    for name in ("mu", "pi", "lower", "upper"):
+        np.testing.assert_array_equal(read.layers[name], getattr(found, name))
+    np.testing.assert_array_equal(read.layers["theta"], np.tile(found.theta, (43, 1)))
+    np.testing.assert_array_equal(read.obsm["spatial"], found.xy_px)
+    assert list(read.obs_names) == list(found.ids)
+    assert list(read.var_names) == list(found.genes)
+    provenance = json.loads(read.uns["spam"]["provenance"])
+    assert provenance["trained_on"] == ["S1", "S2"]
+    assert provenance["validated_on"] == ["S3"]
+    table = pd.read_csv(tmp_path / "p.csv", index_col=0)
+    np.testing.assert_allclose(table.to_numpy(), found.expression, rtol=1e-4)
+    np.testing.assert_array_equal(pd.read_parquet(tmp_path / "p.parquet").to_numpy(), found.expression)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.csv", "p.h5ad", "p.parquet"]
+
+
+def test_a_section_without_the_features_is_told_how_to_get_them(checkpoint: Path, tmp_path: Path) -> None:
+    add_section(tmp_path / "x.zarr", "X", encoder="other")
+    with pytest.raises(
+        CheckpointError,
+        match=r"'X' has no features tiny_112um, tiny_224um \(it has other_.*--enc-name tiny --tile-um 112",
+    ):
+        predict(checkpoint, tmp_path / "x.zarr", "X")
+
+
+def test_features_of_other_weights_are_refused(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(checkpoint, torch.device("cpu"))
+    meta, _ = read_checkpoint(checkpoint, stage="finetune")
+    object.__setattr__(predictor.meta, "weights_sha256", "ff" * 32)
+    with pytest.raises(CheckpointError, match=r"weights abababab….* are not those .*weights ffffffff…"):
+        predictor.predict(open_store(store).section("S4"))
+    assert meta.weights_sha256 == "ab" * 32
