@@ -237,7 +237,7 @@ def _resume(lab, left):
 def test_a_killed_run_resumes_to_the_same_bits(lab):
     values = json.loads(json.dumps(lab.values(), default=str))
     script = KILLED.format(left=5, values=values)
-    killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False, timeout=300)
+    killed = subprocess.run([sys.executable, "-P", "-c", script], env=os.environ, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     _resume(lab, left=16)
 

@@ -9,7 +9,6 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.models.expression import log1p_cp10k
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection
 from spam.typing import Array, Float32, Float64, Shaped
@@ -77,12 +76,6 @@ class SpotData:
     def n_spots(self) -> int:
         """Number of spots."""
         return len(self.features)
-
-    def expression(self, genes: Sequence[str]) -> Float32[Array, "n_spots n_chosen"]:
-        """Log1p of counts per 10k of the named genes, each of which must be there."""
-        counts = self.counts_of(genes)
-        assert self.totals is not None  # noqa: S101  counts and totals come together
-        return log1p_cp10k(counts, self.totals)
 
     def counts_of(self, genes: Sequence[str]) -> csr_matrix:
         """Raw counts of the named genes, in their order.

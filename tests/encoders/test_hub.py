@@ -124,7 +124,7 @@ def serving(folder: Path) -> Iterator[str]:
 def start_child(endpoint: str, home: Path, *names: str, **settings: str) -> "subprocess.Popen[str]":
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **settings}
-    command = [sys.executable, "-c", CHILD, endpoint, *names]
+    command = [sys.executable, "-P", "-c", CHILD, endpoint, *names]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

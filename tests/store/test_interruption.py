@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("killed_writers.py")
 )
 def test_a_killed_writer_leaves_old_or_new_or_nothing(tmp_path, operation, n_kills):
     done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path, operation, str(n_kills)],
+        [sys.executable, "-P", SCRIPT, tmp_path, operation, str(n_kills)],
         capture_output=True,
         text=True,
         check=False,
@@ -30,5 +30,5 @@ def test_the_store_needs_neither_torch_nor_anndata():
         "import sys, spam.store; "
         "print([name for name in ('torch', 'timm', 'anndata', 'pandas', 'faiss') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
