@@ -9,7 +9,6 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.sparse import csr_matrix
 
 from spam.errors import SectionError
@@ -100,9 +99,7 @@ def _write_h5ad(
     matrix = csr_matrix(counts.to_numpy())
     result = anndata.AnnData(X=matrix, obs=obs, var=pd.DataFrame(index=counts.columns.astype(str)))
     result.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
-    with Image.open(section.image) as image:
-        width, height = image.size
-    facts = {"mpp": mpp, "spot_diameter_um": spot_diameter_um, "width": width, "height": height}
+    facts = {"mpp": mpp, "spot_diameter_um": spot_diameter_um, "source_image": section.image.name}
     result.uns["spatial"] = {section.name: {"metadata": {**facts, "technology": "Spatial Transcriptomics"}}}
     partial = folder / f"{section.name}.h5ad.partial"
     result.write_h5ad(partial)
