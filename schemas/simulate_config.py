@@ -40,6 +40,7 @@ class SimulateConfig(Config):
         check(
             [
                 "--out-dir is missing: say where the cohort goes" if self.out_dir is None else None,
+                f"--seed must not be negative, not {self.seed}" if self.seed < 0 else None,
                 *(
                     f"--{n.replace('_', '-')} must be at least 1, not {getattr(self, n)}"
                     for n in counts
@@ -75,3 +76,6 @@ class DemoConfig(Config):
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     seed: int = option(0, "seed of every random number")
     overwrite: bool = option(False, "run again into a folder that is there")  # noqa: FBT003
+
+    def __post_init__(self) -> None:
+        check([f"--seed must not be negative, not {self.seed}" if self.seed < 0 else None])

@@ -65,6 +65,7 @@ class TrainingConfig(Config):
             if self.weight_decay < 0
             else None,
             f"--num-workers must not be negative, not {self.num_workers}" if self.num_workers < 0 else None,
+            f"--seed must not be negative, not {self.seed}" if self.seed < 0 else None,
         ]
 
 
