@@ -61,7 +61,8 @@ def assign_groups(spots: Sequence[SpotData], val_sections: Sequence[str]) -> Gro
     """Give every spot its group and role.
 
     Two or more training sections are a group each. A single training section is cut into blocks: it has no other
-    section to retrieve references from; without a validation section of its own its last block is held out.
+    section to retrieve references from; without a validation section of its own its last block is held out. Every
+    validation section is a group of its own.
 
     Raises
     ------
@@ -82,12 +83,12 @@ def assign_groups(spots: Sequence[SpotData], val_sections: Sequence[str]) -> Gro
         )
         raise StoreError(message)
     groups, roles = [], []
-    for section in spots:
+    for i, section in enumerate(spots):
         is_lone = section.name == lone.name
         blocks = (
             spatial_blocks(section.xy, N_BLOCKS)
             if is_lone
-            else np.full(section.n_spots, N_BLOCKS, dtype=np.int64)
+            else np.full(section.n_spots, N_BLOCKS + i, dtype=np.int64)
         )
         groups.append(blocks)
         roles.append(

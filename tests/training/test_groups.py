@@ -51,6 +51,14 @@ def test_a_lone_section_with_another_to_validate_on_is_cut_and_trained_on_whole(
     assert groups.train_groups == list(range(N_BLOCKS))
 
 
+def test_sections_that_validate_a_lone_one_are_groups_of_their_own(cohort: Path) -> None:
+    groups = assign_groups(spots_of(cohort, "S1", "S2", "S3"), ("S2", "S3"))
+    assert len(np.unique(groups.group)) == N_BLOCKS + 2
+    sections = np.repeat([1, 2, 3], [37, 39, 41])
+    for g in np.unique(groups.group):
+        assert len(np.unique(sections[groups.group == g])) == 1
+
+
 def test_a_section_too_small_to_cut_is_refused(tmp_path: Path) -> None:
     add_section(tmp_path / "s.zarr", "S", n_spots=9)
     with pytest.raises(StoreError, match=r"9 spots, too few to be cut into 5 blocks"):
