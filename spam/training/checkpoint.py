@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from spam.errors import CheckpointError, MissingInputError
@@ -65,14 +66,18 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
     Raises
     ------
     MissingInputError, CheckpointError
-        As `read_checkpoint_meta`; also if the checkpoint is of the other stage.
+        As `read_checkpoint_meta`; also if the checkpoint is of the other stage, or is cut short.
     """
     meta = read_checkpoint_meta(path)
     if meta.stage != stage:
         flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt"}[stage]
         message = f"{str(path)!r} is a checkpoint of `spam {meta.stage}`; {flag} takes one that `spam {stage}` wrote"
         raise CheckpointError(message)
-    return meta, safetensors.numpy.load_file(path)
+    try:
+        return meta, safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        message = f"{str(path)!r} is damaged or cut short ({error}); train again or copy it again"
+        raise CheckpointError(message) from error
 
 
 def _header(path: Path) -> dict[str, Any]:

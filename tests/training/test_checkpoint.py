@@ -87,3 +87,11 @@ def test_the_other_stage_is_refused(tmp_path: Path) -> None:
         CheckpointError, match=r"checkpoint of `spam pretrain`; --ckpt takes one that `spam finetune`"
     ):
         read_checkpoint(tmp_path / "x.safetensors", stage="finetune")
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_checkpoint(path, meta(), {"a": np.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match=r"damaged or cut short .*; train again or copy it again"):
+        read_checkpoint(path, stage="pretrain")
