@@ -193,7 +193,7 @@ def choose_features(
 
 
 def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
-    """Read one section; its graph is built and kept in the store if it is not there yet.
+    """Read one section; its graph is built if the store has none of this `k`.
 
     Parameters
     ----------
@@ -221,6 +221,8 @@ def data_digest(spots: Sequence[SpotData]) -> str:
         digest.update(section.name.encode())
         digest.update(np.ascontiguousarray(section.features).tobytes())
         digest.update(np.ascontiguousarray(section.xy).tobytes())
-        if section.counts is not None:
-            digest.update(section.counts.data.tobytes() + section.counts.indices.tobytes())
+        if section.counts is not None and section.genes is not None:
+            counts = section.counts
+            digest.update(counts.data.tobytes() + counts.indices.tobytes() + counts.indptr.tobytes())
+            digest.update("\0".join(str(gene) for gene in section.genes).encode())
     return digest.hexdigest()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from cohorts import add_section, make_cohort
 from spam.errors import ConfigError, StoreError
 from spam.schemas.training_config import PretrainConfig
 from spam.store import open_store
-from spam.training.cohort import choose_sections, read_spots
+from spam.training.cohort import choose_sections, data_digest, read_spots
 from spam.training.dataset import build_training_set, retrieve, retrieve_across_groups
 from spam.training.genes import choose_genes
 from spam.training.inputs import context_features
@@ -169,3 +170,11 @@ def test_no_edge_crosses_sections(cohort: Path) -> None:
     rows, columns = data.weights.nonzero()
     np.testing.assert_array_equal(data.section_of[rows], data.section_of[columns])
     assert data.weights.nnz == 5 * len(data.inputs)
+
+
+def test_other_gene_names_are_other_data(cohort: Path) -> None:
+    spots = read_spots(open_store(cohort).section("S1"), KEYS, k=5)
+    assert spots.genes is not None
+    renamed = replace(spots, genes=np.array([f"{gene}b" for gene in spots.genes]))
+    assert data_digest([spots]) == data_digest([replace(spots)])
+    assert data_digest([spots]) != data_digest([renamed])
