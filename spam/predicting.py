@@ -26,6 +26,16 @@ __all__ = ["PredictReport", "predict"]
 
 MODEL = "SPAM"
 _N_DRAWN = 4
+_WRITTEN = (
+    "predictions.h5ad",
+    "predictions.csv",
+    "predictions.parquet",
+    "metrics.json",
+    "genes.csv",
+    "plots/expression_maps.png",
+    "plots/pcc_histogram.png",
+    "plots/scatter.png",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +104,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     MissingInputError, StoreError, CheckpointError
         If store, section or checkpoint are missing or do not fit together.
     OutputExistsError
-        If the out dir holds predictions of another checkpoint or section.
+        If the out dir holds predictions already and overwriting was not asked for.
     """
     if config.store is None or config.ckpt is None or config.out_dir is None:
         message = "--store, --ckpt and --out-dir are needed"  # PredictConfig has refused this already
@@ -108,6 +118,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     )
     out = config.out_dir
     out.mkdir(parents=True, exist_ok=True)
+    for name in _WRITTEN:  # with --overwrite: scores of another section must not lie beside these predictions
+        (out / name).unlink(missing_ok=True)
     files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
     write_predictions(predicted, files[0])
     for path in files[1:]:

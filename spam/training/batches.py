@@ -50,7 +50,9 @@ class FusionInputs:
         *,
         device: torch.device,
     ) -> "FusionInputs":
-        """Move the large arrays to the device, once."""
+        """Move the large arrays to the device, once; an empty bank gets a row that nobody looks at."""
+        if not len(bank):
+            bank = np.zeros((1, bank.shape[1]), dtype=np.float32)  # unused places point at row 0
         return cls(
             inputs=torch.from_numpy(inputs).to(device),
             weights=weights,

@@ -6,7 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import add_section
+from cohorts import add_section, make_cohort
 from PIL import Image
 from scipy import stats
 from scipy.special import gammaln
@@ -14,7 +14,9 @@ from scipy.special import gammaln
 from spam.errors import ConfigError, OutputExistsError
 from spam.predicting import predict
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.training_config import FinetuneConfig
 from spam.store import SectionRecord, create_store, open_store
+from spam.training import finetune
 from spam.training.checkpoint import read_checkpoint_meta
 
 
@@ -163,3 +165,23 @@ def test_genes_to_draw_must_be_modelled(store: Path, checkpoint: Path, tmp_path:
     with pytest.raises(ConfigError, match="--plot-genes: NOPE not among"):
         predict(config(store, checkpoint, tmp_path, plot_genes=("NOPE",)))
     assert not tmp_path.joinpath("predictions.h5ad").exists()
+
+
+def test_a_lone_training_section_can_be_predicted_without_references(tmp_path: Path) -> None:
+    """Its own spots are all that the bank holds, and it must not look itself up."""
+    store = make_cohort(tmp_path / "one.zarr", 1)
+    checkpoint = finetune(
+        FinetuneConfig(store=store, save_dir=tmp_path / "ckpt", epochs=1, fuse_dim=16, n_top_genes=29)
+    ).run.best_path
+    report = predict(config(store, checkpoint, tmp_path / "out", section="S1", plots=False))
+    assert report.is_training_section
+    assert np.isfinite(anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad").X).all()
+
+
+def test_overwriting_leaves_no_scores_of_another_section(
+    store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    predict(config(store, checkpoint, tmp_path / "out", formats=("csv",)))
+    add_section(tmp_path / "x.zarr", "S5", seed=3, change_counts="delete")
+    report = predict(config(tmp_path / "x.zarr", checkpoint, tmp_path / "out", section="S5", overwrite=True))
+    assert {p for p in (tmp_path / "out").rglob("*") if p.is_file()} == set(report.files)
