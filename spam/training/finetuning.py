@@ -138,8 +138,17 @@ class FusionStage:
                 f"{len(data.val_rows)} to validate on; name more sections in --sections"
             )
             raise StoreError(message)
+        if len(np.unique(data.groups.group[data.train_rows])) < 2:
+            lone = data.spots[data.section_of[data.train_rows[0]]].name
+            what = f"one block of section {lone!r}" if data.groups.are_blocks else f"section {lone!r}"
+            message = (
+                f"only {what} has counts to train on, but a spot is predicted from groups other than its own; "
+                "name more sections with counts in --sections"
+            )
+            raise StoreError(message)
         self.config, self.data = config, data
         self.train_rows = data.train_rows
+        self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
         self.val_sections = tuple(
             s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].any()
         )
@@ -203,8 +212,8 @@ class FusionStage:
         }
 
     def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
-        """Describe the checkpoint."""
-        return describe_training(
+        """Describe the checkpoint; sections that only pretraining has seen come last among its donors."""
+        meta = describe_training(
             self.config,
             self.data,
             stage="finetune",
@@ -213,6 +222,9 @@ class FusionStage:
             history=history,
             best=best,
         )
+        # Own sections first: "bank.section" counts them.
+        only_pretrained = {k: v for k, v in self._pretrained_donors.items() if k not in meta.donors}
+        return dataclasses.replace(meta, donors=meta.donors | only_pretrained)
 
     def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
         data = self.data
@@ -260,13 +272,17 @@ def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
-    """Refuse a pretraining that has trained on sections which are to be held out now."""
-    held_out = {s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].all()}
+    """Refuse a pretraining that has trained on sections, or on the block of one, which are to be held out now."""
+    held_out = {s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].any()}
+    names = [s.name for s in data.spots]
     seen = sorted(held_out & (set(meta.train_sections) - set(meta.val_sections)))
     if seen:
+        is_cut = bool((~data.groups.is_val[data.section_of == names.index(seen[0])]).any())
+        held = "a block of which is held out" if is_cut else "which --val-sections holds out"
         message = (
-            f"the pretrained checkpoint was trained on {', '.join(seen)}, which --val-sections holds out now; "
-            f"hold out {', '.join(meta.val_sections)} as in pretraining, or pretrain again with the same --val-sections"
+            f"the pretrained checkpoint was trained on {', '.join(seen)}, {held} now; hold out "
+            f"{', '.join(meta.val_sections)} as in pretraining, or pretrain again with the same --sections and "
+            "--val-sections"
         )
         raise CheckpointError(message)
 

@@ -119,7 +119,8 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
         history, best = _resume(stage, last_path, network, optimizer, scaler)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        best_path.unlink(missing_ok=True)
+        for old in (last_path, best_path):  # a run that is killed now must not be taken for the old one
+            old.unlink(missing_ok=True)
         _write_text(folder / "config.json", json.dumps(config.to_mapping(), indent=2))
     resumed_from = len(history) - 1 if history else 0
     with progress.task(stage.name, config.epochs) as advance:

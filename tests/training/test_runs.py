@@ -9,12 +9,14 @@ import torch
 from cohorts import add_section, make_cohort
 from safetensors.numpy import load_file
 
-from spam.errors import CheckpointError, OutputExistsError
+from spam.errors import CheckpointError, OutputExistsError, StoreError
+from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training import finetune, pretrain
 from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.training.dataset import build_training_set
 from spam.training.finetuning import FusionStage
+from spam.training.loop import fit
 from spam.training.pretraining import AlignmentStage
 
 SMALL_PRETRAIN = {"proj_dim": 16, "batch_size": 31, "n_top_genes": 29, "k": 5, "epochs": 2}
@@ -234,6 +236,49 @@ def test_pretraining_on_the_section_that_is_held_out_now_is_refused(
         CheckpointError, match=r"trained on S2, which --val-sections holds out now; hold out S4"
     ):
         finetune(finetuning(cohort, tmp_path, val_sections=("S2",), pretrained_ckpt=pretrained))
+
+
+def test_pretraining_on_the_block_that_is_held_out_now_is_refused(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "two.zarr", 2)
+    aligned = pretrain(pretraining(store, tmp_path / "pretrain")).run.best_path  # on all of S1
+    config = finetuning(store, tmp_path / "finetune", sections=("S1",), pretrained_ckpt=aligned)
+    with pytest.raises(CheckpointError, match="trained on S1, a block of which is held out now; hold out S2"):
+        finetune(config)
+
+
+def test_sections_of_the_pretraining_alone_are_remembered_last(cohort: Path, tmp_path: Path) -> None:
+    """Stage 1 has seen S1's counts: a prediction of S1 must not pass for one of a new section."""
+    aligned = pretrain(pretraining(cohort, tmp_path / "pretrain", epochs=1)).run.best_path
+    config = finetuning(
+        cohort, tmp_path / "finetune", sections=("S2", "S3", "S4"), pretrained_ckpt=aligned, epochs=1
+    )
+    meta = read_checkpoint_meta(finetune(config).run.best_path)
+    assert list(meta.donors) == ["S2", "S3", "S4", "S1"]
+    assert meta.train_sections == ("S2", "S3")
+
+
+def test_one_section_with_counts_is_not_enough_beside_empty_ones(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "empty.zarr", 1)
+    add_section(store, "S2", seed=1, change_counts="zero")
+    add_section(store, "S3", seed=2)
+    with pytest.raises(StoreError, match="only section 'S1' has counts to train on"):
+        finetune(finetuning(store, tmp_path / "out"))
+
+
+def test_a_killed_overwriting_run_is_not_taken_for_the_one_before(cohort: Path, tmp_path: Path) -> None:
+    pretrain(pretraining(cohort, tmp_path))
+
+    class Killed(AlignmentStage):
+        def validate(self) -> dict[str, float]:
+            raise KeyboardInterrupt
+
+    config = pretraining(cohort, tmp_path, overwrite=True)
+    stage = Killed(config, build_training_set(config), torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(stage, config, device=torch.device("cpu"), progress=SILENT)
+    report = pretrain(pretraining(cohort, tmp_path))
+    assert report.run.resumed_from == 0
+    assert report.run.best_path.is_file()
 
 
 def test_a_checkpoint_of_other_features_is_refused(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
