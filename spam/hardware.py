@@ -1,10 +1,13 @@
 """The device that work runs on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from .errors import ConfigError
 
-__all__ = ["resolve_device"]
+__all__ = ["limited_threads", "resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -30,3 +33,17 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(message)
     message = f"--device must be auto, cpu, cuda or cuda:N, not {name!r}"
     raise ConfigError(message)
+
+
+@contextmanager
+def limited_threads(n: int) -> Iterator[None]:
+    """Let PyTorch use `n` CPU threads for the duration of a ``with`` block; 0 leaves its own choice.
+
+    The number of threads decides in which order sums are taken, so it can change the last bit of a result.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

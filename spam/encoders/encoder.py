@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard, Pooling
-from spam.typing import Array, Float32, UInt8
+from spam.typing import Array, Float32
 
 __all__ = ["Encoder", "pool_tokens", "weights_digest"]
 
@@ -46,13 +46,13 @@ class Encoder:
         self._mean = torch.tensor(card.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(card.std, device=device).view(3, 1, 1) * 255
 
-    def embed(self, tiles: UInt8[Array, "n_tiles px px 3"]) -> Float32[Array, "n_tiles dim"]:
+    def embed(self, tiles: Array) -> Float32[Array, "n_tiles dim"]:
         """Compute the features of tiles, all in one forward pass; no tiles give no rows.
 
         Parameters
         ----------
         tiles
-            RGB tiles, 0..255, of the side that the card asks for.
+            RGB tiles, uint8 (n_tiles, px, px, 3), of the side that the card asks for.
 
         Raises
         ------

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import TrainingConfig
@@ -13,19 +12,13 @@ from spam.schemas.training_config import TrainingConfig
 from .dataset import TrainingSet
 from .loop import NOT_IN_DIGEST
 
-__all__ = ["describe_training", "set_threads", "software_versions"]
+__all__ = ["describe_training", "software_versions"]
 
 
 def software_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
     names = ("spam-st", "torch", "numpy", "scipy", "zarr", "anndata")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def set_threads(n: int) -> None:
-    """Limit PyTorch to `n` CPU threads; 0 leaves its own choice."""
-    if n:
-        torch.set_num_threads(n)
 
 
 def describe_training(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spam.errors import CheckpointError, StoreError
-from spam.hardware import resolve_device
+from spam.hardware import limited_threads, resolve_device
 from spam.models import FusionModel, build_distribution
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
@@ -19,7 +19,7 @@ from .baselines import fit_baselines
 from .batches import FusionInputs
 from .checkpoint import Checkpoint, read_checkpoint
 from .dataset import TrainingSet, build_training_set, retrieve_across_groups
-from .description import describe_training, set_threads
+from .description import describe_training
 from .inputs import InputTransform
 from .loop import LossTerms, Run, fit
 from .neighbours import cohort_neighbours
@@ -102,7 +102,6 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
         If the save dir holds another run.
     """
     device = resolve_device(config.device)
-    set_threads(config.num_workers)
     pretrained = (
         None if config.pretrained_ckpt is None else read_checkpoint(config.pretrained_ckpt, stage="pretrain")
     )
@@ -112,7 +111,8 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
         _check_no_leak(pretrained[0], data)
         data = dataclasses.replace(data, digest=_mix(data.digest, pretrained[1]))
     stage = FusionStage(config, data, pretrained, device)
-    run = fit(stage, config, device=device, progress=progress)
+    with limited_threads(config.num_workers):
+        run = fit(stage, config, device=device, progress=progress)
     val_sections = () if len(data.spots) == 1 else stage.val_sections
     return FinetuneReport(
         run=run,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spam.errors import StoreError
-from spam.hardware import resolve_device
+from spam.hardware import limited_threads, resolve_device
 from spam.models import AlignmentModel, Embeddings, closure, info_nce, recall_at_k
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
@@ -16,7 +16,7 @@ from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
 from .dataset import TrainingSet, build_training_set
-from .description import describe_training, set_threads
+from .description import describe_training
 from .loop import LossTerms, Run, fit
 
 __all__ = ["AlignmentStage", "PretrainReport", "pretrain"]
@@ -95,10 +95,10 @@ def pretrain(config: PretrainConfig, *, progress: Progress = SILENT) -> Pretrain
         If the save dir holds another run.
     """
     device = resolve_device(config.device)
-    set_threads(config.num_workers)
     data = build_training_set(config)
     stage = AlignmentStage(config, data, device)
-    run = fit(stage, config, device=device, progress=progress)
+    with limited_threads(config.num_workers):
+        run = fit(stage, config, device=device, progress=progress)
     val_sections = (
         ()
         if len(data.spots) == 1
