@@ -260,7 +260,9 @@ def _nll(
     def log(values: Num[Array, "..."]) -> torch.Tensor:
         return torch.from_numpy(np.log(np.asarray(values, dtype=np.float64)))
 
-    chosen_pi = None if pi is None else pi[rows][:, columns].astype(np.float64)
+    # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: the largest value below 1 stands in for it.
+    bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
+    chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
     distribution = build_distribution(
         likelihood,
         log_mu=log(mu[rows][:, columns]),

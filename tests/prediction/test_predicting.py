@@ -17,7 +17,7 @@ from spam.schemas.predict_config import PredictConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import SectionRecord, create_store, open_store
 from spam.training import finetune
-from spam.training.checkpoint import read_checkpoint_meta
+from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 
 
 def config(store: Path, checkpoint: Path, out: Path, **changes: object) -> PredictConfig:
@@ -185,3 +185,15 @@ def test_overwriting_leaves_no_scores_of_another_section(
     add_section(tmp_path / "x.zarr", "S5", seed=3, change_counts="delete")
     report = predict(config(tmp_path / "x.zarr", checkpoint, tmp_path / "out", section="S5", overwrite=True))
     assert {p for p in (tmp_path / "out").rglob("*") if p.is_file()} == set(report.files)
+
+
+def test_zero_inflation_that_rounds_to_none_or_all_has_a_likelihood(
+    store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    meta, tensors = read_checkpoint(checkpoint, stage="finetune")
+    bias = tensors["network.zi_head.bias"].copy()
+    bias[:2] = 40.0, -120.0
+    write_checkpoint(tmp_path / "x.safetensors", meta, {**tensors, "network.zi_head.bias": bias})
+    report = predict(config(store, tmp_path / "x.safetensors", tmp_path / "out", plots=False))
+    assert report.board is not None
+    assert np.isfinite(report.board.gene_table()["SPAM.nll"]).all()
