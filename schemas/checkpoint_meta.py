@@ -30,11 +30,11 @@ class CheckpointMeta:
     genes
         Modelled genes, in order.
     gene_sets
-        Named subsets of `genes`, chosen on the training sections alone.
+        Named subsets of `genes`, chosen on the sections of the run.
     train_sections, val_sections
         Sections that were trained on and held out; with one section both name it, and its blocks are told apart.
     donors
-        Donor of each of these sections.
+        Donor of each of these sections, and of those that only pretraining has seen.
     depth
         Median library size of the training spots.
     metrics

@@ -34,9 +34,14 @@ class TrainingConfig(Config):
     weight_decay: float = option(0.05, "weight decay of AdamW")
     dropout: float = option(0.1, "share of activations dropped in training")
     k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph")
-    n_components: int = option(256, "principal components kept of the image features")
-    use_hvg: bool = option(True, "model the most variable genes alone (chosen on training sections)")  # noqa: FBT003
-    n_top_genes: int = option(541, "how many, with --use-hvg")
+    n_components: int = option(256, "principal components kept of the image features (or as pretrained)")
+    use_hvg: bool = option(
+        True,  # noqa: FBT003
+        "model the most variable genes alone, chosen on the run's sections (or as pretrained)",
+    )
+    n_top_genes: int = option(
+        541, "how many of them (or as pretrained); the 50 genes of the HEST board come on top"
+    )
     seed: int = option(0, "seed of every random number")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = option(False, "train in mixed precision (losses stay in float32)")  # noqa: FBT003
@@ -122,6 +127,9 @@ class FinetuneConfig(TrainingConfig):
                 *self.shared_faults(),
                 f"--heads must divide --fuse-dim, not {self.heads} into {self.fuse_dim}"
                 if self.heads < 1 or self.fuse_dim < 1 or self.fuse_dim % self.heads
+                else None,
+                f"--n-neighbours must be at most --k {self.k}, not {self.n_neighbours}: the graph has no more"
+                if self.n_neighbours > self.k
                 else None,
                 f"--n-neighbours must be at least 2, not {self.n_neighbours}: one token is no attention"
                 if self.n_neighbours < 2

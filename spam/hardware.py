@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from .errors import ConfigError
 
-__all__ = ["limited_threads", "resolve_device"]
+__all__ = ["limited_threads", "resolve_device", "seeded"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -47,3 +48,19 @@ def limited_threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(*seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's generators (initial weights, dropout) for a ``with`` block, and leave the caller's as they were.
+
+    Parameters
+    ----------
+    seed
+        Any number of non-negative integers, such as a seed and an epoch.
+    device
+        Device whose generator is used, beside that of the CPU.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        yield

@@ -2,29 +2,24 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.sparse import csr_matrix
 
+from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
-from spam.evaluation import BoardReport, PredictedExpression, SectionTruth, score_section
-from spam.graphs import ensure_spatial_graph
+from spam.evaluation import MODEL, BoardReport, score_predicted
 from spam.hardware import resolve_device
-from spam.models import build_distribution, count_interval, log1p_cp10k
+from spam.models import log1p_cp10k
 from spam.prediction import PredictedSection, Predictor, write_predictions, write_table
 from spam.progress import SILENT, Progress
 from spam.reports import SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
 from spam.schemas.predict_config import PredictConfig
 from spam.store import StoredSection, open_store
-from spam.typing import Array, Float64, Num
 
 __all__ = ["PredictReport", "predict"]
 
-MODEL = "SPAM"
 _N_DRAWN = 4
 _WRITTEN = (
     "predictions.h5ad",
@@ -124,11 +119,10 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     write_predictions(predicted, files[0])
     for path in files[1:]:
         write_table(predicted, path)
-    k = int(predictor.meta.config["k"])
     measured = (
         set() if section.genes is None else {str(gene) for gene in section.genes} & set(predicted.genes)
     )
-    board = _score(section, predictor, predicted, k=k) if measured else None
+    board = score_predicted(section, predictor, predicted)
     if board is not None:
         files += [out / "metrics.json", out / "genes.csv"]
         metrics = {
@@ -144,8 +138,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
                 "out_dir": None,
             },
         }
-        _write_text(out / "metrics.json", json.dumps(metrics, indent=1))
-        _write_text(out / "genes.csv", board.gene_table().to_csv())
+        write_text(out / "metrics.json", json.dumps(metrics, indent=1))
+        write_text(out / "genes.csv", board.gene_table().to_csv())
     if config.plots:
         files += _draw(config, section, predicted, board)
     return PredictReport(
@@ -192,87 +186,6 @@ def _check_plot_genes(config: PredictConfig, genes: tuple[str, ...]) -> None:
             f"(such as {', '.join(genes[:5])})"
         )
         raise ConfigError(message)
-
-
-def _score(
-    section: StoredSection, predictor: Predictor, predicted: PredictedSection, *, k: int
-) -> BoardReport:
-    """Score the model and its baselines against the section's counts."""
-    counts = section.counts()
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    assert section.genes is not None
-    order = {str(gene): i for i, gene in enumerate(section.genes)}
-    measured = [gene for gene in predicted.genes if gene in order]
-    truth = SectionTruth(
-        counts=counts[:, [order[gene] for gene in measured]],
-        genes=np.asarray(measured),
-        totals=totals,
-        weights=ensure_spatial_graph(section, k=k).connectivities,
-    )
-    genes = np.asarray(predicted.genes)
-    model = _with_likelihood(predictor, predicted, truth, genes)
-    baselines = []
-    for name, expression in predicted.baselines.items():
-        raw_genes, raw = predicted.raw_scale_baselines.get(name, (None, None))
-        baselines.append(
-            PredictedExpression(
-                name=name,
-                expression=expression,
-                genes=genes,
-                is_reference=True,
-                raw_scale=raw,
-                raw_genes=None if raw_genes is None else np.asarray(raw_genes),
-            )
-        )
-    depth = np.broadcast_to(np.log1p(totals)[:, None], predicted.expression.shape)
-    baselines.append(PredictedExpression(name="depth null", expression=depth, genes=genes, is_reference=True))
-    return score_section(truth, [model, *baselines], predictor.meta.gene_sets)
-
-
-def _with_likelihood(
-    predictor: Predictor, predicted: PredictedSection, truth: SectionTruth, genes: Array
-) -> PredictedExpression:
-    """Add held-out likelihood and interval of the raw counts, at each spot's own measured depth."""
-    likelihood = predictor.meta.settings["likelihood"]
-    mu = predicted.mu * (truth.totals / predicted.depth)[:, None]
-    theta = None if likelihood == "poisson" else predicted.theta
-    pi = predicted.pi if likelihood == "zinb" else None
-    lower, upper = count_interval(likelihood, mu, theta, pi, predicted.coverage)
-    return PredictedExpression(
-        name=MODEL,
-        expression=predicted.expression,
-        genes=genes,
-        is_reference=False,
-        nll=_nll(likelihood, mu, theta, pi, truth, genes),
-        lower=lower,
-        upper=upper,
-    )
-
-
-def _nll(
-    likelihood: Any, mu: Array, theta: Array | None, pi: Array | None, truth: SectionTruth, genes: Array
-) -> Float64[Array, " n_genes"]:
-    """Negative log-likelihood per gene, a mean over spots with counts; NaN for genes that were not measured."""
-    position = {str(gene): i for i, gene in enumerate(genes)}
-    columns = [position[str(gene)] for gene in truth.genes]
-    rows = truth.totals > 0
-
-    def log(values: Num[Array, "..."]) -> torch.Tensor:
-        return torch.from_numpy(np.log(np.asarray(values, dtype=np.float64)))
-
-    # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: the largest value below 1 stands in for it.
-    bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
-    chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
-    distribution = build_distribution(
-        likelihood,
-        log_mu=log(mu[rows][:, columns]),
-        log_theta=None if theta is None else log(theta[columns]),
-        zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
-    )
-    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
-    nll = np.full(len(genes), np.nan)
-    nll[columns] = -distribution.log_prob(counts).mean(0).numpy()
-    return nll
 
 
 def _draw(
@@ -326,10 +239,3 @@ def _choose_drawn(config: PredictConfig, predicted: PredictedSection, board: Boa
         return [str(gene) for gene in best.index[:_N_DRAWN]]
     order = np.argsort(-predicted.expression.std(axis=0), kind="stable")
     return [predicted.genes[i] for i in order[:_N_DRAWN]]
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)  # noqa: PTH105  atomic on every platform

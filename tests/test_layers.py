@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LEAVES = {"errors", "typing", "progress", "hardware"}
+LEAVES = {"atomic", "errors", "typing", "progress", "hardware"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
 ABOVE |= {"demonstration", "diagnosis", "console"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
+    "atomic": set(),
     "errors": set(),
     "typing": set(),
     "progress": set(),

@@ -2,12 +2,12 @@
 
 import dataclasses
 import hashlib
-import os
 import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from spam.atomic import replacing
 from spam.errors import MissingInputError
 from spam.progress import Progress
 
@@ -94,27 +94,29 @@ def _section(raw: Path, name: str) -> LegacySection:
 def _fetch(path: str, digest: str, target: Path, *, copy: Path | None, address: str) -> None:
     """Bring one file, and take it only if its checksum is right."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    if copy is None:
-        _download(f"{address}/{path}", partial)
-    else:
-        source = copy / path
-        if not source.is_file():
+    with replacing(target) as partial:
+        if copy is None:
+            _download(f"{address}/{path}", partial)
+        else:
+            _copy(path, partial, copy=copy)
+        found = _sha256(partial)
+        if found != digest:
             message = (
-                f"{str(copy)!r} has no {path!r}; --data takes the root of a copy of github.com/almaan/her2st "
-                f"(commit {COMMIT[:7]}), with data/ST-cnts, data/ST-imgs and data/ST-spotfiles in it"
+                f"{path!r} has SHA-256 {found[:12]}…, expected {digest[:12]}…: it is damaged or of another version; "
+                f"take it from commit {COMMIT[:7]} of github.com/almaan/her2st and run the same command again"
             )
             raise MissingInputError(message)
-        shutil.copyfile(source, partial)
-    found = _sha256(partial)
-    if found != digest:
-        partial.unlink()
+
+
+def _copy(path: str, target: Path, *, copy: Path) -> None:
+    source = copy / path
+    if not source.is_file():
         message = (
-            f"{path!r} has SHA-256 {found[:12]}…, expected {digest[:12]}…: it is damaged or of another version; "
-            f"take it from commit {COMMIT[:7]} of github.com/almaan/her2st and run the same command again"
+            f"{str(copy)!r} has no {path!r}; --data takes the root of a copy of github.com/almaan/her2st "
+            f"(commit {COMMIT[:7]}), with data/ST-cnts, data/ST-imgs and data/ST-spotfiles in it"
         )
         raise MissingInputError(message)
-    os.replace(partial, target)  # noqa: PTH105  atomic on every platform
+    shutil.copyfile(source, target)
 
 
 def _download(address: str, target: Path) -> None:
@@ -122,7 +124,6 @@ def _download(address: str, target: Path) -> None:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:
             shutil.copyfileobj(answer, file)
     except (urllib.error.URLError, TimeoutError) as error:
-        target.unlink(missing_ok=True)
         message = (
             f"cannot download {address} ({error}); check the network and run the same command again, which keeps "
             "what has come so far, or give a local copy of the repository with --data"

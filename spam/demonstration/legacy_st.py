@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from spam.atomic import replacing
 from spam.errors import SectionError
 
 __all__ = ["LegacySection", "write_cohort"]
@@ -101,6 +102,5 @@ def _write_h5ad(
     result.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
     facts = {"mpp": mpp, "spot_diameter_um": spot_diameter_um, "source_image": section.image.name}
     result.uns["spatial"] = {section.name: {"metadata": {**facts, "technology": "Spatial Transcriptomics"}}}
-    partial = folder / f"{section.name}.h5ad.partial"
-    result.write_h5ad(partial)
-    os.replace(partial, folder / f"{section.name}.h5ad")  # noqa: PTH105  atomic on every platform
+    with replacing(folder / f"{section.name}.h5ad") as partial:
+        result.write_h5ad(partial)

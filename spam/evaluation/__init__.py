@@ -5,10 +5,12 @@ from .board_report import BoardReport, SetScore, Verdict
 from .intervals import Interval, bootstrap_mean
 from .metrics import auc, coverage, mae, moran_correlation, mse, pearson, r2, spearman, ssim
 from .predicted import PredictedExpression, SectionTruth
+from .stored_truth import MODEL, score_predicted
 
 __all__ = [
     "HEADLINE_SET",
     "HEST_SET",
+    "MODEL",
     "RIVAL",
     "BoardReport",
     "Interval",
@@ -24,6 +26,7 @@ __all__ = [
     "mse",
     "pearson",
     "r2",
+    "score_predicted",
     "score_section",
     "spearman",
     "ssim",

@@ -82,7 +82,7 @@ class FeatureTransform:
         if bad:
             message = (
                 f"{bad!r} of {n!r} feature rows hold NaN or infinite values, expected finite numbers; "
-                "look with `spam store validate`, then embed these sections again"
+                "embed these sections again with `spam embed --overwrite`"
             )
             raise StoreError(message)
         mean = x.mean(axis=0)

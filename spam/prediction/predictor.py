@@ -30,7 +30,7 @@ from .result import PredictedSection
 __all__ = ["Predictor"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictor:
     """A fine-tuned checkpoint, ready to be used on any section with the same kind of features.
 

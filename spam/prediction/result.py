@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from spam.atomic import replacing
 from spam.typing import Array, Float32, Float64, Shaped
 
 __all__ = ["PredictedSection", "write_predictions", "write_table"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictedSection:
     """Expression predicted for one section.
 
@@ -95,18 +95,16 @@ class PredictedSection:
 
 def write_predictions(predicted: PredictedSection, path: Path) -> None:
     """Write an ``.h5ad`` that replaces an older one in one step."""
-    partial = path.with_name(path.name + ".partial")
-    predicted.to_anndata().write_h5ad(partial, compression="gzip")
-    os.replace(partial, path)  # noqa: PTH105  atomic on every platform
+    with replacing(path) as partial:
+        predicted.to_anndata().write_h5ad(partial, compression="gzip")
 
 
 def write_table(predicted: PredictedSection, path: Path) -> None:
     """Write the predicted matrix as ``.csv`` or ``.parquet``: one row per spot, one column per gene."""
     index = pd.Index(predicted.ids.astype(str), name="spot_id")
     table = pd.DataFrame(predicted.expression, index=index, columns=list(predicted.genes))
-    partial = path.with_name(path.name + ".partial")
-    if path.suffix == ".csv":
-        table.to_csv(partial, float_format="%.5g")
-    else:
-        table.to_parquet(partial)
-    os.replace(partial, path)  # noqa: PTH105  atomic on every platform
+    with replacing(path) as partial:
+        if path.suffix == ".csv":
+            table.to_csv(partial, float_format="%.5g")
+        else:
+            table.to_parquet(partial)

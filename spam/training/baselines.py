@@ -12,7 +12,7 @@ from .dataset import TrainingSet
 __all__ = ["Baselines", "fit_baselines"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Baselines:
     """Training mean and HEST ridge; the third baseline, the tuned ridge, is the model's own linear path.
 

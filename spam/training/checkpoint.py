@@ -1,7 +1,6 @@
 """Checkpoints: tensors and metadata in one safetensors file, written atomically, read without torch."""
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from spam.atomic import replacing
 from spam.errors import CheckpointError, MissingInputError
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
 from spam.typing import Array
@@ -27,10 +27,9 @@ Checkpoint = tuple[CheckpointMeta, dict[str, Array]]
 def write_checkpoint(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Array]) -> None:
     """Write one file that holds `tensors` and `meta`; an existing file is replaced in one step."""
     ready = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(safetensors.numpy.save(ready, metadata={"spam": json.dumps(meta.to_mapping())}))
-    os.replace(partial, path)  # noqa: PTH105  atomic on every platform
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.numpy.save(ready, metadata={"spam": json.dumps(meta.to_mapping())}))
 
 
 def read_checkpoint_meta(path: Path) -> CheckpointMeta:

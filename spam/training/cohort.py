@@ -41,7 +41,7 @@ class FeatureChoice:
     dims: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SpotData:
     """One section as the models see it.
 

@@ -9,6 +9,7 @@ from spam.errors import CheckpointError, StoreError
 from spam.graphs import knn
 from spam.models.expression import log1p_cp10k
 from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.config import flag
 from spam.schemas.training_config import TrainingConfig
 from spam.store import open_store
 from spam.typing import Array, Float32, Float64, Int64
@@ -22,7 +23,7 @@ from .rate_path import group_means
 __all__ = ["References", "TrainingSet", "build_training_set", "retrieve"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class References:
     """Spots that each spot may look up the expression of, most similar first.
 
@@ -41,7 +42,7 @@ class References:
     is_usable: Array
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSet:
     """All spots of a cohort side by side, section after section.
 
@@ -133,6 +134,7 @@ def build_training_set(
     else:
         meta, transform = pretrained
         check_features(meta, features)
+        _check_as_pretrained(meta, config)
         genes = GeneChoice(genes=meta.genes, sets=meta.gene_sets)
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
     totals = np.concatenate([s.totals for s in spots if s.totals is not None])
@@ -153,6 +155,21 @@ def build_training_set(
         weights=csr_matrix(block_diag([s.graph.connectivities for s in spots], format="csr")),
         digest=data_digest(spots),
     )
+
+
+def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:
+    """Refuse options that pretraining has settled, where they are given and say something else."""
+    told = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    default = {field.name: field.default for field in dataclasses.fields(config)}
+    settled = ("use_hvg", "n_top_genes", "n_components")
+    other = [name for name in settled if told[name] not in (default[name], meta.config[name])]
+    if other:
+        said = ", ".join(f"{flag(name)} {told[name]} (there: {meta.config[name]})" for name in other)
+        message = (
+            f"the pretrained checkpoint settles genes and components, and was made with others: {said}; leave these "
+            "options out, or pretrain again with them"
+        )
+        raise CheckpointError(message)
 
 
 def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spam.errors import CheckpointError, StoreError
-from spam.hardware import limited_threads, resolve_device
+from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models import FusionModel, build_distribution
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
@@ -169,8 +169,7 @@ class FusionStage:
             "dropout": config.dropout,
             "likelihood": config.likelihood,
         }
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
+        with seeded(config.seed, device=torch.device("cpu")):
             self.network = FusionModel(**self.settings)
         if pretrained is not None:
             load_pretrained(self.network, pretrained[1])

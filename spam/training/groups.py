@@ -15,7 +15,7 @@ __all__ = ["N_BLOCKS", "Groups", "assign_groups", "spatial_blocks"]
 N_BLOCKS = 5  # blocks of a lone section: four to train on, one to validate on
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Groups:
     """Group and role of every spot of a cohort, in the order of its sections.
 

@@ -34,7 +34,7 @@ def context_features(spots: SpotData) -> Float32[Array, "n_spots wide"]:
     return standardise_per_section(np.concatenate(parts, axis=1)).astype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InputTransform:
     """Principal components of context features, fitted on images of the training cohort and kept in the checkpoint.
 

@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
+from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
+from spam.hardware import seeded
 from spam.progress import Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import TrainingConfig
@@ -22,7 +21,7 @@ from .checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 __all__ = ["LossTerms", "Run", "Stage", "fit"]
 
 # These change where and how fast a run goes, or how long, but not what its epochs compute.
-NOT_IN_DIGEST = ("store", "save_dir", "num_workers", "overwrite", "epochs", "pretrained_ckpt")
+NOT_IN_DIGEST = ("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,7 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     Raises
     ------
     OutputExistsError
-        If the save dir holds a run of other options or data.
+        If the save dir holds a run of other options or data, or of more epochs.
     """
     folder = _save_dir(config)
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
@@ -117,11 +116,18 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     best: dict[str, float] = {}
     if last_path.exists() and not config.overwrite:
         history, best = _resume(stage, last_path, network, optimizer, scaler)
+        if len(history) - 1 > config.epochs:
+            message = (
+                f"{str(folder)!r} holds a run of {len(history) - 1} epochs, more than --epochs {config.epochs}; "
+                "choose another --save-dir, or start again here with --overwrite"
+            )
+            raise OutputExistsError(message)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         for old in (last_path, best_path):  # a run that is killed now must not be taken for the old one
             old.unlink(missing_ok=True)
-        _write_text(folder / "config.json", json.dumps(config.to_mapping(), indent=2))
+    resolved = {"config": config.to_mapping(), "software": stage.meta(epoch=0, history=[], best={}).software}
+    write_text(folder / "config.json", json.dumps(resolved, indent=2))
     resumed_from = len(history) - 1 if history else 0
     with progress.task(stage.name, config.epochs) as advance:
         advance(resumed_from)
@@ -129,7 +135,7 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
             figures: dict[str, float] = {"epoch": float(epoch)}
             if epoch > 0:
                 figures |= _train_epoch(stage, config, epoch, optimizer, scaler)
-            with _seeded(config.seed, epoch), torch.no_grad():
+            with seeded(config.seed, epoch, device=device), torch.no_grad():
                 network.eval()
                 figures |= {f"val_{name}": value for name, value in stage.validate().items()}
             history.append(figures)
@@ -145,7 +151,7 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
             write_checkpoint(
                 last_path, meta, weights | stage.constants() | _optimizer_state(optimizer, scaler)
             )
-            _write_text(folder / "history.json", json.dumps(history, indent=1))
+            write_text(folder / "history.json", json.dumps(history, indent=1))
             if epoch > 0:
                 advance(note=f"val {figures['val_loss']:.4f}")
     return Run(
@@ -167,7 +173,7 @@ def _train_epoch(
     device = next(stage.network.parameters()).device
     amp = _amp_dtype(config)
     sums: dict[str, float] = {}
-    with _seeded(config.seed, epoch):
+    with seeded(config.seed, epoch, device=device):
         for rows in batches:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=amp or torch.bfloat16, enabled=amp is not None):
@@ -201,14 +207,6 @@ def _check_finite(terms: LossTerms, epoch: int) -> None:
         raise ConfigError(message)
 
 
-@contextmanager
-def _seeded(seed: int, epoch: int) -> Iterator[None]:
-    """Seed dropout for one epoch without touching the caller's random state."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
-        yield
-
-
 def _amp_dtype(config: TrainingConfig) -> torch.dtype | None:
     """Return the number format of mixed precision, or None without it."""
     formats = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -220,13 +218,6 @@ def _save_dir(config: TrainingConfig) -> Path:
         message = "--save-dir is missing: say where the checkpoints go"
         raise ConfigError(message)
     return config.save_dir
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)  # noqa: PTH105  atomic on every platform
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from .cohort import SpotData
 __all__ = ["NeighbourTable", "cohort_neighbours", "neighbour_table"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NeighbourTable:
     """The nearest neighbours of every spot, nearest first.
 

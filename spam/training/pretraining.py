@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spam.errors import StoreError
-from spam.hardware import limited_threads, resolve_device
+from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models import AlignmentModel, Embeddings, closure, info_nce, recall_at_k
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
@@ -132,8 +132,7 @@ class AlignmentStage:
             "mode": config.mode,
             "dropout": config.dropout,
         }
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
+        with seeded(config.seed, device=torch.device("cpu")):
             self.network = AlignmentModel(**self.settings)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:

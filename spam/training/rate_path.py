@@ -29,7 +29,7 @@ _SHARPNESS = 20.0  # the soft floor at zero bends within 1/20 of log1p units
 _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or a Poisson
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RatePath:
     """Expression per 10k as a ridge sees it.
 

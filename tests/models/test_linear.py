@@ -71,7 +71,7 @@ def test_transform_refuses_a_single_row_and_nan():
         FeatureTransform.fit(np.ones((5, 3)), 0)
     x = _features(5, 11, 3)
     x[4, 1], x[7, 0] = np.nan, np.inf
-    with pytest.raises(StoreError, match=r"2 of 11 feature rows hold NaN.*spam store validate"):
+    with pytest.raises(StoreError, match=r"2 of 11 feature rows hold NaN.*spam embed --overwrite"):
         FeatureTransform.fit(x, 2)
 
 

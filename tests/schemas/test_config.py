@@ -33,6 +33,8 @@ def changed(config: type[Config], name: str) -> Any:
     default = next(field.default for field in dataclasses.fields(config) if field.name == name)
     members = [kind for kind in get_args(kind) if kind not in (type(None), Ellipsis)]
     scalar = members[0] if members and get_origin(kind) is not Literal else kind
+    if name == "n_neighbours":  # at most k
+        return 4
     if kind is bool:
         return not default
     if get_origin(scalar) is Literal:
@@ -146,6 +148,10 @@ def test_flag() -> None:
         (SimulateConfig, {"n_spots": 0}, "--n-spots must be at least 1, not 0"),
         (SimulateConfig, {"depth": 0.0}, "--depth must be positive"),
         (SimulateConfig, {"signal": -1.0}, "--signal must not be negative"),
+        (PretrainConfig, {"seed": -1}, "--seed must not be negative, not -1"),
+        (SimulateConfig, {"seed": -3}, "--seed must not be negative, not -3"),
+        (DemoConfig, {"seed": -3}, "--seed must not be negative, not -3"),
+        (FinetuneConfig, {"n_neighbours": 9, "k": 7}, "--n-neighbours must be at most --k 7, not 9"),
         (GraphConfig, {"store": None}, "--store is missing"),
         (GraphConfig, {"k_spatial": 0}, "--k-spatial must be at least 1"),
     ],

@@ -29,7 +29,6 @@ SMALL_FINETUNE = {
     "n_top_genes": 29,
     "epochs": 2,
     "batch_size": 31,
-    "n_components": 17,
 }
 
 
@@ -106,9 +105,9 @@ def test_a_stopped_pretraining_ends_as_an_unbroken_one(cohort: Path, tmp_path: P
 
 
 def test_a_stopped_finetuning_ends_as_an_unbroken_one(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
-    finetune(finetuning(cohort, tmp_path / "whole", epochs=4, pretrained_ckpt=pretrained, n_components=256))
-    finetune(finetuning(cohort, tmp_path / "parts", epochs=1, pretrained_ckpt=pretrained, n_components=256))
-    finetune(finetuning(cohort, tmp_path / "parts", epochs=4, pretrained_ckpt=pretrained, n_components=256))
+    finetune(finetuning(cohort, tmp_path / "whole", epochs=4, pretrained_ckpt=pretrained))
+    finetune(finetuning(cohort, tmp_path / "parts", epochs=1, pretrained_ckpt=pretrained))
+    finetune(finetuning(cohort, tmp_path / "parts", epochs=4, pretrained_ckpt=pretrained))
     for name in ("best.safetensors", "last.safetensors"):
         assert_same_files(tmp_path / "whole" / name, tmp_path / "parts" / name)
 
@@ -119,6 +118,23 @@ def test_a_finished_run_is_not_trained_again(cohort: Path, tmp_path: Path) -> No
     report = pretrain(pretraining(cohort, tmp_path))
     assert report.run.resumed_from == 2
     assert (tmp_path / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_fewer_epochs_than_were_run_are_refused(cohort: Path, tmp_path: Path) -> None:
+    pretrain(pretraining(cohort, tmp_path))
+    with pytest.raises(
+        OutputExistsError, match=r"holds a run of 2 epochs, more than --epochs 1; .*--overwrite"
+    ):
+        pretrain(pretraining(cohort, tmp_path, epochs=1))
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_top_genes", 5), ("n_components", 7), ("use_hvg", False)])
+def test_what_pretraining_has_settled_cannot_be_changed_after_it(
+    cohort: Path, pretrained: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(CheckpointError, match=rf"made with others: {flag} {value} \(there: "):
+        finetune(finetuning(cohort, tmp_path, **{name: value}, pretrained_ckpt=pretrained))
 
 
 def test_another_run_in_the_save_dir_is_not_overwritten(cohort: Path, tmp_path: Path) -> None:
@@ -142,7 +158,9 @@ def test_other_data_are_not_trained_on_with_old_weights(tmp_path: Path) -> None:
 def test_the_resolved_configuration_lies_beside_the_checkpoints(cohort: Path, tmp_path: Path) -> None:
     config = pretraining(cohort, tmp_path)
     report = pretrain(config)
-    assert json.loads((tmp_path / "config.json").read_text()) == config.to_mapping()
+    resolved = json.loads((tmp_path / "config.json").read_text())
+    assert resolved["config"] == json.loads(json.dumps(config.to_mapping(), default=str))
+    assert resolved["software"]["torch"] == torch.__version__.split("+")[0]
     assert json.loads((tmp_path / "history.json").read_text()) == report.run.history
     assert [int(figures["epoch"]) for figures in report.run.history] == [0, 1, 2]
 
@@ -218,7 +236,7 @@ def test_no_option_is_forgotten_above() -> None:
 def test_finetuning_starts_from_the_pretrained_encoders(
     cohort: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    config = finetuning(cohort, tmp_path, n_components=256)
+    config = finetuning(cohort, tmp_path)
     checkpoint = read_checkpoint(pretrained, stage="pretrain")
     tensors = checkpoint[1]
     stage = FusionStage(config, build_training_set(config), checkpoint, torch.device("cpu"))
@@ -291,9 +309,7 @@ def test_a_checkpoint_of_other_features_is_refused(cohort: Path, pretrained: Pat
 def test_a_lone_section_is_trained_on_by_blocks(tmp_path: Path) -> None:
     store = make_cohort(tmp_path / "one.zarr", 1)
     aligned = pretrain(pretraining(store, tmp_path / "pretrain", batch_size=7))
-    report = finetune(
-        finetuning(store, tmp_path / "finetune", pretrained_ckpt=aligned.run.best_path, n_components=256)
-    )
+    report = finetune(finetuning(store, tmp_path / "finetune", pretrained_ckpt=aligned.run.best_path))
     assert report.n_train + report.n_val == 37
     assert report.val_sections == ()
 
