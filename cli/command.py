@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import json
 import math
@@ -26,6 +27,18 @@ _OUR_BUG = (
     "this is a bug in spam, not in what you did; please report it where you got spam from, with the lines "
     "above and the output of `spam doctor`"
 )
+
+
+# What a computer says of paths and disks; no other OSError is for the user to mend.
+_PATH_ADVICE = {
+    errno.EACCES: "choose a path that you may read and write, or ask for the permission",
+    errno.EPERM: "choose a path that you may read and write, or ask for the permission",
+    errno.EROFS: "choose a path on a disk that can be written",
+    errno.ENOTDIR: "a part of this path is a file where a folder is expected; choose another path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ENOSPC: "make room on this disk, then run the same command again, or choose a path on another disk",
+    errno.EDQUOT: "make room in your quota, then run the same command again, or choose a path on another disk",
+}
 
 
 class Report(Protocol):
@@ -97,6 +110,13 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
         print_failure(_INTERRUPTED, "KeyboardInterrupt", is_json=is_json)
         return 130
     except Exception as error:  # noqa: BLE001  the one place where a bug turns into an exit code
+        advice = _PATH_ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
+        if isinstance(error, OSError) and advice is not None:
+            if os.environ.get("SPAM_DEBUG") == "1":
+                traceback.print_exc()
+            where = f"{str(error.filename)!r}: " if error.filename is not None else ""
+            print_failure(f"{where}{error.strerror}; {advice}", type(error).__name__, is_json=is_json)
+            return 2
         traceback.print_exc()
         print_failure(f"{error!r}: {_OUR_BUG}", type(error).__name__, is_json=is_json)
         return 1

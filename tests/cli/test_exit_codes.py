@@ -1,7 +1,9 @@
 """Exit codes and what is printed where: 0 done, 1 our bug, 2 for the user to mend, 130 interrupted."""
 
+import errno
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,49 @@ def test_bug_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert json.loads(shown.out)["kind"] == "IndexError"
     assert "Traceback" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EACCES, "may read and write"),
+        (errno.EROFS, "disk that can be written"),
+        (errno.ENOSPC, "make room on this disk"),
+    ],
+)
+def test_what_the_disk_refuses_is_for_the_user_to_mend(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    monkeypatch.delenv("SPAM_DEBUG", raising=False)
+
+    def refused(values: dict[str, Any], progress: Progress) -> Report:
+        raise OSError(code, "refused", "/data/cohort.zarr")
+
+    assert run(refused) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("Error: '/data/cohort.zarr': refused; ")
+    assert words in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_a_path_through_a_file_is_for_the_user_to_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+
+    def write(values: dict[str, Any], progress: Progress) -> Report:
+        (tmp_path / "file" / "store.zarr").mkdir()
+        return Report()
+
+    assert run(write, "--json") == 2
+    assert "file where a folder is expected" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_file_that_we_lost_is_our_bug() -> None:
+    def lost(values: dict[str, Any], progress: Progress) -> Report:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "spam/data.json")
+
+    assert run(lost) == 1
 
 
 def interrupted(values: dict[str, Any], progress: Progress) -> Report:
