@@ -28,6 +28,9 @@ ID_COLUMNS = ("spot_id", "cell_id", "barcode", "obs_name", "id")
 SLIDE_COLUMN = "source_image"
 TILE_COLUMNS = ("patch_path", "image_path", "path", "filepath", "file", "patch_filename")
 
+# What other programs export; never a part of a column's name.
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+
 _TRUE = frozenset({"true", "1", "1.0"})
 _FALSE = frozenset({"false", "0", "0.0"})
 
@@ -113,7 +116,8 @@ def read_csv_text(path: Path) -> Any:
     Raises
     ------
     SectionError
-        If the file cannot be read as comma-separated UTF-8, has rows longer than its header, or has no rows.
+        If the file cannot be read as comma-separated UTF-8, is separated by semicolons or tabs, has
+        rows longer than its header, or has no rows.
     """
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
@@ -123,6 +127,14 @@ def read_csv_text(path: Path) -> Any:
             f"{path} cannot be read as a CSV: {reason}; it must be comma-separated UTF-8 text with a header"
         )
         raise SectionError(message) from error
+    header = str(frame.columns[0])
+    separator = next((name for name in _OTHER_SEPARATORS if name in header), None)
+    if separator is not None and len(frame.columns) == 1:
+        message = (
+            f"{path}: the cells of its header are separated by {_OTHER_SEPARATORS[separator]}, expected commas "
+            f"({header!r}); save it again as comma-separated CSV, with points in decimal numbers"
+        )
+        raise SectionError(message)
     # pandas takes surplus cells for row names and shifts the rest.
     if not isinstance(frame.index, pd.RangeIndex):
         message = (

@@ -50,7 +50,9 @@ def test_byte_order_mark_and_quotes_are_no_part_of_a_name(lab):
         ("x,y,source_image,spot_id\n", "has a header but no rows"),
         ("x,y,source_image,spot_id\n1,2,slide.tif,a,surplus\n", "more cells than its header"),
         ("x,y,source_image,spot_id\n1,2,slide.tif,a\n1,2,slide.tif,a,b,c\n", "cannot be read as a CSV"),
-        ("x;y;source_image;spot_id\n1;2;slide.tif;a\n", "no column with ids.*'x;y;source_image;spot_id'"),
+        ("x;y;source_image;spot_id\n1;2;slide.tif;a\n", "separated by semicolons, expected commas"),
+        ("x;y;source_image;spot_id\n1,5;2,5;slide.tif;a\n", "separated by semicolons, expected commas"),
+        ("x\ty\tsource_image\tspot_id\n1\t2\tslide.tif\ta\n", "separated by tabs, expected commas"),
     ],
 )
 def test_broken_tables(lab, text, words):
