@@ -150,7 +150,8 @@ def compare_with_h5ad(
     """Compare the table's coordinates `xy` with ``obsm['spatial']`` of the same spots.
 
     Equal means within one unit of the table, so that rounded coordinates are equal. Returns no note if they
-    agree, one that states the largest distance if they differ in a way that no option explains.
+    agree, one that states the largest distance if they differ in a way that no option explains, and the factor
+    between the two if there is a common one.
 
     Raises
     ------
@@ -171,7 +172,23 @@ def compare_with_h5ad(
             )
             raise SectionError(message)
     note = f"the table lies up to {distance:.1f} px from obsm['spatial'] of the h5ad; the table was used"
+    factor = _common_factor(to_pixels(xy, reading, scale), spatial, tolerance=_tolerance(reading, scale))
+    if factor is not None:
+        note += (
+            f", but it equals obsm['spatial'] times {factor:.4g}: one of the two is no full-resolution pixel of "
+            "the slide; if it is the table, see --coordinates and --mpp"
+        )
     return (note,)
+
+
+def _common_factor(
+    xy: Float64[Array, "n 2"], spatial: Float64[Array, "n 2"], *, tolerance: float
+) -> float | None:
+    """Return the one factor that turns `spatial` into `xy` within `tolerance` pixels; none if there is none."""
+    length = float((spatial * spatial).sum())
+    factor = float((xy * spatial).sum()) / length if length > 0 else 0.0
+    is_common = len(xy) > 1 and factor > 0 and np.abs(xy - factor * spatial).max() <= tolerance
+    return factor if is_common else None
 
 
 def _other_readings(reading: Reading, scale: Scale) -> Iterator[Reading]:

@@ -174,6 +174,17 @@ def test_other_coordinates_are_a_note_with_the_largest_distance(lab):
     assert note == "the table lies up to 17.0 px from obsm['spatial'] of the h5ad; the table was used"
 
 
+def test_another_scale_that_no_option_explains_is_named_in_the_note(lab):
+    order = [4, 2, 0, 1, 3]
+    lab.write_h5ad(spatial=lab.xy * 4.0)
+    lab.write_csv(x=lab.xy[order, 0], y=lab.xy[order, 1])
+    section = read_section(lab.config())
+    np.testing.assert_array_equal(section.xy_px, lab.xy)
+    (note,) = section.join.notes
+    assert "equals obsm['spatial'] times 0.25" in note
+    assert "--coordinates" in note
+
+
 def test_a_third_axis_of_obsm_is_left_out(lab):
     lab.write_h5ad(spatial=np.column_stack([lab.xy, np.full(5, 1e6)]))
     lab.write_csv()
