@@ -14,7 +14,7 @@ _DRY_RUN = Option(
     name="dry_run",
     kind=bool,
     default=False,
-    help="check everything and say how many tiles and bytes it would be, without writing",
+    help="check the files and say how many tiles and bytes it would be, without loading the encoder or writing",
 )
 
 

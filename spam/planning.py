@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import platform
 from collections.abc import Iterator
 from importlib import metadata
@@ -21,6 +22,8 @@ from .store import SectionRecord, Store, StoredSection, open_store
 from .tiles import Slide, TileReader, locate, open_slide, resolve_tile_specs
 
 __all__ = ["EmbedPlan", "PlannedSection", "differences", "plan", "slide_of"]
+
+_log = logging.getLogger(__name__)
 
 _SOFTWARE = {"spam": "spam-st", "numpy": "numpy", "torch": "torch", "timm": "timm", "zarr": "zarr"}
 _OWN_PER_ROW = ("h5ad", "csv", "root", "section", "donor")  # what a manifest says of each section by itself
@@ -191,6 +194,8 @@ def _check_section(
     row: InputConfig, config: EmbedConfig, card: EncoderCard, store: Store | None
 ) -> PlannedSection:
     section = read_section(row)
+    for note in section.join.notes:
+        _log.warning("section %s: %s", section.name, note)
     with slide_of(section) as slide:
         if slide is not None:
             section = locate(section, slide)

@@ -452,3 +452,15 @@ def test_features_that_cannot_be_stored_name_the_spot(lab, norm_scale, dtype, wo
     with pytest.raises(EncoderError, match=words):
         embed(lab.config(enc_name=encoder, dtype=dtype))
     assert open_store(lab.folder / "store.zarr").section("A").feature_keys == ()
+
+
+def test_what_looks_odd_is_said_before_anything_is_embedded(lab, caplog):
+    table = pd.read_csv(lab.folder / "map.csv").set_index("spot_id")
+    adata = anndata.read_h5ad(lab.folder / "A.h5ad")
+    adata.obsm["spatial"] = table.loc[adata.obs_names, ["x", "y"]].to_numpy(dtype=float) + np.array(
+        [3.0, 0.0]
+    )
+    adata.write_h5ad(lab.folder / "A.h5ad")
+    with caplog.at_level("WARNING", logger="spam.planning"):
+        plan(lab.config())
+    assert "section A: the table lies up to 3" in caplog.text
