@@ -128,7 +128,8 @@ class FinetuneConfig(TrainingConfig):
                 f"--heads must divide --fuse-dim, not {self.heads} into {self.fuse_dim}"
                 if self.heads < 1 or self.fuse_dim < 1 or self.fuse_dim % self.heads
                 else None,
-                f"--n-neighbours must be at most --k {self.k}, not {self.n_neighbours}: the graph has no more"
+                f"--n-neighbours must be at most --k {self.k}, not {self.n_neighbours}: the graph has no more; "
+                "raise --k or lower --n-neighbours"
                 if self.n_neighbours > self.k
                 else None,
                 f"--n-neighbours must be at least 2, not {self.n_neighbours}: one token is no attention"
