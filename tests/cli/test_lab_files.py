@@ -94,7 +94,8 @@ def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None
     assert pretrained.json
     assert (pre / "best.safetensors").is_file()
     finetuned = spam(
-        "finetune", *files(first), *shared, "--pretrained_ckpt", pre / "best.safetensors", "--batch_size", 5, "--n_neighbours", 2,
+        "finetune", *files(first), *shared, "--pretrained_ckpt", pre / "best.safetensors", "--batch_size", 5,
+        "--n_neighbours", 2,
         "--fuse_dim", 12, "--heads", 3, "--dropout", 0.1, "--merge", "concat-proj", "--lr", 3e-4,
         "--weight_decay", 0.05, "--n_top_genes", 7, "--save_dir", fine, "--json",
     )  # fmt: skip
