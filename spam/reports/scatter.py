@@ -1,5 +1,6 @@
 """Measured against predicted expression of the genes that are predicted best."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def build_scatter(
     """
     scores = score_genes(truth, prediction)
     best = np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable")[:_N_SHOWN]
-    n_columns = max(1, min(3, len(best)))
+    n_columns = max(1, math.ceil(math.sqrt(len(best))))
     n_rows = max(1, -(-len(best) // n_columns))
     with house_style():
         figure = new_figure(2.6 * n_columns + 0.4, 2.5 * n_rows + 0.5)
