@@ -96,6 +96,13 @@ class TrainingSet:
         return np.flatnonzero(self.groups.is_val & (self.totals > 0))
 
     @property
+    def held_out_sections(self) -> tuple[str, ...]:
+        """Names of the sections with a held-out spot."""
+        return tuple(
+            s.name for i, s in enumerate(self.spots) if self.groups.is_val[self.section_of == i].any()
+        )
+
+    @property
     def section_of(self) -> Int64[Array, " n"]:
         """Number of each spot's section."""
         return np.repeat(np.arange(len(self.spots)), [s.n_spots for s in self.spots])

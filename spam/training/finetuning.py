@@ -21,50 +21,28 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .dataset import TrainingSet, build_training_set, retrieve_across_groups
 from .description import describe_training
 from .inputs import InputTransform
-from .loop import LossTerms, Run, fit
+from .loop import LossTerms, fit
 from .neighbours import cohort_neighbours
 from .rate_path import PER, choose_penalty, cross_fit_log_rate, dispersion_by_moments, fit_rate_path
+from .report import TrainingReport
 
 __all__ = ["FinetuneReport", "FusionStage", "finetune"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneReport:
-    """Outcome of `finetune`.
+class FinetuneReport(TrainingReport):
+    """Outcome of `finetune`; epoch 0 of its history is the linear path alone.
 
     Attributes
     ----------
-    run
-        Checkpoints and history; epoch 0 is the linear path alone.
-    n_train, n_val, n_genes
-        Spots trained on and held out, genes modelled.
-    val_sections
-        Sections held out; empty when a block of the lone section was.
+    n_genes
+        Genes modelled.
     alpha
         Penalty of the linear path that predicts new sections, chosen by leaving out one group at a time.
     """
 
-    run: Run
-    n_train: int
-    n_val: int
     n_genes: int
-    val_sections: tuple[str, ...]
     alpha: float
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {
-            "best": str(self.run.best_path),
-            "last": str(self.run.last_path),
-            "best_epoch": int(self.run.best["epoch"]),
-            "resumed_from": self.run.resumed_from,
-            "n_train": self.n_train,
-            "n_val": self.n_val,
-            "n_genes": self.n_genes,
-            "val_sections": list(self.val_sections),
-            "alpha": self.alpha,
-            "metrics": self.run.best,
-        }
 
     def summary(self) -> str:
         """Say in a few lines what training added to the linear path."""
@@ -77,7 +55,7 @@ class FinetuneReport:
         )
         return (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} spots held out "
-            f"({', '.join(self.val_sections) or 'a block of the section'})\n"
+            f"({self.held_out})\n"
             f"held-out NLL per spot and gene {best['val_loss']:.4f} at epoch {best['epoch']:.0f}: {verdict}\n"
             f"checkpoint: {self.run.best_path}"
         )
@@ -113,13 +91,12 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     stage = FusionStage(config, data, pretrained, device)
     with limited_threads(config.num_workers):
         run = fit(stage, config, device=device, progress=progress)
-    val_sections = () if len(data.spots) == 1 else stage.val_sections
     return FinetuneReport(
         run=run,
         n_train=len(data.train_rows),
         n_val=len(data.val_rows),
         n_genes=len(data.genes.genes),
-        val_sections=val_sections,
+        val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         alpha=stage.alpha,
     )
 
@@ -149,9 +126,6 @@ class FusionStage:
         self.config, self.data = config, data
         self.train_rows = data.train_rows
         self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
-        self.val_sections = tuple(
-            s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].any()
-        )
         train, usable = data.train_rows, np.flatnonzero(data.totals > 0)
         self.alpha = choose_penalty(data.inputs[usable], data.expression[usable], data.groups.group[usable])
         self._path = fit_rate_path(*self._rows(usable), data.groups.group[usable], alpha=self.alpha)

@@ -1,6 +1,5 @@
 """Stage 1: contrastive alignment of image, spatial neighbourhood and gene expression."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -17,51 +16,23 @@ from spam.typing import Array, Int64
 
 from .dataset import TrainingSet, build_training_set
 from .description import describe_training
-from .loop import LossTerms, Run, fit
+from .loop import LossTerms, fit
+from .report import TrainingReport
 
 __all__ = ["AlignmentStage", "PretrainReport", "pretrain"]
 
 _RECALLS = (1, 5, 10)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainReport:
-    """Outcome of `pretrain`.
-
-    Attributes
-    ----------
-    run
-        Checkpoints and history.
-    n_train, n_val
-        Spots trained on and held out.
-    val_sections
-        Sections held out; empty when a block of the lone section was.
-    """
-
-    run: Run
-    n_train: int
-    n_val: int
-    val_sections: tuple[str, ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {
-            "best": str(self.run.best_path),
-            "last": str(self.run.last_path),
-            "best_epoch": int(self.run.best["epoch"]),
-            "resumed_from": self.run.resumed_from,
-            "n_train": self.n_train,
-            "n_val": self.n_val,
-            "val_sections": list(self.val_sections),
-            "metrics": self.run.best,
-        }
+class PretrainReport(TrainingReport):
+    """Outcome of `pretrain`."""
 
     def summary(self) -> str:
         """Say in a few lines whether the alignment was learned."""
         best = self.run.best
         lines = [
             f"{self.n_train} spots trained on, {self.n_val} held out "
-            f"({', '.join(self.val_sections) or 'a block of the section'}); best epoch {best['epoch']:.0f}"
+            f"({self.held_out}); best epoch {best['epoch']:.0f}"
         ]
         for pair in ("gene", "coord"):
             if f"val_{pair}_loss" in best:
@@ -99,13 +70,11 @@ def pretrain(config: PretrainConfig, *, progress: Progress = SILENT) -> Pretrain
     stage = AlignmentStage(config, data, device)
     with limited_threads(config.num_workers):
         run = fit(stage, config, device=device, progress=progress)
-    val_sections = (
-        ()
-        if len(data.spots) == 1
-        else tuple(dict.fromkeys(data.spots[i].name for i in data.section_of[data.groups.is_val]))
-    )
     return PretrainReport(
-        run=run, n_train=len(data.train_rows), n_val=len(data.val_rows), val_sections=val_sections
+        run=run,
+        n_train=len(data.train_rows),
+        n_val=len(data.val_rows),
+        val_sections=() if len(data.spots) == 1 else data.held_out_sections,
     )
 
 
