@@ -59,6 +59,7 @@ def rename_by_position(weights: dict[str, Tensor], expected: dict[str, Tensor]) 
     EncoderError
         If the numbers of weights differ, or any shape does.
     """
+    # Not strict: where the numbers differ, the first shape that does not fit shows where a layer is missing.
     faults = [
         f"{old!r} of shape {tuple(tensor.shape)} where {new!r} has {tuple(wanted.shape)}"
         for (old, tensor), (new, wanted) in zip(weights.items(), expected.items(), strict=False)

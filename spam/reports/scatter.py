@@ -35,7 +35,7 @@ def build_scatter(
     with house_style():
         figure = new_figure(2.6 * n_columns + 0.4, 2.5 * n_rows + 0.5)
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
-        for axes, gene in zip(grid.flat, best, strict=False):
+        for axes, gene in zip(grid.flat[: len(best)], best, strict=True):
             axes.set_title(score_title(genes[gene], float(scores[gene])))
             _draw_gene(axes, truth[:, gene], prediction[:, gene])
         for axes in grid.flat[len(best) :]:
