@@ -1,20 +1,29 @@
 """Metadata that a feature store carries: the contract between whoever embeds and whoever trains."""
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 __all__ = [
     "STORE_FORMAT",
     "STORE_VERSION",
+    "FeatureDtype",
     "FeatureMeta",
     "GraphMeta",
+    "Sampling",
     "SectionMeta",
     "SourceFile",
+    "feature_identity",
     "feature_key",
 ]
 
 STORE_FORMAT = "spam-store"
 STORE_VERSION = 1
+
+FeatureDtype = Literal["float16", "float32", "bfloat16"]
+"""Number formats of stored features; bfloat16 is stored as its bits, uint16, since Zarr has no such type."""
 
 
 def feature_key(encoder: str, tile_label: str) -> str:
@@ -56,6 +65,15 @@ class SectionMeta:
         Files that the section was made from.
     software
         Versions of spam and of the packages that touch the data.
+    has_coordinates
+        False for a copy that was made without them.
+    spots_sha256
+        Digest of the spots' ids and pixel coordinates as they were embedded, see `spots_digest` in
+        ``spam/store``; None where that is not known.
+    licence
+        Licence of the counts and images, as an SPDX name (``CC-BY-4.0``), or None where nobody said.
+    redacted
+        What was taken out of this copy before it was shared: ``counts``, ``coordinates``, ``ids``, ``genes``.
     """
 
     name: str
@@ -69,18 +87,48 @@ class SectionMeta:
     slide_height_px: int | None
     sources: tuple[SourceFile, ...]
     software: dict[str, str]
+    has_coordinates: bool = True
+    spots_sha256: str | None = None
+    licence: str | None = None
+    redacted: tuple[Literal["counts", "coordinates", "ids", "genes"], ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
         plain = dataclasses.asdict(self)
         plain["sources"] = list(plain["sources"])
+        plain["redacted"] = list(plain["redacted"])
         return plain
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "SectionMeta":
         """Rebuild from what `to_mapping` returned."""
         sources = tuple(SourceFile(**source) for source in values["sources"])
-        return cls(**{**values, "sources": sources})
+        return cls(**{**values, "sources": sources, "redacted": tuple(values["redacted"])})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tiles of one size were cut from the slide of one section.
+
+    Attributes
+    ----------
+    mpp
+        µm per full-resolution slide pixel, or None where unknown.
+    native_px
+        Side of a tile in full-resolution slide pixels.
+    level
+        Pyramid level that the tiles were cut from, 0 for the full resolution; None for tile files.
+    padding
+        What stands in for tissue beyond the border of the slide: ``edge``, its outermost pixels.
+    interpolation
+        Filter of the resampling to the encoder's input, antialiased.
+    """
+
+    mpp: float | None
+    native_px: float
+    level: int | None
+    padding: Literal["edge"]
+    interpolation: Literal["bicubic", "bilinear"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,27 +139,43 @@ class FeatureMeta:
     ----------
     key
         Name of the array, see `feature_key`.
+    origin
+        ``embed`` for features of `spam embed`; ``import:<kind>`` for those that were made elsewhere
+        (``import:trident``).
     encoder
         The encoder card as a mapping (`EncoderCard.to_mapping`).
     weights_sha256
-        Digest of the encoder's weights.
+        Digest of the encoder's weights; None for imported features.
+    lora_sha256
+        Digest of the LoRA adapter that was merged into the encoder, or None.
     tile
         The tile spec as a mapping (`TileSpec.to_mapping`).
+    sampling
+        How the tiles were cut; None for imported features.
+    precision
+        Arithmetic of the encoder: ``float32``, or the type of its mixed precision; None where unknown.
     dim
         Length of a feature vector.
     dtype
         Stored number format.
     chunk_rows
         Rows in one chunk: what a killed run loses at most.
+    software
+        Versions of spam and of the packages that touch the features, when the array was begun.
     """
 
     key: str
+    origin: str
     encoder: dict[str, Any]
-    weights_sha256: str
+    weights_sha256: str | None
+    lora_sha256: str | None
     tile: dict[str, Any]
+    sampling: Sampling | None
+    precision: Literal["float32", "float16", "bfloat16"] | None
     dim: int
-    dtype: Literal["float16", "float32"]
+    dtype: FeatureDtype
     chunk_rows: int
+    software: dict[str, str]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -120,7 +184,46 @@ class FeatureMeta:
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "FeatureMeta":
         """Rebuild from what `to_mapping` returned."""
-        return cls(**values)
+        sampling = None if values["sampling"] is None else Sampling(**values["sampling"])
+        return cls(**{**values, "sampling": sampling})
+
+
+_CARD_IDENTITY = (
+    "source",
+    "revision",
+    "architecture",
+    "kwargs",
+    "input_px",
+    "mean",
+    "std",
+    "interpolation",
+    "pooling",
+)
+"""Entries of an encoder card that change its features; the others only describe it."""
+
+
+def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
+    """Hash what features were made from and how: equal on every machine, whatever the bytes turned out to be.
+
+    It covers the spots (ids and coordinates), the digests of slide or tile files, the encoder with its weights
+    and its transform, the tile and how it was cut, the precision and the number format. Counts, donors and
+    versions of software are not part of it.
+
+    Returns
+    -------
+    str
+        SHA-256, 64 hexadecimal digits.
+    """
+    images = sorted(source.sha256 for source in section.sources if source.role in ("slide", "tiles"))
+    made = features.to_mapping()
+    kept = ("origin", "weights_sha256", "lora_sha256", "tile", "sampling", "precision", "dim", "dtype")
+    inputs: Mapping[str, Any] = {
+        "spots": section.spots_sha256,
+        "images": images,
+        "encoder": {key: made["encoder"].get(key) for key in _CARD_IDENTITY},
+        **{key: made[key] for key in kept},
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +246,8 @@ class GraphMeta:
         Search that made it: ``scipy``, ``faiss-cpu`` or ``faiss-gpu``.
     features_key
         For ``features`` graphs: which features.
+    features_identity
+        For ``features`` graphs: `feature_identity` of those features.
     recall
         Share of true neighbours found on a sample; 1.0 for exact search.
     """
@@ -154,6 +259,7 @@ class GraphMeta:
     sigma: float
     backend: str
     features_key: str | None = None
+    features_identity: str | None = None
     recall: float = 1.0
 
     def to_mapping(self) -> dict[str, Any]:
