@@ -1,0 +1,98 @@
+"""What licences say about sharing what was made from a work: data, looked up by name."""
+
+import dataclasses
+import functools
+import re
+import tomllib
+from importlib import resources
+from typing import Any
+
+__all__ = ["EncoderTerms", "Licence", "encoder_terms", "known_licences", "licence"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """What one licence says about sharing adapted material, such as features of images.
+
+    Attributes
+    ----------
+    name
+        SPDX name, or the usual name of a custom licence.
+    aliases
+        Other names that it answers to; upper and lower case, and spaces for hyphens, need none.
+    allows_sharing
+        Whether it permits sharing adapted material at all; under which `conditions` is another matter.
+    clause
+        Clause that permits or forbids it, by its number, in our words.
+    conditions
+        What whoever shares must keep to: attribution, non-commercial use, share-alike.
+    url
+        Text of the licence.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    allows_sharing: bool
+    clause: str
+    conditions: tuple[str, ...]
+    url: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderTerms:
+    """Licence of an encoder's weights, as its makers publish it, with terms beyond the licence.
+
+    Attributes
+    ----------
+    sources
+        Where the weights come from, as in `EncoderCard.source`.
+    licence
+        Name of the licence, see `Licence`.
+    url
+        Page that says so.
+    terms
+        What that page asks beyond the licence, in our words, or None.
+    """
+
+    sources: tuple[str, ...]
+    licence: str
+    url: str
+    terms: str | None = None
+
+
+def licence(name: str) -> Licence | None:
+    """Look up a licence by its name or an alias: ``CC BY 4.0`` is ``cc-by-4.0`` is ``CC-BY-4.0``; None if unknown."""
+    return _table()[0].get(_plain(name))
+
+
+def encoder_terms(source: str) -> EncoderTerms | None:
+    """Look up what the makers of an encoder publish, by `EncoderCard.source`; None if spam does not know it.
+
+    The Hub takes upper for lower case in the names of its repositories, and so does this.
+    """
+    return _table()[1].get(source.lower())
+
+
+def known_licences() -> tuple[str, ...]:
+    """Names of all licences that spam knows, in the order of the table."""
+    return tuple(dict.fromkeys(known.name for known in _table()[0].values()))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "-", name.strip().lower())
+
+
+@functools.cache
+def _table() -> tuple[dict[str, Licence], dict[str, EncoderTerms]]:
+    text = resources.files(__package__).joinpath("licences.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    licences = [Licence(**_with_tuples(table)) for table in tables["licence"]]
+    terms = [EncoderTerms(**_with_tuples(table)) for table in tables["encoder"]]
+    return (
+        {_plain(name): known for known in licences for name in (known.name, *known.aliases)},
+        {source.lower(): known for known in terms for source in known.sources},
+    )
+
+
+def _with_tuples(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
