@@ -28,6 +28,8 @@ class Licence:
         What whoever shares must keep to: attribution, non-commercial use, share-alike.
     url
         Text of the licence.
+    is_spdx
+        Whether `name` is one of SPDX's list.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Licence:
     clause: str
     conditions: tuple[str, ...]
     url: str
+    is_spdx: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,11 @@ def _faults_of(error: ValidationError) -> Iterator[str]:
     place = [*error.absolute_path]
     if error.validator == "required":
         # There is such an error for each missing key, and none says which: each names them all, and the set drops doubles.
-        yield from (f"{_place([*place, key])} is missing" for key in error.validator_value if key not in error.instance)
+        yield from (
+            f"{_place([*place, key])} is missing"
+            for key in error.validator_value
+            if key not in error.instance
+        )
     elif error.validator == "additionalProperties":
         known = error.schema["properties"]
         unknown = sorted(key for key in error.instance if key not in known)
@@ -80,5 +84,7 @@ def _expected(error: ValidationError) -> str:
 
 def _place(path: list[str | int]) -> str:
     """Write a path with dots; a stranger's key that is no plain word is quoted."""
-    parts = [str(part) if str(part).isidentifier() or isinstance(part, int) else _SHORT.repr(part) for part in path]
+    parts = [
+        str(part) if str(part).isidentifier() or isinstance(part, int) else _SHORT.repr(part) for part in path
+    ]
     return ".".join(parts) or "the whole"
