@@ -1,7 +1,7 @@
 """The feature store: layout, writer and reader of a Zarr v3 folder with one AnnData group per section."""
 
 from .feature_writer import FeatureWriter
-from .records import CsrMatrix, Graph, Overview, SectionRecord
+from .records import CsrMatrix, Graph, Overview, SectionRecord, spots_digest
 from .section import StoredSection
 from .store import Store, create_store, open_store
 
@@ -15,4 +15,5 @@ __all__ = [
     "StoredSection",
     "create_store",
     "open_store",
+    "spots_digest",
 ]

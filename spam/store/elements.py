@@ -6,47 +6,64 @@ this room needs neither anndata nor pandas.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from types import EllipsisType
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import zarr
 from scipy import sparse
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from spam.typing import Array, Shaped
+from spam.typing import Array, Int, Shaped
 
 from .metadata import Node, damaged
-from .records import CsrMatrix, is_text
+from .records import is_text
 
 __all__ = [
+    "Parent",
     "array_at",
     "group_at",
     "node_at",
     "read_array",
-    "read_csr",
+    "read_columns",
     "read_frame",
+    "read_sparse",
     "write_array",
-    "write_csr",
     "write_frame",
+    "write_group",
     "write_mapping",
     "write_scalar",
+    "write_sparse",
 ]
 
+Parent: TypeAlias = zarr.Group | Path
+"""Where something is written: in a group, or in a folder that is no group (the staging folder)."""
+
 _CHUNK_ROWS = 1 << 20
-"""Rows in a chunk of tables and counts: 4 MB of int32, so that a section of any size is a few files."""
+"""Rows in a chunk of a table: 4 MB of int32, so that a section of any size is a few files."""
+_CHUNK_ENTRIES = 1 << 18
+"""Entries in a chunk of a sparse matrix: 1 MB of int32, so that a few genes are a few chunks."""
 
 
-def write_mapping(
-    parent: zarr.Group, name: str, *, attributes: Mapping[str, Any] | None = None
-) -> zarr.Group:
+def write_group(parent: Parent, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """Make an empty group."""
+    if isinstance(parent, Path):
+        return zarr.create_group(parent / name, zarr_format=3, attributes=dict(attributes))
+    return parent.create_group(name, attributes=dict(attributes))
+
+
+def write_mapping(parent: Parent, name: str, *, attributes: Mapping[str, Any] | None = None) -> zarr.Group:
     """Make an empty AnnData mapping (``obsm``, ``uns``, ...)."""
-    return parent.create_group(name, attributes={**_encoding("dict", "0.1.0"), **(attributes or {})})
+    return write_group(parent, name, {**_encoding("dict", "0.1.0"), **(attributes or {})})
 
 
-def write_array(parent: zarr.Group, name: str, values: Shaped[Array, "*shape"]) -> None:
-    """Write numbers, truth values or strings of any shape."""
+def write_array(
+    parent: zarr.Group, name: str, values: Shaped[Array, "*shape"], *, chunk: int = _CHUNK_ROWS
+) -> None:
+    """Write numbers, truth values or strings of any shape, in chunks of at most `chunk` along each axis."""
     kind = "string-array" if is_text(values) else "array"
-    _create(parent, name, values, _encoding(kind, "0.2.0"))
+    _create(parent, name, values, _encoding(kind, "0.2.0"), chunk=chunk)
 
 
 def write_scalar(parent: zarr.Group, name: str, value: str | int | float) -> None:  # noqa: PYI041  as beartype reads it
@@ -69,14 +86,12 @@ def write_frame(
         write_array(frame, column, values)
 
 
-def write_csr(
-    parent: zarr.Group, name: str, matrix: CsrMatrix, *, attributes: Mapping[str, Any] | None = None
-) -> None:
-    """Write a CSR matrix, its entries in the order in which they are held."""
-    encoding = {**_encoding("csr_matrix", "0.1.0"), "shape": list(matrix.shape), **(attributes or {})}
-    group = parent.create_group(name, attributes=encoding)
+def write_sparse(parent: Parent, name: str, matrix: Any) -> None:
+    """Write a CSR or CSC matrix, its entries in the order in which they are held."""
+    encoding = {**_encoding(f"{matrix.format}_matrix", "0.1.0"), "shape": list(matrix.shape)}
+    group = write_group(parent, name, encoding)
     for part in ("data", "indices", "indptr"):
-        write_array(group, part, getattr(matrix, part))
+        write_array(group, part, getattr(matrix, part), chunk=_CHUNK_ENTRIES)
 
 
 def node_at(parent: zarr.Group, name: str) -> Node:
@@ -121,8 +136,8 @@ def array_at(parent: zarr.Group, name: str) -> zarr.Array[Any]:
     return node
 
 
-def read_array(parent: zarr.Group, name: str) -> Shaped[Array, "*shape"]:
-    """Read a whole array; strings come as NumPy's ``str``.
+def read_array(parent: zarr.Group, name: str, *, rows: slice | EllipsisType = ...) -> Shaped[Array, "*shape"]:
+    """Read an array, or some rows of it; strings come as NumPy's ``str``.
 
     Raises
     ------
@@ -131,7 +146,7 @@ def read_array(parent: zarr.Group, name: str) -> Shaped[Array, "*shape"]:
     """
     array = array_at(parent, name)
     try:
-        values = np.asarray(array[...])
+        values = np.asarray(array[rows])
     except (OSError, ValueError, RuntimeError) as error:  # short file, wrong size, broken Zstandard frame
         raise damaged(parent, f"it cannot be read ({error})", child=name) from error
     if values.dtype.kind in "TO":
@@ -155,21 +170,78 @@ def read_frame(parent: zarr.Group, name: str) -> tuple[Array, dict[str, Array]]:
     return read_array(frame, "_index"), {str(column): read_array(frame, str(column)) for column in order}
 
 
-def read_csr(parent: zarr.Group, name: str) -> sparse.csr_matrix:
-    """Read a CSR matrix.
+def read_sparse(parent: zarr.Group, name: str, *, form: Literal["csr", "csc"]) -> sparse.csr_matrix:
+    """Read a sparse matrix that is stored as `form`, as CSR.
 
     Raises
     ------
     StoreError
-        If a part is missing, cannot be read, or does not make a CSR matrix of the stated shape.
+        If a part is missing, cannot be read, or does not make such a matrix of the stated shape.
     """
-    group = group_at(parent, name)
+    group = _sparse_group(parent, name, form)
     data, indices, indptr = (read_array(group, part) for part in ("data", "indices", "indptr"))
+    return _matrix(parent, name, form, data, indices, indptr).tocsr()
+
+
+def read_columns(parent: zarr.Group, name: str, columns: Int[Array, " n_columns"]) -> sparse.csr_matrix:
+    """Read some columns of a CSC matrix, in the given order, as CSR; only the chunks that hold them are touched.
+
+    Raises
+    ------
+    StoreError
+        As `read_sparse`.
+    """
+    group = _sparse_group(parent, name, "csc")
+    indptr = read_array(group, "indptr")
+    n_columns = group.attrs["shape"][1]
+    is_plain = indptr.shape == (n_columns + 1,) and indptr[0] == 0 and (np.diff(indptr) >= 0).all()
+    if not is_plain or indptr[-1] != array_at(group, "indices").shape[0]:
+        raise damaged(parent, "it makes no CSC matrix (its 'indptr' does not fit)", child=name)
+    order = np.sort(columns)
+    # Neighbouring columns are read in one piece.
+    starts = np.flatnonzero(np.diff(order, prepend=order[:1] - 2) > 1)
+    runs = np.split(order, starts[1:])
+    parts = {
+        part: np.concatenate(
+            [
+                read_array(group, part, rows=slice(int(indptr[run[0]]), int(indptr[run[-1] + 1])))
+                for run in runs
+            ]
+        )
+        for part in ("data", "indices")
+    }
+    lengths = np.diff(indptr)[order]
+    shape = [group.attrs["shape"][0], len(order)]
+    read = _matrix(
+        parent, name, "csc", parts["data"], parts["indices"], np.concatenate([[0], np.cumsum(lengths)]), shape
+    )
+    place = np.argsort(np.argsort(columns, kind="stable"), kind="stable")
+    return read[:, place].tocsr()
+
+
+def _sparse_group(parent: zarr.Group, name: str, form: str) -> zarr.Group:
+    group = group_at(parent, name)
+    found = group.attrs.get("encoding-type")
+    if found != f"{form}_matrix":
+        raise damaged(parent, f"it is a {found!r}, expected a '{form}_matrix'", child=name)
+    return group
+
+
+def _matrix(
+    parent: zarr.Group,
+    name: str,
+    form: str,
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    shape: list[int] | None = None,
+) -> Any:
+    make = sparse.csr_matrix if form == "csr" else sparse.csc_matrix
     try:
-        matrix = sparse.csr_matrix((data, indices, indptr), shape=tuple(group.attrs["shape"]))  # type: ignore[arg-type]
+        matrix = make((data, indices, indptr), shape=tuple(shape or group_at(parent, name).attrs["shape"]))  # type: ignore[arg-type]
         matrix.check_format(full_check=True)
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(parent, f"it makes no CSR matrix ({error})", child=name) from error
+        raise damaged(parent, f"it makes no {form.upper()} matrix ({error})", child=name) from error
     return matrix
 
 
@@ -177,15 +249,19 @@ def _encoding(kind: str, version: str) -> dict[str, Any]:
     return {"encoding-type": kind, "encoding-version": version}
 
 
-def _create(parent: zarr.Group, name: str, values: Array, attributes: dict[str, Any]) -> None:
+def _create(
+    parent: zarr.Group, name: str, values: Array, attributes: dict[str, Any], *, chunk: int = _CHUNK_ROWS
+) -> None:
     text = is_text(values)
     array = parent.create_array(
         name,
         shape=values.shape,
-        chunks=tuple(max(1, min(size, _CHUNK_ROWS)) for size in values.shape),
+        chunks=tuple(max(1, min(size, chunk)) for size in values.shape),
         dtype=str if text else values.dtype,
-        compressors=ZstdCodec(),
+        # Strings are not compressed: their number is then seen before they are decoded.
+        compressors=(Crc32cCodec(),) if text else (ZstdCodec(), Crc32cCodec()),
         attributes=attributes,
+        config={"write_empty_chunks": True},  # a chunk that is not there is damage, never zeros
     )
     if values.size:
         array[...] = values.astype(object) if text else values

@@ -1,29 +1,45 @@
 """Reading feature arrays: which are there, how they were made, and their rows."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta
-from spam.typing import Array, Float32
+from spam.typing import Array, Shaped
 
-from .elements import array_at, node_at, read_array
-from .layout import CHUNKS, SPAM
-from .metadata import damaged, read_entry, read_meta
-from .staging import child_names, is_there, staging_name
+from .elements import array_at
+from .feature_format import Cut, stored_dtype
+from .index import SectionIndex
+from .layout import STAGING
+from .location import FilePart, Location
+from .metadata import damaged, read_meta
+from .node_rules import FEATURES, array_rule
+from .shard_reader import ShardFault, read_shards
+from .staged_chunks import StagedChunks
 
-__all__ = ["feature_names", "read_feature_meta", "read_features"]
+__all__ = ["feature_names", "read_feature_meta", "read_features", "unfinished_names"]
 
 
-def feature_names(root: zarr.Group, store: Path, section: str) -> tuple[str, ...]:
-    """List the feature arrays below a section, or below its staging group, sorted."""
-    names = [f"{section}/obsm/{name}" for name in child_names(store, f"{section}/obsm")]
-    return tuple(name.rsplit("/", 1)[1] for name in names if SPAM in node_at(root, name).attrs)
+def feature_names(index: SectionIndex) -> tuple[str, ...]:
+    """List the feature arrays of a section, sorted."""
+    return tuple(
+        name for name in index.children("obsm") if array_rule(index.nodes[f"obsm/{name}"]) == FEATURES
+    )
 
 
-def read_feature_meta(root: zarr.Group, store: Path, section: str, key: str) -> FeatureMeta:
+def unfinished_names(store: Path, section: str) -> tuple[str, ...]:
+    """List the feature arrays that a writer began and did not finish, sorted."""
+    folder = store / STAGING / section / "obsm"
+    folders = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(path.name for path in folders if StagedChunks(path).is_begun)
+
+
+def read_feature_meta(
+    section: zarr.Group, index: SectionIndex, key: str, *, location: Location
+) -> FeatureMeta:
     """Read how finished features were made.
 
     Raises
@@ -31,46 +47,51 @@ def read_feature_meta(root: zarr.Group, store: Path, section: str, key: str) -> 
     StoreError
         If there are no finished features of that name (says what there is), or their metadata are damaged.
     """
-    if key not in feature_names(root, store, section):
-        raise StoreError(_missing(root, store, section, key))
-    array = array_at(root, f"{section}/obsm/{key}")
-    n_missing = read_entry(array, CHUNKS).count(None)
-    if n_missing:
-        raise damaged(array, f"{n_missing} of its chunks are not marked done")
-    return read_meta(array, FeatureMeta.from_mapping)
+    if key not in feature_names(index):
+        raise StoreError(_missing(index, key, location))
+    return read_meta(array_at(section, f"obsm/{key}"), FeatureMeta.from_mapping)
 
 
 def read_features(
-    root: zarr.Group, store: Path, section: str, key: str, *, n_spots: int
-) -> Float32[Array, "n_spots dim"]:
+    section: zarr.Group, index: SectionIndex, key: str, *, location: Location, is_raw: bool
+) -> Shaped[Array, "n_spots dim"]:
     """Read finished features, one row per spot.
 
     Raises
     ------
     StoreError
         If there are no finished features of that name, or they are damaged: a shape or number format other
-        than the metadata say, or a value that is not finite.
+        than the metadata say, a chunk that is not what was written, or a value that is not finite.
     """
-    meta = read_feature_meta(root, store, section, key)
-    array = array_at(root, f"{section}/obsm/{key}")
-    found, stated = (array.shape, str(array.dtype)), ((n_spots, meta.dim), meta.dtype)
+    meta = read_feature_meta(section, index, key, location=location)
+    array, name = array_at(section, f"obsm/{key}"), f"obsm/{key}"
+    found = array.shape, np.dtype(array.dtype).newbyteorder("<")
+    stated = (index.meta.n_spots, meta.dim), stored_dtype(meta.dtype)
     if found != stated:
         raise damaged(array, f"shape and number format are {found}, expected {stated}")
-    features = read_array(root, f"{section}/obsm/{key}").astype(np.float32, copy=False)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if bad.size:
-        raise damaged(array, f"{bad.size} rows are not finite, the first is row {bad[0]}")
-    return features
+    node: dict[str, Any] = index.nodes[name]
+    shard_rows = node["chunk_grid"]["configuration"]["chunk_shape"][0]
+    chunk_rows = node["codecs"][0]["configuration"]["chunk_shape"][0]
+    cut = Cut(n_spots=index.meta.n_spots, chunk_rows=chunk_rows, shard_chunks=shard_rows // chunk_rows)
+
+    def part_of(shard: int) -> FilePart:
+        file = f"{name}/c/{shard}/0"
+        entry = index.files[file]
+        part = location.part(f"{index.meta.name}/{file}", entry)
+        if part is None or part.n_bytes != entry.n_bytes:
+            state = "is not there" if part is None else f"has {part.n_bytes} bytes, expected {entry.n_bytes}"
+            raise damaged(array, f"its file c/{shard}/0 {state}")
+        return part
+
+    try:
+        return read_shards(part_of, cut, meta.dim, meta.dtype, is_raw=is_raw)
+    except ShardFault as fault:
+        raise damaged(array, str(fault)) from fault
 
 
-def _missing(root: zarr.Group, store: Path, section: str, key: str) -> str:
-    where = f"section {section!r} of store {str(store)!r}"
-    staged = f"{staging_name(section)}/obsm/{key}"
-    if is_there(store, staged):
-        digests = read_entry(array_at(root, staged), CHUNKS)
-        return (
-            f"features {key!r} of {where} are unfinished: {digests.count(None)} of {len(digests)} chunks are "
-            "missing; run `spam embed` again to go on"
-        )
-    there = ", ".join(map(repr, feature_names(root, store, section))) or "none yet"
+def _missing(index: SectionIndex, key: str, location: Location) -> str:
+    where = f"section {index.meta.name!r} of store {location.address!r}"
+    if key in unfinished_names(Path(location.address), index.meta.name):
+        return f"features {key!r} of {where} are unfinished; run `spam embed` again to go on"
+    there = ", ".join(map(repr, feature_names(index))) or "none yet"
     return f"{where} has no features {key!r} (it has: {there}); make them with `spam embed`"

@@ -1,30 +1,44 @@
 """Writing the features of a section chunk by chunk, so that a killed run goes on where it stopped."""
 
-import hashlib
+import dataclasses
 import json
+import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureMeta
+from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity
 from spam.typing import Array, Float
 
-from .elements import array_at
-from .layout import CHUNKS, META, SPAM, SPATIAL, SPATIAL_UM, name_fault
-from .metadata import read_entry, read_meta
-from .staging import discard, is_there, move_into_place, staging_group, staging_name
+from .feature_format import cut, stored_dtype, to_stored
+from .index import SectionIndex, change_index
+from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, name_fault
+from .lock import locked
+from .staged_chunks import StagedChunks
+from .staging import discard, move_into_place, prune, staged
 
-__all__ = ["FeatureWriter", "open_feature_writer"]
+__all__ = ["LOCK_WAIT_S", "FeatureWriter", "open_feature_writer"]
+
+_log = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 120.0
+"""How long to wait for another process that changes the same section: seconds, for an assembly of gigabytes."""
+
+_WHOLE = "whole"  # folder beside the chunks in which they are put together
+_BFLOAT16_NAN = 0x7FC0
 
 
 class FeatureWriter:
     """Fills one feature array by whole chunks; made by `StoredSection.feature_writer`.
 
-    A chunk is written first and marked done after, with its digest: killed in between, it is pending again.
-    Nobody reads the array before `finish`. One process writes one array at a time.
+    Several processes may fill the same array, each its own chunks; whoever finds them all done finishes it.
+    Nobody reads the array before `finish`.
 
     Attributes
     ----------
@@ -32,19 +46,32 @@ class FeatureWriter:
         Rows of every chunk, in order; the last may be shorter.
     """
 
-    def __init__(self, array: zarr.Array[Any], *, store: Path, name: str, is_finished: bool) -> None:
-        self._meta = read_meta(array, FeatureMeta.from_mapping)
-        self._digests: list[str | None] = list(read_entry(array, CHUNKS))
-        self._array, self._store, self._name, self._is_finished = array, store, name, is_finished
-        self.chunks: list[slice] = _chunk_slices(array.shape[0], self._meta.chunk_rows)
+    def __init__(
+        self,
+        store: Path,
+        section: SectionMeta,
+        meta: FeatureMeta,
+        *,
+        is_finished: bool,
+        after: Callable[[], None],
+    ) -> None:
+        self._store, self._section, self._meta, self._after = store, section, meta, after
+        self._name = f"{section.name}/obsm/{meta.key}"
+        self._cut = cut(section.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
+        self._staged = StagedChunks(staged(store, self._name))
+        self._is_finished = is_finished
+        self.chunks: list[slice] = self._cut.chunks
 
     @property
     def pending(self) -> list[slice]:
-        """Chunks that are not marked done."""
-        return [chunk for chunk, digest in zip(self.chunks, self._digests, strict=True) if digest is None]
+        """Chunks that nobody has written yet."""
+        if self._is_finished:
+            return []
+        done = self._staged.done()
+        return [chunk for number, chunk in enumerate(self.chunks) if number not in done]
 
     def write(self, chunk: slice, rows: Float[Array, "n_rows dim"]) -> None:
-        """Write one whole pending chunk and mark it done.
+        """Write one whole pending chunk; it is done when this returns.
 
         Raises
         ------
@@ -61,51 +88,85 @@ class FeatureWriter:
         if rows.shape != shape:
             message = f"{where} take the shape {shape}, not {rows.shape}; write the whole chunk at once"
             raise StoreError(message)
-        with np.errstate(over="ignore"):  # an overflow is found, with its row, just below
-            stored = np.ascontiguousarray(rows, dtype=self._meta.dtype)
-        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+        largest = _largest(self._meta)
+        with np.errstate(invalid="ignore"):
+            bad = np.flatnonzero(~(np.abs(rows) < largest).all(axis=1))  # NaN compares as false
         if bad.size:
             fault, remedy = "not finite", "look at the tile of that row and at the encoder"
             if np.isfinite(rows[bad]).all():
-                fault, remedy = f"beyond the range of {stored.dtype}", "store them with --dtype float32"
+                fault, remedy = f"beyond the range of {self._meta.dtype}", "store them with --dtype float32"
             message = (
                 f"{where} hold values {fault} in {bad.size} rows, the first is row {chunk.start + bad[0]}; "
                 f"{remedy}"
             )
             raise StoreError(message)
-        self._array[chunk] = stored
-        self._digests[self.chunks.index(chunk)] = _digest(stored)
-        self._array.update_attributes({SPAM: _described(self._meta, self._digests)})
+        self._staged.write(self.chunks.index(chunk), to_stored(rows, self._meta.dtype))
 
     def finish(self) -> None:
-        """Check every chunk against its digest, then let readers see the array.
+        """Put the chunks together, each compared with its digest, then let readers see the array.
 
         Raises
         ------
         StoreError
-            If chunks are pending, or a chunk is not what was written (as after a power cut).
+            If chunks are pending, a chunk is not what was written (as after a power cut), or another process has
+            been changing this section for two minutes.
         """
         if self._is_finished:
             return
+        with locked(self._store, self._section.name, wait_s=LOCK_WAIT_S):
+            self._after()  # another process may have finished it while this one waited
+            if self._staged.is_begun:
+                self._finish()
+        self._is_finished = True
+        self._after()
+
+    def _finish(self) -> None:
         if self.pending:
             message = (
                 f"{self._name!r} cannot be finished: {len(self.pending)} of {len(self.chunks)} chunks are "
                 "missing; run `spam embed` again to go on"
             )
             raise StoreError(message)
-        for chunk, digest in zip(self.chunks, self._digests, strict=True):
-            if _digest(np.asarray(self._array[chunk])) != digest:
-                message = (
-                    f"rows {chunk.start}:{chunk.stop} of {self._name!r} are not what was written; check "
-                    f"the disk of {str(self._store)!r}, then run `spam embed --overwrite`"
-                )
-                raise StoreError(message)
-        move_into_place(self._store, self._name)
-        self._is_finished = True
+        whole = self._staged.folder / _WHOLE
+        if whole.exists():
+            shutil.rmtree(whole)
+        self._assemble(whole)
+        node = f"obsm/{self._meta.key}"
+        section = self._store / self._section.name
+        change_index(section, drop=(node,))
+        move_into_place(self._store, self._name, whole)
+        change_index(section, add=(node,))
+        discard(self._store, self._name)
+
+    def _assemble(self, folder: Path) -> None:
+        """Write the array, shard by shard: what memory holds at a time is one shard."""
+        meta, rows = self._meta, self._cut
+        dtype = stored_dtype(meta.dtype)
+        begun, identity = self._staged.described()
+        array = zarr.create_array(
+            folder,
+            shape=(rows.n_spots, meta.dim),
+            chunks=(rows.chunk_rows, meta.dim),
+            shards=(rows.shard_rows, meta.dim),
+            dtype=dtype,
+            fill_value=_BFLOAT16_NAN if meta.dtype == "bfloat16" else float("nan"),
+            compressors=(Crc32cCodec(),),  # features hardly compress, and reading gets slower: docs/format.md
+            attributes={
+                "encoding-type": "array",
+                "encoding-version": "0.2.0",
+                SPAM: {META: begun.to_mapping(), IDENTITY: identity},
+            },
+            zarr_format=3,
+            config={"write_empty_chunks": True},
+        )
+        for first in range(0, len(self.chunks), rows.shard_chunks):
+            numbers = range(first, min(first + rows.shard_chunks, len(self.chunks)))
+            shard = np.concatenate([self._staged.read(number, meta, rows) for number in numbers])
+            array[first * rows.chunk_rows : first * rows.chunk_rows + len(shard)] = shard
 
 
 def open_feature_writer(
-    root: zarr.Group, section: str, n_spots: int, meta: FeatureMeta, *, store: Path, is_overwrite: bool
+    store: Path, index: SectionIndex, meta: FeatureMeta, *, is_overwrite: bool, after: Callable[[], None]
 ) -> FeatureWriter:
     """Begin a feature array, or go on with it; see `StoredSection.feature_writer`.
 
@@ -115,42 +176,38 @@ def open_feature_writer(
         If `meta` cannot be stored, or differs from that of the array that is there.
     """
     _check_meta(meta)
-    name = f"{section}/obsm/{meta.key}"
-    staged = staging_name(name)
+    section = index.meta
+    name, node = f"{section.name}/obsm/{meta.key}", f"obsm/{meta.key}"
+    chunks = StagedChunks(staged(store, name))
+    prune(store, chunks.folder.parent)
+    asked = feature_identity(section, meta)
     if is_overwrite:
         discard(store, name)
-    for place in (staged,) if is_overwrite else (staged, name):
-        if is_there(store, place):
-            array = array_at(root, place)
-            _check_same(array, meta, n_spots=n_spots, where=f"{store}/{name}")
-            return FeatureWriter(array, store=store, name=name, is_finished=place == name)
-    array = staging_group(store, name).create_array(
-        meta.key,
-        shape=(n_spots, meta.dim),
-        chunks=(min(meta.chunk_rows, n_spots), meta.dim),
-        dtype=meta.dtype,
-        fill_value=float("nan"),  # a chunk that was never written reads as not finite, not as zeros
-        compressors=None,  # features hardly compress, and reading gets slower: docs/format.md
-        attributes={
-            "encoding-type": "array",
-            "encoding-version": "0.2.0",
-            SPAM: _described(meta, [None] * len(_chunk_slices(n_spots, meta.chunk_rows))),
-        },
-    )
-    return FeatureWriter(array, store=store, name=name, is_finished=False)
+    elif node in index.nodes:
+        there = index.nodes[node]["attributes"][SPAM]
+        if not chunks.is_begun or (there[IDENTITY] == asked and there[META]["chunk_rows"] == meta.chunk_rows):
+            _check_same(FeatureMeta.from_mapping(there[META]), meta, where=f"{store}/{name}")
+            return FeatureWriter(store, section, meta, is_finished=True, after=after)
+    if chunks.is_begun:
+        begun, _ = chunks.described()
+        _check_same(begun, meta, where=f"{store}/{name}")
+        if begun.software != meta.software:
+            _log.warning(
+                "features %s were begun with other versions: %s; they go on with %s",
+                name,
+                begun.software,
+                meta.software,
+            )
+    else:
+        chunks.begin(meta, asked)
+    return FeatureWriter(store, section, meta, is_finished=False, after=after)
 
 
-def _chunk_slices(n_spots: int, chunk_rows: int) -> list[slice]:
-    return [slice(start, min(start + chunk_rows, n_spots)) for start in range(0, n_spots, chunk_rows)]
-
-
-def _described(meta: FeatureMeta, digests: list[str | None]) -> dict[str, Any]:
-    return {META: meta.to_mapping(), CHUNKS: list(digests)}
-
-
-def _digest(rows: Array) -> str:
-    """Hash the rows as they lie in the file: little-endian, row by row, without a short chunk's padding."""
-    return hashlib.sha256(rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
+def _largest(meta: FeatureMeta) -> float:
+    """Smallest number that the stored format rounds to infinity."""
+    if meta.dtype == "float16":
+        return 65520.0
+    return (2.0 - 2.0**-8) * 2.0**127 if meta.dtype == "bfloat16" else float("inf")
 
 
 def _check_meta(meta: FeatureMeta) -> None:
@@ -159,8 +216,8 @@ def _check_meta(meta: FeatureMeta) -> None:
         None if meta.dim > 0 else f"dim must be positive, not {meta.dim}",
         None if meta.chunk_rows > 0 else f"--chunk-rows must be positive, not {meta.chunk_rows}",
         None
-        if meta.dtype in ("float16", "float32")
-        else f"--dtype must be float16 or float32, not {meta.dtype!r}",
+        if meta.dtype in ("float16", "float32", "bfloat16")
+        else f"--dtype must be float16, float32 or bfloat16, not {meta.dtype!r}",
     ]
     found = [fault for fault in faults if fault]
     if found:
@@ -168,11 +225,10 @@ def _check_meta(meta: FeatureMeta) -> None:
         raise StoreError(message)
 
 
-def _check_same(array: zarr.Array[Any], meta: FeatureMeta, *, n_spots: int, where: str) -> None:
-    asked = json.loads(json.dumps(meta.to_mapping()))  # tuples as lists, as they come back from the store
-    differences = _differences(read_entry(array, META), asked)
-    if array.shape != (n_spots, meta.dim):
-        differences.append(f"shape {array.shape} in the store, {(n_spots, meta.dim)} asked for")
+def _check_same(stored: FeatureMeta, asked: FeatureMeta, *, where: str) -> None:
+    """Compare all but the versions of software, which change and leave the features what they are."""
+    plain = json.loads(json.dumps(dataclasses.replace(asked, software=stored.software).to_mapping()))
+    differences = _differences(stored.to_mapping(), plain)
     if differences:
         message = (
             f"features at {where!r} were made differently: {'; '.join(differences)}; embed as before, or "

@@ -8,14 +8,18 @@ tools from opening the section.
 from collections.abc import Iterable
 
 __all__ = [
-    "CHUNKS",
+    "DIGEST",
     "DONOR",
+    "FILES",
     "FORMAT",
     "HIRES_PATH",
+    "IDENTITY",
+    "INDEX",
     "META",
     "RESERVED_COLUMNS",
     "SCALES_PATH",
     "SECTION",
+    "SECTIONS",
     "SPAM",
     "SPATIAL",
     "SPATIAL_UM",
@@ -37,11 +41,19 @@ SPAM = "spam"
 """Attribute that holds spam's own metadata on a section, a feature array or a graph."""
 META = "meta"
 """Entry of `SPAM`: the metadata dataclass as a mapping."""
-CHUNKS = "chunks"
-"""Entry of `SPAM` on a feature array: the SHA-256 of each done chunk, or null."""
+SECTIONS = "sections"
+"""Entry of `SPAM` on the root: the names of the sections, for readers that cannot list folders."""
+FILES = "files"
+"""Entry of `SPAM` on a section: size and SHA-256 of each of its files, by path within the section."""
+DIGEST = "digest"
+"""Entry of `SPAM` on the root and on a section: the seal of that ``zarr.json``."""
+IDENTITY = "identity"
+"""Entry of `SPAM` on a feature array: `spam.schemas.store_meta.feature_identity`."""
 
+INDEX = "zarr.json"
+"""File that makes a folder a group or an array of Zarr v3; that of a section is its index."""
 STAGING = ".unfinished"
-"""Group beside the sections in which things are written before they are renamed into place."""
+"""Folder beside the sections in which things are written before they are renamed into place."""
 
 SPATIAL = "spatial"
 """``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image."""

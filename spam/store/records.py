@@ -5,6 +5,7 @@ written. The shapes stand in the docstrings, not in jaxtyping's annotations, whi
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from spam.typing import Array
 
 from .layout import RESERVED_COLUMNS, duplicates, name_fault
 
-__all__ = ["CsrMatrix", "Graph", "Overview", "SectionRecord"]
+__all__ = ["CsrMatrix", "Graph", "Overview", "SectionRecord", "spots_digest"]
 
 CsrMatrix: TypeAlias = Any
 """SciPy's ``csr_matrix`` or ``csr_array``. SciPy carries no types; the records check it themselves."""
@@ -109,7 +110,8 @@ class SectionRecord:
     ids
         Names of the spots, (n_spots,), each once.
     xy_px
-        Spot centres in full-resolution slide pixels (x = column, y = row), floats, (n_spots, 2).
+        Spot centres in full-resolution slide pixels (x = column, y = row), floats, (n_spots, 2); None if and only
+        if the section has no coordinates.
     xy_um
         Spot centres in µm, floats, (n_spots, 2), or None where the µm per pixel is unknown.
     counts
@@ -130,7 +132,7 @@ class SectionRecord:
 
     meta: SectionMeta
     ids: Array
-    xy_px: Array
+    xy_px: Array | None
     xy_um: Array | None
     counts: CsrMatrix | None
     genes: Array | None
@@ -145,7 +147,10 @@ class SectionRecord:
                 name_fault(meta.name, "the section's name"),
                 None if n > 0 else "a section needs at least one spot, not 0",
                 _names_fault(self.ids, "ids", n),
-                _xy_fault(self.xy_px, "xy_px", n),
+                None
+                if (self.xy_px is not None) == meta.has_coordinates
+                else f"has_coordinates={meta.has_coordinates} does not fit xy_px",
+                None if self.xy_px is None else _xy_fault(self.xy_px, "xy_px", n),
                 None if self.xy_um is None else _xy_fault(self.xy_um, "xy_um", n),
                 *self._counts_faults(),
                 *(fault for name, column in self.obs.items() for fault in _column_faults(name, column, n)),
@@ -170,6 +175,21 @@ class SectionRecord:
         if fault is None and counts.nnz and counts.data.max() > np.iinfo(np.int32).max:
             fault = f"counts must fit int32, not reach {counts.data.max()}"
         return [fault, _names_fault(genes, "genes", meta.n_genes)]
+
+
+def spots_digest(ids: Array, xy_px: Array) -> str:
+    """Hash the spots that features are made for: their ids and pixel coordinates, in order.
+
+    Parameters
+    ----------
+    ids
+        Names of the spots, (n_spots,).
+    xy_px
+        Their centres in full-resolution pixels, (n_spots, 2).
+    """
+    digest = hashlib.sha256("\n".join(ids.tolist()).encode())
+    digest.update(np.ascontiguousarray(xy_px, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def _refuse(what: str, faults: Iterable[str | None]) -> None:

@@ -1,23 +1,30 @@
 """A section of a store: what is known of it, its features and its graphs, read on demand."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import zarr
 from scipy import sparse
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, SectionMeta
-from spam.typing import Array, Float32, Float64, Shaped
+from spam.typing import Array, Float32, Float64, Int, Shaped
 
-from .elements import group_at, read_array, read_csr, read_frame
-from .feature_reader import feature_names, read_feature_meta, read_features
-from .feature_writer import FeatureWriter, open_feature_writer
-from .graph_elements import read_graph, write_graph
-from .layout import HIRES_PATH, SCALES_PATH, SPATIAL, SPATIAL_UM, name_fault
-from .metadata import damaged, read_meta
+from .elements import array_at, read_array, read_columns, read_frame, read_sparse
+from .feature_reader import feature_names, read_feature_meta, read_features, unfinished_names
+from .feature_writer import LOCK_WAIT_S, FeatureWriter, open_feature_writer
+from .graph_elements import graph_names, read_graph, write_graph
+from .guarded_store import GuardedStore
+from .index import SectionIndex, content_digest, read_index
+from .layout import HIRES_PATH, IDENTITY, SCALES_PATH, SPATIAL, SPATIAL_UM, name_fault
+from .location import FolderLocation, Location
+from .lock import locked
+from .metadata import damaged, read_entry
+from .node_rules import node_faults
 from .records import Graph, Overview
-from .staging import is_there, staging_name
 
 __all__ = ["StoredSection"]
 
@@ -30,17 +37,49 @@ class StoredSection:
 
     Attributes
     ----------
+    index
+        What the section holds: metadata of all nodes, sizes and digests of all files.
     meta
         Name, donor, sizes and provenance.
     is_writable
         Whether the store was opened for writing.
     """
 
-    def __init__(self, root: zarr.Group, name: str, *, path: Path, is_writable: bool) -> None:
-        self._root, self._name, self._path = root, name, path
-        self._group = group_at(root, name)
-        self.is_writable = is_writable
-        self.meta = read_meta(self._group, SectionMeta.from_mapping)
+    index: SectionIndex
+    meta: SectionMeta
+
+    def __init__(self, location: Location, name: str, *, is_writable: bool) -> None:
+        self._location, self._name, self.is_writable = location, name, is_writable
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the index again: what others, or this object's writers, have added is seen from now on.
+
+        Raises
+        ------
+        StoreError
+            If the index is not what was written, or names what no store holds (unknown codecs, sizes that do not
+            fit, paths that lead outside).
+        """
+        where = f"{self._location.address}/{self._name}"
+        data = self._location.read_index(self._name)
+        if data is None:
+            message = f"section {where!r} is not there any more; open the store again"
+            raise StoreError(message)
+        self.index = read_index(data, where)
+        self.meta = self.index.meta
+        faults = node_faults(self.index)
+        if self.meta.name != self._name:
+            faults.insert(0, f"it is named {self.meta.name!r} in its own metadata")
+        if faults:
+            message = (
+                f"section {where!r} cannot be opened: {'; '.join(faults[:5])}"
+                f"{f' and {len(faults) - 5} more' if len(faults) > 5 else ''}; it was not written by this version of "
+                "spam: look at it with `spam store validate`, or take a fresh copy"
+            )
+            raise StoreError(message)
+        store = GuardedStore(self._location, self._name, self.index)
+        self._group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
 
     @property
     def n_spots(self) -> int:
@@ -79,34 +118,62 @@ class StoredSection:
 
     @cached_property
     def xy_px(self) -> Float64[Array, "n_spots 2"]:
-        """Spot centres in full-resolution slide pixels (x = column, y = row)."""
+        """Spot centres in full-resolution slide pixels (x = column, y = row).
+
+        Raises
+        ------
+        StoreError
+            If this is a copy without coordinates, or they are damaged.
+        """
+        if not self.meta.has_coordinates:
+            message = (
+                f"section {self._name!r} of store {self._location.address!r} was shared without coordinates; ask "
+                "whoever shared it for a copy with them, or use it only where none are needed"
+            )
+            raise StoreError(message)
         return self._coordinates(SPATIAL)
 
     @cached_property
     def xy_um(self) -> Float64[Array, "n_spots 2"] | None:
         """Spot centres in µm; None where the µm per pixel is unknown."""
-        has_um = is_there(self._path, f"{self._name}/obsm/{SPATIAL_UM}")
+        has_um = f"obsm/{SPATIAL_UM}" in self.index.nodes
         return self._coordinates(SPATIAL_UM) if has_um else None
 
-    def counts(self) -> sparse.csr_matrix:
-        """Read the raw counts, n_spots x n_genes, int32.
+    def counts(self, genes: Sequence[str] | None = None) -> sparse.csr_matrix:
+        """Read the raw counts, int32, n_spots x n_genes, of all genes or of those named, in their order.
+
+        Of a remote store only the parts that hold those genes are fetched.
 
         Raises
         ------
         StoreError
-            If the section has none, or they are damaged.
+            If the section has none, lacks one of the genes (names them), or they are damaged.
         """
         if not self.meta.has_counts:
             message = (
-                f"section {self._name!r} of store {str(self._path)!r} has no counts; where they are needed, "
+                f"section {self._name!r} of store {self._location.address!r} has no counts; where they are needed, "
                 "add the section again with `spam embed --h5ad`"
             )
             raise StoreError(message)
-        counts = read_csr(self._group, "X")
+        if genes is not None:
+            return read_columns(self._group, "X", self._gene_places(genes))
+        counts = read_sparse(self._group, "X", form="csc")
         shape = (self.n_spots, self.meta.n_genes)
         if counts.shape != shape:
             raise damaged(self._group, f"counts of shape {counts.shape}, expected {shape}", child="X")
         return counts
+
+    def _gene_places(self, genes: Sequence[str]) -> Int[Array, " n"]:
+        assert self.genes is not None  # `has_counts` was asked
+        places = {gene: place for place, gene in enumerate(self.genes.tolist())}
+        missing = [gene for gene in genes if gene not in places]
+        if missing:
+            message = (
+                f"section {self._name!r} of store {self._location.address!r} lacks {len(missing)} of "
+                f"{len(genes)} genes, such as {missing[:3]}; ask for genes that it has"
+            )
+            raise StoreError(message)
+        return np.array([places[gene] for gene in genes], dtype=np.int64)
 
     def overview(self) -> Overview | None:
         """Read the small image of the slide; None where it was left out.
@@ -117,7 +184,7 @@ class StoredSection:
             If it is damaged.
         """
         library = f"uns/{SPATIAL}/{self._name}"
-        if not is_there(self._path, f"{self._name}/{library}"):
+        if library not in self.index.nodes:
             return None
         image = read_array(self._group, f"{library}/{HIRES_PATH}")
         return Overview(image=image, scale=read_array(self._group, f"{library}/{SCALES_PATH}").item())
@@ -125,7 +192,12 @@ class StoredSection:
     @property
     def feature_keys(self) -> tuple[str, ...]:
         """Names of the finished feature arrays, sorted."""
-        return feature_names(self._root, self._path, self._name)
+        return feature_names(self.index)
+
+    @property
+    def graph_keys(self) -> tuple[str, ...]:
+        """Names of the neighbour graphs, sorted."""
+        return graph_names(self.index)
 
     @property
     def unfinished_keys(self) -> tuple[str, ...]:
@@ -133,7 +205,7 @@ class StoredSection:
 
         A key is in both lists while finished features are being made anew.
         """
-        return feature_names(self._root, self._path, staging_name(self._name))
+        return unfinished_names(Path(self._location.address), self._name)
 
     def feature_meta(self, key: str) -> FeatureMeta:
         """Read how finished features were made.
@@ -143,7 +215,22 @@ class StoredSection:
         StoreError
             If there are no finished features of that name (says what there is), or they are damaged.
         """
-        return read_feature_meta(self._root, self._path, self._name, key)
+        return read_feature_meta(self._group, self.index, key, location=self._location)
+
+    def feature_identity(self, key: str) -> str:
+        """Digest of what features were made from and how; equal on every machine.
+
+        Raises
+        ------
+        StoreError
+            As `feature_meta`.
+        """
+        self.feature_meta(key)
+        return str(read_entry(array_at(self._group, f"obsm/{key}"), IDENTITY))
+
+    def content_digest(self, *names: str) -> str:
+        """Digest of all bytes of some nodes (``obsm/uni2_112um``), or of the whole section if none is named."""
+        return content_digest(self.index.below(*names)) if names else self.index.digest
 
     def features(self, key: str) -> Float32[Array, "n_spots dim"]:
         """Read finished features, one row per spot.
@@ -152,9 +239,19 @@ class StoredSection:
         ------
         StoreError
             If there are no finished features of that name (says what there is), or they are damaged: a shape
-            that does not fit, or a value that is not finite.
+            that does not fit, a chunk that is not what was written, or a value that is not finite.
         """
-        return read_features(self._root, self._path, self._name, key, n_spots=self.n_spots)
+        return read_features(self._group, self.index, key, location=self._location, is_raw=False)
+
+    def stored_features(self, key: str) -> Shaped[Array, "n_spots dim"]:
+        """Read finished features as they are stored: float16, float32, or the bits of bfloat16 as uint16.
+
+        Raises
+        ------
+        StoreError
+            As `features`.
+        """
+        return read_features(self._group, self.index, key, location=self._location, is_raw=True)
 
     def feature_writer(self, meta: FeatureMeta, *, is_overwrite: bool = False) -> FeatureWriter:
         """Begin a feature array, or go on with an unfinished one.
@@ -168,10 +265,19 @@ class StoredSection:
             If the store is open for reading only, `meta` cannot be stored, or it differs from that of the
             array that is there (names each difference).
         """
-        self._require_writable()
         return open_feature_writer(
-            self._root, self._name, self.n_spots, meta, store=self._path, is_overwrite=is_overwrite
+            self._folder(), self.index, meta, is_overwrite=is_overwrite, after=self.refresh
         )
+
+    def lock(self, key: str, *, part: str = "") -> AbstractContextManager[None]:
+        """Hold off other processes that would write features `key` (or the same part of them).
+
+        Raises
+        ------
+        StoreError
+            If another process writes them, or the store is open for reading only.
+        """
+        return locked(self._folder(), f"{self._name}/obsm/{key}{part}")
 
     def graph(self, key: str) -> Graph | None:
         """Read a neighbour graph (``spatial``, ``features_<feature key>``); None if it was not built.
@@ -181,7 +287,7 @@ class StoredSection:
         StoreError
             If the graph is damaged.
         """
-        return read_graph(self._root, self._path, self._name, key, n_spots=self.n_spots)
+        return read_graph(self._group, key, n_spots=self.n_spots)
 
     def write_graph(self, key: str, graph: Graph) -> None:
         """Write a neighbour graph, in place of an older one of that key.
@@ -189,18 +295,20 @@ class StoredSection:
         Raises
         ------
         StoreError
-            If the store is open for reading only, the key cannot name a graph, or the graph is over another
-            number of spots.
+            If the store is open for reading only, the key cannot name a graph, the graph is over another
+            number of spots, or another process has been changing this section for two minutes.
         """
-        self._require_writable()
+        folder = self._folder()
         n_nodes = graph.connectivities.shape[0]
         fault = name_fault(key, "the graph's key")
         if n_nodes != self.n_spots:
             fault = f"graph {key!r} has {n_nodes} nodes, section {self._name!r} has {self.n_spots} spots"
         if fault:
-            message = f"store {str(self._path)!r} cannot hold the graph: {fault}; build it from this section"
+            message = f"store {str(folder)!r} cannot hold the graph: {fault}; build it from this section"
             raise StoreError(message)
-        write_graph(self._path, self._name, key, graph)
+        with locked(folder, self._name, wait_s=LOCK_WAIT_S):
+            write_graph(folder, self._name, key, graph)
+        self.refresh()
 
     def _coordinates(self, name: str) -> Float64[Array, "n_spots 2"]:
         xy = read_array(self._group, f"obsm/{name}")
@@ -209,10 +317,18 @@ class StoredSection:
             raise damaged(self._group, fault, child=f"obsm/{name}")
         return xy
 
-    def _require_writable(self) -> None:
-        if not self.is_writable:
-            message = (
-                f"store {str(self._path)!r} is open for reading only; open it with "
-                "open_store(path, is_read_only=False) to write"
-            )
-            raise StoreError(message)
+    def _folder(self) -> Path:
+        """Give the folder of the store, to write to.
+
+        Raises
+        ------
+        StoreError
+            If it was opened for reading only.
+        """
+        if self.is_writable and isinstance(self._location, FolderLocation):
+            return self._location.path
+        message = (
+            f"store {self._location.address!r} is open for reading only; open it with "
+            "open_store(path, is_read_only=False) to write"
+        )
+        raise StoreError(message)

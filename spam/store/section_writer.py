@@ -6,7 +6,8 @@ import numpy as np
 
 from spam.typing import Array, Shaped
 
-from .elements import write_array, write_csr, write_frame, write_mapping, write_scalar
+from .elements import write_array, write_frame, write_group, write_mapping, write_scalar, write_sparse
+from .index import change_index
 from .layout import (
     DONOR,
     HIRES_PATH,
@@ -18,22 +19,20 @@ from .layout import (
     SPATIAL_UM,
 )
 from .records import SectionRecord
-from .staging import discard, move_into_place, staging_group
+from .staging import discard, move_into_place, staged
 
 __all__ = ["write_section"]
 
 
 def write_section(store: Path, record: SectionRecord) -> None:
-    """Write a section without features, in place of an older one of its name."""
+    """Write a section without features, in place of an older one of its name; the caller holds its lock."""
     meta = record.meta
     discard(store, meta.name)
-    section = staging_group(store, meta.name).create_group(
-        meta.name,
-        attributes={
-            "encoding-type": "anndata",
-            "encoding-version": "0.1.0",
-            SPAM: {META: meta.to_mapping()},
-        },
+    path = staged(store, meta.name)
+    section = write_group(
+        path.parent,
+        path.name,
+        {"encoding-type": "anndata", "encoding-version": "0.1.0", SPAM: {META: meta.to_mapping()}},
     )
     columns = {**record.obs, SECTION: _repeat(meta.name, meta.n_spots)}
     if meta.donor is not None:
@@ -41,11 +40,11 @@ def write_section(store: Path, record: SectionRecord) -> None:
     write_frame(section, "obs", record.ids, columns)
     write_frame(section, "var", np.empty(0, dtype=str) if record.genes is None else record.genes, {})
     if record.counts is not None:
-        write_csr(section, "X", record.counts.astype(np.int32))
-    for name in ("layers", "obsp", "varm", "varp"):
-        write_mapping(section, name)
+        write_sparse(section, "X", record.counts.astype(np.int32).tocsc())
+    write_mapping(section, "obsp")
     obsm = write_mapping(section, "obsm")
-    write_array(obsm, SPATIAL, record.xy_px)
+    if record.xy_px is not None:
+        write_array(obsm, SPATIAL, record.xy_px)
     if record.xy_um is not None:
         write_array(obsm, SPATIAL_UM, record.xy_um)
     uns = write_mapping(section, "uns")
@@ -55,7 +54,8 @@ def write_section(store: Path, record: SectionRecord) -> None:
         write_array(write_mapping(library, images), image, record.overview.image)
         scales, scale = SCALES_PATH.split("/")
         write_scalar(write_mapping(library, scales), scale, record.overview.scale)
-    move_into_place(store, meta.name)
+    change_index(path)
+    move_into_place(store, meta.name, path)
 
 
 def _repeat(text: str, n: int) -> Shaped[Array, " n"]:

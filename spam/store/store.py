@@ -1,40 +1,50 @@
 """Opening and making stores, and adding sections to them."""
 
+import json
 from pathlib import Path
-
-import zarr
+from typing import Any
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import STORE_FORMAT, STORE_VERSION
 
-from .layout import FORMAT, STAGING, VERSION
+from .feature_writer import LOCK_WAIT_S
+from .layout import FORMAT, INDEX, SECTIONS, SPAM, VERSION
+from .location import FolderLocation, Location, ZipLocation
+from .lock import live_locks, locked
 from .records import SectionRecord
+from .sealing import read_sealed, write_sealed
 from .section import StoredSection
 from .section_writer import write_section
-from .staging import child_names
 
-__all__ = ["Store", "create_store", "open_store"]
+__all__ = ["Store", "create_store", "open_store", "write_root"]
+
+_ROOT_LOCK = ".root"
 
 
 class Store:
-    """A folder of sections; made by `open_store` and `create_store`.
+    """Sections in one place; made by `open_store` and `create_store`.
 
     Attributes
     ----------
-    path
-        The folder.
+    location
+        Where the files are.
     is_writable
         Whether it was opened for writing.
     """
 
-    def __init__(self, path: Path, *, is_writable: bool) -> None:
-        self.path, self.is_writable = path, is_writable
-        self._root = _open_root(path, mode="r+" if is_writable else "r")
+    def __init__(self, location: Location, *, is_writable: bool) -> None:
+        self.location, self.is_writable = location, is_writable
+        self._listed = _read_root(location)
+
+    @property
+    def address(self) -> str:
+        """Folder, packed file or remote address."""
+        return self.location.address
 
     @property
     def section_names(self) -> tuple[str, ...]:
         """Names of the sections, sorted."""
-        return tuple(name for name in child_names(self.path, "") if name != STAGING)
+        return self.location.section_names(self._listed)
 
     def section(self, name: str) -> StoredSection:
         """Open a section.
@@ -42,17 +52,17 @@ class Store:
         Raises
         ------
         StoreError
-            If there is none of that name (says which there are), or its metadata are damaged.
+            If there is none of that name (says which there are), or it is damaged.
         """
         names = self.section_names
         if name not in names:
             there = ", ".join(map(repr, names)) or "none yet"
             message = (
-                f"store {str(self.path)!r} has no section {name!r} (it has: {there}); "
+                f"store {self.address!r} has no section {name!r} (it has: {there}); "
                 "add it with `spam embed`, or name one of these"
             )
             raise StoreError(message)
-        return StoredSection(self._root, name, path=self.path, is_writable=self.is_writable)
+        return StoredSection(self.location, name, is_writable=self.is_writable)
 
     def add_section(self, record: SectionRecord, *, is_overwrite: bool = False) -> StoredSection:
         """Write a section without features; it appears when it is whole.
@@ -62,34 +72,69 @@ class Store:
         Raises
         ------
         StoreError
-            If the store is open for reading only, or has a section of that name already.
+            If the store is open for reading only, has a section of that name already, or another process is
+            writing it.
         """
         name = record.meta.name
-        if not self.is_writable:
-            message = (
-                f"store {str(self.path)!r} is open for reading only; open it with "
-                "open_store(path, is_read_only=False) to add sections"
-            )
-            raise StoreError(message)
-        if name in self.section_names and not is_overwrite:
-            message = (
-                f"store {str(self.path)!r} has a section {name!r} already; "
-                "give another name with --section, or replace it with --overwrite"
-            )
-            raise StoreError(message)
-        write_section(self.path, record)
+        folder = self.folder
+        with locked(folder, name, wait_s=LOCK_WAIT_S):
+            if name in self.section_names and not is_overwrite:
+                message = (
+                    f"store {self.address!r} has a section {name!r} already; "
+                    "give another name with --section, or replace it with --overwrite"
+                )
+                raise StoreError(message)
+            others = live_locks(folder, name)
+            if others:
+                message = (
+                    f"section {name!r} of store {self.address!r} cannot be replaced: another process is writing "
+                    f"{', '.join(map(repr, others))}; wait for it"
+                )
+                raise StoreError(message)
+            write_section(folder, record)
+        write_root(folder)
         return self.section(name)
 
+    @property
+    def folder(self) -> Path:
+        """The folder, to write to.
 
-def open_store(path: Path | str, *, is_read_only: bool = True) -> Store:
-    """Open a store that is there.
+        Raises
+        ------
+        StoreError
+            If the store is open for reading only.
+        """
+        if self.is_writable and isinstance(self.location, FolderLocation):
+            return self.location.path
+        message = (
+            f"store {self.address!r} is open for reading only; open it with "
+            "open_store(path, is_read_only=False) to add sections"
+        )
+        raise StoreError(message)
+
+
+def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
+    """Open a store that is there: a folder or a packed store.
 
     Raises
     ------
     StoreError
-        If there is no folder, it is no Zarr v3 group, no store of spam, or one of a newer version.
+        If there is nothing, it is no store of spam, one of a newer version, a damaged one, or a packed one that is to
+        be written to.
     """
-    return Store(Path(path), is_writable=not is_read_only)
+    path = Path(address)
+    if not path.exists():
+        message = f"there is no store at {str(path)!r}; make one with `spam embed --store {path}`"
+        raise StoreError(message)
+    if path.is_dir():
+        return Store(FolderLocation(path), is_writable=not is_read_only)
+    if not is_read_only:
+        message = (
+            f"{str(path)!r} is a file; a packed store is only read: unpack it with `spam store unpack {path}` and "
+            "write to the folder"
+        )
+        raise StoreError(message)
+    return Store(ZipLocation(path), is_writable=False)
 
 
 def create_store(path: Path | str) -> Store:
@@ -102,35 +147,50 @@ def create_store(path: Path | str) -> Store:
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        zarr.create_group(path, zarr_format=3, attributes={FORMAT: STORE_FORMAT, VERSION: STORE_VERSION})
-    return Store(path, is_writable=True)
+        path.mkdir(parents=True, exist_ok=True)
+        write_sealed(path / INDEX, _root(()))
+    return open_store(path, is_read_only=False)
 
 
-def _open_root(path: Path, *, mode: str) -> zarr.Group:
-    where = repr(str(path))
-    if not path.exists():
-        message = f"there is no store at {where}; make one with `spam embed --store {path}`"
-        raise StoreError(message)
-    if not path.is_dir():
-        message = f"{where} is a file, a store is a folder; give the folder that `spam embed --store` wrote"
-        raise StoreError(message)
-    try:
-        # Consolidated metadata, if somebody added them, would hide what is written after.
-        root = zarr.open_group(path, mode=mode, zarr_format=3, use_consolidated=False)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+def write_root(folder: Path, *, entries: dict[str, Any] | None = None) -> None:
+    """Write the root of a store anew, with the names of the sections that are there.
+
+    Parameters
+    ----------
+    folder
+        Folder of the store.
+    entries
+        More of spam's own metadata for the root.
+    """
+    with locked(folder, _ROOT_LOCK, wait_s=LOCK_WAIT_S):
+        write_sealed(folder / INDEX, _root(FolderLocation(folder).section_names(()), entries))
+
+
+def _root(sections: tuple[str, ...], entries: dict[str, Any] | None = None) -> dict[str, Any]:
+    spam = {SECTIONS: list(sections), **(entries or {})}
+    attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: spam}
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _read_root(location: Location) -> tuple[str, ...]:
+    """Check that a root is one of a store that this version reads; return the sections that it names."""
+    where = repr(location.address)
+    data = location.read_index("")
+    if data is None:
         message = (
-            f"{where} is not a readable Zarr v3 group ({error}); give the folder that `spam embed --store` "
-            "wrote, or another --store to make a new one"
+            f"{where} is no store: it has no {INDEX!r}; give the folder that `spam embed --store` wrote, or another "
+            "--store to make a new one"
         )
-        raise StoreError(message) from error
-    found, version = root.attrs.get(FORMAT), root.attrs.get(VERSION)
+        raise StoreError(message)
+    attributes = _attributes(data, where)
+    found, version = attributes.get(FORMAT), attributes.get(VERSION)
     if found != STORE_FORMAT:
         message = (
             f"{where} is a Zarr group but no store of spam: its attribute {FORMAT!r} is {found!r}, expected "
             f"{STORE_FORMAT!r}; give the folder that `spam embed --store` wrote (not a section inside it)"
         )
         raise StoreError(message)
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         message = (
             f"the store {where} is damaged: its attribute {VERSION!r} is {version!r}, expected a whole "
             "number from 1; take a fresh copy of the store"
@@ -142,4 +202,21 @@ def _open_root(path: Path, *, mode: str) -> zarr.Group:
             "update with `pip install --upgrade spam-st`"
         )
         raise StoreError(message)
-    return root
+    names = read_sealed(data, location.address)["attributes"][SPAM].get(SECTIONS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        message = f"the store {where} is damaged: its root names no sections; take a fresh copy of the store"
+        raise StoreError(message)
+    return tuple(sorted(names))
+
+
+def _attributes(data: bytes, where: str) -> dict[str, Any]:
+    """Read the attributes of the root before its seal: that of a newer version may be another."""
+    try:
+        attributes = json.loads(data)["attributes"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = (
+            f"{where} is not a readable Zarr v3 group ({type(error).__name__}: {error}); give the folder that "
+            "`spam embed --store` wrote, or another --store to make a new one"
+        )
+        raise StoreError(message) from error
+    return attributes if isinstance(attributes, dict) else {}

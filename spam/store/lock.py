@@ -1,0 +1,195 @@
+"""Locks of what is being written, so that two processes never write one thing at once.
+
+A lock is a file made exclusively, with a random owner, a digest of the machine and the process. Its owner touches
+it while it works. It is stale, and is taken over, if its process has ended on this machine or nobody touched it for
+ten minutes: a killed run never has to be cleaned up after by hand.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spam.errors import StoreError
+
+from .layout import STAGING
+from .staging import prune, staged
+
+__all__ = ["live_locks", "locked"]
+
+_SUFFIX = ".lock"
+_TOUCH_S = 30.0
+_STALE_S = 600.0
+_EMPTY_S = 5.0  # its maker was killed between two system calls
+_RETRY_S = 0.1
+
+
+@contextlib.contextmanager
+def locked(store: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of `name` within the ``with`` block.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    name
+        What is written, such as ``C2/obsm/uni2_112um``.
+    wait_s
+        How long to wait for another process that holds it.
+
+    Raises
+    ------
+    StoreError
+        If another live process holds it after that time (says which, and what to do).
+    """
+    owner = _Owner()
+    path = _acquire(store, name, owner, wait_s=wait_s)
+    stop = threading.Event()
+    beat = threading.Thread(target=_keep_touching, args=(path, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        if _holder(path).get("owner") == owner.token:
+            path.unlink(missing_ok=True)
+        prune(store, path.parent)
+
+
+def live_locks(store: Path, section: str) -> list[str]:
+    """Name what other processes are writing of a section: ``C2`` itself, or ``C2/obsm/uni2_112um``."""
+    staging = store / STAGING
+    paths = [staging / f"{section}{_SUFFIX}", *(staging / section).rglob(f"*{_SUFFIX}")]
+    return sorted(
+        path.relative_to(staging).as_posix().removesuffix(_SUFFIX)
+        for path in paths
+        if path.is_file() and _holder(path).get("pid") != os.getpid() and not _is_stale(path, _holder(path))
+    )
+
+
+class _Owner:
+    """Who holds a lock: no name of a person or a machine, only what tells whether the process still runs."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_hex(16)
+
+    def to_mapping(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {"owner": self.token, "machine": _machine(), "pid": pid, "started": _started(pid)}
+
+
+def _acquire(store: Path, name: str, owner: _Owner, *, wait_s: float) -> Path:
+    until = time.monotonic() + wait_s
+    while True:
+        path = staged(store, f"{name}{_SUFFIX}")
+        if _made(path, owner.to_mapping()):
+            return path
+        holder = _holder(path)
+        if _is_stale(path, holder):
+            _take_away(path, holder)
+        elif time.monotonic() >= until and path.exists():
+            raise StoreError(_held(store, name, path, holder))
+        else:
+            time.sleep(_RETRY_S)
+
+
+def _made(path: Path, content: dict[str, Any]) -> bool:
+    """Make a lock file; False if there is one, or if its folder was cleared away in this moment."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except (FileExistsError, FileNotFoundError):
+        return False
+    try:
+        os.write(handle, json.dumps(content).encode())
+    finally:
+        os.close(handle)
+    return True
+
+
+def _take_away(path: Path, stale: dict[str, Any]) -> None:
+    """Remove a stale lock, unless another process was faster and holds it now."""
+    taken = path.with_name(f"{path.name}.stale-{secrets.token_hex(8)}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(taken)
+        found = _holder(taken)
+        if found != stale:
+            _made(path, found)  # it was a live one: give it back
+        taken.unlink()
+
+
+def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return False  # released in this moment: the next try gets it
+    if not holder:
+        return age > _EMPTY_S
+    if holder.get("machine") == _machine() and isinstance(holder.get("pid"), int):
+        return _started(holder["pid"]) != holder.get("started") or not _is_running(holder["pid"])
+    return age > _STALE_S
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _held(store: Path, name: str, path: Path, holder: dict[str, Any]) -> str:
+    where = "on this machine" if holder.get("machine") == _machine() else "on another machine"
+    return (
+        f"{name!r} of store {str(store)!r} is being written by process {holder.get('pid')} {where}; wait for it, or, "
+        f"if it does not run any more, delete {str(path.relative_to(store))!r} in the store "
+        f"(a lock that was not touched for {_STALE_S / 60:g} minutes is taken over by itself)"
+    )
+
+
+def _keep_touching(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(_TOUCH_S):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+
+
+def _machine() -> str:
+    """Digest of this boot of this machine and of its process numbers (a container has its own)."""
+    parts = [str(os.name)]
+    for name in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
+        with contextlib.suppress(OSError):
+            parts.append(Path(name).read_text(encoding="ascii"))
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115
+    if len(parts) == 1:
+        parts.append(platform.node())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in ticks since boot, where the system tells: numbers of processes are reused."""
+    with contextlib.suppress(OSError, IndexError):
+        return (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="ascii", errors="replace")
+            .rpartition(")")[2]
+            .split()[19]
+        )
+    return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,103 @@
+"""Chunks of features that wait, each in a file of raw rows, until all are there.
+
+A file's name is the number of the chunk and the SHA-256 of its bytes. It is written under another name, brought to
+the disk and renamed: a chunk is done if and only if a file has its name. So any number of processes may add chunks,
+and a killed one loses the chunk that it was computing.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from spam.errors import StoreError
+from spam.schemas.store_meta import FeatureMeta
+from spam.typing import Array, Shaped
+
+from .feature_format import Cut, stored_dtype
+from .sealing import write_durably
+
+__all__ = ["StagedChunks"]
+
+_META = "features.json"
+_CHUNK = re.compile(r"(\d{8})-([0-9a-f]{64})\.rows")
+
+
+class StagedChunks:
+    """A folder of chunks.
+
+    Parameters
+    ----------
+    folder
+        The folder; it is made by `begin`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a folder that says what its chunks are."""
+        return (self.folder / _META).is_file()
+
+    def begin(self, meta: FeatureMeta, identity: str) -> None:
+        """Make the folder, and say in it what its chunks are."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"meta": meta.to_mapping(), "identity": identity})
+        write_durably(self.folder / _META, text.encode())
+
+    def described(self) -> tuple[FeatureMeta, str]:
+        """Read what the chunks are: how the features are made, and their identity.
+
+        Raises
+        ------
+        StoreError
+            If that cannot be read.
+        """
+        try:
+            values = json.loads((self.folder / _META).read_bytes())
+            return FeatureMeta.from_mapping(values["meta"]), str(values["identity"])
+        except (ValueError, KeyError, TypeError) as error:
+            message = (
+                f"unfinished features in {str(self.folder)!r} cannot be gone on with ({error!r}); begin anew with "
+                "`spam embed --overwrite`"
+            )
+            raise StoreError(message) from error
+
+    def done(self) -> dict[int, tuple[Path, str]]:
+        """Find the chunks that are done: file and digest by number."""
+        found = {}
+        for path in self.folder.iterdir():
+            match = _CHUNK.fullmatch(path.name)
+            if match:
+                found[int(match[1])] = (path, match[2])
+        return found
+
+    def write(self, number: int, rows: Shaped[Array, "n dim"]) -> None:
+        """Write a chunk; it is done when this returns."""
+        data = rows.tobytes()
+        name = f"{number:08d}-{hashlib.sha256(data).hexdigest()}.rows"
+        write_durably(self.folder / name, data)
+
+    def read(self, number: int, meta: FeatureMeta, cut: Cut) -> Shaped[Array, "n dim"]:
+        """Read a chunk back, after comparing it with its digest.
+
+        Raises
+        ------
+        StoreError
+            If it is not what was written (as after a power cut).
+        """
+        path, digest = self.done()[number]
+        data = path.read_bytes()
+        rows = cut.chunks[number]
+        shape = (rows.stop - rows.start, meta.dim)
+        dtype = stored_dtype(meta.dtype)
+        if hashlib.sha256(data).hexdigest() != digest or len(data) != shape[0] * shape[1] * dtype.itemsize:
+            message = (
+                f"rows {rows.start}:{rows.stop} of the unfinished features {meta.key!r} are not what was written; "
+                f"check the disk, delete {str(path)!r}, and run `spam embed` again to compute them anew"
+            )
+            raise StoreError(message)
+        return np.frombuffer(data, dtype).reshape(shape)
