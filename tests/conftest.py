@@ -8,6 +8,7 @@ import pytest
 
 # Slow references and small cohorts of known content, importable from every test.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "servers"))  # the servers on loopback, likewise
 
 
 @pytest.fixture(scope="session")
