@@ -8,15 +8,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spam.errors import SectionError
+from spam.errors import SectionError, SpamError
 from spam.sections.wording import quoted
 from spam.typing import Array
 
 from .claims import claim_fault
 
-__all__ = ["READ_ERRORS", "open_hdf5", "read_numbers", "refuse_claims"]
+__all__ = ["open_hdf5", "read_numbers", "refuse_claims"]
 
-READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damaged files
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damaged files
 
 
 @contextmanager
@@ -42,8 +42,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
                 )
                 raise SectionError(message)
             yield file
-    except READ_ERRORS as error:
-        if isinstance(error, SectionError):
+    except _READ_ERRORS as error:
+        if isinstance(error, SpamError):  # worded already
             raise
         message = f"{path} cannot be read as HDF5: {error}; it is damaged, cut short or of another format: copy it again"
         raise SectionError(message) from error

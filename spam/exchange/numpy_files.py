@@ -11,9 +11,17 @@ from spam.typing import Array
 
 from .claims import claim_fault
 
-__all__ = ["READ_ERRORS", "read_npy", "read_npz"]
+__all__ = ["read_npy", "read_npz"]
 
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile)
+_READ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+)
 
 
 def read_npy(path: Path) -> Array:
@@ -26,7 +34,7 @@ def read_npy(path: Path) -> Array:
     """
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except READ_ERRORS as error:
+    except _READ_ERRORS as error:
         message = (
             f"{path} cannot be read as one .npy array: {error}; expected numbers, all of them in the file: save them "
             "again with `numpy.save(path, features)`"
@@ -49,7 +57,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, Array]:
         if not faults:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in names}
-    except READ_ERRORS as error:
+    except _READ_ERRORS as error:
         message = (
             f"{path} cannot be read as a .npz archive: {error}; it is damaged or cut short: copy it again"
         )

@@ -22,7 +22,8 @@ __all__ = ["FileFormat", "choose_kind", "file_format"]
 FileFormat = str
 """``hdf5``, ``npy``, ``npz``, ``torch`` or ``other``."""
 
-_SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"\x80": "torch"}  # \x80: torch before 1.6
+# The last is the number that PyTorch before 1.6 began its files with; a bare pickle is no PyTorch file.
+_SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"\x80\x02\x8a\x0al\xfc\x9cF": "torch"}
 _TRIDENT_COORDS = frozenset({"patch_size_level0", "level0_magnification", "target_magnification"})
 _TRIDENT_FEATURES = frozenset({"savetodir", "encoder"})
 _CLAM_COORDS = frozenset({"patch_level"})
@@ -32,7 +33,7 @@ def file_format(path: Path) -> FileFormat:
     """Tell the format of a file from its first bytes, and of an archive from the names in it."""
     with path.open("rb") as file:
         start = file.read(8)
-    if zipfile.is_zipfile(path):
+    if start.startswith(b"PK"):
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()

@@ -5,6 +5,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from spam.errors import SectionError
@@ -47,7 +48,7 @@ def read_tensor(path: Path) -> Array:
         _refuse_bomb(path)
         tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except _LOAD_ERRORS as error:
-        if isinstance(error, SectionError):
+        if isinstance(error, SectionError):  # worded already
             raise
         # PyTorch's own text advises to load the file without protection; only its kind of error is passed on.
         message = (
@@ -63,7 +64,7 @@ def read_tensor(path: Path) -> Array:
             "with `torch.save(tensor, path)`"
         )
         raise SectionError(message)
-    return tensor.detach().to(torch.float32).contiguous().numpy()
+    return np.asarray(tensor.detach().to(torch.float32).contiguous())
 
 
 def _refuse_bomb(path: Path) -> None:
