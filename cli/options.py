@@ -34,6 +34,8 @@ class Option:
         """Type of one value: the member of a list, the type beside None."""
         members = [member for member in get_args(self.kind) if member not in (type(None), Ellipsis)]
         is_plain = not members or get_origin(self.kind) is Literal
+        if str in members:  # a path or an address: the configuration tells them apart
+            return str
         return self.kind if is_plain else members[0]
 
     @property

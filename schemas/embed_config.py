@@ -1,10 +1,12 @@
 """Options of `spam embed`, and the options that every command reading lab files shares."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal
 
 from .config import Config, check, option
+from .store_meta import FeatureDtype
 
 __all__ = ["DEFAULT_ENCODER", "DEFAULT_TILE_UM", "EmbedConfig", "InputConfig"]
 
@@ -62,8 +64,18 @@ class EmbedConfig(InputConfig):
     num_workers: int = option(2, "threads that read and resample tiles")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = option(False, "run the encoder in mixed precision")  # noqa: FBT003
-    dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
-    chunk_rows: int = option(1024, "rows in one chunk of the store: what a killed run loses at most")
+    dtype: FeatureDtype = option("float16", "number format of the stored features")
+    chunk_rows: int | None = option(
+        None, "rows in one chunk of the store: what a killed run loses at most (default: about 2 MB)"
+    )
+    licence: str | None = option(
+        None, "licence of the counts and images, e.g. CC-BY-4.0: it decides whether the store may be shared"
+    )
+    shard: str | None = option(
+        None,
+        "do the i-th of n parts, e.g. 2/8, of work that n processes share (default: all, or what torchrun says)",
+        metavar="<i/n>",
+    )
     overview: bool = option(
         True,  # noqa: FBT003
         "keep a small image (<= 2048 px) of the slide, so that maps need the store alone",
@@ -86,7 +98,13 @@ class EmbedConfig(InputConfig):
                 f"--num-workers must not be negative, not {self.num_workers}"
                 if self.num_workers < 0
                 else None,
-                f"--chunk-rows must be at least 1, not {self.chunk_rows}" if self.chunk_rows < 1 else None,
+                f"--chunk-rows must be at least 1, not {self.chunk_rows}"
+                if self.chunk_rows is not None and self.chunk_rows < 1
+                else None,
+                _shard_fault(self.shard),
+                "--overwrite would let the parts delete each other's work; run once without --shard"
+                if self.shard and self.overwrite
+                else None,
                 f"--mpp must be a positive number of µm, not {self.mpp}"
                 if self.mpp is not None and not self.mpp > 0
                 else None,
@@ -95,3 +113,20 @@ class EmbedConfig(InputConfig):
                 *(f"--tile-px must be positive, not {px}" for px in self.tile_px if not px > 0),
             ]
         )
+
+    @property
+    def shard_of(self) -> tuple[int, int]:
+        """Number of the part, counted from 0, and how many there are."""
+        if self.shard is None:
+            return 0, 1
+        i, n = self.shard.split("/")
+        return int(i) - 1, int(n)
+
+
+def _shard_fault(shard: str | None) -> str | None:
+    if shard is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match and 1 <= int(match[1]) <= int(match[2]):
+        return None
+    return f"--shard must be i/n with i from 1 to n, such as 2/8, not {shard!r}"

@@ -21,6 +21,8 @@ class SectionReport:
         What was joined and what was left out.
     n_embedded, n_present
         Tiles embedded now, and tiles whose features were there already.
+    n_left
+        Tiles that are left to other processes (``--shard``); the features are put together by the last of them.
     seconds
         Time that it took.
     """
@@ -31,6 +33,7 @@ class SectionReport:
     join: str
     n_embedded: int
     n_present: int
+    n_left: int
     seconds: float
 
 
@@ -62,6 +65,7 @@ class EmbedReport:
         lines = [
             f"{section.name}: {section.join}; {', '.join(section.keys)}: {section.n_embedded} tiles "
             f"embedded, {section.n_present} already there ({section.seconds:.1f} s)"
+            + (f"; {section.n_left} left to other parts" if section.n_left else "")
             for section in self.sections
         ]
         return "\n".join([*lines, f"features of {self.encoder} are in {self.store}"])

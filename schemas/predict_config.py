@@ -13,7 +13,9 @@ __all__ = ["PredictConfig"]
 class PredictConfig(Config):
     """Options of `spam predict`."""
 
-    store: Path | None = option(None, "feature store that holds the section")
+    store: Path | str | None = option(
+        None, "feature store (folder, packed store, or address) that holds the section"
+    )
     section: str | None = option(None, "section to predict (default: the only one in the store)")
     ckpt: Path | None = option(None, "checkpoint of `spam finetune`")
     out_dir: Path | None = option(

@@ -36,7 +36,7 @@ def _missing(value: object, what: str, example: str) -> str | None:
 class InfoConfig(Config):
     """Options of `spam store info` and `spam store ls`."""
 
-    store: str | None = option(None, _STORE)
+    store: Path | str | None = option(None, _STORE)
 
     def __post_init__(self) -> None:
         check([_missing(self.store, "the store", "info cohort.zarr")])
@@ -46,7 +46,7 @@ class InfoConfig(Config):
 class ValidateConfig(Config):
     """Options of `spam store validate`."""
 
-    store: str | None = option(None, _STORE)
+    store: Path | str | None = option(None, _STORE)
 
     def __post_init__(self) -> None:
         check([_missing(self.store, "the store", "validate cohort.zarr")])
@@ -56,7 +56,7 @@ class ValidateConfig(Config):
 class VerifyConfig(Config):
     """Options of `spam store verify`."""
 
-    store: str | None = option(None, _STORE)
+    store: Path | str | None = option(None, _STORE)
     sections: tuple[str, ...] = option((), "sections to verify, e.g. C2,C3 (default: all)")
 
     def __post_init__(self) -> None:
@@ -67,8 +67,8 @@ class VerifyConfig(Config):
 class DiffConfig(Config):
     """Options of `spam store diff`."""
 
-    a: str | None = option(None, _STORE)
-    b: str | None = option(None, "the store that it is compared with")
+    a: Path | str | None = option(None, _STORE)
+    b: Path | str | None = option(None, "the store that it is compared with")
 
     def __post_init__(self) -> None:
         check([_missing(self.a and self.b, "one of the two stores", "diff a.zarr b.zarr")])
@@ -79,7 +79,7 @@ class MergeConfig(Config):
     """Options of `spam store merge`."""
 
     out: Path | None = option(None, "store to merge into (made if it is not there)")
-    stores: tuple[str, ...] = option((), "stores to take everything from")
+    stores: tuple[Path | str, ...] = option((), "stores to take everything from")
 
     def __post_init__(self) -> None:
         example = "merge all.zarr a.zarr b.zarr"
@@ -95,7 +95,7 @@ class MergeConfig(Config):
 class SelectConfig(Config):
     """Options of `spam store select`: what of a store goes into a copy of it."""
 
-    store: str | None = option(None, _STORE)
+    store: Path | str | None = option(None, _STORE)
     out: Path | None = option(None, _OUT)
     sections: tuple[str, ...] = option((), "sections to keep, e.g. C2,C3 (default: all)")
     features: tuple[str, ...] = option((), "features to keep, by key or encoder name (default: all)")
@@ -151,7 +151,7 @@ class UnpackConfig(Config):
 class ExportConfig(Config):
     """Options of `spam store export`."""
 
-    store: str | None = option(None, _STORE)
+    store: Path | str | None = option(None, _STORE)
     out: Path | None = option(None, "folder to write one file (or folder) per section to")
     to: Literal["h5ad", "zarr", "parquet"] = option(
         "h5ad", "format: AnnData as HDF5 or Zarr, or a Parquet table"
@@ -213,7 +213,7 @@ class PushConfig(Config):
     """Options of `spam store push`."""
 
     store: Path | None = option(None, "store to share, a folder")
-    to: str | None = option(None, "where: hf://datasets/org/name, s3://bucket/name.zarr, a folder, …")
+    to: Path | str | None = option(None, "where: hf://datasets/org/name, s3://bucket/name.zarr, a folder, …")
     licence: str | None = option(None, "licence of the counts and images, where the store does not name one")
     i_have_the_right_to_share: bool = option(
         False,  # noqa: FBT003
@@ -239,7 +239,7 @@ class PushConfig(Config):
 class PullConfig(Config):
     """Options of `spam store pull`."""
 
-    store: str | None = option(None, "address of the store: hf://datasets/org/name, s3://…, https://…")
+    store: Path | str | None = option(None, "address of the store: hf://datasets/org/name, s3://…, https://…")
     out: Path | None = option(None, "folder to write; what is there already is not fetched again")
     sections: tuple[str, ...] = option((), "sections to fetch, e.g. C2,C3 (default: all)")
     features: tuple[str, ...] = option((), "features to fetch, by key or encoder name (default: all)")

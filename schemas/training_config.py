@@ -16,7 +16,7 @@ _POSITIVE = ("epochs", "batch_size", "k", "n_top_genes", "lr", "n_components")
 class TrainingConfig(Config):
     """What both stages share: which data, which features, how long."""
 
-    store: Path | None = option(None, "feature store to train from")
+    store: Path | str | None = option(None, "feature store (folder, packed store, or address) to train from")
     sections: tuple[str, ...] = option((), "sections to train on, e.g. C2,C3,C4 (default: all of the store)")
     val_sections: tuple[str, ...] = option(
         (),

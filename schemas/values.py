@@ -53,7 +53,9 @@ def fit_value(value: Any, kind: Any) -> Any:
             if isinstance(value, list | tuple):
                 return tuple(fit_value(item, get_args(member)[0]) for item in value)
         elif member is Path:
-            if isinstance(value, str | Path):
+            # A path would lose one of the slashes of an address such as s3://bucket/cohort.zarr.
+            is_address = isinstance(value, str) and "://" in value and str in _alternatives(kind)
+            if isinstance(value, str | Path) and not is_address:
                 return Path(value)
         elif member is float:
             if isinstance(value, int | float) and not isinstance(value, bool):

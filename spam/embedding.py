@@ -6,23 +6,24 @@ written.
 
 import contextlib
 import dataclasses
+import os
 import time
 
 import numpy as np
 
 from .encoders import Encoder, build_encoder
-from .errors import EncoderError
+from .errors import EncoderError, StoreError
 from .graphs import ensure_spatial_graph
 from .hardware import resolve_device
-from .planning import PlannedSection, differences, plan, slide_of
+from .planning import PlannedSection, differences, plan, slide_of, software_versions
 from .progress import SILENT, Advance, Progress
 from .schemas.embed_config import EmbedConfig
 from .schemas.embed_report import EmbedReport, SectionReport
 from .schemas.encoder_card import EncoderCard
 from .schemas.graph_config import DEFAULT_K
-from .schemas.store_meta import FeatureMeta, feature_key
+from .schemas.store_meta import FeatureMeta, Sampling, feature_key
 from .schemas.tile_spec import TileSpec
-from .store import FeatureWriter, Overview, Store, StoredSection, create_store
+from .store import FeatureWriter, Overview, Store, StoredSection, create_store, default_chunk_rows
 from .tiles import Slide, TileReader, overview, read_batches
 from .typing import Array, Float32, Shaped
 
@@ -55,22 +56,53 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     store = create_store(planned.store)
     for one in planned.sections:
         _require_same_features(store, one, encoder, config)
-    reports = tuple(_embed_section(store, one, encoder, config, progress) for one in planned.sections)
+    share = _Share.of(config)
+    reports = tuple(_embed_section(store, one, encoder, config, share, progress) for one in planned.sections)
     return EmbedReport(store=planned.store, encoder=planned.card.name, sections=reports)
 
 
-def _feature_meta(spec: TileSpec, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
+class _Share:
+    """The chunks that this process computes: every n-th, counted through all sections and tile sizes."""
+
+    def __init__(self, number: int, n: int) -> None:
+        self.number, self.n, self._counted = number, n, 0
+
+    @classmethod
+    def of(cls, config: EmbedConfig) -> "_Share":
+        """Take what ``--shard`` says, or else what torchrun has put into the environment."""
+        if config.shard is None and not config.overwrite:
+            return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        return cls(*config.shard_of)
+
+    @property
+    def label(self) -> str:
+        """Name of this part for locks; empty for all of the work."""
+        return f"@{self.number + 1}of{self.n}" if self.n > 1 else ""
+
+    def of_chunks(self, chunks: list[slice]) -> list[slice]:
+        """Pick the chunks of one array that are this process's own."""
+        first = self._counted
+        self._counted += len(chunks)
+        return [chunk for place, chunk in enumerate(chunks, first) if place % self.n == self.number]
+
+
+def _feature_meta(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
     card = encoder.card.to_mapping()
     if encoder.card.source.startswith("local-dir:"):
         card["source"] = encoder.card.name  # where the folder lies is this machine's affair, and may change
     return FeatureMeta(
         key=feature_key(encoder.card.name, spec.label),
+        origin="embed",
         encoder=card,
         weights_sha256=encoder.weights_sha256,
+        lora_sha256=None,
         tile=spec.to_mapping(),
+        sampling=sampling,
+        precision="bfloat16" if config.amp else "float32",
         dim=encoder.card.dim,
         dtype=config.dtype,
-        chunk_rows=config.chunk_rows,
+        chunk_rows=config.chunk_rows or default_chunk_rows(encoder.card.dim, config.dtype),
+        software=software_versions(),
     )
 
 
@@ -79,46 +111,62 @@ def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, 
     if config.overwrite or one.section.name not in store.section_names:
         return
     stored = store.section(one.section.name)
-    for spec in one.specs:
-        meta = _feature_meta(spec, encoder, config)
+    for spec, sampling in zip(one.specs, one.samplings, strict=True):
+        meta = _feature_meta(spec, sampling, encoder, config)
         if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
             stored.feature_writer(meta)
 
 
 def _embed_section(
-    store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig, progress: Progress
+    store: Store,
+    one: PlannedSection,
+    encoder: Encoder,
+    config: EmbedConfig,
+    share: _Share,
+    progress: Progress,
 ) -> SectionReport:
     begun = time.perf_counter()
-    section, keys, n_embedded = one.section, [], 0
+    section, keys, n_embedded, n_left = one.section, [], 0, 0
     with slide_of(section) as slide:
-        stored = _stored_section(store, one, slide, config)
-        for spec in one.specs:
-            meta = _feature_meta(spec, encoder, config)
-            writer = stored.feature_writer(meta, is_overwrite=config.overwrite)
-            n_pending = sum(chunk.stop - chunk.start for chunk in writer.pending)
-            if n_pending:
-                reader = TileReader(section, spec, slide=slide, interpolation=encoder.card.interpolation)
-                with progress.task(f"embed {section.name} {spec.label}", n_pending) as advance:
-                    _fill(writer, reader, encoder, section.ids, config, advance)
-            writer.finish()
-            keys.append(meta.key)
-            n_embedded += n_pending
-    ensure_spatial_graph(
-        stored, k=DEFAULT_K
-    )  # so that readers of the store find the graph that training uses
+        stored = _stored_section(store, one, slide, config, share)
+        for spec, sampling in zip(one.specs, one.samplings, strict=True):
+            meta = _feature_meta(spec, sampling, encoder, config)
+            with stored.lock(meta.key, part=share.label):
+                writer = stored.feature_writer(meta, is_overwrite=config.overwrite)
+                own, pending = share.of_chunks(writer.chunks), writer.pending
+                todo = [chunk for chunk in own if chunk in pending]
+                n_todo = _n_rows(todo)
+                if n_todo:
+                    reader = TileReader(section, spec, slide=slide, interpolation=encoder.card.interpolation)
+                    with progress.task(f"embed {section.name} {spec.label}", n_todo) as advance:
+                        _fill(writer, todo, reader, encoder, section.ids, config, advance)
+                n_waiting = _n_rows(writer.pending)
+                if not n_waiting:  # whoever comes last puts the parts together
+                    writer.finish()
+                    keys.append(meta.key)
+            n_embedded += n_todo
+            n_left += n_waiting
+    if not n_left:
+        # so that readers of the store find the graph that training uses
+        ensure_spatial_graph(stored, k=DEFAULT_K)
     return SectionReport(
         name=section.name,
         n_spots=len(section.ids),
         keys=tuple(keys),
         join=section.join.describe(),
         n_embedded=n_embedded,
-        n_present=len(section.ids) * len(one.specs) - n_embedded,
+        n_present=len(section.ids) * len(one.specs) - n_embedded - n_left,
+        n_left=n_left,
         seconds=time.perf_counter() - begun,
     )
 
 
+def _n_rows(chunks: list[slice]) -> int:
+    return sum(chunk.stop - chunk.start for chunk in chunks)
+
+
 def _stored_section(
-    store: Store, one: PlannedSection, slide: Slide | None, config: EmbedConfig
+    store: Store, one: PlannedSection, slide: Slide | None, config: EmbedConfig, share: _Share
 ) -> StoredSection:
     """Return the section in the store, after writing it if it is not there or its inputs changed."""
     name = one.section.name
@@ -130,21 +178,27 @@ def _stored_section(
     if slide is not None and config.overview:
         small = overview(slide)
         record = dataclasses.replace(record, overview=Overview(image=small.image, scale=small.scale))
-    return store.add_section(record, is_overwrite=config.overwrite)
+    try:
+        return store.add_section(record, is_overwrite=config.overwrite)
+    except StoreError:
+        if share.n == 1 or name not in store.section_names:
+            raise
+        return store.section(name)  # another part was faster
 
 
 def _fill(
     writer: FeatureWriter,
+    chunks: list[slice],
     reader: TileReader,
     encoder: Encoder,
     ids: Shaped[Array, " n_spots"],
     config: EmbedConfig,
     advance: Advance,
 ) -> None:
-    """Compute the pending chunks; no batch crosses one, so none depends on where a killed run stopped."""
+    """Compute some chunks; no batch crosses one, so none depends on where a killed run stopped."""
     batches = [
         (chunk, range(start, min(start + config.batch_size, chunk.stop)))
-        for chunk in writer.pending
+        for chunk in chunks
         for start in range(chunk.start, chunk.stop, config.batch_size)
     ]
     ahead = read_batches(reader, [batch for _, batch in batches], n_threads=config.num_workers)
@@ -166,7 +220,7 @@ def _require_finite(
     card: EncoderCard,
     config: EmbedConfig,
 ) -> None:
-    largest = np.finfo(config.dtype).max
+    largest = np.finfo("float16" if config.dtype == "float16" else "float32").max
     bad = np.flatnonzero(~(np.abs(features) <= largest).all(axis=1))  # NaN compares as false
     if not bad.size:
         return

@@ -1,5 +1,6 @@
 """The device that work runs on."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ __all__ = ["limited_threads", "resolve_device", "seeded"]
 def resolve_device(name: str) -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
 
-    ``auto`` is the first GPU if there is one, else the CPU.
+    ``auto`` is the first GPU if there is one (under torchrun the one of the process, ``LOCAL_RANK``), else the CPU.
 
     Raises
     ------
@@ -22,7 +23,9 @@ def resolve_device(name: str) -> torch.device:
         If the name is none of these, or the GPU asked for is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if name == "cpu":
         return torch.device("cpu")
     if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):

@@ -15,19 +15,19 @@ from .encoders import encoder_card
 from .errors import SectionError, SpamError, StoreError
 from .schemas.embed_config import EmbedConfig, InputConfig
 from .schemas.encoder_card import EncoderCard
-from .schemas.store_meta import SectionMeta
+from .schemas.store_meta import Sampling, SectionMeta
 from .schemas.tile_spec import TileSpec
 from .sections import Section, SlideSource, TileFiles, read_manifest, read_section
-from .store import SectionRecord, Store, StoredSection, open_store
-from .tiles import Slide, TileReader, locate, open_slide, resolve_tile_specs
+from .store import SectionRecord, Store, StoredSection, open_store, spots_digest
+from .tiles import Slide, TileReader, level_of, locate, open_slide, resolve_tile_specs
 
-__all__ = ["EmbedPlan", "PlannedSection", "differences", "plan", "slide_of"]
+__all__ = ["EmbedPlan", "PlannedSection", "differences", "plan", "slide_of", "software_versions"]
 
 _log = logging.getLogger(__name__)
 
 _SOFTWARE = {"spam": "spam-st", "numpy": "numpy", "torch": "torch", "timm": "timm", "zarr": "zarr"}
 _OWN_PER_ROW = ("h5ad", "csv", "root", "section", "donor")  # what a manifest says of each section by itself
-_BYTES = {"float16": 2, "float32": 4}
+_BYTES = {"float16": 2, "float32": 4, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +42,14 @@ class PlannedSection:
         The same as the store will hold it, without the overview.
     specs
         The tile sizes that it is to get.
+    samplings
+        How the tiles of each size are cut.
     """
 
     section: Section
     record: SectionRecord
     specs: tuple[TileSpec, ...]
+    samplings: tuple[Sampling, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,25 +203,44 @@ def _check_section(
         if slide is not None:
             section = locate(section, slide)
         size = (slide.width, slide.height) if slide is not None else (None, None)
-    specs = resolve_tile_specs(section, config, input_px=card.input_px)
+        specs = resolve_tile_specs(section, config, input_px=card.input_px)
+        samplings = tuple(_sampling(section, spec, slide, card) for spec in specs)
     if isinstance(section.tiles, TileFiles):
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         TileReader(section, largest).close()  # opens every file, and compares their sizes with the tile's
-    record = _record(section, *size)
+    record = _record(section, *size, licence=config.licence)
     if store is not None and record.meta.name in store.section_names and not config.overwrite:
         found = differences(store.section(record.meta.name), record)
         if found:
             message = (
-                f"store {str(store.path)!r} holds a section {section.name!r} that was made from "
+                f"store {store.address!r} holds a section {section.name!r} that was made from "
                 f"something else: {'; '.join(found)}; give another --section or --store, or replace it, with all of its "
                 "features and graphs, with --overwrite"
             )
             raise StoreError(message)
-    return PlannedSection(section=section, record=record, specs=specs)
+    return PlannedSection(section=section, record=record, specs=specs, samplings=samplings)
 
 
-def _record(section: Section, slide_width_px: int | None, slide_height_px: int | None) -> SectionRecord:
+def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: EncoderCard) -> Sampling:
+    native_px = spec.native_px(section.mpp)
+    return Sampling(
+        mpp=section.mpp,
+        native_px=native_px,
+        level=None if slide is None else level_of(slide, native_px, spec.out_px),
+        padding="edge",
+        interpolation=card.interpolation,
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """Name the versions of Python, spam and the packages that touch features."""
     versions = {name: metadata.version(distribution) for name, distribution in _SOFTWARE.items()}
+    return {"python": platform.python_version(), **versions}
+
+
+def _record(
+    section: Section, slide_width_px: int | None, slide_height_px: int | None, *, licence: str | None
+) -> SectionRecord:
     meta = SectionMeta(
         name=section.name,
         donor=section.donor,
@@ -230,7 +252,9 @@ def _record(section: Section, slide_width_px: int | None, slide_height_px: int |
         slide_width_px=slide_width_px,
         slide_height_px=slide_height_px,
         sources=section.sources,
-        software={"python": platform.python_version(), **versions},
+        software=software_versions(),
+        spots_sha256=spots_digest(section.ids, section.xy_px),
+        licence=licence,
     )
     return SectionRecord(
         meta=meta,
@@ -261,6 +285,10 @@ def differences(stored: StoredSection, record: SectionRecord) -> list[str]:
         )
         if before != after
     ]
+    if new.licence is not None and new.licence != old.licence:
+        found.append(f"licence was {old.licence!r}, is {new.licence!r}")
+    if old.redacted:
+        return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
     before, after = (
         {source.role: source for source in meta.sources if source.role != "csv"} for meta in (old, new)
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
             "provenance": predicted.provenance,
             "config": {
                 **config.to_mapping(),
-                "store": config.store.name,
+                "store": PurePath(str(config.store)).name,
                 "ckpt": config.ckpt.name,
                 "out_dir": None,
             },
@@ -158,7 +158,7 @@ def _choose_section(config: PredictConfig) -> StoredSection:
     store = open_store(config.store)
     if config.section is None and len(store.section_names) != 1:
         message = (
-            f"store {str(store.path)!r} has {len(store.section_names)} sections "
+            f"store {store.address!r} has {len(store.section_names)} sections "
             f"({', '.join(store.section_names)}); say which one with --section"
         )
         raise ConfigError(message)

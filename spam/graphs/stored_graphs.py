@@ -1,5 +1,6 @@
 """The graphs of a stored section: read where they are there, built and written where not."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -69,15 +70,18 @@ def ensure_feature_graph(
     StoreError
         If there are no such features, or they or the stored graph are damaged.
     """
-    key = feature_graph_key(features_key)
+    key, identity = feature_graph_key(features_key), section.feature_identity(features_key)
 
     def is_fitting(meta: GraphMeta) -> bool:
-        return (meta.kind, meta.k, meta.features_key) == ("features", k, features_key)
+        of_features = (meta.features_key, meta.features_identity)
+        return (meta.kind, meta.k, *of_features) == ("features", k, features_key, identity)
 
     stored = None if is_overwrite else _stored(section, key, is_fitting)
-    return stored or _keep(
-        section, key, feature_knn_graph(section.features(features_key), k=k, features_key=features_key)
-    )
+    if stored is not None:
+        return stored
+    graph = feature_knn_graph(section.features(features_key), k=k, features_key=features_key)
+    meta = dataclasses.replace(graph.meta, features_identity=identity)
+    return _keep(section, key, dataclasses.replace(graph, meta=meta))
 
 
 def _stored(section: StoredSection, key: str, is_fitting: Callable[[GraphMeta], bool]) -> Graph | None:

@@ -1,5 +1,6 @@
 """The feature store: layout, writer and reader of a Zarr v3 folder with one AnnData group per section."""
 
+from .feature_format import default_chunk_rows
 from .feature_writer import FeatureWriter
 from .records import CsrMatrix, Graph, Overview, SectionRecord, spots_digest
 from .section import StoredSection
@@ -14,6 +15,7 @@ __all__ = [
     "Store",
     "StoredSection",
     "create_store",
+    "default_chunk_rows",
     "open_store",
     "spots_digest",
 ]

@@ -22,7 +22,7 @@ from spam.errors import StoreError
 from .layout import STAGING
 from .staging import prune, staged
 
-__all__ = ["live_locks", "locked"]
+__all__ = ["live_locks", "locked", "locked_part"]
 
 _SUFFIX = ".lock"
 _TOUCH_S = 30.0
@@ -62,6 +62,25 @@ def locked(store: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
         if _holder(path).get("owner") == owner.token:
             path.unlink(missing_ok=True)
         prune(store, path.parent)
+
+
+@contextlib.contextmanager
+def locked_part(store: Path, name: str, part: str) -> Iterator[None]:
+    """Hold the lock of a part of `name`, such as ``@2of8``; an empty part is all of it, and excludes every other.
+
+    Raises
+    ------
+    StoreError
+        If another live process holds the same part, or all of it, or a part of what is wanted whole.
+    """
+    with locked(store, f"{name}{part}"):
+        folder, _, last = name.rpartition("/")
+        others = [other.removeprefix(f"{folder}/") for other in live_locks(store, folder.split("/")[0])]
+        held = [other for other in others if (other == last if part else other.startswith(f"{last}@"))]
+        if held:
+            path = store / STAGING / folder / f"{held[0]}{_SUFFIX}"
+            raise StoreError(_held(store, f"{folder}/{held[0]}", path, _holder(path)))
+        yield
 
 
 def live_locks(store: Path, section: str) -> list[str]:

@@ -21,7 +21,7 @@ from .guarded_store import GuardedStore
 from .index import SectionIndex, content_digest, read_index
 from .layout import HIRES_PATH, IDENTITY, SCALES_PATH, SPATIAL, SPATIAL_UM, name_fault
 from .location import FolderLocation, Location
-from .lock import locked
+from .lock import locked, locked_part
 from .metadata import damaged, read_entry
 from .node_rules import node_faults
 from .records import Graph, Overview
@@ -270,14 +270,14 @@ class StoredSection:
         )
 
     def lock(self, key: str, *, part: str = "") -> AbstractContextManager[None]:
-        """Hold off other processes that would write features `key` (or the same part of them).
+        """Hold off other processes that would write features `key`: all of them, or the same `part` of them.
 
         Raises
         ------
         StoreError
             If another process writes them, or the store is open for reading only.
         """
-        return locked(self._folder(), f"{self._name}/obsm/{key}{part}")
+        return locked_part(self._folder(), f"{self._name}/obsm/{key}", part)
 
     def graph(self, key: str) -> Graph | None:
         """Read a neighbour graph (``spatial``, ``features_<feature key>``); None if it was not built.

@@ -1,6 +1,6 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
-from .cutting import Interpolation, cut_tile
+from .cutting import Interpolation, cut_tile, level_of
 from .locating import locate
 from .opening import open_slide
 from .prefetching import read_batches
@@ -15,6 +15,7 @@ __all__ = [
     "Thumbnail",
     "TileReader",
     "cut_tile",
+    "level_of",
     "locate",
     "open_slide",
     "overview",

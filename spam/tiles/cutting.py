@@ -10,7 +10,7 @@ from spam.typing import Array, UInt8
 
 from .slide import Slide
 
-__all__ = ["Interpolation", "best_level", "cut_tile", "resample"]
+__all__ = ["Interpolation", "best_level", "cut_tile", "level_of", "resample"]
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -61,7 +61,7 @@ def cut_tile(
     if abs(native_px - out_px) < _SAME_SIZE_PX:
         column, row = (math.floor(centre - out_px / 2 + 0.5) for centre in (x, y))
         return slide.read(column, row, out_px, out_px)
-    level = best_level(slide, native_px / out_px)
+    level = level_of(slide, native_px, out_px)
     width, height = slide.level_sizes[level]
     per_px_x, per_px_y = slide.width / width, slide.height / height
     left, right = (x - native_px / 2) / per_px_x, (x + native_px / 2) / per_px_x
@@ -73,6 +73,11 @@ def cut_tile(
     region = slide.read(x0, y0, math.ceil(right) + margin - x0, math.ceil(bottom) + margin - y0, level=level)
     box = (left - x0, top - y0, right - x0, bottom - y0)
     return resample(region, out_px, out_px, box=box, interpolation=interpolation)
+
+
+def level_of(slide: Slide, native_px: float, out_px: int) -> int:
+    """Find the pyramid level that a tile is cut from; 0 where the slide has just the asked resolution."""
+    return 0 if abs(native_px - out_px) < _SAME_SIZE_PX else best_level(slide, native_px / out_px)
 
 
 def best_level(slide: Slide, downsample: float) -> int:

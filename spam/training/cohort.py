@@ -117,12 +117,12 @@ def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ..
     unknown = [name for name in (*names, *config.val_sections) if name not in store.section_names]
     if unknown:
         message = (
-            f"--sections: {', '.join(map(repr, unknown))} not in store {str(store.path)!r}, which has "
+            f"--sections: {', '.join(map(repr, unknown))} not in store {store.address!r}, which has "
             f"{', '.join(store.section_names) or 'no section'}; embed them with `spam embed`"
         )
         raise ConfigError(message)
     if not names:
-        message = f"store {str(store.path)!r} has no section yet; fill it with `spam embed`"
+        message = f"store {store.address!r} has no section yet; fill it with `spam embed`"
         raise ConfigError(message)
     if len(set(names)) < len(names):
         message = f"--sections names a section twice: {', '.join(names)}"

@@ -79,7 +79,12 @@ def add_section(
     for um, values in features.items():
         feature_meta = FeatureMeta(
             key=feature_key(encoder, f"{um:g}um"),
+            origin="embed",
             encoder={"name": encoder},
+            lora_sha256=None,
+            sampling=None,
+            precision="float32",
+            software={},
             weights_sha256="ab" * 32,
             tile={"tile_um": um, "tile_px": None, "out_px": 224},
             dim=values.shape[1],
