@@ -32,7 +32,7 @@ class Objection:
     clause
         What forbids sharing, with its number in the licence; None where the licence is unstated or unknown.
     message
-        The objection in words, without `what`, with what to do about it.
+        The reason in words.
     """
 
     what: str
@@ -104,40 +104,39 @@ def require_sharing_allowed(
         lines = "".join(f"\n- {line}" for line in objection_lines(objections))
         message = (
             f"this store must not be shared as it is:{lines}\n"
-            "spam takes the careful side where the law is not settled; if you have the right to share all of this, "
-            "say so with `--i-have-the-right-to-share`, which is recorded in the shared copy"
+            "spam takes the careful side: what is in a store is taken to be adapted material, though for features that "
+            "is not settled in law. State a licence that nobody stated with `--licence CC-BY-4.0` (or what it is) of "
+            "`spam embed` or `spam store push`; leave sections or features out with `spam store select`; or, if you "
+            "have the right to share all of this, say so with `--i-have-the-right-to-share`, which is recorded in the "
+            "shared copy"
         )
         raise StoreError(message)
     return objections
 
 
 def _about_section(section: SectionMeta) -> Iterator[Objection]:
-    what, whose = f"section {section.name!r}", "its counts and images"
-    name = section_licence(section)
+    what, name = f"section {section.name!r}", section_licence(section)
     if name is None:
-        message = (
-            f"nobody said that {whose} may be shared; state their licence, for example with `--licence CC-BY-4.0` of "
-            "`spam embed` or of `spam store push`"
-        )
-        yield Objection(what=what, licence=None, clause=None, message=message)
+        yield _unstated(what, "its counts and images")
     else:
-        yield from _forbidden(what, whose, name)
+        yield from _forbidden(what, "its counts and images", name)
 
 
 def _about_features(features: FeatureMeta) -> Iterator[Objection]:
     source = str(features.encoder.get("source"))
     what, whose = f"features {features.key!r}", f"their encoder {source!r}"
-    names = encoder_licences(features)
-    if not names:
-        message = (
-            f"nobody said under which licence {whose} is, so nobody said that its features may be shared; look it up "
-            "where the encoder comes from, or leave them out with `spam store select`"
-        )
-        yield Objection(what=what, licence=None, clause=None, message=message)
     published = encoder_terms(source)
     terms = f"; {published.terms} ({published.url})" if published is not None and published.terms else ""
+    names = encoder_licences(features)
+    if not names:
+        yield _unstated(what, whose)
     for name in names:
         yield from _forbidden(what, whose, name, terms)
+
+
+def _unstated(what: str, whose: str) -> Objection:
+    message = f"nobody stated the licence of {whose}, so nobody said that it may be shared"
+    return Objection(what=what, licence=None, clause=None, message=message)
 
 
 def _forbidden(what: str, whose: str, name: str, terms: str = "") -> Iterator[Objection]:
@@ -149,10 +148,7 @@ def _forbidden(what: str, whose: str, name: str, terms: str = "") -> Iterator[Ob
         )
         yield Objection(what=what, licence=name, clause=None, message=message)
     elif not known.allows_sharing:
-        message = (
-            f"the licence of {whose}, {known.name}, forbids it: {known.clause} ({known.url}){terms}; what is in a "
-            "store is taken to be adapted material; leave it out with `spam store select`"
-        )
+        message = f"the licence of {whose}, {known.name}, forbids it: {known.clause} ({known.url}){terms}"
         yield Objection(what=what, licence=known.name, clause=known.clause, message=message)
 
 

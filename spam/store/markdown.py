@@ -18,9 +18,9 @@ def inline(value: object) -> str:
     r"""Escape a value for running text and table cells, on one line.
 
     A backslash makes a punctuation mark plain; the one in ``https\://`` keeps an address from becoming a link. A
-    value must not begin a line: marks that mean something there alone, such as ``#`` and ``-``, are left as they are.
+    value must not begin a line: marks that mean something there alone, such as ``-`` and ``1.``, are left as they are.
     """
-    return re.sub(r"([\\`*_\[\]<>|~&$]|:(?=//))", r"\\\1", one_line(value))
+    return re.sub(r"([\\`*_\[\]<>|~&$#]|:(?=//))", r"\\\1", one_line(value))
 
 
 def one_line(value: object) -> str:

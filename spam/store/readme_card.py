@@ -139,8 +139,9 @@ def _feature_table(features: Iterable[tuple[SectionMeta, FeatureMeta]]) -> str:
         "tile",
         "numbers",
         "licence",
+        "identity",
     )
-    return table((*columns, "identity"), rows)
+    return table(columns, rows)
 
 
 def _tile(meta: FeatureMeta) -> str:
@@ -183,11 +184,13 @@ def _loading(address: str, sections: Sequence[SectionMeta]) -> str:
     address = one_line(address)
     quoted = shlex.quote(address)
     first = sections[0].name if sections else "SECTION"
+    training = (
+        f"\nspam pretrain --store {quoted} --save-dir run" if any(s.has_counts for s in sections) else ""
+    )
     return f"""\
 ```bash
 pip install spam-st
-spam store info {quoted}
-spam pretrain --store {quoted} --save-dir run
+spam store info {quoted}{training}
 spam store pull {quoted} cohort.zarr
 ```
 

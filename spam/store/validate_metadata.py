@@ -30,7 +30,8 @@ _WORDS = {
     "null": "null",
 }
 
-_SHORT = reprlib.Repr(maxstring=120)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 120  # a path within a store fits; Python 3.11 takes it only this way
 
 
 def metadata_faults(values: Any, kind: MetadataKind) -> list[str]:
@@ -87,4 +88,4 @@ def _place(path: list[str | int]) -> str:
     parts = [
         str(part) if str(part).isidentifier() or isinstance(part, int) else _SHORT.repr(part) for part in path
     ]
-    return ".".join(parts) or "the whole"
+    return ".".join(parts) or "the metadata"
