@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.typing import Array, Float64
 
 from .checking import combined_places, feature_faults, place_faults, rows_of
 from .corner_files import read_corner_features, read_corner_places
@@ -123,7 +124,7 @@ def _read_places(path: Path) -> Places:
     raise SectionError(message)
 
 
-def _centres(places: Places) -> np.ndarray | None:
+def _centres(places: Places) -> Float64[Array, "n_tiles 2"] | None:
     if places.xy is None:
         return None
     xy = np.array(rows_of(places.xy), dtype=np.float64)

@@ -7,7 +7,7 @@ magnifications or its ``savetodir``, and CLAM's if there are no attributes or on
 
 import zipfile
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import h5py
 
@@ -19,11 +19,14 @@ from .sidecars import sidecar_path
 
 __all__ = ["FileFormat", "choose_kind", "file_format"]
 
-FileFormat = str
-"""``hdf5``, ``npy``, ``npz``, ``torch`` or ``other``."""
+FileFormat = Literal["hdf5", "npy", "npz", "torch", "other"]
 
 # The last is the number that PyTorch before 1.6 began its files with; a bare pickle is no PyTorch file.
-_SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"\x80\x02\x8a\x0al\xfc\x9cF": "torch"}
+_SIGNATURES: dict[bytes, FileFormat] = {
+    b"\x89HDF\r\n\x1a\n": "hdf5",
+    b"\x93NUMPY": "npy",
+    b"\x80\x02\x8a\x0al\xfc\x9cF": "torch",
+}
 _TRIDENT_COORDS = frozenset({"patch_size_level0", "level0_magnification", "target_magnification"})
 _TRIDENT_FEATURES = frozenset({"savetodir", "encoder"})
 _CLAM_COORDS = frozenset({"patch_level"})

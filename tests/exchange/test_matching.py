@@ -1,12 +1,16 @@
 """Each spot gets the row of its tile, by id or by place, or a message that says which do not and why."""
 
+import dataclasses
+
+import h5py
 import numpy as np
 import pytest
+from foreign_layouts import trident
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spam.errors import ConfigError, SectionError
-from spam.exchange import FeatureSource, ForeignFeatures, match_to_spots
+from spam.exchange import FeatureSource, ForeignFeatures, match_to_spots, read_foreign_features
 
 GRID = np.array([[64.0 + 128 * x, 64.0 + 128 * y] for y in range(5) for x in range(7)])
 
@@ -126,3 +130,23 @@ def test_nothing_in_common():
 def test_tolerance_must_be_a_distance(tolerance):
     with pytest.raises(ConfigError, match="--tolerance-px must not be negative"):
         match_to_spots(foreign(xy=GRID), names(35), GRID, tolerance_px=tolerance)
+
+
+def test_real_section_through_a_file_of_corners(shared_data, tmp_path):
+    with h5py.File(shared_data / "her2st" / "C3.h5ad") as file:
+        spots = np.array(file["obsm/spatial"], dtype=np.float64)
+    order = np.random.default_rng(3).permutation(len(spots))
+    corners = np.round(spots[order] - 112.0).astype(np.int64)
+    features = np.random.default_rng(7).normal(size=(len(spots), 3)).astype(np.float32)
+    coords = {
+        "patch_size": 224,
+        "patch_size_level0": 224,
+        "level0_magnification": 20,
+        "target_magnification": 20,
+    }
+    found = read_foreign_features(trident(tmp_path / "C3.h5", features=features, corners=corners, **coords))
+    rows = match_to_spots(found, names(len(spots)), spots, tolerance_px=1.0)  # corners are whole pixels
+    np.testing.assert_array_equal(order[rows], np.arange(len(spots)))
+    forgotten = dataclasses.replace(found, xy_px=corners.astype(np.float64))
+    with pytest.raises(SectionError, match=r"moved by \(\+112\.0, \+112\.0\) px"):
+        match_to_spots(forgotten, names(len(spots)), spots, tolerance_px=1.0)
