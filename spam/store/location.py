@@ -64,9 +64,9 @@ class FolderLocation:
         return tuple(name for name in folder_names(self.path) if name != STAGING)
 
     def part(self, name: str, entry: FileEntry) -> FilePart | None:
-        """Find a file; a link is none, since a stranger's may lead anywhere."""
+        """Find a file; a link is none, nor is a path that leaves the store: a stranger's may lead anywhere."""
         path = self.path / name
-        if not path.is_file() or _has_link(self.path, path):
+        if ".." in path.parts[len(self.path.parts) :] or not path.is_file() or _has_link(self.path, path):
             return None
         return FilePart(path=path, offset=0, n_bytes=path.stat().st_size)
 

@@ -16,7 +16,7 @@ from .sealing import read_sealed, write_sealed
 from .section import StoredSection
 from .section_writer import write_section
 
-__all__ = ["Store", "create_store", "open_store", "write_root"]
+__all__ = ["Store", "create_store", "locate", "open_store", "write_root"]
 
 _ROOT_LOCK = ".root"
 
@@ -122,19 +122,28 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
         If there is nothing, it is no store of spam, one of a newer version, a damaged one, or a packed one that is to
         be written to.
     """
+    if not is_read_only and Path(address).is_file():
+        message = (
+            f"{str(address)!r} is a file; a packed store is only read: unpack it with `spam store unpack {address}` and "
+            "write to the folder"
+        )
+        raise StoreError(message)
+    return Store(locate(address), is_writable=not is_read_only)
+
+
+def locate(address: Path | str) -> Location:
+    """Find where the files of a store lie, without a look at what they hold.
+
+    Raises
+    ------
+    StoreError
+        If there is nothing, or a file that is no packed store.
+    """
     path = Path(address)
     if not path.exists():
         message = f"there is no store at {str(path)!r}; make one with `spam embed --store {path}`"
         raise StoreError(message)
-    if path.is_dir():
-        return Store(FolderLocation(path), is_writable=not is_read_only)
-    if not is_read_only:
-        message = (
-            f"{str(path)!r} is a file; a packed store is only read: unpack it with `spam store unpack {path}` and "
-            "write to the folder"
-        )
-        raise StoreError(message)
-    return Store(ZipLocation(path), is_writable=False)
+    return FolderLocation(path) if path.is_dir() else ZipLocation(path)
 
 
 def create_store(path: Path | str) -> Store:
