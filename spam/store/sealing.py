@@ -10,24 +10,22 @@ from spam.errors import StoreError
 
 from .layout import DIGEST, SPAM
 
-__all__ = ["read_sealed", "sync", "write_durably", "write_sealed"]
+__all__ = ["read_sealed", "sealed", "sync", "write_durably", "write_sealed"]
 
 _UNSEALED = "0" * 64
 _MOST_BYTES = 1 << 28
 """No index comes near 256 MB: a section of a million spots has one of 100 kB."""
 
 
-def write_sealed(path: Path, document: dict[str, Any]) -> str:
-    """Write a Zarr ``zarr.json`` with the digest of its bytes in its attribute ``spam``; return the digest.
+def sealed(document: dict[str, Any]) -> tuple[bytes, str]:
+    """Give the bytes of a Zarr ``zarr.json`` with their digest in its attribute ``spam``, and the digest.
 
-    The digest is taken with 64 zeros in its own place. The file is replaced in one step and is on the disk
-    when this returns.
+    The digest is taken with 64 zeros in its own place.
     """
     document["attributes"][SPAM][DIGEST] = _UNSEALED
     unsealed = (json.dumps(document, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
     digest = hashlib.sha256(unsealed).hexdigest()
-    # The digest stands where the zeros are: no other value of 64 zeros is a digest that anything hashes to.
-    write_durably(path, unsealed.replace(_UNSEALED.encode(), digest.encode()))
+    write_durably(path, unsealed.replace(_entry(_UNSEALED), _entry(digest)))
     return digest
 
 
@@ -46,9 +44,9 @@ def read_sealed(data: bytes, where: str) -> dict[str, Any]:
         digest = document["attributes"][SPAM][DIGEST]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _broken(where, f"it is no index with a digest ({type(error).__name__}: {error})") from error
-    if not isinstance(digest, str) or len(digest) != len(_UNSEALED) or data.count(digest.encode()) != 1:
+    if not isinstance(digest, str) or len(digest) != len(_UNSEALED) or data.count(_entry(digest)) != 1:
         raise _broken(where, f"its digest is {str(digest)[:80]!r}, expected 64 hexadecimal digits once")
-    found = hashlib.sha256(data.replace(digest.encode(), _UNSEALED.encode())).hexdigest()
+    found = hashlib.sha256(data.replace(_entry(digest), _entry(_UNSEALED))).hexdigest()
     if found != digest:
         raise _broken(where, f"its bytes have the digest {found[:12]}…, it names {digest[:12]}…")
     assert isinstance(document, dict)
@@ -78,6 +76,11 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _entry(digest: str) -> bytes:
+    """Give the digest as it stands in the file: no string can hold it with these quotes."""
+    return json.dumps({DIGEST: digest})[1:-1].encode()
 
 
 def _broken(where: str, fault: str) -> StoreError:

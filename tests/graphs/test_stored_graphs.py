@@ -45,8 +45,13 @@ def add_section(store: Store, name: str, *, n_spots: int, mpp: float | None = MP
     )
     features = FeatureMeta(
         key=KEY,
+        origin="embed",
         encoder={"name": "tiny"},
         weights_sha256="0" * 64,
+        lora_sha256=None,
+        sampling=None,
+        precision="float32",
+        software={},
         tile={},
         dim=7,
         dtype="float32",
@@ -90,7 +95,7 @@ def test_spatial_graph_is_built_in_um_and_kept(store: Store) -> None:
     section = store.section("A")
     graph = ensure_spatial_graph(section, k=3)
     assert_same(graph, spatial_knn_graph(section.xy_px * MPP, k=3, unit="um"))
-    assert_same(open_store(store.path).section("A").graph("spatial"), graph)
+    assert_same(open_store(store.folder).section("A").graph("spatial"), graph)
 
 
 def test_a_fitting_graph_is_read_and_another_k_builds_anew(store: Store) -> None:
@@ -126,7 +131,7 @@ def test_a_stored_graph_of_another_unit_does_not_fit(store: Store) -> None:
 
 
 def test_read_only_stores_stay_as_they_are(store: Store) -> None:
-    section = open_store(store.path).section("A")
+    section = open_store(store.folder).section("A")
     graph = ensure_spatial_graph(section, k=3)
     assert_same(graph, spatial_knn_graph(section.xy_px * MPP, k=3, unit="um"))
     assert ensure_feature_graph(section, KEY, k=3).meta.features_key == KEY
@@ -135,8 +140,8 @@ def test_read_only_stores_stay_as_they_are(store: Store) -> None:
 
 
 def test_all_graphs_are_built_within_their_sections(store: Store) -> None:
-    report = build_graphs(GraphConfig(store=store.path, k_spatial=3, k_features=5))
-    assert report.store == store.path
+    report = build_graphs(GraphConfig(store=store.folder, k_spatial=3, k_features=5))
+    assert report.store == store.folder
     assert [(g.section, g.key, g.n_spots, g.n_edges) for g in report.graphs] == [
         ("A", "spatial", 23, 69),
         ("A", f"features_{KEY}", 23, 115),
@@ -144,7 +149,7 @@ def test_all_graphs_are_built_within_their_sections(store: Store) -> None:
         ("B", f"features_{KEY}", 17, 85),
     ]
     for built in report.graphs:
-        section = open_store(store.path).section(built.section)
+        section = open_store(store.folder).section(built.section)
         graph = section.graph(built.key)
         assert graph is not None
         assert graph.meta == built.meta
@@ -154,14 +159,14 @@ def test_all_graphs_are_built_within_their_sections(store: Store) -> None:
 
 
 def test_named_sections_alone_are_built(store: Store) -> None:
-    report = build_graphs(GraphConfig(store=store.path, sections=("B",)))
+    report = build_graphs(GraphConfig(store=store.folder, sections=("B",)))
     assert [g.section for g in report.graphs] == ["B", "B"]
     assert [g.meta.k for g in report.graphs] == [12, 15]
-    assert open_store(store.path).section("A").graph("spatial") is None
+    assert open_store(store.folder).section("A").graph("spatial") is None
 
 
 def test_building_again_keeps_what_is_there_unless_told(store: Store) -> None:
-    config = {"store": store.path, "k_spatial": 3, "k_features": 3}
+    config = {"store": store.folder, "k_spatial": 3, "k_features": 3}
     build_graphs(GraphConfig(**config))
     changed = marked(store.section("A"), "spatial")
     build_graphs(GraphConfig(**config))
@@ -186,13 +191,13 @@ def test_each_graph_is_one_step_of_progress(store: Store) -> None:
             pass
 
     watcher = Watcher()
-    build_graphs(GraphConfig(store=store.path), progress=watcher)
+    build_graphs(GraphConfig(store=store.folder), progress=watcher)
     assert (watcher.total, watcher.notes) == (4, ["A", "A", "B", "B"])
 
 
 def test_unknown_names_are_told(store: Store) -> None:
     with pytest.raises(StoreError, match="'C'"):
-        build_graphs(GraphConfig(store=store.path, sections=("A", "C")))
+        build_graphs(GraphConfig(store=store.folder, sections=("A", "C")))
     with pytest.raises(StoreError, match="'other'"):
         ensure_feature_graph(store.section("A"), "other", k=2)
 
