@@ -25,7 +25,16 @@ def sealed(document: dict[str, Any]) -> tuple[bytes, str]:
     document["attributes"][SPAM][DIGEST] = _UNSEALED
     unsealed = (json.dumps(document, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
     digest = hashlib.sha256(unsealed).hexdigest()
-    write_durably(path, unsealed.replace(_entry(_UNSEALED), _entry(digest)))
+    return unsealed.replace(_entry(_UNSEALED), _entry(digest)), digest
+
+
+def write_sealed(path: Path, document: dict[str, Any]) -> str:
+    """Write a sealed document and return its digest.
+
+    The file is replaced in one step and is on the disk when this returns.
+    """
+    data, digest = sealed(document)
+    write_durably(path, data)
     return digest
 
 
