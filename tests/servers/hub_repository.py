@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hub_xet import XetStorage
+
 DATE = "2026-01-01T00:00:00.000Z"  # of every commit; nothing here depends on when
 GIT_ATTRIBUTES = b"*.bin filter=lfs diff=lfs merge=lfs -text\n"  # the Hub's first commit
 
@@ -45,14 +47,15 @@ class HubRepository:
 
     def __init__(self, repo_id: str, folder: Path, *, is_private: bool = False) -> None:
         self.repo_id = repo_id
-        self.folder = folder
+        self.folder = folder / "contents"
+        self.xet = XetStorage(folder / "xet")
         self.is_private = is_private
         self.is_gated = False
         self.awaited: set[str] = set()  # large contents that a client was told to send
         self.commits: dict[str, dict[str, Entry]] = {}
         self.branches: dict[str, str] = {}
         self.lock = threading.Lock()
-        folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True)
         self._record("main", {".gitattributes": self._regular(GIT_ATTRIBUTES)}, "initial commit")
 
     def resolve(self, revision: str) -> str | None:
@@ -79,8 +82,10 @@ class HubRepository:
         with self.lock:
             header: dict[str, Any] = {}
             entries = dict(self.entries(branch))
-            for line in filter(None, lines):
-                item = json.loads(line)
+            items = [json.loads(line) for line in lines if line]
+            oids = {item["value"]["oid"] for item in items if item["key"] == "lfsFile"}
+            self.xet.fetch({oid: self.content(oid) for oid in oids if not self.content(oid).exists()})
+            for item in items:
                 value = item["value"]
                 match item["key"]:
                     case "header":

@@ -5,11 +5,13 @@ How a client is pointed at it:
 - in this process: `HfApi(endpoint=server.url, token=server.token)`, `HfFileSystem(endpoint=..., token=...)` or
   `fsspec.filesystem("hf", endpoint=..., token=...)`, `snapshot_download(..., endpoint=...)`;
 - in a child process: the variables of `server.environment` (`HF_ENDPOINT` is read once, when huggingface_hub is imported);
-- without Xet, which this server does not speak: `HF_HUB_DISABLE_XET=1` before the import, or in this process
-  `monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)`, which is looked up at every call.
+- without Xet, so that uploads are requests that are counted: `HF_HUB_DISABLE_XET=1` before the import, or in this process
+  `monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)`, which is looked up at every call;
+- with Xet, the client's default: better from a child process, since hf_xet's threads stay as long as the process does.
 
-Large files are those whose first bytes are not text. They travel as on the Hub: sent by the LFS protocol before the
-commit, and read by a redirect to `/cdn/<owner>/<name>/<sha256>/<path>`, where they are counted.
+Large files are those whose first bytes are not text. They travel as on the Hub: sent by the LFS protocol or by Xet before
+the commit, and read by a redirect to `/cdn/<owner>/<name>/<sha256>/<path>`, where they are counted. Unlike the Hub, this
+server does not offer Xet for reading, so that whole files come by HTTP too.
 """
 
 import hashlib
@@ -44,6 +46,7 @@ RULES = {
     "commit": ("POST", f"{API}/commit/<path:revision>"),
     "branch": ("POST", f"{API}/branch/<path:revision>"),
     "batch": ("POST", "/datasets/<owner>/<name>.git/info/lfs/objects/batch"),
+    "xet": ("GET", f"{API}/xet-write-token/<path:revision>"),
     "upload": ("PUT", f"/lfs{REPO}/<sha256>"),
     "verify": ("POST", f"/lfs{REPO}/<sha256>/verify"),
     "read": ("GET", f"/datasets{REPO}/resolve/<revision>/<path:path>"),
@@ -79,7 +82,7 @@ class HubServer(CountingServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables for a child process that is to use this server, as one who may do everything."""
+        """Variables for a child process that is to use this server, as one who may do everything, without Xet."""
         return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HUB_DISABLE_XET": "1"}
 
     def repository(self, repo_id: str) -> HubRepository:
@@ -221,6 +224,10 @@ class HubServer(CountingServer):
             raise HubError(400, None, f"content has SHA-256 {found}, not {sha256}")
         repository.keep(content)
         return answer({})
+
+    def _xet(self, request: Request, repository: HubRepository, revision: str) -> Response:
+        self.access.check_write(request)
+        return answer({"casUrl": repository.xet.url, "accessToken": "none", "exp": 2**40})
 
     def _verify(self, request: Request, repository: HubRepository, sha256: str) -> Response:
         self.access.check_write(request)
