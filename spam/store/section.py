@@ -71,6 +71,8 @@ class StoredSection:
         faults = node_faults(self.index)
         if self.meta.name != self._name:
             faults.insert(0, f"it is named {self.meta.name!r} in its own metadata")
+        if fault := name_fault(self._name, "its name"):  # of a stranger's ZIP: whoever copies it makes a folder of it
+            faults.insert(0, fault)
         if faults:
             message = (
                 f"section {where!r} cannot be opened: {'; '.join(faults[:5])}"
