@@ -12,6 +12,7 @@ from .layout import FORMAT, INDEX, SECTIONS, SPAM, VERSION
 from .location import FolderLocation, Location, ZipLocation
 from .lock import live_locks, locked
 from .records import SectionRecord
+from .remote import RemoteLocation, is_remote
 from .sealing import read_sealed, write_sealed
 from .section import StoredSection
 from .section_writer import write_section
@@ -114,7 +115,7 @@ class Store:
 
 
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
-    """Open a store that is there: a folder or a packed store.
+    """Open a store that is there: a folder, a packed store, or one at an address (``s3://bucket/cohort.zarr``).
 
     Raises
     ------
@@ -137,9 +138,11 @@ def locate(address: Path | str) -> Location:
     Raises
     ------
     StoreError
-        If there is nothing, or a file that is no packed store.
+        If there is nothing, or a file that is no packed store, or an address that cannot be opened.
     """
-    path = Path(address)
+    if is_remote(address):
+        return RemoteLocation(str(address))
+    path = Path(str(address).removeprefix("file://"))
     if not path.exists():
         message = f"there is no store at {str(path)!r}; make one with `spam embed --store {path}`"
         raise StoreError(message)
