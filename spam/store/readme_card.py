@@ -163,11 +163,8 @@ def _source_table(sections: Sequence[SectionMeta]) -> str:
 
 
 def _software(sections: Sequence[SectionMeta], features: Sequence[FeatureMeta]) -> str:
-    used = {
-        f"{package} {version}"
-        for meta in (*sections, *features)
-        for package, version in meta.software.items()
-    }
+    software = [*(section.software for section in sections), *(meta.software for meta in features)]
+    used = {f"{package} {version}" for versions in software for package, version in versions.items()}
     return f"Made with {', '.join(map(inline, sorted(used)))}." if used else ""
 
 
