@@ -7,6 +7,7 @@ after the change, and never between.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .sealing import read_sealed, sync, write_sealed
 __all__ = ["SectionIndex", "change_index", "content_digest", "file_entry", "read_index"]
 
 _BLOCK = 1 << 22
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def read_index(data: bytes, where: str) -> SectionIndex:
         return SectionIndex(
             meta=SectionMeta.from_mapping(spam[META]),
             nodes={**document["consolidated_metadata"]["metadata"]},
-            files={path: FileEntry(**entry) for path, entry in spam[FILES].items()},
+            files={path: _entry(entry) for path, entry in spam[FILES].items()},
             digest=spam[DIGEST],
             data=data,
         )
@@ -125,6 +127,15 @@ def content_digest(files: Mapping[str, FileEntry]) -> str:
     """Hash the sizes and digests of some files: equal where all of their bytes are."""
     rows = sorted((path, entry.n_bytes, entry.sha256) for path, entry in files.items())
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
+def _entry(values: dict[str, Any]) -> FileEntry:
+    """Read an entry of a stranger's index: its digest names files in the cache of remote stores."""
+    entry = FileEntry(**values)
+    if type(entry.n_bytes) is not int or entry.n_bytes < 0 or not _DIGEST.fullmatch(entry.sha256):
+        message = f"{str(values)[:200]} is no size and SHA-256"
+        raise TypeError(message)
+    return entry
 
 
 def _is_below(path: str, names: Collection[str]) -> bool:
