@@ -223,7 +223,7 @@ def pack_by_hand() -> Callable[[Path, Path], Path]:
         with zipfile.ZipFile(out, "w") as archive:
             for name in names:
                 info = zipfile.ZipInfo(name)  # dated 1980-01-01, stored
-                info.create_system, info.external_attr = 3, 0o644 << 16
+                info.create_system, info.external_attr = 3, 0o100644 << 16
                 archive.writestr(info, (folder / name).read_bytes())
         return out
 
