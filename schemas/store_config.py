@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 ForeignKind = Literal["trident", "clam", "slide2vec", "npy", "h5ad"]
+"""Who wrote foreign features; `spam.exchange.recognising` tells them apart."""
 
 _STORE = "store: a folder, a packed store (.zip), or an address such as s3://bucket/cohort.zarr"
 _OUT = "where to write it; nothing may be there yet"

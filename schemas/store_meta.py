@@ -9,6 +9,7 @@ from typing import Any, Literal
 __all__ = [
     "STORE_FORMAT",
     "STORE_VERSION",
+    "UNKNOWN_WEIGHTS",
     "FeatureDtype",
     "FeatureMeta",
     "GraphMeta",
@@ -21,6 +22,8 @@ __all__ = [
 
 STORE_FORMAT = "spam-store"
 STORE_VERSION = 1
+UNKNOWN_WEIGHTS = "unknown"
+"""Stands for the digest of an encoder's weights where features were made elsewhere."""
 
 FeatureDtype = Literal["float16", "float32", "bfloat16"]
 """Number formats of stored features; bfloat16 is stored as its bits, uint16, since Zarr has no such type."""

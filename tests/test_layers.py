@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "typing", "progress", "hardware"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
-ABOVE |= {"demonstration", "diagnosis", "console"}
+ABOVE |= {"demonstration", "diagnosis", "console", "sharing", "exchange"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     "atomic": set(),
@@ -35,6 +35,8 @@ ARROWS: dict[str, set[str]] = {
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},
     "reports": {"schemas", "evaluation"},
+    "sharing": {"schemas", "store"},
+    "exchange": {"schemas", "sections", "store"},
     "predicting": {"schemas", *MODEL_SIDE, "reports"},
     "simulation": {"schemas"},
     "demonstration": ABOVE - {"demonstration", "diagnosis", "console"},
@@ -49,6 +51,8 @@ PLACES = {
     "timm": ("spam/encoders/",),
     "zarr": ("spam/store/",),
     "rich": ("spam/console.py", "cli/"),
+    "fsspec": ("spam/store/", "spam/sharing/"),
+    "huggingface_hub": ("spam/encoders/", "spam/sharing/"),
     "matplotlib": ("spam/reports/",),
     "typer": ("cli/",),
     "click": (),

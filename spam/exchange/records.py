@@ -1,14 +1,11 @@
 """What comes out of a foreign file: as it was found, and checked."""
 
 import dataclasses
-from typing import Literal
 
+from spam.schemas.store_config import ForeignKind
 from spam.typing import Array, Float32, Float64, Shaped
 
 __all__ = ["FeatureSource", "ForeignFeatures", "ForeignKind", "Found", "Places"]
-
-ForeignKind = Literal["trident", "clam", "slide2vec", "npy", "h5ad"]
-"""Who wrote the features; see `spam.exchange.recognising` for how they are told apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from spam.errors import CheckpointError
 from spam.models import FusionModel, count_interval
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.schemas.store_meta import FeatureMeta
+from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta
 from spam.store import StoredSection
 from spam.training.baselines import Baselines
 from spam.training.batches import FusionInputs
@@ -209,9 +209,10 @@ def check_section(meta: CheckpointMeta, section: StoredSection) -> None:
         raise CheckpointError(message)
     for key in meta.feature_keys:
         found: FeatureMeta = section.feature_meta(key)
-        if found.weights_sha256 != meta.weights_sha256 or found.tile not in meta.tiles:
+        weights = found.weights_sha256 or UNKNOWN_WEIGHTS
+        if weights != meta.weights_sha256 or found.tile not in meta.tiles:
             message = (
-                f"features {key!r} of section {section.meta.name!r} (weights {found.weights_sha256[:8]}…, tile {found.tile}) "
+                f"features {key!r} of section {section.meta.name!r} (weights {weights[:8]}…, tile {found.tile}) "
                 f"are not those the checkpoint was trained on (weights {meta.weights_sha256[:8]}…); embed the section "
                 f"again with `spam embed --enc-name {meta.encoder_name} {sizes} --overwrite`"
             )

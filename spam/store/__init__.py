@@ -1,5 +1,6 @@
 """The feature store: layout, writer and reader of a Zarr v3 folder with one AnnData group per section."""
 
+from .choosing import choose_features, choose_sections
 from .feature_format import default_chunk_rows
 from .feature_writer import FeatureWriter
 from .records import CsrMatrix, Graph, Overview, SectionRecord, spots_digest
@@ -14,6 +15,8 @@ __all__ = [
     "SectionRecord",
     "Store",
     "StoredSection",
+    "choose_features",
+    "choose_sections",
     "create_store",
     "default_chunk_rows",
     "open_store",

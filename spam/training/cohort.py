@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
+from spam.schemas.store_meta import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection
 from spam.typing import Array, Float32, Float64, Shaped
@@ -175,7 +176,7 @@ def choose_features(
         message = f"the sections {problem} ({there}); choose one with --enc-name, or run `spam embed` for what is missing"
         raise StoreError(message)
     for key in (meta.key for meta in chosen):
-        digests = {found[key].weights_sha256 for found in metas.values()}
+        digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
         if len(digests) > 1:
             message = (
                 f"features {key!r} were made with different weights in different sections "
@@ -185,7 +186,7 @@ def choose_features(
     chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
     return FeatureChoice(
         encoder=encoders[0],
-        weights_sha256=chosen[0].weights_sha256,
+        weights_sha256=chosen[0].weights_sha256 or UNKNOWN_WEIGHTS,
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),

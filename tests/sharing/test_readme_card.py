@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from spam.schemas.store_meta import FeatureMeta, SectionMeta, SourceFile, feature_identity
-from spam.store.licence_guard import Objection, sharing_objections
-from spam.store.readme_card import readme_card
+from spam.sharing.licence_guard import Objection, sharing_objections
+from spam.sharing.readme_card import readme_card
 
 MakeMeta = Callable[..., SectionMeta]
 TAGS = ["spatial-transcriptomics", "histology", "pathology", "biology", "zarr", "anndata", "spam"]

@@ -12,7 +12,7 @@ from spam.encoders import list_encoders
 from spam.errors import StoreError
 from spam.schemas.licences import encoder_terms, known_licences, licence
 from spam.schemas.store_meta import FeatureMeta, SectionMeta
-from spam.store.licence_guard import (
+from spam.sharing.licence_guard import (
     Objection,
     encoder_licences,
     objection_lines,

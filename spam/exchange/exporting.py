@@ -1,0 +1,169 @@
+"""Sections of a store as files that other tools read: AnnData (HDF5 or Zarr) and Parquet."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from spam.atomic import replacing
+from spam.errors import OutputExistsError, StoreError
+from spam.progress import SILENT, Progress
+from spam.schemas.store_config import ExportConfig
+from spam.store import StoredSection, choose_features, choose_sections, open_store
+
+__all__ = ["ExportReport", "export", "to_anndata"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What `export` wrote.
+
+    Attributes
+    ----------
+    files
+        Files, and folders of AnnData-Zarr, in order of the sections.
+    """
+
+    files: tuple[Path, ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {"files": [str(file) for file in self.files]}
+
+    def summary(self) -> str:
+        """Name what was written, one a line."""
+        return "\n".join(f"wrote {file}" for file in self.files)
+
+
+def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport:
+    """Write sections as h5ad files, AnnData-Zarr folders, or Parquet tables.
+
+    Features come as float32, whatever the store keeps them as. A Parquet table has one row per spot: columns of
+    ``obs``, coordinates, then ``<feature key>:<number>``; counts go into a second one, with one row per count that is
+    not zero (spot_id, gene, count).
+
+    Raises
+    ------
+    OutputExistsError
+        If a file is there already; nothing is written then.
+    StoreError
+        If the store, a section or features are not there, or are damaged.
+    """
+    assert config.store is not None  # held by ExportConfig
+    assert config.out is not None
+    store = open_store(config.store)
+    sections = [store.section(name) for name in choose_sections(store, config.sections)]
+    keys = [choose_features(section, config.features) for section in sections]
+    names = [f"{section.meta.name}{suffix}" for section in sections for suffix in _suffixes(config, section)]
+    there = [name for name in names if (config.out / name).exists()]
+    if there:
+        message = f"{str(config.out)!r} holds {', '.join(map(repr, there))} already; delete them, or export to another folder"
+        raise OutputExistsError(message)
+    config.out.mkdir(parents=True, exist_ok=True)
+    with progress.task(f"export to {config.to}", len(sections)) as advance:
+        for section, chosen in zip(sections, keys, strict=True):
+            _write(section, chosen, config)
+            advance(note=section.meta.name)
+    return ExportReport(files=tuple(config.out / name for name in names))
+
+
+def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> anndata.AnnData:
+    """Build an AnnData of a section: raw counts, coordinates, graphs, the overview, and the features that are named.
+
+    Graphs are under squidpy's keys; ``uns["spam"]`` says where the section and its features come from.
+
+    Raises
+    ------
+    StoreError
+        If features of that name are not there, or a part is damaged.
+    """
+    obs = pd.DataFrame(section.obs, index=pd.Index(section.ids.astype(str), name="spot_id"))
+    genes = section.genes
+    var = pd.DataFrame(index=pd.Index([] if genes is None else genes.astype(str), name="gene"))
+    result = anndata.AnnData(X=None if genes is None else section.counts(), obs=obs, var=var)
+    if section.meta.has_coordinates:
+        result.obsm["spatial"] = section.xy_px
+    if section.xy_um is not None:
+        result.obsm["spatial_um"] = section.xy_um
+    for key in feature_keys:
+        result.obsm[key] = section.features(key)
+    for key in section.graph_keys:
+        graph = section.graph(key)
+        if graph is None:
+            continue
+        result.obsp[f"{key}_connectivities"] = graph.connectivities
+        result.obsp[f"{key}_distances"] = graph.distances
+        result.uns[f"{key}_neighbors"] = {
+            "connectivities_key": f"{key}_connectivities",
+            "distances_key": f"{key}_distances",
+            "params": {"n_neighbors": graph.meta.k, "metric": graph.meta.metric},
+        }
+    overview = section.overview()
+    if overview is not None:
+        image = {"images": {"hires": overview.image}, "scalefactors": {"tissue_hires_scalef": overview.scale}}
+        result.uns["spatial"] = {section.meta.name: image}
+    metas = {key: section.feature_meta(key).to_mapping() for key in feature_keys}
+    result.uns["spam"] = {
+        "section": json.dumps(section.meta.to_mapping(), ensure_ascii=False),
+        "features": json.dumps(metas, ensure_ascii=False),
+    }
+    return result
+
+
+def _suffixes(config: ExportConfig, section: StoredSection) -> tuple[str, ...]:
+    if config.to == "parquet" and section.meta.has_counts:
+        return (".parquet", ".counts.parquet")
+    return (f".{config.to}",)
+
+
+def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig) -> None:
+    assert config.out is not None
+    first, *more = (config.out / f"{section.meta.name}{suffix}" for suffix in _suffixes(config, section))
+    if config.to == "h5ad":
+        with replacing(first) as partial:
+            to_anndata(section, keys).write_h5ad(partial)
+    elif config.to == "zarr":
+        partial = first.with_name(f"{first.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed export
+        to_anndata(section, keys).write_zarr(partial)
+        partial.rename(first)
+    else:
+        with replacing(first) as partial:
+            _spots_table(section, keys).to_parquet(partial)
+        for path in more:
+            with replacing(path) as partial:
+                _counts_table(section).to_parquet(partial, index=False)
+
+
+def _spots_table(section: StoredSection, keys: Sequence[str]) -> pd.DataFrame:
+    index = pd.Index(section.ids.astype(str), name="spot_id")
+    columns: dict[str, Any] = dict(section.obs)
+    if section.meta.has_coordinates:
+        columns |= {"x_px": section.xy_px[:, 0], "y_px": section.xy_px[:, 1]}
+    if section.xy_um is not None:
+        columns |= {"x_um": section.xy_um[:, 0], "y_um": section.xy_um[:, 1]}
+    for key in keys:
+        features = section.features(key)
+        columns |= {f"{key}:{place}": features[:, place] for place in range(features.shape[1])}
+    return pd.DataFrame(columns, index=index)
+
+
+def _counts_table(section: StoredSection) -> pd.DataFrame:
+    counts, genes = section.counts().tocoo(), section.genes
+    if genes is None:
+        message = f"section {section.meta.name!r} has no counts; export it without --to parquet, or embed it with --h5ad"
+        raise StoreError(message)
+    is_there = counts.data != 0
+    return pd.DataFrame(
+        {
+            "spot_id": pd.Categorical.from_codes(counts.row[is_there], section.ids.astype(str)),
+            "gene": pd.Categorical.from_codes(counts.col[is_there], genes.astype(str)),
+            "count": counts.data[is_there].astype(np.int32),
+        }
+    )
