@@ -16,14 +16,14 @@ from .graph import GRAPH
 from .predict import INFERENCE, PREDICT
 from .pretrain import PRETRAIN
 from .simulate import SIMULATE
-from .store import STORE_INFO
+from .store import STORE_COMMANDS
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
 COMMANDS = (EMBED, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
 _GROUPS = {
     "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO)),
-    "store": ("Look into a feature store.", (STORE_INFO,)),
+    "store": ("Look into feature stores, check, copy, pack, share and exchange them.", STORE_COMMANDS),
 }
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],

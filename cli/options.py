@@ -73,15 +73,15 @@ def parameter(option: Option) -> inspect.Parameter:
         text += f" [default: {shown}]"
     annotation: Any
     settings: dict[str, Any] = {"help": text, "show_default": False, "metavar": _metavar(option)}
+    read: Any = list[str] if option.is_list else kind
     if option.is_argument:
-        annotation = Annotated[kind | None, typer.Argument(**settings)]
+        annotation = Annotated[read | None, typer.Argument(**settings)]
     elif option.kind is bool:
         settings["help"] += f" [default: {'on' if shown else 'off'}]"
         name = flag(option.name)
         settings["metavar"] = None
         annotation = Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", **settings)]
     else:
-        read: Any = list[str] if option.is_list else kind
         annotation = Annotated[read | None, typer.Option(flag(option.name), *option.flags, **settings)]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -1,67 +1,187 @@
-"""`spam store info`: what a feature store holds."""
+"""`spam store …`: looking into stores, checking, copying, packing, sharing and exchanging them."""
 
 import dataclasses
-from pathlib import Path
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 from spam.progress import Progress
+from spam.schemas import store_config
+from spam.schemas.config import Config
 
-from .command import Command
-from .options import Option
+from .command import Command, Report
+from .options import options_of
 
-__all__ = ["STORE_INFO"]
+__all__ = ["STORE_COMMANDS"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _StoreReport:
-    path: Path
-    n_bytes: int
-    sections: tuple[dict[str, Any], ...]
+class _InShort:
+    """A report whose text is one line a section."""
+
+    report: Any
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
-        return {"path": str(self.path), "n_bytes": self.n_bytes, "sections": list(self.sections)}
+        mapping: dict[str, Any] = self.report.to_mapping()
+        return mapping
 
     def summary(self) -> str:
-        """Write one paragraph per section."""
-        lines = [f"{self.path}: {len(self.sections)} sections, {self.n_bytes / 1e6:.1f} MB"]
-        for section in self.sections:
-            genes = f"{section['n_genes']} genes" if section["has_counts"] else "no counts"
-            mpp = f"{section['mpp']:g} µm/px" if section["mpp"] else "µm/px unknown"
-            donor = section["donor"] or "unknown"
-            lines.append(f"{section['name']}: donor {donor}, {section['n_spots']} spots, {genes}, {mpp}")
-            lines += [f"    {key['key']}: {key['dim']} x {key['dtype']}" for key in section["features"]]
-        return "\n".join(lines)
+        """Write one line per section."""
+        return str(self.report.names_only())
 
 
-def _info(values: dict[str, Any], progress: Progress) -> _StoreReport:
-    from spam.errors import ConfigError
-    from spam.store import open_store
-
-    if "path" not in values:
-        message = "the store is missing; say which, e.g. `spam store info cohort.zarr`"
-        raise ConfigError(message)
-    store = open_store(Path(values["path"]))
-    sections = []
-    for name in store.section_names:
-        section = store.section(name)
-        features = [section.feature_meta(key) for key in section.feature_keys]
-        sections.append(
-            {
-                **section.meta.to_mapping(),
-                "features": [{"key": meta.key, "dim": meta.dim, "dtype": meta.dtype} for meta in features],
-            }
-        )
-    n_bytes = sum(file.stat().st_size for file in Path(store.path).rglob("*") if file.is_file())
-    return _StoreReport(path=Path(store.path), n_bytes=n_bytes, sections=tuple(sections))
+def _same(report: Any) -> Any:
+    return report
 
 
-STORE_INFO = Command(
-    name="info",
-    does="Show what a feature store holds. Its sections, their features and its size.",
-    example="spam store info cohort.zarr",
-    options=(
-        Option(name="path", kind=Path | None, default=None, help="the feature store", is_argument=True),
+def _in_short(report: Any) -> _InShort:
+    return _InShort(report=report)
+
+
+def _done(report: Any) -> int:
+    return 0
+
+
+def _has_faults(report: Any) -> int:
+    return 2 if report.faults else 0
+
+
+def _command(
+    name: str,
+    does: str,
+    example: str,
+    config: type[Config],
+    arguments: tuple[str, ...],
+    *,
+    twin: str,
+    shown: Callable[[Any], Report] = _same,
+    exit_code: Callable[[Any], int] = _done,
+) -> Command:
+    """Make a command whose library twin, ``module:function``, is imported when the command runs."""
+
+    def work(values: dict[str, Any], progress: Progress) -> Report:
+        made = config.from_mapping(values)
+        module, function = twin.split(":")
+        return shown(getattr(importlib.import_module(module), function)(made, progress=progress))
+
+    return Command(
+        name=name,
+        does=does,
+        example=example,
+        options=options_of(config, arguments=arguments),
+        work=work,
+        exit_code=exit_code,
+    )
+
+
+STORE_COMMANDS = (
+    _command(
+        "ls",
+        "List the sections of a store, a line each.",
+        "spam store ls cohort.zarr",
+        store_config.InfoConfig,
+        ("store",),
+        twin="spam.sharing:describe",
+        shown=_in_short,
     ),
-    work=_info,
+    _command(
+        "info",
+        "Show what a feature store holds. For each section: spots, genes, features, graphs, licences, digests.",
+        "spam store info cohort.zarr\nspam store info s3://bucket/cohort.zarr",
+        store_config.InfoConfig,
+        ("store",),
+        twin="spam.sharing:describe",
+    ),
+    _command(
+        "validate",
+        "Check a store against the format. All faults are listed; exit code 2 if there are any.",
+        "spam store validate cohort.zarr",
+        store_config.ValidateConfig,
+        ("store",),
+        twin="spam.sharing:validate",
+        exit_code=_has_faults,
+    ),
+    _command(
+        "verify",
+        "Compare every byte of a store with its digests. Damage is named by array, chunk and rows; exit code 2 then.",
+        "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
+        store_config.VerifyConfig,
+        ("store",),
+        twin="spam.sharing:verify",
+        exit_code=_has_faults,
+    ),
+    _command(
+        "diff",
+        "Say in what two stores differ.",
+        "spam store diff cohort.zarr other.zarr",
+        store_config.DiffConfig,
+        ("a", "b"),
+        twin="spam.sharing:diff",
+    ),
+    _command(
+        "merge",
+        "Take the sections, features and graphs of several stores into one. What is there stays as it is.",
+        "spam store merge all.zarr a.zarr b.zarr",
+        store_config.MergeConfig,
+        ("out", "stores"),
+        twin="spam.sharing:merge",
+    ),
+    _command(
+        "select",
+        "Copy a part of a store: some sections, features or genes, or without what must not leave.",
+        "spam store select cohort.zarr part.zarr --sections C2,C3 --genes ERBB2,CD74\n"
+        "spam store select cohort.zarr open.zarr --without-counts --salted-ids",
+        store_config.SelectConfig,
+        ("store", "out"),
+        twin="spam.sharing:select",
+    ),
+    _command(
+        "pack",
+        "Put a store into one ZIP file, which every command reads as it is.",
+        "spam store pack cohort.zarr",
+        store_config.PackConfig,
+        ("store", "out"),
+        twin="spam.sharing:pack",
+    ),
+    _command(
+        "unpack",
+        "Make a folder of a packed store again. Every file is compared with its digest.",
+        "spam store unpack cohort.zarr.zip",
+        store_config.UnpackConfig,
+        ("packed", "out"),
+        twin="spam.sharing:unpack",
+    ),
+    _command(
+        "export",
+        "Write sections as files of other tools: h5ad, AnnData-Zarr or Parquet.",
+        "spam store export cohort.zarr exported --to h5ad",
+        store_config.ExportConfig,
+        ("store", "out"),
+        twin="spam.exchange:export",
+    ),
+    _command(
+        "import",
+        "Take up features that were made elsewhere (TRIDENT, CLAM, slide2vec, NumPy, AnnData).",
+        "spam store import cohort.zarr C2.h5 --section C2",
+        store_config.ImportConfig,
+        ("store", "file"),
+        twin="spam.exchange:import_features",
+    ),
+    _command(
+        "push",
+        "Share a store: to the Hugging Face Hub, an object store or a folder. Only what changed is sent.",
+        "spam store push cohort.zarr hf://datasets/org/name",
+        store_config.PushConfig,
+        ("store", "to"),
+        twin="spam.sharing:push",
+    ),
+    _command(
+        "pull",
+        "Fetch a shared store, or some of its sections and features, into a folder. Only what is missing is fetched.",
+        "spam store pull hf://datasets/org/name cohort.zarr --sections C2",
+        store_config.PullConfig,
+        ("store", "out"),
+        twin="spam.sharing:pull",
+    ),
 )
