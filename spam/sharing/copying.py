@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from spam.errors import StoreError
 from spam.progress import Advance
 from spam.schemas.store_index import FileEntry
-from spam.store.index import SectionIndex
+from spam.store.index import SectionIndex, change_index
 from spam.store.layout import INDEX
 from spam.store.location import Location
 from spam.store.sealing import sync, write_durably
@@ -84,16 +84,28 @@ def copy_files(
         sync(made)
 
 
-def copy_section(location: Location, index: SectionIndex, folder: Path, advance: Advance) -> None:
-    """Copy a whole section into a folder that is not there: its files, and last its index.
+def copy_section(
+    location: Location,
+    index: SectionIndex,
+    folder: Path,
+    advance: Advance,
+    *,
+    leave_out: Collection[str] = (),
+) -> None:
+    """Copy a section into a folder that is not there: its files, and last its index.
+
+    Without the nodes `leave_out` its content digest is that of a section to which they were never added.
 
     Raises
     ------
     StoreError
         As `checked_blocks`.
     """
-    copy_files(location, index.meta.name, index.files, folder, advance)
+    left_out = index.below(*leave_out)
+    files = {path: entry for path, entry in index.files.items() if path not in left_out}
+    copy_files(location, index.meta.name, files, folder, advance)
     write_durably(folder / INDEX, index.data)
+    change_index(folder, drop=leave_out)
 
 
 def _damaged(location: Location, name: str, fault: str) -> StoreError:

@@ -1,8 +1,7 @@
 """Merging stores into one: `spam store merge`."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from spam.schemas.store_config import MergeConfig
 from spam.store import Store, StoredSection, create_store, open_store
 from spam.store.feature_writer import LOCK_WAIT_S
 from spam.store.index import change_index
-from spam.store.layout import SECTIONS, SPAM
+from spam.store.layout import INDEX
 from spam.store.lock import live_locks, locked
 from spam.store.staging import discard, move_into_place, staged
 from spam.store.store import write_root
@@ -124,7 +123,7 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> MergeReport:
     """
     assert config.out is not None  # held by __post_init__
     out = config.out
-    is_begun = out.is_file() or (out.is_dir() and any(out.iterdir()))
+    is_begun = out.is_file() or (out / INDEX).is_file()
     target = open_store(out, is_read_only=False) if is_begun else None
     stores = [open_store(address) for address in config.stores]
     sections = [_Held(store, store.section(name)) for store in stores for name in store.section_names]
@@ -140,11 +139,10 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> MergeReport:
                 _add_section(target, plan.base, advance)
             if plan.missing:
                 _add_parts(target, plan, advance)
-    if _listed(target) != target.section_names:  # also where a run was killed before it told the root
-        write_root(out)
+    write_root(out)
     return MergeReport(
         out=out,
-        stores=config.stores,
+        stores=tuple(map(str, config.stores)),
         sections=tuple(name for name, plan in plans.items() if plan.is_new),
         features=tuple(f"{name}/{part.key}" for name, part in added if part.kind == "features"),
         graphs=tuple(f"{name}/{part.key}" for name, part in added if part.kind == "graph"),
@@ -231,12 +229,6 @@ def _add_parts(target: Store, plan: _Plan, advance: Advance) -> None:
             move_into_place(folder, f"{name}/{node}", path / node)
         change_index(folder / name, add=nodes)
         discard(folder, f"{name}/{_MERGED}")
-
-
-def _listed(store: Store) -> tuple[str, ...]:
-    """Read which sections the root of a store names."""
-    root: Mapping[str, Any] = json.loads(store.location.read_index("") or b"")
-    return tuple(root["attributes"][SPAM][SECTIONS])
 
 
 def _changed(target: Store, name: str) -> StoreError:
