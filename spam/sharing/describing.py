@@ -254,4 +254,4 @@ def _unfinished(chunks: StagedChunks, key: str, n_spots: int) -> UnfinishedInfo:
 
 
 def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.1f} MB"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
