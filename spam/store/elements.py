@@ -15,6 +15,7 @@ import zarr
 from scipy import sparse
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from spam.errors import StoreError
 from spam.typing import Array, Int, Shaped
 
 from .metadata import Node, damaged
@@ -147,6 +148,8 @@ def read_array(parent: zarr.Group, name: str, *, rows: slice | EllipsisType = ..
     array = array_at(parent, name)
     try:
         values = np.asarray(array[rows])
+    except StoreError:  # says where, and what
+        raise
     except (OSError, ValueError, RuntimeError) as error:  # short file, wrong size, broken Zstandard frame
         raise damaged(parent, f"it cannot be read ({error})", child=name) from error
     if values.dtype.kind in "TO":
@@ -180,7 +183,7 @@ def read_sparse(parent: zarr.Group, name: str, *, form: Literal["csr", "csc"]) -
     """
     group = _sparse_group(parent, name, form)
     data, indices, indptr = (read_array(group, part) for part in ("data", "indices", "indptr"))
-    return _matrix(parent, name, form, data, indices, indptr).tocsr()
+    return _matrix(parent, name, form, data, indices, indptr, _shape(parent, name, group)).tocsr()
 
 
 def read_columns(parent: zarr.Group, name: str, columns: Int[Array, " n_columns"]) -> sparse.csr_matrix:
@@ -193,30 +196,23 @@ def read_columns(parent: zarr.Group, name: str, columns: Int[Array, " n_columns"
     """
     group = _sparse_group(parent, name, "csc")
     indptr = read_array(group, "indptr")
-    n_columns = group.attrs["shape"][1]
+    n_rows, n_columns = _shape(parent, name, group)
     is_plain = indptr.shape == (n_columns + 1,) and indptr[0] == 0 and (np.diff(indptr) >= 0).all()
     if not is_plain or indptr[-1] != array_at(group, "indices").shape[0]:
         raise damaged(parent, "it makes no CSC matrix (its 'indptr' does not fit)", child=name)
-    order = np.sort(columns)
+    if columns.size and columns.max() >= n_columns:
+        raise damaged(parent, f"it has {n_columns} columns, not column {columns.max()}", child=name)
+    order, places = np.unique(columns, return_inverse=True)
     # Neighbouring columns are read in one piece.
-    starts = np.flatnonzero(np.diff(order, prepend=order[:1] - 2) > 1)
-    runs = np.split(order, starts[1:])
-    parts = {
-        part: np.concatenate(
-            [
-                read_array(group, part, rows=slice(int(indptr[run[0]]), int(indptr[run[-1] + 1])))
-                for run in runs
-            ]
-        )
+    runs = np.split(order, np.flatnonzero(np.diff(order) > 1) + 1) if order.size else []
+    bounds = [slice(int(indptr[run[0]]), int(indptr[run[-1] + 1])) for run in runs] or [slice(0, 0)]
+    data, indices = (
+        np.concatenate([read_array(group, part, rows=rows) for rows in bounds])
         for part in ("data", "indices")
-    }
-    lengths = np.diff(indptr)[order]
-    shape = [group.attrs["shape"][0], len(order)]
-    read = _matrix(
-        parent, name, "csc", parts["data"], parts["indices"], np.concatenate([[0], np.cumsum(lengths)]), shape
     )
-    place = np.argsort(np.argsort(columns, kind="stable"), kind="stable")
-    return read[:, place].tocsr()
+    starts = np.concatenate([[0], np.cumsum(np.diff(indptr)[order])])
+    read = _matrix(parent, name, "csc", data, indices, starts, (n_rows, len(order)))
+    return read[:, places].tocsr()
 
 
 def _sparse_group(parent: zarr.Group, name: str, form: str) -> zarr.Group:
@@ -227,6 +223,14 @@ def _sparse_group(parent: zarr.Group, name: str, form: str) -> zarr.Group:
     return group
 
 
+def _shape(parent: zarr.Group, name: str, group: zarr.Group) -> tuple[int, int]:
+    found = group.attrs.get("shape")
+    match found:
+        case [int(n_rows), int(n_columns)] if n_rows >= 0 and n_columns >= 0:
+            return n_rows, n_columns
+    raise damaged(parent, f"its shape is {str(found)[:80]}, expected numbers of rows and columns", child=name)
+
+
 def _matrix(
     parent: zarr.Group,
     name: str,
@@ -234,13 +238,13 @@ def _matrix(
     data: Array,
     indices: Array,
     indptr: Array,
-    shape: list[int] | None = None,
+    shape: tuple[int, int],
 ) -> Any:
     make = sparse.csr_matrix if form == "csr" else sparse.csc_matrix
     try:
-        matrix = make((data, indices, indptr), shape=tuple(shape or group_at(parent, name).attrs["shape"]))  # type: ignore[arg-type]
+        matrix = make((data, indices, indptr), shape=shape)
         matrix.check_format(full_check=True)
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise damaged(parent, f"it makes no {form.upper()} matrix ({error})", child=name) from error
     return matrix
 

@@ -1,5 +1,6 @@
 """Reading feature arrays: which are there, how they were made, and their rows."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def feature_names(index: SectionIndex) -> tuple[str, ...]:
 def unfinished_names(store: Path, section: str) -> tuple[str, ...]:
     """List the feature arrays that a writer began and did not finish, sorted."""
     folder = store / STAGING / section / "obsm"
-    folders = sorted(folder.iterdir()) if folder.is_dir() else []
-    return tuple(path.name for path in folders if StagedChunks(path).is_begun)
+    with contextlib.suppress(FileNotFoundError):  # there is none, or a writer finishes in this moment
+        return tuple(path.name for path in sorted(folder.iterdir()) if StagedChunks(path).is_begun)
+    return ()
 
 
 def read_feature_meta(
@@ -85,7 +87,7 @@ def read_features(
 
     try:
         return read_shards(part_of, cut, meta.dim, meta.dtype, is_raw=is_raw)
-    except ShardFault as fault:
+    except (ShardFault, OSError) as fault:
         raise damaged(array, str(fault)) from fault
 
 

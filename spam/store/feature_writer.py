@@ -1,5 +1,6 @@
 """Writing the features of a section chunk by chunk, so that a killed run goes on where it stopped."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -21,7 +22,7 @@ from .index import SectionIndex, change_index
 from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, name_fault
 from .lock import locked
 from .staged_chunks import StagedChunks
-from .staging import discard, move_into_place, prune, staged
+from .staging import discard, move_into_place, staged
 
 __all__ = ["LOCK_WAIT_S", "FeatureWriter", "open_feature_writer"]
 
@@ -53,9 +54,9 @@ class FeatureWriter:
         meta: FeatureMeta,
         *,
         is_finished: bool,
-        after: Callable[[], None],
+        refresh: Callable[[], SectionIndex],
     ) -> None:
-        self._store, self._section, self._meta, self._after = store, section, meta, after
+        self._store, self._section, self._meta, self._refresh = store, section, meta, refresh
         self._name = f"{section.name}/obsm/{meta.key}"
         self._cut = cut(section.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
         self._staged = StagedChunks(staged(store, self._name))
@@ -64,10 +65,12 @@ class FeatureWriter:
 
     @property
     def pending(self) -> list[slice]:
-        """Chunks that nobody has written yet."""
+        """Chunks that nobody has written yet; none once another process has finished the array."""
         if self._is_finished:
             return []
         done = self._staged.done()
+        if not self._staged.is_begun:  # asked after the listing: this goes first when they are cleared away
+            return []
         return [chunk for number, chunk in enumerate(self.chunks) if number not in done]
 
     def write(self, chunk: slice, rows: Float[Array, "n_rows dim"]) -> None:
@@ -108,17 +111,22 @@ class FeatureWriter:
         Raises
         ------
         StoreError
-            If chunks are pending, a chunk is not what was written (as after a power cut), or another process has
-            been changing this section for two minutes.
+            If chunks are pending, a chunk is not what was written (as after a power cut), another process has
+            been changing this section for two minutes, or one has cleared the chunks away.
         """
         if self._is_finished:
             return
         with locked(self._store, self._section.name, wait_s=LOCK_WAIT_S):
-            self._after()  # another process may have finished it while this one waited
             if self._staged.is_begun:
                 self._finish()
+            elif _identity(self._refresh(), self._meta.key) != feature_identity(self._section, self._meta):
+                message = (
+                    f"{self._name!r} cannot be finished: another process has replaced the section, or begun its "
+                    "features anew; run `spam embed` again"
+                )
+                raise StoreError(message)
         self._is_finished = True
-        self._after()
+        self._refresh()
 
     def _finish(self) -> None:
         if self.pending:
@@ -130,7 +138,10 @@ class FeatureWriter:
         whole = self._staged.folder / _WHOLE
         if whole.exists():
             shutil.rmtree(whole)
-        self._assemble(whole)
+        with contextlib.ExitStack() as on_failure:  # a full disk must not be filled by halves too
+            on_failure.callback(shutil.rmtree, whole, ignore_errors=True)
+            self._assemble(whole)
+            on_failure.pop_all()
         node = f"obsm/{self._meta.key}"
         section = self._store / self._section.name
         change_index(section, drop=(node,))
@@ -166,7 +177,12 @@ class FeatureWriter:
 
 
 def open_feature_writer(
-    store: Path, index: SectionIndex, meta: FeatureMeta, *, is_overwrite: bool, after: Callable[[], None]
+    store: Path,
+    section: str,
+    meta: FeatureMeta,
+    *,
+    is_overwrite: bool,
+    refresh: Callable[[], SectionIndex],
 ) -> FeatureWriter:
     """Begin a feature array, or go on with it; see `StoredSection.feature_writer`.
 
@@ -176,31 +192,65 @@ def open_feature_writer(
         If `meta` cannot be stored, or differs from that of the array that is there.
     """
     _check_meta(meta)
-    section = index.meta
-    name, node = f"{section.name}/obsm/{meta.key}", f"obsm/{meta.key}"
-    chunks = StagedChunks(staged(store, name))
-    prune(store, chunks.folder.parent)
-    asked = feature_identity(section, meta)
-    if is_overwrite:
-        discard(store, name)
-    elif node in index.nodes:
-        there = index.nodes[node]["attributes"][SPAM]
-        if not chunks.is_begun or (there[IDENTITY] == asked and there[META]["chunk_rows"] == meta.chunk_rows):
-            _check_same(FeatureMeta.from_mapping(there[META]), meta, where=f"{store}/{name}")
-            return FeatureWriter(store, section, meta, is_finished=True, after=after)
-    if chunks.is_begun:
-        begun, _ = chunks.described()
-        _check_same(begun, meta, where=f"{store}/{name}")
-        if begun.software != meta.software:
-            _log.warning(
-                "features %s were begun with other versions: %s; they go on with %s",
-                name,
-                begun.software,
-                meta.software,
+    name = f"{section}/obsm/{meta.key}"
+    with locked(store, section, wait_s=LOCK_WAIT_S):  # nobody begins or finishes it in this moment
+        index = refresh()
+        chunks = StagedChunks(staged(store, name))
+        asked = feature_identity(index.meta, meta)
+        if is_overwrite:
+            discard(store, name)
+        is_finished = False
+        if not is_overwrite and f"obsm/{meta.key}" in index.nodes:
+            there = _stored_meta(index, meta.key, where=f"{store}/{name}")
+            is_finished = not chunks.is_begun or (
+                _identity(index, meta.key) == asked and there.chunk_rows == meta.chunk_rows
             )
-    else:
-        chunks.begin(meta, asked)
-    return FeatureWriter(store, section, meta, is_finished=False, after=after)
+            if is_finished:
+                _check_same(there, meta, where=f"{store}/{name}")
+                rows = cut(index.meta.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
+                if len(chunks.done()) == len(rows.chunks):
+                    discard(store, name)  # its writer was killed when only this was left to do
+        if not is_finished:
+            if not chunks.is_begun:
+                chunks.begin(meta, asked)
+            _check_begun(chunks, meta, asked, where=f"{store}/{name}")
+    return FeatureWriter(store, index.meta, meta, is_finished=is_finished, refresh=refresh)
+
+
+def _check_begun(chunks: StagedChunks, meta: FeatureMeta, identity: str, *, where: str) -> None:
+    begun, begun_identity = chunks.described()
+    _check_same(begun, meta, where=where)
+    if begun_identity != identity:
+        message = (
+            f"unfinished features at {where!r} were begun for other spots or images of this section; begin anew with "
+            "`spam embed --overwrite`"
+        )
+        raise StoreError(message)
+    if begun.software != meta.software:
+        _log.warning(
+            "features %s were begun with other versions: %s; they go on with %s",
+            where,
+            begun.software,
+            meta.software,
+        )
+
+
+def _stored_meta(index: SectionIndex, key: str, *, where: str) -> FeatureMeta:
+    try:
+        return FeatureMeta.from_mapping(index.nodes[f"obsm/{key}"]["attributes"][SPAM][META])
+    except (KeyError, TypeError) as error:
+        message = (
+            f"{where!r} holds an array that does not say how it was made ({type(error).__name__}: {error}); replace it "
+            "with `spam embed --overwrite`"
+        )
+        raise StoreError(message) from error
+
+
+def _identity(index: SectionIndex, key: str) -> str | None:
+    """Read the identity of finished features; None where there are none."""
+    attributes = index.nodes.get(f"obsm/{key}", {}).get("attributes", {})
+    identity = attributes.get(SPAM, {}).get(IDENTITY)
+    return identity if isinstance(identity, str) else None
 
 
 def _largest(meta: FeatureMeta) -> float:

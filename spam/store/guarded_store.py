@@ -7,8 +7,9 @@ decoder ask for more memory than the metadata say.
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Literal
 
+import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
@@ -20,7 +21,7 @@ from .location import Location
 from .node_rules import STRINGS, TABLE, array_rule, chunk_names
 from .zstandard import frame_size
 
-__all__ = ["GuardedStore"]
+__all__ = ["GuardedStore", "open_section_group"]
 
 _CRC_BYTES = 4
 
@@ -38,10 +39,10 @@ class GuardedStore(Store):
         Its index, of which `node_rules.check_nodes` has found nothing to say.
     """
 
-    supports_writes: bool = False
-    supports_deletes: bool = False
-    supports_partial_writes: bool = False
-    supports_listing: bool = True
+    supports_writes = False
+    supports_deletes = False
+    supports_partial_writes: Literal[False] = False
+    supports_listing = True
 
     def __init__(self, location: Location, section: str, index: SectionIndex) -> None:
         super().__init__(read_only=True)
@@ -91,7 +92,10 @@ class GuardedStore(Store):
         if part is None or part.n_bytes != entry.n_bytes:
             found = "is not there" if part is None else f"has {part.n_bytes} bytes"
             raise self._damaged(key, f"the file {found}, expected {entry.n_bytes} bytes")
-        data = part.read()
+        try:
+            data = part.read()
+        except OSError as error:  # of the disk; or a writer has taken it away in this moment
+            raise self._damaged(key, f"the file cannot be read ({error})") from error
         node = self._arrays.get(key)
         fault = None if node is None else _fault(data, node)
         if fault:
@@ -135,19 +139,38 @@ class GuardedStore(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Refuse: the store is open for reading."""
-        raise self._read_only()
+        raise self._refusal()
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, Any]]) -> None:
         """Refuse: the store is open for reading."""
-        raise self._read_only()
+        raise self._refusal()
 
     async def delete(self, key: str) -> None:
         """Refuse: the store is open for reading."""
-        raise self._read_only()
+        raise self._refusal()
 
-    def _read_only(self) -> StoreError:
+    def _refusal(self) -> StoreError:
         message = f"section {self._section!r} of {self._location.address!r} is open for reading; change it with `spam`"
         return StoreError(message)
+
+
+def open_section_group(location: Location, index: SectionIndex) -> zarr.Group:
+    """Open a section for reading, through its `GuardedStore`.
+
+    Raises
+    ------
+    StoreError
+        If its nodes are none of Zarr v3.
+    """
+    store = GuardedStore(location, index.meta.name, index)
+    try:
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        message = (
+            f"section {str(store)!r} cannot be opened: its metadata are none of Zarr v3 "
+            f"({type(error).__name__}: {error}); look at it with `spam store validate`, or take a fresh copy"
+        )
+        raise StoreError(message) from error
 
 
 def _cut(data: bytes, byte_range: ByteRequest | None) -> bytes:

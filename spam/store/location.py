@@ -1,16 +1,19 @@
 """Where the files of a store lie: a folder, or a packed store. Remote ones are in ``remote.py``."""
 
+import contextlib
 import dataclasses
+import os
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from spam.errors import StoreError
 from spam.schemas.store_index import FileEntry
 
 from .layout import INDEX, STAGING
+from .sealing import MOST_BYTES
 from .staging import folder_names
 
 __all__ = ["FilePart", "FolderLocation", "Location", "ZipLocation"]
@@ -33,6 +36,7 @@ class FilePart:
             return file.read(self.n_bytes)
 
 
+@runtime_checkable
 class Location(Protocol):
     """The files of a store, by their names relative to its root, with ``/`` between folders."""
 
@@ -56,8 +60,8 @@ class FolderLocation:
 
     def read_index(self, name: str) -> bytes | None:
         """Read the ``zarr.json`` of the root (``""``) or of a section; None if there is none."""
-        path = self.path / name / INDEX
-        return path.read_bytes() if path.is_file() and not _has_link(self.path, path) else None
+        part = self._find(f"{name}/{INDEX}".lstrip("/"))
+        return None if part is None else _read_index(part)
 
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
         """List the folders of the sections: a writer may have been killed before it told the root."""
@@ -65,10 +69,14 @@ class FolderLocation:
 
     def part(self, name: str, entry: FileEntry) -> FilePart | None:
         """Find a file; a link is none, nor is a path that leaves the store: a stranger's may lead anywhere."""
+        return self._find(name)
+
+    def _find(self, name: str) -> FilePart | None:
         path = self.path / name
-        if ".." in path.parts[len(self.path.parts) :] or not path.is_file() or _has_link(self.path, path):
-            return None
-        return FilePart(path=path, offset=0, n_bytes=path.stat().st_size)
+        with contextlib.suppress(FileNotFoundError):  # a writer may take it away in this moment
+            if _is_inside(self.path, path) and path.is_file():
+                return FilePart(path=path, offset=0, n_bytes=path.stat().st_size)
+        return None
 
 
 class ZipLocation:
@@ -111,7 +119,7 @@ class ZipLocation:
     def read_index(self, name: str) -> bytes | None:
         """Read the ``zarr.json`` of the root (``""``) or of a section; None if there is none."""
         part = self._find(f"{name}/{INDEX}".lstrip("/"))
-        return None if part is None else part.read()
+        return None if part is None else _read_index(part)
 
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
         """List the sections that the ZIP holds."""
@@ -131,18 +139,29 @@ class ZipLocation:
         if info is None:
             return None
         with self.path.open("rb") as file:
-            file.seek(info.header_offset)
+            file.seek(max(0, info.header_offset))
             header = file.read(_LOCAL_HEADER)
+            n_there = file.seek(0, os.SEEK_END)
         # The local header has its own lengths of name and extra field; the central one's may differ.
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        offset = info.header_offset + _LOCAL_HEADER + lengths
-        return FilePart(path=self.path, offset=offset, n_bytes=info.file_size)
+        offset = max(0, info.header_offset) + _LOCAL_HEADER + lengths
+        # The size in the table of contents may be a stranger's claim.
+        n_bytes = min(info.file_size, max(0, n_there - offset))
+        return FilePart(path=self.path, offset=offset, n_bytes=n_bytes)
 
 
-def _has_link(root: Path, path: Path) -> bool:
-    """Tell whether a file below `root` is a link, or lies in a linked folder."""
-    while path != root:
-        if path.is_symlink():
+def _read_index(part: FilePart) -> bytes | None:
+    """Read an index, or as much of it as is too much for one; None if it was taken away in this moment."""
+    with contextlib.suppress(FileNotFoundError):
+        return dataclasses.replace(part, n_bytes=min(part.n_bytes, MOST_BYTES + 1)).read()
+    return None
+
+
+def _is_inside(root: Path, path: Path) -> bool:
+    """Tell whether a path lies in `root`, neither being a link nor in a linked folder."""
+    for parent in (path, *path.parents):
+        if parent == root:
             return True
-        path = path.parent
+        if parent.name == ".." or parent.is_symlink():
+            return False
     return False

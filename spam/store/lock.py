@@ -1,8 +1,12 @@
 """Locks of what is being written, so that two processes never write one thing at once.
 
 A lock is a file made exclusively, with a random owner, a digest of the machine and the process. Its owner touches
-it while it works. It is stale, and is taken over, if its process has ended on this machine or nobody touched it for
-ten minutes: a killed run never has to be cleaned up after by hand.
+it while it works. It is stale, and is taken over, if its process has ended on this machine or nobody on another
+machine touched it for ten minutes: a killed run never has to be cleaned up after by hand.
+
+Between the look at a stale lock and its removal another process may have taken it over. So locks are made and
+removed under a lock of the system's on the store's folder, which ends with its process. Some network drives have none
+for folders: there, two machines that take over one lock within the same microseconds would both hold it.
 """
 
 import contextlib
@@ -11,6 +15,7 @@ import json
 import os
 import platform
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +27,10 @@ from spam.errors import StoreError
 from .layout import STAGING
 from .staging import prune, staged
 
-__all__ = ["live_locks", "locked", "locked_part"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["live_locks", "locked", "locked_part", "remove_stale_locks"]
 
 _SUFFIX = ".lock"
 _TOUCH_S = 30.0
@@ -59,8 +67,9 @@ def locked(store: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
     finally:
         stop.set()
         beat.join()
-        if _holder(path).get("owner") == owner.token:
-            path.unlink(missing_ok=True)
+        with _alone(store):
+            if _holder(path).get("owner") == owner.token:
+                path.unlink(missing_ok=True)
         prune(store, path.parent)
 
 
@@ -86,12 +95,29 @@ def locked_part(store: Path, name: str, part: str) -> Iterator[None]:
 def live_locks(store: Path, section: str) -> list[str]:
     """Name what other processes are writing of a section: ``C2`` itself, or ``C2/obsm/uni2_112um``."""
     staging = store / STAGING
-    paths = [staging / f"{section}{_SUFFIX}", *(staging / section).rglob(f"*{_SUFFIX}")]
-    return sorted(
-        path.relative_to(staging).as_posix().removesuffix(_SUFFIX)
-        for path in paths
-        if path.is_file() and _holder(path).get("pid") != os.getpid() and not _is_stale(path, _holder(path))
-    )
+    held = []
+    for path in [staging / f"{section}{_SUFFIX}", *_lock_files(staging / section)]:
+        holder = _holder(path)
+        is_own = (holder.get("machine"), holder.get("pid")) == (_machine(), os.getpid())
+        if path.is_file() and not is_own and not _is_stale(path, holder):
+            held.append(path.relative_to(staging).as_posix().removesuffix(_SUFFIX))
+    return sorted(held)
+
+
+def remove_stale_locks(store: Path) -> None:
+    """Remove the locks of processes that were killed, and the folders that they were alone in."""
+    for path in _lock_files(store / STAGING):
+        with _alone(store):
+            if _is_stale(path, _holder(path)):
+                path.unlink(missing_ok=True)
+        prune(store, path.parent)
+
+
+def _lock_files(folder: Path) -> list[Path]:
+    """Find all locks below a folder; `os.walk` does not mind that folders vanish, as `Path.rglob` does."""
+    return [
+        Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name.endswith(_SUFFIX)
+    ]
 
 
 class _Owner:
@@ -109,15 +135,33 @@ def _acquire(store: Path, name: str, owner: _Owner, *, wait_s: float) -> Path:
     until = time.monotonic() + wait_s
     while True:
         path = staged(store, f"{name}{_SUFFIX}")
-        if _made(path, owner.to_mapping()):
-            return path
-        holder = _holder(path)
-        if _is_stale(path, holder):
-            _take_away(path, holder)
-        elif time.monotonic() >= until and path.exists():
+        with _alone(store):
+            if _made(path, owner.to_mapping()):
+                return path
+            holder = _holder(path)
+            if _is_stale(path, holder):
+                path.unlink(missing_ok=True)
+                continue
+        if holder and time.monotonic() >= until:  # an empty one is being made, or released in this moment
             raise StoreError(_held(store, name, path, holder))
-        else:
-            time.sleep(_RETRY_S)
+        time.sleep(_RETRY_S)
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Let no other process make or remove a lock of this store meanwhile, where the system can."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(store, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough if a forked process has the handle too
+        os.close(handle)
 
 
 def _made(path: Path, content: dict[str, Any]) -> bool:
@@ -128,20 +172,12 @@ def _made(path: Path, content: dict[str, Any]) -> bool:
         return False
     try:
         os.write(handle, json.dumps(content).encode())
+    except OSError:  # the disk is full
+        path.unlink()
+        raise
     finally:
         os.close(handle)
     return True
-
-
-def _take_away(path: Path, stale: dict[str, Any]) -> None:
-    """Remove a stale lock, unless another process was faster and holds it now."""
-    taken = path.with_name(f"{path.name}.stale-{secrets.token_hex(8)}")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(taken)
-        found = _holder(taken)
-        if found != stale:
-            _made(path, found)  # it was a live one: give it back
-        taken.unlink()
 
 
 def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
@@ -193,14 +229,14 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since boot, where the system tells: numbers of processes are reused."""
+    """When a process started, in ticks since boot, where the system tells: numbers of processes are reused.
+
+    None for one that was killed and whose parent has not asked for its exit code yet.
+    """
     with contextlib.suppress(OSError, IndexError):
-        return (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="ascii", errors="replace")
-            .rpartition(")")[2]
-            .split()[19]
-        )
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        state, *fields = stat.rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]
     return None
 
 

@@ -96,18 +96,25 @@ def _array_fault(name: str, node: dict[str, Any], index: SectionIndex) -> str | 
         return f"shape {shape} and chunks {chunk} are no sizes"
     if 0 in chunk or node.get("storage_transformers"):
         return f"chunks {chunk} cannot be"
+    if rule == TABLE and node["codecs"][0].get("configuration", _LITTLE) != _LITTLE:
+        return "its numbers are not little-endian"
     if rule == FEATURES:
         shard = node["codecs"][0]["configuration"]
         inner, orders = shard["chunk_shape"], [shard[part][0] for part in ("codecs", "index_codecs")]
         if shard.get("index_location") != "end" or any(order["configuration"] != _LITTLE for order in orders):
             return "its shards are not little-endian with the index at the end"
-        is_cut = len(inner) == len(chunk) == 2 and inner[1] == chunk[1] == shape[1] and inner[0] > 0
-        if not is_cut or chunk[0] % inner[0]:
+        is_cut = len(inner) == len(chunk) == 2 and inner[1] == chunk[1] == shape[1]
+        if not is_cut or type(inner[0]) is not int or inner[0] < 1 or chunk[0] % inner[0]:
             return f"chunks {inner} do not fill shards {chunk} of whole rows"
+    decoded = inner if rule == FEATURES else chunk  # in one piece
     item = 16 if rule == STRINGS else int(re.sub(r"\D", "", data_type) or 8) // 8
     n_chunks = math.prod(math.ceil(size / step) for size, step in zip(shape, chunk, strict=True))
-    if n_chunks > _MOST_CHUNKS or (rule != FEATURES and math.prod(chunk) * item > _MOST_CHUNK_BYTES):
+    if n_chunks > _MOST_CHUNKS or math.prod(decoded) * item > _MOST_CHUNK_BYTES:
         return f"{n_chunks} chunks of {chunk} are more than a store has"
+    if n_chunks > len(index.files):  # before all their names are made
+        return (
+            f"shape {shape} in chunks of {chunk} takes {n_chunks} files, the index names {len(index.files)}"
+        )
     claimed = math.prod(shape) * item
     stored = sum(entry.n_bytes for entry in index.below(name).values())
     # A shard's rows are not compressed, so its file is as large as they are.

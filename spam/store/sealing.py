@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from spam.errors import StoreError
 
 from .layout import DIGEST, SPAM
 
-__all__ = ["read_sealed", "sealed", "sync", "write_durably", "write_sealed"]
+__all__ = ["MOST_BYTES", "read_sealed", "sealed", "sync", "write_durably", "write_sealed"]
 
 _UNSEALED = "0" * 64
-_MOST_BYTES = 1 << 28
+_PARTIAL = ".partial"
+MOST_BYTES = 1 << 28
 """No index comes near 256 MB: a section of a million spots has one of 100 kB."""
 
 
@@ -29,10 +31,12 @@ def sealed(document: dict[str, Any]) -> tuple[bytes, str]:
 
 
 def write_sealed(path: Path, document: dict[str, Any]) -> str:
-    """Write a sealed document and return its digest.
+    """Write a sealed document and return its digest; the caller holds the lock of what it is the index of.
 
     The file is replaced in one step and is on the disk when this returns.
     """
+    for leftover in path.parent.glob(f"{path.name}.*{_PARTIAL}"):  # of a killed writer
+        leftover.unlink()
     data, digest = sealed(document)
     write_durably(path, data)
     return digest
@@ -46,7 +50,7 @@ def read_sealed(data: bytes, where: str) -> dict[str, Any]:
     StoreError
         If it is no JSON object with a digest, or the digest is another than that of the bytes.
     """
-    if len(data) > _MOST_BYTES:
+    if len(data) > MOST_BYTES:
         raise _broken(where, f"it has {len(data)} bytes, more than any index")
     try:
         document = json.loads(data)
@@ -64,7 +68,7 @@ def read_sealed(data: bytes, where: str) -> dict[str, Any]:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file in one step; its bytes are on the disk when this returns."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
     try:
         with partial.open("wb") as file:
             file.write(data)

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import zarr
 from scipy import sparse
 
 from spam.errors import StoreError
@@ -16,8 +15,8 @@ from spam.typing import Array, Float32, Float64, Int, Shaped
 from .elements import array_at, read_array, read_columns, read_frame, read_sparse
 from .feature_reader import feature_names, read_feature_meta, read_features, unfinished_names
 from .feature_writer import LOCK_WAIT_S, FeatureWriter, open_feature_writer
-from .graph_elements import graph_names, read_graph, write_graph
-from .guarded_store import GuardedStore
+from .graph_elements import graph_names, graph_nodes, read_graph, write_graph
+from .guarded_store import open_section_group
 from .index import SectionIndex, content_digest, read_index
 from .layout import HIRES_PATH, IDENTITY, SCALES_PATH, SPATIAL, SPATIAL_UM, name_fault
 from .location import FolderLocation, Location
@@ -25,8 +24,12 @@ from .lock import locked, locked_part
 from .metadata import damaged, read_entry
 from .node_rules import node_faults
 from .records import Graph, Overview
+from .unchanged import unchanged
 
 __all__ = ["StoredSection"]
+
+_TABLES = ("obs", "var", f"obsm/{SPATIAL}", f"obsm/{SPATIAL_UM}")
+"""What a `StoredSection` keeps once it was read."""
 
 
 class StoredSection:
@@ -64,14 +67,18 @@ class StoredSection:
         where = f"{self._location.address}/{self._name}"
         data = self._location.read_index(self._name)
         if data is None:
-            message = f"section {where!r} is not there any more; open the store again"
+            message = (
+                f"section {where!r} is not there any more, or is a link, which a store must not hold; open the store "
+                "again, or take a copy with the section itself"
+            )
             raise StoreError(message)
-        self.index = read_index(data, where)
-        self.meta = self.index.meta
-        faults = node_faults(self.index)
-        if self.meta.name != self._name:
-            faults.insert(0, f"it is named {self.meta.name!r} in its own metadata")
-        if fault := name_fault(self._name, "its name"):  # of a stranger's ZIP: whoever copies it makes a folder of it
+        index = read_index(data, where)
+        faults = node_faults(index)
+        if index.meta.name != self._name:
+            faults.insert(0, f"it is named {index.meta.name!r} in its own metadata")
+        if fault := name_fault(
+            self._name, "its name"
+        ):  # of a stranger's ZIP: whoever copies it makes a folder of it
             faults.insert(0, fault)
         if faults:
             message = (
@@ -80,8 +87,14 @@ class StoredSection:
                 "spam: look at it with `spam store validate`, or take a fresh copy"
             )
             raise StoreError(message)
-        store = GuardedStore(self._location, self._name, self.index)
-        self._group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+        self._group = open_section_group(self._location, index)
+        is_other = hasattr(self, "index") and index.below(*_TABLES) != self.index.below(*_TABLES)
+        self.index, self.meta = index, index.meta
+        for table in ("_obs", "genes", "xy_px", "xy_um") if is_other else ():  # read before it was replaced
+            self.__dict__.pop(table, None)
+
+    def _unchanged(self, *nodes: str) -> AbstractContextManager[None]:
+        return unchanged(self._location, self.index, *nodes)
 
     @property
     def n_spots(self) -> int:
@@ -90,7 +103,8 @@ class StoredSection:
 
     @cached_property
     def _obs(self) -> tuple[Array, dict[str, Array]]:
-        ids, columns = read_frame(self._group, "obs")
+        with self._unchanged("obs"):
+            ids, columns = read_frame(self._group, "obs")
         shapes = {name: values.shape for name, values in {"index": ids, **columns}.items()}
         wrong = {name: shape for name, shape in shapes.items() if shape != (self.n_spots,)}
         if wrong:
@@ -113,7 +127,8 @@ class StoredSection:
         """Names of the genes, as NumPy's ``str``; None for a section without counts."""
         if not self.meta.has_counts:
             return None
-        genes = read_frame(self._group, "var")[0]
+        with self._unchanged("var"):
+            genes = read_frame(self._group, "var")[0]
         if genes.shape != (self.meta.n_genes,):
             raise damaged(self._group, f"{genes.size} genes, expected {self.meta.n_genes}", child="var")
         return genes
@@ -158,9 +173,13 @@ class StoredSection:
             )
             raise StoreError(message)
         if genes is not None:
-            return read_columns(self._group, "X", self._gene_places(genes))
-        counts = read_sparse(self._group, "X", form="csc")
-        shape = (self.n_spots, self.meta.n_genes)
+            places = self._gene_places(genes)
+            with self._unchanged("X"):
+                counts = read_columns(self._group, "X", places)
+        else:
+            with self._unchanged("X"):
+                counts = read_sparse(self._group, "X", form="csc")
+        shape = (self.n_spots, self.meta.n_genes if genes is None else len(genes))
         if counts.shape != shape:
             raise damaged(self._group, f"counts of shape {counts.shape}, expected {shape}", child="X")
         return counts
@@ -188,8 +207,10 @@ class StoredSection:
         library = f"uns/{SPATIAL}/{self._name}"
         if library not in self.index.nodes:
             return None
-        image = read_array(self._group, f"{library}/{HIRES_PATH}")
-        return Overview(image=image, scale=read_array(self._group, f"{library}/{SCALES_PATH}").item())
+        with self._unchanged(library):
+            image = read_array(self._group, f"{library}/{HIRES_PATH}")
+            scale = read_array(self._group, f"{library}/{SCALES_PATH}").item()
+        return Overview(image=image, scale=scale)
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -243,7 +264,7 @@ class StoredSection:
             If there are no finished features of that name (says what there is), or they are damaged: a shape
             that does not fit, a chunk that is not what was written, or a value that is not finite.
         """
-        return read_features(self._group, self.index, key, location=self._location, is_raw=False)
+        return self._features(key, is_raw=False)
 
     def stored_features(self, key: str) -> Shaped[Array, "n_spots dim"]:
         """Read finished features as they are stored: float16, float32, or the bits of bfloat16 as uint16.
@@ -253,7 +274,11 @@ class StoredSection:
         StoreError
             As `features`.
         """
-        return read_features(self._group, self.index, key, location=self._location, is_raw=True)
+        return self._features(key, is_raw=True)
+
+    def _features(self, key: str, *, is_raw: bool) -> Shaped[Array, "n_spots dim"]:
+        with self._unchanged(f"obsm/{key}"):
+            return read_features(self._group, self.index, key, location=self._location, is_raw=is_raw)
 
     def feature_writer(self, meta: FeatureMeta, *, is_overwrite: bool = False) -> FeatureWriter:
         """Begin a feature array, or go on with an unfinished one.
@@ -267,8 +292,13 @@ class StoredSection:
             If the store is open for reading only, `meta` cannot be stored, or it differs from that of the
             array that is there (names each difference).
         """
+
+        def refresh() -> SectionIndex:
+            self.refresh()
+            return self.index
+
         return open_feature_writer(
-            self._folder(), self.index, meta, is_overwrite=is_overwrite, after=self.refresh
+            self._folder(), self._name, meta, is_overwrite=is_overwrite, refresh=refresh
         )
 
     def lock(self, key: str, *, part: str = "") -> AbstractContextManager[None]:
@@ -289,7 +319,8 @@ class StoredSection:
         StoreError
             If the graph is damaged.
         """
-        return read_graph(self._group, key, n_spots=self.n_spots)
+        with self._unchanged(*graph_nodes(key)):
+            return read_graph(self._group, key, n_spots=self.n_spots)
 
     def write_graph(self, key: str, graph: Graph) -> None:
         """Write a neighbour graph, in place of an older one of that key.
@@ -313,7 +344,8 @@ class StoredSection:
         self.refresh()
 
     def _coordinates(self, name: str) -> Float64[Array, "n_spots 2"]:
-        xy = read_array(self._group, f"obsm/{name}")
+        with self._unchanged(f"obsm/{name}"):
+            xy = read_array(self._group, f"obsm/{name}")
         if xy.shape != (self.n_spots, 2):
             fault = f"coordinates of shape {xy.shape}, expected {(self.n_spots, 2)}"
             raise damaged(self._group, fault, child=f"obsm/{name}")

@@ -74,7 +74,7 @@ def read_shards(
             is_whole = n == cut.chunk_rows  # else padding follows the rows, and is part of the checksum
             place = out[chunk] if is_direct and is_whole else np.empty((cut.chunk_rows, dim), stored)
             found = bytearray(_CRC_BYTES)
-            n_read = os.preadv(handle, [memoryview(place).cast("B"), found], offset)
+            n_read = os.preadv(handle, [place.data.cast("B"), found], offset)
             checksum = google_crc32c.value(place.reshape(-1).view(np.uint8))
             if n_read != place.nbytes + _CRC_BYTES or checksum != int.from_bytes(found, "little"):
                 message = (

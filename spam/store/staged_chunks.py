@@ -5,6 +5,7 @@ the disk and renamed: a chunk is done if and only if a file has its name. So any
 and a killed one loses the chunk that it was computing.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from spam.typing import Array, Shaped
 
 from .feature_format import Cut, stored_dtype
 from .sealing import write_durably
+from .staging import make_folder
 
 __all__ = ["StagedChunks"]
 
@@ -44,7 +46,7 @@ class StagedChunks:
 
     def begin(self, meta: FeatureMeta, identity: str) -> None:
         """Make the folder, and say in it what its chunks are."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         text = json.dumps({"meta": meta.to_mapping(), "identity": identity})
         write_durably(self.folder / _META, text.encode())
 
@@ -67,12 +69,13 @@ class StagedChunks:
             raise StoreError(message) from error
 
     def done(self) -> dict[int, tuple[Path, str]]:
-        """Find the chunks that are done: file and digest by number."""
+        """Find the chunks that are done: file and digest by number; none if another process has cleared them away."""
         found = {}
-        for path in self.folder.iterdir():
-            match = _CHUNK.fullmatch(path.name)
-            if match:
-                found[int(match[1])] = (path, match[2])
+        with contextlib.suppress(FileNotFoundError):
+            for path in sorted(self.folder.iterdir()):
+                match = _CHUNK.fullmatch(path.name)
+                if match:
+                    found[int(match[1])] = (path, match[2])
         return found
 
     def write(self, number: int, rows: Shaped[Array, "n dim"]) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from .layout import INDEX, STAGING
 
-__all__ = ["discard", "folder_names", "move_into_place", "prune", "remove", "staged"]
+__all__ = ["discard", "folder_names", "make_folder", "move_into_place", "prune", "remove", "staged", "sweep"]
 
 _REMOVED = ".removed-"  # beginning of the name under which something waits while it is deleted
+_N_TRIES = 100
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -27,28 +28,39 @@ def folder_names(folder: Path) -> list[str]:
 def staged(store: Path, name: str) -> Path:
     """Give the path under which `name` is written until it is whole; its parents are made."""
     path = store / STAGING / name
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent.is_dir():  # else another writer has just cleared it away, empty
-            return path
+    make_folder(path.parent)
+    return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, also while another process prunes them because they are empty."""
+    for _ in range(_N_TRIES):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_dir():
+                return
+    folder.mkdir(parents=True, exist_ok=True)  # says what is in the way
 
 
 def discard(store: Path, name: str) -> None:
     """Delete what a writer left of `name`, if anything, and the staging folders that it was alone in."""
-    path = store / STAGING / name
-    if path.exists():
-        shutil.rmtree(path)
-    prune(store, path.parent)
+    remove(store, f"{STAGING}/{name}")
+    prune(store, (store / STAGING / name).parent)
 
 
 def remove(store: Path, name: str) -> None:
-    """Delete `name` if it is there; it is gone for readers before any of its files is."""
+    """Delete `name` if it is there; all of it is gone for others before any of its files is."""
     if (store / name).exists():
         removed = staged(store, f"{_REMOVED}{secrets.token_hex(8)}")
         (store / name).rename(removed)
+    sweep(store)
+
+
+def sweep(store: Path) -> None:
+    """Delete what was removed already, by a killed writer too."""
     staging = store / STAGING
-    for leftover in staging.glob(f"{_REMOVED}*"):  # of a killed writer too
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in staging.glob(f"{_REMOVED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # another process may be at it too
     prune(store, staging)
 
 

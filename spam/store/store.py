@@ -8,14 +8,15 @@ from spam.errors import StoreError
 from spam.schemas.store_meta import STORE_FORMAT, STORE_VERSION
 
 from .feature_writer import LOCK_WAIT_S
-from .layout import FORMAT, INDEX, SECTIONS, SPAM, VERSION
+from .layout import FORMAT, INDEX, SECTIONS, SPAM, STAGING, VERSION
 from .location import FolderLocation, Location, ZipLocation
-from .lock import live_locks, locked
+from .lock import live_locks, locked, remove_stale_locks
 from .records import SectionRecord
 from .remote import RemoteLocation, is_remote
-from .sealing import read_sealed, write_sealed
+from .sealing import read_sealed, sealed, write_sealed
 from .section import StoredSection
 from .section_writer import write_section
+from .staging import sweep
 
 __all__ = ["Store", "create_store", "locate", "open_store", "write_root"]
 
@@ -117,6 +118,8 @@ class Store:
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     """Open a store that is there: a folder, a packed store, or one at an address (``s3://bucket/cohort.zarr``).
 
+    Opened for writing, it is first cleared of what killed writers left, but for features that can be gone on with.
+
     Raises
     ------
     StoreError
@@ -129,7 +132,10 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
             "write to the folder"
         )
         raise StoreError(message)
-    return Store(locate(address), is_writable=not is_read_only)
+    store = Store(locate(address), is_writable=not is_read_only)
+    if store.is_writable and isinstance(store.location, FolderLocation):
+        _tidy(store.location.path)
+    return store
 
 
 def locate(address: Path | str) -> Location:
@@ -158,30 +164,46 @@ def create_store(path: Path | str) -> Store:
         If there is something else at `path`, or a store of a newer version.
     """
     path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and _is_unused(path)):
         path.mkdir(parents=True, exist_ok=True)
-        write_sealed(path / INDEX, _root(()))
+        write_root(path)
     return open_store(path, is_read_only=False)
 
 
 def write_root(folder: Path, *, entries: dict[str, Any] | None = None) -> None:
-    """Write the root of a store anew, with the names of the sections that are there.
+    """Write the root of a store anew, or for the first time, with the names of the sections that are there.
 
     Parameters
     ----------
     folder
         Folder of the store.
     entries
-        More of spam's own metadata for the root.
+        More of spam's own metadata for the root; what it holds already and is not named here stays.
     """
+    location = FolderLocation(folder)
     with locked(folder, _ROOT_LOCK, wait_s=LOCK_WAIT_S):
-        write_sealed(folder / INDEX, _root(FolderLocation(folder).section_names(()), entries))
+        there = location.read_index("")
+        spam = {} if there is None else read_sealed(there, location.address)["attributes"][SPAM]
+        spam |= {**(entries or {}), SECTIONS: list(location.section_names(()))}
+        attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: spam}
+        root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        if sealed(root)[0] != there:
+            write_sealed(folder / INDEX, root)
 
 
-def _root(sections: tuple[str, ...], entries: dict[str, Any] | None = None) -> dict[str, Any]:
-    spam = {SECTIONS: list(sections), **(entries or {})}
-    attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: spam}
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+def _is_unused(folder: Path) -> bool:
+    """Tell whether a folder is empty, but for what a writer left that was killed before it made a store of it."""
+    return all(path.name == STAGING or path.name.startswith(f"{INDEX}.") for path in folder.iterdir())
+
+
+def _tidy(folder: Path) -> None:
+    """Do what killed writers left undone, so that a store that was gone on with equals an unbroken one."""
+    if (folder / STAGING).exists():
+        remove_stale_locks(folder)
+        sweep(folder)
+    location = FolderLocation(folder)
+    if _read_root(location) != location.section_names(()):
+        write_root(folder)
 
 
 def _read_root(location: Location) -> tuple[str, ...]:
