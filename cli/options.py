@@ -34,8 +34,8 @@ class Option:
         """Type of one value: the member of a list, the type beside None."""
         members = [member for member in get_args(self.kind) if member not in (type(None), Ellipsis)]
         is_plain = not members or get_origin(self.kind) is Literal
-        if str in members:  # a path or an address: the configuration tells them apart
-            return str
+        if str in members or str in get_args(next(iter(members), None)):
+            return str  # a path or an address: the configuration tells them apart
         return self.kind if is_plain else members[0]
 
     @property

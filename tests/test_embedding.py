@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
-import timm
 import torch
+from embedding_lab import N_SPOTS, PX, Lab, make_lab, write_encoder
 from PIL import Image
-from scipy import ndimage, sparse
 
 from spam.embedding import embed, plan
 from spam.encoders import build_encoder, encoder_card
@@ -29,95 +28,15 @@ from spam.errors import (
     StoreError,
     TileError,
 )
-from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store import open_store
 from spam.tiles import TileReader
 
-N_SPOTS, PX = 23, 32
-VIT = {"img_size": PX, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
-
-
-def _write_encoder(folder: Path, *, norm_scale: float = 1.0) -> str:
-    """Write a tiny seeded vision transformer; `norm_scale` multiplies its features."""
-    folder.mkdir()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        state = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT).state_dict()
-    state["norm.weight"] *= norm_scale
-    safetensors.torch.save_file(state, folder / "model.safetensors")
-    data = {
-        "input_size": [3, PX, PX],
-        "fixed_input_size": True,
-        "interpolation": "bilinear",
-        "num_classes": 0,
-    }
-    data |= {"mean": [0.5] * 3, "std": [0.25] * 3, "first_conv": "patch_embed.proj", "classifier": "head"}
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "num_features": 24}
-    (folder / "config.json").write_text(json.dumps({**config, "model_args": VIT, "pretrained_cfg": data}))
-    return f"local-dir:{folder}"
-
-
-@dataclasses.dataclass
-class Lab:
-    """A folder with the files of sections A and B on one slide, and a tiny encoder."""
-
-    folder: Path
-    encoder: str
-
-    def values(self, section: str = "A", **others: object) -> dict[str, object]:
-        values: dict[str, object] = {
-            "h5ad": self.folder / f"{section}.h5ad",
-            "csv": self.folder / "map.csv",
-            "root": self.folder / "images",
-            "section": section,
-            "store": self.folder / "store.zarr",
-            "enc_name": self.encoder,
-            "mpp": 0.5,
-            "tile_um": (20.0,),
-            "device": "cpu",
-            "batch_size": 3,
-            "chunk_rows": 7,
-            "dtype": "float32",
-        }
-        return {**values, **others}
-
-    def config(self, section: str = "A", **others: object) -> EmbedConfig:
-        return EmbedConfig(**self.values(section, **others))
-
-    def features(
-        self, section: str = "A", *, store: str = "store.zarr", key: str = "local-dir-tiny_20um"
-    ) -> np.ndarray:
-        return open_store(self.folder / store).section(section).features(key)
-
-    def write_h5ad(self, section: str, *, seed: int, donor: str = "D1") -> None:
-        rng = np.random.default_rng(seed)
-        counts = sparse.csr_matrix(rng.poisson(1.0, (N_SPOTS, 5)).astype(np.int32))
-        ids = [f"{section}{i}" for i in range(N_SPOTS)]
-        obs = pd.DataFrame({"donor": donor, "label": ["x", "y"] * 11 + ["x"]}, index=ids)
-        adata = anndata.AnnData(X=counts, obs=obs, var=pd.DataFrame(index=[f"G{j}" for j in range(5)]))
-        adata.layers["other"] = counts + counts
-        adata.write_h5ad(self.folder / f"{section}.h5ad")
-
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    noise = ndimage.gaussian_filter(rng.normal(size=(307, 401, 3)), (2, 2, 0))
-    Image.fromarray(np.clip(150 + 500 * noise, 0, 255).astype(np.uint8)).save(
-        tmp_path / "images" / "slide.png"
-    )
-    lab = Lab(tmp_path, _write_encoder(tmp_path / "tiny"))
-    rows = []
-    for seed, section in enumerate("AB"):
-        lab.write_h5ad(section, seed=seed)
-        xy = rng.uniform(0, (307, 307), (N_SPOTS, 2)).round(2)
-        rows += [(x, y, "slide.png", f"{section}{i}", section) for i, (x, y) in enumerate(xy)]
-    table = pd.DataFrame(rows, columns=["x", "y", "source_image", "spot_id", "section"])
-    table.to_csv(tmp_path / "map.csv", index=False)
-    return lab
+    return make_lab(tmp_path)
 
 
 class Watcher:
@@ -151,7 +70,9 @@ def test_features_are_those_of_the_tiles_one_by_one(lab):
             lab.features(key=f"local-dir-tiny_{um:g}um"), one_by_one, atol=2e-5, rtol=1e-4
         )
     assert watcher.tasks == [("embed A 20um", N_SPOTS), ("embed A 40um", N_SPOTS)]
-    assert watcher.steps == [3, 3, 3, 3, 3, 3, 3, 2] * 2  # no batch crosses a chunk: 23 rows in four of at most 7
+    assert (
+        watcher.steps == [3, 3, 3, 3, 3, 3, 3, 2] * 2
+    )  # no batch crosses a chunk: 23 rows in four of at most 7
     (about,) = report.sections
     assert (about.name, about.n_spots, about.n_embedded, about.n_present) == ("A", N_SPOTS, 2 * N_SPOTS, 0)
     assert about.keys == ("local-dir-tiny_20um", "local-dir-tiny_40um")
@@ -448,7 +369,7 @@ def test_every_option_is_honoured(lab):
     ],
 )
 def test_features_that_cannot_be_stored_name_the_spot(lab, norm_scale, dtype, words):
-    encoder = _write_encoder(lab.folder / "wild", norm_scale=norm_scale)
+    encoder = write_encoder(lab.folder / "wild", norm_scale=norm_scale)
     with pytest.raises(EncoderError, match=words):
         embed(lab.config(enc_name=encoder, dtype=dtype))
     assert open_store(lab.folder / "store.zarr").section("A").feature_keys == ()
