@@ -108,7 +108,11 @@ def test_sidecar_with_other_contents(tmp_path: Path, stated: dict[str, Any], wor
     assert words in faults(slide2vec(tmp_path, **stated), coordinates=slide2vec_places(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, " " * (2**24 + 1)])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", "[" * 100_000, "{}" + " " * 2**24],
+    ids=["cut short", "no object", "too deep", "too long"],
+)
 def test_sidecar_that_is_none(tmp_path: Path, text: str) -> None:
     path = slide2vec(tmp_path)
     (tmp_path / "C2.x.meta.json").write_text(text)
