@@ -24,6 +24,14 @@ from spam.store import create_store, open_store
 from spam.store.lock import locked
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_power_cut():
+    """Nobody cuts the power in a test, and waiting for the disk takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 def packed(folder: Path, out: Path | None = None) -> Path:
     return pack(PackConfig(store=folder, out=out)).out
 
@@ -77,7 +85,7 @@ class TestRoundTrip:
         st.integers(1, 11),
         st.sampled_from(["float16", "float32", "bfloat16"]),
     )
-    @settings(max_examples=11, deadline=None)
+    @settings(max_examples=7, deadline=None)
     def test_stores_of_any_size(self, make_record, add_features, tree, ids, dim, dtype):
         clean = [f"{name!a}" for name in ids]
         with tempfile.TemporaryDirectory() as name:
@@ -306,14 +314,17 @@ class TestHostile:
             unpacked(zipped, zipped.with_name("out"))
         assert left(zipped.parent) == {"p.zip"}
 
-    def test_flipped_bytes(self, zipped, tree):
+    def test_flipped_bytes(self, tmp_path, make_record, add_features, tree):
         """Each flip is an error that says where, or is in what ZIP readers skip, and then all bytes come back."""
+        section = create_store(tmp_path / "s").add_section(make_record(has_counts=False, overview=None, obs={}))
+        add_features(section)
+        zipped, expected = packed(tmp_path / "s", tmp_path / "p.zip"), tree(tmp_path / "s")
         data, rng = zipped.read_bytes(), np.random.default_rng(3)
-        expected = tree(unpacked(zipped, zipped.with_name("whole")))
         found = 0
-        for place in rng.integers(0, len(data), 97).tolist():
-            zipped.write_bytes(data[:place] + bytes([data[place] ^ 1 << int(rng.integers(8))]) + data[place + 1 :])
-            out = zipped.with_name(f"out{place}")
+        for place in rng.integers(0, len(data), 61).tolist():
+            flipped = data[place] ^ 1 << int(rng.integers(8))
+            zipped.write_bytes(data[:place] + bytes([flipped]) + data[place + 1 :])
+            out = tmp_path / f"out{place}"
             try:
                 unpacked(zipped, out)
             except StoreError as error:
@@ -322,7 +333,7 @@ class TestHostile:
                 assert not out.exists()
             else:
                 assert tree(out) == expected
-        assert found > 60
+        assert found > 40
 
     def test_a_flipped_data_byte_names_its_file(self, zipped):
         with zipfile.ZipFile(zipped) as archive:
