@@ -1,15 +1,22 @@
 """Small sections, features and graphs of known content."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from scipy import sparse
 
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, SectionMeta, SourceFile
-from spam.store import Graph, Overview, SectionRecord, Store, StoredSection, create_store
+from spam.schemas.store_meta import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
+from spam.store import FeatureWriter, Graph, Overview, SectionRecord, Store, StoredSection, create_store
+from spam.store.elements import write_array
+from spam.store.sealing import write_sealed
+from spam.typing import Array
 
 N_SPOTS, N_GENES = 13, 7
 
@@ -29,6 +36,8 @@ def make_meta() -> Callable[..., SectionMeta]:
             "slide_height_px": 907,
             "sources": (SourceFile(role="h5ad", name="C2.h5ad", n_bytes=101, sha256="ab" * 32),),
             "software": {"spam": "0.1.0", "numpy": "2"},
+            "spots_sha256": "ef" * 32,
+            "licence": "CC-BY-4.0",
         }
         return SectionMeta(**(values | changes))
 
@@ -73,12 +82,17 @@ def make_feature_meta() -> Callable[..., FeatureMeta]:
     def make(**changes: Any) -> FeatureMeta:
         values: dict[str, Any] = {
             "key": "tiny_112um",
+            "origin": "embed",
             "encoder": {"name": "tiny", "revision": None, "mean": [0.5, 0.5, 0.5]},
             "weights_sha256": "cd" * 32,
+            "lora_sha256": None,
             "tile": {"tile_um": 112.0, "tile_px": None, "out_px": 224},
+            "sampling": Sampling(mpp=0.69, native_px=162.3, level=0, padding="edge", interpolation="bicubic"),
+            "precision": "float32",
             "dim": 5,
             "dtype": "float16",
             "chunk_rows": 3,
+            "software": {"spam": "0.1.0", "torch": "2"},
         }
         return FeatureMeta(**(values | changes))
 
@@ -118,6 +132,73 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def section(store: Store, make_record: Callable[..., SectionRecord]) -> StoredSection:
     return store.add_section(make_record())
+
+
+@pytest.fixture(scope="session")
+def fill() -> Callable[[FeatureWriter, Array], None]:
+    """Write what is pending and finish."""
+
+    def write(writer: FeatureWriter, rows: Array) -> None:
+        for chunk in writer.pending:
+            writer.write(chunk, rows[chunk])
+        writer.finish()
+
+    return write
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut shards after two chunks of 3 x 5 float16, so that small arrays have several files."""
+    monkeypatch.setattr("spam.store.feature_format._SHARD_BYTES", 60)
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Callable[..., None]:
+    """Change the document of an index as a stranger with spam's source would: with a digest that fits."""
+
+    def change(index: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+        document = json.loads(index.read_bytes())
+        edit(document)
+        write_sealed(index, document)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def reindex() -> Callable[..., None]:
+    """Let the index of a section name its files as they are now, whatever they are."""
+
+    def change(section: Path, *names: str) -> None:
+        document = json.loads((section / "zarr.json").read_bytes())
+        for name in names:
+            content = (section / name).read_bytes()
+            entry = {"n_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            document["attributes"]["spam"]["files"][name] = entry
+            if name.endswith("/zarr.json"):
+                node = json.loads(content)
+                document["consolidated_metadata"]["metadata"][name.removesuffix("/zarr.json")] = node
+        write_sealed(section / "zarr.json", document)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def swap_array(reindex: Callable[..., None]) -> Callable[[Path, str, Array], None]:
+    """Put another array in the place of one of a section, with the codecs and in the index of a store."""
+
+    def swap(section: Path, name: str, values: Array) -> None:
+        shutil.rmtree(section / name)
+        parent, _, last = name.rpartition("/")
+        write_array(zarr.open_group(section / parent, mode="r+", use_consolidated=False), last, values)
+        document = json.loads((section / "zarr.json").read_bytes())
+        files = document["attributes"]["spam"]["files"]
+        for file in [file for file in files if file.startswith(f"{name}/")]:
+            del files[file]
+        write_sealed(section / "zarr.json", document)
+        written = (path for path in (section / name).rglob("*") if path.is_file())
+        reindex(section, *(path.relative_to(section).as_posix() for path in written))
+
+    return swap
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def assert_holds(section, record) -> None:
 def test_a_section_comes_back_as_it_was_written(store, make_record):
     record = make_record()
     assert_holds(store.add_section(record), record)
-    assert_holds(open_store(str(store.path)).section("C2"), record)
+    assert_holds(open_store(str(store.folder)).section("C2"), record)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_section_comes_back_as_it_was_written(store, make_record):
 def test_a_section_at_the_borders_comes_back(store, make_record, changes):
     record = make_record(**changes)
     store.add_section(record)
-    assert_holds(open_store(store.path).section("C2"), record)
+    assert_holds(open_store(store.folder).section("C2"), record)
 
 
 @given(
@@ -106,9 +106,10 @@ def test_the_stores_own_columns_come_from_the_meta(store, make_record):
 def test_sections_are_listed_in_order_and_foreign_files_are_no_matter(store, make_record):
     for name in ("b", "A", "c d"):
         store.add_section(make_record(name=name))
-    (store.path / "README.md").write_text("what this is")
-    (store.path / "notes").mkdir()
-    assert open_store(store.path).section_names == ("A", "b", "c d")
+    (store.folder / "README.md").write_text("what this is")
+    (store.folder / "notes").mkdir()
+    (store.folder / "notes" / "zarr.txt").write_text("no index")
+    assert open_store(store.folder).section_names == ("A", "b", "c d")
 
 
 def test_a_missing_section_names_those_there(store, make_record):
@@ -130,14 +131,14 @@ def test_a_section_is_replaced_only_on_purpose(store, make_record, make_graph):
     replaced = store.add_section(other, is_overwrite=True)
     assert_holds(replaced, other)
     assert replaced.graph("spatial") is None
-    assert not (store.path / ".unfinished").exists()
+    assert not (store.folder / ".unfinished").exists()
 
 
 def test_a_store_open_for_reading_is_not_written(
     store, section, make_record, make_graph, make_feature_meta, tree
 ):
-    before = tree(store.path)
-    reading = open_store(store.path)
+    before = tree(store.folder)
+    reading = open_store(store.folder)
     assert (store.is_writable, section.is_writable) == (True, True)
     assert (reading.is_writable, reading.section("C2").is_writable) == (False, False)
     for write in (
@@ -147,16 +148,16 @@ def test_a_store_open_for_reading_is_not_written(
     ):
         with pytest.raises(StoreError, match=r"reading only.*is_read_only=False"):
             write()
-    assert tree(store.path) == before
-    assert open_store(store.path, is_read_only=False).section("C2").is_writable
+    assert tree(store.folder) == before
+    assert open_store(store.folder, is_read_only=False).section("C2").is_writable
 
 
 def test_creating_again_opens_what_is_there(store, section):
-    assert create_store(store.path).section_names == ("C2",)
+    assert create_store(store.folder).section_names == ("C2",)
 
 
 def test_a_written_store_holds_no_absolute_path(store, section, tree):
-    assert not [name for name, content in tree(store.path).items() if str(store.path).encode() in content]
+    assert not [name for name, content in tree(store.folder).items() if str(store.folder).encode() in content]
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -168,14 +169,19 @@ def test_what_is_no_store_is_refused(tmp_path):
     group = tmp_path / "group"
     zarr.create_group(group, zarr_format=3)
     for opening in (open_store, create_store):
-        with pytest.raises(StoreError, match=r"is a file, a store is a folder"):
-            opening(file)
-        with pytest.raises(StoreError, match=r"not a readable Zarr v3 group.*spam embed --store"):
+        with pytest.raises(StoreError, match=r"is no store: it has no 'zarr.json'.*spam embed --store"):
             opening(foreign)
         with pytest.raises(
             StoreError, match=r"no store of spam.*'spam_format' is None, expected 'spam-store'"
         ):
             opening(group)
+    (foreign / "zarr.json").write_text("{")
+    with pytest.raises(StoreError, match=r"not a readable Zarr v3 group.*spam embed --store"):
+        open_store(foreign)
+    with pytest.raises(StoreError, match=r"is no readable ZIP file.*spam store pack"):
+        open_store(file)
+    with pytest.raises(StoreError, match=r"a packed store is only read.*spam store unpack"):
+        create_store(file)
     with pytest.raises(StoreError, match=r"there is no store at.*spam embed --store"):
         open_store(tmp_path / "missing")
 
@@ -188,32 +194,26 @@ def test_what_is_no_store_is_refused(tmp_path):
         (0, "damaged"),
     ],
 )
-def test_another_version_is_refused(store, version, message):
-    node = store.path / "zarr.json"
-    metadata = json.loads(node.read_text())
-    metadata["attributes"]["spam_version"] = version
-    node.write_text(json.dumps(metadata))
+def test_another_version_is_refused(store, reseal, version, message):
+    reseal(store.folder / "zarr.json", lambda d: d["attributes"].update(spam_version=version))
     for opening in (open_store, create_store):
         with pytest.raises(StoreError, match=message):
-            opening(store.path)
+            opening(store.folder)
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "", '{"zarr_format": 3, "node_type": "group", "attributes": {}}']
+    "content", [b"{", b"[]", b"", b"\xff", b'{"zarr_format": 3, "node_type": "group", "attributes": {}}']
 )
 def test_damaged_metadata_of_a_section_are_reported(store, section, content):
-    (store.path / "C2" / "zarr.json").write_text(content)
-    with pytest.raises(StoreError, match=r"damaged at .*C2: .*fresh copy"):
+    (store.folder / "C2" / "zarr.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"damaged.* at .*C2: it is no index.*fresh copy"):
         store.section("C2")
 
 
 @pytest.mark.parametrize("field", ["n_spots", "sources"])
-def test_a_section_without_a_field_is_reported(store, section, field):
-    node = store.path / "C2" / "zarr.json"
-    metadata = json.loads(node.read_text())
-    del metadata["attributes"]["spam"]["meta"][field]
-    node.write_text(json.dumps(metadata))
-    with pytest.raises(StoreError, match=rf"damaged at .*C2.*{field}"):
+def test_a_section_without_a_field_is_reported(store, section, reseal, field):
+    reseal(store.folder / "C2/zarr.json", lambda d: d["attributes"]["spam"]["meta"].pop(field))
+    with pytest.raises(StoreError, match=rf"index of .*C2 does not fit format version 1 .*{field}.*fresh copy"):
         store.section("C2")
 
 
@@ -224,30 +224,88 @@ READS = {
     "obsm/spatial": lambda s: s.xy_px,
     "obsm/spatial_um": lambda s: s.xy_um,
     "X/data": lambda s: s.counts(),
-    "X/indices": lambda s: s.counts(),
+    "X/indices": lambda s: s.counts(["GENE3"]),
     "uns/spatial/C2/images/hires": lambda s: s.overview(),
 }
 
 
 @pytest.mark.parametrize(("part", "read"), READS.items(), ids=READS)
-def test_a_damaged_file_is_an_error_that_names_it(store, section, part, read):
-    chunk = next(path for path in (store.path / "C2" / part / "c").rglob("*") if path.is_file())
-    chunk.write_bytes(b"broken")
-    with pytest.raises(StoreError, match=rf"damaged at .*C2/{part}.*cannot be read"):
-        read(open_store(store.path).section("C2"))
+@pytest.mark.parametrize("damage", ["gone", "short", "flipped"])
+def test_a_damaged_file_is_an_error_that_names_it(store, section, part, read, damage):
+    chunk = next(path for path in (store.folder / "C2" / part / "c").rglob("*") if path.is_file())
+    content = bytearray(chunk.read_bytes())
+    if damage == "gone":
+        chunk.unlink()
+        message = "the file is not there, expected"
+    elif damage == "short":
+        chunk.write_bytes(content[:-1])
+        message = f"the file has {len(content) - 1} bytes, expected {len(content)}"
+    else:
+        content[-1] ^= 1
+        chunk.write_bytes(content)
+        message = "cannot be read .*checksum"
+    with pytest.raises(StoreError, match=rf"damaged at .*C2/{part}.*{message}.*fresh copy"):
+        read(open_store(store.folder).section("C2"))
 
 
 @pytest.mark.parametrize(
     ("part", "values", "read", "message"),
     [
         ("obsm/spatial", np.zeros((5, 2)), lambda s: s.xy_px, r"obsm/spatial: coordinates of shape \(5, 2\)"),
-        ("obs/_index", np.arange(5), lambda s: s.ids, r"obs: columns of other lengths than 13: .*index"),
-        ("var/_index", np.arange(5), lambda s: s.genes, "var: 5 genes, expected 7"),
-        ("X/indices", np.full(60, 99), lambda s: s.counts(), "X: it makes no CSR matrix"),
-        ("X/indptr", np.zeros(3, int), lambda s: s.counts(), "X: it makes no CSR matrix"),
+        (
+            "obs/array_row",
+            np.arange(5),
+            lambda s: s.ids,
+            r"obs: columns of other lengths than 13: .*array_row",
+        ),
+        ("var/_index", np.array(["a"] * 5), lambda s: s.genes, "var: 5 genes, expected 7"),
+        ("X/indices", np.full(60, 99), lambda s: s.counts(), "X: it makes no CSC matrix"),
+        ("X/indices", np.full(51, 99), lambda s: s.counts(["GENE0"]), "X: it makes no CSC matrix"),
+        ("X/indptr", np.zeros(3, int), lambda s: s.counts(), "X: it makes no CSC matrix"),
+        ("X/indptr", np.zeros(3, int), lambda s: s.counts(["GENE0"]), "X: it makes no CSC matrix"),
+        ("X/indptr", np.zeros(8, int), lambda s: s.counts(["GENE0"]), "X: it makes no CSC matrix"),
     ],
 )
-def test_parts_that_do_not_fit_are_an_error(store, section, part, values, read, message):
-    zarr.open_group(store.path)["C2"].create_array(part, data=values, overwrite=True)
+def test_parts_that_do_not_fit_are_an_error(store, section, swap_array, part, values, read, message):
+    swap_array(store.folder / "C2", part, values)
     with pytest.raises(StoreError, match=rf"damaged at .*C2/{message}"):
-        read(open_store(store.path).section("C2"))
+        read(open_store(store.folder).section("C2"))
+
+
+@pytest.mark.parametrize("shape", ["13x7", [13], [13, -7], [13, 7, 1], [13, 7.5], None])
+def test_a_shape_that_is_none_is_damage(store, section, reindex, shape):
+    node = store.folder / "C2/X/zarr.json"
+    metadata = json.loads(node.read_text())
+    metadata["attributes"]["shape"] = shape
+    node.write_text(json.dumps(metadata))
+    reindex(store.folder / "C2", "X/zarr.json")
+    for genes in (None, ["GENE0"]):
+        with pytest.raises(StoreError, match=r"damaged at .*C2/X: its shape is .*expected numbers of rows"):
+            store.section("C2").counts(genes)
+
+
+@given(picked=st.lists(st.integers(0, 10), max_size=23), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=15)
+def test_some_genes_are_columns_of_all_counts(make_record, picked, seed):
+    counts = sparse.random_array(
+        (17, 11), density=0.2, rng=seed, format="csr", data_sampler=lambda size: np.arange(size) + 1
+    )
+    record = make_record(n_spots=17, n_genes=11, counts=counts.astype(np.int64), obs={})
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spam.store.elements._CHUNK_ENTRIES", 5)
+        section = create_store(Path(folder)).add_section(record)
+        found = section.counts([f"GENE{gene}" for gene in picked])
+    assert found.format == "csr"
+    np.testing.assert_array_equal(found.toarray(), counts.toarray()[:, picked])
+
+
+def test_unknown_genes_are_named(section):
+    with pytest.raises(StoreError, match=r"'C2' .*lacks 2 of 3 genes, such as \['X', 'Y'\]; ask for genes"):
+        section.counts(["X", "GENE1", "Y"])
+
+
+def test_a_copy_without_coordinates(store, make_record):
+    section = store.add_section(make_record(has_coordinates=False, xy_px=None, xy_um=None))
+    assert section.xy_um is None
+    with pytest.raises(StoreError, match=r"'C2' .* shared without coordinates; ask whoever shared it"):
+        section.xy_px  # noqa: B018
