@@ -34,7 +34,8 @@ def feature_names(index: SectionIndex) -> tuple[str, ...]:
 def unfinished_names(store: Path, section: str) -> tuple[str, ...]:
     """List the feature arrays that a writer began and did not finish, sorted."""
     folder = store / STAGING / section / "obsm"
-    with contextlib.suppress(FileNotFoundError):  # there is none, or a writer finishes in this moment
+    # There is none, a writer finishes in this moment, or the store is a packed file.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return tuple(path.name for path in sorted(folder.iterdir()) if StagedChunks(path).is_begun)
     return ()
 
