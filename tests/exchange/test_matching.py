@@ -150,3 +150,9 @@ def test_real_section_through_a_file_of_corners(shared_data, tmp_path):
     forgotten = dataclasses.replace(found, xy_px=corners.astype(np.float64))
     with pytest.raises(SectionError, match=r"moved by \(\+112\.0, \+112\.0\) px"):
         match_to_spots(forgotten, names(len(spots)), spots, tolerance_px=1.0)
+
+
+def test_corners_are_found_out_where_most_tiles_have_no_spot():
+    some = GRID[[0, 1, 2, 8, 9, 17, 23]]
+    with pytest.raises(SectionError, match=r"7 of 7 spots would have one.*moved by \(\+64\.0, \+64\.0\) px"):
+        match_to_spots(foreign(xy=GRID - 64.0, tile_px=128.0), names(7), some, tolerance_px=30.0)
