@@ -152,7 +152,18 @@ def test_real_section_through_a_file_of_corners(shared_data, tmp_path):
         match_to_spots(forgotten, names(len(spots)), spots, tolerance_px=1.0)
 
 
-def test_corners_are_found_out_where_most_tiles_have_no_spot():
-    some = GRID[[0, 1, 2, 8, 9, 17, 23]]
+JITTER = np.random.default_rng(13).uniform(
+    -20, 20, GRID.shape
+)  # which of four corners is nearest is then by chance
+
+
+def test_corners_are_found_out_by_the_side_where_most_tiles_have_no_spot():
+    some = (GRID + JITTER)[[0, 1, 2, 8, 9, 17, 23]]
     with pytest.raises(SectionError, match=r"7 of 7 spots would have one.*moved by \(\+64\.0, \+64\.0\) px"):
         match_to_spots(foreign(xy=GRID - 64.0, tile_px=128.0), names(7), some, tolerance_px=30.0)
+
+
+def test_corners_are_found_out_by_the_middle_of_all_where_the_side_is_unknown():
+    x, y = JITTER.mean(axis=0) + 64.0
+    with pytest.raises(SectionError, match=rf"35 of 35 spots.*moved by \(\{x:+.1f}, \{y:+.1f}\) px"):
+        match_to_spots(foreign(xy=GRID - 64.0), names(35), GRID + JITTER, tolerance_px=35.0)
