@@ -5,6 +5,7 @@ from typing import Any
 
 import zarr
 
+from spam.errors import StoreError
 from spam.schemas.store_meta import GraphMeta
 
 from .elements import group_at, read_sparse, write_mapping, write_scalar, write_sparse
@@ -71,11 +72,11 @@ def read_graph(section: zarr.Group, key: str, *, n_spots: int) -> Graph | None:
         return None
     neighbors = group_at(section, described)
     meta = read_meta(neighbors, _graph_meta)
-    graph = Graph(
-        connectivities=read_sparse(section, connectivities, form="csr"),
-        distances=read_sparse(section, distances, form="csr"),
-        meta=meta,
-    )
+    weights, lengths = (read_sparse(section, name, form="csr") for name in (connectivities, distances))
+    try:
+        graph = Graph(connectivities=weights, distances=lengths, meta=meta)
+    except StoreError as error:
+        raise damaged(neighbors, f"its matrices make no graph ({error})") from error
     if graph.connectivities.shape[0] != n_spots:
         raise damaged(neighbors, f"a graph of {graph.connectivities.shape[0]} nodes over {n_spots} spots")
     return graph

@@ -1,5 +1,9 @@
 """AnnData, which the store does not use, reads every section and finds what was written."""
 
+import json
+import subprocess
+import sys
+
 import anndata
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ def adata(section, store, make_feature_meta, make_graph):
     section.feature_writer(make_feature_meta(key="unfinished_1px"))
     section.write_graph("spatial", make_graph())
     section.write_graph("features_tiny_112um", make_graph(k=2, kind="features", features_key="tiny_112um"))
-    return anndata.read_zarr(store.path / "C2")
+    return anndata.read_zarr(store.folder / "C2")
 
 
 def test_tables(adata, make_record):
@@ -61,7 +65,7 @@ def test_the_overview_where_scanpy_looks_for_it(adata, make_record):
 def test_a_bare_section(store, make_record):
     bare = {"has_counts": False, "n_genes": 0, "donor": None, "mpp": None, "overview": None, "obs": {}}
     store.add_section(make_record(**bare))
-    adata = anndata.read_zarr(store.path / "C2")
+    adata = anndata.read_zarr(store.folder / "C2")
     assert adata.shape == (13, 0)
     assert adata.X is None
     assert list(adata.obs) == ["section"]
@@ -70,12 +74,80 @@ def test_a_bare_section(store, make_record):
 
 def test_nothing_counted(store, make_record):
     store.add_section(make_record(n_genes=0))
-    assert anndata.read_zarr(store.path / "C2").X.shape == (13, 0)
+    assert anndata.read_zarr(store.folder / "C2").X.shape == (13, 0)
 
 
-def test_consolidated_metadata_hide_nothing(adata, section, store, make_graph):
+def in_order(value):
+    """Sort the keys of nested mappings: neither Zarr nor the index of a section cares for their order."""
+    return json.loads(json.dumps(value, sort_keys=True))
+
+
+def test_the_index_holds_what_zarr_itself_would_consolidate(adata, store, tmp_path, tree):
+    copy = tmp_path / "copy"
+    for name, content in tree(store.folder / "C2").items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    ours = json.loads((copy / "zarr.json").read_bytes())
     with pytest.warns(zarr.errors.ZarrUserWarning, match=r"not part in the Zarr format 3"):
-        zarr.consolidate_metadata(store.path / "C2")
-    assert anndata.read_zarr(store.path / "C2").shape == (13, 7)
-    section.write_graph("late", make_graph())
-    assert store.section("C2").graph("late") is not None
+        zarr.consolidate_metadata(copy)
+    zarrs = json.loads((copy / "zarr.json").read_bytes())
+    assert in_order(ours["consolidated_metadata"]) == in_order(zarrs["consolidated_metadata"])
+    assert ours["attributes"] == zarrs["attributes"]
+
+
+def test_zarr_finds_in_the_index_all_that_lies_in_the_folder(adata, store):
+    consolidated = zarr.open_group(store.folder / "C2", mode="r", use_consolidated=True)
+    listed = zarr.open_group(store.folder / "C2", mode="r", use_consolidated=False)
+    found, expected = dict(consolidated.members(max_depth=None)), dict(listed.members(max_depth=None))
+    assert found.keys() == expected.keys()
+    for name, node in expected.items():
+        assert node.attrs.asdict() == found[name].attrs.asdict()
+        if isinstance(node, zarr.Array):
+            assert repr(node.metadata) == repr(found[name].metadata)  # NaN is the fill value of features
+            np.testing.assert_array_equal(node[...], found[name][...])
+
+
+def test_a_section_is_read_lazily(adata, store):
+    pytest.importorskip("dask", reason="anndata reads lazily with dask")
+    pytest.importorskip("xarray", reason="anndata reads lazily with xarray")
+    lazy = anndata.experimental.read_lazy(store.folder / "C2")
+    assert list(lazy.obs_names) == list(adata.obs_names)
+    np.testing.assert_array_equal(lazy.X[2:5].compute().toarray(), adata.X[2:5].toarray())
+    np.testing.assert_array_equal(lazy.obsm["tiny_112um"][3:11].compute(), adata.obsm["tiny_112um"][3:11])
+    graph = lazy.obsp["spatial_connectivities"][:].compute()
+    np.testing.assert_array_equal(graph.toarray(), adata.obsp["spatial_connectivities"].toarray())
+    whole = lazy.to_memory()
+    np.testing.assert_array_equal(whole.X.toarray(), adata.X.toarray())
+    for name in adata.obs:
+        np.testing.assert_array_equal(whole.obs[name].to_numpy(), adata.obs[name].to_numpy())
+    assert set(whole.obsm) == set(adata.obsm)
+
+
+def test_no_warning_is_met_by_other_programs(adata, store):
+    code = (
+        "import sys, anndata, zarr; adata = anndata.read_zarr(sys.argv[1]); "
+        "group = zarr.open_group(sys.argv[1], mode='r'); "
+        "print(adata.shape, sorted(adata.obsm), sorted(adata.obsp), group['obsm/tiny_112um'].shape)"
+    )
+    folder = str(store.folder / "C2")
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", code, folder], capture_output=True, text=True, check=False
+    )
+    graphs = ["features_tiny_112um_connectivities", "features_tiny_112um_distances"]
+    graphs += ["spatial_connectivities", "spatial_distances"]
+    assert done.stderr == ""
+    assert done.stdout == f"(13, 7) ['spatial', 'spatial_um', 'tiny_112um'] {graphs} (13, 5)\n"
+
+
+def test_features_of_several_shards_and_of_bfloat16(section, store, make_feature_meta, fill, small_shards):
+    rows = np.linspace(-3, 3, 65, dtype=np.float32).reshape(13, 5)
+    fill(section.feature_writer(make_feature_meta()), rows)
+    fill(section.feature_writer(make_feature_meta(key="bits_112um", dtype="bfloat16")), rows)
+    assert len(list((store.folder / "C2/obsm/tiny_112um/c").iterdir())) == 3
+    adata = anndata.read_zarr(store.folder / "C2")
+    np.testing.assert_array_equal(adata.obsm["tiny_112um"], rows.astype(np.float16))
+    bits = adata.obsm["bits_112um"]
+    assert bits.dtype == np.uint16
+    np.testing.assert_array_equal(
+        (bits.astype(np.uint32) << 16).view(np.float32), section.features("bits_112um")
+    )
