@@ -56,7 +56,10 @@ class TestRoundTrip:
         assert left(tmp_path) == {"p.zip", "back"}
 
     def test_equals_a_zip_made_by_hand(self, pristine_store, tmp_path, pack_by_hand):
-        ours, theirs = packed(pristine_store, tmp_path / "a.zip"), pack_by_hand(pristine_store, tmp_path / "b.zip")
+        ours, theirs = (
+            packed(pristine_store, tmp_path / "a.zip"),
+            pack_by_hand(pristine_store, tmp_path / "b.zip"),
+        )
         with zipfile.ZipFile(ours) as a, zipfile.ZipFile(theirs) as b:
             assert a.namelist() == b.namelist() == sorted(a.namelist())
             assert [a.read(name) for name in a.namelist()] == [b.read(name) for name in b.namelist()]
@@ -254,7 +257,9 @@ class TestHostile:
     def test_all_faults_are_named(self, zipped):
         rewrite(zipped, added("../evil"))
         rewrite(zipped, added("/bad"))
-        with pytest.raises(StoreError, match=r"nothing was written: '\.\./evil' .*; '/bad' .*take a fresh copy"):
+        with pytest.raises(
+            StoreError, match=r"nothing was written: '\.\./evil' .*; '/bad' .*take a fresh copy"
+        ):
             unpacked(zipped, zipped.with_name("out"))
 
     @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -283,7 +288,9 @@ class TestHostile:
     def test_an_index_that_leads_outside(self, zipped, tmp_path, reseal):
         folder = unpacked(zipped, tmp_path / "s")
         entry = {"n_bytes": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}
-        reseal(folder / "C2", lambda index: index["attributes"]["spam"]["files"].update({"../../evil": entry}))
+        reseal(
+            folder / "C2", lambda index: index["attributes"]["spam"]["files"].update({"../../evil": entry})
+        )
         data = (folder / "C2" / "zarr.json").read_bytes()
 
         def edit(pairs):
@@ -310,13 +317,17 @@ class TestHostile:
         n = len(data)
         data[central + 20 : central + 28] = n.to_bytes(4, "little") * 2
         zipped.write_bytes(data)
-        with pytest.raises(StoreError, match=r"its entries have \d+ bytes together, the file \d+|digest|damaged"):
+        with pytest.raises(
+            StoreError, match=r"its entries have \d+ bytes together, the file \d+|digest|damaged"
+        ):
             unpacked(zipped, zipped.with_name("out"))
         assert left(zipped.parent) == {"p.zip"}
 
     def test_flipped_bytes(self, tmp_path, make_record, add_features, tree):
         """Each flip is an error that says where, or is in what ZIP readers skip, and then all bytes come back."""
-        section = create_store(tmp_path / "s").add_section(make_record(has_counts=False, overview=None, obs={}))
+        section = create_store(tmp_path / "s").add_section(
+            make_record(has_counts=False, overview=None, obs={})
+        )
         add_features(section)
         zipped, expected = packed(tmp_path / "s", tmp_path / "p.zip"), tree(tmp_path / "s")
         data, rng = zipped.read_bytes(), np.random.default_rng(3)
