@@ -1,7 +1,6 @@
 """`spam store …`: looking into stores, checking, copying, packing, sharing and exchanging them."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +46,16 @@ def _has_faults(report: Any) -> int:
     return 2 if report.faults else 0
 
 
+def _load(room: str) -> Any:
+    if room == "sharing":
+        from spam import sharing
+
+        return sharing
+    from spam import exchange  # heavier: AnnData and torch
+
+    return exchange
+
+
 def _command(
     name: str,
     does: str,
@@ -58,12 +67,12 @@ def _command(
     shown: Callable[[Any], Report] = _same,
     exit_code: Callable[[Any], int] = _done,
 ) -> Command:
-    """Make a command whose library twin, ``module:function``, is imported when the command runs."""
+    """Make a command whose library twin, ``room.function``, is imported when the command runs."""
 
     def work(values: dict[str, Any], progress: Progress) -> Report:
         made = config.from_mapping(values)
-        module, function = twin.split(":")
-        return shown(getattr(importlib.import_module(module), function)(made, progress=progress))
+        room, function = twin.split(".")
+        return shown(getattr(_load(room), function)(made, progress=progress))
 
     return Command(
         name=name,
@@ -82,7 +91,7 @@ STORE_COMMANDS = (
         "spam store ls cohort.zarr",
         store_config.InfoConfig,
         ("store",),
-        twin="spam.sharing:describe",
+        twin="sharing.describe",
         shown=_in_short,
     ),
     _command(
@@ -91,7 +100,7 @@ STORE_COMMANDS = (
         "spam store info cohort.zarr\nspam store info s3://bucket/cohort.zarr",
         store_config.InfoConfig,
         ("store",),
-        twin="spam.sharing:describe",
+        twin="sharing.describe",
     ),
     _command(
         "validate",
@@ -99,7 +108,7 @@ STORE_COMMANDS = (
         "spam store validate cohort.zarr",
         store_config.ValidateConfig,
         ("store",),
-        twin="spam.sharing:validate",
+        twin="sharing.validate",
         exit_code=_has_faults,
     ),
     _command(
@@ -108,7 +117,7 @@ STORE_COMMANDS = (
         "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
         store_config.VerifyConfig,
         ("store",),
-        twin="spam.sharing:verify",
+        twin="sharing.verify",
         exit_code=_has_faults,
     ),
     _command(
@@ -117,7 +126,7 @@ STORE_COMMANDS = (
         "spam store diff cohort.zarr other.zarr",
         store_config.DiffConfig,
         ("a", "b"),
-        twin="spam.sharing:diff",
+        twin="sharing.diff",
     ),
     _command(
         "merge",
@@ -125,7 +134,7 @@ STORE_COMMANDS = (
         "spam store merge all.zarr a.zarr b.zarr",
         store_config.MergeConfig,
         ("out", "stores"),
-        twin="spam.sharing:merge",
+        twin="sharing.merge",
     ),
     _command(
         "select",
@@ -134,7 +143,7 @@ STORE_COMMANDS = (
         "spam store select cohort.zarr open.zarr --without-counts --salted-ids",
         store_config.SelectConfig,
         ("store", "out"),
-        twin="spam.sharing:select",
+        twin="sharing.select",
     ),
     _command(
         "pack",
@@ -142,7 +151,7 @@ STORE_COMMANDS = (
         "spam store pack cohort.zarr",
         store_config.PackConfig,
         ("store", "out"),
-        twin="spam.sharing:pack",
+        twin="sharing.pack",
     ),
     _command(
         "unpack",
@@ -150,7 +159,7 @@ STORE_COMMANDS = (
         "spam store unpack cohort.zarr.zip",
         store_config.UnpackConfig,
         ("packed", "out"),
-        twin="spam.sharing:unpack",
+        twin="sharing.unpack",
     ),
     _command(
         "export",
@@ -158,7 +167,7 @@ STORE_COMMANDS = (
         "spam store export cohort.zarr exported --to h5ad",
         store_config.ExportConfig,
         ("store", "out"),
-        twin="spam.exchange:export",
+        twin="exchange.export",
     ),
     _command(
         "import",
@@ -166,7 +175,7 @@ STORE_COMMANDS = (
         "spam store import cohort.zarr C2.h5 --section C2",
         store_config.ImportConfig,
         ("store", "file"),
-        twin="spam.exchange:import_features",
+        twin="exchange.import_features",
     ),
     _command(
         "push",
@@ -174,7 +183,7 @@ STORE_COMMANDS = (
         "spam store push cohort.zarr hf://datasets/org/name",
         store_config.PushConfig,
         ("store", "to"),
-        twin="spam.sharing:push",
+        twin="sharing.push",
     ),
     _command(
         "pull",
@@ -182,6 +191,6 @@ STORE_COMMANDS = (
         "spam store pull hf://datasets/org/name cohort.zarr --sections C2",
         store_config.PullConfig,
         ("store", "out"),
-        twin="spam.sharing:pull",
+        twin="sharing.pull",
     ),
 )

@@ -1,5 +1,6 @@
 """Sections of a store as files that other tools read: AnnData (HDF5 or Zarr) and Parquet."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -131,7 +132,8 @@ def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig) ->
     elif config.to == "zarr":
         partial = first.with_name(f"{first.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # of a killed export
-        to_anndata(section, keys).write_zarr(partial)
+        with _zarr_v3():
+            to_anndata(section, keys).write_zarr(partial)
         partial.rename(first)
     else:
         with replacing(first) as partial:
@@ -139,6 +141,15 @@ def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig) ->
         for path in more:
             with replacing(path) as partial:
                 _counts_table(section).to_parquet(partial, index=False)
+
+
+def _zarr_v3() -> contextlib.AbstractContextManager[Any]:
+    """Let AnnData write Zarr v3, which it does by itself from version 0.13 on."""
+    is_default = tuple(map(int, anndata.__version__.split(".")[:2])) >= (0, 13)
+    setting: contextlib.AbstractContextManager[Any] = (
+        contextlib.nullcontext() if is_default else anndata.settings.override(zarr_write_format=3)
+    )
+    return setting
 
 
 def _spots_table(section: StoredSection, keys: Sequence[str]) -> pd.DataFrame:

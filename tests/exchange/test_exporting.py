@@ -1,0 +1,101 @@
+"""What other tools read from an export is what the store holds."""
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from cohorts import make_cohort
+
+from spam.errors import OutputExistsError, StoreError
+from spam.exchange import export
+from spam.graphs import build_graphs
+from spam.schemas.graph_config import GraphConfig
+from spam.schemas.store_config import ExportConfig
+from spam.store import open_store
+
+KEYS = ("tiny_112um", "tiny_224um")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = make_cohort(tmp_path_factory.mktemp("export") / "s.zarr", 2)
+    build_graphs(GraphConfig(store=store, sections=("S1",), k_spatial=5, k_features=3))
+    return store
+
+
+@pytest.mark.parametrize(("form", "read"), [("h5ad", anndata.read_h5ad), ("zarr", anndata.read_zarr)])
+def test_anndata_holds_the_section(store, tmp_path, form, read):
+    report = export(ExportConfig(store=store, out=tmp_path / "out", to=form))
+    assert [file.name for file in report.files] == [f"S1.{form}", f"S2.{form}"]
+    section = open_store(store).section("S1")
+    found = read(tmp_path / "out" / f"S1.{form}")
+    assert (section.counts() != found.X).nnz == 0
+    assert found.X.dtype == np.int32
+    assert list(found.obs_names) == list(section.ids)
+    assert list(found.var_names) == list(section.genes)
+    assert set(found.obs) == {"section", "donor"}
+    np.testing.assert_array_equal(found.obsm["spatial"], section.xy_px)
+    np.testing.assert_array_equal(found.obsm["spatial_um"], section.xy_um)
+    for key in KEYS:
+        np.testing.assert_array_equal(found.obsm[key], section.features(key))
+        graph = section.graph(f"features_{key}")
+        assert (found.obsp[f"features_{key}_distances"] != graph.distances).nnz == 0
+    spatial = section.graph("spatial")
+    assert (found.obsp["spatial_connectivities"] != spatial.connectivities).nnz == 0
+    assert found.uns["spatial_neighbors"]["params"]["n_neighbors"] == 5
+    image = found.uns["spatial"]["S1"]
+    np.testing.assert_array_equal(image["images"]["hires"], section.overview().image)
+    assert image["scalefactors"]["tissue_hires_scalef"] == section.overview().scale
+    said = json.loads(found.uns["spam"]["features"])
+    assert said["tiny_112um"] == json.loads(json.dumps(section.feature_meta("tiny_112um").to_mapping()))
+
+
+def test_parquet_holds_spots_and_counts(store, tmp_path):
+    export(ExportConfig(store=store, out=tmp_path, to="parquet", sections=("S2",), features=("tiny_112um",)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["S2.counts.parquet", "S2.parquet"]
+    section = open_store(store).section("S2")
+    spots = pd.read_parquet(tmp_path / "S2.parquet")
+    features = section.features("tiny_112um")
+    names = [f"tiny_112um:{place}" for place in range(features.shape[1])]
+    assert list(spots.columns) == [*section.obs, "x_px", "y_px", "x_um", "y_um", *names]
+    np.testing.assert_array_equal(spots[names].to_numpy(), features)
+    np.testing.assert_array_equal(spots[["x_px", "y_px"]].to_numpy(), section.xy_px)
+    long = pd.read_parquet(tmp_path / "S2.counts.parquet")
+    wide = long.astype({"spot_id": str, "gene": str}).pivot_table(
+        index="spot_id", columns="gene", values="count", fill_value=0
+    )
+    wide = wide.reindex(index=section.ids, columns=section.genes, fill_value=0)
+    np.testing.assert_array_equal(wide.to_numpy(), section.counts().toarray())
+
+
+def test_nothing_is_written_over(store, tmp_path):
+    export(ExportConfig(store=store, out=tmp_path, sections=("S2",)))
+    before = (tmp_path / "S2.h5ad").read_bytes()
+    with pytest.raises(OutputExistsError, match=r"'S2\.h5ad' already"):
+        export(ExportConfig(store=store, out=tmp_path))
+    assert (tmp_path / "S2.h5ad").read_bytes() == before
+    assert not (tmp_path / "S1.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sections": ("S1", "S9")}, r"no section 'S9' \(it has: 'S1', 'S2'\)"),
+        ({"features": ("uni2",)}, r"no features 'uni2' \(it has: 'tiny_112um' of 'tiny'"),
+    ],
+)
+def test_unknown_names_are_told(store, tmp_path, changes, words):
+    with pytest.raises(StoreError, match=words):
+        export(ExportConfig(store=store, out=tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_section_without_counts_is_exported(tmp_path):
+    store = make_cohort(tmp_path / "bare.zarr", 1, change_counts="delete")
+    export(ExportConfig(store=store, out=tmp_path / "out", to="parquet", features=("tiny",)))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["S1.parquet"]
+    export(ExportConfig(store=store, out=tmp_path / "out"))
+    assert anndata.read_h5ad(tmp_path / "out" / "S1.h5ad").X is None
