@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,12 +24,14 @@ def forked(work: Callable[[], None]) -> int:
     """Do something in a process of its own; return what it exits with, negative for a signal."""
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
             work()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
+            code = 0
+        finally:
+            if code:
+                traceback.print_exc()
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

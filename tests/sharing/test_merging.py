@@ -144,14 +144,14 @@ class TestUnion:
         section = open_store(one, is_read_only=False).section("A")
         add_features(section, "tiny_1um", n_chunks=1)
         add_features(section, "tiny_2um", n_chunks=1)
-        staging = {path for path in (one / ".unfinished").rglob("*")}
+        staging = set((one / ".unfinished").rglob("*"))
         report = merged(tmp_path / "all", one)
         assert report.unfinished == (f"{one}: A/tiny_1um", f"{one}: A/tiny_2um")
         assert "unfinished features were left out" in report.summary()
         assert open_store(tmp_path / "all").section("A").feature_keys == ()
         merged(one, two)
         assert open_store(one).section("A").feature_keys == ("tiny_1um",)
-        assert {path for path in (one / ".unfinished").rglob("*")} == staging
+        assert set((one / ".unfinished").rglob("*")) == staging
 
     def test_report_is_plain(self, pristine_store, tmp_path):
         report = merged(tmp_path / "all", pristine_store)
@@ -238,7 +238,7 @@ class TestTarget:
     def test_a_section_that_is_being_written(self, make_store, tmp_path, monkeypatch):
         monkeypatch.setattr("spam.sharing.merging.LOCK_WAIT_S", 0.0)
         out, other = make_store("out", {"A": ()}), make_store("other", {"A": ("tiny_1um",)})
-        with locked(out, "A"), pytest.raises(StoreError, match="'A' of store .* is being written"):
+        with locked(out, "A"), pytest.raises(StoreError, match=r"'A' of store .* is being written"):
             merged(out, other)
 
     def test_a_section_that_changes_meanwhile(self, make_store, add_features):
@@ -251,7 +251,7 @@ class TestTarget:
                 yield lambda steps=1, *, note="": None
 
         config = MergeConfig(out=out, stores=(str(other),))
-        with pytest.raises(StoreError, match="another process has changed section 'A'.*merge again"):
+        with pytest.raises(StoreError, match=r"another process has changed section 'A'.*merge again"):
             merge(config, progress=Meddler())
         merge(config)
         assert open_store(out).section("A").feature_keys == ("tiny_1um", "tiny_2um")

@@ -180,7 +180,7 @@ class TestPack:
 
     def test_writes_over_nothing(self, store_path, tmp_path):
         (tmp_path / "p.zip").write_text("mine")
-        with pytest.raises(OutputExistsError, match="p.zip' is there already"):
+        with pytest.raises(OutputExistsError, match=r"p\.zip' is there already"):
             packed(store_path, tmp_path / "p.zip")
         assert (tmp_path / "p.zip").read_text() == "mine"
 
@@ -282,7 +282,7 @@ class TestHostile:
         rewrite(zipped, edit)
         with pytest.raises(StoreError, match="is no path inside a store"):
             unpacked(zipped, zipped.with_name("out"))
-        with pytest.raises(StoreError, match="its name '..' cannot name a folder"):
+        with pytest.raises(StoreError, match=r"its name '\.\.' cannot name a folder"):
             open_store(zipped).section("..")
 
     def test_an_index_that_leads_outside(self, zipped, tmp_path, reseal):
@@ -331,7 +331,7 @@ class TestHostile:
         add_features(section)
         zipped, expected = packed(tmp_path / "s", tmp_path / "p.zip"), tree(tmp_path / "s")
         data, rng = zipped.read_bytes(), np.random.default_rng(3)
-        found = 0
+        errors = []
         for place in rng.integers(0, len(data), 61).tolist():
             flipped = data[place] ^ 1 << int(rng.integers(8))
             zipped.write_bytes(data[:place] + bytes([flipped]) + data[place + 1 :])
@@ -339,12 +339,12 @@ class TestHostile:
             try:
                 unpacked(zipped, out)
             except StoreError as error:
-                found += 1
-                assert "p.zip" in str(error)
+                errors.append(str(error))
                 assert not out.exists()
             else:
                 assert tree(out) == expected
-        assert found > 40
+        assert len(errors) > 40
+        assert all("p.zip" in error for error in errors)
 
     def test_a_flipped_data_byte_names_its_file(self, zipped):
         with zipfile.ZipFile(zipped) as archive:
@@ -352,7 +352,7 @@ class TestHostile:
         data = bytearray(zipped.read_bytes())
         data[info.header_offset + 30 + len(info.filename) + 5] ^= 1
         zipped.write_bytes(data)
-        with pytest.raises(StoreError, match="p.zip/C2/obsm/tiny_112um/c/1/0: its bytes have the digest"):
+        with pytest.raises(StoreError, match=r"p\.zip/C2/obsm/tiny_112um/c/1/0: its bytes have the digest"):
             unpacked(zipped, zipped.with_name("out"))
         assert left(zipped.parent) == {"p.zip"}
 
