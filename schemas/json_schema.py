@@ -12,7 +12,7 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .store_attributes import RootAttributes, SectionAttribute
+from .store_attributes import MAY_BE_ABSENT, RootAttributes, SectionAttribute
 from .store_meta import FeatureMeta, GraphMeta, SectionMeta
 
 __all__ = ["STORE_SCHEMAS", "json_schema", "write_schemas"]
@@ -32,8 +32,9 @@ _NAMES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: 
 def json_schema(cls: type) -> dict[str, Any]:
     """Build the JSON Schema of what a dataclass looks like once written as JSON.
 
-    Every field is required, also one with a default, because whoever writes JSON writes all of them. Entries
-    that are no field are refused. Descriptions come from the docstring.
+    Every field is required, also one with a default, because whoever writes JSON writes all of them; but for those
+    that say of themselves that they may be absent. Entries that are no field are refused. Descriptions come from the
+    docstring.
 
     Raises
     ------
@@ -54,11 +55,12 @@ def write_schemas(folder: Path) -> None:
 def _object(cls: type) -> dict[str, Any]:
     hints, described = get_type_hints(cls), _descriptions(cls)
     fields = [field.name for field in dataclasses.fields(cls)]
+    required = [field.name for field in dataclasses.fields(cls) if MAY_BE_ABSENT not in field.metadata]
     return {
         "description": _plain((inspect.getdoc(cls) or "").split("\n", maxsplit=1)[0]),
         "type": "object",
         "properties": {name: _schema(hints[name]) | described.get(name, {}) for name in fields},
-        "required": fields,
+        "required": required,
         "additionalProperties": False,
     }
 

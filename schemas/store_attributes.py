@@ -6,7 +6,45 @@ from typing import Literal
 from .store_index import FileEntry
 from .store_meta import SectionMeta
 
-__all__ = ["RootAttributes", "RootIndex", "SectionAttribute"]
+__all__ = ["MAY_BE_ABSENT", "Override", "RootAttributes", "RootIndex", "SectionAttribute", "Sharing"]
+
+MAY_BE_ABSENT = "may_be_absent"
+"""Metadata of a field that only some stores have; all others are always written."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """One thing that spoke against sharing a store, and was overridden by who had the right to share it.
+
+    Attributes
+    ----------
+    what
+        What it is about: ``section 'C2'`` or ``features 'uni_v1_112um'``.
+    licence
+        Name of the licence, or None where nobody stated one.
+    clause
+        What forbids sharing, with its number in the licence; None where the licence is unstated or unknown.
+    message
+        The reason in words.
+    """
+
+    what: str
+    licence: str | None
+    clause: str | None
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What there is to say of how a store was shared.
+
+    Attributes
+    ----------
+    overridden
+        What spoke against it.
+    """
+
+    overridden: tuple[Override, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +57,13 @@ class RootIndex:
         Names of the sections, for readers that cannot list folders.
     digest
         SHA-256 of the root's ``zarr.json``, taken with 64 zeros in the place of the digest.
+    shared
+        In a copy that was shared though something spoke against it: what was overridden.
     """
 
     sections: tuple[str, ...]
     digest: str
+    shared: Sharing | None = dataclasses.field(default=None, metadata={MAY_BE_ABSENT: True})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
