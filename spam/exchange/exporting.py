@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig) ->
 
 def _zarr_v3() -> contextlib.AbstractContextManager[Any]:
     """Let AnnData write Zarr v3, which it does by itself from version 0.13 on."""
-    is_default = tuple(map(int, anndata.__version__.split(".")[:2])) >= (0, 13)
+    is_default = tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
     setting: contextlib.AbstractContextManager[Any] = (
         contextlib.nullcontext() if is_default else anndata.settings.override(zarr_write_format=3)
     )
