@@ -68,8 +68,8 @@ def read_features(
     """
     meta = read_feature_meta(section, index, key, location=location)
     array, name = array_at(section, f"obsm/{key}"), f"obsm/{key}"
-    found = array.shape, np.dtype(array.dtype).newbyteorder("<")
-    stated = (index.meta.n_spots, meta.dim), stored_dtype(meta.dtype)
+    found = array.shape, np.dtype(array.dtype).name
+    stated = (index.meta.n_spots, meta.dim), stored_dtype(meta.dtype).name
     if found != stated:
         raise damaged(array, f"shape and number format are {found}, expected {stated}")
     node: dict[str, Any] = index.nodes[name]

@@ -18,7 +18,7 @@ _Meta = TypeVar("_Meta")
 
 def damaged(node: Node, fault: str, *, child: str = "") -> StoreError:
     """Make the error for a node, or for a child of it, that a whole store would not have."""
-    place = f"{str(node.store_path).removeprefix('file://')}/{child}".strip("/")
+    place = f"{str(node.store_path).removeprefix('file://')}/{child}".rstrip("/")
     message = (
         f"the store is damaged at {place}: {fault}; take a fresh copy of the store, or write that part again "
         "with `spam embed --overwrite`"

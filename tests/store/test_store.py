@@ -213,7 +213,9 @@ def test_damaged_metadata_of_a_section_are_reported(store, section, content):
 @pytest.mark.parametrize("field", ["n_spots", "sources"])
 def test_a_section_without_a_field_is_reported(store, section, reseal, field):
     reseal(store.folder / "C2/zarr.json", lambda d: d["attributes"]["spam"]["meta"].pop(field))
-    with pytest.raises(StoreError, match=rf"index of .*C2 does not fit format version 1 .*{field}.*fresh copy"):
+    with pytest.raises(
+        StoreError, match=rf"index of .*C2 does not fit format version 1 .*{field}.*fresh copy"
+    ):
         store.section("C2")
 
 
