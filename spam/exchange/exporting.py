@@ -148,7 +148,9 @@ def _zarr_v3() -> contextlib.AbstractContextManager[Any]:
     """Let AnnData write Zarr v3, which it does by itself from version 0.13 on."""
     is_default = tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
     setting: contextlib.AbstractContextManager[Any] = (
-        contextlib.nullcontext() if is_default else anndata.settings.override(zarr_write_format=3)
+        contextlib.nullcontext()
+        if is_default
+        else anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
     )
     return setting
 
