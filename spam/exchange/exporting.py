@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -144,15 +145,17 @@ def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig) ->
                 _counts_table(section).to_parquet(partial, index=False)
 
 
-def _zarr_v3() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _zarr_v3() -> Iterator[None]:
     """Let AnnData write Zarr v3, which it does by itself from version 0.13 on."""
     is_default = tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
-    setting: contextlib.AbstractContextManager[Any] = (
-        contextlib.nullcontext()
-        if is_default
-        else anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
-    )
-    return setting
+    settings = {} if is_default else {"zarr_write_format": 3, "auto_shard_zarr_v3": False}
+    with anndata.settings.override(**settings), warnings.catch_warnings():
+        # AnnData consolidates on purpose: its own reader, and web servers, need it.
+        warnings.filterwarnings(
+            "ignore", message="Consolidated metadata is currently not part", category=UserWarning
+        )
+        yield
 
 
 def _spots_table(section: StoredSection, keys: Sequence[str]) -> pd.DataFrame:
