@@ -31,7 +31,7 @@ def test_store_info_of_an_empty_store(spam: Any, tmp_path: Any) -> None:
 
     create_store(tmp_path / "s.zarr")
     shown = spam("store", "info", tmp_path / "s.zarr", "--json").json
-    assert (shown["sections"], shown["path"]) == ([], str(tmp_path / "s.zarr"))
+    assert (shown["sections"], shown["store"]) == ([], str(tmp_path / "s.zarr"))
 
 
 def test_simulate_says_what_comes_next(spam: Any, tmp_path: Any) -> None:
