@@ -23,6 +23,7 @@ _LOG_IN = {
 }
 _NO_ACCOUNT = ("NoCredentialsError", "LocalTokenNotFoundError", "DefaultCredentialsError")
 _NO_PLACE = ("NoSuchBucket", "RepositoryNotFoundError", "RevisionNotFoundError")
+_ABSENT = 404
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -35,7 +36,8 @@ def scrubbed(text: str) -> str:
     """Take out of a message of others what may be a secret: passwords, signatures, tokens."""
     text = re.sub(r"(\w+://)[^/@\s]*@", r"\1", text)
     text = re.sub(r"\?[^\s'\"]+", "?…", text)
-    return re.sub(r"\bhf_\w+|Bearer \S+", "…", text)[:300]
+    text = re.sub(r"\bhf_\w+|Bearer \S+", "…", text)
+    return " ".join(text.split())[:300]
 
 
 def require_plain(address: str) -> None:
@@ -68,16 +70,18 @@ def naming_address(address: str, what: str) -> Iterator[None]:
 
     Raises
     ------
+    FileNotFoundError
+        If the place is there, and a file in it is not.
     StoreError
-        In place of any other error than `FileNotFoundError`, which says that one file of a place is not there.
+        In place of any other error.
     """
     try:
         yield
     except StoreError:
         raise
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and not _names(error, _NO_PLACE):
-            raise
+        if not _names(error, _NO_PLACE) and (isinstance(error, FileNotFoundError) or _status(error) == _ABSENT):
+            raise FileNotFoundError(shown(address)) from error
         message = f"{what} at {shown(address)!r} failed: {_reason(address, error)}"
         raise StoreError(message) from error
 
@@ -89,10 +93,10 @@ def _reason(address: str, error: Exception) -> str:
     log_in = _LOG_IN.get(
         scheme, "ask whoever shares it to let you, or give a name and password in the address"
     )
-    if any(isinstance(one, OSError) and one.errno in _FULL for one in _chain(error)):
+    if any(isinstance(one, OSError) and (one.filename or one.errno in _FULL) for one in _chain(error)):
         return (
-            f"nothing more can be written on this machine ({said}); make room, or name another folder for what is "
-            "fetched with SPAM_CACHE"
+            f"a file cannot be read or written on this machine ({said}); make room or give the right to, or name another "
+            "folder for what is fetched with SPAM_CACHE"
         )
     if _names(error, ("GatedRepoError",)):
         page = f"https://huggingface.co/{_repository(address)}"

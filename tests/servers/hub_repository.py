@@ -74,7 +74,9 @@ class HubRepository:
 
     def keep(self, content: bytes) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
-        self.content(sha256).write_bytes(content)
+        partial = self.content(f"{sha256}.{threading.get_ident()}")  # a client sends equal files at the same time
+        partial.write_bytes(content)
+        partial.replace(self.content(sha256))
         return sha256
 
     def commit(self, branch: str, lines: Iterable[bytes]) -> str:
