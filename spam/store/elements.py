@@ -244,7 +244,7 @@ def _matrix(
     try:
         matrix = make((data, indices, indptr), shape=shape)
         matrix.check_format(full_check=True)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise damaged(parent, f"it makes no {form.upper()} matrix ({error})", child=name) from error
     return matrix
 

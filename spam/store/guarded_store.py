@@ -165,7 +165,7 @@ def open_section_group(location: Location, index: SectionIndex) -> zarr.Group:
     store = GuardedStore(location, index.meta.name, index)
     try:
         return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
-    except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, NotImplementedError) as error:
         message = (
             f"section {str(store)!r} cannot be opened: its metadata are none of Zarr v3 "
             f"({type(error).__name__}: {error}); look at it with `spam store validate`, or take a fresh copy"
