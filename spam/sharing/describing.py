@@ -14,6 +14,7 @@ from spam.store.lock import live_locks
 from spam.store.staged_chunks import StagedChunks
 
 from .listing import staged_folders
+from .validate_metadata import metadata_faults
 
 __all__ = ["FeatureInfo", "InfoReport", "SectionInfo", "UnfinishedInfo", "describe"]
 
@@ -183,7 +184,7 @@ def describe(config: InfoConfig, *, progress: Progress = SILENT) -> InfoReport:
     Raises
     ------
     StoreError
-        If there is no store, or the index of the root or of a section is damaged.
+        If there is no store, or metadata of the root or of a section are damaged, or not as the format says.
     """
     assert config.store is not None  # held by __post_init__
     store = open_store(config.store)
@@ -229,14 +230,21 @@ def _section(store: Store, section: StoredSection) -> SectionInfo:
 
 def _feature(section: StoredSection, key: str) -> FeatureInfo:
     meta, node = section.feature_meta(key), f"obsm/{key}"
+    faults = metadata_faults(meta.to_mapping(), "feature")
+    if faults:
+        message = (
+            f"the metadata of features {key!r} of section {section.meta.name!r} are not as the format says: "
+            f"{'; '.join(faults[:3])}; look at all of the store with `spam store validate`"
+        )
+        raise StoreError(message)
     card = meta.encoder
     return FeatureInfo(
         key=key,
         dim=meta.dim,
         dtype=meta.dtype,
-        encoder=card.get("name"),
-        revision=card.get("revision"),
-        licence=card.get("licence"),
+        encoder=_text(card.get("name")),
+        revision=_text(card.get("revision")),
+        licence=_text(card.get("licence")),
         identity=section.feature_identity(key)[:_SHORT],
         content=section.content_digest(node)[:_SHORT],
         n_bytes=sum(entry.n_bytes for entry in section.index.below(node).values()),
@@ -251,6 +259,11 @@ def _unfinished(chunks: StagedChunks, key: str, n_spots: int) -> UnfinishedInfo:
         return UnfinishedInfo(key=key, n_done=n_done, n_chunks=None)
     n_chunks = len(cut(n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows).chunks)
     return UnfinishedInfo(key=key, n_done=n_done, n_chunks=n_chunks)
+
+
+def _text(entry: object) -> str | None:
+    """Take an entry of an encoder card, in which the format allows anything, if it is a text."""
+    return entry if isinstance(entry, str) else None
 
 
 def _size(n_bytes: int) -> str:
