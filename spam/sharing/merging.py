@@ -18,6 +18,7 @@ from spam.store.store import write_root
 
 from .copying import copy_files, copy_section
 from .same_section import Part, part_difference, parts_of, section_differences
+from .sharing_record import sharing_record
 
 __all__ = ["MergeReport", "merge"]
 
@@ -106,6 +107,8 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> MergeReport:
     do not matter, and merging again changes nothing. (Where equal tables were compressed by other versions of
     software, and where overview images differ, those of the store that is named first are kept.)
 
+    What was overridden to share one of the stores is recorded in the root of the merged one too.
+
     A run that was killed leaves a store that reads whole; the next one completes it.
 
     Parameters
@@ -139,7 +142,7 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> MergeReport:
                 _add_section(target, plan.base, advance)
             if plan.missing:
                 _add_parts(target, plan, advance)
-    write_root(out)
+    write_root(out, entries=sharing_record([target, *stores]))
     return MergeReport(
         out=out,
         stores=tuple(map(str, config.stores)),

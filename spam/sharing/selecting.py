@@ -18,6 +18,7 @@ from .copying import copy_files, copy_section
 from .new_folder import new_folder, require_absent
 from .redacting import Redaction, moved_graph, redacted
 from .same_section import Part, parts_of
+from .sharing_record import sharing_record
 
 __all__ = ["SelectReport", "SelectedSection", "select"]
 
@@ -89,7 +90,8 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> SelectReport
 
     What is copied whole is copied file by file, compared with its digest, and keeps its content digest. With fewer
     genes the tables are written anew, and library sizes are then those of the genes that are left. A graph over
-    features goes where its features go. The copy appears when it is whole.
+    features goes where its features go. What was overridden to share the store is recorded in the copy too. The copy
+    appears when it is whole.
 
     **Without counts**: counts and genes go. The lab's columns of ``obs`` stay, so look whether one was computed from
     counts.
@@ -146,7 +148,7 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> SelectReport
         copy = create_store(folder)
         for section in sections:
             _copy(store, section, copy, kept[section.meta.name], redaction, advance)
-        write_root(folder)
+        write_root(folder, entries=sharing_record([store]))
         copied = tuple(_described(section, copy.section(section.meta.name)) for section in sections)
     return SelectReport(store=store.address, out=config.out, sections=copied)
 

@@ -21,6 +21,7 @@ from spam.sharing.merging import MergeReport, merge
 from spam.sharing.packing import pack
 from spam.store import create_store, open_store
 from spam.store.lock import locked
+from spam.store.store import write_root
 
 SCRIPT = Path(__file__).with_name("killed_merges.py")
 
@@ -152,6 +153,17 @@ class TestUnion:
         merged(one, two)
         assert open_store(one).section("A").feature_keys == ("tiny_1um",)
         assert set((one / ".unfinished").rglob("*")) == staging
+
+    def test_what_was_overridden_is_kept(self, make_store, tmp_path):
+        one, two = make_store("one", {"A": ()}), make_store("two", {"B": ()})
+        said = [{"what": what, "licence": None, "clause": None, "message": "x"} for what in ("a", "b", "c")]
+        write_root(one, entries={"shared": {"overridden": said[:2]}})
+        write_root(two, entries={"shared": {"overridden": [said[2], said[1]]}})
+        for name, stores in (("ab", (one, two)), ("ba", (two, one))):
+            merged(tmp_path / name, *stores)
+            root = json.loads((tmp_path / name / "zarr.json").read_text())
+            assert root["attributes"]["spam"]["shared"] == {"overridden": said}
+        assert (tmp_path / "ab" / "zarr.json").read_bytes() == (tmp_path / "ba" / "zarr.json").read_bytes()
 
     def test_report_is_plain(self, pristine_store, tmp_path):
         report = merged(tmp_path / "all", pristine_store)

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, StoreError
-from spam.schemas.store_config import MergeConfig, PackConfig, SelectConfig
+from spam.schemas.store_config import MergeConfig, PackConfig, SelectConfig, ValidateConfig
 from spam.sharing.merging import merge
 from spam.sharing.packing import pack
 from spam.sharing.redacting import Redaction
 from spam.sharing.selecting import SelectReport, select
+from spam.sharing.validating import validate
 from spam.store import StoredSection, create_store, open_store, spots_digest
+from spam.store.store import write_root
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -82,6 +84,13 @@ class TestWhole:
         add_features(section, "huge_112um", encoder={"name": "huge"})
         selected(tmp_path / "s", tmp_path / "out", features=("huge",))
         assert section_of(tmp_path / "out").feature_keys == ("huge_112um",)
+
+    def test_what_was_overridden_is_kept(self, store_path, tmp_path):
+        said = {"overridden": [{"what": "a", "licence": None, "clause": None, "message": "x"}]}
+        write_root(store_path, entries={"shared": said})
+        selected(store_path, tmp_path / "out", sections=("C3",), salted_ids=True)
+        root = json.loads((tmp_path / "out" / "zarr.json").read_text())
+        assert root["attributes"]["spam"]["shared"] == said
 
     def test_parts_merge_to_the_whole(self, pristine_store, tmp_path, tree):
         selected(pristine_store, tmp_path / "a", features=("tiny_112um",))
@@ -238,6 +247,9 @@ class TestHiddenSpots:
             assert one.feature_meta(key) == two.feature_meta(key)
             assert one.feature_identity(key) != two.feature_identity(key)
             assert one.graph(f"features_{key}").meta.features_identity == one.feature_identity(key)
+
+    def test_it_is_valid(self, hidden):
+        assert validate(ValidateConfig(store=hidden[1])).faults == ()
 
     def test_anndata_opens_it(self, hidden):
         adata = anndata.read_zarr(hidden[1] / "C2")
