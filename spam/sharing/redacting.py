@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -164,5 +164,6 @@ def _redacted(meta: SectionMeta, redaction: Redaction, genes: Sequence[str]) -> 
     return tuple(what for what, is_taken in taken.items() if is_taken or what in meta.redacted)
 
 
-def _rows(values: Array, order: Array | None) -> Array:
+def _rows(values: Any, order: Array | None) -> Any:
+    """Give the rows of an array or sparse matrix in another order."""
     return values if order is None else values[order]

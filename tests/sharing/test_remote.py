@@ -235,7 +235,9 @@ class TestHub:
 
     def test_no_such_revision(self, serve: Serve, small_store: Path) -> None:
         _, address = serve("hub", small_store)
-        with pytest.raises(StoreError, match=r"no such repository or revision, or it is hidden.*hf auth login"):
+        with pytest.raises(
+            StoreError, match=r"no such repository or revision, or it is hidden.*hf auth login"
+        ):
             open_store(address.replace("cohort", "cohort@v9"))
 
     def test_what_is_hidden_and_what_is_gated(
@@ -245,7 +247,9 @@ class TestHub:
         assert isinstance(server, HubServer)
         point_at_hub(server, monkeypatch, token=server.stranger_token)
         server.repository(REPO).is_gated = True
-        with pytest.raises(StoreError, match=rf"given on request.*https://huggingface.co/datasets/{REPO}, then log"):
+        with pytest.raises(
+            StoreError, match=rf"given on request.*https://huggingface.co/datasets/{REPO}, then log"
+        ):
             open_store(address)
         server.repository(REPO).is_private = True
         with pytest.raises(StoreError, match=r"no such repository .*hidden from you.*HF_TOKEN") as caught:
@@ -264,9 +268,11 @@ class TestWrongServers:
         data = bytearray(chunk.read_bytes())
         data[7] ^= 1
         chunk.write_bytes(data)
-        with pytest.raises(StoreError, match=r"'C2/obsm/tiny_112um/c/0/0'.* is not what the index.*push it again"):
+        with pytest.raises(
+            StoreError, match=r"'C2/obsm/tiny_112um/c/0/0'.* is not what the index.*push it again"
+        ):
             open_store(address).section("C2").features("tiny_112um")
-        assert [path for path in cache.rglob("*.partial")] == []
+        assert list(cache.rglob("*.partial")) == []
         assert not any(path.read_bytes() == bytes(data) for path in cache.rglob("*") if path.is_file())
 
     def test_another_index(self, serve: Serve, store: Path) -> None:
@@ -304,9 +310,9 @@ class TestWrongServers:
             start("200 OK", [("Content-Length", str(1 << 40))] if is_told else [])
             return itertools.repeat(bytes(1 << 16), 1 << 12)  # 256 MB, to end the test where it fails
 
-        with CountingServer(app) as server:
-            with pytest.raises(StoreError, match=rf"'{path}' of .* has more than the \d+ bytes"):
-                open_store(server.url).section("C2").features("tiny_112um")
+        words = rf"'{path}' of .* has more than the \d+ bytes"
+        with CountingServer(app) as server, pytest.raises(StoreError, match=words):
+            open_store(server.url).section("C2").features("tiny_112um")
         assert max(each.sent for each in server.requests) < 64 << 20
         assert not [*cache.rglob("*.partial")]
 
@@ -349,7 +355,9 @@ class TestWrongServers:
                 expected = open_store(store).section("C2").features("tiny_112um")
                 np.testing.assert_array_equal(section.features("tiny_112um"), expected)
             else:
-                with pytest.raises(StoreError, match=r"127.0.0.1 cannot be reached or broke off .*run the same comm"):
+                with pytest.raises(
+                    StoreError, match=r"127.0.0.1 cannot be reached or broke off .*run the same comm"
+                ):
                     section.features("tiny_112um")
 
     def test_a_server_that_is_busy_once(self, serve: Serve, store: Path) -> None:
@@ -382,9 +390,7 @@ class TestRefusals:
         ("kind", "words"),
         [("s3", "AWS_ACCESS_KEY_ID"), ("http", "ask whoever shares it"), ("hub", "hf auth login")],
     )
-    def test_not_allowed(
-        self, serve: Serve, small_store: Path, kind: str, status: int, words: str
-    ) -> None:
+    def test_not_allowed(self, serve: Serve, small_store: Path, kind: str, status: int, words: str) -> None:
         server, address = serve(kind, small_store)
         server.refuse = lambda method, path: status
         with pytest.raises(StoreError, match=rf"(not allowed|hidden from you) \(.*{words}"):
@@ -439,7 +445,9 @@ class TestRefusals:
         assert "geheim" not in str(caught.value)
 
     def test_no_package_for_it(self) -> None:
-        with pytest.raises(StoreError, match=r"'gs://bucket/a.zarr' need a package .*pip install 'spam-st\[gs\]'"):
+        with pytest.raises(
+            StoreError, match=r"'gs://bucket/a.zarr' need a package .*pip install 'spam-st\[gs\]'"
+        ):
             RemoteLocation("gs://bucket/a.zarr")
         with pytest.raises(StoreError, match=r"'quux://bucket/a.zarr' is no address .*s3://bucket/name.zarr"):
             RemoteLocation("quux://bucket/a.zarr")
