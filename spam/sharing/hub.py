@@ -30,7 +30,7 @@ __all__ = ["HubDestination"]
 
 _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
 _MOST_FILES = 100_000
-_CHANGED_MEANWHILE = 412
+_ABSENT, _CHANGED_MEANWHILE = 404, 412
 
 
 class HubDestination:
@@ -71,13 +71,12 @@ class HubDestination:
     def _head(self, *, is_private: bool) -> str:
         """Find the commit that is there, in a repository that is made if there is none."""
         try:
-            info = self._api.dataset_info(self._repository, revision=self._revision)
+            return str(self._api.dataset_info(self._repository, revision=self._revision).sha)
         except RepositoryNotFoundError as error:
-            if error.response is not None and error.response.status_code != 404:
+            if error.response is not None and error.response.status_code != _ABSENT:
                 raise  # gated, or nobody is logged in
-            self._api.create_repo(self._repository, repo_type="dataset", private=is_private, exist_ok=True)
-            info = self._api.dataset_info(self._repository, revision=self._revision)
-        return str(info.sha)
+        self._api.create_repo(self._repository, repo_type="dataset", private=is_private, exist_ok=True)
+        return str(self._api.dataset_info(self._repository, revision=self._revision).sha)
 
     def apply(self, plan: PushPlan, advance: Advance) -> Sent:
         """Send what changed and make one commit of it; none if nothing did.
