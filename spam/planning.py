@@ -299,7 +299,7 @@ def differences(stored: StoredSection, record: SectionRecord) -> list[str]:
     if old.n_spots == new.n_spots:
         if not np.array_equal(stored.ids, record.ids):
             found.append("ids of the spots differ")
-        if not np.array_equal(stored.xy_px, record.xy_px):
+        if record.xy_px is None or not np.array_equal(stored.xy_px, record.xy_px):
             found.append("coordinates of the spots differ")
     if record.counts is not None and record.genes is not None and stored.genes is not None and not found:
         is_same = np.array_equal(stored.genes, record.genes) and not (stored.counts() != record.counts).nnz
