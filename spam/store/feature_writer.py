@@ -19,10 +19,10 @@ from spam.typing import Array, Float
 
 from .feature_format import cut, stored_dtype, to_stored
 from .index import SectionIndex, change_index
-from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, name_fault
+from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, STAGING, name_fault
 from .lock import locked
 from .staged_chunks import StagedChunks
-from .staging import discard, move_into_place, staged
+from .staging import discard, move_into_place, prune
 
 __all__ = ["LOCK_WAIT_S", "FeatureWriter", "open_feature_writer"]
 
@@ -59,7 +59,7 @@ class FeatureWriter:
         self._store, self._section, self._meta, self._refresh = store, section, meta, refresh
         self._name = f"{section.name}/obsm/{meta.key}"
         self._cut = cut(section.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
-        self._staged = StagedChunks(staged(store, self._name))
+        self._staged = StagedChunks(store / STAGING / self._name)
         self._is_finished = is_finished
         self.chunks: list[slice] = self._cut.chunks
 
@@ -195,7 +195,7 @@ def open_feature_writer(
     name = f"{section}/obsm/{meta.key}"
     with locked(store, section, wait_s=LOCK_WAIT_S):  # nobody begins or finishes it in this moment
         index = refresh()
-        chunks = StagedChunks(staged(store, name))
+        chunks = StagedChunks(store / STAGING / name)
         asked = feature_identity(index.meta, meta)
         if is_overwrite:
             discard(store, name)
@@ -210,6 +210,7 @@ def open_feature_writer(
                 rows = cut(index.meta.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
                 if len(chunks.done()) == len(rows.chunks):
                     discard(store, name)  # its writer was killed when only this was left to do
+                prune(store, chunks.folder.parent)
         if not is_finished:
             if not chunks.is_begun:
                 chunks.begin(meta, asked)
