@@ -204,6 +204,7 @@ def describe(config: InfoConfig, *, progress: Progress = SILENT) -> InfoReport:
 
 def _section(store: Store, section: StoredSection) -> SectionInfo:
     meta, index, location = section.meta, section.index, store.location
+    _refuse(metadata_faults(meta.to_mapping(), "section"), f"section {meta.name!r}")
     writing = live_locks(location.path, meta.name) if isinstance(location, FolderLocation) else []
     return SectionInfo(
         name=meta.name,
@@ -230,13 +231,9 @@ def _section(store: Store, section: StoredSection) -> SectionInfo:
 
 def _feature(section: StoredSection, key: str) -> FeatureInfo:
     meta, node = section.feature_meta(key), f"obsm/{key}"
-    faults = metadata_faults(meta.to_mapping(), "feature")
-    if faults:
-        message = (
-            f"the metadata of features {key!r} of section {section.meta.name!r} are not as the format says: "
-            f"{'; '.join(faults[:3])}; look at all of the store with `spam store validate`"
-        )
-        raise StoreError(message)
+    _refuse(
+        metadata_faults(meta.to_mapping(), "feature"), f"features {key!r} of section {section.meta.name!r}"
+    )
     card = meta.encoder
     return FeatureInfo(
         key=key,
@@ -259,6 +256,15 @@ def _unfinished(chunks: StagedChunks, key: str, n_spots: int) -> UnfinishedInfo:
         return UnfinishedInfo(key=key, n_done=n_done, n_chunks=None)
     n_chunks = len(cut(n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows).chunks)
     return UnfinishedInfo(key=key, n_done=n_done, n_chunks=n_chunks)
+
+
+def _refuse(faults: list[str], what: str) -> None:
+    if faults:
+        message = (
+            f"the metadata of {what} are not as the format says: {'; '.join(faults[:3])}; look at all of the store with "
+            "`spam store validate`"
+        )
+        raise StoreError(message)
 
 
 def _text(entry: object) -> str | None:
