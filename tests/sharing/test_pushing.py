@@ -504,11 +504,9 @@ class TestHub:
                 hub.refuse = None
                 repository.commit("main", [b'{"key": "header", "value": {"summary": "s"}}'])
 
-        open_store(store, is_read_only=False).section("C2")
-        (store / "C2/zarr.json").touch()
         hub.refuse = interfere  # type: ignore[assignment]
         with pytest.raises(StoreError, match=r"changed by somebody else .*push again"):
-            shared(store, self.ADDRESS, i_have_the_right_to_share=True, without_counts=True)
+            shared(store, self.ADDRESS, without_counts=True)
 
     def test_too_many_files(self, hub: HubServer, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("spam.sharing.hub._MOST_FILES", 11)
