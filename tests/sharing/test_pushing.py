@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -494,6 +497,26 @@ class TestHub:
         shared(store, self.ADDRESS)
         assert [each for each in hub.requests if each.method == "PUT"] == []
         assert self.files(hub) == tree(store)
+
+    def test_by_xet(self, hub: HubServer, store: Path, tmp_path: Path, tree: Tree) -> None:
+        code = (
+            "import sys; from spam.sharing.pushing import push; from spam.schemas.store_config import PushConfig;"
+            "print(push(PushConfig.from_mapping({'store': sys.argv[1], 'to': sys.argv[2]})).commit)"
+        )
+        # hf_xet keeps a log and a cache in the user's folder, and its threads as long as the process is there.
+        environment = {**hub.environment, "HF_HUB_DISABLE_XET": "0", "HF_HOME": str(tmp_path / "home")}
+        hub.forget()
+        child = subprocess.run(
+            [sys.executable, "-c", code, str(store), self.ADDRESS],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert child.returncode == 0, child.stderr
+        assert child.stdout.strip() == hub.repository(REPO).resolve("main")
+        assert self.files(hub) == tree(store)
+        assert not any(each.method == "PUT" for each in hub.requests)  # nothing by LFS
 
     def test_somebody_else_was_faster(self, hub: HubServer, store: Path) -> None:
         shared(store, self.ADDRESS)
