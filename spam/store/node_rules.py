@@ -65,9 +65,12 @@ def node_faults(index: SectionIndex) -> list[str]:
     expected = {f"{name}/{INDEX}" for name in index.nodes}
     for name, node in index.nodes.items():
         try:
-            if node["node_type"] == "group":
+            if not isinstance(node.get("attributes", {}), dict):
+                fault: str | None = "its attributes are no mapping"
+            elif node["node_type"] == "group":
                 continue
-            fault = _array_fault(name, node, index)
+            else:
+                fault = _array_fault(name, node, index)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             fault = f"its metadata do not fit Zarr v3 ({type(error).__name__}: {error})"
         if fault:
