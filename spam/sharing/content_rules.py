@@ -123,14 +123,15 @@ def _counts_faults(section: StoredSection) -> Iterator[str]:
 
 def _coordinate_faults(section: StoredSection) -> Iterator[str]:
     nodes = section.index.nodes
-    if f"obsm/{SPATIAL}" not in nodes:
-        return
-    for name, xy in ((SPATIAL, section.xy_px), (SPATIAL_UM, section.xy_um)):
-        if xy is None:
+    names = [name for name in (SPATIAL, SPATIAL_UM) if f"obsm/{name}" in nodes]
+    for name in names:
+        data_type = nodes[f"obsm/{name}"]["data_type"]
+        if data_type != "float64":
+            yield f"{name} is stored as {data_type}, expected float64"
+    for name, read in ((SPATIAL, lambda: section.xy_px), (SPATIAL_UM, lambda: section.xy_um)):
+        if name not in names:
             continue
-        if nodes[f"obsm/{name}"]["data_type"] != "float64":
-            yield f"{name} is stored as {nodes[f'obsm/{name}']['data_type']}, expected float64"
-        bad = np.flatnonzero(~np.isfinite(xy).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(read()).all(axis=1))
         if bad.size:
             yield f"{name} must be finite; {bad.size} rows are not, the first is row {bad[0]}"
 

@@ -90,7 +90,7 @@ def test_a_section_gives_what_was_written_or_an_error(store_path):
         file, is_node = store_path / "C2" / path, path.endswith("zarr.json")
         whole = file.read_bytes()
         n_flips = (
-            1 if is_node else 2 if path.startswith(("obsp", "uns")) else 16
+            1 if is_node else 1 if path.startswith(("obsp", "uns")) else 16
         )  # graphs have many small files
         for _ in range(n_flips if readers else 0):
             changed = bytearray(whole)
@@ -106,8 +106,8 @@ def test_a_section_gives_what_was_written_or_an_error(store_path):
                 # A node's own metadata stand in the index too, which is what is read.
                 assert not (is_node and found is StoreError), path
         file.write_bytes(whole)
-    assert n_read > 400
-    assert n_refused > 300
+    assert n_read > 300
+    assert n_refused > 200
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -117,8 +117,11 @@ def test_what_another_process_writes_is_told(store_path):
 
 
 def test_metadata_that_are_not_as_the_format_says_are_an_error(store_path, reseal):
+    """Where types are checked at run time the index itself is refused."""
     reseal(store_path / "C2", lambda document: document["attributes"]["spam"]["meta"].update(mpp="0.69"))
-    with pytest.raises(StoreError, match=r"section 'C2' .*mpp must be .*not '0.69'.*spam store validate"):
+    with pytest.raises(
+        StoreError, match=r"(?s)C2'? .*(mpp must be .*not '0.69'.*spam store validate|format version 1)"
+    ):
         described(store_path)
     reseal(store_path / "C2", lambda document: document["attributes"]["spam"]["meta"].update(mpp=0.69))
     node = "obsm/tiny_112um"
@@ -128,9 +131,7 @@ def test_metadata_that_are_not_as_the_format_says_are_an_error(store_path, resea
             "meta"
         ].update(encoder=7),
     )
-    with pytest.raises(
-        StoreError, match=r"features 'tiny_112um' of section 'C2' .*encoder must be a mapping"
-    ):
+    with pytest.raises(StoreError, match=r"(?s)C2.*(encoder must be a mapping|format version 1)"):
         described(store_path)
 
 

@@ -50,6 +50,16 @@ def test_stores_at_the_borders_are_valid(tmp_path, make_record, add_features):
     assert faults_of(store.folder) == []
 
 
+@pytest.fixture
+def one_section(pristine_store, tmp_path, reseal) -> Path:
+    """A copy with C2 alone, to be changed."""
+    store = tmp_path / "one.zarr"
+    shutil.copytree(pristine_store / "C2", store / "C2")
+    shutil.copy(pristine_store / "zarr.json", store)
+    reseal(store, lambda root: root["attributes"]["spam"].update(sections=["C2"]))
+    return store
+
+
 def meta_of(document: dict[str, Any]) -> dict[str, Any]:
     meta: dict[str, Any] = document["attributes"]["spam"]["meta"]
     return meta
@@ -168,13 +178,12 @@ def change_meta(**changes: Any) -> Callable[[dict[str, Any]], object]:
         ),
     ],
 )  # fmt: skip
-def test_each_clause_that_is_broken_is_named(store_path, reseal, edit, words):
-    reseal(store_path / "C2", edit)
-    found = faults_of(store_path)
+def test_each_clause_that_is_broken_is_named(one_section, reseal, edit, words):
+    reseal(one_section / "C2", edit)
+    found = faults_of(one_section)
     for word in words:
         assert any(word in fault for fault in found), found
     assert all(fault.startswith("C2") for fault in found)
-    assert not validated(store_path).is_valid
 
 
 def test_the_summary_says_where_the_format_is_described(store_path, reseal):
@@ -182,6 +191,7 @@ def test_the_summary_says_where_the_format_is_described(store_path, reseal):
     summary = validated(store_path).summary()
     assert "C2: mpp is -1.0" in summary
     assert "2 sections; 1 faults: see docs/format.md" in summary
+    assert not validated(store_path).is_valid
 
 
 def rewrite(section: Path, name: str, values: np.ndarray) -> None:
@@ -234,11 +244,11 @@ def text(values: list[str]) -> np.ndarray:
         ("uns/spatial/C2/scalefactors/tissue_hires_scalef", lambda scale: -scale, "C2/uns/spatial: "),
     ],
 )  # fmt: skip
-def test_values_that_break_a_clause_are_named(store_path, name, change, words):
-    section = store_path / "C2"
+def test_values_that_break_a_clause_are_named(one_section, name, change, words):
+    section = one_section / "C2"
     values = zarr.open_array(section / name, mode="r")[...]
     rewrite(section, name, np.asarray(change(np.asarray(values))))
-    found = faults_of(store_path)
+    found = faults_of(one_section)
     assert any(words in fault for fault in found), found
 
 
@@ -249,15 +259,15 @@ def test_rewriting_the_same_values_leaves_a_store_valid(store_path):
     assert faults_of(store_path) == []
 
 
-def test_nodes_that_have_no_place_are_named(store_path):
-    section = store_path / "C2"
+def test_nodes_that_have_no_place_are_named(one_section):
+    section = one_section / "C2"
     zarr.create_group(
         section / "spam", zarr_format=3, attributes={"encoding-type": "dict", "encoding-version": "0.1.0"}
     )
     shutil.copytree(section / "obsm/spatial", section / "obsm/other")
     shutil.copytree(section / "obsp/spatial_distances", section / "obsp/lost_distances")
     change_index(section, add=("spam", "obsm/other", "obsp/lost_distances"))
-    found = faults_of(store_path)
+    found = faults_of(one_section)
     assert any("C2/spam: " in fault and "no such element in a section" in fault for fault in found)
     assert any("C2/obsm/other: it is neither coordinates nor features" in fault for fault in found)
     assert any("C2/obsp/lost_distances: it belongs to no graph" in fault for fault in found)
@@ -317,7 +327,7 @@ def test_what_cannot_be_validated_at_all_is_an_error(tmp_path, store_path, resea
 
 # Hostile hands ------------------------------------------------------------------------------------------------------
 
-N_STRANGE = 60
+N_STRANGE = 25
 STRANGE = [
     None,
     True,
@@ -393,22 +403,21 @@ def read_all(store: Path) -> None:
         section.graph(key)
 
 
-def test_whatever_stands_in_a_sealed_index_there_are_faults_and_no_crash(store_path):
+def test_whatever_stands_in_a_sealed_index_there_are_faults_and_no_crash(one_section):
     """Indexes with one to three strange values, each sealed as a stranger would who knows how."""
-    shutil.rmtree(store_path / "C3")
-    index = store_path / "C2" / "zarr.json"
+    index = one_section / "C2" / "zarr.json"
     whole, rng = json.loads(index.read_bytes()), np.random.default_rng(43)
     index.write_bytes(sealed_by_hand(copy.deepcopy(whole)))
-    read_all(store_path)  # the control: sealed by hand it opens
+    read_all(one_section)  # the control: sealed by hand it opens
     n_valid = n_opened = 0
     for _ in range(N_STRANGE):
         document = copy.deepcopy(whole)
         for _ in range(rng.integers(1, 4)):
             mutate(document, rng)
         index.write_bytes(sealed_by_hand(document))
-        n_valid += validated(store_path).is_valid
+        n_valid += validated(one_section).is_valid
         try:
-            read_all(store_path)
+            read_all(one_section)
             n_opened += 1
         except SpamError:
             pass
