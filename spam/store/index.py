@@ -55,7 +55,7 @@ class SectionIndex:
 
     def children(self, name: str) -> list[str]:
         """List the names of the nodes directly below a group."""
-        return sorted(node.rsplit("/", 1)[1] for node in self.nodes if node.rpartition("/")[0] == name)
+        return sorted(node.rpartition("/")[2] for node in self.nodes if node.rpartition("/")[0] == name)
 
 
 def read_index(data: bytes, where: str) -> SectionIndex:
