@@ -221,17 +221,29 @@ class TestInterruption:
         del there["README.md"]
         assert there == tree(store)
 
-    def test_what_arrived_is_sent_again_where_it_is_another_version(
-        self, bucket: S3Server, store: Path, pushed_store: Path, monkeypatch: pytest.MonkeyPatch,
+    def test_what_arrived_is_sent_again_where_another_version_came_after_it(
+        self,
+        bucket: S3Server,
+        store: Path,
+        pushed_store: Path,
+        monkeypatch: pytest.MonkeyPatch,
         changed: np.ndarray,
-    ) -> None:  # fmt: skip
+    ) -> None:
         monkeypatch.setattr("spam.sharing.destinations._JOURNALLED", 1)
-        for source in (pushed_store, store, pushed_store, store):
-            bucket.refuse = lambda method, path: (
-                403 if path.endswith("C2/zarr.json") and method == "PUT" else None
-            )
+        shard, journal = "C2/obsm/tiny_112um/c/0/0", ".unfinished/push.json"
+
+        def breaks_after_the_shard(method: str, path: str) -> int | None:
+            before = bucket.requests[-2].path if len(bucket.requests) > 1 else ""
+            return 403 if method == "PUT" and path.endswith(journal) and before.endswith(shard) else None
+
+        def breaks_at_the_index(method: str, path: str) -> int | None:
+            return 403 if method == "PUT" and path.endswith("C2/zarr.json") else None
+
+        for source, how in ((store, breaks_at_the_index), (pushed_store, breaks_after_the_shard)):
+            bucket.refuse = how
             with pytest.raises(StoreError, match="not allowed"):
                 shared(source, ADDRESS)
+        assert held()[shard] == (pushed_store / shard).read_bytes() != (store / shard).read_bytes()
         bucket.refuse = None
         shared(store, ADDRESS)
         np.testing.assert_array_equal(open_store(ADDRESS).section("C2").features("tiny_112um"), changed)
@@ -446,7 +458,10 @@ class TestHub:
         pushed_store: Path,
         add_features: Callable[..., np.ndarray],
     ) -> None:
+        with pytest.raises(StoreError, match="no such repository"):
+            open_store(self.ADDRESS)
         report = shared(store, self.ADDRESS)
+        np.testing.assert_array_equal(open_store(self.ADDRESS).section("C2").ids, section(store).ids)
         repository = hub.repository(REPO)
         assert repository.is_private
         assert report.commit == repository.resolve("main")
