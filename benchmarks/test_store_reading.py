@@ -1,6 +1,6 @@
 """Reading features from a store, against what a user would pick instead: ratios within one run, medians.
 
-``pytest benchmarks/test_store_reading.py --benchmark-enable -s`` makes 200 000 x 1536 float16 features (0.6 GB) in
+``pytest benchmarks/test_store_reading.py --benchmark-enable -n 0`` makes 200 000 x 1536 float16 features (0.6 GB) in
 pytest's temporary folder as a store, as raw rows, and as TRIDENT keeps them (h5py, one row a chunk), reads each whole
 into memory, gathers random rows, and prints the ratios. All files are in the page cache: what is measured is the work of
 the reader, not of the disk.

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# There is a worker per core; threads of their own would only be in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Slow references and small cohorts of known content, importable from every test.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "servers"))  # the servers on loopback, likewise
