@@ -29,6 +29,7 @@ _MOST_CHUNK_BYTES = 1 << 30
 _FREE_BYTES, _MOST_RATIO = 1 << 28, 1000
 """What an array may unpack to: 256 MB in any case, and 1000 times its files (counts come to 20 times)."""
 _MOST_CHUNKS = 1 << 22
+_ZARR_FORMAT = 3
 
 
 def codec_names(codecs: Any) -> tuple[Any, ...]:
@@ -67,6 +68,8 @@ def node_faults(index: SectionIndex) -> list[str]:
         try:
             if not isinstance(node.get("attributes", {}), dict):
                 fault: str | None = "its attributes are no mapping"
+            elif node["zarr_format"] != _ZARR_FORMAT or node["node_type"] not in ("group", "array"):
+                fault = "it is no group and no array of Zarr v3"
             elif node["node_type"] == "group":
                 continue
             else:
