@@ -128,10 +128,9 @@ def _coordinate_faults(section: StoredSection) -> Iterator[str]:
         data_type = nodes[f"obsm/{name}"]["data_type"]
         if data_type != "float64":
             yield f"{name} is stored as {data_type}, expected float64"
-    for name, read in ((SPATIAL, lambda: section.xy_px), (SPATIAL_UM, lambda: section.xy_um)):
-        if name not in names:
-            continue
-        bad = np.flatnonzero(~np.isfinite(read()).all(axis=1))
+    xy_px = section.xy_px if SPATIAL in names else None
+    for name, xy in ((SPATIAL, xy_px), (SPATIAL_UM, section.xy_um)):
+        bad = np.flatnonzero(~np.isfinite(xy).all(axis=1)) if xy is not None else np.empty(0)
         if bad.size:
             yield f"{name} must be finite; {bad.size} rows are not, the first is row {bad[0]}"
 

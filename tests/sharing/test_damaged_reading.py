@@ -106,27 +106,27 @@ def test_a_section_gives_what_was_written_or_an_error(store_path):
                 # A node's own metadata stand in the index too, which is what is read.
                 assert not (is_node and found is StoreError), path
         file.write_bytes(whole)
-    assert n_read > 300
-    assert n_refused > 200
+    assert n_read > 200
+    assert n_refused > 150
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_byte_of_every_shard_counts(store_path, key):
-    """Of features each single byte is changed in turn, by all eight bits together."""
-    section = open_store(store_path).section("C2")
-    expected = section.features(key).tobytes()
-    n_bytes = 0
-    for file in sorted((store_path / "C2" / "obsm" / key / "c").rglob("*")):
-        if not file.is_file():
-            continue
+    """Of features each single byte is changed in turn: one random bit of it, then all eight."""
+    section, rng = open_store(store_path).section("C2"), np.random.default_rng(47)
+    expected, n_flips = section.features(key).tobytes(), 0
+    for file in sorted(
+        path for path in (store_path / "C2" / "obsm" / key / "c").rglob("*") if path.is_file()
+    ):
         whole = file.read_bytes()
         for at in range(len(whole)):
-            file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-            with pytest.raises(StoreError, match=rf"obsm/{key}.*rows \d+:\d+"):
-                section.features(key)
+            for mask in (1 << int(rng.integers(8)), 0xFF):
+                file.write_bytes(whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :])
+                with pytest.raises(StoreError, match=rf"obsm/{key}.*rows \d+:\d+"):
+                    section.features(key)
+                n_flips += 1
         file.write_bytes(whole)
-        n_bytes += len(whole)
-    assert n_bytes > 250
+    assert n_flips > 500
     assert section.features(key).tobytes() == expected
 
 

@@ -50,14 +50,28 @@ def test_stores_at_the_borders_are_valid(tmp_path, make_record, add_features):
     assert faults_of(store.folder) == []
 
 
-@pytest.fixture
-def one_section(pristine_store, tmp_path, reseal) -> Path:
-    """A copy with C2 alone, to be changed."""
-    store = tmp_path / "one.zarr"
+@pytest.fixture(scope="module")
+def same_section(pristine_store, tmp_path_factory, reseal) -> Path:
+    """A copy with C2 alone, of which only the index may be changed; see `one_index`."""
+    store = tmp_path_factory.mktemp("same") / "one.zarr"
     shutil.copytree(pristine_store / "C2", store / "C2")
     shutil.copy(pristine_store / "zarr.json", store)
     reseal(store, lambda root: root["attributes"]["spam"].update(sections=["C2"]))
     return store
+
+
+@pytest.fixture
+def one_index(same_section) -> Iterator[Path]:
+    """A store with C2 alone, of which the index may be changed: it is put back."""
+    whole = (same_section / "C2" / "zarr.json").read_bytes()
+    yield same_section
+    (same_section / "C2" / "zarr.json").write_bytes(whole)
+
+
+@pytest.fixture
+def one_section(same_section, tmp_path) -> Path:
+    """A copy with C2 alone, to be changed."""
+    return Path(shutil.copytree(same_section, tmp_path / "one.zarr"))
 
 
 def meta_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -178,9 +192,9 @@ def change_meta(**changes: Any) -> Callable[[dict[str, Any]], object]:
         ),
     ],
 )  # fmt: skip
-def test_each_clause_that_is_broken_is_named(one_section, reseal, edit, words):
-    reseal(one_section / "C2", edit)
-    found = faults_of(one_section)
+def test_each_clause_that_is_broken_is_named(one_index, reseal, edit, words):
+    reseal(one_index / "C2", edit)
+    found = faults_of(one_index)
     for word in words:
         assert any(word in fault for fault in found), found
     assert all(fault.startswith("C2") for fault in found)
@@ -327,7 +341,7 @@ def test_what_cannot_be_validated_at_all_is_an_error(tmp_path, store_path, resea
 
 # Hostile hands ------------------------------------------------------------------------------------------------------
 
-N_STRANGE = 25
+N_STRANGE = 15
 STRANGE = [
     None,
     True,
@@ -403,21 +417,21 @@ def read_all(store: Path) -> None:
         section.graph(key)
 
 
-def test_whatever_stands_in_a_sealed_index_there_are_faults_and_no_crash(one_section):
+def test_whatever_stands_in_a_sealed_index_there_are_faults_and_no_crash(one_index):
     """Indexes with one to three strange values, each sealed as a stranger would who knows how."""
-    index = one_section / "C2" / "zarr.json"
+    index = one_index / "C2" / "zarr.json"
     whole, rng = json.loads(index.read_bytes()), np.random.default_rng(43)
     index.write_bytes(sealed_by_hand(copy.deepcopy(whole)))
-    read_all(one_section)  # the control: sealed by hand it opens
+    read_all(one_index)  # the control: sealed by hand it opens
     n_valid = n_opened = 0
     for _ in range(N_STRANGE):
         document = copy.deepcopy(whole)
         for _ in range(rng.integers(1, 4)):
             mutate(document, rng)
         index.write_bytes(sealed_by_hand(document))
-        n_valid += validated(one_section).is_valid
+        n_valid += validated(one_index).is_valid
         try:
-            read_all(one_section)
+            read_all(one_index)
             n_opened += 1
         except SpamError:
             pass
