@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from spam.errors import StoreError
 from spam.progress import Advance
@@ -44,6 +44,7 @@ class Sent:
         self.n_bytes += n_bytes
 
 
+@runtime_checkable  # for the run-time type checks of the tests
 class Destination(Protocol):
     """Where a store is pushed to."""
 

@@ -80,7 +80,9 @@ def naming_address(address: str, what: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        if not _names(error, _NO_PLACE) and (isinstance(error, FileNotFoundError) or _status(error) == _ABSENT):
+        if not _names(error, _NO_PLACE) and (
+            isinstance(error, FileNotFoundError) or _status(error) == _ABSENT
+        ):
             raise FileNotFoundError(shown(address)) from error
         message = f"{what} at {shown(address)!r} failed: {_reason(address, error)}"
         raise StoreError(message) from error

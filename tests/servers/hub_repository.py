@@ -74,7 +74,8 @@ class HubRepository:
 
     def keep(self, content: bytes) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
-        partial = self.content(f"{sha256}.{threading.get_ident()}")  # a client sends equal files at the same time
+        # A client sends equal files at the same time.
+        partial = self.content(f"{sha256}.{threading.get_ident()}")
         partial.write_bytes(content)
         partial.replace(self.content(sha256))
         return sha256
