@@ -6,12 +6,15 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import HubServer
+from pointing import forget_connections, point_at_hub, point_at_s3
+from s3_server import S3Server
 from scipy import sparse
 
 from spam.schemas.store_meta import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
@@ -251,3 +254,48 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def few_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_record: Callable[..., SectionRecord],
+    add_features: Callable[..., np.ndarray],
+) -> Path:
+    """One section of few files, features in two shards among them, where many would only take time; do not change it."""
+    path = tmp_path_factory.mktemp("few") / "small.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spam.store.feature_format._SHARD_BYTES", 150)
+        add_features(create_store(path).add_section(make_record("C2", obs={}, overview=None)))
+    return path
+
+
+@pytest.fixture
+def small_path(few_files: Path, tmp_path: Path) -> Path:
+    """A copy of `few_files`, to be changed."""
+    return Path(shutil.copytree(few_files, tmp_path / "small.zarr"))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of this test for what is fetched; nothing of its connections stays."""
+    monkeypatch.setenv("SPAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("spam.store.remote._WAIT_S", 0.0)
+    yield tmp_path / "cache"
+    forget_connections()
+
+
+@pytest.fixture
+def bucket(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server that ``s3://cohorts`` is on."""
+    with S3Server() as server:
+        point_at_s3(server, monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def hub(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A server that ``hf://`` is on."""
+    with HubServer(tmp_path / "hub", page_size=7) as server:
+        point_at_hub(server, monkeypatch)
+        yield server
