@@ -1,9 +1,14 @@
 """Pointing the clients of this process at a server of this folder, for as long as a test runs."""
 
+from contextlib import ExitStack
+from pathlib import Path
+
 import fsspec
 import huggingface_hub
 import pytest
 import s3fs
+from counting_server import CountingServer
+from http_range_server import HttpRangeServer
 from hub_server import HubServer
 from s3_server import S3Server
 
@@ -29,3 +34,25 @@ def forget_connections() -> None:
     s3fs.S3FileSystem.clear_instance_cache()
     huggingface_hub.HfFileSystem.clear_instance_cache()
     fsspec.get_filesystem_class("http").clear_instance_cache()
+
+
+def started(
+    kind: str, store: Path, hub_folder: Path, stack: ExitStack, patch: pytest.MonkeyPatch
+) -> tuple[CountingServer, str]:
+    """Start a server that has a store, without a look at what is sent there; give it with the address of the store."""
+    if kind == "http":
+        web = stack.enter_context(HttpRangeServer(store.parent))
+        return web, f"{web.url}/{store.name}"
+    if kind == "s3":
+        bucket = stack.enter_context(S3Server())
+        point_at_s3(bucket, patch)
+        fsspec.filesystem("s3").put(f"{store}/", f"cohorts/{store.name}/", recursive=True)
+        bucket.forget()
+        return bucket, f"s3://cohorts/{store.name}"
+    hub = stack.enter_context(HubServer(hub_folder))
+    point_at_hub(hub, patch)
+    api = huggingface_hub.HfApi()
+    api.create_repo("org/cohort", repo_type="dataset")
+    api.upload_folder(repo_id="org/cohort", repo_type="dataset", folder_path=store, path_in_repo="sub")
+    hub.forget()
+    return hub, "hf://datasets/org/cohort/sub"

@@ -7,13 +7,14 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hub_server import HubServer
-from pointing import forget_connections, point_at_hub, point_at_s3
+from pointing import forget_connections, point_at_hub, point_at_s3, started
 from s3_server import S3Server
 from scipy import sparse
 
@@ -299,3 +300,12 @@ def hub(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     with HubServer(tmp_path / "hub", page_size=7) as server:
         point_at_hub(server, monkeypatch)
         yield server
+
+
+@pytest.fixture
+def serve(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, Path], Any]]:
+    """Put a store on a server (``http``, ``s3``, ``hub``); give the server, whose record is empty, and its address."""
+    with ExitStack() as stack:
+        yield lambda kind, store: started(kind, store, tmp_path / "hub", stack, monkeypatch)
