@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -17,7 +18,7 @@ from spam.errors import ConfigError
 
 from .values import describe_kind, fit_value
 
-__all__ = ["Config", "check", "flag", "option", "unknown_fault"]
+__all__ = ["Config", "check", "flag", "folder_fault", "option", "unknown_fault"]
 
 C = TypeVar("C", bound="Config")
 
@@ -38,6 +39,17 @@ def check(faults: Iterable[str | None]) -> None:
     found = [fault for fault in faults if fault]
     if found:
         raise ConfigError("; ".join(found))
+
+
+def folder_fault(name: str, path: Path | None) -> str | None:
+    """Word the fault of an address where a folder is needed; ``None`` if it is none."""
+    if path is None or not re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+        return None
+    scheme, _, rest = str(path).partition(":/")
+    return (
+        f"{flag(name)} must be a folder, since it is written to, not '{scheme}://{rest.lstrip('/')}'; write to a folder and "
+        "share it with `spam store push`"
+    )
 
 
 def unknown_fault(owner: str, unknown: Iterable[str], known: Iterable[str]) -> str | None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, check, option
+from .config import Config, check, folder_fault, option
 from .store_meta import FeatureDtype
 
 __all__ = ["DEFAULT_ENCODER", "DEFAULT_TILE_UM", "EmbedConfig", "InputConfig"]
@@ -88,6 +88,7 @@ class EmbedConfig(InputConfig):
                 "--store is missing: say where the features go, e.g. --store cohort.zarr"
                 if self.store is None
                 else None,
+                folder_fault("store", self.store),
                 "give --manifest, or --csv and --root (with or without --h5ad)"
                 if self.manifest is None and (self.csv is None or self.root is None)
                 else None,

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from .config import Config, check, option
+from .config import Config, check, folder_fault, option
 
 __all__ = ["DEFAULT_K", "GraphConfig"]
 
@@ -28,6 +28,7 @@ class GraphConfig(Config):
                 "--store is missing: give the feature store that `spam embed` wrote"
                 if self.store is None
                 else None,
+                folder_fault("store", self.store),
                 f"--k-spatial must be at least 1, not {self.k_spatial}" if self.k_spatial < 1 else None,
                 f"--k-features must be at least 1, not {self.k_features}" if self.k_features < 1 else None,
             ]

@@ -124,6 +124,8 @@ def test_flag() -> None:
         (EmbedConfig, {"batch_size": 0}, "--batch-size must be at least 1, not 0"),
         (EmbedConfig, {"num_workers": -1}, "--num-workers must not be negative, not -1"),
         (EmbedConfig, {"chunk_rows": 0}, "--chunk-rows must be at least 1, not 0"),
+        (EmbedConfig, {"store": "s3://b/s.zarr"}, "--store must be a folder.*'s3://b/s.zarr'.*spam store push"),
+        (GraphConfig, {"store": "hf://datasets/o/n"}, "--store must be a folder.*'hf://datasets/o/n'"),
         (EmbedConfig, {"mpp": 0.0}, "--mpp must be a positive"),
         (EmbedConfig, {"tile_um": (1.0,), "tile_px": (3,)}, "--tile-um or --tile-px, not both"),
         (EmbedConfig, {"tile_um": (0.0,)}, "--tile-um must be positive, not 0.0"),
