@@ -253,7 +253,8 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=3),
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=3),
     st.sampled_from([[], {}, [[]], [{}], "bytes", "string", "float16", "regular", "default", -1, 0, 2**31, "../x"]),
 )  # fmt: skip
 
