@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +20,9 @@ from spam.store.sealing import sealed, sync
 
 from .copying import checked_blocks
 from .new_folder import require_absent
+from .zip_frame import packed_entry
 
 __all__ = ["PackReport", "files_of", "pack"]
-
-_UNIX = 3  # "made by", so that the permissions below count (APPNOTE 4.4.2)
-_PERMISSIONS = (stat.S_IFREG | 0o644) << 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +113,8 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
             progress.task("packing", len(files) + len(small)) as advance,
         ):
             for name in sorted([*files, *small]):
-                info = zipfile.ZipInfo(name)  # its date is 1980-01-01
-                info.create_system, info.external_attr = _UNIX, _PERMISSIONS
-                info.file_size = files[name].n_bytes if name in files else len(small[name])
-                with archive.open(info, "w") as entry:
+                n_bytes = files[name].n_bytes if name in files else len(small[name])
+                with archive.open(packed_entry(name, n_bytes), "w") as entry:
                     if name in files:
                         for block in checked_blocks(store.location, name, files[name]):
                             entry.write(block)
