@@ -17,12 +17,12 @@ from .feature_reader import feature_names, read_feature_meta, read_features, unf
 from .feature_writer import LOCK_WAIT_S, FeatureWriter, open_feature_writer
 from .graph_elements import graph_names, graph_nodes, read_graph, write_graph
 from .guarded_store import open_section_group
-from .index import SectionIndex, content_digest, read_index
+from .index import SectionIndex, content_digest
+from .index_opening import open_index
 from .layout import HIRES_PATH, IDENTITY, SCALES_PATH, SPATIAL, SPATIAL_UM, name_fault
 from .location import FolderLocation, Location
 from .lock import locked, locked_part
 from .metadata import damaged, read_entry
-from .node_rules import node_faults
 from .records import Graph, Overview
 from .unchanged import unchanged
 
@@ -64,29 +64,7 @@ class StoredSection:
             If the index is not what was written, or names what no store holds (unknown codecs, sizes that do not
             fit, paths that lead outside).
         """
-        where = f"{self._location.address}/{self._name}"
-        data = self._location.read_index(self._name)
-        if data is None:
-            message = (
-                f"section {where!r} is not there any more, or is a link, which a store must not hold; open the store "
-                "again, or take a copy with the section itself"
-            )
-            raise StoreError(message)
-        index = read_index(data, where)
-        faults = node_faults(index)
-        if index.meta.name != self._name:
-            faults.insert(0, f"it is named {index.meta.name!r} in its own metadata")
-        if fault := name_fault(
-            self._name, "its name"
-        ):  # of a stranger's ZIP: whoever copies it makes a folder of it
-            faults.insert(0, fault)
-        if faults:
-            message = (
-                f"section {where!r} cannot be opened: {'; '.join(faults[:5])}"
-                f"{f' and {len(faults) - 5} more' if len(faults) > 5 else ''}; it was not written by this version of "
-                "spam: look at it with `spam store validate`, or take a fresh copy"
-            )
-            raise StoreError(message)
+        index = open_index(self._location, self._name)
         self._group = open_section_group(self._location, index)
         is_other = hasattr(self, "index") and index.below(*_TABLES) != self.index.below(*_TABLES)
         self.index, self.meta = index, index.meta
