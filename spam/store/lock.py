@@ -25,7 +25,7 @@ from typing import Any
 from spam.errors import StoreError
 
 from .layout import STAGING
-from .staging import prune, staged
+from .staging import prune, refuse_links, staged
 
 if sys.platform != "win32":
     import fcntl
@@ -105,10 +105,17 @@ def live_locks(store: Path, section: str) -> list[str]:
 
 
 def remove_stale_locks(store: Path) -> None:
-    """Remove the locks of processes that were killed, and the folders that they were alone in."""
+    """Remove the locks of processes that were killed, and the folders that they were alone in.
+
+    Raises
+    ------
+    StoreError
+        If the folder of the locks is a link: what lies there is not the store's.
+    """
+    refuse_links(store, store / STAGING)
     for path in _lock_files(store / STAGING):
         with _alone(store):
-            if _is_stale(path, _holder(path)):
+            if _is_lock(path) and _is_stale(path, _holder(path)):
                 path.unlink(missing_ok=True)
         prune(store, path.parent)
 
@@ -118,6 +125,13 @@ def _lock_files(folder: Path) -> list[Path]:
     return [
         Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name.endswith(_SUFFIX)
     ]
+
+
+def _is_lock(path: Path) -> bool:
+    """Tell whether a file is one that `locked` made; an empty one is of a maker that was killed."""
+    with contextlib.suppress(FileNotFoundError):
+        return not path.is_symlink() and ("owner" in _holder(path) or path.stat().st_size == 0)
+    return False
 
 
 class _Owner:

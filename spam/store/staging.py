@@ -10,9 +10,21 @@ import secrets
 import shutil
 from pathlib import Path
 
+from spam.errors import StoreError
+
 from .layout import INDEX, STAGING
 
-__all__ = ["discard", "folder_names", "make_folder", "move_into_place", "prune", "remove", "staged", "sweep"]
+__all__ = [
+    "discard",
+    "folder_names",
+    "make_folder",
+    "move_into_place",
+    "prune",
+    "refuse_links",
+    "remove",
+    "staged",
+    "sweep",
+]
 
 _REMOVED = ".removed-"  # beginning of the name under which something waits while it is deleted
 _N_TRIES = 100
@@ -25,9 +37,36 @@ def folder_names(folder: Path) -> list[str]:
     return sorted(child.name for child in folder.iterdir() if (child / INDEX).is_file())
 
 
+def refuse_links(store: Path, path: Path) -> None:
+    """Refuse to change what a link inside a store leads to: it may lie anywhere, and is not the store's.
+
+    Raises
+    ------
+    StoreError
+        If `path`, or a folder between it and the store, is a link.
+    """
+    here = store
+    for name in path.relative_to(store).parts:
+        here /= name
+        if here.is_symlink():
+            message = (
+                f"{here.relative_to(store).as_posix()!r} in store {str(store)!r} is a link, expected a part of the "
+                "store itself: nothing is written or deleted through it; look at where it leads, then remove the "
+                f"link with `rm {here}`"
+            )
+            raise StoreError(message)
+
+
 def staged(store: Path, name: str) -> Path:
-    """Give the path under which `name` is written until it is whole; its parents are made."""
+    """Give the path under which `name` is written until it is whole; its parents are made.
+
+    Raises
+    ------
+    StoreError
+        If a link is in the way, as in all that writes or deletes here (`refuse_links`).
+    """
     path = store / STAGING / name
+    refuse_links(store, path)
     make_folder(path.parent)
     return path
 
@@ -50,6 +89,7 @@ def discard(store: Path, name: str) -> None:
 
 def remove(store: Path, name: str) -> None:
     """Delete `name` if it is there; all of it is gone for others before any of its files is."""
+    refuse_links(store, store / name)
     if (store / name).exists():
         removed = staged(store, f"{_REMOVED}{secrets.token_hex(8)}")
         (store / name).rename(removed)
@@ -59,6 +99,7 @@ def remove(store: Path, name: str) -> None:
 def sweep(store: Path) -> None:
     """Delete what was removed already, by a killed writer too."""
     staging = store / STAGING
+    refuse_links(store, staging)
     for leftover in staging.glob(f"{_REMOVED}*"):
         shutil.rmtree(leftover, ignore_errors=True)  # another process may be at it too
     prune(store, staging)
@@ -70,6 +111,7 @@ def move_into_place(store: Path, name: str, path: Path) -> None:
     A rename is atomic. When an older version is replaced there is a moment with neither; a writer killed in it
     leaves nothing under `name`, never a half.
     """
+    refuse_links(store, path)
     remove(store, name)
     path.rename(store / name)
     prune(store, path.parent)
@@ -77,6 +119,7 @@ def move_into_place(store: Path, name: str, path: Path) -> None:
 
 def prune(store: Path, folder: Path) -> None:
     """Delete empty staging folders upwards: a finished store equals one that was never interrupted."""
+    refuse_links(store, folder)
     while folder != store:
         with contextlib.suppress(FileNotFoundError):
             try:

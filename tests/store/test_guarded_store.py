@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import struct
 import tracemalloc
 
@@ -17,6 +19,8 @@ from spam.errors import StoreError
 from spam.store import open_store
 from spam.store.guarded_store import GuardedStore
 from spam.store.location import FolderLocation
+from spam.store.lock import remove_stale_locks
+from spam.store.staging import discard, prune, staged, sweep
 from spam.store.zstandard import frame_size
 
 CHUNK = "X/data/c/0"
@@ -154,6 +158,66 @@ def test_a_section_or_an_index_that_is_a_link_is_refused(store, section, tmp_pat
     (store.folder / "C2").symlink_to(tmp_path / "C2")
     with pytest.raises(StoreError, match=r"C2' is not there any more, or is a link.*take a copy"):
         store.section("C2")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, tree):
+    """A folder of someone else's, with names that a store would delete; no file in it may change."""
+    folder = tmp_path / "elsewhere"
+    (folder / ".removed-photos").mkdir(parents=True)
+    (folder / ".removed-photos/one").write_text("mine")
+    for name in ("yarn.lock", "C2.lock", "spatial_connectivities"):
+        (folder / name).write_text("not a lock of spam" * 3)
+        os.utime(folder / name, (0, 0))
+    (folder / "empty").mkdir()
+    before = tree(folder)
+    yield folder
+    assert tree(folder) == before
+    assert (folder / "empty").is_dir()
+
+
+def test_nothing_is_deleted_through_a_linked_staging_folder(store, section, elsewhere, make_graph):
+    (store.folder / ".unfinished").symlink_to(elsewhere)
+    message = r"'\.unfinished' in store .* is a link, expected a part of the store.*remove the link with `rm "
+    with pytest.raises(StoreError, match=message):
+        open_store(store.folder, is_read_only=False)
+    with pytest.raises(StoreError, match=message):
+        section.write_graph("spatial", make_graph())
+    for change in (
+        lambda: remove_stale_locks(store.folder),
+        lambda: sweep(store.folder),
+        lambda: prune(store.folder, store.folder / ".unfinished/empty"),
+        lambda: discard(store.folder, "spatial_connectivities"),
+        lambda: staged(store.folder, "C2/obsm/x"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            change()
+
+
+def test_a_file_that_is_no_lock_is_left_where_locks_lie(store, section, elsewhere):
+    shutil.copytree(elsewhere, store.folder / ".unfinished/C2")
+    (store.folder / ".unfinished/C2/link.lock").symlink_to(elsewhere / "yarn.lock")
+    open_store(store.folder, is_read_only=False)
+    assert sorted(path.name for path in (store.folder / ".unfinished/C2").glob("*.lock")) == [
+        "C2.lock",
+        "link.lock",
+        "yarn.lock",
+    ]
+
+
+@pytest.mark.parametrize("name", ["obsp", "uns"])
+def test_nothing_is_written_or_deleted_through_a_linked_folder_of_a_section(
+    store, section, elsewhere, make_graph, name
+):
+    (elsewhere / "spatial_neighbors").write_text("mine")
+    (store.folder / "C2" / name).rename(store.folder.parent / name)
+    (store.folder / "C2" / name).symlink_to(elsewhere)
+    with pytest.raises(
+        StoreError, match=rf"'C2/{name}' in store .* is a link.*nothing is written or deleted"
+    ):
+        section.write_graph("spatial", make_graph())
+    assert (elsewhere / "spatial_neighbors").read_text() == "mine"
+    (elsewhere / "spatial_neighbors").unlink()
 
 
 def test_a_store_itself_may_be_reached_by_a_link(store, section, tmp_path):
