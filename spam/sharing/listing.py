@@ -17,7 +17,7 @@ _README = "README.md"
 def files_of(location: Location) -> Iterator[tuple[str, bool]]:
     """Yield every file, by its path within the store, and whether it is a link; nothing of a remote store.
 
-    What a store may hold beside its own files is left out: a ``README.md``, and all that is being written.
+    What a store may hold beside its own files is left out: a ``README.md``, and all that is being written but links.
     """
     if isinstance(location, ZipLocation):
         with zipfile.ZipFile(location.path) as archive:
@@ -25,12 +25,13 @@ def files_of(location: Location) -> Iterator[tuple[str, bool]]:
     if isinstance(location, FolderLocation):
         for folder, folders, files in os.walk(location.path):  # does not follow links
             here = Path(folder)
-            is_root = here == location.path
-            folders[:] = sorted(name for name in folders if not (is_root and name == STAGING))
-            for name in sorted([*files, *(name for name in folders if (here / name).is_symlink())]):
-                path = here / name
-                if not (is_root and name == _README):
-                    yield path.relative_to(location.path).as_posix(), path.is_symlink()
+            links = [name for name in folders if (here / name).is_symlink()]
+            folders.sort()
+            for name in sorted([*files, *links]):
+                path = (here / name).relative_to(location.path)
+                is_link = (here / name).is_symlink()
+                if path != Path(_README) and (is_link or path.parts[0] != STAGING):
+                    yield path.as_posix(), is_link
 
 
 def staged_folders(location: Location, section: str) -> list[Path]:
@@ -38,8 +39,12 @@ def staged_folders(location: Location, section: str) -> list[Path]:
     if not isinstance(location, FolderLocation):
         return []
     folder = location.path / STAGING / section / "obsm"
-    folders = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in folders if StagedChunks(path).is_begun]
+    parents = (folder, folder.parent, folder.parent.parent)
+    if not folder.is_dir() or any(parent.is_symlink() for parent in parents):  # not the store's
+        return []
+    return [
+        path for path in sorted(folder.iterdir()) if StagedChunks(path).is_begun and not path.is_symlink()
+    ]
 
 
 def staged_chunks(location: Location, sections: Collection[str]) -> list[tuple[str, FilePart, str]]:

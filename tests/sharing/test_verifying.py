@@ -334,6 +334,20 @@ def test_files_that_should_not_be_there_are_named(store_path):
     assert {fault.path for fault in verified(store_path, "C3").faults} == {"C3/obsm/extra/c/0/0"}
 
 
+@pytest.mark.parametrize("name", [".unfinished", ".unfinished/C2", ".unfinished/C2/obsm"])
+def test_a_linked_staging_folder_is_named_and_not_looked_into(store_path, tmp_path, name):
+    waiting = tmp_path / "C2/obsm/tiny_7um"
+    waiting.mkdir(parents=True)
+    (waiting / "features.json").write_text("{}")
+    (waiting / f"00000000-{'0' * 64}.rows").write_text("of another store")
+    place = store_path / name
+    place.parent.mkdir(exist_ok=True, parents=True)
+    place.symlink_to(tmp_path / name.removeprefix(".unfinished").lstrip("/"))
+    assert [(fault.path, fault.fault) for fault in verified(store_path).faults] == [
+        (name, "it is a link, which a store does not hold")
+    ]
+
+
 def test_a_section_that_is_gone_is_named(store_path):
     (store_path / "C3" / "zarr.json").unlink()
     report = verified(store_path)
