@@ -55,6 +55,8 @@ def array_rule(node: dict[str, Any]) -> str | None:
 def chunk_names(name: str, node: dict[str, Any]) -> Iterator[str]:
     """Name the files of an array's chunks (its shards, for features), by path within the section."""
     shape, chunk = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
+    if 0 in shape:
+        return  # `product` would keep the numbers of every other axis
     grid = (range(math.ceil(size / step)) for size, step in zip(shape, chunk, strict=True))
     for position in itertools.product(*grid):
         yield "/".join((name, "c", *map(str, position)))
@@ -114,7 +116,9 @@ def _array_fault(name: str, node: dict[str, Any], index: SectionIndex) -> str | 
             return f"chunks {inner} do not fill shards {chunk} of whole rows"
     decoded = inner if rule == FEATURES else chunk  # in one piece
     item = 16 if rule == STRINGS else int(re.sub(r"\D", "", data_type) or 8) // 8
-    n_chunks = math.prod(math.ceil(size / step) for size, step in zip(shape, chunk, strict=True))
+    grid = [math.ceil(size / step) for size, step in zip(shape, chunk, strict=True)]
+    # Beside an axis of none, readers still count out every other one.
+    n_chunks = max(math.prod(grid), *grid, 0)
     if n_chunks > _MOST_CHUNKS or math.prod(decoded) * item > _MOST_CHUNK_BYTES:
         return f"{n_chunks} chunks of {chunk} are more than a store has"
     if n_chunks > len(index.files):  # before all their names are made

@@ -132,6 +132,10 @@ REFUSED = {
         lambda n, f: (table("X/data", shape=[1 << 22])(n, f), chunked("X/data", 1)(n, f)),
         "X/data: .* takes 4194304 files, the index names",
     ),
+    "a million chunks beside an axis of none": (
+        lambda n, f: (table("obsm/spatial", shape=[0, 1 << 21])(n, f), chunked("obsm/spatial", 1, 1)(n, f)),
+        "obsm/spatial: .* takes 2097152 files, the index names",
+    ),
     "larger than any number": (table("X/data", shape=[10**400]), "X/data: .* are no sizes"),
     "strings": (
         lambda n, f: (table("obs/label", shape=[1 << 31])(n, f), chunked("obs/label", 1 << 31)(n, f)),
@@ -243,6 +247,7 @@ def test_chunks_are_named_as_zarr_names_them():
     assert list(chunk_names("a", node((3, 3)))) == ["a/c/0"]
     assert list(chunk_names("a", node())) == ["a/c"]
     assert list(chunk_names("a", node((0, 3)))) == []
+    assert list(chunk_names("a", node((1 << 47, 1), (0, 1)))) == []
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
