@@ -47,6 +47,11 @@ _CHUNK_ENTRIES = 1 << 18
 """Entries in a chunk of a sparse matrix: 1 MB of int32, so that a few genes are a few chunks."""
 
 
+_MOST_TEXT_BYTES = 1 << 30
+"""What a column of strings may take in memory, where each takes as much as the longest."""
+_CHARACTER_BYTES = 4
+
+
 def write_group(parent: Parent, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
     """Make an empty group."""
     if isinstance(parent, Path):
@@ -143,7 +148,7 @@ def read_array(parent: zarr.Group, name: str, *, rows: slice | EllipsisType = ..
     Raises
     ------
     StoreError
-        If there is no such array, or its bytes cannot be decoded.
+        If there is no such array, its bytes cannot be decoded, or its strings are too long to be held.
     """
     array = array_at(parent, name)
     try:
@@ -154,7 +159,16 @@ def read_array(parent: zarr.Group, name: str, *, rows: slice | EllipsisType = ..
         raise damaged(parent, f"it cannot be read ({error})", child=name) from error
     if values.dtype.kind in "TO":
         # NumPy does not cast its variable-length strings to fixed-length ones itself (NumPy 2.4).
-        return values.astype(object).astype(str)
+        strings = values.astype(object)
+        longest = max(map(len, strings.flat), default=0)
+        n_bytes = strings.size * longest * _CHARACTER_BYTES
+        if n_bytes > _MOST_TEXT_BYTES:
+            fault = (
+                f"its {strings.size} strings, the longest of {longest} characters, would take {n_bytes} bytes, "
+                f"expected at most {_MOST_TEXT_BYTES}"
+            )
+            raise damaged(parent, fault, child=name)
+        return strings.astype(str)
     return values
 
 

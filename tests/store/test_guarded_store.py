@@ -96,6 +96,15 @@ def test_a_string_longer_than_its_chunk_is_an_error(store, section, reindex, len
     assert "C2/obs/label: it cannot be read" in found
 
 
+def test_one_long_string_among_many_is_not_padded_into_all(store, section, reindex, monkeypatch):
+    monkeypatch.setattr("spam.store.elements._MOST_TEXT_BYTES", 13 * 10**6 * 4 - 1)
+    content = struct.pack("<I", 13) + struct.pack("<I", 10**6) + b"a" * 10**6 + struct.pack("<I", 0) * 12
+    found = refused(store, reindex, "obs/label/c/0", with_checksum(content), lambda s: s.obs)
+    assert "its 13 strings, the longest of 1000000 characters, would take 52000000 bytes" in found
+    monkeypatch.setattr("spam.store.elements._MOST_TEXT_BYTES", 13 * 10**6 * 4)
+    assert len(open_store(store.folder).section("C2").obs["label"][0]) == 10**6
+
+
 def test_bytes_that_are_no_text_are_an_error(store, section, reindex):
     content = struct.pack("<I", 13) + (struct.pack("<I", 1) + b"\xff") * 13
     assert "cannot be read" in refused(
