@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from .encoders import Encoder, build_encoder
-from .errors import EncoderError, StoreError
+from .errors import ConfigError, EncoderError, StoreError
 from .graphs import ensure_spatial_graph
 from .hardware import resolve_device
 from .planning import PlannedSection, differences, plan, slide_of, software_versions
@@ -51,12 +51,12 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
         As `plan`, before anything is written. `EncoderError` also where the weights cannot be had, or a
         feature is not a finite number (the chunks before it are kept).
     """
+    share = _Share.of(config)
     planned = plan(config)
     encoder = build_encoder(planned.card, device=resolve_device(config.device), amp=config.amp)
     store = create_store(planned.store)
     for one in planned.sections:
         _require_same_features(store, one, encoder, config)
-    share = _Share.of(config)
     reports = tuple(_embed_section(store, one, encoder, config, share, progress) for one in planned.sections)
     return EmbedReport(store=planned.store, encoder=planned.card.name, sections=reports)
 
@@ -69,10 +69,21 @@ class _Share:
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "_Share":
-        """Take what ``--shard`` says, or else what torchrun has put into the environment."""
-        if config.shard is None and not config.overwrite:
-            return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-        return cls(*config.shard_of)
+        """Take what ``--shard`` says, or else what torchrun has put into the environment.
+
+        Raises
+        ------
+        ConfigError
+            If torchrun's processes are to overwrite.
+        """
+        n = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+        if config.shard is not None or n == 1:
+            return cls(*config.shard_of)
+        if config.overwrite:
+            message = f"--overwrite would let the {n} processes of torchrun delete each other's work; "
+                "run once without torchrun"
+            raise ConfigError(message)
+        return cls(int(os.environ["RANK"]), n)
 
     @property
     def label(self) -> str:
@@ -106,6 +117,11 @@ def _feature_meta(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: 
     )
 
 
+def _run(encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
+    """Name what changes the last bits of features: sums are taken in another order then."""
+    return {"--batch-size": config.batch_size, "--device": encoder.device.type}
+
+
 def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> None:
     """Raise, before any compute, if features that are there already were made differently."""
     if config.overwrite or one.section.name not in store.section_names:
@@ -114,7 +130,7 @@ def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, 
     for spec, sampling in zip(one.specs, one.samplings, strict=True):
         meta = _feature_meta(spec, sampling, encoder, config)
         if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
-            stored.feature_writer(meta)
+            stored.feature_writer(meta, run=_run(encoder, config))
 
 
 def _embed_section(
@@ -126,13 +142,13 @@ def _embed_section(
     progress: Progress,
 ) -> SectionReport:
     begun = time.perf_counter()
-    section, keys, n_embedded, n_left = one.section, [], 0, 0
+    section, writers, n_embedded = one.section, [], 0
     with slide_of(section) as slide:
         stored = _stored_section(store, one, slide, config, share)
         for spec, sampling in zip(one.specs, one.samplings, strict=True):
             meta = _feature_meta(spec, sampling, encoder, config)
             with stored.lock(meta.key, part=share.label):
-                writer = stored.feature_writer(meta, is_overwrite=config.overwrite)
+                writer = stored.feature_writer(meta, run=_run(encoder, config), is_overwrite=config.overwrite)
                 own, pending = share.of_chunks(writer.chunks), writer.pending
                 todo = [chunk for chunk in own if chunk in pending]
                 n_todo = _n_rows(todo)
@@ -140,19 +156,20 @@ def _embed_section(
                     reader = TileReader(section, spec, slide=slide, interpolation=encoder.card.interpolation)
                     with progress.task(f"embed {section.name} {spec.label}", n_todo) as advance:
                         _fill(writer, todo, reader, encoder, section.ids, config, advance)
-                n_waiting = _n_rows(writer.pending)
-                if not n_waiting:  # whoever comes last puts the parts together
+                if not writer.pending:  # whoever comes last puts the parts together
                     writer.finish()
-                    keys.append(meta.key)
             n_embedded += n_todo
-            n_left += n_waiting
+            writers.append(writer)
+    n_left = sum(_n_rows(writer.pending) for writer in writers)  # others may have come to an end meanwhile
     if not n_left:
+        for writer in writers:
+            writer.finish()
         # so that readers of the store find the graph that training uses
         ensure_spatial_graph(stored, k=DEFAULT_K)
     return SectionReport(
         name=section.name,
         n_spots=len(section.ids),
-        keys=tuple(keys),
+        keys=tuple(writer.key for writer in writers if not writer.pending),
         join=section.join.describe(),
         n_embedded=n_embedded,
         n_present=len(section.ids) * len(one.specs) - n_embedded - n_left,

@@ -11,7 +11,7 @@ from embedding_lab import N_SPOTS, Lab, make_lab
 from spam.embedding import embed
 from spam.errors import ConfigError, StoreError
 from spam.schemas.embed_config import EmbedConfig
-from spam.store import open_store
+from spam.store import FeatureWriter, open_store
 
 KEY = "local-dir-tiny_20um"
 
@@ -50,6 +50,26 @@ def test_parts_in_any_order_equal_one_run(lab, order):
     assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
 
 
+def test_parts_of_several_tile_sizes_end_as_one_run(lab, monkeypatch):
+    """One process is between the sizes while the other finishes: together they leave nothing out."""
+    sizes = {"tile_um": (20.0, 40.0)}
+    embed(lab.config(store=lab.folder / "whole.zarr", **sizes))
+    finish = FeatureWriter.finish
+    seen = []
+
+    def finish_after_the_other(writer: FeatureWriter) -> None:
+        finish(writer)
+        if not seen:  # the first size is done by the second process, which is stopped here
+            seen.append(embed(lab.config(shard="1/2", **sizes)).sections[0].n_left)
+
+    embed(lab.config(shard="1/2", tile_um=(20.0,)))
+    monkeypatch.setattr(FeatureWriter, "finish", finish_after_the_other)
+    last = embed(lab.config(shard="2/2", **sizes)).sections[0]
+    assert seen[0] > 0
+    assert last.n_left == 0
+    assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
+
+
 def test_a_part_is_embedded_once(lab):
     first = embed(lab.config(shard="1/2")).sections[0]
     again = embed(lab.config(shard="1/2")).sections[0]
@@ -79,9 +99,14 @@ def test_processes_at_once_equal_one_run(lab):
 def test_torchrun_says_which_part_it_is(lab, monkeypatch, rank):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (
+        embed(lab.config(store=lab.folder / "alone.zarr")).sections[0].n_left == 0
+    )  # of another program's world
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ConfigError, match=r"2 processes of torchrun.*run once without torchrun"):
+        embed(lab.config(store=lab.folder / "torchrun.zarr", overwrite=True))
     one = embed(lab.config(store=lab.folder / "torchrun.zarr")).sections[0]
-    monkeypatch.delenv("RANK")
-    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     other = embed(lab.config(shard=f"{int(rank) + 1}/2")).sections[0]
     assert (one.n_embedded, one.n_left) == (other.n_embedded, other.n_left)
     assert one.n_left > 0

@@ -34,6 +34,8 @@ class Encoder:
         The card that the encoder was built from.
     weights_sha256
         Digest of the weights, see `weights_digest`.
+    device
+        Where it runs.
     """
 
     def __init__(self, model: nn.Module, card: EncoderCard, *, device: torch.device, is_amp: bool) -> None:
@@ -41,7 +43,7 @@ class Encoder:
         self.weights_sha256 = weights_digest(model)
         # Tiles come with the channels last, and convolutions are up to twice as fast that way.
         self._model: Any = model.eval().to(device).to(memory_format=torch.channels_last)
-        self._device = device
+        self.device = device
         self._is_amp = is_amp
         self._mean = torch.tensor(card.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(card.std, device=device).view(3, 1, 1) * 255
@@ -69,8 +71,8 @@ class Encoder:
             raise EncoderError(message)
         if len(tiles) == 0:
             return np.empty((0, self.card.dim), dtype=np.float32)
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_amp):
-            pixels = torch.tensor(tiles, device=self._device).permute(0, 3, 1, 2).float()
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_amp):
+            pixels = torch.tensor(tiles, device=self.device).permute(0, 3, 1, 2).float()
             features = self._features((pixels - self._mean) / self._std)
         if features.shape != (len(tiles), self.card.dim):
             message = (

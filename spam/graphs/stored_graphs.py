@@ -6,17 +6,13 @@ from typing import Literal
 
 from spam.schemas.store_meta import GraphMeta
 from spam.store import Graph, StoredSection
+from spam.store.layout import feature_graph_key
 
 from .neighbour_graphs import feature_knn_graph, spatial_knn_graph
 
 __all__ = ["SPATIAL_KEY", "ensure_feature_graph", "ensure_spatial_graph", "feature_graph_key"]
 
 SPATIAL_KEY = "spatial"
-
-
-def feature_graph_key(features_key: str) -> str:
-    """Name the graph of some features within a section."""
-    return f"features_{features_key}"
 
 
 def ensure_spatial_graph(section: StoredSection, *, k: int, is_overwrite: bool = False) -> Graph:

@@ -1,13 +1,10 @@
 """Writing the features of a section chunk by chunk, so that a killed run goes on where it stopped."""
 
 import contextlib
-import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -18,13 +15,14 @@ from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity
 from spam.typing import Array, Float
 
 from .feature_format import cut, stored_dtype, to_stored
+from .graph_elements import graph_nodes
 from .index import SectionIndex, change_index
-from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, STAGING, name_fault
+from .layout import IDENTITY, META, SPAM, STAGING, feature_graph_key
 from .lock import locked
 from .staged_chunks import StagedChunks
-from .staging import discard, move_into_place, prune
+from .staging import discard, move_into_place, remove
 
-__all__ = ["LOCK_WAIT_S", "FeatureWriter", "open_feature_writer"]
+__all__ = ["LOCK_WAIT_S", "FeatureWriter"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +60,11 @@ class FeatureWriter:
         self._staged = StagedChunks(store / STAGING / self._name)
         self._is_finished = is_finished
         self.chunks: list[slice] = self._cut.chunks
+
+    @property
+    def key(self) -> str:
+        """Name of the features."""
+        return self._meta.key
 
     @property
     def pending(self) -> list[slice]:
@@ -144,7 +147,10 @@ class FeatureWriter:
             on_failure.pop_all()
         node = f"obsm/{self._meta.key}"
         section = self._store / self._section.name
-        change_index(section, drop=(node,))
+        graph = graph_nodes(feature_graph_key(self._meta.key))  # of the features that go, if any were there
+        change_index(section, drop=(node, *graph))
+        for name in graph:
+            remove(self._store, f"{self._section.name}/{name}")
         move_into_place(self._store, self._name, whole)
         change_index(section, add=(node,))
         discard(self._store, self._name)
@@ -153,7 +159,7 @@ class FeatureWriter:
         """Write the array, shard by shard: what memory holds at a time is one shard."""
         meta, rows = self._meta, self._cut
         dtype = stored_dtype(meta.dtype)
-        begun, identity = self._staged.described()
+        begun = self._staged.described()
         array = zarr.create_array(
             folder,
             shape=(rows.n_spots, meta.dim),
@@ -165,7 +171,7 @@ class FeatureWriter:
             attributes={
                 "encoding-type": "array",
                 "encoding-version": "0.2.0",
-                SPAM: {META: begun.to_mapping(), IDENTITY: identity},
+                SPAM: {META: begun.meta.to_mapping(), IDENTITY: begun.identity},
             },
             zarr_format=3,
             config={"write_empty_chunks": True},
@@ -174,77 +180,6 @@ class FeatureWriter:
             numbers = range(first, min(first + rows.shard_chunks, len(self.chunks)))
             shard = np.concatenate([self._staged.read(number, meta, rows) for number in numbers])
             array[first * rows.chunk_rows : first * rows.chunk_rows + len(shard)] = shard
-
-
-def open_feature_writer(
-    store: Path,
-    section: str,
-    meta: FeatureMeta,
-    *,
-    is_overwrite: bool,
-    refresh: Callable[[], SectionIndex],
-) -> FeatureWriter:
-    """Begin a feature array, or go on with it; see `StoredSection.feature_writer`.
-
-    Raises
-    ------
-    StoreError
-        If `meta` cannot be stored, or differs from that of the array that is there.
-    """
-    _check_meta(meta)
-    name = f"{section}/obsm/{meta.key}"
-    with locked(store, section, wait_s=LOCK_WAIT_S):  # nobody begins or finishes it in this moment
-        index = refresh()
-        chunks = StagedChunks(store / STAGING / name)
-        asked = feature_identity(index.meta, meta)
-        if is_overwrite:
-            discard(store, name)
-        is_finished = False
-        if not is_overwrite and f"obsm/{meta.key}" in index.nodes:
-            there = _stored_meta(index, meta.key, where=f"{store}/{name}")
-            is_finished = not chunks.is_begun or (
-                _identity(index, meta.key) == asked and there.chunk_rows == meta.chunk_rows
-            )
-            if is_finished:
-                _check_same(there, meta, where=f"{store}/{name}")
-                rows = cut(index.meta.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
-                if len(chunks.done()) == len(rows.chunks):
-                    discard(store, name)  # its writer was killed when only this was left to do
-                prune(store, chunks.folder.parent)
-        if not is_finished:
-            if not chunks.is_begun:
-                chunks.begin(meta, asked)
-            _check_begun(chunks, meta, asked, where=f"{store}/{name}")
-    return FeatureWriter(store, index.meta, meta, is_finished=is_finished, refresh=refresh)
-
-
-def _check_begun(chunks: StagedChunks, meta: FeatureMeta, identity: str, *, where: str) -> None:
-    begun, begun_identity = chunks.described()
-    _check_same(begun, meta, where=where)
-    if begun_identity != identity:
-        message = (
-            f"unfinished features at {where!r} were begun for other spots or images of this section; begin anew with "
-            "`spam embed --overwrite`"
-        )
-        raise StoreError(message)
-    if begun.software != meta.software:
-        _log.warning(
-            "features %s were begun with other versions: %s; they go on with %s",
-            where,
-            begun.software,
-            meta.software,
-        )
-
-
-def _stored_meta(index: SectionIndex, key: str, *, where: str) -> FeatureMeta:
-    try:
-        return FeatureMeta.from_mapping(index.nodes[f"obsm/{key}"]["attributes"][SPAM][META])
-    except (KeyError, TypeError) as error:
-        message = (
-            f"{where!r} holds an array that does not say how it was made ({type(error).__name__}: {error}); replace it "
-            "with `spam embed --overwrite`"
-        )
-        raise StoreError(message) from error
 
 
 def _identity(index: SectionIndex, key: str) -> str | None:
@@ -259,41 +194,3 @@ def _largest(meta: FeatureMeta) -> float:
     if meta.dtype == "float16":
         return 65520.0
     return (2.0 - 2.0**-8) * 2.0**127 if meta.dtype == "bfloat16" else float("inf")
-
-
-def _check_meta(meta: FeatureMeta) -> None:
-    faults = [
-        name_fault(meta.key, "the key", reserved=(SPATIAL, SPATIAL_UM)),
-        None if meta.dim > 0 else f"dim must be positive, not {meta.dim}",
-        None if meta.chunk_rows > 0 else f"--chunk-rows must be positive, not {meta.chunk_rows}",
-        None
-        if meta.dtype in ("float16", "float32", "bfloat16")
-        else f"--dtype must be float16, float32 or bfloat16, not {meta.dtype!r}",
-    ]
-    found = [fault for fault in faults if fault]
-    if found:
-        message = f"features {meta.key!r} cannot be stored: " + "; ".join(found)
-        raise StoreError(message)
-
-
-def _check_same(stored: FeatureMeta, asked: FeatureMeta, *, where: str) -> None:
-    """Compare all but the versions of software, which change and leave the features what they are."""
-    plain = json.loads(json.dumps(dataclasses.replace(asked, software=stored.software).to_mapping()))
-    differences = _differences(stored.to_mapping(), plain)
-    if differences:
-        message = (
-            f"features at {where!r} were made differently: {'; '.join(differences)}; embed as before, or "
-            "replace them with `spam embed --overwrite`"
-        )
-        raise StoreError(message)
-
-
-def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:
-    """Name each entry in which two nested mappings differ, such as ``tile.tile_um``."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        return [
-            difference
-            for key in dict.fromkeys([*asked, *stored])
-            for difference in _differences(stored.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if stored == asked else [f"{path} {stored!r} in the store, {asked!r} asked for"]

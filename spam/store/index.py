@@ -109,7 +109,8 @@ def change_index(section: Path, *, add: Collection[str] = (), drop: Collection[s
             files[name] = file_entry(path).to_mapping()
             if path.name == INDEX:
                 nodes[name.removesuffix(f"/{INDEX}")] = _node(path)
-        sync(folder)
+        for path in (folder, folder.parent):  # the name of what was moved there too
+            sync(path)
     write_sealed(section / INDEX, document)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "connectivities_key",
     "distances_key",
     "duplicates",
+    "feature_graph_key",
     "name_fault",
     "neighbors_key",
 ]
@@ -86,6 +87,11 @@ def distances_key(graph: str) -> str:
 def neighbors_key(graph: str) -> str:
     """Name a graph's description in ``uns``, as squidpy does: ``spatial`` -> ``spatial_neighbors``."""
     return f"{graph}_neighbors"
+
+
+def feature_graph_key(features_key: str) -> str:
+    """Name the graph of some features within a section."""
+    return f"features_{features_key}"
 
 
 def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | None:

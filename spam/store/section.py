@@ -1,6 +1,6 @@
 """A section of a store: what is known of it, its features and its graphs, read on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ from spam.schemas.store_meta import FeatureMeta, SectionMeta
 from spam.typing import Array, Float32, Float64, Int, Shaped
 
 from .elements import array_at, read_array, read_columns, read_frame, read_sparse
+from .feature_opening import open_feature_writer
 from .feature_reader import feature_names, read_feature_meta, read_features, unfinished_names
-from .feature_writer import LOCK_WAIT_S, FeatureWriter, open_feature_writer
+from .feature_writer import LOCK_WAIT_S, FeatureWriter
 from .graph_elements import graph_names, graph_nodes, read_graph, write_graph
 from .guarded_store import open_section_group
 from .index import SectionIndex, content_digest
@@ -150,17 +151,13 @@ class StoredSection:
                 "add the section again with `spam embed --h5ad`"
             )
             raise StoreError(message)
-        if genes is not None:
-            places = self._gene_places(genes)
+        shape = (self.n_spots, self.meta.n_genes)
+        if genes is None:
             with self._unchanged("X"):
-                counts = read_columns(self._group, "X", places)
-        else:
-            with self._unchanged("X"):
-                counts = read_sparse(self._group, "X", form="csc")
-        shape = (self.n_spots, self.meta.n_genes if genes is None else len(genes))
-        if counts.shape != shape:
-            raise damaged(self._group, f"counts of shape {counts.shape}, expected {shape}", child="X")
-        return counts
+                return read_sparse(self._group, "X", form="csc", shape=shape)
+        places = self._gene_places(genes)
+        with self._unchanged("X"):
+            return read_columns(self._group, "X", places, shape=shape)
 
     def _gene_places(self, genes: Sequence[str]) -> Int[Array, " n"]:
         assert self.genes is not None  # `has_counts` was asked
@@ -258,11 +255,24 @@ class StoredSection:
         with self._unchanged(f"obsm/{key}"):
             return read_features(self._group, self.index, key, location=self._location, is_raw=is_raw)
 
-    def feature_writer(self, meta: FeatureMeta, *, is_overwrite: bool = False) -> FeatureWriter:
+    def feature_writer(
+        self, meta: FeatureMeta, *, run: Mapping[str, str | int] | None = None, is_overwrite: bool = False
+    ) -> FeatureWriter:
         """Begin a feature array, or go on with an unfinished one.
 
         A finished array of the same `meta` gives a writer with nothing pending. With `is_overwrite` the array
-        begins anew; an older finished one stays readable until the new one is finished.
+        begins anew (or goes on, if it was begun to replace what is there); an older finished one stays readable until
+        the new one is finished, and its graph goes with it.
+
+        Parameters
+        ----------
+        meta
+            How the features are made.
+        run
+            What else decides over their last bits, such as the batch size: a run that goes on must share it. It is
+            not kept in the finished array.
+        is_overwrite
+            Replace what is there.
 
         Raises
         ------
@@ -276,7 +286,7 @@ class StoredSection:
             return self.index
 
         return open_feature_writer(
-            self._folder(), self._name, meta, is_overwrite=is_overwrite, refresh=refresh
+            self._folder(), self._name, meta, run=run or {}, is_overwrite=is_overwrite, refresh=refresh
         )
 
     def lock(self, key: str, *, part: str = "") -> AbstractContextManager[None]:

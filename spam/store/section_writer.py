@@ -19,6 +19,7 @@ from .layout import (
     SPATIAL_UM,
 )
 from .records import SectionRecord
+from .sealing import sync
 from .staging import discard, move_into_place, staged
 
 __all__ = ["write_section"]
@@ -56,6 +57,7 @@ def write_section(store: Path, record: SectionRecord) -> None:
         write_scalar(write_mapping(library, scales), scale, record.overview.scale)
     change_index(path)
     move_into_place(store, meta.name, path)
+    sync(store)
 
 
 def _repeat(text: str, n: int) -> Shaped[Array, " n"]:

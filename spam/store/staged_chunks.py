@@ -6,6 +6,7 @@ and a killed one loses the chunk that it was computing.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -21,10 +22,32 @@ from .feature_format import Cut, stored_dtype
 from .sealing import write_durably
 from .staging import make_folder
 
-__all__ = ["StagedChunks"]
+__all__ = ["Begun", "StagedChunks"]
 
 _META = "features.json"
 _CHUNK = re.compile(r"(\d{8})-([0-9a-f]{64})\.rows")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What some chunks are part of.
+
+    Attributes
+    ----------
+    meta
+        How the features are made.
+    identity
+        Their `feature_identity`.
+    run
+        What else decides over their last bits, such as the batch size: a run that goes on must share it.
+    replaces
+        Content digest of the finished features in whose place they are made, or None.
+    """
+
+    meta: FeatureMeta
+    identity: str
+    run: dict[str, str | int]
+    replaces: str | None
 
 
 class StagedChunks:
@@ -44,14 +67,14 @@ class StagedChunks:
         """Whether there is a folder that says what its chunks are."""
         return (self.folder / _META).is_file()
 
-    def begin(self, meta: FeatureMeta, identity: str) -> None:
+    def begin(self, begun: Begun) -> None:
         """Make the folder, and say in it what its chunks are."""
         make_folder(self.folder)
-        text = json.dumps({"meta": meta.to_mapping(), "identity": identity})
-        write_durably(self.folder / _META, text.encode())
+        plain = {**dataclasses.asdict(begun), "meta": begun.meta.to_mapping()}
+        write_durably(self.folder / _META, json.dumps(plain).encode())
 
-    def described(self) -> tuple[FeatureMeta, str]:
-        """Read what the chunks are: how the features are made, and their identity.
+    def described(self) -> Begun:
+        """Read what the chunks are.
 
         Raises
         ------
@@ -60,7 +83,7 @@ class StagedChunks:
         """
         try:
             values = json.loads((self.folder / _META).read_bytes())
-            return FeatureMeta.from_mapping(values["meta"]), str(values["identity"])
+            return Begun(**{**values, "meta": FeatureMeta.from_mapping(values["meta"])})
         except (ValueError, KeyError, TypeError) as error:
             message = (
                 f"unfinished features in {str(self.folder)!r} cannot be gone on with ({error!r}); begin anew with "
