@@ -80,8 +80,10 @@ class _Share:
         if config.shard is not None or n == 1:
             return cls(*config.shard_of)
         if config.overwrite:
-            message = f"--overwrite would let the {n} processes of torchrun delete each other's work; "
+            message = (
+                f"--overwrite would let the {n} processes of torchrun delete each other's work; "
                 "run once without torchrun"
+            )
             raise ConfigError(message)
         return cls(int(os.environ["RANK"]), n)
 
