@@ -187,30 +187,34 @@ def read_frame(parent: zarr.Group, name: str) -> tuple[Array, dict[str, Array]]:
     return read_array(frame, "_index"), {str(column): read_array(frame, str(column)) for column in order}
 
 
-def read_sparse(parent: zarr.Group, name: str, *, form: Literal["csr", "csc"]) -> sparse.csr_matrix:
+def read_sparse(
+    parent: zarr.Group, name: str, *, form: Literal["csr", "csc"], shape: tuple[int, int]
+) -> sparse.csr_matrix:
     """Read a sparse matrix that is stored as `form`, as CSR.
 
     Raises
     ------
     StoreError
-        If a part is missing, cannot be read, or does not make such a matrix of the stated shape.
+        If it states another shape than `shape`, or a part is missing, cannot be read, or does not make such a matrix.
     """
-    group = _sparse_group(parent, name, form)
+    group = _sparse_group(parent, name, form, shape)
     data, indices, indptr = (read_array(group, part) for part in ("data", "indices", "indptr"))
-    return _matrix(parent, name, form, data, indices, indptr, _shape(parent, name, group)).tocsr()
+    return _matrix(parent, name, form, data, indices, indptr, shape).tocsr()
 
 
-def read_columns(parent: zarr.Group, name: str, columns: Int[Array, " n_columns"]) -> sparse.csr_matrix:
-    """Read some columns of a CSC matrix, in the given order, as CSR; only the chunks that hold them are touched.
+def read_columns(
+    parent: zarr.Group, name: str, columns: Int[Array, " n_columns"], *, shape: tuple[int, int]
+) -> sparse.csr_matrix:
+    """Read some columns of a CSC matrix of a shape, in the given order, as CSR; only the chunks that hold them are touched.
 
     Raises
     ------
     StoreError
         As `read_sparse`.
     """
-    group = _sparse_group(parent, name, "csc")
+    n_rows, n_columns = shape
+    group = _sparse_group(parent, name, "csc", shape)
     indptr = read_array(group, "indptr")
-    n_rows, n_columns = _shape(parent, name, group)
     is_plain = indptr.shape == (n_columns + 1,) and indptr[0] == 0 and (np.diff(indptr) >= 0).all()
     if not is_plain or indptr[-1] != array_at(group, "indices").shape[0]:
         raise damaged(parent, "it makes no CSC matrix (its 'indptr' does not fit)", child=name)
@@ -229,20 +233,15 @@ def read_columns(parent: zarr.Group, name: str, columns: Int[Array, " n_columns"
     return read[:, places].tocsr()
 
 
-def _sparse_group(parent: zarr.Group, name: str, form: str) -> zarr.Group:
+def _sparse_group(parent: zarr.Group, name: str, form: str, shape: tuple[int, int]) -> zarr.Group:
+    """Open a sparse matrix; its shape is compared before anything of that size is made: it is a stranger's claim."""
     group = group_at(parent, name)
-    found = group.attrs.get("encoding-type")
+    found, stated = group.attrs.get("encoding-type"), group.attrs.get("shape")
     if found != f"{form}_matrix":
         raise damaged(parent, f"it is a {found!r}, expected a '{form}_matrix'", child=name)
+    if stated != list(shape):
+        raise damaged(parent, f"its shape is {str(stated)[:80]}, expected {list(shape)}", child=name)
     return group
-
-
-def _shape(parent: zarr.Group, name: str, group: zarr.Group) -> tuple[int, int]:
-    found = group.attrs.get("shape")
-    match found:
-        case [int(n_rows), int(n_columns)] if n_rows >= 0 and n_columns >= 0:
-            return n_rows, n_columns
-    raise damaged(parent, f"its shape is {str(found)[:80]}, expected numbers of rows and columns", child=name)
 
 
 def _matrix(

@@ -72,14 +72,14 @@ def read_graph(section: zarr.Group, key: str, *, n_spots: int) -> Graph | None:
         return None
     neighbors = group_at(section, described)
     meta = read_meta(neighbors, _graph_meta)
-    weights, lengths = (read_sparse(section, name, form="csr") for name in (connectivities, distances))
+    shape = (n_spots, n_spots)
+    weights, lengths = (
+        read_sparse(section, name, form="csr", shape=shape) for name in (connectivities, distances)
+    )
     try:
-        graph = Graph(connectivities=weights, distances=lengths, meta=meta)
+        return Graph(connectivities=weights, distances=lengths, meta=meta)
     except StoreError as error:
         raise damaged(neighbors, f"its matrices make no graph ({error})") from error
-    if graph.connectivities.shape[0] != n_spots:
-        raise damaged(neighbors, f"a graph of {graph.connectivities.shape[0]} nodes over {n_spots} spots")
-    return graph
 
 
 def _graph_meta(values: dict[str, Any]) -> GraphMeta:

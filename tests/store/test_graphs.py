@@ -104,13 +104,9 @@ def test_a_graph_of_unknown_description_is_damaged(section, store, make_graph, r
 @pytest.mark.parametrize(
     ("shape", "n_starts", "message"),
     [
-        ([17, 17], 18, r"spatial_neighbors: a graph of 17 nodes over 13 spots"),
-        (
-            [13, 17],
-            14,
-            r"spatial_neighbors: its matrices make no graph \(.*must be square, not of shape \(13, 17\)",
-        ),
-        ([17, 17], 14, r"spatial_connectivities: it makes no CSR matrix"),
+        ([17, 17], 18, r"spatial_connectivities: its shape is \[17, 17\], expected \[13, 13\]"),
+        ([13, 17], 14, r"spatial_connectivities: its shape is \[13, 17\], expected \[13, 13\]"),
+        ([13, 13], 18, r"spatial_connectivities: it makes no CSR matrix"),
     ],
 )
 def test_a_stored_graph_over_other_spots_is_damaged(
