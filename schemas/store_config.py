@@ -230,6 +230,7 @@ class PushConfig(Config):
         "replace ids of spots by salted digests, in another order; the salt is not kept",
     )
     private: bool = option(True, "make a new Hub repository a private one")  # noqa: FBT003
+    overwrite: bool = option(False, "replace what is there and differs")  # noqa: FBT003
 
     def __post_init__(self) -> None:
         example = "push cohort.zarr hf://datasets/org/name"

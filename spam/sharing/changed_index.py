@@ -9,7 +9,7 @@ from spam.store.index import SectionIndex, read_index
 from spam.store.layout import FILES, FORMAT, META, SECTIONS, SPAM, VERSION
 from spam.store.sealing import sealed
 
-__all__ = ["SHARED", "licensed", "owners", "root_of", "without_nodes"]
+__all__ = ["SHARED", "licensed", "owners", "root_of", "with_nodes", "without_nodes"]
 
 SHARED = "shared"
 """Entry of spam's metadata on a shared root: what was overridden to share it."""
@@ -18,6 +18,21 @@ SHARED = "shared"
 def without_nodes(index: SectionIndex, nodes: Collection[str]) -> SectionIndex:
     """Leave nodes, and all below them, out of an index: that of a section to which they were never added."""
     return _changed(index, lambda document: _drop(document, index, nodes))
+
+
+def with_nodes(index: SectionIndex, other: SectionIndex, nodes: Collection[str]) -> SectionIndex:
+    """Take nodes of another index, and all below them, into an index: that of a section to which they were added too."""
+
+    def change(document: dict[str, Any]) -> None:
+        there = json.loads(other.data)
+        files, added = document["attributes"][SPAM][FILES], there["attributes"][SPAM][FILES]
+        files |= {path: added[path] for path in other.below(*nodes)}
+        consolidated = there["consolidated_metadata"]["metadata"]
+        document["consolidated_metadata"]["metadata"] |= {
+            name: node for name, node in consolidated.items() if _is_below(name, nodes)
+        }
+
+    return _changed(index, change)
 
 
 def licensed(index: SectionIndex, licence: str) -> SectionIndex:
@@ -59,5 +74,9 @@ def _drop(document: dict[str, Any], index: SectionIndex, nodes: Collection[str])
     for path in index.below(*nodes):
         del document["attributes"][SPAM][FILES][path]
     consolidated = document["consolidated_metadata"]["metadata"]
-    for name in [name for name in consolidated if any(f"{name}/".startswith(f"{node}/") for node in nodes)]:
+    for name in [name for name in consolidated if _is_below(name, nodes)]:
         del consolidated[name]
+
+
+def _is_below(name: str, nodes: Collection[str]) -> bool:
+    return any(f"{name}/".startswith(f"{node}/") for node in nodes)

@@ -10,9 +10,9 @@ from spam.store import Store, StoredSection
 from .redacting import Redaction
 from .same_section import Part
 
-__all__ = ["chosen_sections", "kept_parts", "read_genes", "require_chosen"]
+__all__ = ["FEATURE_GRAPH", "chosen_sections", "kept_parts", "read_genes", "require_chosen"]
 
-_FEATURE_GRAPH = "features_"
+FEATURE_GRAPH = "features_"
 """Beginning of the keys of graphs over features (docs/format.md); the features' key follows."""
 
 
@@ -76,8 +76,8 @@ def kept_parts(section: StoredSection, names: Sequence[str], redaction: Redactio
         key
         for key in section.graph_keys
         if (
-            key.removeprefix(_FEATURE_GRAPH) in features
-            if key.startswith(_FEATURE_GRAPH)
+            key.removeprefix(FEATURE_GRAPH) in features
+            if key.startswith(FEATURE_GRAPH)
             else not redaction.without_coordinates
         )
     ]

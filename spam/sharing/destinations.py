@@ -83,6 +83,12 @@ class _Files(abc.ABC):
             self._write(INDEX, root_of(()))
         for change in plan.sections:
             with self._held(change.name):
+                if self.location.read_index(change.name) != change.there:
+                    message = (
+                        f"section {change.name!r} of {self.location.address!r} was changed by somebody else meanwhile; "
+                        "push again: what was sent is kept, and is compared with what is there now"
+                    )
+                    raise StoreError(message)
                 if change.interim is not None:
                     self._write(f"{change.name}/{INDEX}", change.interim)
                 for path, entry in change.files.items():
@@ -100,6 +106,8 @@ class _Files(abc.ABC):
         self._forget()
         for change in plan.sections:
             with self._held(change.name):
+                if self.location.read_index(change.name) != change.index.data:
+                    continue  # somebody has added to it since: what is named now is theirs to tell
                 orphans = sorted(self._names(change.name) - change.paths)
                 self._delete(orphans)
                 sent.n_deleted += len(orphans)

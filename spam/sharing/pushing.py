@@ -27,7 +27,7 @@ from .licence_guard import (
     section_licence,
     sharing_objections,
 )
-from .push_plan import PushPlan, section_change
+from .push_plan import PushPlan, SectionChange, section_change
 from .readme_card import readme_card
 from .selecting import select
 
@@ -53,6 +53,10 @@ class PushReport:
         Files that were there already and were not sent.
     n_deleted
         Files that no index names any more, and that were deleted.
+    kept
+        Features and graphs that were there and are not in the store, ``section/key``; they are there still.
+    replaced
+        What was there, differed, and was replaced.
     overridden
         What spoke against sharing and was overridden; it is recorded in the copy.
     unfinished
@@ -69,6 +73,8 @@ class PushReport:
     n_bytes: int
     n_there: int
     n_deleted: int
+    kept: tuple[str, ...]
+    replaced: tuple[str, ...]
     overridden: tuple[str, ...]
     unfinished: tuple[str, ...]
     commit: str | None
@@ -82,6 +88,9 @@ class PushReport:
         """Write what was sent, what was overridden and what was left out."""
         lines = [f"overridden, and recorded in the copy: {line}" for line in self.overridden]
         lines += [f"unfinished features were left out: {name}" for name in self.unfinished]
+        lines += [f"replaced: {line}" for line in self.replaced]
+        if self.kept:
+            lines.append(f"features and graphs that are only there were left: {', '.join(self.kept)}")
         if self.others:
             lines.append(f"other sections there were left as they are: {', '.join(self.others)}")
         lines.append(
@@ -95,11 +104,14 @@ class PushReport:
 def push(config: PushConfig, *, progress: Progress = SILENT) -> PushReport:
     """Share a store: on the Hub, in an object store, or in a folder.
 
-    The sections of the store are at the address afterwards as they are here; other sections that are there stay. Only
-    files that are not there yet by size and digest are sent, each compared with its digest first. On the Hub all of it is
-    one commit. Elsewhere files come first, then the index of their section, the root last; an index that names a file
-    that is to be replaced is first replaced by one without it, so nobody meets a mixture; what no index names any more is
-    deleted last. A push that was killed goes on when it is run again. Features that are unfinished are not sent.
+    The sections of the store are at the address afterwards; other sections that are there stay, as do features and
+    graphs of the same sections that are not in the store. What is there and differs is replaced only with
+    ``overwrite``; where its spots differ the whole section is, and where features do the graphs over them are. Only
+    files that are not there yet by size and digest are sent, each compared with its digest first. On the Hub all of it
+    is one commit. Elsewhere files come first, then the index of their section, the root last; an index that names a
+    file that is to be replaced is first replaced by one without it, so nobody meets a mixture; what no index names any
+    more is deleted last. A push that was killed goes on when it is run again. Features that are unfinished are not
+    sent.
 
     What is left out or salted is left out of a copy that is made for the push, in the folder for temporary files
     (``TMPDIR``), and removed after it. Salted ids are others each time. What an earlier push sent stays in the history of
@@ -115,8 +127,9 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> PushReport:
     Raises
     ------
     StoreError
-        If the store is damaged or empty, or another process is writing it; if a licence forbids sharing it; if the
-        address is no place for a store, cannot be reached, or may not be written to (says why, and what to do).
+        If the store is damaged or empty, or another process is writing it; if a licence forbids sharing it; if what is
+        there differs (names it all; nothing is sent then); if the address is no place for a store, cannot be reached,
+        or may not be written to (says why, and what to do).
     """
     assert config.store is not None  # held by __post_init__
     assert config.to is not None
@@ -138,18 +151,21 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> PushReport:
         )
         destination = _destination(config, Path(folder) / "fetched")
         others, more = _others(destination, indexes)
-        overridden = [
-            *objections,
-            *sharing_objections(list(others.values()), [m for ms in more.values() for m in ms]),
-        ]
+        changes = [section_change(index, destination.location) for index in indexes.values()]
+        replaced = tuple(line for change in changes for line in change.replaced)
+        if replaced and not config.overwrite:
+            raise _differing(destination.location.address, replaced)
+        kept = {change.name: _kept_features(change, destination) for change in changes}
+        staying = [meta for metas in (*more.values(), *kept.values()) for meta in metas]
+        overridden = list(dict.fromkeys([*objections, *sharing_objections([*others.values()], staying)]))
         plan = PushPlan(
             source=copy.location,
-            sections=[section_change(index, destination.location) for index in indexes.values()],
+            sections=changes,
             root=root_of([*indexes, *others], overridden=[dataclasses.asdict(one) for one in overridden]),
             readme=_readme(
                 config,
                 [index.meta for index in indexes.values()] + [*others.values()],
-                features | more,
+                {name: [*metas, *kept[name]] for name, metas in features.items()} | more,
                 overridden,
             ),
         )
@@ -164,6 +180,8 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> PushReport:
         n_bytes=sent.n_bytes,
         n_there=sum(len(change.index.files) - len(change.files) for change in plan.sections),
         n_deleted=sent.n_deleted,
+        kept=tuple(f"{change.name}/{part.key}" for change in changes for part in change.kept),
+        replaced=replaced,
         overridden=tuple(objection_lines(overridden)),
         unfinished=unfinished,
         commit=sent.commit,
@@ -227,6 +245,23 @@ def _licensed(store: Store, licence: str | None) -> dict[str, SectionIndex]:
 def _features(store: Store, name: str) -> list[FeatureMeta]:
     section = store.section(name)
     return [section.feature_meta(key) for key in section.feature_keys]
+
+
+def _kept_features(change: SectionChange, destination: Destination) -> list[FeatureMeta]:
+    keys = [part.key for part in change.kept if part.kind == "features"]
+    if not keys:
+        return []
+    section = Store(destination.location, is_writable=False).section(change.name)
+    return [section.feature_meta(key) for key in keys]
+
+
+def _differing(address: str, replaced: Sequence[str]) -> StoreError:
+    lines = "".join(f"\n- {line}" for line in replaced)
+    message = (
+        f"{address!r} holds something else under the same name, and nothing was sent:{lines}\nPush to another address, or "
+        "replace what is listed with `spam store push --overwrite`"
+    )
+    return StoreError(message)
 
 
 def _destination(config: PushConfig, cache: Path) -> Destination:

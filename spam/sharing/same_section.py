@@ -9,12 +9,13 @@ import numpy as np
 from spam.schemas.store_index import FileEntry
 from spam.schemas.store_meta import SectionMeta
 from spam.store import StoredSection
-from spam.store.graph_elements import graph_nodes
-from spam.store.index import content_digest
+from spam.store.feature_reader import feature_names
+from spam.store.graph_elements import graph_names, graph_nodes
+from spam.store.index import SectionIndex, content_digest
 from spam.store.layout import INDEX
 from spam.typing import Array
 
-__all__ = ["Part", "part_difference", "parts_of", "section_differences"]
+__all__ = ["Part", "part_difference", "parts_in", "parts_of", "section_differences"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,14 @@ class Part:
 
 def parts_of(section: StoredSection) -> tuple[Part, ...]:
     """List the features and the graphs of a section."""
+    return parts_in(section.index)
+
+
+def parts_in(index: SectionIndex) -> tuple[Part, ...]:
+    """List the features and the graphs that an index names."""
     return (
-        *(Part(kind="features", key=key) for key in section.feature_keys),
-        *(Part(kind="graph", key=key) for key in section.graph_keys),
+        *(Part(kind="features", key=key) for key in feature_names(index)),
+        *(Part(kind="graph", key=key) for key in graph_names(index)),
     )
 
 

@@ -75,7 +75,10 @@ class TestHub:
         )
 
         shared(few_files, self.ADDRESS)
-        assert self.files(hub) == tree(few_files)
+        assert self.files(hub) == tree(store)
+        shared(few_files, self.ADDRESS, without_counts=True, overwrite=True)
+        assert not any(name.startswith("C2/X/") for name in self.files(hub))
+        assert open_store(self.ADDRESS).section("C2").feature_keys == ("tiny_112um", "tiny_224um")
 
     def test_a_public_one_in_a_folder_of_a_branch(self, hub: HubServer, store: Path, tree: Tree) -> None:
         shared(store, self.ADDRESS, private=False)
@@ -133,7 +136,7 @@ class TestHub:
 
         hub.refuse = interfere  # type: ignore[assignment]
         with pytest.raises(StoreError, match=r"changed by somebody else .*push again"):
-            shared(store, self.ADDRESS, without_counts=True)
+            shared(store, self.ADDRESS, without_counts=True, overwrite=True)
 
     def test_too_many_files(self, hub: HubServer, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("spam.sharing.hub._MOST_FILES", 11)
@@ -153,7 +156,7 @@ class TestHub:
         shared(store, self.ADDRESS, private=False)
         point_at_hub(hub, monkeypatch, token=hub.stranger_token)
         with pytest.raises(StoreError, match=r"not allowed|no such repository"):
-            shared(store, self.ADDRESS, without_counts=True)
+            shared(store, self.ADDRESS, without_counts=True, overwrite=True)
 
     def test_no_network(self, hub: HubServer, store: Path) -> None:
         hub.server.server_close()

@@ -85,7 +85,9 @@ class TestLicences:
 class TestLeftOut:
     def test_counts_that_were_sent_before_are_deleted(self, bucket: S3Server, store: Path) -> None:
         shared(store, ADDRESS)
-        shared(store, ADDRESS, without_counts=True)
+        with pytest.raises(StoreError, match=r"its has_counts is True there, False here"):
+            shared(store, ADDRESS, without_counts=True)
+        shared(store, ADDRESS, without_counts=True, overwrite=True)
         copy = open_store(ADDRESS).section("C2")
         assert (copy.meta.has_counts, copy.meta.redacted) == (False, ("counts",))
         assert not any(name.startswith(("C2/X", "C2/var/GENE")) for name in held())

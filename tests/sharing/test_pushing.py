@@ -2,8 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from pushed import ADDRESS, held, section, shared, writes
 from s3_server import S3Server
 
 from spam.errors import StoreError
-from spam.store import SectionRecord, create_store, open_store
+from spam.schemas.store_config import PushConfig, VerifyConfig
+from spam.sharing.pushing import push
+from spam.sharing.verifying import verify
+from spam.store import Graph, SectionRecord, create_store, open_store
 
 Tree = Callable[[Path], dict[str, bytes]]
 
@@ -64,20 +69,114 @@ def test_only_what_changed_travels(
     assert there == tree(store)
 
 
-def test_what_is_gone_here_is_deleted_there_last(
-    bucket: S3Server, store: Path, few_files: Path, tree: Tree, add_features: Callable[..., np.ndarray]
-) -> None:
-    add_features(section(store), "tiny_224um")
+def test_what_is_replaced_is_deleted_there_last(bucket: S3Server, store: Path) -> None:
     shared(store, ADDRESS)
+    before = set(held())
     bucket.forget()
-    report = shared(few_files, ADDRESS)
-    there = held()
-    del there["README.md"]
-    assert there == tree(few_files)
-    assert report.n_deleted == len(tree(store)) - len(tree(few_files))
+    report = shared(store, ADDRESS, without_counts=True, overwrite=True)
+    gone = before - set(held())
+    assert report.n_deleted == len(gone) > 0
+    assert all(name.startswith(("C2/X/", "C2/var/")) for name in gone)
     done = writes(bucket)
-    assert [name for method, name in done if method == "PUT"] == ["C2/zarr.json", "README.md"]
-    assert {method for method, _ in done[2:]} == {"DELETE"}
+    n_deleted = len({each for each in done if each[0] == "DELETE"})
+    assert {method for method, _ in done[-n_deleted:]} == {"DELETE"}
+    assert [name for method, name in done if method == "PUT"][-2:] == ["C2/zarr.json", "README.md"]
+
+
+class TestOthersWork:
+    """What somebody else has pushed to the same place."""
+
+    @pytest.fixture
+    def both(
+        self, few_files: Path, tmp_path: Path, add_features: Callable[..., np.ndarray],
+        make_graph: Callable[..., Graph],
+    ) -> Path:  # fmt: skip
+        """The store with features and graphs of a colleague."""
+        path = Path(shutil.copytree(few_files, tmp_path / "both.zarr"))
+        made = section(path)
+        add_features(made, "tiny_224um")
+        made.write_graph("spatial", make_graph(made.n_spots))
+        over = {"kind": "features", "unit": "cosine", "metric": "cosine"}
+        for key in made.feature_keys:
+            identity = made.feature_identity(key)
+            graph = make_graph(made.n_spots, **over, features_key=key, features_identity=identity)
+            made.write_graph(f"features_{key}", graph)
+        return path
+
+    def test_what_the_store_lacks_is_kept(
+        self, both: Path, few_files: Path, tmp_path: Path, tree: Tree
+    ) -> None:
+        out = tmp_path / "out.zarr"
+        shared(both, out)
+        before = tree(out)
+        report = shared(few_files, out)
+        kept = ("tiny_224um", "features_tiny_112um", "features_tiny_224um", "spatial")
+        assert report.kept == tuple(f"C2/{key}" for key in kept)
+        assert (report.n_files, report.n_deleted, report.replaced) == (0, 0, ())
+        assert tree(out) == before
+        assert "only there were left: C2/tiny_224um" in report.summary()
+
+    def test_stores_add_up_in_any_order(
+        self, both: Path, few_files: Path, tmp_path: Path, tree: Tree
+    ) -> None:
+        out = tmp_path / "out.zarr"
+        shared(few_files, out)
+        shared(both, out)
+        assert {name: data for name, data in tree(out).items() if name != "README.md"} == tree(both)
+
+    def test_what_differs_is_listed_and_replaced_only_when_asked(
+        self, both: Path, store: Path, tmp_path: Path, tree: Tree, add_features: Callable[..., np.ndarray]
+    ) -> None:
+        out = tmp_path / "out.zarr"
+        shared(both, out)
+        before = tree(out)
+        rows = add_features(section(store), seed=1, is_overwrite=True).astype(np.float16).astype(np.float32)
+        words = r"nothing was sent:\n- features 'tiny_112um' .*others\n- graph 'features_tiny_112um' .*--overwrite"
+        with pytest.raises(StoreError, match=f"(?s){words}"):
+            shared(store, out)
+        assert tree(out) == before
+        report = shared(store, out, overwrite=True)
+        found = open_store(out).section("C2")
+        np.testing.assert_array_equal(found.features("tiny_112um"), rows)
+        assert found.feature_keys == ("tiny_112um", "tiny_224um")
+        assert found.graph_keys == ("features_tiny_224um", "spatial")  # the third was over other features
+        assert [line.split(" of ")[0] for line in report.replaced] == [
+            "features 'tiny_112um'",
+            "graph 'features_tiny_112um'",
+        ]
+        assert "replaced: features 'tiny_112um'" in report.summary()
+        assert verify(VerifyConfig(store=out)).faults == ()
+
+    def test_a_section_of_other_spots(
+        self, both: Path, tmp_path: Path, tree: Tree, make_record: Callable[..., SectionRecord]
+    ) -> None:
+        out, other = tmp_path / "out.zarr", create_store(tmp_path / "other.zarr")
+        shared(both, out)
+        before = tree(out)
+        other.add_section(make_record("C2", seed=7, obs={}, overview=None))
+        with pytest.raises(StoreError, match=r"(?s)its spots_sha256 is .*'tiny_224um' .*--overwrite"):
+            shared(other.folder, out)
+        assert tree(out) == before
+        assert shared(other.folder, out, overwrite=True).kept == ()
+        assert {name: data for name, data in tree(out).items() if name != "README.md"} == tree(other.folder)
+
+    def test_what_somebody_adds_meanwhile_is_not_lost(
+        self, store: Path, tmp_path: Path, add_features: Callable[..., np.ndarray]
+    ) -> None:
+        out = tmp_path / "out.zarr"
+        shared(store, out)
+        add_features(section(store), "tiny_224um")
+
+        class Colleague:
+            @contextlib.contextmanager
+            def task(self, description: str, total: int) -> Iterator[Any]:
+                add_features(section(out), "tiny_336um")
+                yield lambda steps=1, *, note="": None
+
+        with pytest.raises(StoreError, match=r"changed by somebody else meanwhile; push again"):
+            push(PushConfig(store=store, to=out), progress=Colleague())
+        shared(store, out)
+        assert open_store(out).section("C2").feature_keys == ("tiny_112um", "tiny_224um", "tiny_336um")
 
 
 class TestInterruption:
@@ -95,14 +194,14 @@ class TestInterruption:
         seen = set()
         n_left = 0
         while True:
-            shared(few_files, ADDRESS)
+            shared(few_files, ADDRESS, overwrite=True)
             left = iter(range(n_left))
             bucket.refuse = lambda method, path, left=left: (
                 403 if method in ("PUT", "DELETE") and next(left, None) is None else None
             )
             is_done = False
             with contextlib.suppress(StoreError):
-                shared(store, ADDRESS)
+                shared(store, ADDRESS, overwrite=True)
                 is_done = True
             bucket.refuse = None
             there = open_store(ADDRESS).section("C2")
