@@ -1,6 +1,7 @@
 """Features that another program made, into a section of a store, beside those of `spam embed`."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from spam.schemas.store_config import ImportConfig
 from spam.schemas.store_meta import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import choose_sections, default_chunk_rows, open_store
+from spam.typing import Array, Float32, Int
 
 from .foreign_features import read_foreign_features
 from .matching import match_to_spots
@@ -33,6 +35,8 @@ class ImportReport:
         Program that made them.
     n_spots, n_tiles, dim
         Spots of the section, rows of the file, length of a feature vector.
+    was_there
+        Whether these features were there already, so that nothing was written.
     notes
         What is worth telling of the file, one sentence each.
     """
@@ -44,6 +48,7 @@ class ImportReport:
     n_spots: int
     n_tiles: int
     dim: int
+    was_there: bool
     notes: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
@@ -54,13 +59,15 @@ class ImportReport:
         """Say in a few lines of plain text what was done."""
         done = (
             f"{self.section}: {self.n_spots} of {self.n_tiles} rows of {self.kind} features ({self.dim} numbers each) "
-            f"are in {self.store} as {self.key}"
+            f"{'were already there' if self.was_there else 'are'} in {self.store} as {self.key}"
         )
         return "\n".join([done, *(f"  {note}" for note in self.notes)])
 
 
 def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> ImportReport:
     """Match foreign features to the spots of a section, and write them under their encoder and tile.
+
+    What makes them these features is the digest of the matched rows: the same rows of another file are the same.
 
     Raises
     ------
@@ -87,9 +94,10 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
     xy_px = section.xy_px if section.meta.has_coordinates else None
     tolerance_px = config.tolerance_um / mpp if mpp is not None else config.tolerance_um
     rows = match_to_spots(foreign, section.ids, xy_px, tolerance_px=tolerance_px)
-    meta = _feature_meta(config, foreign, mpp)
+    meta = _feature_meta(config, foreign, mpp, rows)
     with section.lock(meta.key):
         writer = section.feature_writer(meta, is_overwrite=config.overwrite)
+        was_there = not writer.pending
         with progress.task(f"import {section.meta.name}", section.n_spots) as advance:
             for chunk in writer.pending:
                 writer.write(chunk, foreign.features[rows[chunk]])
@@ -103,11 +111,14 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
         n_spots=section.n_spots,
         n_tiles=len(foreign.features),
         dim=meta.dim,
+        was_there=was_there,
         notes=foreign.notes,
     )
 
 
-def _feature_meta(config: ImportConfig, foreign: ForeignFeatures, mpp: float | None) -> FeatureMeta:
+def _feature_meta(
+    config: ImportConfig, foreign: ForeignFeatures, mpp: float | None, rows: Int[Array, " n_spots"]
+) -> FeatureMeta:
     encoder = config.enc_name or foreign.encoder_name
     if encoder is None:
         message = (
@@ -120,10 +131,10 @@ def _feature_meta(config: ImportConfig, foreign: ForeignFeatures, mpp: float | N
     return FeatureMeta(
         key=feature_key(encoder, tile.label),
         origin=f"import:{foreign.kind}",
-        # The file is all that is known of the encoder; its digest stands for weights and transform.
+        # The rows are all that is known of the encoder; their digest stands for weights and transform.
         encoder={
             "name": encoder,
-            "source": f"file:{foreign.source.sha256}",
+            "source": f"file:{_rows_digest(foreign.features, rows)}",
             "licence": config.licence or "unknown",
             "dim": dim,
         },
@@ -137,6 +148,14 @@ def _feature_meta(config: ImportConfig, foreign: ForeignFeatures, mpp: float | N
         chunk_rows=default_chunk_rows(dim, config.dtype),
         software={},
     )
+
+
+def _rows_digest(features: Float32[Array, "n_tiles dim"], rows: Int[Array, " n_spots"]) -> str:
+    """Hash the rows of all spots, in their order: one file may hold several arrays of features."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(np.ascontiguousarray(features[row], dtype="<f4").data)
+    return digest.hexdigest()
 
 
 def _tile(config: ImportConfig, foreign: ForeignFeatures, mpp: float | None) -> TileSpec:

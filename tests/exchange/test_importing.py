@@ -1,5 +1,7 @@
 """Features of other programs come into a section, row by row at the right spot, and train like those of `spam embed`."""
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import anndata
@@ -114,6 +116,31 @@ def test_arrays_and_anndata_come_in_by_id(store, tmp_path):
     for key in ("mine_50um", "mine_60um"):
         np.testing.assert_array_equal(section.features(key), features)
     assert set(section.feature_keys) >= {f"tiny_{um:g}um" for um in DIMS}
+
+
+def test_another_array_of_the_same_file_is_not_the_same_features(store, tmp_path):
+    section = open_store(store).section("S2")
+    rng = np.random.default_rng(5)
+    adata = anndata.AnnData(obs=pd.DataFrame(index=section.ids.astype(str)))
+    adata.obsm.update(
+        {key: rng.normal(size=(section.n_spots, DIM)).astype(np.float32) for key in ("X_a", "X_b")}
+    )
+    adata.write_h5ad(tmp_path / "f.h5ad")
+    base = {"store": store, "section": "S2", "enc_name": "mine", "dtype": "float32", "tile_um": 60.0}
+    first = import_features(ImportConfig(**base, file=tmp_path / "f.h5ad", key="X_a"))
+    again = import_features(ImportConfig(**base, file=tmp_path / "f.h5ad", key="X_a"))
+    assert (first.was_there, again.was_there) == (False, True)
+    assert "were already there in" in again.summary()
+    other = ImportConfig(**base, file=tmp_path / "f.h5ad", key="X_b")
+    with pytest.raises(StoreError, match=r"made differently: encoder\.source.*--overwrite"):
+        import_features(other)
+    section.refresh()
+    np.testing.assert_array_equal(section.features(first.key), adata.obsm["X_a"])
+    import_features(dataclasses.replace(other, overwrite=True))
+    section.refresh()
+    np.testing.assert_array_equal(section.features(first.key), adata.obsm["X_b"])
+    source = section.feature_meta(first.key).encoder["source"]
+    assert source == f"file:{hashlib.sha256(adata.obsm['X_b'].tobytes()).hexdigest()}"
 
 
 def test_an_unnamed_encoder_is_asked_for(store, tmp_path):
