@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -80,12 +81,26 @@ def _print_json(values: dict[str, Any]) -> None:
     print(json.dumps(_plain(values), allow_nan=False))
 
 
+def _shown(text: str) -> str:
+    """Escape what a terminal would obey: a store may come from a stranger, and its names with it."""
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character != "\n"
+        else character
+        for character in text
+    )
+
+
+def _print_traceback() -> None:
+    print(_shown(traceback.format_exc()), end="", file=sys.stderr)
+
+
 def print_failure(message: str, kind: str, *, is_json: bool) -> None:
     """Say what went wrong: as a JSON object on standard output, or as a line on standard error."""
     if is_json:
         _print_json({"error": message, "kind": kind})
     else:
-        print(f"Error: {message}", file=sys.stderr)
+        print(_shown(f"Error: {message}"), file=sys.stderr)
 
 
 def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_json: bool) -> int:
@@ -103,7 +118,7 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
         outcome = report.to_mapping() if is_json else report.summary()
     except SpamError as error:
         if os.environ.get("SPAM_DEBUG") == "1":
-            traceback.print_exc()
+            _print_traceback()
         print_failure(str(error), type(error).__name__, is_json=is_json)
         return 2
     except KeyboardInterrupt:
@@ -113,15 +128,15 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
         advice = _PATH_ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
         if isinstance(error, OSError) and advice is not None:
             if os.environ.get("SPAM_DEBUG") == "1":
-                traceback.print_exc()
+                _print_traceback()
             where = f"{str(error.filename)!r}: " if error.filename is not None else ""
             print_failure(f"{where}{error.strerror}; {advice}", type(error).__name__, is_json=is_json)
             return 2
-        traceback.print_exc()
+        _print_traceback()
         print_failure(f"{error!r}: {_OUR_BUG}", type(error).__name__, is_json=is_json)
         return 1
     if isinstance(outcome, str):
-        print(outcome)
+        print(_shown(outcome))
     else:
         _print_json(outcome)
     return command.exit_code(report)

@@ -5,6 +5,7 @@ the attribute `SPAM` of the node that they describe, because a group that AnnDat
 tools from opening the section.
 """
 
+import unicodedata
 from collections.abc import Iterable
 
 __all__ = [
@@ -100,12 +101,17 @@ def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | N
         return f"{what} is empty; give it a name"
     if name in reserved:
         return f"{what} {name!r} is a name that the store uses itself; choose another"
-    if name.startswith((".", "__")) or any(c in "/\\\0" or ord(c) < ord(" ") for c in name):
+    if name.startswith((".", "__")) or any(c in "/\\" or _is_unseen(c) for c in name):
         return (
-            f"{what} {name!r} cannot name a folder: it must not hold '/', '\\' or control characters, "
+            f"{what} {name!r} cannot name a folder: it must not hold '/', '\\' or control or format characters, "
             "nor start with '.' or '__'; rename it"
         )
     return None
+
+
+def _is_unseen(character: str) -> bool:
+    """Tell whether a character is a control, format or surrogate one, which makes of a name another on a screen."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 def duplicates(values: Iterable[str]) -> list[str]:

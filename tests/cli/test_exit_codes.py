@@ -55,6 +55,32 @@ def test_done_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.out.count("\n") == 1
 
 
+STRANGE, SHOWN = (
+    "\x1b]0;a\x07 b\x9b31m \u202ec\r \udc80 é\nd",
+    "\\x1b]0;a\\x07 b\\x9b31m \\u202ec\\r \\udc80 é\nd\n",
+)
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Strange(Report):
+        def summary(self) -> str:
+            return STRANGE
+
+    def refused(values: dict[str, Any], progress: Progress) -> Report:
+        raise ConfigError(STRANGE)
+
+    assert run(lambda values, progress: Strange()) == 0
+    assert capsys.readouterr().out == SHOWN
+    monkeypatch.delenv("SPAM_DEBUG", raising=False)
+    assert run(refused) == 2
+    assert capsys.readouterr().err == f"Error: {SHOWN}"
+    monkeypatch.setenv("SPAM_DEBUG", "1")
+    assert run(refused) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_report_may_choose_its_code() -> None:
     assert run(chatty, exit_code=lambda report: report.to_mapping()["value"]) == 3
 

@@ -10,6 +10,10 @@ from spam.store import Graph, Overview
 FAULTS = {
     "empty name": ({"name": ""}, "name is empty"),
     "slash in the name": ({"name": "a/b"}, r"'a/b' cannot name a folder.*rename"),
+    "escape in the name": ({"name": "D\x1b[31mX"}, r"'D\\x1b\[31mX' cannot name a folder.*format characters"),
+    "C1 escape in the name": ({"name": "D\x9b31mX"}, r"'D\\x9b31mX' cannot name a folder"),
+    "reversed name": ({"name": "C\u202e2"}, r"'C\\u202e2' cannot name a folder"),
+    "no character in the name": ({"name": "C\udc802"}, r"'C\\udc802' cannot name a folder"),
     "hidden name": ({"name": ".C2"}, r"'\.C2' cannot name a folder"),
     "no spots": ({"n_spots": 0}, "at least one spot"),
     "ids too few": ({"ids": np.array(["a", "b"])}, r"ids must have the shape \(13,\), not \(2,\)"),
