@@ -55,12 +55,13 @@ def locked(store: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises
     ------
     StoreError
-        If another live process holds it after that time (says which, and what to do).
+        If another live process holds it after that time (says which, and what to do); at the end, if it was lost
+        meanwhile: this machine slept, and another took the lock over.
     """
     owner = _Owner()
     path = _acquire(store, name, owner, wait_s=wait_s)
     stop = threading.Event()
-    beat = threading.Thread(target=_keep_touching, args=(path, stop), daemon=True)
+    beat = threading.Thread(target=_keep_touching, args=(path, owner.token, stop), daemon=True)
     beat.start()
     try:
         yield
@@ -68,9 +69,18 @@ def locked(store: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
         stop.set()
         beat.join()
         with _alone(store):
-            if _holder(path).get("owner") == owner.token:
+            is_held = _holder(path).get("owner") == owner.token
+            if is_held:
                 path.unlink(missing_ok=True)
         prune(store, path.parent)
+    if not is_held:
+        message = (
+            f"{name!r} of store {str(store)!r} was being written by this process, but its lock "
+            f"{str(path.relative_to(store))!r} is another's or gone, expected it to be held to the end: what two "
+            f"processes wrote may be mixed; compare all of it with `spam store verify {store}`, then run the same "
+            "command again"
+        )
+        raise StoreError(message)
 
 
 @contextlib.contextmanager
@@ -223,10 +233,12 @@ def _held(store: Path, name: str, path: Path, holder: dict[str, Any]) -> str:
     )
 
 
-def _keep_touching(path: Path, stop: threading.Event) -> None:
+def _keep_touching(path: Path, token: str, stop: threading.Event) -> None:
+    """Touch a lock for as long as it is its owner's; that of another who took it over must be able to turn stale."""
     while not stop.wait(_TOUCH_S):
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path)
+        with contextlib.suppress(OSError):  # of a network drive; the next beat may reach it
+            if _holder(path).get("owner") == token:
+                os.utime(path)
 
 
 def _machine() -> str:

@@ -1,5 +1,6 @@
 """Locks: one owner at a time, and none that a dead owner keeps."""
 
+import contextlib
 import json
 import os
 import random
@@ -164,9 +165,35 @@ def test_the_same_process_number_on_another_machine_is_another_owner(tmp_path):
 
 def test_a_lock_that_was_lost_is_not_removed(tmp_path):
     """The machine slept, and another one took the lock over: it is the other's now."""
-    with locked(tmp_path, NAME):
+    message = (
+        rf"'{NAME}' of store .* lock '\.unfinished/{NAME}\.lock' is another's or gone.*`spam store verify "
+    )
+    with pytest.raises(StoreError, match=message), locked(tmp_path, NAME):
         leave_lock(tmp_path, json.dumps(OTHER_MACHINE).encode())
     assert json.loads(lock_file(tmp_path).read_text()) == OTHER_MACHINE
+
+
+def test_a_lock_that_is_gone_is_told_but_hides_no_other_error(tmp_path):
+    with pytest.raises(StoreError, match="is another's or gone"), locked(tmp_path, NAME):
+        lock_file(tmp_path).unlink()
+    with pytest.raises(FileExistsError), locked(tmp_path, NAME):
+        lock_file(tmp_path).rename(tmp_path / "elsewhere").mkdir()
+
+
+def test_a_lock_that_was_lost_is_not_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "_TOUCH_S", 0.02)
+    path = lock_file(tmp_path)
+
+    def lose() -> tuple[float, float]:
+        leave_lock(tmp_path, json.dumps(OTHER_MACHINE).encode(), age_s=300)
+        touched = path.stat().st_mtime
+        time.sleep(0.5)
+        return touched, path.stat().st_mtime
+
+    ages: list[float] = []
+    with pytest.raises(StoreError, match="is another's or gone"), locked(tmp_path, NAME):
+        ages += lose()
+    assert ages[0] == ages[1]
 
 
 def test_a_lock_ends_with_an_error(tmp_path):
@@ -206,7 +233,9 @@ def contend(store: Path, n: int, seed: int) -> None:
     rng = random.Random(seed)
     counter, inside = store / "counter", store / "inside"
     for _ in range(n):
-        with locked(store, NAME, wait_s=60):
+        is_left = rng.random() < 0.1
+        end = pytest.raises(StoreError, match="another's or gone") if is_left else contextlib.nullcontext()
+        with end, locked(store, NAME, wait_s=60):
             handle = os.open(inside, os.O_CREAT | os.O_EXCL)  # fails if another process is inside
             os.close(handle)
             value = int(counter.read_text())
@@ -214,7 +243,7 @@ def contend(store: Path, n: int, seed: int) -> None:
                 time.sleep(rng.random() * 0.002)
             counter.write_text(str(value + 1))
             inside.unlink()
-            if rng.random() < 0.1:  # as if killed: the lock stays, and all others find it stale at once
+            if is_left:  # as if killed: the lock stays, and all others find it stale at once
                 pid = os.fork()
                 if pid == 0:
                     os._exit(0)
