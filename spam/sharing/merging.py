@@ -222,8 +222,19 @@ def _add_parts(target: Store, plan: _Plan, advance: Advance) -> None:
     folder, name = target.folder, plan.base.section.meta.name
     nodes = [node for part in plan.missing for node in part.nodes]
     with locked(folder, name, wait_s=LOCK_WAIT_S):
-        if target.section(name).index.digest != plan.base.section.index.digest:
+        now = target.section(name)
+        if now.index.digest != plan.base.section.index.digest or live_locks(folder, name):
             raise _changed(target, name)
+        begun = [
+            part.key for part in plan.missing if part.kind == "features" and part.key in now.unfinished_keys
+        ]
+        if begun:
+            message = (
+                f"section {name!r} of store {target.address!r} has unfinished features {', '.join(map(repr, begun))}, which "
+                "the stores to merge have finished; finish them with `spam embed`, or leave them out of what is merged "
+                "with `spam store select`"
+            )
+            raise StoreError(message)
         discard(folder, f"{name}/{_MERGED}")
         path = staged(folder, f"{name}/{_MERGED}")
         for part, held in plan.missing.items():

@@ -141,7 +141,7 @@ class TestUnion:
         )
 
     def test_unfinished_features_are_left_out_and_left_alone(self, make_store, tmp_path, add_features):
-        one, two = make_store("one", {"A": ()}), make_store("two", {"A": ("tiny_1um",)})
+        one, two = make_store("one", {"A": ()}), make_store("two", {"A": ("tiny_3um",)})
         section = open_store(one, is_read_only=False).section("A")
         add_features(section, "tiny_1um", n_chunks=1)
         add_features(section, "tiny_2um", n_chunks=1)
@@ -151,7 +151,7 @@ class TestUnion:
         assert "unfinished features were left out" in report.summary()
         assert open_store(tmp_path / "all").section("A").feature_keys == ()
         merged(one, two)
-        assert open_store(one).section("A").feature_keys == ("tiny_1um",)
+        assert open_store(one).section("A").feature_keys == ("tiny_3um",)
         assert set((one / ".unfinished").rglob("*")) == staging
 
     def test_what_was_overridden_is_kept(self, make_store, tmp_path):
@@ -252,6 +252,20 @@ class TestTarget:
         out, other = make_store("out", {"A": ()}), make_store("other", {"A": ("tiny_1um",)})
         with locked(out, "A"), pytest.raises(StoreError, match=r"'A' of store .* is being written"):
             merged(out, other)
+
+    def test_features_that_somebody_is_writing(self, make_store, add_features, tree):
+        out, other = make_store("out", {"A": ()}), make_store("other", {"A": ("tiny_1um",)})
+        lock = out / ".unfinished/A/obsm/tiny_1um.lock"
+        lock.parent.mkdir(parents=True)
+        lock.write_text(json.dumps({"owner": "x", "machine": "another", "pid": 1}))
+        with pytest.raises(StoreError, match=r"another process has changed section 'A'.*or is changing it"):
+            merged(out, other)
+        lock.unlink()
+        add_features(open_store(out, is_read_only=False).section("A"), "tiny_1um", n_chunks=1, seed=1)
+        before = tree(out)
+        with pytest.raises(StoreError, match=r"'A' .*unfinished features 'tiny_1um'.*spam embed"):
+            merged(out, other)
+        assert tree(out) == before
 
     def test_a_section_that_changes_meanwhile(self, make_store, add_features):
         out, other = make_store("out", {"A": ()}), make_store("other", {"A": ("tiny_1um",), "B": ()})
