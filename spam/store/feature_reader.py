@@ -2,13 +2,13 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import zarr
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureMeta
+from spam.schemas.store_meta import FeatureDtype, FeatureMeta
 from spam.typing import Array, Shaped
 
 from .elements import array_at
@@ -52,7 +52,12 @@ def read_feature_meta(
     """
     if key not in feature_names(index):
         raise StoreError(_missing(index, key, location))
-    return read_meta(array_at(section, f"obsm/{key}"), FeatureMeta.from_mapping)
+    array = array_at(section, f"obsm/{key}")
+    meta = read_meta(array, FeatureMeta.from_mapping)
+    if meta.dtype not in get_args(FeatureDtype):
+        fault = f"its 'dtype' is {str(meta.dtype)[:80]!r}, expected one of {get_args(FeatureDtype)}"
+        raise damaged(array, fault)
+    return meta
 
 
 def read_features(

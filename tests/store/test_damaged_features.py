@@ -128,6 +128,13 @@ def test_an_unreadable_beginning_is_told(section, store, make_feature_meta, cont
             lambda m: m["attributes"]["spam"]["meta"].update(dtype="bfloat16"),
             r"'float16'\), expected \(\(13, 5\), 'uint16'\)",
         ),
+        *(
+            (
+                lambda m, dtype=dtype: m["attributes"]["spam"]["meta"].update(dtype=dtype),
+                r"its 'dtype' is .*, expected one of \('float16', 'float32', 'bfloat16'\)",
+            )
+            for dtype in (None, [], {}, 16, "float64")
+        ),
     ],
 )
 def test_damaged_metadata_are_reported(section, store, make_feature_meta, fill, reindex, edit, message):
