@@ -174,7 +174,7 @@ def _sections_of(location: Location) -> tuple[tuple[str, ...], list[VerifyFault]
         root = read_sealed(location.read_index("") or b"", location.address)
     except StoreError as error:
         names = location.section_names(())
-        if not names:
+        if not names or location.read_index("") is None:  # else all of any folder would be looked through
             raise
         return names, [VerifyFault(path=INDEX, fault=str(error))]
     return tuple(sorted({*store.section_names, *root["attributes"][SPAM][SECTIONS]})), []

@@ -407,6 +407,8 @@ def test_what_cannot_be_verified_at_all_is_an_error(tmp_path, store_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreError, match="is no store"):
         verified(tmp_path / "empty")
+    with pytest.raises(StoreError, match=r"is no store: it has no 'zarr\.json'"):
+        verified(tmp_path)  # a folder of anything, with a group of Zarr in it
     (tmp_path / "text").write_text("no ZIP")
     with pytest.raises(StoreError, match="no readable ZIP file"):
         verified(tmp_path / "text")
