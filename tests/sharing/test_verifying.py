@@ -253,6 +253,18 @@ def test_of_features_the_chunk_and_its_rows_are_named(store_path, tree, key):
         (store_path / path).write_bytes(whole[path])
 
 
+def test_shards_that_changed_places_are_named(store_path):
+    """Their checksums fit, so that readers take the rows for their own (docs/format.md, clause 10)."""
+    folder = store_path / "C2/obsm/tiny_112um/c"
+    (folder / "0").rename(folder / "x")
+    (folder / "1").rename(folder / "0")
+    (folder / "x").rename(folder / "1")
+    assert {fault.path for fault in verified(store_path).faults} == {
+        "C2/obsm/tiny_112um/c/0/0",
+        "C2/obsm/tiny_112um/c/1/0",
+    }
+
+
 def test_all_damaged_chunks_of_a_shard_are_named(store_path):
     chunks = [chunk for chunk in shard_chunks(store_path, "tiny_112um") if chunk[0].endswith("c/0/0")]
     path = store_path / chunks[0][0]
