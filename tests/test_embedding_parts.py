@@ -1,5 +1,6 @@
 """Several processes embed one section, each its own chunks; whoever comes last puts the parts together."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from embedding_lab import N_SPOTS, Lab, make_lab
 from spam.embedding import embed
 from spam.errors import ConfigError, StoreError
 from spam.schemas.embed_config import EmbedConfig
-from spam.store import FeatureWriter, open_store
+from spam.store import open_store
 
 KEY = "local-dir-tiny_20um"
 
@@ -50,23 +51,23 @@ def test_parts_in_any_order_equal_one_run(lab, order):
     assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
 
 
-def test_parts_of_several_tile_sizes_end_as_one_run(lab, monkeypatch):
-    """One process is between the sizes while the other finishes: together they leave nothing out."""
+def test_parts_of_several_tile_sizes_end_as_one_run(lab):
+    """The second process does all of its work while the first is between the sizes: nothing may be left out."""
     sizes = {"tile_um": (20.0, 40.0)}
     embed(lab.config(store=lab.folder / "whole.zarr", **sizes))
-    finish = FeatureWriter.finish
-    seen = []
+    second = []
 
-    def finish_after_the_other(writer: FeatureWriter) -> None:
-        finish(writer)
-        if not seen:  # the first size is done by the second process, which is stopped here
-            seen.append(embed(lab.config(shard="1/2", **sizes)).sections[0].n_left)
+    class Between:
+        @contextlib.contextmanager
+        def task(self, description: str, total: int):
+            if description.endswith("40um"):
+                second.append(embed(lab.config(shard="2/2", **sizes)).sections[0])
+            yield lambda steps=1, *, note="": None
 
-    embed(lab.config(shard="1/2", tile_um=(20.0,)))
-    monkeypatch.setattr(FeatureWriter, "finish", finish_after_the_other)
-    last = embed(lab.config(shard="2/2", **sizes)).sections[0]
-    assert seen[0] > 0
-    assert last.n_left == 0
+    first = embed(lab.config(shard="1/2", **sizes), progress=Between()).sections[0]
+    assert second[0].n_left > 0
+    assert first.n_left == 0
+    assert len(first.keys) == 2
     assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
 
 
