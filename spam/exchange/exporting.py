@@ -18,7 +18,7 @@ from spam.atomic import replacing
 from spam.errors import OutputExistsError, StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ExportConfig
-from spam.store import StoredSection, choose_features, choose_sections, open_store
+from spam.store import Graph, StoredSection, choose_features, choose_sections, open_store
 
 __all__ = ["ExportReport", "export", "to_anndata"]
 
@@ -31,17 +31,24 @@ class ExportReport:
     ----------
     files
         Files, and folders of AnnData-Zarr, in order of the sections.
+    stale
+        Graphs that were left out of AnnData, ``section/key``: the features that they are over were replaced since.
     """
 
     files: tuple[Path, ...]
+    stale: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
-        return {"files": [str(file) for file in self.files]}
+        return {"files": [str(file) for file in self.files], "stale": list(self.stale)}
 
     def summary(self) -> str:
-        """Name what was written, one a line."""
-        return "\n".join(f"wrote {file}" for file in self.files)
+        """Name what was written, and what was left out, one a line."""
+        lines = [
+            f"graph {name} was left out: its features were replaced since; build it anew with `spam graph`"
+            for name in self.stale
+        ]
+        return "\n".join([*lines, *(f"wrote {file}" for file in self.files)])
 
 
 def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport:
@@ -73,13 +80,20 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
         for section, chosen in zip(sections, keys, strict=True):
             _write(section, chosen, config)
             advance(note=section.meta.name)
-    return ExportReport(files=tuple(config.out / name for name in names))
+    stale = [
+        f"{section.meta.name}/{key}"
+        for section in (sections if config.to != "parquet" else [])
+        for key in section.graph_keys
+        if (graph := section.graph(key)) is not None and _is_stale(section, graph)
+    ]
+    return ExportReport(files=tuple(config.out / name for name in names), stale=tuple(stale))
 
 
 def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> anndata.AnnData:
     """Build an AnnData of a section: raw counts, coordinates, graphs, the overview, and the features that are named.
 
-    Graphs are under squidpy's keys; ``uns["spam"]`` says where the section and its features come from.
+    Graphs are under squidpy's keys; those over features that were replaced since are left out. ``uns["spam"]`` says
+    where the section and its features come from.
 
     Raises
     ------
@@ -98,7 +112,7 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
         result.obsm[key] = section.features(key)
     for key in section.graph_keys:
         graph = section.graph(key)
-        if graph is None:
+        if graph is None or _is_stale(section, graph):
             continue
         result.obsp[f"{key}_connectivities"] = graph.connectivities
         result.obsp[f"{key}_distances"] = graph.distances
@@ -117,6 +131,16 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
         "features": json.dumps(metas, ensure_ascii=False),
     }
     return result
+
+
+def _is_stale(section: StoredSection, graph: Graph) -> bool:
+    """Tell whether the features that a graph is over were replaced since."""
+    over = graph.meta.features_key
+    return (
+        over is not None
+        and over in section.feature_keys
+        and section.feature_identity(over) != graph.meta.features_identity
+    )
 
 
 def _suffixes(config: ExportConfig, section: StoredSection) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from spam.store import StoredSection
 from spam.store.feature_reader import feature_names
 from spam.store.graph_elements import graph_names, graph_nodes
 from spam.store.index import SectionIndex, content_digest
-from spam.store.layout import INDEX
+from spam.store.layout import INDEX, META, SPAM
 from spam.typing import Array
 
-__all__ = ["Part", "part_difference", "parts_in", "parts_of", "section_differences"]
+__all__ = ["Part", "is_stale", "part_difference", "parts_in", "parts_of", "section_differences"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,15 @@ def parts_in(index: SectionIndex) -> tuple[Part, ...]:
         *(Part(kind="features", key=key) for key in feature_names(index)),
         *(Part(kind="graph", key=key) for key in graph_names(index)),
     )
+
+
+def is_stale(section: StoredSection, part: Part) -> bool:
+    """Tell whether a part is a graph over features that were replaced after it was built."""
+    if part.kind == "features":
+        return False
+    meta = section.index.nodes[part.nodes[0]]["attributes"][SPAM].get(META, {})
+    over = meta.get("features_key")
+    return over in section.feature_keys and section.feature_identity(over) != meta.get("features_identity")
 
 
 def section_differences(a: StoredSection, b: StoredSection) -> list[str]:

@@ -1,7 +1,7 @@
 """Copying a part of a store: `spam store select`."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .choosing import chosen_sections, kept_parts, read_genes, require_chosen
 from .copying import copy_files, copy_section
 from .new_folder import new_folder, require_absent
 from .redacting import Redaction, moved_graph, redacted
-from .same_section import Part, parts_of
+from .same_section import Part, is_stale, parts_of
 from .sharing_record import sharing_record
 
 __all__ = ["SelectReport", "SelectedSection", "select"]
@@ -37,6 +37,8 @@ class SelectedSection:
         Keys that are in the copy.
     left_out
         Features and graphs that are not.
+    stale
+        Those of them that are graphs over features that were replaced since.
     redacted
         What was taken out, in this copy or in one that it was made from.
     """
@@ -47,6 +49,7 @@ class SelectedSection:
     features: tuple[str, ...]
     graphs: tuple[str, ...]
     left_out: tuple[str, ...]
+    stale: tuple[str, ...]
     redacted: tuple[str, ...]
 
 
@@ -80,6 +83,10 @@ class SelectReport:
                 f"{section.name}: {section.n_spots} spots, {section.n_genes} genes, features "
                 f"{', '.join(section.features) or 'none'}{taken}"
             )
+            lines += [
+                f"{part} of {section.name} was left out: its features were replaced since; build it anew with `spam graph`"
+                for part in section.stale
+            ]
         if any("ids" in section.redacted for section in self.sections):
             lines.append("names of sections are kept: look that none of them names a person")
         return "\n".join([*lines, f"{len(self.sections)} sections are in {self.out}"])
@@ -90,8 +97,8 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> SelectReport
 
     What is copied whole is copied file by file, compared with its digest, and keeps its content digest. With fewer
     genes the tables are written anew, and library sizes are then those of the genes that are left. A graph over
-    features goes where its features go. What was overridden to share the store is recorded in the copy too. The copy
-    appears when it is whole.
+    features goes where its features go, unless they were replaced after it was built: then it stays behind. What was
+    overridden to share the store is recorded in the copy too. The copy appears when it is whole.
 
     **Without counts**: counts and genes go. The lab's columns of ``obs`` stay, so look whether one was computed from
     counts.
@@ -142,14 +149,19 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> SelectReport
     store = open_store(config.store)
     sections = chosen_sections(store, config.sections)
     require_chosen(store, sections, config.features, redaction)
-    kept = {section.meta.name: kept_parts(section, config.features, redaction) for section in sections}
+    asked = {section.meta.name: kept_parts(section, config.features, redaction) for section in sections}
+    stale = {
+        section.meta.name: [part for part in asked[section.meta.name] if is_stale(section, part)]
+        for section in sections
+    }
+    kept = {name: [part for part in parts if part not in stale[name]] for name, parts in asked.items()}
     steps = sum(_n_steps(section, kept[section.meta.name], redaction) for section in sections)
     with new_folder(config.out) as folder, progress.task("copying", steps) as advance:
         copy = create_store(folder)
         for section in sections:
             _copy(store, section, copy, kept[section.meta.name], redaction, advance)
         write_root(folder, entries=sharing_record([store]))
-        copied = tuple(_described(section, copy.section(section.meta.name)) for section in sections)
+        copied = tuple(_described(section, copy.section(section.meta.name), stale) for section in sections)
     return SelectReport(store=store.address, out=config.out, sections=copied)
 
 
@@ -218,7 +230,9 @@ def _move_graph(section: StoredSection, target: StoredSection, key: str, order: 
     )
 
 
-def _described(section: StoredSection, copied: StoredSection) -> SelectedSection:
+def _described(
+    section: StoredSection, copied: StoredSection, stale: Mapping[str, Sequence[Part]]
+) -> SelectedSection:
     left_out = [part for part in parts_of(section) if part not in parts_of(copied)]
     return SelectedSection(
         name=copied.meta.name,
@@ -227,5 +241,6 @@ def _described(section: StoredSection, copied: StoredSection) -> SelectedSection
         features=copied.feature_keys,
         graphs=copied.graph_keys,
         left_out=tuple(map(str, left_out)),
+        stale=tuple(map(str, stale[copied.meta.name])),
         redacted=copied.meta.redacted,
     )

@@ -1,5 +1,6 @@
 """What other tools read from an export is what the store holds."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -99,3 +100,22 @@ def test_a_section_without_counts_is_exported(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["S1.parquet"]
     export(ExportConfig(store=store, out=tmp_path / "out"))
     assert anndata.read_h5ad(tmp_path / "out" / "S1.h5ad").X is None
+
+
+def test_a_graph_over_features_that_were_replaced_is_left_out(tmp_path):
+    store = make_cohort(tmp_path / "s.zarr", 1)
+    build_graphs(GraphConfig(store=store, k_spatial=5, k_features=3))
+    section = open_store(store, is_read_only=False).section("S1")
+    key = f"features_{KEYS[0]}"
+    graph = section.graph(key)
+    meta = dataclasses.replace(graph.meta, features_identity="ab" * 32)
+    section.write_graph(key, dataclasses.replace(graph, meta=meta))
+    report = export(ExportConfig(store=store, out=tmp_path / "out"))
+    assert report.stale == (f"S1/{key}",)
+    assert f"graph S1/{key} was left out" in report.summary()
+    found = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
+    assert set(found.obsp) == {
+        f"{graph}_{kind}"
+        for graph in ("spatial", f"features_{KEYS[1]}")
+        for kind in ("connectivities", "distances")
+    }

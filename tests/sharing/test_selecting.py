@@ -78,6 +78,20 @@ class TestWhole:
         left_out = ("features 'tiny_224um'", "graph 'features_tiny_224um'")
         assert report.sections[0].left_out == left_out
 
+    @pytest.mark.parametrize("options", [{}, {"genes": ("GENE1",)}, {"salted_ids": True}])
+    def test_a_graph_over_features_that_were_replaced_stays_behind(
+        self, store_path, tmp_path, reseal, options
+    ):
+        def age(document):
+            node = document["consolidated_metadata"]["metadata"]["uns/features_tiny_112um_neighbors"]
+            node["attributes"]["spam"]["meta"]["features_identity"] = "ab" * 32
+
+        reseal(store_path / "C2", age)
+        report = selected(store_path, tmp_path / "out", sections=("C2",), **options)
+        assert section_of(tmp_path / "out").graph_keys == ("features_tiny_224um", "spatial")
+        assert report.sections[0].stale == ("graph 'features_tiny_112um'",)
+        assert "graph 'features_tiny_112um' of C2 was left out" in report.summary()
+
     def test_features_by_encoder(self, tmp_path, make_record, add_features):
         section = create_store(tmp_path / "s").add_section(make_record())
         add_features(section, "tiny_112um")
@@ -369,5 +383,6 @@ def test_report_is_plain(pristine_store, tmp_path):
         "features": ["tiny_112um"],
         "graphs": ["features_tiny_112um"],
         "left_out": ["features 'tiny_224um'", "graph 'features_tiny_224um'", "graph 'spatial'"],
+        "stale": [],
         "redacted": ["coordinates", "ids"],
     }
