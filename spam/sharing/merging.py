@@ -142,7 +142,7 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> MergeReport:
                 _add_section(target, plan.base, advance)
             if plan.missing:
                 _add_parts(target, plan, advance)
-    write_root(out, entries=sharing_record([target, *stores]))
+    write_root(out, entries=sharing_record([target, *stores], target))
     return MergeReport(
         out=out,
         stores=tuple(map(str, config.stores)),

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,19 @@ from spam.schemas.store_index import FileEntry
 from spam.store import Store, StoredSection, create_store, open_store
 from spam.store.feature_writer import LOCK_WAIT_S
 from spam.store.index import SectionIndex, change_index
-from spam.store.layout import INDEX, SPAM, STAGING
+from spam.store.layout import INDEX, STAGING
 from spam.store.lock import live_locks, locked
 from spam.store.remote import RemoteLocation, is_remote
 from spam.store.sealing import write_durably
 from spam.store.staging import discard, move_into_place, staged
 from spam.store.store import write_root
 
-from .changed_index import SHARED, without_nodes
+from .changed_index import without_nodes
 from .choosing import chosen_sections, kept_parts, require_chosen
 from .fetching import Fetching
 from .redacting import Redaction
 from .same_section import Part, part_difference, parts_of, section_differences
+from .sharing_record import sharing_record
 
 __all__ = ["PullReport", "pull"]
 
@@ -148,7 +148,7 @@ def pull(config: PullConfig, *, progress: Progress = SILENT) -> PullReport:
             fetching = Fetching(source.location, advance)
             for plan in plans:
                 _pull(plan, target, fetching)
-                write_root(out, entries=_shared(source, target))
+                write_root(out, entries=sharing_record([target, source], target))
     features = [(plan.index.meta.name, key) for plan in plans for key in _feature_keys(plan)]
     return PullReport(
         store=source.address,
@@ -245,13 +245,3 @@ def _pull(plan: _Plan, target: Store, fetching: Fetching) -> None:
 
 def _feature_keys(plan: _Plan) -> list[str]:
     return [key for key in plan.section.feature_keys if f"obsm/{key}" in plan.index.nodes]
-
-
-def _shared(source: Store, target: Store) -> dict[str, Any]:
-    """Join what was overridden to share the source with what was for what is there."""
-    roots = [
-        json.loads(store.location.read_index("") or b"")["attributes"][SPAM] for store in (target, source)
-    ]
-    overridden = [one for root in roots for one in root.get(SHARED, {}).get("overridden", [])]
-    unique = [one for i, one in enumerate(overridden) if one not in overridden[:i]]
-    return {SHARED: {"overridden": unique}} if unique else {}

@@ -160,7 +160,7 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> SelectReport
         copy = create_store(folder)
         for section in sections:
             _copy(store, section, copy, kept[section.meta.name], redaction, advance)
-        write_root(folder, entries=sharing_record([store]))
+        write_root(folder, entries=sharing_record([store], copy))
         copied = tuple(_described(section, copy.section(section.meta.name), stale) for section in sections)
     return SelectReport(store=store.address, out=config.out, sections=copied)
 

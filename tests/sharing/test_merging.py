@@ -156,13 +156,14 @@ class TestUnion:
 
     def test_what_was_overridden_is_kept(self, make_store, tmp_path):
         one, two = make_store("one", {"A": ()}), make_store("two", {"B": ()})
-        said = [{"what": what, "licence": None, "clause": None, "message": "x"} for what in ("a", "b", "c")]
+        about = [("x", "section 'A'"), ("y", "section 'A'"), ("z", "section 'B'"), ("z", "section 'D'")]
+        said = [{"what": what, "licence": None, "clause": None, "message": text} for text, what in about]
         write_root(one, entries={"shared": {"overridden": said[:2]}})
-        write_root(two, entries={"shared": {"overridden": [said[2], said[1]]}})
+        write_root(two, entries={"shared": {"overridden": [said[3], said[2], said[1]]}})
         for name, stores in (("ab", (one, two)), ("ba", (two, one))):
             merged(tmp_path / name, *stores)
             root = json.loads((tmp_path / name / "zarr.json").read_text())
-            assert root["attributes"]["spam"]["shared"] == {"overridden": said}
+            assert root["attributes"]["spam"]["shared"] == {"overridden": said[:3]}
         assert (tmp_path / "ab" / "zarr.json").read_bytes() == (tmp_path / "ba" / "zarr.json").read_bytes()
 
     def test_report_is_plain(self, pristine_store, tmp_path):

@@ -239,9 +239,15 @@ class TestRefusals:
 def test_what_was_overridden_is_told_on(
     store_path: Path, tmp_path: Path, reseal: Callable[..., None]
 ) -> None:
-    said = {"what": "section 'C2'", "licence": None, "clause": None, "message": "nobody stated it"}
-    reseal(store_path, lambda document: document["attributes"]["spam"].update(shared={"overridden": [said]}))
+    words = {"licence": None, "clause": None, "message": "nobody stated it"}
+    said, other, _ = overridden = [{"what": f"section {name!r}"} | words for name in ("C2", "C3", "C9")]
+    reseal(
+        store_path, lambda document: document["attributes"]["spam"].update(shared={"overridden": overridden})
+    )
     for _ in range(2):
-        pulled(store_path, tmp_path / "out.zarr")
+        pulled(store_path, tmp_path / "out.zarr", sections=("C2",))
     root = json.loads((tmp_path / "out.zarr/zarr.json").read_text())
     assert root["attributes"]["spam"]["shared"] == {"overridden": [said]}
+    pulled(store_path, tmp_path / "out.zarr")
+    root = json.loads((tmp_path / "out.zarr/zarr.json").read_text())
+    assert root["attributes"]["spam"]["shared"] == {"overridden": [said, other]}

@@ -100,11 +100,13 @@ class TestWhole:
         assert section_of(tmp_path / "out").feature_keys == ("huge_112um",)
 
     def test_what_was_overridden_is_kept(self, store_path, tmp_path):
-        said = {"overridden": [{"what": "a", "licence": None, "clause": None, "message": "x"}]}
-        write_root(store_path, entries={"shared": said})
+        words = {"licence": None, "clause": None, "message": "x"}
+        about = ("features 'tiny_112um'", "section 'C3'", "section 'C2'", "features 'gone_1um'")
+        said = [{"what": what} | words for what in about]
+        write_root(store_path, entries={"shared": {"overridden": said}})
         selected(store_path, tmp_path / "out", sections=("C3",), salted_ids=True)
         root = json.loads((tmp_path / "out" / "zarr.json").read_text())
-        assert root["attributes"]["spam"]["shared"] == said
+        assert root["attributes"]["spam"]["shared"] == {"overridden": said[:2]}
 
     def test_parts_merge_to_the_whole(self, pristine_store, tmp_path, tree):
         selected(pristine_store, tmp_path / "a", features=("tiny_112um",))
