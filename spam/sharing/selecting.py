@@ -116,8 +116,9 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> SelectReport
     stay*: they are how a store is used. Coordinates and the overview stay, unless they are left out as well.
 
     In both of the last two the source files go from the metadata: their names often hold ids, and their digests tell
-    whoever has the files which they are. The digest of the spots is that of the new ids, or None where there are no
-    coordinates, and the identity of features follows from both: a redacted copy does not pass for its original.
+    whoever has the files which they are; for the same reason the digest of imported features goes. The digest of the
+    spots is that of the new ids, or None where there are no coordinates, and the identity of features follows from
+    both: a redacted copy does not pass for its original.
 
     Parameters
     ----------
@@ -214,6 +215,10 @@ def _copy(
 def _move_features(section: StoredSection, target: StoredSection, key: str, order: Int[Array, " n"]) -> None:
     """Write features in the order of the copy; rounding them again changes nothing."""
     meta, rows = section.feature_meta(key), section.stored_features(key)
+    if str(meta.encoder.get("source")).startswith(
+        "file:"
+    ):  # the digest of the rows tells who has them which they are
+        meta = dataclasses.replace(meta, encoder={**meta.encoder, "source": "file"})
     writer = target.feature_writer(meta)
     for chunk in writer.pending:
         writer.write(chunk, from_stored(rows[order[chunk]], meta.dtype))

@@ -237,11 +237,26 @@ class TestHiddenSpots:
             with pytest.raises(StoreError, match="shared without coordinates"):
                 _ = section.xy_px
 
-    def test_no_byte_tells(self, hidden, pristine_store, tree):
-        options, path = hidden
-        two = section_of(pristine_store)
+    def test_no_byte_tells(self, hidden, store_path, tmp_path, tree, add_features):
+        """Of an imported array, and of what was overridden for a section that is not in the copy, neither."""
+        options, _ = hidden
+        imported, words = (
+            hashlib.sha256(b"rows").hexdigest(),
+            {"licence": None, "clause": None, "message": "x"},
+        )
+        encoder = {"name": "mine", "source": f"file:{imported}", "licence": "unknown", "dim": 5}
+        section = open_store(store_path, is_read_only=False).section("C2")
+        add_features(section, "mine_60um", origin="import:npy", encoder=encoder)
+        overridden = [{"what": f"section {name!r}"} | words for name in ("C2", "C3")]
+        write_root(store_path, entries={"shared": {"overridden": overridden}})
+        path = tmp_path / "out"
+        selected(store_path, path, sections=("C2",), **options)
+        assert section_of(path).feature_meta("mine_60um").encoder == {**encoder, "source": "file"}
+        two = section_of(store_path)
         sources = [text for source in two.meta.sources for text in (source.name, source.sha256)]
         secrets = [
+            imported,
+            "C3",
             *two.ids,
             *sources,
             two.meta.spots_sha256,
