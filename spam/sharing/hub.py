@@ -21,7 +21,7 @@ from spam.schemas.store_index import FileEntry
 from spam.store.layout import INDEX
 from spam.store.location import Location
 from spam.store.remote import RemoteLocation
-from spam.store.remote_faults import naming_address
+from spam.store.remote_faults import naming_address, shown
 
 from .destinations import README, Sent, verified
 from .push_plan import PushPlan
@@ -58,7 +58,9 @@ class HubDestination:
         self._address = address
         parts = _ADDRESS.fullmatch(address.rstrip("/"))
         if parts is None:
-            message = f"{address!r} is no dataset of the Hub; write the address as hf://datasets/org/name"
+            message = (
+                f"{shown(address)!r} is no dataset of the Hub; write the address as hf://datasets/org/name"
+            )
             raise StoreError(message)
         self._repository, self._folder = parts[1], parts[3] or ""
         self._revision = urllib.parse.unquote(parts[2] or "main")
@@ -138,7 +140,7 @@ class HubDestination:
             if error.response is None or error.response.status_code != _CHANGED_MEANWHILE:
                 raise
             message = (
-                f"{self._address!r} was changed by somebody else while this store was sent; push again: what was sent "
+                f"{shown(self._address)!r} was changed by somebody else while this store was sent; push again: what was sent "
                 "is kept, and is compared with what is there now"
             )
             raise StoreError(message) from error
@@ -162,7 +164,7 @@ class HubDestination:
     def _check_number(self, files: set[str]) -> None:
         if len(files) >= _MOST_FILES:
             message = (
-                f"the store would have {len(files):,} files at {self._address!r}, and the Hub takes fewer than "
+                f"the store would have {len(files):,} files at {shown(self._address)!r}, and the Hub takes fewer than "
                 f"{_MOST_FILES:,}; push some of its sections to another dataset: `spam store select … --sections …`, then "
                 "push the copy"
             )

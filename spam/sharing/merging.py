@@ -145,7 +145,7 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> MergeReport:
     write_root(out, entries=sharing_record([target, *stores], target))
     return MergeReport(
         out=out,
-        stores=tuple(map(str, config.stores)),
+        stores=tuple(store.address for store in stores),
         sections=tuple(name for name, plan in plans.items() if plan.is_new),
         features=tuple(f"{name}/{part.key}" for name, part in added if part.kind == "features"),
         graphs=tuple(f"{name}/{part.key}" for name, part in added if part.kind == "graph"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from http_range_server import HttpRangeServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,6 +166,13 @@ class TestUnion:
             root = json.loads((tmp_path / name / "zarr.json").read_text())
             assert root["attributes"]["spam"]["shared"] == {"overridden": said[:3]}
         assert (tmp_path / "ab" / "zarr.json").read_bytes() == (tmp_path / "ba" / "zarr.json").read_bytes()
+
+    def test_no_password_is_told(self, few_files, tmp_path):
+        with HttpRangeServer(few_files) as server:
+            address = server.url.replace("://", "://user:s3cret@")
+            report = merge(MergeConfig(out=tmp_path / "all", stores=(address,)))
+            assert report.stores == (server.url,)
+            assert "s3cret" not in json.dumps(report.to_mapping()) + report.summary()
 
     def test_report_is_plain(self, pristine_store, tmp_path):
         report = merged(tmp_path / "all", pristine_store)

@@ -149,6 +149,7 @@ class TestRefusals:
             ("https://host/a.zarr", "of the web, which is only read; push to hf://datasets/org/name"),
             ("hf://org/model", "no dataset of the Hub; write the address as hf://datasets/org/name"),
             ("hf://datasets/name", "no dataset of the Hub"),
+            ("hf://user:s3cret@datasets/name", "'hf://datasets/name' is no dataset of the Hub"),
             ("{store}", "is the store itself"),
             ("{store}/zarr.json", "is a file"),
             ("s3://absent/a.zarr", "no such bucket"),
