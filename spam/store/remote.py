@@ -1,7 +1,8 @@
 """Stores at a remote address (``hf://``, ``s3://``, ``gs://``, ``https://``): files are fetched when they are read.
 
-What is fetched is kept in a cache by its digest, so that it is fetched once for all stores that hold it, and nothing
-in the cache can be out of date. The indexes, which are small, are asked for anew each time a store is opened.
+What is fetched is kept in a cache by its digest, so that it is fetched once for all stores that hold it, and nothing in
+the cache can be out of date; a file that was damaged there is fetched again. The indexes, which are small, are asked
+for anew each time a store is opened.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from .index import file_entry
 from .layout import INDEX, name_fault
 from .location import FilePart
 from .remote_faults import is_passing, naming_address, require_plain, shown
-from .sealing import MOST_BYTES
+from .sealing import MOST_BYTES, sync
 
 __all__ = ["RemoteLocation", "cache_folder", "is_remote", "remote_files"]
 
@@ -105,6 +106,7 @@ class RemoteLocation:
         self._scheme = address.split("://")[0]
         self._cache = cache if cache is not None else cache_folder()
         self._files, self._root = remote_files(address)
+        self._seen: set[Path] = set()  # files of the cache that were compared with their digests
 
     def read_index(self, name: str) -> bytes | None:
         """Fetch the ``zarr.json`` of the root (``""``) or of a section; None if there is none.
@@ -137,7 +139,7 @@ class RemoteLocation:
             If it cannot be fetched, or what arrives is not what the index names.
         """
         path = self._cache / entry.sha256[:2] / entry.sha256
-        if not (path.is_file() and path.stat().st_size == entry.n_bytes):
+        if not self._is_cached(path, entry):
             _log.info("fetching %s (%d bytes)", name, entry.n_bytes)
             try:
                 with self._fetched(name, entry.n_bytes) as partial:
@@ -145,10 +147,20 @@ class RemoteLocation:
                     if found != entry:
                         raise StoreError(self._not_as_named(name, found, entry))
                     path.parent.mkdir(exist_ok=True)
+                    sync(partial)
                     partial.replace(path)
+                    self._seen.add(path)
             except FileNotFoundError:
                 return None
         return FilePart(path=path, offset=0, n_bytes=entry.n_bytes)
+
+    def _is_cached(self, path: Path, entry: FileEntry) -> bool:
+        """Tell whether a file is in the cache, whole: all its bytes are compared the first time that it is asked for."""
+        if not path.is_file() or path.stat().st_size != entry.n_bytes:
+            return False
+        if path not in self._seen and file_entry(path) == entry:
+            self._seen.add(path)
+        return path in self._seen
 
     @contextlib.contextmanager
     def _fetched(self, name: str, most: int) -> Iterator[Path]:

@@ -105,6 +105,21 @@ def test_what_two_stores_hold_is_fetched_once(serve: Serve, pristine_store: Path
     assert all(path.endswith("zarr.json") for path in server.sent_by_path)
 
 
+def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(
+    serve: Serve, pristine_store: Path, tmp_path: Path
+) -> None:
+    server, address = serve("http", pristine_store)
+    expected = open_store(pristine_store).section("C2")
+    open_store(address).section("C2").features("tiny_112um")
+    entry = next(entry for path, entry in expected.index.below("obsm/tiny_112um").items() if "/c/" in path)
+    cached = tmp_path / "cache" / entry.sha256[:2] / entry.sha256
+    cached.write_bytes(bytes(entry.n_bytes))
+    server.forget()
+    found = open_store(address).section("C2").features("tiny_112um")
+    np.testing.assert_array_equal(found, expected.features("tiny_112um"))
+    assert sum("/c/" in path for path, n_bytes in server.sent_by_path.items() if n_bytes) == 1
+
+
 def test_a_change_is_seen_by_who_opens_again(
     serve: Serve, few_files: Path, tmp_path: Path, add_features: Callable[..., np.ndarray]
 ) -> None:
