@@ -140,7 +140,7 @@ class RemoteLocation:
         """
         path = self._cache / entry.sha256[:2] / entry.sha256
         if not self._is_cached(path, entry):
-            _log.info("fetching %s (%d bytes)", name, entry.n_bytes)
+            _log.debug("fetching %s (%d bytes)", name, entry.n_bytes)
             try:
                 with self._fetched(name, entry.n_bytes) as partial:
                     found = file_entry(partial)

@@ -236,6 +236,12 @@ class TestRefusals:
             pulled(web.url, out)
 
 
+def test_files_are_no_news(web: HttpRangeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="spam")
+    pulled(web.url, tmp_path / "out.zarr", sections=("C3",))
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("spam")] == []
+
+
 def test_what_was_overridden_is_told_on(
     store_path: Path, tmp_path: Path, reseal: Callable[..., None]
 ) -> None:
