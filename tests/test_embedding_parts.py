@@ -118,6 +118,7 @@ def test_torchrun_embeds_with_two_processes(lab):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "spam.cli"]
     done = subprocess.run(
         [*launch, *command(lab, store="store.zarr")],
+        cwd=lab.folder,  # not where the sources are: those of the installation are meant
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

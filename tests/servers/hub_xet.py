@@ -61,7 +61,7 @@ class XetStorage:
             return
         with tempfile.TemporaryDirectory() as copy:  # the client may still hold the lock of the folder
             shutil.copytree(self.folder, copy, dirs_exist_ok=True)
-            command = [sys.executable, "-c", FETCH, f"local://{copy}"]
+            command = [sys.executable, "-P", "-c", FETCH, f"local://{copy}"]
             subprocess.run(command, input=json.dumps(wanted), text=True, check=True)
 
 

@@ -40,6 +40,29 @@ CARD = {
 
 
 @pytest.fixture(scope="session")
+def make_meta() -> Callable[..., SectionMeta]:
+    """Describe a section of which nobody stated the licence."""
+
+    def make(**changes: Any) -> SectionMeta:
+        values: dict[str, Any] = {
+            "name": "C2",
+            "donor": "patient µ",
+            "n_spots": 13,
+            "n_genes": 7,
+            "has_counts": True,
+            "mpp": 0.69,
+            "mpp_source": "h5ad",
+            "slide_width_px": 1009,
+            "slide_height_px": 907,
+            "sources": (SourceFile(role="h5ad", name="C2.h5ad", n_bytes=101, sha256="ab" * 32),),
+            "software": {"spam": "0.1.0", "numpy": "2"},
+        }
+        return SectionMeta(**(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., SectionRecord]:
     """Build the tables of a section; keywords that are fields of the meta change the meta, others the record.
 

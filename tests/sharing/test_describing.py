@@ -103,7 +103,7 @@ with open_store(sys.argv[1], is_read_only=False).section("C2").lock("tiny_56um")
 
 
 def test_what_another_process_writes_is_told(store_path):
-    command = [sys.executable, "-c", HOLD_A_LOCK, str(store_path)]
+    command = [sys.executable, "-P", "-c", HOLD_A_LOCK, str(store_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "held\n"

@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[HubServer]:
 
 def run(code: str, *arguments: str, environment: dict[str, str]) -> bytes:
     child = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-P", "-c", code, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         check=False,

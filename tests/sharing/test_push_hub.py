@@ -114,7 +114,7 @@ class TestHub:
         environment = {**hub.environment, "HF_HUB_DISABLE_XET": "0", "HF_HOME": str(tmp_path / "home")}
         hub.forget()
         child = subprocess.run(
-            [sys.executable, "-c", code, str(store), self.ADDRESS],
+            [sys.executable, "-P", "-c", code, str(store), self.ADDRESS],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,

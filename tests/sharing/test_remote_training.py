@@ -138,7 +138,7 @@ def test_the_environment_of_a_child_is_enough(
             push(PushConfig(store=store, to=REPO, licence="CC0-1.0", i_have_the_right_to_share=True))
         arguments = [REPO, str(local / "finetune/last.safetensors"), str(tmp_path / "child")]
         child = subprocess.run(
-            [sys.executable, "-c", CHILD, *arguments],
+            [sys.executable, "-P", "-c", CHILD, *arguments],
             env={**os.environ, **server.environment, "SPAM_CACHE": str(tmp_path / "cache")},
             capture_output=True,
             check=False,

@@ -210,12 +210,12 @@ def test_metadata_that_a_store_writes_are_sound(
     tmp_path: Path,
 ) -> None:
     section = create_store(tmp_path / "cohort.zarr").add_section(make_record())
-    section.write_graph("spatial", make_graph())
+    section.write_graph("spatial", make_graph(section.n_spots))
     read = {
         path: json.loads((tmp_path / "cohort.zarr" / path / "zarr.json").read_bytes())["attributes"]
-        for path in ("", "C2", "C2/uns/spatial_neighbors")
+        for path in ("", section.meta.name, f"{section.meta.name}/uns/spatial_neighbors")
     }
     assert metadata_faults(read[""], "root") == []
-    assert metadata_faults(read["C2"]["spam"], "index") == []
-    assert metadata_faults(read["C2"]["spam"]["meta"], "section") == []
-    assert metadata_faults(read["C2/uns/spatial_neighbors"]["spam"]["meta"], "graph") == []
+    assert metadata_faults(read[section.meta.name]["spam"], "index") == []
+    assert metadata_faults(read[section.meta.name]["spam"]["meta"], "section") == []
+    assert metadata_faults(read[f"{section.meta.name}/uns/spatial_neighbors"]["spam"]["meta"], "graph") == []
