@@ -251,7 +251,7 @@ def _feature(section: StoredSection, key: str) -> FeatureInfo:
 def _unfinished(chunks: StagedChunks, key: str, n_spots: int) -> UnfinishedInfo:
     n_done = len(chunks.done())
     try:
-        meta, _ = chunks.described()
+        meta = chunks.described().meta
     except StoreError:  # `spam embed` says so when it is to go on with them
         return UnfinishedInfo(key=key, n_done=n_done, n_chunks=None)
     n_chunks = len(cut(n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows).chunks)

@@ -147,7 +147,9 @@ class FeatureWriter:
             on_failure.pop_all()
         node = f"obsm/{self._meta.key}"
         section = self._store / self._section.name
-        graph = graph_nodes(feature_graph_key(self._meta.key))  # of the features that go, if any were there
+        graph: tuple[str, ...] = ()
+        if node in self._refresh().nodes:  # the graph of the features that go is none of those that come
+            graph = graph_nodes(feature_graph_key(self._meta.key))
         change_index(section, drop=(node, *graph))
         for name in graph:
             remove(self._store, f"{self._section.name}/{name}")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, GraphMeta, SectionMeta
 from spam.store import Graph, Overview, SectionRecord, StoredSection, create_store, feature_format, open_store
 from spam.typing import Array
@@ -82,9 +83,12 @@ def write_features(section: StoredSection, value: int) -> None:
     tile = {"tile_px": value}
     meta = feature_meta(KEY, tile)
     is_overwrite = KEY in section.feature_keys and section.feature_meta(KEY).tile != tile
-    if KEY in section.unfinished_keys:
-        is_overwrite = False  # go on
-    writer = section.feature_writer(meta, is_overwrite=is_overwrite)
+    try:
+        writer = section.feature_writer(meta, is_overwrite=is_overwrite)
+    except StoreError as error:  # killed while others took the place of what was there
+        if "begun differently" not in str(error):
+            raise
+        writer = section.feature_writer(meta, is_overwrite=True)
     for chunk in writer.pending:
         writer.write(chunk, np.full((chunk.stop - chunk.start, DIM), float(value)))
     writer.finish()

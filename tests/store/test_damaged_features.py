@@ -25,7 +25,7 @@ def test_unfinished_features_of_other_spots_are_not_gone_on_with(
     other = create_store(tmp_path / "other").add_section(make_record(spots_sha256="01" * 32))
     (store.folder / "C2/zarr.json").write_bytes(other.index.data)
     with pytest.raises(
-        StoreError, match=r"begun for other spots or images of this section; begin anew.*--overwrite"
+        StoreError, match=r"begun for other spots or images of this section; .*begin anew.*--overwrite"
     ):
         store.section("C2").feature_writer(make_feature_meta())
     assert len(store.section("C2").feature_writer(make_feature_meta(), is_overwrite=True).pending) == 5
