@@ -64,7 +64,12 @@ NEVER = {"store": ("torch", "timm"), "schemas": ("torch", "timm", "numpy", "zarr
 # A function may import these: the module behind a name that most runs never ask for.
 LATE_IMPORTS = {("spam/encoders/registry.py", "spam.encoders.timm_models")}
 # Imports by name escape this test; these need them, and say why.
-DYNAMIC_IMPORTS = {"spam/sharing/__init__.py", "spam/__init__.py", "spam/encoders/__init__.py", "spam/diagnosis.py"}
+DYNAMIC_IMPORTS = {
+    "spam/sharing/__init__.py",
+    "spam/__init__.py",
+    "spam/encoders/__init__.py",
+    "spam/diagnosis.py",
+}
 
 
 SOURCES = {
