@@ -1,5 +1,6 @@
 """A fine-tuned checkpoint of three small sections; a fourth is predicted."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def train(store: Path, likelihood: str) -> Path:
         lr=3e-3,
     )
     return finetune(config).run.last_path
+
+
+@pytest.fixture(scope="session")
+def train_on() -> Callable[[Path, str], Path]:
+    return train
 
 
 @pytest.fixture(scope="session")
