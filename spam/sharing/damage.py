@@ -93,7 +93,7 @@ def _damaged_chunks(part: FilePart, node: dict[str, Any], numbers: range) -> Ite
         index, checksum = file.read(n_index), file.read(_CRC_BYTES)
         if google_crc32c.value(index) != int.from_bytes(checksum, "little"):
             return
-        for number, entry in zip(numbers, np.frombuffer(index, _ENTRY), strict=False):
+        for number, entry in zip(numbers, np.frombuffer(index, _ENTRY)[: len(numbers)], strict=True):
             start, n_bytes = int(entry["offset"]), int(entry["n_bytes"]) - _CRC_BYTES
             is_inside = n_bytes >= 0 and start + n_bytes + _CRC_BYTES <= part.n_bytes
             if is_inside:

@@ -100,7 +100,10 @@ def sweep(store: Path) -> None:
     """Delete what was removed already, by a killed writer too."""
     staging = store / STAGING
     refuse_links(store, staging)
-    for leftover in staging.glob(f"{_REMOVED}*"):
+    leftovers: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):  # another process has just cleared the folder away
+        leftovers = [path for path in staging.iterdir() if path.name.startswith(_REMOVED)]
+    for leftover in leftovers:
         shutil.rmtree(leftover, ignore_errors=True)  # another process may be at it too
     prune(store, staging)
 
