@@ -101,10 +101,11 @@ def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | N
         return f"{what} is empty; give it a name"
     if name in reserved:
         return f"{what} {name!r} is a name that the store uses itself; choose another"
-    if name.startswith((".", "__")) or any(c in "/\\" or _is_unseen(c) for c in name):
+    is_taken = name.startswith((".", "__")) or name.endswith(".lock")  # files beside the sections
+    if is_taken or any(c in "/\\" or _is_unseen(c) for c in name):
         return (
             f"{what} {name!r} cannot name a folder: it must not hold '/', '\\' or control or format characters, "
-            "nor start with '.' or '__'; rename it"
+            "nor start with '.' or '__' or end with '.lock'; rename it"
         )
     return None
 

@@ -46,6 +46,7 @@ FAULTS = {
         {"obs": {"label": np.array([None] * 13)}},
         "'label' must hold.*write '' for",
     ),
+    "a lock's name": ({"name": "C2.lock"}, "'C2.lock' cannot name a folder.*end with '.lock'"),
     "column name": ({"obs": {"_index": np.zeros(13)}}, "'_index' is a name that the store uses"),
 }
 
