@@ -55,6 +55,10 @@ def test_sections_that_one_store_has_are_named(pristine_store, other_path, make_
     assert (turned.only_in_a, turned.only_in_b) == (("D1",), ("C3",))
 
 
+# The graph goes with the features that are replaced.
+GRAPH_OF_REPLACED = ElementDiff(name="graph features_tiny_112um", change="only in A")
+
+
 def test_features_of_other_bytes_are_measured(pristine_store, other_path, add_features):
     section = writable(other_path)
     changed = add_features(section, seed=3, is_overwrite=True)
@@ -62,7 +66,8 @@ def test_features_of_other_bytes_are_measured(pristine_store, other_path, add_fe
     expected = np.abs(changed.astype(np.float16).astype(np.float64) - whole).max()
     (found,) = compared(pristine_store, other_path).sections
     assert (found.name, found.meta, found.spots) == ("C2", (), None)
-    (element,) = found.elements
+    element, graph = found.elements
+    assert graph == GRAPH_OF_REPLACED
     assert (element.name, element.change) == ("features tiny_112um", "other content")
     assert element.largest_difference == pytest.approx(expected, rel=1e-6)
     summary = compared(pristine_store, other_path).summary()
@@ -73,7 +78,10 @@ def test_features_of_other_bytes_are_measured(pristine_store, other_path, add_fe
 def test_features_that_were_made_in_another_way_are_not_measured(pristine_store, other_path, add_features):
     add_features(writable(other_path), weights_sha256="ef" * 32, is_overwrite=True)
     (found,) = compared(pristine_store, other_path).sections
-    assert found.elements == (ElementDiff(name="features tiny_112um", change="other identity"),)
+    assert found.elements == (
+        ElementDiff(name="features tiny_112um", change="other identity"),
+        GRAPH_OF_REPLACED,
+    )
 
 
 def test_features_and_graphs_that_one_store_has_are_named(
