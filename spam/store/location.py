@@ -64,8 +64,8 @@ class FolderLocation:
         if part is None:
             return None
         with contextlib.suppress(FileNotFoundError), part.path.open("rb") as file:
-            # Not by the size that was found: a writer may have put another index there since.
-            return file.read(MOST_BYTES + 1)
+            # The size of the open file, not the one found before: a writer may have put another index there since.
+            return file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES + 1))
         return None
 
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
