@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, check, folder_fault, option
-from .store_meta import FeatureDtype
+from .config import Config, check, flag, folder_fault, option
+from .store_meta import FeatureDtype, Stain
 
 __all__ = ["DEFAULT_ENCODER", "DEFAULT_TILE_UM", "EmbedConfig", "InputConfig"]
 
@@ -60,10 +60,33 @@ class EmbedConfig(InputConfig):
     tile_px: tuple[int, ...] = option(
         (), "side of a tile in full-resolution slide pixels, in place of --tile-um"
     )
+    revision: str | None = option(
+        None, "branch, tag or commit of the encoder's repository, in place of the pinned one"
+    )
+    lora: Path | None = option(
+        None, "adapter of `spam adapt`: embed with the encoder that it adapted, under a key of its own"
+    )
+    tiles: Literal["table", "grid"] = option(
+        "table",
+        "where tiles come from: the table, or a grid over the tissue of --root, a slide or a folder of slides",
+    )
+    stride_um: float | None = option(
+        None, "step of the grid in µm, with --tiles grid (default: the smallest tile)"
+    )
+    stain: Stain | None = option(None, "normalise the stains of each section: macenko or reinhard")
+    dihedral: bool = option(
+        False,  # noqa: FBT003
+        "average features over the four turns of a tile and of its mirror image; takes eight times as long",
+    )
+    skip_bad_tiles: bool = option(
+        False,  # noqa: FBT003
+        "mark tiles that cannot be read in the store, and go on; default: stop, and name the first",
+    )
     batch_size: int = option(64, "tiles per forward pass", flags=("--img-batch-size",))
     num_workers: int = option(2, "threads that read and resample tiles")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = option(False, "run the encoder in mixed precision")  # noqa: FBT003
+    compile: bool = option(False, "compile the encoder first: minutes once, then faster")  # noqa: FBT003
     dtype: FeatureDtype = option("float16", "number format of the stored features")
     chunk_rows: int | None = option(
         None, "rows in one chunk of the store: what a killed run loses at most (default: about 2 MB)"
@@ -90,8 +113,9 @@ class EmbedConfig(InputConfig):
                 else None,
                 folder_fault("store", self.store),
                 "give --manifest, or --csv and --root (with or without --h5ad)"
-                if self.manifest is None and (self.csv is None or self.root is None)
+                if self.tiles == "table" and self.manifest is None and (self.csv is None or self.root is None)
                 else None,
+                *_grid_faults(self),
                 "--manifest names h5ad, csv, section and donor itself; leave out those options"
                 if self.manifest and (self.h5ad or self.csv or self.section or self.donor)
                 else None,
@@ -122,6 +146,23 @@ class EmbedConfig(InputConfig):
             return 0, 1
         i, n = self.shard.split("/")
         return int(i) - 1, int(n)
+
+
+def _grid_faults(config: "EmbedConfig") -> list[str | None]:
+    if config.tiles == "table":
+        return [
+            "--stride-um is the step of a grid; add --tiles grid" if config.stride_um is not None else None
+        ]
+    given = [
+        flag(name) for name in ("h5ad", "csv", "manifest", "swap_xy", "id_offset") if getattr(config, name)
+    ]
+    return [
+        "--tiles grid needs --root: a slide, or a folder of slides" if config.root is None else None,
+        f"--tiles grid lays its own tiles: leave out {', '.join(given)}" if given else None,
+        f"--stride-um must be positive, not {config.stride_um}"
+        if config.stride_um is not None and not config.stride_um > 0
+        else None,
+    ]
 
 
 def _shard_fault(shard: str | None) -> str | None:

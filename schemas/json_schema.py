@@ -12,8 +12,8 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .store_attributes import MAY_BE_ABSENT, RootAttributes, SectionAttribute
-from .store_meta import FeatureMeta, GraphMeta, SectionMeta
+from .store_attributes import RootAttributes, SectionAttribute
+from .store_meta import MAY_BE_ABSENT, FeatureMeta, GraphMeta, SectionMeta
 
 __all__ = ["STORE_SCHEMAS", "json_schema", "write_schemas"]
 

@@ -4,12 +4,9 @@ import dataclasses
 from typing import Literal
 
 from .store_index import FileEntry
-from .store_meta import SectionMeta
+from .store_meta import MAY_BE_ABSENT, SectionMeta
 
-__all__ = ["MAY_BE_ABSENT", "Override", "RootAttributes", "RootIndex", "SectionAttribute", "Sharing"]
-
-MAY_BE_ABSENT = "may_be_absent"
-"""Metadata of a field that only some stores have; all others are always written."""
+__all__ = ["Override", "RootAttributes", "RootIndex", "SectionAttribute", "Sharing"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 __all__ = [
+    "MAY_BE_ABSENT",
+    "QUALITY",
     "STORE_FORMAT",
     "STORE_VERSION",
     "UNKNOWN_WEIGHTS",
@@ -16,8 +18,10 @@ __all__ = [
     "Sampling",
     "SectionMeta",
     "SourceFile",
+    "Stain",
     "feature_identity",
     "feature_key",
+    "quality_key",
 ]
 
 STORE_FORMAT = "spam-store"
@@ -25,17 +29,35 @@ STORE_VERSION = 1
 UNKNOWN_WEIGHTS = "unknown"
 """Stands for the digest of an encoder's weights where features were made elsewhere."""
 
+MAY_BE_ABSENT = "may_be_absent"
+"""Metadata of a field that only some stores have; all others are always written."""
+
+QUALITY = "quality"
+"""Origin of arrays that hold no features, but measures of the quality of the tiles that features were made from."""
+
+Stain = Literal["macenko", "reinhard"]
+"""Stain normalisation: Macenko et al. (ISBI 2009, doi:10.1109/ISBI.2009.5193250) or Reinhard et al. (doi:10.1109/38.946629)."""
+
 FeatureDtype = Literal["float16", "float32", "bfloat16"]
 """Number formats of stored features; bfloat16 is stored as its bits, uint16, since Zarr has no such type."""
 
 
-def feature_key(encoder: str, tile_label: str) -> str:
+def feature_key(
+    encoder: str, tile_label: str, *, stain: Stain | None = None, is_averaged: bool = False
+) -> str:
     """Name the features of one encoder and one tile size within a section, e.g. ``efficientnet_lite0_112um``.
 
-    Characters that a file name or an AnnData key should not hold are replaced by ``-``.
+    Features of stain-normalised tiles, and means over the symmetries of the square, have names of their own
+    (``efficientnet_lite0_112um_macenko_d4``). Characters that a file name or an AnnData key should not hold are
+    replaced by ``-``.
     """
     safe = "".join(c if c.isalnum() or c in "_.-" else "-" for c in encoder)
-    return f"{safe}_{tile_label}"
+    return "_".join([safe, tile_label, *([stain] if stain else []), *(["d4"] if is_averaged else [])])
+
+
+def quality_key(key: str) -> str:
+    """Name the array that holds the quality of the tiles that the features `key` were made from."""
+    return f"{key}_{QUALITY}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +166,7 @@ class FeatureMeta:
         Name of the array, see `feature_key`.
     origin
         ``embed`` for features of `spam embed`; ``import:<kind>`` for those that were made elsewhere
-        (``import:trident``).
+        (``import:trident``); ``quality`` for measures of the tiles' quality, which are no features.
     encoder
         The encoder card as a mapping (`EncoderCard.to_mapping`).
     weights_sha256
@@ -165,6 +187,10 @@ class FeatureMeta:
         Rows in one chunk: what a killed run loses at most.
     software
         Versions of spam and of the packages that touch the features, when the array was begun.
+    stain
+        Stain normalisation of the tiles, or None.
+    is_averaged
+        Whether features are means over the eight symmetries of the square.
     """
 
     key: str
@@ -179,10 +205,13 @@ class FeatureMeta:
     dtype: FeatureDtype
     chunk_rows: int
     software: dict[str, str]
+    stain: Stain | None = dataclasses.field(default=None, metadata={MAY_BE_ABSENT: True})
+    is_averaged: bool = dataclasses.field(default=False, metadata={MAY_BE_ABSENT: True})
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)
+        """Return the values as JSON-ready types; what says that nothing was done is left out."""
+        plain = dataclasses.asdict(self)
+        return {key: value for key, value in plain.items() if value or key not in ("stain", "is_averaged")}
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "FeatureMeta":
@@ -209,7 +238,7 @@ def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
     """Hash what features were made from and how: equal on every machine, whatever the bytes turned out to be.
 
     It covers the spots (ids and coordinates), the digests of slide or tile files, the encoder with its weights
-    and its transform, the tile and how it was cut, the precision and the number format. Counts, donors and
+    and its transform, the tile, how it was cut and normalised, the precision and the number format. Counts, donors and
     versions of software are not part of it.
 
     Returns
@@ -225,6 +254,8 @@ def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
         "images": images,
         "encoder": {key: made["encoder"].get(key) for key in _CARD_IDENTITY},
         **{key: made[key] for key in kept},
+        # Left out where nothing was done, so that the digests of older stores stay what they are.
+        **{key: made[key] for key in ("stain", "is_averaged") if key in made},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

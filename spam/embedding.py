@@ -101,7 +101,7 @@ class _Share:
 
 def _feature_meta(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
     card = encoder.card.to_mapping()
-    if encoder.card.source.startswith("local-dir:"):
+    if encoder.card.source.startswith("local:"):
         card["source"] = encoder.card.name  # where the folder lies is this machine's affair, and may change
     return FeatureMeta(
         key=feature_key(encoder.card.name, spec.label),
@@ -111,7 +111,7 @@ def _feature_meta(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: 
         lora_sha256=None,
         tile=spec.to_mapping(),
         sampling=sampling,
-        precision="bfloat16" if config.amp else "float32",
+        precision=encoder.precision,
         dim=encoder.card.dim,
         dtype=config.dtype,
         chunk_rows=config.chunk_rows or default_chunk_rows(encoder.card.dim, config.dtype),

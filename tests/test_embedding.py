@@ -66,16 +66,14 @@ def test_features_are_those_of_the_tiles_one_by_one(lab):
         with TileReader(section, spec, interpolation="bilinear") as reader:
             one_by_one = np.concatenate([encoder.embed(reader.read(i)[None]) for i in range(N_SPOTS)])
         # A batch is summed in another order than a single tile.
-        np.testing.assert_allclose(
-            lab.features(key=f"local-dir-tiny_{um:g}um"), one_by_one, atol=2e-5, rtol=1e-4
-        )
+        np.testing.assert_allclose(lab.features(key=f"local-tiny_{um:g}um"), one_by_one, atol=2e-5, rtol=1e-4)
     assert watcher.tasks == [("embed A 20um", N_SPOTS), ("embed A 40um", N_SPOTS)]
     assert (
         watcher.steps == [3, 3, 3, 3, 3, 3, 3, 2] * 2
     )  # no batch crosses a chunk: 23 rows in four of at most 7
     (about,) = report.sections
     assert (about.name, about.n_spots, about.n_embedded, about.n_present) == ("A", N_SPOTS, 2 * N_SPOTS, 0)
-    assert about.keys == ("local-dir-tiny_20um", "local-dir-tiny_40um")
+    assert about.keys == ("local-tiny_20um", "local-tiny_40um")
     assert "23 spots with tiles; 23 rows of other sections" in about.join
     assert json.loads(json.dumps(report.to_mapping()))["sections"][0]["keys"] == list(about.keys)
     assert "46 tiles embedded, 0 already there" in report.summary()
@@ -104,10 +102,10 @@ def test_the_store_holds_the_section_and_where_it_came_from(lab):
         stored.overview().image, np.asarray(Image.open(lab.folder / "images" / "slide.png"))
     )
     assert stored.overview().scale == 1.0
-    features = stored.feature_meta("local-dir-tiny_20um")
+    features = stored.feature_meta("local-tiny_20um")
     assert (features.dim, features.dtype, features.chunk_rows) == (24, "float32", 7)
     assert features.tile == {"tile_um": 20.0, "tile_px": None, "out_px": PX}
-    assert features.encoder["source"] == features.encoder["name"] == "local-dir:tiny"
+    assert features.encoder["source"] == features.encoder["name"] == "local:tiny"
     everything = _bytes_of(lab.folder / "store.zarr")
     assert not [name for name, content in everything.items() if str(lab.folder).encode() in content]
 
@@ -146,7 +144,7 @@ def _resume(lab, left):
     """Check what a broken run left, go on with it, and compare with an unbroken run."""
     stored = open_store(lab.folder / "store.zarr").section("A")
     assert stored.feature_keys == ()
-    assert stored.unfinished_keys == ("local-dir-tiny_20um",)
+    assert stored.unfinished_keys == ("local-tiny_20um",)
     watcher = Watcher()
     report = embed(lab.config(), progress=watcher)
     assert watcher.tasks == [("embed A 20um", left)]
@@ -193,8 +191,8 @@ def test_overwriting_embeds_again_and_keeps_an_unchanged_section(lab):
     assert report.sections[0].n_embedded == N_SPOTS
     np.testing.assert_allclose(lab.features(), 2 * before, rtol=1e-5, atol=1e-6)
     assert open_store(lab.folder / "store.zarr").section("A").feature_keys == (
-        "local-dir-tiny_20um",
-        "local-dir-tiny_40um",
+        "local-tiny_20um",
+        "local-tiny_40um",
     )
 
 
@@ -308,7 +306,7 @@ def test_planning_writes_nothing_and_counts(lab):
             "join": planned.sections[0].section.join.describe(),
         }
     ]
-    assert "46 tiles through local-dir:tiny" in planned.summary()
+    assert "46 tiles through local:tiny" in planned.summary()
 
 
 def test_tile_files_are_embedded_like_their_slide(lab):
@@ -328,11 +326,11 @@ def test_tile_files_are_embedded_like_their_slide(lab):
     )
     embed(files)
     stored = open_store(lab.folder / "tiles.zarr").section("A")
-    assert stored.feature_keys == ("local-dir-tiny_20um",)  # 40 px of 0.5 µm
+    assert stored.feature_keys == ("local-tiny_20um",)  # 40 px of 0.5 µm
     assert stored.overview() is None
     assert stored.meta.slide_width_px is None
     embed(lab.config())
-    a, b = lab.features(), stored.features("local-dir-tiny_20um")
+    a, b = lab.features(), stored.features("local-tiny_20um")
     # The slide's tiles are centred on fractions of a pixel, the files on whole ones.
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.99
@@ -358,7 +356,7 @@ def test_every_option_is_honoured(lab):
     embed(lab.config(store=lab.folder / "b.zarr", batch_size=5, chunk_rows=11), progress=watcher)
     assert watcher.steps == [5, 3, 5, 3, 5, 2]  # 23 rows in three chunks of at most 11
     embed(lab.config(store=lab.folder / "px.zarr", tile_um=(), tile_px=(40,)))
-    np.testing.assert_array_equal(lab.features(store="px.zarr", key="local-dir-tiny_40px"), plain)
+    np.testing.assert_array_equal(lab.features(store="px.zarr", key="local-tiny_40px"), plain)
 
 
 @pytest.mark.parametrize(

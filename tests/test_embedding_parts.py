@@ -14,7 +14,7 @@ from spam.errors import ConfigError, StoreError
 from spam.schemas.embed_config import EmbedConfig
 from spam.store import open_store
 
-KEY = "local-dir-tiny_20um"
+KEY = "local-tiny_20um"
 
 
 @pytest.fixture

@@ -1,16 +1,35 @@
-"""From a card to an encoder that runs."""
+"""From a card to an encoder that runs, or to a network that can be trained."""
 
 import torch
 
 from spam.schemas.encoder_card import EncoderCard
 
 from .encoder import Encoder
+from .network import TileNetwork
 from .timm_models import build_timm_model
 
-__all__ = ["build_encoder"]
+__all__ = ["build_encoder", "build_network"]
 
 
-def build_encoder(card: EncoderCard, *, device: torch.device, amp: bool = False) -> Encoder:
+def build_network(card: EncoderCard) -> TileNetwork:
+    """Build the network of a card with its pretrained weights, on the CPU, as something that can be trained.
+
+    Raises
+    ------
+    EncoderError
+        As `build_encoder`.
+    """
+    return TileNetwork(build_timm_model(card), card)
+
+
+def build_encoder(
+    card: EncoderCard,
+    *,
+    device: torch.device,
+    amp: bool = False,
+    is_averaged: bool = False,
+    is_compiled: bool = False,
+) -> Encoder:
     """Build the encoder of a card with its pretrained weights, ready to embed tiles.
 
     Parameters
@@ -20,7 +39,9 @@ def build_encoder(card: EncoderCard, *, device: torch.device, amp: bool = False)
     device
         Where to run, see `spam.hardware.resolve_device`.
     amp
-        Run in mixed precision (bfloat16); features are float32 all the same.
+        Run in the mixed precision of the card; features are float32 all the same.
+    is_averaged, is_compiled
+        See `Encoder`.
 
     Raises
     ------
@@ -28,4 +49,5 @@ def build_encoder(card: EncoderCard, *, device: torch.device, amp: bool = False)
         If the weights cannot be reached (no licence accepted, no token, no network) or do not fit the
         network.
     """
-    return Encoder(build_timm_model(card), card, device=device, is_amp=amp)
+    network = build_network(card)
+    return Encoder(network, device=device, is_amp=amp, is_averaged=is_averaged, is_compiled=is_compiled)

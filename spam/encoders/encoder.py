@@ -1,17 +1,24 @@
 """A built encoder: uint8 tiles in, float32 features out."""
 
-import hashlib
-from typing import Any
+import contextlib
+import logging
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spam.errors import EncoderError
-from spam.schemas.encoder_card import EncoderCard, Pooling
+from spam.schemas.encoder_card import EncoderCard
 from spam.typing import Array, Float32
 
-__all__ = ["Encoder", "pool_tokens", "weights_digest"]
+from .network import TileNetwork, weights_digest
+
+__all__ = ["Encoder"]
+
+_log = logging.getLogger(__name__)
+
+_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Encoder:
@@ -19,14 +26,17 @@ class Encoder:
 
     Parameters
     ----------
-    model
-        The network, without a classifier.
-    card
-        What the network is; `Encoder.embed` prepares tiles and pools tokens by it.
+    network
+        The network with its transform and its pooling.
     device
         Where it runs.
     is_amp
-        Whether it runs in mixed precision (bfloat16); features are float32 all the same.
+        Whether it runs in the mixed precision of its card; features are float32 all the same.
+    is_averaged
+        Whether features are means over the eight symmetries of the square: over the four turns of a tile, and of its
+        mirror image.
+    is_compiled
+        Whether the network is compiled (`torch.compile`): the first batch takes minutes, the others less time.
 
     Attributes
     ----------
@@ -38,18 +48,37 @@ class Encoder:
         Where it runs.
     """
 
-    def __init__(self, model: nn.Module, card: EncoderCard, *, device: torch.device, is_amp: bool) -> None:
-        self.card = card
-        self.weights_sha256 = weights_digest(model)
-        # Tiles come with the channels last, and convolutions are up to twice as fast that way.
-        self._model: Any = model.eval().to(device).to(memory_format=torch.channels_last)
+    def __init__(
+        self,
+        network: TileNetwork,
+        *,
+        device: torch.device,
+        is_amp: bool = False,
+        is_averaged: bool = False,
+        is_compiled: bool = False,
+    ) -> None:
+        self.card: EncoderCard = network.card
+        self.weights_sha256 = weights_digest(network.backbone)
         self.device = device
-        self._is_amp = is_amp
-        self._mean = torch.tensor(card.mean, device=device).view(3, 1, 1) * 255
-        self._std = torch.tensor(card.std, device=device).view(3, 1, 1) * 255
+        # Tiles come with the channels last, and convolutions are up to twice as fast that way.
+        moved = network.eval().requires_grad_(requires_grad=False).to(device)
+        self._network: nn.Module = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if is_compiled:
+            self._network.compile()
+        self._precision = _PRECISIONS[self.card.precision] if is_amp else torch.float32
+        self._is_averaged = is_averaged
+        self._most: int | None = None  # tiles that fit into the memory at once, once that was found out
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the network: ``float32``, or the type of its mixed precision."""
+        return str(self._precision).removeprefix("torch.")
 
     def embed(self, tiles: Array) -> Float32[Array, "n_tiles dim"]:
         """Compute the features of tiles, all in one forward pass; no tiles give no rows.
+
+        Where the tiles do not fit into the memory of the device, they are embedded half by half, and so are all later
+        ones; the log says so. Sums are taken in another order then, so last bits may differ.
 
         Parameters
         ----------
@@ -59,8 +88,8 @@ class Encoder:
         Raises
         ------
         EncoderError
-            If the tiles have another size or type, or the features are not of the length that the card
-            states.
+            If the tiles have another size or type, the features are not of the length that the card states, or not
+            even one tile fits into the memory.
         """
         px = self.card.input_px
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
@@ -71,9 +100,7 @@ class Encoder:
             raise EncoderError(message)
         if len(tiles) == 0:
             return np.empty((0, self.card.dim), dtype=np.float32)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_amp):
-            pixels = torch.tensor(tiles, device=self.device).permute(0, 3, 1, 2).float()
-            features = self._features((pixels - self._mean) / self._std)
+        features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
         if features.shape != (len(tiles), self.card.dim):
             message = (
                 f"encoder {self.card.name!r} gave features of shape {tuple(features.shape)} for "
@@ -81,45 +108,65 @@ class Encoder:
                 "correct dim or pooling of the card"
             )
             raise EncoderError(message)
-        return features.float().cpu().numpy()
+        return features.numpy()
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        if self.card.pooling == "model":
-            features: Tensor = self._model(pixels)
-            return features
-        n_prefix = getattr(self._model, "num_prefix_tokens", None)
-        if n_prefix is None:
+    def _in_parts(self, tiles: Tensor) -> Tensor:
+        rows: list[Tensor] = []
+        first = 0
+        while first < len(tiles):
+            part = tiles[first : first + (self._most or len(tiles))]
+            try:
+                rows.append(self._forward(part))
+                first += len(part)
+                continue
+            except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's has no name of its own
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(len(part), error)
+            # Outside the handler: the error's traceback would keep the tensors of the failed pass.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return torch.cat(rows)
+
+    def _halve(self, n_tiles: int, error: RuntimeError) -> None:
+        where = f"the memory of {self.device}"
+        if n_tiles == 1:
             message = (
-                f"encoder {self.card.name!r} has no tokens that pooling {self.card.pooling!r} could work on; "
-                "set pooling = 'model' in its card"
+                f"encoder {self.card.name!r} does not fit into {where} with a single tile; free memory, take "
+                "a smaller encoder, or --amp, or another --device"
             )
-            raise EncoderError(message)
-        return pool_tokens(self._model.forward_features(pixels), n_prefix=n_prefix, pooling=self.card.pooling)
+            raise EncoderError(message) from error
+        self._most = n_tiles // 2
+        _log.warning(
+            "%d tiles at once do not fit into %s; going on with %d (--batch-size %d says so at once)",
+            n_tiles,
+            where,
+            self._most,
+            self._most,
+        )
+
+    def _forward(self, tiles: Tensor) -> Tensor:
+        autocast = (
+            contextlib.nullcontext()
+            if self._precision == torch.float32
+            else torch.autocast(self.device.type, self._precision)
+        )
+        with torch.inference_mode(), autocast:
+            if self.device.type == "cuda":  # the copy goes on beside the computation
+                tiles = tiles.pin_memory().to(self.device, non_blocking=True)
+            pixels = tiles.permute(0, 3, 1, 2)
+            views = _symmetries(pixels) if self._is_averaged else (pixels,)
+            total = sum(self._network(view).float() for view in views)
+            features: Tensor = total / (8 if self._is_averaged else 1)  # type: ignore[assignment]
+        return features.cpu()
 
 
-def pool_tokens(tokens: Tensor, *, n_prefix: int, pooling: Pooling) -> Tensor:
-    """Pool the tokens of a vision transformer, (n, n_tokens, width), into one vector a tile.
-
-    Parameters
-    ----------
-    tokens
-        The class token first, then registers if there are any, then one token a patch.
-    n_prefix
-        Tokens that are no patches: the class token and the registers.
-    pooling
-        ``cls``: the class token; ``mean``: the mean of the patch tokens; ``cls+mean``: both, one after the
-        other.
-    """
-    if pooling == "cls":
-        return tokens[:, 0]
-    mean = tokens[:, n_prefix:].mean(dim=1)
-    return mean if pooling == "mean" else torch.cat([tokens[:, 0], mean], dim=1)
+def _symmetries(pixels: Tensor) -> Iterator[Tensor]:
+    """Yield square images, (n, c, h, w), turned by 0, 90, 180 and 270 degrees, and their mirror images likewise."""
+    for image in (pixels, pixels.flip(3)):
+        for turns in range(4):
+            yield image.rot90(turns, (2, 3)).contiguous(memory_format=torch.channels_last)
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Hash names, types, shapes and bytes of all weights, in the order of their names (SHA-256)."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)

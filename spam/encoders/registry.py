@@ -13,7 +13,7 @@ from spam.schemas.encoder_card import EncoderCard
 
 __all__ = ["encoder_card", "list_encoders"]
 
-OPEN_SOURCES = ("timm:", "hf-hub:", "local-dir:")
+OPEN_SOURCES = ("timm:", "hf-hub:", "local:")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ def encoder_card(name: str) -> EncoderCard:
     """Look up an encoder by name or alias, or describe a model that timm knows how to build.
 
     Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` and
-    ``local-dir:<folder>``, whose cards are made from timm's own configuration of the model. The first builds
+    ``local:<folder>``, whose cards are made from timm's own configuration of the model. The first builds
     on timm's list, the second fetches the repository's ``config.json``, the third reads it from the folder.
 
     Raises
@@ -65,7 +65,7 @@ def encoder_card(name: str) -> EncoderCard:
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     message = (
         f"there is no encoder {name!r}; {hint}known are {', '.join(card.name for card in registry.cards)}; "
-        "any other model is asked for as timm:<model>, hf-hub:<organisation>/<name> or local-dir:<folder>"
+        "any other model is asked for as timm:<model>, hf-hub:<organisation>/<name> or local:<folder>"
     )
     raise EncoderError(message)
 

@@ -46,7 +46,7 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
             source = f"{card.source}@{card.revision}" if card.revision else card.source
             _check_reachable(source)
             # With the classifier, which is dropped below: without it timm would load the rest unchecked.
-            model = timm.create_model(source.removeprefix("timm:"), pretrained=True, **kwargs)
+            model = timm.create_model(_timm_name(source), pretrained=True, **kwargs)
     if model.num_classes:
         model.reset_classifier(0)
     built: nn.Module = model
@@ -54,7 +54,7 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
 
 
 def describe_timm_model(name: str) -> EncoderCard:
-    """Make the card of ``timm:<model>``, ``hf-hub:<organisation>/<name>`` or ``local-dir:<folder>``.
+    """Make the card of ``timm:<model>``, ``hf-hub:<organisation>/<name>`` or ``local:<folder>``.
 
     Sizes, channel statistics and licence are those of timm's configuration of the pretrained weights. A
     folder is named in the card by its last part alone, so that no store carries a path of the machine that
@@ -75,7 +75,7 @@ def describe_timm_model(name: str) -> EncoderCard:
     with explained(name, name), torch.device("meta"):  # shapes alone; a billion weights would take a minute
         if kind == "hf-hub":
             _check_reachable(name)
-        model: Any = timm.create_model(name.removeprefix("timm:"))
+        model: Any = timm.create_model(_timm_name(name))
         if model.num_classes:
             model.reset_classifier(0)
     config = model.pretrained_cfg
@@ -94,7 +94,7 @@ def describe_timm_model(name: str) -> EncoderCard:
         raise EncoderError(message)
     tag = f".{config['tag']}" if config.get("tag") else ""
     return EncoderCard(
-        name=f"local-dir:{Path(place).resolve().name}" if kind == "local-dir" else name,
+        name=f"local:{Path(place).resolve().name}" if kind == "local" else name,
         source=f"timm:{config['architecture']}{tag}" if kind == "timm" else name,
         architecture=config["architecture"],
         dim=int(getattr(model, "head_hidden_size", None) or model.num_features),
@@ -115,3 +115,8 @@ def _check_reachable(source: str) -> None:
     if kind in ("timm", "hf-hub") and place:
         repository, _, revision = place.partition("@")
         check_hub_access(repository, revision=revision or None)
+
+
+def _timm_name(source: str) -> str:
+    """Name a source as timm does."""
+    return source.removeprefix("timm:").replace("local:", "local-dir:", 1)

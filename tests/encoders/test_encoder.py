@@ -11,7 +11,8 @@ import timm
 import torch
 
 from spam.encoders import build_encoder, encoder_card
-from spam.encoders.encoder import Encoder, pool_tokens, weights_digest
+from spam.encoders.encoder import Encoder
+from spam.encoders.network import pool_tokens, weights_digest
 from spam.errors import EncoderError
 
 CPU = torch.device("cpu")
@@ -43,11 +44,11 @@ def weights_digest_by_hand(state: dict[str, torch.Tensor]) -> str:
 
 @pytest.fixture
 def encoder(tiny_folder: Path) -> Encoder:
-    return build_encoder(encoder_card(f"local-dir:{tiny_folder}"), device=CPU)
+    return build_encoder(encoder_card(f"local:{tiny_folder}"), device=CPU)
 
 
 def test_card_of_a_folder_is_what_its_configuration_says(tiny_folder: Path) -> None:
-    card = encoder_card(f"local-dir:{tiny_folder}")
+    card = encoder_card(f"local:{tiny_folder}")
     assert (card.dim, card.input_px, card.architecture) == (24, PX, "vit_tiny_patch16_224")
     assert (card.mean, card.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (card.interpolation, card.licence, card.pooling) == ("bilinear", "cc0-1.0", "model")
@@ -62,7 +63,7 @@ def test_features_are_those_of_the_normalised_tiles(encoder: Encoder, tiny_folde
 
 @pytest.mark.parametrize(("pooling", "dim"), [("cls", 24), ("mean", 24), ("cls+mean", 48)])
 def test_tokens_are_pooled_without_registers(tiny_folder: Path, pooling: str, dim: int) -> None:
-    card = dataclasses.replace(encoder_card(f"local-dir:{tiny_folder}"), pooling=pooling, dim=dim)
+    card = dataclasses.replace(encoder_card(f"local:{tiny_folder}"), pooling=pooling, dim=dim)
     tiles = some_tiles(3)
     tokens = tokens_by_hand(tiny_folder, tiles)
     assert tokens.shape == (3, 1 + 2 + 16, 24)  # class token, registers, patches
@@ -100,7 +101,7 @@ def test_tiles_may_be_read_only_and_strided(encoder: Encoder) -> None:
 
 
 def test_mixed_precision_gives_float32_near_the_full_one(tiny_folder: Path, encoder: Encoder) -> None:
-    mixed = build_encoder(encoder_card(f"local-dir:{tiny_folder}"), device=CPU, amp=True)
+    mixed = build_encoder(encoder_card(f"local:{tiny_folder}"), device=CPU, amp=True)
     full, half = encoder.embed(some_tiles(5)), mixed.embed(some_tiles(5))
     assert half.dtype == np.float32
     assert (full != half).any()  # or the option would do nothing
@@ -133,14 +134,12 @@ def test_digest_is_of_names_types_shapes_and_bytes() -> None:
     ],
 )
 def test_other_tiles_are_refused(encoder: Encoder, tiles: np.ndarray, what: str) -> None:
-    with pytest.raises(
-        EncoderError, match=rf"'local-dir:tiny' takes uint8 tiles of 32 x 32.*{what}.*out_px=32"
-    ):
+    with pytest.raises(EncoderError, match=rf"'local:tiny' takes uint8 tiles of 32 x 32.*{what}.*out_px=32"):
         encoder.embed(tiles)
 
 
 def test_features_of_another_length_are_refused(tiny_folder: Path) -> None:
-    card = dataclasses.replace(encoder_card(f"local-dir:{tiny_folder}"), dim=25)
+    card = dataclasses.replace(encoder_card(f"local:{tiny_folder}"), dim=25)
     with pytest.raises(EncoderError, match=r"shape \(2, 24\).*expected 25.*correct dim or pooling"):
         build_encoder(card, device=CPU).embed(some_tiles(2))
 

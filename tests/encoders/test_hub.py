@@ -155,7 +155,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, write_folder: Callable[...
 
 
 def expected_features(folder: Path) -> tuple[np.ndarray, str]:
-    encoder = build_encoder(encoder_card(f"local-dir:{folder}"), device=torch.device("cpu"))
+    encoder = build_encoder(encoder_card(f"local:{folder}"), device=torch.device("cpu"))
     tiles = np.arange(3 * 32 * 32 * 3, dtype=np.uint8).reshape(3, 32, 32, 3)
     return encoder.embed(tiles), encoder.weights_sha256
 

@@ -34,7 +34,7 @@ def probabilities(features: np.ndarray, folder: Path) -> np.ndarray:
 
 def test_package_and_folder_give_the_same_features(encoder_folders: Path) -> None:
     packaged = build_encoder(encoder_card("efficientnet_lite0"), device=CPU)
-    folder = build_encoder(encoder_card(f"local-dir:{encoder_folders / 'tf_efficientnet_lite0'}"), device=CPU)
+    folder = build_encoder(encoder_card(f"local:{encoder_folders / 'tf_efficientnet_lite0'}"), device=CPU)
     tiles = np.random.default_rng(0).integers(0, 256, size=(3, 224, 224, 3), dtype=np.uint8)
     assert packaged.weights_sha256 == folder.weights_sha256
     features = packaged.embed(tiles)
@@ -45,7 +45,7 @@ def test_package_and_folder_give_the_same_features(encoder_folders: Path) -> Non
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
 def test_photographs_are_recognised(encoder_folders: Path, name: str) -> None:
     folder = encoder_folders / name
-    card = encoder_card(f"local-dir:{folder}")
+    card = encoder_card(f"local:{folder}")
     assert card.input_px == {"tf_efficientnet_lite0": 224, "tf_efficientnet_lite2": 260}[name]
     tiles = np.stack([photograph(photo, card.input_px) for photo in ("coffee", "chelsea")])
     found = probabilities(build_encoder(card, device=CPU).embed(tiles), folder)

@@ -113,7 +113,7 @@ def test_cards_are_not_read_at_import() -> None:
 
 
 def test_stored_card_names_no_folder_of_this_machine(tiny_folder: Path) -> None:
-    card = encoder_card(f"local-dir:{tiny_folder}")
-    assert card.source == f"local-dir:{tiny_folder}"
-    assert card.name == card.to_mapping()["source"] == card.to_mapping()["name"] == "local-dir:tiny"
+    card = encoder_card(f"local:{tiny_folder}")
+    assert card.source == f"local:{tiny_folder}"
+    assert card.name == card.to_mapping()["source"] == card.to_mapping()["name"] == "local:tiny"
     assert str(tiny_folder.parent) not in repr(card.to_mapping())

@@ -55,7 +55,7 @@ def test_a_model_without_weights_is_not_taken_random() -> None:
 
 def test_classifier_is_loaded_and_dropped(tmp_path: Path, write_folder: Callable[..., Path]) -> None:
     folder = write_folder(tmp_path / "classifier", num_classes=7)
-    encoder = build_encoder(encoder_card(f"local-dir:{folder}"), device=CPU)
+    encoder = build_encoder(encoder_card(f"local:{folder}"), device=CPU)
     plain = safetensors.torch.load_file(folder / "model.safetensors")
     model = build_timm_model(encoder.card)
     assert model.num_classes == 0
@@ -80,20 +80,18 @@ def test_weights_that_do_not_fit_are_refused(
     else:
         weights[name] = weights[name][:, 1:].clone()
     safetensors.torch.save_file(weights, folder / "model.safetensors")
-    card = encoder_card(f"local-dir:{folder}")
-    with pytest.raises(
-        EncoderError, match=rf"(?s)'local-dir:tiny' cannot be built.*{name}.*all of its weights"
-    ):
+    card = encoder_card(f"local:{folder}")
+    with pytest.raises(EncoderError, match=rf"(?s)'local:tiny' cannot be built.*{name}.*all of its weights"):
         build_encoder(card, device=CPU)
 
 
 def test_a_folder_without_its_parts_is_told(tmp_path: Path, write_folder: Callable[..., Path]) -> None:
     with pytest.raises(EncoderError, match=r"cannot be built.*[Cc]onfig.*config\.json"):
-        encoder_card(f"local-dir:{tmp_path / 'nothing'}")
+        encoder_card(f"local:{tmp_path / 'nothing'}")
     folder = write_folder(tmp_path / "tiny")
     (folder / "model.safetensors").unlink()
     with pytest.raises(EncoderError, match=r"cannot be built.*model\.safetensors"):
-        build_encoder(encoder_card(f"local-dir:{folder}"), device=CPU)
+        build_encoder(encoder_card(f"local:{folder}"), device=CPU)
 
 
 def test_tiles_that_are_not_square_are_refused(tmp_path: Path, write_folder: Callable[..., Path]) -> None:
@@ -103,9 +101,9 @@ def test_tiles_that_are_not_square_are_refused(tmp_path: Path, write_folder: Cal
     values["pretrained_cfg"]["input_size"] = [3, 32, 48]
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(EncoderError, match=r"takes 32 x 48 pixels.*expected square"):
-        encoder_card(f"local-dir:{folder}")
+        encoder_card(f"local:{folder}")
     with pytest.raises(EncoderError, match=r"resampled by 'nearest'; expected .* bicubic or bilinear"):
-        encoder_card(f"local-dir:{write_folder(tmp_path / 'coarse', interpolation='nearest')}")
+        encoder_card(f"local:{write_folder(tmp_path / 'coarse', interpolation='nearest')}")
 
 
 def test_layers_that_cards_name_are_known() -> None:

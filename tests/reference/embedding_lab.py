@@ -37,7 +37,7 @@ def write_encoder(folder: Path, *, norm_scale: float = 1.0) -> str:
     data |= {"mean": [0.5] * 3, "std": [0.25] * 3, "first_conv": "patch_embed.proj", "classifier": "head"}
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "num_features": 24}
     (folder / "config.json").write_text(json.dumps({**config, "model_args": VIT, "pretrained_cfg": data}))
-    return f"local-dir:{folder}"
+    return f"local:{folder}"
 
 
 @dataclasses.dataclass
@@ -68,7 +68,7 @@ class Lab:
         return EmbedConfig(**self.values(section, **others))
 
     def features(
-        self, section: str = "A", *, store: str = "store.zarr", key: str = "local-dir-tiny_20um"
+        self, section: str = "A", *, store: str = "store.zarr", key: str = "local-tiny_20um"
     ) -> np.ndarray:
         return open_store(self.folder / store).section(section).features(key)
 

@@ -1,0 +1,44 @@
+"""Quality of tiles: what is measured of each, and from where on a tile is flagged."""
+
+from typing import Any, Literal, get_args
+
+__all__ = ["MEASURES", "TileFlag", "tile_flags"]
+
+MEASURES = ("readable", "tissue", "pen", "sharpness")
+"""Columns of a quality array, float32.
+
+``readable``: 1, or 0 for a tile that could not be read, whose other measures and features are all zero; ``tissue``: share of
+its pixels that show tissue; ``pen``: share of its pixels that show ink of a marker pen; ``sharpness``: see `measure_quality`.
+"""
+
+TileFlag = Literal["unreadable", "blank", "pen", "blurred"]
+
+_BLANK_BELOW = 0.05  # share of tissue
+_PEN_ABOVE = 0.05  # share of ink
+_BLURRED_BELOW = 0.5  # sharpness
+
+
+def tile_flags(measures: Any) -> dict[TileFlag, Any]:
+    """Flag tiles by their measures.
+
+    Parameters
+    ----------
+    measures
+        Quality array, (n_tiles, 4), see `MEASURES`.
+
+    Returns
+    -------
+    dict
+        One array of booleans, (n_tiles,), per flag. An unreadable tile has no other flag; a blank tile is not called
+        blurred.
+    """
+    readable, tissue, pen, sharpness = (measures[:, i] for i in range(len(MEASURES)))
+    is_read = readable > 0
+    is_blank = is_read & (tissue < _BLANK_BELOW)
+    flags = (
+        ~is_read,
+        is_blank,
+        is_read & (pen > _PEN_ABOVE),
+        is_read & ~is_blank & (sharpness < _BLURRED_BELOW),
+    )
+    return dict(zip(get_args(TileFlag), flags, strict=True))
