@@ -44,7 +44,7 @@ class ImageSlide(Slide):
                 f"slide {str(path)!r} is not a readable PNG or JPEG: {error}; open it in a viewer to check"
             )
             raise SlideError(message) from error
-        super().__init__(path, level_sizes=(size,), mpp=None)
+        super().__init__(path, level_sizes=(size,), block_sizes=(size,), mpp=None)
 
     @staticmethod
     def _open(path: Path) -> Image.Image:

@@ -14,6 +14,8 @@ from .slide import Slide
 
 __all__ = ["OpenSlideSlide"]
 
+_USUAL_BLOCK = (256, 256)  # where the format does not say, e.g. because its blocks overlap (MRXS)
+
 
 class OpenSlideSlide(Slide):
     """A slide behind the OpenSlide library, which reads from several threads by itself.
@@ -40,8 +42,16 @@ class OpenSlideSlide(Slide):
         super().__init__(
             path,
             level_sizes=tuple(self._slide.level_dimensions),
+            block_sizes=tuple(self._block_size(level) for level in range(self._slide.level_count)),
             mpp=trusted_mpp(float(x) if x else None, float(y) if y else None),
         )
+
+    def _block_size(self, level: int) -> tuple[int, int]:
+        width, height = (
+            self._slide.properties.get(f"openslide.level[{level}].tile-{side}")
+            for side in ("width", "height")
+        )
+        return (int(width), int(height)) if width and height else _USUAL_BLOCK
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
         downsample = self._slide.level_downsamples[level]

@@ -23,13 +23,24 @@ class Slide(ABC):
         (width, height) of each pyramid level in pixels, level 0 being the full resolution.
     level_downsamples
         Full-resolution pixels per pixel of each level, the mean of both axes; ``level_downsamples[0]`` is 1.
+    block_sizes
+        (width, height) of the compressed blocks of each level: the file decodes nothing smaller, and the blocks
+        begin at the upper left corner. Those at the right and lower border may be cut off.
     mpp
         µm per full-resolution pixel as the file states it, or None.
     """
 
-    def __init__(self, path: Path, *, level_sizes: tuple[tuple[int, int], ...], mpp: float | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        level_sizes: tuple[tuple[int, int], ...],
+        block_sizes: tuple[tuple[int, int], ...],
+        mpp: float | None,
+    ) -> None:
         self.path = path
         self.level_sizes = level_sizes
+        self.block_sizes = block_sizes
         self.mpp = mpp
         self.level_downsamples = tuple(
             (self.width / width + self.height / height) / 2 for width, height in level_sizes

@@ -65,6 +65,7 @@ class TiffSlide(Slide):
         super().__init__(
             path,
             level_sizes=tuple((level[0].imagewidth, level[0].imagelength) for level in self._levels),
+            block_sizes=tuple(_block_size(level[0]) for level in self._levels),
             mpp=(mpp_of_ome(ome) if ome else None) or mpp_of_tiff_tags(first),
         )
 
@@ -81,9 +82,7 @@ class TiffSlide(Slide):
 
     def _read_page(self, page: tifffile.TiffPage, x: int, y: int, w: int, h: int) -> UInt8[Array, "h w c"]:
         """Decode the tiles or strips that the region touches, and put each where it belongs."""
-        tile_w, tile_h = (
-            (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
-        )
+        tile_w, tile_h = _block_size(page)
         n_across = -(-page.imagewidth // tile_w)
         n_down = -(-page.imagelength // tile_h)
         n_planes = page.samplesperpixel if page.planarconfig == _SEPARATE else 1
@@ -116,3 +115,10 @@ class TiffSlide(Slide):
     def close(self) -> None:
         """Let go of the file."""
         self._tiff.close()
+
+
+def _block_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Return width and height of the page's tiles or strips; a page of one strip may state one without end."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)

@@ -196,3 +196,18 @@ def test_a_file_cut_short_is_an_error_when_its_pixels_are_read(tmp_path, slide_p
     for name in ("half.png", "hole.tif"):
         with open_slide(tmp_path / name) as slide, pytest.raises(SlideError, match="cannot be decoded"):
             slide.read(0, 0, 401, 307)
+
+
+def test_blocks_are_those_that_the_file_stores(tmp_path, picture, slide_path):
+    for options, block in (
+        ({"tile": (64, 80)}, (80, 64)),
+        ({"tile": (64, 80), "ome": True}, (80, 64)),
+        ({"rowsperstrip": 13}, (401, 13)),
+        ({}, (401, 307)),
+    ):
+        path = tmp_path / ("a.ome.tif" if "ome" in options else "a.tif")
+        _write_tiff(path, picture, **options)
+        with open_slide(path) as slide:
+            assert slide.block_sizes == (block,)
+    with open_slide(slide_path) as slide:
+        assert slide.block_sizes == ((401, 307),)
