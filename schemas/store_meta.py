@@ -36,7 +36,7 @@ QUALITY = "quality"
 """Origin of arrays that hold no features, but measures of the quality of the tiles that features were made from."""
 
 Stain = Literal["macenko", "reinhard"]
-"""Stain normalisation: Macenko et al. (ISBI 2009, doi:10.1109/ISBI.2009.5193250) or Reinhard et al. (doi:10.1109/38.946629)."""
+"""Stain normalisation of Macenko et al. (doi:10.1109/ISBI.2009.5193250) or Reinhard et al. (doi:10.1109/38.946629)."""
 
 FeatureDtype = Literal["float16", "float32", "bfloat16"]
 """Number formats of stored features; bfloat16 is stored as its bits, uint16, since Zarr has no such type."""

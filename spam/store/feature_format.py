@@ -8,10 +8,20 @@ import numpy as np
 from spam.schemas.store_meta import FeatureDtype
 from spam.typing import Array, Float, Float32, Shaped
 
-__all__ = ["Cut", "cut", "default_chunk_rows", "from_stored", "is_finite", "stored_dtype", "to_stored"]
+__all__ = [
+    "Cut",
+    "cut",
+    "default_chunk_rows",
+    "fill_value",
+    "from_stored",
+    "is_finite",
+    "stored_dtype",
+    "to_stored",
+]
 
 _CHUNK_BYTES = 1 << 21
 _SHARD_BYTES = 1 << 28
+_BFLOAT16_NAN = 0x7FC0
 _EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
 """Bits of the exponent; where all are set the number is infinite or not a number."""
 
@@ -70,6 +80,11 @@ def stored_dtype(dtype: FeatureDtype) -> np.dtype:
     return np.dtype({"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}[dtype])
 
 
+def fill_value(dtype: FeatureDtype) -> float | int:
+    """Give what stands where no row was written: not a number, in the stored format."""
+    return _BFLOAT16_NAN if dtype == "bfloat16" else float("nan")
+
+
 def to_stored(rows: Float[Array, "n dim"], dtype: FeatureDtype) -> Shaped[Array, "n dim"]:
     """Round features to the stored format, to the nearest, ties to even; what is too large becomes infinite."""
     if dtype != "bfloat16":
@@ -78,7 +93,7 @@ def to_stored(rows: Float[Array, "n dim"], dtype: FeatureDtype) -> Shaped[Array,
     bits = np.ascontiguousarray(rows, dtype="<f4").view("<u4")
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     # A number that is none must not be rounded up to infinity, or beyond it to zero.
-    return np.where(np.isnan(rows), 0x7FC0, rounded).astype("<u2")
+    return np.where(np.isnan(rows), _BFLOAT16_NAN, rounded).astype("<u2")
 
 
 def from_stored(stored: Shaped[Array, "n dim"], dtype: FeatureDtype) -> Float32[Array, "n dim"]:

@@ -1,6 +1,7 @@
 """Beginning features, or going on with them: what is there already, and whether it is what is asked for."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, feature_identity
+from spam.typing import Array, Int64
 
 from .feature_writer import LOCK_WAIT_S, FeatureWriter
 from .index import SectionIndex, content_digest
@@ -28,6 +30,7 @@ def open_feature_writer(
     meta: FeatureMeta,
     *,
     run: Mapping[str, str | int],
+    order: Int64[Array, " n_spots"] | None,
     is_overwrite: bool,
     refresh: Callable[[], SectionIndex],
 ) -> FeatureWriter:
@@ -39,6 +42,8 @@ def open_feature_writer(
         If `meta` cannot be stored, or differs from that of the array that is there.
     """
     _check_meta(meta)
+    if order is not None:
+        run = {**run, "order of the rows": hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()[:12]}
     name, node = f"{section}/obsm/{meta.key}", f"obsm/{meta.key}"
     where = f"{store}/{name}"
     with locked(store, section, wait_s=LOCK_WAIT_S):  # nobody begins or finishes it in this moment
@@ -70,7 +75,7 @@ def open_feature_writer(
             chunks.begin(asked)
         else:
             _check_begun(begun, asked, where=where)
-    return FeatureWriter(store, index.meta, meta, is_finished=is_finished, refresh=refresh)
+    return FeatureWriter(store, index.meta, meta, order=order, is_finished=is_finished, refresh=refresh)
 
 
 def _is_unreadable(chunks: StagedChunks, is_overwrite: bool) -> bool:  # noqa: FBT001  one word of the same call

@@ -12,13 +12,14 @@ from zarr.codecs import Crc32cCodec
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity
-from spam.typing import Array, Float
+from spam.typing import Array, Float, Int64
 
-from .feature_format import cut, stored_dtype, to_stored
+from .feature_format import cut, fill_value, stored_dtype, to_stored
 from .graph_elements import graph_nodes
 from .index import SectionIndex, change_index
 from .layout import IDENTITY, META, SPAM, STAGING, feature_graph_key
 from .lock import locked
+from .shard_writer import write_shards
 from .staged_chunks import StagedChunks
 from .staging import discard, move_into_place, remove
 
@@ -30,7 +31,6 @@ LOCK_WAIT_S = 120.0
 """How long to wait for another process that changes the same section: seconds, for an assembly of gigabytes."""
 
 _WHOLE = "whole"  # folder beside the chunks in which they are put together
-_BFLOAT16_NAN = 0x7FC0
 
 
 class FeatureWriter:
@@ -42,7 +42,7 @@ class FeatureWriter:
     Attributes
     ----------
     chunks
-        Rows of every chunk, in order; the last may be shorter.
+        Rows of every chunk, in order, counted in the order in which rows are computed; the last may be shorter.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class FeatureWriter:
         section: SectionMeta,
         meta: FeatureMeta,
         *,
+        order: Int64[Array, " n_spots"] | None,
         is_finished: bool,
         refresh: Callable[[], SectionIndex],
     ) -> None:
@@ -59,6 +60,7 @@ class FeatureWriter:
         self._cut = cut(section.n_spots, meta.dim, meta.dtype, chunk_rows=meta.chunk_rows)
         self._staged = StagedChunks(store / STAGING / self._name)
         self._is_finished = is_finished
+        self._order = order
         self.chunks: list[slice] = self._cut.chunks
 
     @property
@@ -158,17 +160,16 @@ class FeatureWriter:
         discard(self._store, self._name)
 
     def _assemble(self, folder: Path) -> None:
-        """Write the array, shard by shard: what memory holds at a time is one shard."""
+        """Write the array, chunk by chunk: what memory holds at a time is one chunk."""
         meta, rows = self._meta, self._cut
-        dtype = stored_dtype(meta.dtype)
         begun = self._staged.described()
-        array = zarr.create_array(
+        zarr.create_array(
             folder,
             shape=(rows.n_spots, meta.dim),
             chunks=(rows.chunk_rows, meta.dim),
             shards=(rows.shard_rows, meta.dim),
-            dtype=dtype,
-            fill_value=_BFLOAT16_NAN if meta.dtype == "bfloat16" else float("nan"),
+            dtype=stored_dtype(meta.dtype),
+            fill_value=fill_value(meta.dtype),
             compressors=(Crc32cCodec(),),  # features hardly compress, and reading gets slower: docs/format.md
             attributes={
                 "encoding-type": "array",
@@ -176,12 +177,12 @@ class FeatureWriter:
                 SPAM: {META: begun.meta.to_mapping(), IDENTITY: begun.identity},
             },
             zarr_format=3,
-            config={"write_empty_chunks": True},
         )
-        for first in range(0, len(self.chunks), rows.shard_chunks):
-            numbers = range(first, min(first + rows.shard_chunks, len(self.chunks)))
-            shard = np.concatenate([self._staged.read(number, meta, rows) for number in numbers])
-            array[first * rows.chunk_rows : first * rows.chunk_rows + len(shard)] = shard
+        if self._order is None:
+            chunks = (self._staged.read(number, meta, rows) for number in range(len(rows.chunks)))
+        else:
+            chunks = self._staged.reordered(self._order, meta, rows)
+        write_shards(folder, chunks, rows, meta.dim, meta.dtype)
 
 
 def _identity(index: SectionIndex, key: str) -> str | None:

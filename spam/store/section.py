@@ -10,7 +10,7 @@ from scipy import sparse
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, SectionMeta
-from spam.typing import Array, Float32, Float64, Int, Shaped
+from spam.typing import Array, Float32, Float64, Int, Int64, Shaped
 
 from .elements import array_at, read_array, read_columns, read_frame, read_sparse
 from .feature_opening import open_feature_writer
@@ -256,7 +256,12 @@ class StoredSection:
             return read_features(self._group, self.index, key, location=self._location, is_raw=is_raw)
 
     def feature_writer(
-        self, meta: FeatureMeta, *, run: Mapping[str, str | int] | None = None, is_overwrite: bool = False
+        self,
+        meta: FeatureMeta,
+        *,
+        run: Mapping[str, str | int] | None = None,
+        order: Int64[Array, " n_spots"] | None = None,
+        is_overwrite: bool = False,
     ) -> FeatureWriter:
         """Begin a feature array, or go on with an unfinished one.
 
@@ -271,6 +276,9 @@ class StoredSection:
         run
             What else decides over their last bits, such as the batch size: a run that goes on must share it. It is
             not kept in the finished array.
+        order
+            Number of the spot of each row that will be written; None for the order of the spots. The finished array
+            is in the order of the spots.
         is_overwrite
             Replace what is there.
 
@@ -286,7 +294,13 @@ class StoredSection:
             return self.index
 
         return open_feature_writer(
-            self._folder(), self._name, meta, run=run or {}, is_overwrite=is_overwrite, refresh=refresh
+            self._folder(),
+            self._name,
+            meta,
+            run=run or {},
+            order=order,
+            is_overwrite=is_overwrite,
+            refresh=refresh,
         )
 
     def lock(self, key: str, *, part: str = "") -> AbstractContextManager[None]:

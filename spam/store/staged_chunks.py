@@ -10,13 +10,14 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta
-from spam.typing import Array, Shaped
+from spam.typing import Array, Int64, Shaped
 
 from .feature_format import Cut, stored_dtype
 from .sealing import write_durably
@@ -127,3 +128,31 @@ class StagedChunks:
             )
             raise StoreError(message)
         return np.frombuffer(data, dtype).reshape(shape)
+
+    def reordered(
+        self, order: Int64[Array, " n_spots"], meta: FeatureMeta, cut: Cut
+    ) -> Iterator[Shaped[Array, "n dim"]]:
+        """Read rows back in the order of the spots, chunk by chunk; `order` names the spot of each row that was written.
+
+        Raises
+        ------
+        StoreError
+            As `read`; every chunk is compared with its digest before the first row is given.
+        """
+        for number in range(len(cut.chunks)):
+            self.read(number, meta, cut)
+        files = self.done()
+        dtype = stored_dtype(meta.dtype)
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        for chunk in cut.chunks:
+            places = position[chunk]
+            rows = np.empty((len(places), meta.dim), dtype)
+            by_place = np.argsort(places)
+            number_of, row_of = np.divmod(places[by_place], cut.chunk_rows)
+            for number in np.unique(number_of):
+                with files[int(number)][0].open("rb") as file:
+                    for i in np.flatnonzero(number_of == number):
+                        file.seek(int(row_of[i]) * meta.dim * dtype.itemsize)
+                        file.readinto(rows[by_place[i]].data.cast("B"))
+            yield rows

@@ -259,6 +259,8 @@ def test_every_field_of_the_meta_counts(section, make_feature_meta, fill):
         "dim": 1,
         "dtype": "float32",
         "chunk_rows": 1,
+        "stain": "macenko",
+        "is_averaged": True,
     }
     fields = {field.name for field in dataclasses.fields(make_feature_meta())}
     assert {"key", "software", *other} == fields  # versions change, and leave the features what they are
