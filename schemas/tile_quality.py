@@ -8,14 +8,16 @@ MEASURES = ("readable", "tissue", "pen", "sharpness")
 """Columns of a quality array, float32.
 
 ``readable``: 1, or 0 for a tile that could not be read, whose other measures and features are all zero; ``tissue``: share of
-its pixels that show tissue; ``pen``: share of its pixels that show ink of a marker pen; ``sharpness``: see `measure_quality`.
+its pixels that show tissue; ``pen``: share of its pixels that show ink of a marker pen; ``sharpness``: 1 for a typical sharp
+tile, less with every blur (`spam.tiles.measure_quality` defines all of them).
 """
 
 TileFlag = Literal["unreadable", "blank", "pen", "blurred"]
 
+# Set by measurement on real tiles, see docs/experiments.md ("Quality of tiles").
 _BLANK_BELOW = 0.05  # share of tissue
-_PEN_ABOVE = 0.05  # share of ink
-_BLURRED_BELOW = 0.5  # sharpness
+_PEN_ABOVE = 0.2  # share of ink; dense haematoxylin passes for ink in up to 0.12 of a tile
+_BLURRED_BELOW = 0.4  # sharpness; sharp tiles have 0.49 and more, tiles blurred by 3 px at most 0.31
 
 
 def tile_flags(measures: Any) -> dict[TileFlag, Any]:

@@ -4,6 +4,7 @@ from .cutting import Interpolation, cut_tile, level_of
 from .locating import locate
 from .opening import open_slide
 from .prefetching import read_batches
+from .quality import measure_quality
 from .slide import Slide
 from .specs import resolve_tile_specs
 from .thumbnail import Thumbnail, overview
@@ -17,6 +18,7 @@ __all__ = [
     "cut_tile",
     "level_of",
     "locate",
+    "measure_quality",
     "open_slide",
     "overview",
     "read_batches",
