@@ -16,8 +16,10 @@ TileFlag = Literal["unreadable", "blank", "pen", "blurred"]
 
 # Set by measurement on real tiles, see docs/experiments.md ("Quality of tiles").
 _BLANK_BELOW = 0.05  # share of tissue
-_PEN_ABOVE = 0.2  # share of ink; dense haematoxylin passes for ink in up to 0.12 of a tile
-_BLURRED_BELOW = 0.4  # sharpness; sharp tiles have 0.49 and more, tiles blurred by 3 px at most 0.31
+_PEN_ABOVE = 0.25  # share of ink; dense haematoxylin passes for ink in up to 0.18 of a tile
+_BLURRED_BELOW = (
+    0.4  # sharpness; sharp tiles of tissue have 0.45 and more, tiles blurred by 3 px at most 0.31
+)
 
 
 def tile_flags(measures: Any) -> dict[TileFlag, Any]:

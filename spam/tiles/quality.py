@@ -6,7 +6,7 @@ from itertools import starmap
 import numpy as np
 
 from spam.schemas.tile_quality import MEASURES
-from spam.typing import Array, Bool, Float32, UInt8
+from spam.typing import Array, Bool, Float32, Int, UInt8
 
 __all__ = ["is_tissue", "measure_quality"]
 
@@ -30,6 +30,9 @@ _BLACK_BELOW = 60
 _GREEN_BELOW = 206  # optical density 0.15 under light of 240, Macenko's border of transparent pixels
 _GREY_RANGE = 15  # channels that differ by no more are grey: glass, dust, the black of a scanner's border
 
+_PLAIN_BELOW = (
+    3  # standard deviation of the luminance: spots of real sections have 8 to 50, tinted glass at most 2
+)
 _OTHER, _TISSUE, _INK = range(3)  # what a colour shows
 
 _TYPICAL_SHARPNESS = 0.66  # median of the tiles of an Aperio scan at 20x, see docs/experiments.md
@@ -43,9 +46,10 @@ def measure_quality(
 
     No measure changes when a tile is turned or mirrored, and none depends on the other tiles of the batch.
 
-    **Tissue** is the share of pixels that `is_tissue` accepts. **Pen** is the share of pixels in the colours of red,
+    **Tissue** is the share of pixels that `is_tissue` accepts; a tile that is all but plain, like tinted glass, shows
+    none. **Pen** is the share of pixels in the colours of red,
     green and blue marker ink, by the rules of CODAIT's *deep-histopath* (also in *histolab*), or nearly black. Dense
-    haematoxylin has such colours too: up to an eighth of the pixels of a real tile, so a flag needs more than that.
+    haematoxylin has such colours too: up to a sixth of the pixels of a real tile, so a flag needs more than that.
 
     **Sharpness** compares differences of second and first order. With the luminance :math:`g` smoothed by the
     binomial :math:`(1, 2, 1)/4` in both directions and :math:`\Delta` the difference over `step` pixels,
@@ -81,7 +85,11 @@ def measure_quality(
         red, green, blue = (np.ascontiguousarray(tile[..., channel]) for channel in range(3))
         kinds = _COLOUR_KINDS.take(_colour_bin(red, green, blue))
         tissue, ink = (np.count_nonzero(kinds == kind) / kinds.size for kind in (_TISSUE, _INK))
-        measures[row] = (1, tissue, ink, _sharpness(red, green, blue, step) / _TYPICAL_SHARPNESS)
+        # Four times the luminance: 1020 at most, so that 16 bits hold the sums and differences of `_sharpness`.
+        light = np.left_shift(green, 1, dtype=np.int16) + red + blue
+        if light.std(dtype=np.float32) < 4 * _PLAIN_BELOW:
+            tissue = 0.0
+        measures[row] = (1, tissue, ink, _sharpness(light, step) / _TYPICAL_SHARPNESS)
     return measures
 
 
@@ -123,13 +131,8 @@ def _colour_bin(
     return high | np.left_shift(green & 0xF8, 2, dtype=np.uint16) | (blue >> 3)
 
 
-def _sharpness(
-    red: UInt8[Array, "px px"], green: UInt8[Array, "px px"], blue: UInt8[Array, "px px"], step: int
-) -> float:
+def _sharpness(light: Int[Array, "px px"], step: int) -> float:
     """Compare the energy of second and first differences of one tile; 0 where there is no difference."""
-    # Sums of 4, 4 and 4 weights: at most 16 x 1020, and second differences at most twice that, so 16 bits do.
-    light = np.add(red, blue, dtype=np.int16)
-    light += np.left_shift(green, 1, dtype=np.int16)
     rows = light[: -2 * step] + light[2 * step :] + 2 * light[step:-step]
     smooth = rows[:, : -2 * step] + rows[:, 2 * step :] + 2 * rows[:, step:-step]
     first = second = 0.0
