@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     # spam/__init__.py is the door: it names what the rooms offer.
     "spam": ABOVE - {"console"},
 }
-# Package -> the folders or files that may import it. The first three are imported in a single file each.
+# Package -> the folders or files that may import it. faiss and peft are imported in a single file each.
 PLACES = {
     "faiss": ("spam/graphs/",),
     "timm": ("spam/encoders/",),
@@ -61,7 +61,7 @@ PLACES = {
     "cli": (),
     "schemas": (),
 }
-IN_ONE_FILE = ("faiss", "timm", "peft")
+IN_ONE_FILE = ("faiss", "peft")
 NEVER = {"store": ("torch", "timm"), "schemas": ("torch", "timm", "numpy", "zarr")}
 # A function may import these: what most runs never ask for, and an extra that need not be installed.
 LATE_IMPORTS = {("spam/encoders/registry.py", "spam.encoders.timm_models"), ("spam/encoders/lora.py", "peft")}
