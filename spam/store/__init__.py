@@ -1,7 +1,7 @@
 """The feature store: layout, writer and reader of a Zarr v3 folder with one AnnData group per section."""
 
 from .choosing import choose_features, choose_sections
-from .feature_format import default_chunk_rows
+from .feature_format import Cut, cut, default_chunk_rows
 from .feature_writer import FeatureWriter
 from .records import CsrMatrix, Graph, Overview, SectionRecord, spots_digest
 from .section import StoredSection
@@ -9,6 +9,7 @@ from .store import Store, create_store, open_store
 
 __all__ = [
     "CsrMatrix",
+    "Cut",
     "FeatureWriter",
     "Graph",
     "Overview",
@@ -18,6 +19,7 @@ __all__ = [
     "choose_features",
     "choose_sections",
     "create_store",
+    "cut",
     "default_chunk_rows",
     "open_store",
     "spots_digest",

@@ -69,6 +69,11 @@ class FeatureWriter:
         return self._meta.key
 
     @property
+    def is_finished(self) -> bool:
+        """Whether readers see the array."""
+        return self._is_finished
+
+    @property
     def pending(self) -> list[slice]:
         """Chunks that nobody has written yet; none once another process has finished the array."""
         if self._is_finished:

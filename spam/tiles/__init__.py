@@ -7,20 +7,27 @@ from .prefetching import read_batches
 from .quality import measure_quality
 from .slide import Slide
 from .specs import resolve_tile_specs
+from .stain import StainNormaliser, mosaic
+from .sweeping import sweep_order
 from .thumbnail import Thumbnail, overview
+from .tile_batch import TileBatch
 from .tile_reader import TileReader
 
 __all__ = [
     "Interpolation",
     "Slide",
+    "StainNormaliser",
     "Thumbnail",
+    "TileBatch",
     "TileReader",
     "cut_tile",
     "level_of",
     "locate",
     "measure_quality",
+    "mosaic",
     "open_slide",
     "overview",
     "read_batches",
     "resolve_tile_specs",
+    "sweep_order",
 ]

@@ -4,8 +4,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from spam.typing import Array, UInt8
-
+from .tile_batch import TileBatch
 from .tile_reader import TileReader
 
 __all__ = ["read_batches"]
@@ -13,7 +12,7 @@ __all__ = ["read_batches"]
 
 def read_batches(
     reader: TileReader, batches: Sequence[Sequence[int]], *, n_threads: int
-) -> Generator[UInt8[Array, "n out_px out_px 3"], None, None]:
+) -> Generator[TileBatch, None, None]:
     """Read batches of tiles in the order given, up to ``n_threads + 1`` of them ahead of whoever takes them.
 
     Parameters
@@ -31,13 +30,13 @@ def read_batches(
         If a tile cannot be decoded; raised where its batch would have come.
     """
     if n_threads == 0:
-        yield from map(reader.read_many, batches)
+        yield from map(reader.read_batch, batches)
         return
-    ahead: deque[Future[UInt8[Array, "n out_px out_px 3"]]] = deque()
+    ahead: deque[Future[TileBatch]] = deque()
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tiles")
     try:
         for batch in batches:
-            ahead.append(pool.submit(reader.read_many, batch))
+            ahead.append(pool.submit(reader.read_batch, batch))
             if len(ahead) > n_threads:
                 yield ahead.popleft().result()
         while ahead:

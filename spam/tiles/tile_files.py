@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from spam.errors import TileError
+from spam.errors import SlideError, TileError
 
 from .opening import open_slide
 
@@ -28,8 +28,15 @@ def side_px(path: Path) -> int:
     return common_side_px([path])
 
 
-def common_side_px(paths: Sequence[Path]) -> int:
+def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:
     """Read the side that all tile files share, in pixels, from their headers alone.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    is_forgiving
+        Whether files that are no readable image are passed over, unless all are.
 
     Raises
     ------
@@ -40,26 +47,27 @@ def common_side_px(paths: Sequence[Path]) -> int:
     TileError
         If a file is not square, or the files are not all of one size; names those that are unlike the most.
     """
-    sizes: list[tuple[int, int]] = []
-    for path in paths:
-        with open_slide(path) as tile:
-            sizes.append((tile.width, tile.height))
-    (width, height), n_alike = Counter(sizes).most_common(1)[0]
-    unlike = [
-        f"{path.name!r} is {w} x {h} px"
-        for path, (w, h) in zip(paths, sizes, strict=True)
-        if (w, h) != (width, height)
-    ]
+    sizes: dict[Path, tuple[int, int]] = {}
+    files = tuple(dict.fromkeys(paths))
+    for path in files:
+        try:
+            with open_slide(path) as tile:
+                sizes[path] = tile.width, tile.height
+        except SlideError:
+            if not is_forgiving or (path == paths[-1] and not sizes):
+                raise
+    (width, height), n_alike = Counter(sizes.values()).most_common(1)[0]
+    unlike = [f"{path.name!r} is {w} x {h} px" for path, (w, h) in sizes.items() if (w, h) != (width, height)]
     if unlike:
         more = f" and {len(unlike) - _N_NAMED} more" if len(unlike) > _N_NAMED else ""
         message = (
-            f"tile files must all be of one size: {n_alike} of {len(paths)} are {width} x {height} px, but "
+            f"tile files must all be of one size: {n_alike} of {len(sizes)} are {width} x {height} px, but "
             f"{', '.join(unlike[:_N_NAMED])}{more}; cut them alike, or give the slide itself in --root"
         )
         raise TileError(message)
     if width != height:
         message = (
-            f"tile files must be square, but {paths[0].name!r} is {width} x {height} px; "
+            f"tile files must be square, but {next(iter(sizes)).name!r} is {width} x {height} px; "
             "cut them as squares, or give the slide itself in --root"
         )
         raise TileError(message)

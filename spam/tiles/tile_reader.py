@@ -6,14 +6,18 @@ from typing import Self
 
 import numpy as np
 
-from spam.errors import TileError
+from spam.errors import SlideError, TileError
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, TileFiles
 from spam.typing import Array, UInt8
 
+from .block_cache import CachedSlide
 from .cutting import Interpolation, cut_tile
+from .image_slide import ImageSlide
 from .opening import open_slide
+from .quality import measure_quality
 from .slide import Slide
+from .tile_batch import TileBatch
 from .tile_files import common_side_px
 
 __all__ = ["TileReader"]
@@ -26,8 +30,9 @@ _ROUNDING_PX = (
 class TileReader:
     """Cuts the tiles of a section, from its slide or its tile files; safe from several threads at once.
 
-    A tile file is treated like a very small slide with the spot in its middle: a smaller extent than the
-    file's is its centre. Close the reader, or use it as a context manager.
+    The slide is decoded region by region, and those used last are kept: read tiles in the order of `sweep_order`, and each
+    is decoded once, however many tiles overlap it. A tile file is treated like a very small slide with the spot in its
+    middle: a smaller extent than the file's is its centre. Close the reader, or use it as a context manager.
 
     Parameters
     ----------
@@ -40,6 +45,8 @@ class TileReader:
         reader.
     interpolation
         Filter of the resampling.
+    is_forgiving
+        Whether `read_batch` goes on when a tile cannot be read.
 
     Raises
     ------
@@ -60,15 +67,17 @@ class TileReader:
         *,
         slide: Slide | None = None,
         interpolation: Interpolation = "bicubic",
+        is_forgiving: bool = False,
     ) -> None:
         self._section = section
+        self._is_forgiving = is_forgiving
         self._spec = spec
         self._interpolation: Interpolation = interpolation
         self._native_px = spec.native_px(section.mpp)
         self._slide: Slide | None = None
-        self._owns_slide = False
+        self._own_slide: Slide | None = None
         if isinstance(section.tiles, TileFiles):
-            self._file_px = common_side_px(section.tiles.paths)
+            self._file_px = common_side_px(section.tiles.paths, is_forgiving=is_forgiving)
             if self._native_px > self._file_px + _ROUNDING_PX:
                 message = (
                     f"tiles of {spec.label} need {self._native_px:.1f} px, but the tile files of "
@@ -77,8 +86,10 @@ class TileReader:
                 )
                 raise TileError(message)
         else:
-            self._owns_slide = slide is None
-            self._slide = slide if slide is not None else open_slide(section.tiles.path)
+            if slide is None:
+                slide = self._own_slide = open_slide(section.tiles.path)
+            # What is decoded whole is in memory already.
+            self._slide = slide if isinstance(slide, ImageSlide) else CachedSlide(slide)
 
     def __len__(self) -> int:
         """Count the spots of the section."""
@@ -113,10 +124,38 @@ class TileReader:
             tiles[row] = self.read(index)
         return tiles
 
+    def read_batch(self, indices: Sequence[int]) -> TileBatch:
+        """Cut the tiles of several spots, as `read_many`, and measure their quality.
+
+        Raises
+        ------
+        SlideError
+            If a tile cannot be read, and the reader is not forgiving; names the spot.
+        """
+        out_px = self._spec.out_px
+        pixels = np.zeros((len(indices), out_px, out_px, 3), dtype=np.uint8)
+        faults: dict[int, SlideError] = {}
+        for row, index in enumerate(indices):
+            try:
+                pixels[row] = self.read(index)
+            except SlideError as fault:
+                if not self._is_forgiving:
+                    message = (
+                        f"the tile of spot {str(self._section.ids[index])!r} of section {self._section.name!r} cannot "
+                        f"be read: {fault}; or mark such tiles in the store and go on, with --skip-bad-tiles"
+                    )
+                    raise SlideError(message) from fault
+                faults[row] = fault
+        quality = measure_quality(pixels, native_px=self._native_px)
+        quality[list(faults)] = 0
+        return TileBatch(pixels=pixels, quality=quality, faults=faults)
+
     def close(self) -> None:
-        """Close the slide, if this reader opened it."""
-        if self._slide is not None and self._owns_slide:
+        """Let go of the decoded blocks, and close the slide if this reader opened it."""
+        if isinstance(self._slide, CachedSlide):
             self._slide.close()
+        if self._own_slide is not None:
+            self._own_slide.close()
 
     def __enter__(self) -> Self:
         """Return the reader itself."""

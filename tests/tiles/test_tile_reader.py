@@ -8,7 +8,7 @@ from PIL import Image
 
 from spam.errors import ConfigError, MissingInputError, SlideError, TileError
 from spam.schemas.tile_spec import TileSpec
-from spam.tiles import TileReader, cut_tile, open_slide, read_batches
+from spam.tiles import TileReader, cut_tile, measure_quality, open_slide, read_batches
 
 XY = [(100.0, 90.0), (7.0, 300.0), (250.5, 60.25), (395.0, 2.0), (201.0, 152.0)]
 SPEC = TileSpec(tile_px=61, out_px=61)
@@ -113,15 +113,17 @@ def test_batches_read_ahead_are_those_read_one_by_one(make_section, slide_path, 
         found = list(read_batches(reader, batches, n_threads=n_threads))
         assert len(found) == 5
         for tiles, batch in zip(found, batches, strict=True):
-            np.testing.assert_array_equal(tiles, reader.read_many(batch))
+            np.testing.assert_array_equal(tiles.pixels, reader.read_many(batch))
+            np.testing.assert_array_equal(tiles.quality, measure_quality(tiles.pixels, native_px=46))
+            assert tiles.faults == {}
 
 
 def test_no_more_is_read_ahead_than_the_bound(make_section, slide_path):
     section = make_section(XY * 20, slide_path)
     begun: list[int] = []
     with TileReader(section, SPEC) as reader:
-        cut = reader.read_many
-        reader.read_many = lambda batch: begun.append(batch[0]) or cut(batch)  # type: ignore[method-assign]
+        cut = reader.read_batch
+        reader.read_batch = lambda batch: begun.append(batch[0]) or cut(batch)  # type: ignore[method-assign]
         ahead = read_batches(reader, [[i] for i in range(100)], n_threads=2)
         for taken in range(1, 11):
             next(ahead)
@@ -136,6 +138,15 @@ def test_a_tile_that_cannot_be_read_raises_where_its_batch_would_come(make_secti
     with TileReader(section, SPEC) as reader:
         tile_paths[2].write_bytes(tile_paths[2].read_bytes()[:2000])
         ahead = read_batches(reader, [[0, 1], [2], [3]], n_threads=2)
-        np.testing.assert_array_equal(next(ahead), reader.read_many([0, 1]))
-        with pytest.raises(SlideError, match=r"tile2\.png.*cannot be decoded"):
+        np.testing.assert_array_equal(next(ahead).pixels, reader.read_many([0, 1]))
+        with pytest.raises(
+            SlideError, match=r"spot 'spot2' of section 'S1'.*tile2\.png.*cannot be.*--skip-bad-tiles"
+        ):
             next(ahead)
+    with TileReader(section, SPEC, is_forgiving=True) as reader:
+        batch = reader.read_batch([3, 2, 0])
+        assert list(batch.faults) == [1]
+        assert "tile2.png" in str(batch.faults[1])
+        assert not batch.pixels[1].any()
+        assert not batch.quality[1].any()
+        np.testing.assert_array_equal(batch.pixels[[0, 2]], reader.read_many([3, 0]))

@@ -1,0 +1,244 @@
+"""`spam embed` against what limits it, and against what users would do instead: ratios within one run.
+
+``pytest benchmarks/test_embedding.py --benchmark-enable -n 0 -s`` takes a quarter of an hour on two cores. Without
+``--benchmark-enable`` the same code runs once on small sizes, so that it cannot rot. The slide is drawn: blobs of the
+colours of H&E, JPEG compressed, in a tiled pyramid that OpenSlide reads.
+"""
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pandas as pd
+import pytest
+import safetensors.torch
+import tifffile
+import timm
+import torch
+from scipy import ndimage
+
+from spam.embedding import embed
+from spam.encoders import build_encoder, encoder_card
+from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.tile_spec import TileSpec
+from spam.sections import read_section
+from spam.tiles import TileReader, open_slide, read_batches, sweep_order
+
+CPU = torch.device("cpu")
+MPP, BATCH = 0.5, 64
+
+
+def write_slide(path: Path, side: int) -> None:
+    """Write a pyramid (1, 4) of JPEG tiles; the pixels repeat every 2048, which no reader can know."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(2048, 2048, 3))
+    layers = [ndimage.gaussian_filter(noise, (s, s, 0), mode="wrap") * s for s in (0.7, 3.0, 11.0)]
+    patch = np.clip(np.array([190, 120, 170]) + 40 * sum(layers), 0, 255).astype(np.uint8)
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level, pixels in enumerate((patch, patch[::4, ::4].copy())):
+            size, n = side // 4**level, pixels.shape[0]
+
+            def tiles(size=size, n=n, pixels=pixels):
+                for y in range(0, size, 256):
+                    for x in range(0, size, 256):
+                        yield pixels[y % n : y % n + 256, x % n : x % n + 256]
+
+            writer.write(
+                tiles(),
+                shape=(size, size, 3),
+                dtype=np.uint8,
+                tile=(256, 256),
+                compression="jpeg",
+                compressionargs={"level": 80},
+                photometric="rgb",
+                subfiletype=int(level > 0),
+                resolution=(1e4 / MPP / 4**level,) * 2,
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+
+
+def write_encoder(folder: Path, architecture: str, **kwargs: object) -> str:
+    """Write a vision transformer with random weights: what it costs does not depend on them."""
+    folder.mkdir()
+    model = timm.create_model(architecture, num_classes=0, **kwargs)
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    data = {"input_size": [3, *model.patch_embed.img_size], "interpolation": "bicubic", "num_classes": 0}
+    data |= {"fixed_input_size": True, "mean": [0.5] * 3, "std": [0.25] * 3}
+    data |= {"first_conv": "patch_embed.proj", "classifier": "head"}
+    config = {"architecture": architecture, "num_classes": 0, "num_features": model.num_features}
+    (folder / "config.json").write_text(json.dumps({**config, "model_args": kwargs, "pretrained_cfg": data}))
+    return f"local:{folder}"
+
+
+def write_table(path: Path, side: int, n: int, *, seed: int = 0) -> None:
+    """Write a table of tiles at random places, in random order, as the cells of a Xenium section come."""
+    xy = np.random.default_rng(seed).uniform(200, side - 200, (n, 2)).round(1)
+    table = pd.DataFrame(xy, columns=["x", "y"])
+    table["source_image"], table["cell_id"] = "slide.tif", [f"cell{i}" for i in range(n)]
+    table.to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def is_timed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--benchmark-enable"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, is_timed: bool) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    write_slide(folder / "slide.tif", 8192 if is_timed else 1024)
+    return folder
+
+
+def config_of(lab: Path, name: str, encoder: str, **options: object) -> EmbedConfig:
+    return EmbedConfig(
+        csv=lab / f"{name}.csv",
+        root=lab,
+        section=name,
+        store=lab / f"{name}.zarr",
+        enc_name=encoder,
+        batch_size=BATCH,
+        device="cpu",
+        tile_um=(112.0,),
+        **options,
+    )
+
+
+def said(what: str, *values: object) -> None:
+    print(what, *values, file=sys.stderr)
+
+
+def test_embedding_takes_as_long_as_its_encoder(lab: Path, is_timed: bool) -> None:
+    """From the files to the finished store, against the bare encoder on the same tiles in memory."""
+    n = 960 if is_timed else 5
+    write_table(lab / "share.csv", 8192 if is_timed else 1024, n)
+    name = "vit_small_patch16_224" if is_timed else "vit_tiny_patch16_224"
+    encoder = write_encoder(lab / "vit", name)
+    config = config_of(lab, "share", encoder)
+    built = build_encoder(encoder_card(encoder), device=CPU)
+    section = read_section(config)
+    with open_slide(lab / "slide.tif") as slide:
+        order = sweep_order(section.xy_px, slide, native_px=224, out_px=224)
+        with TileReader(section, TileSpec(tile_px=224), slide=slide) as reader:
+            tiles = reader.read_many(order[: 4 * BATCH])
+    built.embed(tiles[:BATCH])
+    bare = []
+    for first in range(0, len(tiles), BATCH):
+        begun = time.perf_counter()
+        built.embed(tiles[first : first + BATCH])
+        bare.append((time.perf_counter() - begun) / len(tiles[first : first + BATCH]))
+    begun = time.perf_counter()
+    embed(config)
+    seconds = time.perf_counter() - begun
+    for first in range(0, len(tiles), BATCH):  # before and after: the machine may have changed its mind
+        begun = time.perf_counter()
+        built.embed(tiles[first : first + BATCH])
+        bare.append((time.perf_counter() - begun) / len(tiles[first : first + BATCH]))
+    per_tile = float(np.median(bare))
+    said(
+        f"{name}: bare {1 / per_tile:.1f} tiles/s, spam embed {n / seconds:.1f}: ratio",
+        per_tile * n / seconds,
+    )
+
+
+def test_overlapping_tiles_are_read_by_sweeping(lab: Path, is_timed: bool) -> None:
+    """Tiles that overlap twenty-fold: the reader of `spam embed` against one region call a tile, in one thread each."""
+    side, n = (8192, 26_000) if is_timed else (1024, 300)
+    write_table(lab / "dense.csv", side, n)
+    section = read_section(config_of(lab, "dense", "efficientnet_lite0"))
+    n_alone = n // 20
+    alone = openslide.OpenSlide(lab / "slide.tif")
+    begun = time.perf_counter()
+    expected = []
+    for x, y in section.xy_px[:n_alone]:
+        corner = (int(np.floor(x - 112 + 0.5)), int(np.floor(y - 112 + 0.5)))
+        expected.append(np.asarray(alone.read_region(corner, 0, (224, 224)).convert("RGB")))
+    per_call = n_alone / (time.perf_counter() - begun)
+    with (
+        open_slide(lab / "slide.tif") as slide,
+        TileReader(section, TileSpec(tile_px=224), slide=slide) as reader,
+    ):
+        order = sweep_order(section.xy_px, slide, native_px=224, out_px=224)
+        found = np.zeros((n_alone, 224, 224, 3), dtype=np.uint8)
+        batches = [order[first : first + BATCH] for first in range(0, n, BATCH)]
+        begun = time.perf_counter()
+        for batch in batches:
+            reader.read_many(batch)
+        swept = n / (time.perf_counter() - begun)
+        begun = time.perf_counter()
+        for batch, tiles in zip(batches, read_batches(reader, batches, n_threads=2), strict=True):
+            for index, tile in zip(batch, tiles.pixels, strict=True):
+                if index < n_alone:
+                    found[index] = tile
+        with_quality = n / (time.perf_counter() - begun)
+    np.testing.assert_array_equal(found, expected)
+    said(
+        f"{n} tiles, {n * 224**2 / side**2:.0f}-fold: one region call a tile {per_call:.0f}/s, swept {swept:.0f}/s: "
+        f"ratio {swept / per_call:.1f}; two threads, with the quality of each tile: {with_quality:.0f}/s"
+    )
+
+
+PEAK = """
+    import resource, sys
+    import torch
+    from spam.embedding import embed
+    from spam.schemas.embed_config import EmbedConfig
+    torch.set_num_threads(1)
+    folder, name = sys.argv[1:]
+    embed(EmbedConfig(csv=f"{folder}/{name}.csv", root=folder, section=name, store=f"{folder}/{name}.zarr",
+                      enc_name=f"local:{folder}/wide", batch_size=256, device="cpu", tile_um=(112.0,)))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_tiles(lab: Path, is_timed: bool) -> None:
+    """Peak memory of `spam embed`, in a process of its own, with an encoder that is nearly free."""
+    side = 8192 if is_timed else 1024
+    write_encoder(
+        lab / "wide", "vit_tiny_patch16_224", img_size=32, patch_size=32, embed_dim=768, depth=1, num_heads=1
+    )
+    peaks = {}
+    for n in (10_000, 200_000) if is_timed else (50, 300):
+        write_table(lab / f"n{n}.csv", side, n)
+        begun = time.perf_counter()
+        run = subprocess.run(
+            [sys.executable, "-P", "-c", textwrap.dedent(PEAK), str(lab), f"n{n}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        peaks[n] = float(run.stdout)
+        said(
+            f"{n} tiles of 768 numbers: peak {peaks[n]:.0f} MB, {n / (time.perf_counter() - begun):.0f} tiles/s"
+        )
+
+
+def test_an_epoch_of_training_encodes_nothing(lab: Path, is_timed: bool, tmp_path: Path) -> None:
+    """An epoch of alignment from the store, against an epoch that encodes every tile twice, as the research code did."""
+    from spam.schemas.simulate_config import SimulateConfig
+    from spam.schemas.training_config import PretrainConfig
+    from spam.simulation import simulate
+    from spam.training import pretrain
+
+    cohort = simulate(SimulateConfig(out_dir=tmp_path / "cohort"))
+    store = tmp_path / "store.zarr"
+    begun = time.perf_counter()
+    report = embed(
+        EmbedConfig(manifest=tmp_path / "cohort/sections.csv", root=tmp_path / "cohort", store=store)
+    )
+    once = time.perf_counter() - begun
+    epochs = 20 if is_timed else 2
+    begun = time.perf_counter()
+    pretrain(PretrainConfig(store=store, save_dir=tmp_path / "ckpt", epochs=epochs))
+    per_epoch = (time.perf_counter() - begun) / epochs
+    n = sum(section.n_spots for section in report.sections)
+    said(
+        f"{n} spots of {cohort}: embedding once {once:.1f} s, an epoch from the store {per_epoch:.2f} s, an epoch that "
+        f"encodes twice {2 * once:.1f} s: {2 * once / per_epoch:.0f} times as long"
+    )
