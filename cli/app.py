@@ -6,11 +6,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from .adapt import ADAPT
 from .command import add_command, print_failure
 from .demo import DEMO
 from .doctor import DOCTOR
 from .embed import EMBED
-from .encoders import ENCODERS_INFO, ENCODERS_LIST
+from .encoders import ENCODERS_CHECK, ENCODERS_INFO, ENCODERS_LIST
 from .finetune import FINETUNE
 from .graph import GRAPH
 from .predict import INFERENCE, PREDICT
@@ -20,9 +21,9 @@ from .store import STORE_COMMANDS
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
-COMMANDS = (EMBED, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
+COMMANDS = (EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
 _GROUPS = {
-    "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO)),
+    "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO, ENCODERS_CHECK)),
     "store": ("Look into feature stores, check, copy, pack, share and exchange them.", STORE_COMMANDS),
 }
 _SETTINGS = {

@@ -16,7 +16,7 @@ class CheckpointMeta:
     Attributes
     ----------
     stage
-        ``pretrain`` or ``finetune``.
+        ``pretrain`` or ``finetune``; ``adapt`` for the state of a run of `spam adapt`.
     epoch
         Epochs behind these weights; 0 is the state before the first step.
     config
@@ -49,7 +49,7 @@ class CheckpointMeta:
         Package versions.
     """
 
-    stage: Literal["pretrain", "finetune"]
+    stage: Literal["pretrain", "finetune", "adapt"]
     epoch: int
     config: dict[str, Any]
     config_digest: str

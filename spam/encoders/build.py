@@ -1,9 +1,12 @@
 """From a card to an encoder that runs, or to a network that can be trained."""
 
+from pathlib import Path
+
 import torch
 
 from spam.schemas.encoder_card import EncoderCard
 
+from .adapter import merge_adapter, read_adapter
 from .encoder import Encoder
 from .network import TileNetwork
 from .timm_models import build_timm_model
@@ -29,6 +32,7 @@ def build_encoder(
     amp: bool = False,
     is_averaged: bool = False,
     is_compiled: bool = False,
+    lora: Path | None = None,
 ) -> Encoder:
     """Build the encoder of a card with its pretrained weights, ready to embed tiles.
 
@@ -42,12 +46,27 @@ def build_encoder(
         Run in the mixed precision of the card; features are float32 all the same.
     is_averaged, is_compiled
         See `Encoder`.
+    lora
+        Folder of an adapter that `spam adapt` trained for this encoder: it is merged into the weights, and the card
+        of the result has a name of its own, see `adapted_card`. None for the encoder as it is.
 
     Raises
     ------
     EncoderError
         If the weights cannot be reached (no licence accepted, no token, no network) or do not fit the
-        network.
+        network; or the adapter was trained for others.
+    MissingInputError
+        If there is no adapter in the folder.
     """
+    adapter = read_adapter(lora) if lora is not None else None
     network = build_network(card)
-    return Encoder(network, device=device, is_amp=amp, is_averaged=is_averaged, is_compiled=is_compiled)
+    if lora is not None:
+        network = merge_adapter(network, lora)
+    return Encoder(
+        network,
+        device=device,
+        is_amp=amp,
+        is_averaged=is_averaged,
+        is_compiled=is_compiled,
+        adapter=adapter,
+    )

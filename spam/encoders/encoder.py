@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spam.errors import EncoderError
+from spam.schemas.adapter_card import AdapterCard
 from spam.schemas.encoder_card import EncoderCard
 from spam.typing import Array, Float32
 
@@ -37,13 +38,18 @@ class Encoder:
         mirror image.
     is_compiled
         Whether the network is compiled (`torch.compile`): the first batch takes minutes, the others less time.
+    adapter
+        Adapter that was merged into the network, or None.
 
     Attributes
     ----------
     card
         The card that the encoder was built from.
     weights_sha256
-        Digest of the weights, see `weights_digest`.
+        Digest of the weights, see `weights_digest`; before an adapter was merged into them, since the sums of merging
+        may be rounded in another way on another machine.
+    lora_sha256
+        Digest of the adapter that was merged into the weights, or None.
     device
         Where it runs.
     """
@@ -56,9 +62,11 @@ class Encoder:
         is_amp: bool = False,
         is_averaged: bool = False,
         is_compiled: bool = False,
+        adapter: AdapterCard | None = None,
     ) -> None:
         self.card: EncoderCard = network.card
-        self.weights_sha256 = weights_digest(network.backbone)
+        self.weights_sha256 = adapter.weights_sha256 if adapter else weights_digest(network.backbone)
+        self.lora_sha256 = adapter.adapter_sha256 if adapter else None
         self.device = device
         # Tiles come with the channels last, and convolutions are up to twice as fast that way.
         moved = network.eval().requires_grad_(requires_grad=False).to(device)

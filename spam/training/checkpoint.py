@@ -69,7 +69,7 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
     """
     meta = read_checkpoint_meta(path)
     if meta.stage != stage:
-        flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt"}[stage]
+        flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt", "adapt": "--save-dir"}[stage]
         message = f"{str(path)!r} is a checkpoint of `spam {meta.stage}`; {flag} takes one that `spam {stage}` wrote"
         raise CheckpointError(message)
     try:

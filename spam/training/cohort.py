@@ -11,7 +11,7 @@ from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
 from spam.schemas.store_meta import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
-from spam.store import Graph, Store, StoredSection
+from spam.store import Graph, Store, StoredSection, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
 
 __all__ = ["FeatureChoice", "SpotData", "choose_features", "choose_sections", "data_digest", "read_spots"]
@@ -196,18 +196,27 @@ def choose_features(
 def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
     """Read one section; its graph is built if the store has none of this `k`.
 
+    Spots whose tiles could not be read are left out as if they had never been measured (`readable_spots` tells which):
+    they are nobody's neighbours, and no statistic counts them.
+
     Parameters
     ----------
     with_counts
         False reads nothing of the counts: prediction cannot touch what it has not read.
+
+    Raises
+    ------
+    StoreError
+        If no tile of the section could be read, or a part of it is damaged.
     """
-    graph = ensure_spatial_graph(section, k=k)
-    counts = section.counts() if with_counts and section.meta.has_counts else None
+    is_readable = readable_spots(section, keys)
+    graph = ensure_spatial_graph(section, k=k, is_among=is_readable)
+    counts = section.counts()[is_readable] if with_counts and section.meta.has_counts else None
     return SpotData(
         name=section.meta.name,
         donor=section.meta.donor,
-        features=np.concatenate([section.features(key) for key in keys], axis=1),
-        xy=section.xy_px if section.xy_um is None else section.xy_um,
+        features=np.concatenate([section.features(key) for key in keys], axis=1)[is_readable],
+        xy=(section.xy_px if section.xy_um is None else section.xy_um)[is_readable],
         graph=graph,
         counts=counts,
         genes=None if counts is None else section.genes,

@@ -25,7 +25,7 @@ def describe_training(
     config: TrainingConfig,
     data: TrainingSet,
     *,
-    stage: Literal["pretrain", "finetune"],
+    stage: Literal["pretrain", "finetune", "adapt"],
     settings: dict[str, Any],
     epoch: int,
     history: list[dict[str, float]],

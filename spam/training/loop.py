@@ -21,7 +21,10 @@ from .checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 __all__ = ["LossTerms", "Run", "Stage", "fit"]
 
 # These change where and how fast a run goes, or how long, but not what its epochs compute.
-NOT_IN_DIGEST = ("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt")
+NOT_IN_DIGEST = (
+    *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
+    *("memory_gb", "grad_checkpointing"),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Stage(Protocol):
 
     @property
     def name(self) -> str:
-        """``pretrain`` or ``finetune``."""
+        """``pretrain``, ``finetune`` or ``adapt``."""
 
     @property
     def network(self) -> torch.nn.Module:

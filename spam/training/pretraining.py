@@ -1,6 +1,5 @@
 """Stage 1: contrastive alignment of image, spatial neighbourhood and gene expression."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -8,20 +7,19 @@ import torch
 
 from spam.errors import StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
-from spam.models import AlignmentModel, Embeddings, closure, info_nce, recall_at_k
+from spam.models import AlignmentModel, Embeddings, closure
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
+from .contrast import RECALLS, contrast_figures, pair_losses
 from .dataset import TrainingSet, build_training_set
 from .description import describe_training
 from .loop import LossTerms, fit
 from .report import TrainingReport
 
 __all__ = ["AlignmentStage", "PretrainReport", "pretrain"]
-
-_RECALLS = (1, 5, 10)
 
 
 class PretrainReport(TrainingReport):
@@ -39,7 +37,7 @@ class PretrainReport(TrainingReport):
                 loss, chance = best[f"val_{pair}_loss"], best["val_ln_batch"]
                 recalls = ", ".join(
                     f"recall@{k} {best[f'val_{pair}_recall_{k}']:.2f} (chance {min(1.0, k / self.n_val):.2f})"
-                    for k in _RECALLS
+                    for k in RECALLS
                 )
                 state = "learned" if loss < 0.97 * chance else "NOT learned: the loss stays at ln(batch)"
                 lines.append(
@@ -106,7 +104,7 @@ class AlignmentStage:
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Sum of the contrastive losses of the pairs that the mode asks for."""
-        parts = self._pair_losses(self._embed(rows))
+        parts = pair_losses(self._embed(rows), self.config)
         total = torch.stack(list(parts.values())).sum()
         return LossTerms(
             total=total, parts={f"{k}_loss": float(v.detach()) for k, v in parts.items()}, n=len(rows)
@@ -117,21 +115,10 @@ class AlignmentStage:
 
         The figures are means over batches of equal size, in fixed order; a rest that is smaller is left out of the loss.
         """
-        rows = self.data.val_rows
-        rows = np.random.default_rng(self.config.seed).permutation(rows)
+        rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
         size = min(self.config.batch_size, len(rows))
-        batches = [self._embed(rows[i : i + size]) for i in range(0, len(rows) - size + 1, size)]
-        losses = [self._pair_losses(batch) for batch in batches]
-        figures = {
-            f"{pair}_loss": float(np.mean([float(part[pair]) for part in losses])) for pair in losses[0]
-        }
-        figures |= {"loss": sum(figures.values()), "ln_batch": math.log(size)}
-        everyone = self._embed(rows)
-        for pair, other in (("gene", everyone.gene), ("coord", everyone.coord)):
-            if other is not None:
-                for k in _RECALLS:
-                    figures[f"{pair}_recall_{k}"] = recall_at_k(everyone.image, other, k=min(k, len(rows)))
-        return figures
+        batches = [self._embed(rows[i : i + size]) for i in range(0, len(rows), size)]
+        return contrast_figures(batches, self.config)
 
     def constants(self) -> dict[str, Array]:
         """Keep the input transform: the weights mean nothing without it."""
@@ -162,13 +149,3 @@ class AlignmentStage:
             self.inputs[where], self.expression[where] if uses_gene else None, graph
         )
         return result
-
-    def _pair_losses(self, embedded: Embeddings) -> dict[str, torch.Tensor]:
-        pairs = {"gene": embedded.gene, "coord": embedded.coord}
-        return {
-            pair: info_nce(
-                embedded.image, other, temperature=self.config.temperature, mixing=self.config.mixing
-            )
-            for pair, other in pairs.items()
-            if other is not None
-        }
