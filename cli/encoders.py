@@ -1,4 +1,4 @@
-"""`spam encoders list` and `spam encoders info`: the registry's cards."""
+"""`spam encoders list`, `info` and `check`: the registry's cards, and whether their weights can be had."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,10 @@ from .command import Command
 from .options import Option
 
 if TYPE_CHECKING:
+    from spam.encoders.checking import CheckReport
     from spam.schemas.encoder_card import EncoderCard
 
-__all__ = ["ENCODERS_INFO", "ENCODERS_LIST"]
+__all__ = ["ENCODERS_CHECK", "ENCODERS_INFO", "ENCODERS_LIST"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,12 @@ def _info(values: dict[str, Any], progress: Progress) -> _Card:
     return _Card(card=encoder_card(values["name"]))
 
 
+def _check(values: dict[str, Any], progress: Progress) -> "CheckReport":
+    from spam.encoders import check_encoders
+
+    return check_encoders(values.get("pattern", "*"))
+
+
 ENCODERS_LIST = Command(
     name="list",
     does="List the encoders that --enc-name takes.",
@@ -79,4 +86,16 @@ ENCODERS_INFO = Command(
     example="spam encoders info uni_v1",
     options=(Option(name="name", kind=str | None, default=None, help="name or alias", is_argument=True),),
     work=_info,
+)
+ENCODERS_CHECK = Command(
+    name="check",
+    does="Say of each encoder whether its weights are here, or would be given to you, and what to do if not. "
+    "Nothing is downloaded.",
+    example="spam encoders check\nspam encoders check uni_v1",
+    options=(
+        Option(
+            name="pattern", kind=str, default="*", help="names to check, with wildcards", is_argument=True
+        ),
+    ),
+    work=_check,
 )

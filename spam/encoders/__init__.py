@@ -10,13 +10,26 @@ from .registry import encoder_card, list_encoders
 
 if TYPE_CHECKING:
     from .build import build_encoder
+    from .checking import check_encoders, require_reachable
     from .encoder import Encoder
 
-__all__ = ["Encoder", "build_encoder", "encoder_card", "list_encoders"]
+__all__ = [
+    "Encoder",
+    "build_encoder",
+    "check_encoders",
+    "encoder_card",
+    "list_encoders",
+    "require_reachable",
+]
 
 
 def __getattr__(name: str) -> Any:
-    homes = {"Encoder": ".encoder", "build_encoder": ".build"}
+    homes = {
+        "Encoder": ".encoder",
+        "build_encoder": ".build",
+        "check_encoders": ".checking",
+        "require_reachable": ".checking",
+    }
     if name in homes:
         return getattr(import_module(homes[name], __name__), name)
     message = f"module {__name__!r} has no attribute {name!r}"

