@@ -51,7 +51,7 @@ PLACES = {
     "faiss": ("spam/graphs/",),
     "timm": ("spam/encoders/",),
     "peft": ("spam/encoders/",),
-    "zarr": ("spam/store/",),
+    "zarr": ("spam/store/", "spam/tiles/ome_zarr_slide.py"),
     "rich": ("spam/console.py", "cli/"),
     "fsspec": ("spam/store/", "spam/sharing/"),
     "huggingface_hub": ("spam/encoders/", "spam/sharing/"),
@@ -64,7 +64,11 @@ PLACES = {
 IN_ONE_FILE = ("faiss", "peft")
 NEVER = {"store": ("torch", "timm"), "schemas": ("torch", "timm", "numpy", "zarr")}
 # A function may import these: what most runs never ask for, and an extra that need not be installed.
-LATE_IMPORTS = {("spam/encoders/registry.py", "spam.encoders.timm_models"), ("spam/encoders/lora.py", "peft")}
+LATE_IMPORTS = {
+    ("spam/encoders/registry.py", "spam.encoders.describing"),
+    ("spam/encoders/hub_access.py", "spam.encoders.describing"),
+    ("spam/encoders/lora.py", "peft"),
+}
 # Imports by name escape this test; these need them, and say why.
 DYNAMIC_IMPORTS = {
     "spam/sharing/__init__.py",

@@ -5,6 +5,7 @@ from pathlib import Path
 from spam.errors import MissingInputError, SectionError
 
 from .section import SlideSource, TileFiles, TileSource
+from .slide_files import is_slide
 from .table import SLIDE_COLUMN, Table
 from .wording import quoted
 
@@ -34,7 +35,7 @@ def find_tiles(table: Table, root: Path) -> TileSource:
         )
         raise SectionError(message)
     different = list(dict.fromkeys(names))
-    is_slide = column == SLIDE_COLUMN and len(different) == 1
+    is_one_slide = column == SLIDE_COLUMN and len(different) == 1
     if column == SLIDE_COLUMN and 1 < len(different) < len(names):
         message = (
             f"{table.path}: {len(names)} rows of this section name {len(different)} images in {column!r} "
@@ -45,17 +46,24 @@ def find_tiles(table: Table, root: Path) -> TileSource:
     found = {name: _find(name, root) for name in different}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        kind = "slide" if is_slide else "tile files"
+        kind = "slide" if is_one_slide else "tile files"
+        folders = [name for name in missing if (root / name).is_dir() or (root / "images" / name).is_dir()]
+        no_slides = (
+            f" (there are folders of that name: {quoted(folders)}, but neither an OME-Zarr nor a folder of DICOM "
+            "files)"
+            if folders
+            else ""
+        )
         message = (
             f"{len(missing)} of {len(different)} {kind} named in column {column!r} of {table.path} are not "
-            f"there: {quoted(missing)}; looked in {root} and {root / 'images'}; --root must be the folder "
+            f"there: {quoted(missing)}{no_slides}; looked in {root} and {root / 'images'}; --root must be the folder "
             "that these names start from"
         )
         raise MissingInputError(message)
     paths = tuple(path for name in names if (path := found[name]) is not None)
-    return SlideSource(path=paths[0]) if is_slide else TileFiles(paths=paths)
+    return SlideSource(path=paths[0]) if is_one_slide else TileFiles(paths=paths)
 
 
 def _find(name: str, root: Path) -> Path | None:
-    """Return the first of ``root/name`` and ``root/images/name`` that is a file."""
-    return next((path for path in (root / name, root / "images" / name) if path.is_file()), None)
+    """Return the first of ``root/name`` and ``root/images/name`` that is a file, or a folder that is a slide."""
+    return next((path for path in (root / name, root / "images" / name) if is_slide(path)), None)

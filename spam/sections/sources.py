@@ -1,28 +1,31 @@
 """Digests of the files that a section was read from."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from spam.schemas.store_meta import SourceFile
 
 from .section import SlideSource, TileSource
+from .slide_files import slide_files
 
 __all__ = ["describe_sources"]
 
 
-def describe_sources(*, h5ad: Path | None, csv: Path, tiles: TileSource) -> tuple[SourceFile, ...]:
-    """Return name, size and SHA-256 of the h5ad (if any), the table and the images.
+def describe_sources(*, h5ad: Path | None, csv: Path | None, tiles: TileSource) -> tuple[SourceFile, ...]:
+    """Return name, size and SHA-256 of the h5ad and the table (if any), and the images.
 
-    Tile files count as one source, named after their folder: the digest runs over the bytes of all files in
-    order.
+    What has several files counts as one source. Tile files are named after their folder, and their digest runs over
+    the bytes of all of them in order. The digest of a slide of several files (`slide_files`) runs over the
+    path of each within the slide, its size and its bytes, so that a file that is moved or lost changes it.
     """
-    described = [SourceFile(role="csv", name=csv.name, n_bytes=csv.stat().st_size, sha256=_digest([csv]))]
-    if h5ad is not None:
-        size = h5ad.stat().st_size
-        described.insert(0, SourceFile(role="h5ad", name=h5ad.name, n_bytes=size, sha256=_digest([h5ad])))
+    described = [
+        SourceFile(role=role, name=path.name, n_bytes=path.stat().st_size, sha256=_digest([path]))
+        for role, path in _tables(h5ad, csv)
+    ]
     if isinstance(tiles, SlideSource):
-        size = tiles.path.stat().st_size
-        image = SourceFile(role="slide", name=tiles.path.name, n_bytes=size, sha256=_digest([tiles.path]))
+        image = _describe_slide(tiles.path)
     else:
         size = sum(path.stat().st_size for path in tiles.paths)
         name = tiles.paths[0].parent.name
@@ -30,9 +33,31 @@ def describe_sources(*, h5ad: Path | None, csv: Path, tiles: TileSource) -> tupl
     return (*described, image)
 
 
-def _digest(paths: tuple[Path, ...] | list[Path]) -> str:
+def _tables(h5ad: Path | None, csv: Path | None) -> list[tuple[Literal["h5ad", "csv"], Path]]:
+    tables: list[tuple[Literal["h5ad", "csv"], Path]] = [("h5ad", h5ad)] if h5ad is not None else []
+    return tables if csv is None else [*tables, ("csv", csv)]
+
+
+def _describe_slide(path: Path) -> SourceFile:
+    files = slide_files(path)
+    size = sum(file.stat().st_size for file in files)
+    if files == (path,):
+        return SourceFile(role="slide", name=path.name, n_bytes=size, sha256=_digest(files))
+    folder = path if path.is_dir() else path.parent
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+        _add_file(digest, file)
+    return SourceFile(role="slide", name=path.name, n_bytes=size, sha256=digest.hexdigest())
+
+
+def _digest(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)  # goes on with the same digest: one over all files
+        _add_file(digest, path)
     return digest.hexdigest()
+
+
+def _add_file(digest: "hashlib._Hash", path: Path) -> None:
+    with path.open("rb") as file:
+        hashlib.file_digest(file, lambda: digest)  # goes on with the same digest

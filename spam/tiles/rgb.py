@@ -9,7 +9,6 @@ from spam.typing import Array, Shaped, UInt8
 __all__ = ["rgb_from_array", "rgb_from_image"]
 
 _N_CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
-_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
 def rgb_from_array(pixels: Shaped[Array, "h w c"], *, name: str) -> UInt8[Array, "h w 3"]:
@@ -47,19 +46,8 @@ def rgb_from_array(pixels: Shaped[Array, "h w c"], *, name: str) -> UInt8[Array,
     return ((colour * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
 
 
-def rgb_from_image(image: Image.Image, *, name: str) -> UInt8[Array, "h w 3"]:
-    """Make RGB of a Pillow image of any 8-bit mode; transparency is composited over white.
-
-    Raises
-    ------
-    SlideError
-        If the image has more than 8 bits per channel.
-    """
-    if image.mode not in _EIGHT_BIT_MODES:
-        message = (
-            f"{name!r} has pixels of mode {image.mode!r}, not 8-bit grey or RGB; export it as 8-bit RGB, "
-            "e.g. with `vips colourspace IN OUT.png srgb`"
-        )
-        raise SlideError(message)
+def rgb_from_image(image: Image.Image) -> UInt8[Array, "h w 3"]:
+    """Make RGB of a Pillow image of an 8-bit mode; transparency is composited over white."""
     is_see_through = "A" in image.mode or "transparency" in image.info
-    return rgb_from_array(np.asarray(image.convert("RGBA" if is_see_through else "RGB")), name=name)
+    pixels = np.asarray(image.convert("RGBA" if is_see_through else "RGB"))
+    return rgb_from_array(pixels, name=str(getattr(image, "filename", "image")))

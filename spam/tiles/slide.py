@@ -28,6 +28,8 @@ class Slide(ABC):
         begin at the upper left corner. Those at the right and lower border may be cut off.
     mpp
         µm per full-resolution pixel as the file states it, or None.
+    mpp_note
+        Where `mpp` is None, what the file states instead, as the end of a sentence about the slide.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class Slide(ABC):
         level_sizes: tuple[tuple[int, int], ...],
         block_sizes: tuple[tuple[int, int], ...],
         mpp: float | None,
+        mpp_note: str | None = None,
     ) -> None:
         self.path = path
         self.level_sizes = level_sizes
         self.block_sizes = block_sizes
         self.mpp = mpp
+        self.mpp_note = mpp_note
         self.level_downsamples = tuple(
             (self.width / width + self.height / height) / 2 for width, height in level_sizes
         )

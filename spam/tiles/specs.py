@@ -10,7 +10,9 @@ from .tile_files import side_px
 __all__ = ["resolve_tile_specs"]
 
 
-def resolve_tile_specs(section: Section, config: EmbedConfig, *, input_px: int) -> tuple[TileSpec, ...]:
+def resolve_tile_specs(
+    section: Section, config: EmbedConfig, *, input_px: int, mpp_note: str | None = None
+) -> tuple[TileSpec, ...]:
     """Choose the tile sizes of a section, each once and in the order given.
 
     ``--tile-um`` or ``--tile-px`` as given. With neither: the whole extent of tile files (in µm, rounded to
@@ -25,6 +27,8 @@ def resolve_tile_specs(section: Section, config: EmbedConfig, *, input_px: int) 
         Options.
     input_px
         Side of the image that the encoder takes, in pixels.
+    mpp_note
+        What the section's slide states in place of a µm per pixel that can be believed (`Slide.mpp_note`).
 
     Raises
     ------
@@ -38,7 +42,7 @@ def resolve_tile_specs(section: Section, config: EmbedConfig, *, input_px: int) 
     if section.mpp is None and any(spec.tile_um is not None for spec in specs):
         message = (
             f"tiles of {', '.join(spec.label for spec in specs)} cannot be cut for section {section.name!r}: "
-            "neither the options, the h5ad nor the slide say how many µm a pixel has; "
+            f"neither the options nor the h5ad say how many µm a pixel has, and {_found(section, mpp_note)}; "
             "give --mpp, or ask for tiles in slide pixels with --tile-px"
         )
         raise ConfigError(message)
@@ -54,3 +58,9 @@ def _default_spec(section: Section, input_px: int) -> TileSpec:
     if section.patch_px is not None:
         return TileSpec(tile_px=section.patch_px, out_px=input_px)
     return TileSpec(tile_um=DEFAULT_TILE_UM, out_px=input_px)
+
+
+def _found(section: Section, mpp_note: str | None) -> str:
+    if isinstance(section.tiles, TileFiles):
+        return "tile files do not state it"
+    return f"the slide {section.tiles.path.name!r} {mpp_note or 'states no pixel size'}"

@@ -64,7 +64,8 @@ def test_a_tile_column_may_name_a_file_twice(lab):
 def test_a_folder_is_no_image(lab):
     (lab.folder / "images").mkdir()
     lab.write_csv(source_image=["images"] * 5)
-    with pytest.raises(MissingInputError, match="'images'; looked in"):
+    words = r"'images' \(there are folders of that name.*OME-Zarr.*DICOM files\); looked in"
+    with pytest.raises(MissingInputError, match=words):
         read_section(lab.config())
 
 

@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from spam.tiles import open_slide
-from spam.tiles.resolution import mpp_of_ome, trusted_mpp
+from spam.tiles.resolution import UNSTATED, ome_pixel_size, pixel_size
 
 OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels {}/></Image></OME>'
 
@@ -18,17 +18,20 @@ OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID=
         ('PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25" PhysicalSizeYUnit="µm"', 0.25),
         ('PhysicalSizeX="0.002" PhysicalSizeXUnit="mm" PhysicalSizeY="0.002" PhysicalSizeYUnit="mm"', 2.0),
         ('PhysicalSizeX="1" PhysicalSizeXUnit="pixel" PhysicalSizeY="1" PhysicalSizeYUnit="pixel"', None),
+        ('PhysicalSizeX="half" PhysicalSizeY="half"', None),
         ('PhysicalSizeX="0.5"', None),
         ("", None),
     ],
 )
 def test_ome_header(attributes, mpp):
-    assert mpp_of_ome(OME.format(attributes)) == mpp
+    size = ome_pixel_size(OME.format(attributes))
+    assert size.mpp == mpp
+    assert (size.note is None) == (mpp is not None)
 
 
 def test_an_ome_header_that_is_no_xml_says_nothing():
-    assert mpp_of_ome("<OME><Image>") is None
-    assert mpp_of_ome("<OME/>") is None
+    assert ome_pixel_size("<OME><Image>") == UNSTATED
+    assert ome_pixel_size("<OME/>") == UNSTATED
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,9 @@ def test_an_ome_header_that_is_no_xml_says_nothing():
     ],
 )
 def test_implausible_or_oblong_pixels_are_not_trusted(x, y, mpp):
-    assert trusted_mpp(x, y) == (mpp if mpp is None else pytest.approx(mpp, rel=1e-12))
+    size = pixel_size(x, y, stated="there")
+    assert size.mpp == (mpp if mpp is None else pytest.approx(mpp, rel=1e-12))
+    assert (size.note is None) == (mpp is not None)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +73,7 @@ def test_tiff_tags(tmp_path, unit, per_unit, mpp, layout):
     )
     with open_slide(path) as slide:
         assert slide.mpp == mpp
+        assert (slide.mpp_note is None) == (mpp is not None)
 
 
 def test_the_dpi_of_a_picture_is_not_a_pixel_size(tmp_path):
@@ -75,3 +81,40 @@ def test_the_dpi_of_a_picture_is_not_a_pixel_size(tmp_path):
         Image.new("RGB", (53, 47)).save(tmp_path / name, dpi=(25_400, 25_400))
         with open_slide(tmp_path / name) as slide:
             assert slide.mpp is None
+            assert "is a" in slide.mpp_note
+            assert "25400 dpi are for printing" in slide.mpp_note
+
+
+def test_what_was_found_is_said(tmp_path):
+    pixels = np.zeros((97, 89, 3), dtype=np.uint8)
+
+    def note(name, **options):
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", **options)
+        with open_slide(tmp_path / name) as slide:
+            assert slide.mpp is None
+            return slide.mpp_note
+
+    screen = note("a.tif", resolution=(72, 72), resolutionunit="INCH", metadata=None)
+    assert screen.startswith(
+        "states 352.8 µm per pixel (TIFF resolution: 72 pixels per inch), the resolution of a screen"
+    )
+    oblong = note("b.tif", resolution=(20_000, 10_000), resolutionunit="CENTIMETER", metadata=None)
+    assert oblong.startswith(
+        "states pixels of 0.5 x 1 µm (TIFF resolution: 20000 pixels per cm), which are not square"
+    )
+    assert note("c.tif", metadata=None) == "states no pixel size"
+    unitless = {"axes": "YXS", "PhysicalSizeX": 3.0, "PhysicalSizeXUnit": "pixel"}
+    unitless |= {"PhysicalSizeY": 3.0, "PhysicalSizeYUnit": "pixel"}
+    said = note("d.ome.tif", metadata=unitless)
+    assert (
+        said
+        == "states its pixel size in what is no length (OME-XML: PhysicalSizeX 3.0 pixel, PhysicalSizeY 3.0 pixel)"
+    )
+
+
+def test_resolution_tags_count_where_ome_is_silent(tmp_path):
+    pixels = np.zeros((97, 89, 3), dtype=np.uint8)
+    options = {"photometric": "rgb", "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, **options)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == 0.5

@@ -14,19 +14,24 @@ from PIL import Image
 from spam.errors import MissingInputError, SlideError
 from spam.tiles import open_slide
 from spam.tiles.image_slide import ImageSlide
-from spam.tiles.openslide_slide import OpenSlideSlide
 from spam.tiles.tiff_slide import TiffSlide
 from spam.typing import Array, UInt8
 
 TIFF_KINDS = {
-    "tiled": ({"tile": (64, 80)}, OpenSlideSlide),
-    "strips": ({"rowsperstrip": 13}, TiffSlide),
-    "one strip": ({}, TiffSlide),
-    "lzw strips": ({"rowsperstrip": 7, "compression": "lzw"}, TiffSlide),
-    "zstd tiles": ({"tile": (64, 80), "compression": "zstd"}, OpenSlideSlide),
-    "ome": ({"tile": (64, 80), "ome": True}, TiffSlide),
-    "planes": ({"tile": (64, 80), "planarconfig": "separate"}, OpenSlideSlide),
-    "ome planes": ({"tile": (64, 80), "planarconfig": "separate", "ome": True}, TiffSlide),
+    "tiled": {"tile": (64, 80)},
+    "strips": {"rowsperstrip": 13},
+    "one strip": {},
+    "lzw strips": {"rowsperstrip": 7, "compression": "lzw"},
+    "zstd tiles": {"tile": (64, 80), "compression": "zstd"},
+    "ome": {"tile": (64, 80), "ome": True},
+    "planes": {"tile": (64, 80), "planarconfig": "separate"},
+    "deflate": {"tile": (64, 80), "compression": "zlib", "predictor": True},
+    "jpeg 2000": {"tile": (64, 80), "compression": "jpeg2000"},
+    "jpeg 2000 planes": {"tile": (64, 80), "compression": "jpeg2000", "planarconfig": "separate"},
+    "aperio's jpeg 2000": {"tile": (64, 80), "compression": "aperio_jp2000_rgb"},
+    "bigtiff": {"tile": (64, 80), "bigtiff": True},
+    "big endian": {"tile": (64, 80), "byteorder": ">"},
+    "ome planes": {"tile": (64, 80), "planarconfig": "separate", "ome": True},
 }
 
 
@@ -39,17 +44,15 @@ def _write_tiff(path: Path, pixels: UInt8[Array, "..."], *, ome: bool = False, *
 
 @pytest.mark.parametrize("kind", TIFF_KINDS)
 def test_each_kind_of_tiff_gives_the_pixels_that_were_written(kind, tmp_path, picture):
-    options, backend = TIFF_KINDS[kind]
+    options = TIFF_KINDS[kind]
     path = tmp_path / ("slide.ome.tif" if options.get("ome") else "slide.tif")
     _write_tiff(path, picture, **options)
     with open_slide(path) as slide:
-        assert type(slide) is backend
-    for slide in (open_slide(path), TiffSlide(path)):
+        assert type(slide) is TiffSlide
         assert (slide.width, slide.height) == (401, 307)
         assert slide.level_downsamples == (1.0,)
         np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
         np.testing.assert_array_equal(slide.read(59, 61, 97, 71), picture[61:132, 59:156])
-        slide.close()
 
 
 def test_png_and_jpeg_give_the_pixels_that_pillow_decodes(tmp_path, picture):
