@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args
 
-__all__ = ["MEASURES", "TileFlag", "tile_flags"]
+__all__ = ["MEASURES", "TileFlag", "flag_column", "tile_flags"]
 
 MEASURES = ("readable", "tissue", "pen", "sharpness")
 """Columns of a quality array, float32.
@@ -20,6 +20,11 @@ _PEN_ABOVE = 0.25  # share of ink; dense haematoxylin passes for ink in up to 0.
 _BLURRED_BELOW = (
     0.4  # sharpness; sharp tiles of tissue have 0.45 and more, tiles blurred by 3 px at most 0.31
 )
+
+
+def flag_column(flag: TileFlag) -> str:
+    """Name the column of a flag in a table of spots, e.g. ``tile_blank``."""
+    return f"tile_{flag}"
 
 
 def tile_flags(measures: Any) -> dict[TileFlag, Any]:

@@ -51,6 +51,8 @@ class PredictReport:
         Scores of the model and every baseline, or None without ground truth.
     n_unmeasured
         Modelled genes that the section has not measured.
+    n_unreadable
+        Spots whose tiles could not be read: nothing is predicted for them, and they are not scored.
     """
 
     section: str
@@ -60,6 +62,7 @@ class PredictReport:
     files: tuple[Path, ...]
     board: BoardReport | None
     n_unmeasured: int
+    n_unreadable: int
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -69,6 +72,7 @@ class PredictReport:
             "n_genes": self.n_genes,
             "is_training_section": self.is_training_section,
             "n_unmeasured": self.n_unmeasured,
+            "n_unreadable": self.n_unreadable,
             "files": [str(path) for path in self.files],
             "metrics": None if self.board is None else self.board.to_mapping(),
         }
@@ -83,6 +87,11 @@ class PredictReport:
         if 0 < self.n_unmeasured < self.n_genes:
             lines.append(
                 f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
+            )
+        if self.n_unreadable:
+            lines.append(
+                f"tiles of {self.n_unreadable} of these spots could not be read when they were embedded: nothing is "
+                "predicted for these spots, and they are not scored"
             )
         lines.append("no ground truth, so no scores" if self.board is None else self.board.markdown())
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
@@ -122,12 +131,14 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     measured = (
         set() if section.genes is None else {str(gene) for gene in section.genes} & set(predicted.genes)
     )
+    n_unreadable = int((~predicted.is_predicted).sum())
     board = score_predicted(section, predictor, predicted)
     if board is not None:
         files += [out / "metrics.json", out / "genes.csv"]
         metrics = {
             "section": predicted.section,
             "is_training_section": predicted.provenance["is_training_section"],
+            "n_unreadable": n_unreadable,
             "model": MODEL,
             **board.to_mapping(),
             "provenance": predicted.provenance,
@@ -150,6 +161,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         files=tuple(files),
         board=board,
         n_unmeasured=len(predicted.genes) - len(measured),
+        n_unreadable=n_unreadable,
     )
 
 
@@ -237,5 +249,5 @@ def _choose_drawn(config: PredictConfig, predicted: PredictedSection, board: Boa
     if board is not None:
         best = board.gene_table()[f"{MODEL}.pearson"].sort_values(ascending=False, kind="stable")
         return [str(gene) for gene in best.index[:_N_DRAWN]]
-    order = np.argsort(-predicted.expression.std(axis=0), kind="stable")
+    order = np.argsort(-np.nanstd(predicted.expression, axis=0), kind="stable")
     return [predicted.genes[i] for i in order[:_N_DRAWN]]

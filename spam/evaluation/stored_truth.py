@@ -26,13 +26,17 @@ def score_predicted(
 ) -> BoardReport | None:
     """Score the model and its baselines against the section's counts.
 
+    Spots that nothing was predicted for are left out, as if they had not been measured.
+
     Returns
     -------
     The boards, or None where the section has no counts of any modelled gene.
     """
     if section.genes is None:
         return None
-    counts = section.counts()
+    is_scored = predicted.is_predicted
+    predicted = predicted.without_unpredicted()
+    counts = section.counts()[is_scored]
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     order = {str(gene): i for i, gene in enumerate(section.genes)}
     measured = [gene for gene in predicted.genes if gene in order]
@@ -42,7 +46,9 @@ def score_predicted(
         counts=counts[:, [order[gene] for gene in measured]],
         genes=np.asarray(measured),
         totals=totals,
-        weights=ensure_spatial_graph(section, k=int(predictor.meta.config["k"])).connectivities,
+        weights=ensure_spatial_graph(
+            section, k=int(predictor.meta.config["k"]), is_among=is_scored
+        ).connectivities,
     )
     genes = np.asarray(predicted.genes)
     model = _with_likelihood(predictor, predicted, truth, genes)

@@ -18,7 +18,9 @@ from spam.atomic import replacing
 from spam.errors import OutputExistsError, StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ExportConfig
-from spam.store import Graph, StoredSection, choose_features, choose_sections, open_store
+from spam.schemas.store_meta import quality_key
+from spam.schemas.tile_quality import MEASURES, flag_column
+from spam.store import Graph, StoredSection, choose_features, choose_sections, flagged_spots, open_store
 
 __all__ = ["ExportReport", "export", "to_anndata"]
 
@@ -54,9 +56,11 @@ class ExportReport:
 def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport:
     """Write sections as h5ad files, AnnData-Zarr folders, or Parquet tables.
 
-    Features come as float32, whatever the store keeps them as. A Parquet table has one row per spot: columns of
-    ``obs``, coordinates, then ``<feature key>:<number>``; counts go into a second one, with one row per count that is
-    not zero (spot_id, gene, count).
+    Features come as float32, whatever the store keeps them as. Where the quality of their tiles was measured it comes
+    too, and ``obs`` has a column for each flag (``tile_blank`` and so on: true where one of the exported features was
+    made from such a tile); features of a spot with ``tile_unreadable`` are zeros and stand for nothing. A Parquet table
+    has one row per spot: columns of ``obs``, coordinates, then ``<feature key>:<number>``; counts go into a second one,
+    with one row per count that is not zero (spot_id, gene, count).
 
     Raises
     ------
@@ -92,15 +96,18 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
 def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> anndata.AnnData:
     """Build an AnnData of a section: raw counts, coordinates, graphs, the overview, and the features that are named.
 
-    Graphs are under squidpy's keys; those over features that were replaced since are left out. ``uns["spam"]`` says
-    where the section and its features come from.
+    Flags of the features' tiles are columns of ``obs`` (``tile_unreadable``, ``tile_blank`` and so on), and what was
+    measured of them is ``obsm["<feature key>_quality"]``, a data frame. Graphs are under squidpy's keys; those over
+    features that were replaced since are left out. ``uns["spam"]`` says where the section and its features come from.
 
     Raises
     ------
     StoreError
         If features of that name are not there, or a part is damaged.
     """
-    obs = pd.DataFrame(section.obs, index=pd.Index(section.ids.astype(str), name="spot_id"))
+    obs = pd.DataFrame(
+        _columns(section, feature_keys), index=pd.Index(section.ids.astype(str), name="spot_id")
+    )
     genes = section.genes
     var = pd.DataFrame(index=pd.Index([] if genes is None else genes.astype(str), name="gene"))
     result = anndata.AnnData(X=None if genes is None else section.counts(), obs=obs, var=var)
@@ -110,6 +117,9 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
         result.obsm["spatial_um"] = section.xy_um
     for key in feature_keys:
         result.obsm[key] = section.features(key)
+        measures = section.quality(key)
+        if measures is not None:
+            result.obsm[quality_key(key)] = pd.DataFrame(measures, index=obs.index, columns=list(MEASURES))
     for key in section.graph_keys:
         graph = section.graph(key)
         if graph is None or _is_stale(section, graph):
@@ -131,6 +141,12 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
         "features": json.dumps(metas, ensure_ascii=False),
     }
     return result
+
+
+def _columns(section: StoredSection, keys: Sequence[str]) -> dict[str, Any]:
+    """Give the columns of ``obs``, and the flags of the tiles that features were made from."""
+    flags = flagged_spots(section, keys)
+    return {**section.obs, **{flag_column(flag): values for flag, values in flags.items()}}
 
 
 def _is_stale(section: StoredSection, graph: Graph) -> bool:
@@ -184,7 +200,7 @@ def _zarr_v3() -> Iterator[None]:
 
 def _spots_table(section: StoredSection, keys: Sequence[str]) -> pd.DataFrame:
     index = pd.Index(section.ids.astype(str), name="spot_id")
-    columns: dict[str, Any] = dict(section.obs)
+    columns = _columns(section, keys)
     if section.meta.has_coordinates:
         columns |= {"x_px": section.xy_px[:, 0], "y_px": section.xy_px[:, 1]}
     if section.xy_um is not None:
@@ -192,6 +208,9 @@ def _spots_table(section: StoredSection, keys: Sequence[str]) -> pd.DataFrame:
     for key in keys:
         features = section.features(key)
         columns |= {f"{key}:{place}": features[:, place] for place in range(features.shape[1])}
+        measures = section.quality(key)
+        if measures is not None:
+            columns |= {f"{quality_key(key)}:{name}": measures[:, i] for i, name in enumerate(MEASURES)}
     return pd.DataFrame(columns, index=index)
 
 

@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
+from scipy import sparse
+
 from spam.schemas.store_meta import GraphMeta
-from spam.store import Graph, StoredSection
+from spam.store import CsrMatrix, Graph, StoredSection, readable_spots
 from spam.store.layout import feature_graph_key
+from spam.typing import Array, Bool
 
 from .neighbour_graphs import feature_knn_graph, spatial_knn_graph
 
@@ -15,7 +19,13 @@ __all__ = ["SPATIAL_KEY", "ensure_feature_graph", "ensure_spatial_graph", "featu
 SPATIAL_KEY = "spatial"
 
 
-def ensure_spatial_graph(section: StoredSection, *, k: int, is_overwrite: bool = False) -> Graph:
+def ensure_spatial_graph(
+    section: StoredSection,
+    *,
+    k: int,
+    is_among: Bool[Array, " n_spots"] | None = None,
+    is_overwrite: bool = False,
+) -> Graph:
     """Read the spatial graph of a section, or build it in µm (in pixels where µm are unknown) and write it.
 
     A stored graph of another k or unit is built again. In a store that is open for reading only the graph is
@@ -27,6 +37,8 @@ def ensure_spatial_graph(section: StoredSection, *, k: int, is_overwrite: bool =
         Section of a store.
     k
         Neighbours per spot.
+    is_among
+        Spots to join, in place of all: a graph over these alone, in their order. It is built, and not written.
     is_overwrite
         Build it even where a fitting one is stored.
 
@@ -42,6 +54,8 @@ def ensure_spatial_graph(section: StoredSection, *, k: int, is_overwrite: bool =
     xy_um = section.xy_um
     unit: Literal["um", "px"] = "px" if xy_um is None else "um"
     xy = section.xy_px if xy_um is None else xy_um
+    if is_among is not None and not is_among.all():
+        return spatial_knn_graph(xy[is_among], k=k, unit=unit)
 
     def is_fitting(meta: GraphMeta) -> bool:
         return (meta.kind, meta.k, meta.unit) == ("spatial", k, unit)
@@ -55,7 +69,8 @@ def ensure_feature_graph(
 ) -> Graph:
     """Read the graph of some features of a section, or build it and write it.
 
-    A stored graph, and a store that is open for reading only, are treated as by `ensure_spatial_graph`.
+    A stored graph, and a store that is open for reading only, are treated as by `ensure_spatial_graph`. Spots whose
+    tiles could not be read have no features, and so no neighbours: they stay alone.
 
     Raises
     ------
@@ -75,9 +90,28 @@ def ensure_feature_graph(
     stored = None if is_overwrite else _stored(section, key, is_fitting)
     if stored is not None:
         return stored
-    graph = feature_knn_graph(section.features(features_key), k=k, features_key=features_key)
+    is_readable = readable_spots(section, [features_key])
+    features = section.features(features_key)[is_readable]
+    graph = _spread(feature_knn_graph(features, k=k, features_key=features_key), is_readable)
     meta = dataclasses.replace(graph.meta, features_identity=identity)
     return _keep(section, key, dataclasses.replace(graph, meta=meta))
+
+
+def _spread(graph: Graph, is_node: Bool[Array, " n_spots"]) -> Graph:
+    """Lay a graph over some spots out over all of them; the others have no neighbours."""
+    if is_node.all():
+        return graph
+    places = np.flatnonzero(is_node)
+
+    def spread(matrix: CsrMatrix) -> CsrMatrix:
+        edges_before = np.zeros(len(is_node) + 1, dtype=np.int64)
+        edges_before[1:] = np.cumsum(np.bincount(places, np.diff(matrix.indptr), minlength=len(is_node)))
+        shape = (len(is_node), len(is_node))
+        return sparse.csr_matrix((matrix.data, places[matrix.indices], edges_before), shape=shape)
+
+    return dataclasses.replace(
+        graph, connectivities=spread(graph.connectivities), distances=spread(graph.distances)
+    )
 
 
 def _stored(section: StoredSection, key: str, is_fitting: Callable[[GraphMeta], bool]) -> Graph | None:

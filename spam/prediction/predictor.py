@@ -13,7 +13,7 @@ from spam.models import FusionModel, count_interval
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta
-from spam.store import StoredSection
+from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.baselines import Baselines
 from spam.training.batches import FusionInputs
 from spam.training.checkpoint import read_checkpoint
@@ -23,7 +23,7 @@ from spam.training.description import software_versions
 from spam.training.inputs import InputTransform, context_features
 from spam.training.neighbours import cohort_neighbours
 from spam.training.rate_path import PER, RatePath
-from spam.typing import Array
+from spam.typing import Array, Float32
 
 from .result import PredictedSection
 
@@ -84,7 +84,7 @@ class Predictor:
         batch_size: int = 1024,
         progress: Progress = SILENT,
     ) -> PredictedSection:
-        """Predict the expression of every spot of a section.
+        """Predict the expression of every spot of a section; of one whose tile could not be read it is NaN.
 
         Parameters
         ----------
@@ -99,8 +99,17 @@ class Predictor:
         ------
         CheckpointError
             If the section lacks the features, or has them from another encoder or tile size.
+        StoreError
+            If no tile of the section could be read, or a part of it is damaged.
         """
         check_section(self.meta, section)
+        is_readable = readable_spots(section, self.meta.feature_keys)
+
+        def spread(values: Float32[Array, "n_read n_genes"]) -> Float32[Array, "n_spots n_genes"]:
+            whole = np.full((section.n_spots, values.shape[1]), np.nan, dtype=np.float32)
+            whole[is_readable] = values
+            return whole
+
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
         inputs = InputTransform.from_tensors(self.tensors).apply(context_features(spots))
         path = RatePath.from_tensors(self.tensors)
@@ -135,23 +144,24 @@ class Predictor:
             genes=self.meta.genes,
             xy_px=section.xy_px,
             xy_um=section.xy_um,
-            expression=np.log1p((1.0 - pi) * rate),
+            flags=flagged_spots(section, self.meta.feature_keys),
+            expression=spread(np.log1p((1.0 - pi) * rate)),
             depth=float(depth),
-            mu=mu,
+            mu=spread(mu),
             theta=theta,
-            pi=pi,
-            lower=np.log1p(lower * (PER / depth)).astype(np.float32),
-            upper=np.log1p(upper * (PER / depth)).astype(np.float32),
+            pi=spread(pi),
+            lower=spread(np.log1p(lower * (PER / depth)).astype(np.float32)),
+            upper=spread(np.log1p(upper * (PER / depth)).astype(np.float32)),
             coverage=coverage,
             baselines={
-                "training mean": np.broadcast_to(baselines.mean, mu.shape).astype(np.float32),
-                "HEST ridge": baselines.ridge.predict(recipe).astype(np.float32),
-                "tuned ridge": path.expression(inputs),
+                "training mean": spread(np.broadcast_to(baselines.mean, mu.shape).astype(np.float32)),
+                "HEST ridge": spread(baselines.ridge.predict(recipe).astype(np.float32)),
+                "tuned ridge": spread(path.expression(inputs).astype(np.float32)),
             },
             raw_scale_baselines={
                 "HEST ridge": (
                     tuple(self.meta.gene_sets["hest-50"]),
-                    baselines.raw_ridge.predict(recipe).astype(np.float32),
+                    spread(baselines.raw_ridge.predict(recipe).astype(np.float32)),
                 )
             },
             provenance=self._provenance(section),

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import replacing
-from spam.typing import Array, Float32, Float64, Shaped
+from spam.schemas.tile_quality import TileFlag, flag_column
+from spam.typing import Array, Bool, Float32, Float64, Shaped
 
 __all__ = ["PredictedSection", "write_predictions", "write_table"]
 
@@ -28,6 +29,9 @@ class PredictedSection:
         Spots and genes, in order.
     xy_px, xy_um
         Coordinates; µm are None where the slide's scale is unknown.
+    flags
+        Spots by the flags of their tiles (`spam.store.flagged_spots`); empty where no quality was measured. Nothing is
+        predicted for those of ``unreadable``: all numbers of these spots are NaN.
     expression
         Log1p of the expected expression per 10k counts, (n_spots, n_genes).
     depth
@@ -56,6 +60,7 @@ class PredictedSection:
     genes: tuple[str, ...]
     xy_px: Float64[Array, "n_spots 2"]
     xy_um: Float64[Array, "n_spots 2"] | None
+    flags: Mapping[TileFlag, Bool[Array, " n_spots"]]
     expression: Float32[Array, "n_spots n_genes"]
     depth: float
     mu: Float32[Array, "n_spots n_genes"]
@@ -68,11 +73,33 @@ class PredictedSection:
     raw_scale_baselines: Mapping[str, tuple[tuple[str, ...], Array]]
     provenance: dict[str, Any]
 
+    @property
+    def is_predicted(self) -> Bool[Array, " n_spots"]:
+        """Spots that something was predicted for: those whose tiles could be read."""
+        return ~self.flags["unreadable"] if self.flags else np.ones(len(self.ids), dtype=bool)
+
+    def without_unpredicted(self) -> "PredictedSection":
+        """Leave out the spots that nothing was predicted for."""
+        rows = self.is_predicted
+        per_spot = ("ids", "xy_px", "expression", "mu", "pi", "lower", "upper")
+        return dataclasses.replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in per_spot},
+            xy_um=None if self.xy_um is None else self.xy_um[rows],
+            flags={flag: values[rows] for flag, values in self.flags.items()},
+            baselines={name: values[rows] for name, values in self.baselines.items()},
+            raw_scale_baselines={
+                name: (genes, values[rows]) for name, (genes, values) in self.raw_scale_baselines.items()
+            },
+        )
+
     def to_anndata(self) -> anndata.AnnData:
-        """Return ``X`` = log1p(CP10k) with layers ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``."""
+        """Return ``X`` = log1p(CP10k) with layers ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``; flags in ``obs``."""
         obs = pd.DataFrame(index=pd.Index(self.ids.astype(str), name="spot_id"))
         obs["section"] = self.section
         obs["donor"] = self.donor or "unknown"
+        for flag, values in self.flags.items():
+            obs[flag_column(flag)] = values
         result = anndata.AnnData(
             X=self.expression, obs=obs, var=pd.DataFrame(index=pd.Index(self.genes, name="gene"))
         )
@@ -100,9 +127,15 @@ def write_predictions(predicted: PredictedSection, path: Path) -> None:
 
 
 def write_table(predicted: PredictedSection, path: Path) -> None:
-    """Write the predicted matrix as ``.csv`` or ``.parquet``: one row per spot, one column per gene."""
+    """Write the predicted matrix as ``.csv`` or ``.parquet``: one row per spot, one column per gene.
+
+    Where the quality of the tiles was measured, their flags (``tile_blank`` and so on) are the last columns. Numbers of a
+    spot that nothing was predicted for are missing.
+    """
     index = pd.Index(predicted.ids.astype(str), name="spot_id")
     table = pd.DataFrame(predicted.expression, index=index, columns=list(predicted.genes))
+    for flag, values in predicted.flags.items():
+        table[flag_column(flag)] = values
     with replacing(path) as partial:
         if path.suffix == ".csv":
             table.to_csv(partial, float_format="%.5g")

@@ -11,8 +11,14 @@ __all__ = ["score_genes", "score_title"]
 def score_genes(
     truth: Float[Array, "n_spots n_genes"], prediction: Float[Array, "n_spots n_genes"]
 ) -> Float[Array, " n_genes"]:
-    """Pearson correlation of each gene as in the metrics; NaN where any spot is not finite."""
-    truth, prediction = (np.where(np.isfinite(values), values, np.nan) for values in (truth, prediction))
+    """Pearson correlation of each gene as in the metrics, over the spots that something was predicted for.
+
+    It is NaN for a gene where any of these spots is not finite.
+    """
+    rows = np.isfinite(prediction).any(axis=1)
+    truth, prediction = (
+        np.where(np.isfinite(values), values, np.nan)[rows] for values in (truth, prediction)
+    )
     return np.asarray(pearson(truth, prediction))
 
 

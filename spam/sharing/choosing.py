@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from spam.errors import ConfigError, MissingInputError, StoreError
+from spam.schemas.store_meta import quality_key
 from spam.store import Store, StoredSection
 
 from .redacting import Redaction
@@ -68,7 +69,10 @@ def require_chosen(
 
 
 def kept_parts(section: StoredSection, names: Sequence[str], redaction: Redaction) -> list[Part]:
-    """List the features and graphs of a section that go into the copy, features first."""
+    """List the features and graphs of a section that go into the copy, features first.
+
+    The quality of the tiles that features were made from goes where they go.
+    """
     features = [
         key for key in section.feature_keys if not names or key in names or _encoder(section, key) in names
     ]
@@ -83,6 +87,11 @@ def kept_parts(section: StoredSection, names: Sequence[str], redaction: Redactio
     ]
     return [
         *(Part(kind="features", key=key) for key in features),
+        *(
+            Part(kind="features", key=quality_key(key))
+            for key in features
+            if quality_key(key) in section.quality_keys
+        ),
         *(Part(kind="graph", key=key) for key in graphs),
     ]
 

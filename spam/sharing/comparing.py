@@ -192,6 +192,7 @@ def _elements(index: SectionIndex, section: StoredSection) -> dict[str, dict[str
         "coordinates": (f"obsm/{SPATIAL}", f"obsm/{SPATIAL_UM}"),
         "overview": (f"uns/{SPATIAL}",),
         **{f"features {key}": (f"obsm/{key}",) for key in section.feature_keys},
+        **{f"quality {key}": (f"obsm/{key}",) for key in section.quality_keys},
         **{f"graph {key}": graph_nodes(key) for key in section.graph_keys},
     }
     parts = {name: index.below(*below) for name, below in nodes.items()}

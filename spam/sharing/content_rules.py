@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureMeta, feature_identity
+from spam.schemas.store_meta import QUALITY, FeatureMeta, feature_identity, quality_key
+from spam.schemas.tile_quality import MEASURES
 from spam.store import StoredSection, spots_digest
 from spam.store.graph_elements import graph_nodes
 from spam.store.layout import DONOR, META, SECTION, SPAM, SPATIAL, SPATIAL_UM, duplicates, name_fault
@@ -34,6 +35,8 @@ def content_faults(section: StoredSection) -> Iterator[tuple[str, str]]:
         yield from ((name, fault) for fault in _caught(check, section))
     for key in section.feature_keys:
         yield from ((f"obsm/{key}", fault) for fault in _caught(_feature_faults, section, key))
+    for key in section.quality_keys:
+        yield from ((f"obsm/{key}", fault) for fault in _caught(_quality_faults, section, key))
     for key in section.graph_keys:
         yield from ((graph_nodes(key)[0], fault) for fault in _caught(_graph_faults, section, key))
 
@@ -164,6 +167,24 @@ def _feature_faults(section: StoredSection, key: str) -> Iterator[str]:
     if found != expected:
         yield f"its identity is {found[:12]}…, its metadata and those of the section make {expected[:12]}…"
     section.stored_features(key)  # shape, number format, checksums, and that all is finite
+
+
+def _quality_faults(section: StoredSection, key: str) -> Iterator[str]:
+    yield from _feature_faults(section, key)
+    meta = section.feature_meta(key)
+    if (meta.dim, meta.dtype) != (len(MEASURES), "float32"):
+        yield f"the quality of tiles has {len(MEASURES)} columns of float32, not {meta.dim} of {meta.dtype}"
+        return
+    of = key.removesuffix(f"_{QUALITY}")
+    if of == key:
+        yield f"an array of the quality of tiles is named after its features, {quality_key('<key>')!r}"
+        return
+    measures = section.features(key)
+    readable, shares = measures[:, 0], measures[:, 1:3]
+    if not np.isin(readable, (0, 1)).all() or shares.min(initial=0) < 0 or shares.max(initial=0) > 1:
+        yield "'readable' must be 0 or 1, and shares must lie in [0, 1]"
+    if of in section.feature_keys and section.features(of)[readable == 0].any():
+        yield f"the features {of!r} of a tile that could not be read must be zeros"
 
 
 def _graph_faults(section: StoredSection, key: str) -> Iterator[str]:

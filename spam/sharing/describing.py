@@ -7,7 +7,7 @@ from spam.errors import StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import InfoConfig
 from spam.schemas.store_meta import FeatureDtype
-from spam.store import Store, StoredSection, open_store
+from spam.store import Store, StoredSection, flagged_spots, open_store
 from spam.store.feature_format import cut
 from spam.store.location import FolderLocation
 from spam.store.lock import live_locks
@@ -38,6 +38,8 @@ class FeatureInfo:
         First digits of the digest of their bytes.
     n_bytes
         Size of their files.
+    tiles
+        Spots by the flags of the tiles (`spam.schemas.tile_quality.tile_flags`); None where no quality was measured.
     """
 
     key: str
@@ -49,6 +51,7 @@ class FeatureInfo:
     identity: str
     content: str
     n_bytes: int
+    tiles: dict[str, int] | None
 
     def __str__(self) -> str:
         made_by = " ".join(filter(None, (self.encoder, self.revision and f"at {self.revision[:_SHORT]}")))
@@ -56,6 +59,13 @@ class FeatureInfo:
             f"{self.key}: {self.dim} x {self.dtype}, {_size(self.n_bytes)}, {made_by or 'encoder unknown'}, "
             f"licence {self.licence or 'unknown'}, identity {self.identity}, content {self.content}"
         )
+
+    def tile_line(self, n_spots: int) -> str | None:
+        """Say how many tiles have which flag; None where no quality was measured."""
+        if self.tiles is None:
+            return None
+        counted = ", ".join(f"{n} {flag}" for flag, n in self.tiles.items())
+        return f"{self.key}: tiles {counted} of {n_spots}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +130,8 @@ class SectionInfo:
         ]
         if self.redacted:
             parts.append(f"shared without original {', '.join(self.redacted)}")
-        more = [*map(str, self.features), *map(str, self.unfinished)]
+        tiles = [line for feature in self.features if (line := feature.tile_line(self.n_spots))]
+        more = [*map(str, self.features), *tiles, *map(str, self.unfinished)]
         if self.graphs:
             more.append(f"graphs: {', '.join(self.graphs)}")
         more += [f"{name}: being written by another process" for name in self.writing]
@@ -172,7 +183,7 @@ class InfoReport:
 
 
 def describe(config: InfoConfig, *, progress: Progress = SILENT) -> InfoReport:
-    """Tell what a store holds; of a remote store only the indexes are fetched.
+    """Tell what a store holds; of a remote store only the indexes are fetched, and the quality of tiles.
 
     Parameters
     ----------
@@ -235,6 +246,7 @@ def _feature(section: StoredSection, key: str) -> FeatureInfo:
         metadata_faults(meta.to_mapping(), "feature"), f"features {key!r} of section {section.meta.name!r}"
     )
     card = meta.encoder
+    flags = flagged_spots(section, [key])
     return FeatureInfo(
         key=key,
         dim=meta.dim,
@@ -245,6 +257,7 @@ def _feature(section: StoredSection, key: str) -> FeatureInfo:
         identity=section.feature_identity(key)[:_SHORT],
         content=section.content_digest(node)[:_SHORT],
         n_bytes=sum(entry.n_bytes for entry in section.index.below(node).values()),
+        tiles={flag: int(is_flagged.sum()) for flag, is_flagged in flags.items()} or None,
     )
 
 

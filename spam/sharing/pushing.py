@@ -252,7 +252,7 @@ def _kept_features(change: SectionChange, destination: Destination) -> list[Feat
     if not keys:
         return []
     section = Store(destination.location, is_writable=False).section(change.name)
-    return [section.feature_meta(key) for key in keys]
+    return [section.feature_meta(key) for key in section.feature_keys if key in keys]
 
 
 def _differing(address: str, replaced: Sequence[str]) -> StoreError:

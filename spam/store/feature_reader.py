@@ -8,27 +8,39 @@ import numpy as np
 import zarr
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureDtype, FeatureMeta
+from spam.schemas.store_meta import QUALITY, FeatureDtype, FeatureMeta
 from spam.typing import Array, Shaped
 
 from .elements import array_at
 from .feature_format import Cut, stored_dtype
 from .index import SectionIndex
-from .layout import STAGING
+from .layout import META, SPAM, STAGING
 from .location import FilePart, Location
 from .metadata import damaged, read_meta
 from .node_rules import FEATURES, array_rule
 from .shard_reader import ShardFault, read_shards
 from .staged_chunks import StagedChunks
 
-__all__ = ["feature_names", "read_feature_meta", "read_features", "unfinished_names"]
+__all__ = ["feature_names", "quality_names", "read_feature_meta", "read_features", "unfinished_names"]
 
 
 def feature_names(index: SectionIndex) -> tuple[str, ...]:
-    """List the feature arrays of a section, sorted."""
+    """List the feature arrays of a section, sorted, those that hold the quality of tiles among them."""
     return tuple(
         name for name in index.children("obsm") if array_rule(index.nodes[f"obsm/{name}"]) == FEATURES
     )
+
+
+def quality_names(index: SectionIndex) -> tuple[str, ...]:
+    """List those of the feature arrays that hold no features, but the quality of tiles."""
+    return tuple(name for name in feature_names(index) if _origin(index.nodes[f"obsm/{name}"]) == QUALITY)
+
+
+def _origin(node: dict[str, Any]) -> Any:
+    """Read where an array comes from, as far as what stands there can be read: a stranger may have written it."""
+    for entry in ("attributes", SPAM, META, "origin"):
+        node = node.get(entry) if isinstance(node, dict) else None
+    return node
 
 
 def unfinished_names(store: Path, section: str) -> tuple[str, ...]:

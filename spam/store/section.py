@@ -9,12 +9,13 @@ import numpy as np
 from scipy import sparse
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_meta import FeatureMeta, SectionMeta, quality_key
+from spam.schemas.tile_quality import MEASURES
 from spam.typing import Array, Float32, Float64, Int, Int64, Shaped
 
 from .elements import array_at, read_array, read_columns, read_frame, read_sparse
 from .feature_opening import open_feature_writer
-from .feature_reader import feature_names, read_feature_meta, read_features, unfinished_names
+from .feature_reader import feature_names, quality_names, read_feature_meta, read_features, unfinished_names
 from .feature_writer import LOCK_WAIT_S, FeatureWriter
 from .graph_elements import graph_names, graph_nodes, read_graph, write_graph
 from .guarded_store import open_section_group
@@ -189,8 +190,13 @@ class StoredSection:
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
-        """Names of the finished feature arrays, sorted."""
-        return feature_names(self.index)
+        """Names of the finished feature arrays, sorted; arrays of the quality of tiles are not among them."""
+        return tuple(key for key in feature_names(self.index) if key not in self.quality_keys)
+
+    @property
+    def quality_keys(self) -> tuple[str, ...]:
+        """Names of the finished arrays of the quality of tiles, sorted."""
+        return quality_names(self.index)
 
     @property
     def graph_keys(self) -> tuple[str, ...]:
@@ -240,6 +246,25 @@ class StoredSection:
             that does not fit, a chunk that is not what was written, or a value that is not finite.
         """
         return self._features(key, is_raw=False)
+
+    def quality(self, key: str) -> Float32[Array, "n_spots 4"] | None:
+        """Read the quality of the tiles that features `key` were made from; None where it was not measured.
+
+        Columns are `spam.schemas.tile_quality.MEASURES`; `spam.schemas.tile_quality.tile_flags` makes flags of them.
+
+        Raises
+        ------
+        StoreError
+            As `features`, or if the array has not the columns of `MEASURES`.
+        """
+        name = quality_key(key)
+        if name not in self.quality_keys:
+            return None
+        measures = self.features(name)
+        if measures.shape[1] != len(MEASURES):
+            fault = f"it has {measures.shape[1]} columns, the quality of tiles has {len(MEASURES)}"
+            raise damaged(self._group, fault, child=f"obsm/{name}")
+        return measures
 
     def stored_features(self, key: str) -> Shaped[Array, "n_spots dim"]:
         """Read finished features as they are stored: float16, float32, or the bits of bfloat16 as uint16.

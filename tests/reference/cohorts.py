@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from quality_arrays import add_quality, good_measures
 from scipy.sparse import csr_matrix
 
 from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_key
@@ -23,10 +24,12 @@ def add_section(
     change_counts: str | None = None,
     order: np.ndarray | None = None,
     encoder: str = "tiny",
+    unreadable: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
-    `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots.
+    `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
+    `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality.
     """
     shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
     loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
@@ -52,6 +55,7 @@ def add_section(
         counts = np.random.default_rng(99).permutation(counts)
     order = np.arange(n_spots) if order is None else order
     has_counts = change_counts != "delete"
+    n_spots = len(order)
     meta = SectionMeta(
         name=name,
         donor=donor,
@@ -67,7 +71,7 @@ def add_section(
     )
     record = SectionRecord(
         meta=meta,
-        ids=np.array([f"{name}_{i}" for i in range(n_spots)])[order],
+        ids=np.array([f"{name}_{i}" for i in order]),
         xy_px=xy_px[order],
         xy_um=xy_px[order] * 0.5,
         counts=csr_matrix(counts[order]) if has_counts else None,
@@ -91,10 +95,14 @@ def add_section(
             dtype="float16",
             chunk_rows=17,
         )
+        values = values[order].astype(np.float32)
+        values[list(unreadable or ())] = 0
         writer = section.feature_writer(feature_meta)
         for chunk in list(writer.pending):
-            writer.write(chunk, values[order][chunk].astype(np.float32))
+            writer.write(chunk, values[chunk])
         writer.finish()
+        if unreadable is not None:
+            add_quality(section, feature_meta.key, good_measures(n_spots, unreadable))
     return rate[order]
 
 
