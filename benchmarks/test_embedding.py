@@ -25,9 +25,13 @@ from scipy import ndimage
 from spam.embedding import embed
 from spam.encoders import build_encoder, encoder_card
 from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.simulate_config import SimulateConfig
 from spam.schemas.tile_spec import TileSpec
+from spam.schemas.training_config import PretrainConfig
 from spam.sections import read_section
+from spam.simulation import simulate
 from spam.tiles import TileReader, open_slide, read_batches, sweep_order
+from spam.training import pretrain
 
 CPU = torch.device("cpu")
 MPP, BATCH = 0.5, 64
@@ -191,8 +195,10 @@ PEAK = """
     from spam.schemas.embed_config import EmbedConfig
     torch.set_num_threads(1)
     folder, name = sys.argv[1:]
-    embed(EmbedConfig(csv=f"{folder}/{name}.csv", root=folder, section=name, store=f"{folder}/{name}.zarr",
-                      enc_name=f"local:{folder}/wide", batch_size=256, device="cpu", tile_um=(112.0,)))
+    embed(EmbedConfig.from_mapping({
+        "csv": f"{folder}/{name}.csv", "root": folder, "section": name, "store": f"{folder}/{name}.zarr",
+        "enc_name": f"local:{folder}/wide", "batch_size": 256, "device": "cpu", "tile_um": [112.0],
+    }))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -221,12 +227,7 @@ def test_memory_does_not_grow_with_the_number_of_tiles(lab: Path, is_timed: bool
 
 def test_an_epoch_of_training_encodes_nothing(lab: Path, is_timed: bool, tmp_path: Path) -> None:
     """An epoch of alignment from the store, against an epoch that encodes every tile twice, as the research code did."""
-    from spam.schemas.simulate_config import SimulateConfig
-    from spam.schemas.training_config import PretrainConfig
-    from spam.simulation import simulate
-    from spam.training import pretrain
-
-    cohort = simulate(SimulateConfig(out_dir=tmp_path / "cohort"))
+    simulate(SimulateConfig(out_dir=tmp_path / "cohort", n_spots=150 if is_timed else 20))
     store = tmp_path / "store.zarr"
     begun = time.perf_counter()
     report = embed(
@@ -239,6 +240,6 @@ def test_an_epoch_of_training_encodes_nothing(lab: Path, is_timed: bool, tmp_pat
     per_epoch = (time.perf_counter() - begun) / epochs
     n = sum(section.n_spots for section in report.sections)
     said(
-        f"{n} spots of {cohort}: embedding once {once:.1f} s, an epoch from the store {per_epoch:.2f} s, an epoch that "
+        f"{n} spots: embedding once {once:.1f} s, an epoch from the store {per_epoch:.2f} s, an epoch that "
         f"encodes twice {2 * once:.1f} s: {2 * once / per_epoch:.0f} times as long"
     )

@@ -1,6 +1,7 @@
 """Options of `spam embed`, and the options that every command reading lab files shares."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -83,7 +84,9 @@ class EmbedConfig(InputConfig):
         "mark tiles that cannot be read in the store, and go on; default: stop, and name the first",
     )
     batch_size: int = option(64, "tiles per forward pass", flags=("--img-batch-size",))
-    num_workers: int = option(2, "threads that read and resample tiles")
+    num_workers: int | None = option(
+        None, "threads that read and resample tiles (default: 2, or one per core, up to 16, beside a GPU)"
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = option(False, "run the encoder in mixed precision")  # noqa: FBT003
     compile: bool = option(False, "compile the encoder first: minutes once, then faster")  # noqa: FBT003
@@ -121,7 +124,7 @@ class EmbedConfig(InputConfig):
                 else None,
                 f"--batch-size must be at least 1, not {self.batch_size}" if self.batch_size < 1 else None,
                 f"--num-workers must not be negative, not {self.num_workers}"
-                if self.num_workers < 0
+                if self.num_workers is not None and self.num_workers < 0
                 else None,
                 f"--chunk-rows must be at least 1, not {self.chunk_rows}"
                 if self.chunk_rows is not None and self.chunk_rows < 1
@@ -138,6 +141,13 @@ class EmbedConfig(InputConfig):
                 *(f"--tile-px must be positive, not {px}" for px in self.tile_px if not px > 0),
             ]
         )
+
+    def n_readers(self, device: str) -> int:
+        """Threads that read tiles for an encoder on a device of a type (``cpu``, ``cuda``)."""
+        if self.num_workers is not None:
+            return self.num_workers
+        # The encoder itself keeps every core of the CPU busy.
+        return 2 if device == "cpu" else min(os.cpu_count() or 1, 16)
 
     @property
     def shard_of(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -85,6 +85,16 @@ class Encoder:
     def embed(self, tiles: Array) -> Float32[Array, "n_tiles dim"]:
         """Compute the features of tiles, all in one forward pass; no tiles give no rows.
 
+        The parameters and errors are those of `begin`.
+        """
+        return self.begin(tiles)()
+
+    def begin(self, tiles: Array) -> Callable[[], Float32[Array, "n_tiles dim"]]:
+        """Begin to compute features, and return a function that waits for them.
+
+        A GPU goes on with the next batch while the features of the last one are fetched and written; on the CPU they are
+        there when this returns.
+
         Where the tiles do not fit into the memory of the device, they are embedded half by half, and so are all later
         ones; the log says so. Sums are taken in another order then, so last bits may differ.
 
@@ -107,7 +117,8 @@ class Encoder:
             )
             raise EncoderError(message)
         if len(tiles) == 0:
-            return np.empty((0, self.card.dim), dtype=np.float32)
+            nothing = np.empty((0, self.card.dim), dtype=np.float32)
+            return lambda: nothing
         features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
         if features.shape != (len(tiles), self.card.dim):
             message = (
@@ -116,7 +127,18 @@ class Encoder:
                 "correct dim or pooling of the card"
             )
             raise EncoderError(message)
-        return features.numpy()
+        if self.device.type != "cuda":
+            return features.numpy
+        fetched = torch.empty_like(features, device="cpu", pin_memory=True)
+        fetched.copy_(features, non_blocking=True)
+        is_there = torch.cuda.Event()
+        is_there.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> Float32[Array, "n_tiles dim"]:
+            is_there.synchronize()
+            return fetched.numpy()
+
+        return wait
 
     def _in_parts(self, tiles: Tensor) -> Tensor:
         rows: list[Tensor] = []
@@ -166,7 +188,7 @@ class Encoder:
             views = _symmetries(pixels) if self._is_averaged else (pixels,)
             total = sum(self._network(view).float() for view in views)
             features: Tensor = total / (8 if self._is_averaged else 1)  # type: ignore[assignment]
-        return features.cpu()
+        return features
 
 
 def _symmetries(pixels: Tensor) -> Iterator[Tensor]:

@@ -1,0 +1,101 @@
+"""What is written of the tiles of one size: their features, and beside them their quality."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from spam.encoders import Encoder
+from spam.planning import software_versions
+from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.store_meta import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
+from spam.schemas.tile_quality import MEASURES
+from spam.schemas.tile_spec import TileSpec
+from spam.store import FeatureWriter, StoredSection, default_chunk_rows
+from spam.typing import Array, Float32, Int64
+
+__all__ = ["Order", "TileArrays", "feature_meta_of"]
+
+Order: TypeAlias = Int64[Array, " n_spots"] | None
+"""Numbers of the spots in the order in which they are computed; None for their own."""
+
+
+class TileArrays:
+    """The features of one tile size, and the quality of the tiles beside them.
+
+    Of each chunk, and of the whole, the quality is written first: where there are features, there is quality. Features
+    that were finished without it stay as they are.
+    """
+
+    def __init__(
+        self,
+        stored: StoredSection,
+        meta: FeatureMeta,
+        order: Order,
+        *,
+        run: Mapping[str, str | int],
+        is_overwrite: bool,
+    ) -> None:
+        self._order = order
+        self.features = stored.feature_writer(meta, run=run, order=order, is_overwrite=is_overwrite)
+        self._quality: FeatureWriter | None = None
+        if not self.features.is_finished:
+            about = _quality_meta(meta)
+            self._quality = stored.feature_writer(about, run=run, order=order, is_overwrite=is_overwrite)
+
+    def rows(self, chunk: slice) -> Int64[Array, " n"]:
+        """Name the spots of a chunk."""
+        return np.arange(chunk.start, chunk.stop) if self._order is None else self._order[chunk]
+
+    def write(self, chunk: slice, features: Float32[Array, "n dim"], quality: Float32[Array, "n 4"]) -> None:
+        """Write one chunk of both."""
+        if self._quality is not None and chunk in self._quality.pending:
+            self._quality.write(chunk, quality)
+        self.features.write(chunk, features)
+
+    def finish(self) -> None:
+        """Let readers see both."""
+        if self._quality is not None:
+            self._quality.finish()
+        self.features.finish()
+
+
+def feature_meta_of(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
+    """Describe the features that an encoder makes of the tiles of one size."""
+    card = encoder.card.to_mapping()
+    if encoder.card.source.startswith("local:"):
+        card["source"] = encoder.card.name  # where the folder lies is this machine's affair, and may change
+    return FeatureMeta(
+        key=feature_key(encoder.card.name, spec.label, stain=config.stain, is_averaged=config.dihedral),
+        origin="embed",
+        encoder=card,
+        weights_sha256=encoder.weights_sha256,
+        lora_sha256=encoder.lora_sha256,
+        tile=spec.to_mapping(),
+        sampling=sampling,
+        precision=encoder.precision,
+        dim=encoder.card.dim,
+        dtype=config.dtype,
+        chunk_rows=config.chunk_rows or default_chunk_rows(encoder.card.dim, config.dtype),
+        software=software_versions(),
+        stain=config.stain,
+        is_averaged=config.dihedral,
+    )
+
+
+def _quality_meta(features: FeatureMeta) -> FeatureMeta:
+    """Describe the measures of the tiles that features are made from: chunk by chunk beside them."""
+    return dataclasses.replace(
+        features,
+        key=quality_key(features.key),
+        origin=QUALITY,
+        encoder={"name": "tile_quality", "measures": list(MEASURES)},
+        weights_sha256=None,
+        lora_sha256=None,
+        precision="float32",
+        dim=len(MEASURES),
+        dtype="float32",
+        stain=None,  # measured before
+        is_averaged=False,
+    )
