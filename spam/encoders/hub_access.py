@@ -48,7 +48,7 @@ def weights_on_hub(card: EncoderCard) -> HubFile | None:
     kind, _, place = card.source.partition(":")
     if kind == "timm":
         # Only who has asked timm for this card has one of this kind: timm is imported already.
-        from .timm_models import timm_repository
+        from .describing import timm_repository
 
         place = timm_repository(place) or ""
     if kind not in ("hf-hub", "timm") or not place:

@@ -107,9 +107,10 @@ def refusal(error: BaseException, source: str, *, revision: str | None = None) -
             "hf-hub:<organisation>/<name> with a config.json and a model.safetensors or pytorch_model.bin"
         )
         return Refusal(verdict="not found", text=text)
-    if status in (401, 403):
+    if isinstance(error, HfHubHTTPError) and status in (401, 403):
+        said = error.server_message or _first_line(error)
         text = (
-            f": the Hub refuses your token for {page} ({_first_line(error)}); make one with read access, also to public "
+            f": the Hub refuses your token for {page} ({said}); make one with read access, also to public "
             f"gated repositories, at {TOKENS}, then {LOG_IN}"
         )
         return Refusal(verdict="token refused", text=text)

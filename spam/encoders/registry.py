@@ -56,7 +56,7 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
     card = _known_card(name)
     if card is None and name.startswith(OPEN_SOURCES):
         # timm and torch take seconds to import, and the names above need neither.
-        from .timm_models import describe_timm_model
+        from .describing import describe_timm_model
 
         return describe_timm_model(name, revision)
     if card is None:

@@ -1,6 +1,7 @@
 """Files of weights: found on this machine or fetched, and read without running anything that is in them."""
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,23 @@ def read_weights(file: Path, *, encoder: str) -> dict[str, Any]:
     Raises
     ------
     EncoderError
-        If the file is damaged, of another kind, or would run code if it was read.
+        If the file is damaged, empty, of another kind, or would run code if it was read.
     """
+    content = _content(file, encoder)
+    if not isinstance(content, dict) or not content:
+        what = "no weights" if content == {} else f"a {type(content).__name__}"
+        message = (
+            f"encoder {encoder!r}: {file.name!r} holds {what}, expected named weights; take another file"
+        )
+        raise EncoderError(message)
+    return content
+
+
+def _content(file: Path, encoder: str) -> Any:
     if file.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(file)
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, OSError) as error:
             raise EncoderError(_damaged(file, encoder, error)) from error
     if file.suffix not in PICKLES:
         message = (
@@ -88,24 +100,18 @@ def read_weights(file: Path, *, encoder: str) -> dict[str, Any]:
         raise EncoderError(message)
     try:
         # Only archives can be mapped into memory, which saves a second copy of them.
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "not an allowed global" not in str(error):
+        asked = re.search(r"GLOBAL (\S+)", str(error))  # what the file would import
+        if asked is None:
             raise EncoderError(_damaged(file, encoder, error)) from error
         message = (
-            f"encoder {encoder!r}: {file.name!r} holds more than weights, and reading it would run code from it "
-            f"({_first_line(error)}); ask its makers for a .safetensors file, or write one where you trust it, and give it "
-            "as local:<file>"
+            f"encoder {encoder!r}: {file.name!r} holds more than weights, and reading it would run {asked[1]!r} out of it; "
+            "ask its makers for a .safetensors file, or write one where you trust it, and give it as local:<file>"
         )
         raise EncoderError(message) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise EncoderError(_damaged(file, encoder, error)) from error
-    if not isinstance(content, dict):
-        message = (
-            f"encoder {encoder!r}: {file.name!r} holds a {type(content).__name__}, expected named weights"
-        )
-        raise EncoderError(message)
-    return content
 
 
 def _damaged(file: Path, encoder: str, error: Exception) -> str:

@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import timm
 import torch
+from hub_models import HubModels
+from pointing import point_at_models
 
 TINY_PX = 32
 TINY = {"img_size": TINY_PX, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "reg_tokens": 2}
@@ -68,3 +70,13 @@ def write_folder() -> Callable[..., Path]:
 @pytest.fixture
 def tiny_folder(tmp_path: Path) -> Path:
     return _write_folder(tmp_path / "tiny")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubModels]:
+    """The Hub on loopback, with an empty cache, asked without a token."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    with HubModels(folder) as server:
+        point_at_models(server, monkeypatch, tmp_path / "cache", token=None)
+        yield server

@@ -1,210 +1,171 @@
 """The Hub, spoken to for real by a server on loopback: download, gate, absence, no network, offline."""
 
-import contextlib
-import hashlib
-import json
-import os
-import re
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hub_models import COMMIT, HubModels
+from pointing import point_at_models
 
-from spam.encoders import build_encoder, encoder_card
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TOKEN = "hf_right"
-
-# Runs apart, since the Hub's client reads its settings when it is imported.
-CHILD = """
-import json, socket, sys, time, urllib.request
-import numpy as np, torch
-from spam.encoders import build_encoder, encoder_card
+from spam.encoders import build_encoder, encoder_card, require_reachable
+from spam.encoders.encoder import Encoder
 from spam.errors import EncoderError
 
-def is_open(endpoint):
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", int(endpoint.rpartition(":")[2]))) == 0
-
-answers = {}
-for name in sys.argv[2:]:
-    if name == "stop":
-        while True:  # until connections are refused
-            try:
-                urllib.request.urlopen(sys.argv[1] + "/stop", timeout=1).read()
-            except OSError:
-                if not is_open(sys.argv[1]):
-                    break
-        continue
-    start = time.perf_counter()
-    try:
-        encoder = build_encoder(encoder_card(name), device=torch.device("cpu"))
-        tiles = np.arange(3 * 32 * 32 * 3, dtype=np.uint8).reshape(3, 32, 32, 3)
-        answers[name] = {"features": encoder.embed(tiles).tolist(), "digest": encoder.weights_sha256}
-    except EncoderError as error:
-        answers[name] = {"error": str(error)}
-    answers[name]["seconds"] = time.perf_counter() - start
-print(json.dumps(answers))
-"""
+CPU = torch.device("cpu")
+TILES = np.arange(3 * 32 * 32 * 3, dtype=np.uint8).reshape(3, 32, 32, 3)
 
 
-def handler(folder: Path) -> type[BaseHTTPRequestHandler]:
-    """Serve `folder` as org/tiny, with the endpoints and headers of the Hub."""
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(is_head=True)
-
-        def do_GET(self) -> None:
-            if self.path == "/stop":
-                self.reply(200, {}, b"")
-                threading.Thread(target=self.stop).start()
-                return
-            self.answer(is_head=False)
-
-        def stop(self) -> None:
-            self.server.shutdown()
-            self.server.socket.close()  # connections are refused from now on
-
-        def answer(self, *, is_head: bool) -> None:
-            repository, _, rest = self.path.removeprefix("/").partition("/resolve/")
-            revision, _, name = rest.partition("/")
-            is_allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-            if repository == "org/gated" and not is_allowed:
-                return self.reply(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "is gated"}, b"")
-            if repository == "org/refused":  # a token, but the licence was not accepted
-                return self.reply(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "not accepted"}, b"")
-            if repository == "org/down":
-                return self.reply(500, {}, b"")
-            if repository not in ("org/tiny", "org/empty"):
-                return self.reply(404, {"X-Error-Code": "RepoNotFound"}, b"")
-            if revision not in ("main", COMMIT):
-                return self.reply(404, {"X-Error-Code": "RevisionNotFound"}, b"")
-            if repository == "org/empty" or not (folder / name).exists():
-                return self.reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"")
-            content = (folder / name).read_bytes()
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-            return self.reply(200, headers, content, is_head=is_head)
-
-        def reply(
-            self, status: int, headers: dict[str, str], content: bytes, *, is_head: bool = False
-        ) -> None:
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if not is_head:
-                self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    return Hub
+@pytest.fixture
+def tiny(hub: HubModels, write_folder: Callable[..., Path]) -> Path:
+    """A repository of the Hub with the tiny model."""
+    return write_folder(hub.folder / "org" / "tiny")
 
 
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(folder)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+def built(name: str, revision: str | None = None) -> Encoder:
+    return build_encoder(encoder_card(name, revision), device=CPU)
 
 
-def start_child(endpoint: str, home: Path, *names: str, **settings: str) -> "subprocess.Popen[str]":
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **settings}
-    command = [sys.executable, "-P", "-c", CHILD, endpoint, *names]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_a_model_of_the_hub_gives_the_features_of_its_folder(hub: HubModels, tiny: Path) -> None:
+    fetched, local = built("hf-hub:org/tiny"), built(f"local:{tiny}")
+    assert fetched.weights_sha256 == local.weights_sha256
+    np.testing.assert_array_equal(fetched.embed(TILES), local.embed(TILES))
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory, write_folder: Callable[..., Path]) -> dict[str, Any]:
-    """What happens to each encoder asked for; the last two after the server has gone."""
-    folder = write_folder(tmp_path_factory.mktemp("hub") / "tiny")
-    home = tmp_path_factory.mktemp("home")
-    there = [f"hf-hub:org/{n}" for n in ("tiny", "gated", "refused", "nowhere", "empty", "down", "tiny@v9")]
-    gone = ["stop", "hf-hub:org/tiny@main", "hf-hub:org/late", "timm:test_vit"]
-    with serving(folder) as endpoint:
-        hub = start_child(endpoint, home, *there, "uni_v1", *gone)
-        offline = start_child(
-            endpoint,
-            tmp_path_factory.mktemp("offline"),
-            "hf-hub:org/tiny",
-            "timm:test_vit",
-            HF_HUB_OFFLINE="1",
-        )
-        found: dict[str, Any] = {"folder": folder}
-        for name, child in (("hub", hub), ("offline", offline)):
-            output, errors = child.communicate(timeout=120)
-            assert child.returncode == 0, errors
-            found[name] = json.loads(output)
-    return found
+def test_a_model_that_was_fetched_needs_no_network(hub: HubModels, tiny: Path) -> None:
+    first = built("hf-hub:org/tiny").embed(TILES)
+    hub.forget()
+    again = built("hf-hub:org/tiny@main")
+    require_reachable(again.card)
+    np.testing.assert_array_equal(again.embed(TILES), first)
+    assert hub.requests == []
 
 
-def expected_features(folder: Path) -> tuple[np.ndarray, str]:
-    encoder = build_encoder(encoder_card(f"local:{folder}"), device=torch.device("cpu"))
-    tiles = np.arange(3 * 32 * 32 * 3, dtype=np.uint8).reshape(3, 32, 32, 3)
-    return encoder.embed(tiles), encoder.weights_sha256
+def test_weights_are_asked_for_once_and_fetched_once(hub: HubModels, tiny: Path) -> None:
+    built("hf-hub:org/tiny", COMMIT)
+    prefix = f"/org/tiny/resolve/{COMMIT}"
+    assert set(hub.asked) == {f"{prefix}/config.json", f"{prefix}/model.safetensors"}
+    fetched = [exchange.path for exchange in hub.requests if exchange.path.startswith("/cdn")]
+    assert fetched == ["/cdn/org/tiny/model.safetensors"]
 
 
-def test_a_model_of_the_hub_gives_the_features_of_its_folder(answers: dict[str, Any]) -> None:
-    features, digest = expected_features(answers["folder"])
-    found = answers["hub"]["hf-hub:org/tiny"]
-    assert found["digest"] == digest
-    np.testing.assert_array_equal(np.array(found["features"], dtype=np.float32), features)
+def test_a_revision_is_where_the_name_or_the_option_says(hub: HubModels, tiny: Path) -> None:
+    hub.revisions.add("v2")
+    named, given = encoder_card("hf-hub:org/tiny@v2"), encoder_card("hf-hub:org/tiny", "v2")
+    assert named == given
+    assert (named.name, named.source, named.revision) == ("hf-hub:org/tiny@v2", "hf-hub:org/tiny", "v2")
+    built("hf-hub:org/tiny@v2")
+    assert {path.split("/")[4] for path in hub.asked} == {"v2"}
 
 
-def test_a_model_that_was_fetched_needs_no_network(answers: dict[str, Any]) -> None:
-    again = answers["hub"]["hf-hub:org/tiny@main"]
-    assert again["features"] == answers["hub"]["hf-hub:org/tiny"]["features"]
+def test_a_token_opens_a_gated_model(
+    hub: HubModels, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.gated.add("org/tiny")
+    with pytest.raises(EncoderError, match="is gated: accept the licence"):
+        built("hf-hub:org/tiny")
+    point_at_models(hub, monkeypatch, tmp_path / "cache", token=hub.token)
+    assert built("hf-hub:org/tiny").embed(TILES).shape == (3, 24)
+
+
+GATED = (
+    r"is gated: accept the licence at https://huggingface.co/org/gated .*`hf auth login` \(or set HF_TOKEN to"
+)
+NOT_GRANTED = r"is gated, and the account of your token was not granted access: accept the licence at https://huggingface.co/org/gated"
+NOWHERE = r"no repository at https://huggingface.co/org/nowhere.*check the spelling, or run `hf auth login`"
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "words"),
+    ("name", "token", "words"),
     [
+        ("hf-hub:org/gated", None, GATED),
+        ("hf-hub:org/gated", HubModels.stranger_token, NOT_GRANTED),
         (
-            "hub",
             "hf-hub:org/gated",
-            r"is gated: accept the licence at https://huggingface.co/org/gated .*`hf auth login`",
+            "hf_old",
+            r"refuses your token .*Invalid credentials.*huggingface.co/settings/tokens",
         ),
+        ("hf-hub:org/nowhere", None, NOWHERE),
+        ("hf-hub:org/nowhere", HubModels.token, NOWHERE),
+        ("uni_v1", None, r"'uni_v1': the Hub shows no repository at https://huggingface.co/MahmoodLab/uni:"),
+        ("hf-hub:org/empty", None, r"no repository that timm can read.*config\.json"),
         (
-            "hub",
-            "hf-hub:org/refused",
-            r"is gated: accept the licence at https://huggingface.co/org/refused .*HF_TOKEN",
+            "hf-hub:org/bare",
+            None,
+            r"no repository that timm can read.*model\.safetensors or pytorch_model\.bin",
         ),
+        ("hf-hub:org/down", None, r"http://127.0.0.1:\d+ cannot be reached.*500"),
         (
-            "hub",
-            "hf-hub:org/nowhere",
-            r"no repository at https://huggingface.co/org/nowhere.*check the spelling",
+            "hf-hub:org/tiny@v9",
+            None,
+            r"https://huggingface.co/org/tiny has no revision 'v9'; check --revision",
         ),
-        ("hub", "uni_v1", r"'uni_v1': the Hub shows no repository at https://huggingface.co/MahmoodLab/uni:"),
-        ("hub", "hf-hub:org/empty", r"no repository that timm can read.*config\.json"),
-        ("hub", "hf-hub:org/down", r"http://127.0.0.1:\d+ cannot be reached.*500"),
-        ("hub", "hf-hub:org/tiny@v9", r"https://huggingface.co/org/tiny has no such revision"),
-        ("hub", "hf-hub:org/late", r"are not on this machine, and http://127.0.0.1:\d+ cannot be reached"),
-        ("hub", "timm:test_vit", r"'timm:test_vit.r160_in1k' are not on this machine.*cannot be reached"),
-        ("offline", "hf-hub:org/tiny", r"are not on this machine, and HF_HUB_OFFLINE forbids"),
-        ("offline", "timm:test_vit", r"'timm:test_vit.r160_in1k' are not .* and HF_HUB_OFFLINE forbids"),
     ],
 )
-def test_each_fault_says_what_to_do_within_seconds(
-    answers: dict[str, Any], where: str, name: str, words: str
+def test_each_fault_says_what_to_do(
+    hub: HubModels,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    token: str | None,
+    words: str,
 ) -> None:
-    found = answers[where][name]
-    assert "features" not in found
-    assert found["error"].startswith(f"encoder {name!r}")
-    assert re.search(words, found["error"]), found["error"]
-    assert found["seconds"] < 15
+    for other in ("gated", "bare"):
+        shutil.copytree(tiny, hub.folder / "org" / other)
+    (hub.folder / "org" / "bare" / "model.safetensors").unlink()
+    for other in ("empty", "down"):
+        (hub.folder / "org" / other).mkdir()
+    hub.gated.add("org/gated")
+    hub.broken.add("org/down")
+    point_at_models(hub, monkeypatch, tmp_path / "cache", token=token)
+    with pytest.raises(EncoderError, match=words) as caught:
+        built(name)
+    assert str(caught.value).startswith(f"encoder {name!r}")
+    assert len(hub.requests) <= 5  # nobody tries again and again
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/tiny", "timm:test_vit", "uni_v1"])
+def test_no_network_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with HubModels(tmp_path) as server:
+        point_at_models(server, monkeypatch, tmp_path / "cache", token=None)
+    with pytest.raises(
+        EncoderError, match=r"are not on this machine, and http://127.0.0.1:\d+ cannot be reached.*proxy"
+    ):
+        built(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/tiny", "timm:test_vit", "uni_v1"])
+def test_offline_is_told_at_once_and_nobody_is_asked(
+    hub: HubModels, tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match=r"are not on this machine, and HF_HUB_OFFLINE forbids.*unset it"):
+        built(name)
+    assert hub.requests == []
+
+
+def test_a_model_that_was_fetched_is_there_offline(
+    hub: HubModels, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = built("hf-hub:org/tiny").embed(TILES)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    np.testing.assert_array_equal(built("hf-hub:org/tiny").embed(TILES), expected)
+
+
+def test_revisions_are_asked_for_where_there_are_some(
+    tmp_path: Path, write_folder: Callable[..., Path]
+) -> None:
+    assert encoder_card("uni_v1", "main").revision == "main"
+    assert encoder_card("timm:test_vit", "v1").revision == "v1"
+    folder: Any = write_folder(tmp_path / "tiny")
+    for name in ("efficientnet_lite0", f"local:{folder}"):
+        with pytest.raises(EncoderError, match=r"has no revisions; leave out --revision 'v1'"):
+            encoder_card(name, "v1")
+    with pytest.raises(
+        EncoderError, match=r"'hf-hub:org/tiny@v1' names its revision, and so does --revision 'v2'"
+    ):
+        encoder_card("hf-hub:org/tiny@v1", "v2")

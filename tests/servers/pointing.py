@@ -9,6 +9,7 @@ import pytest
 import s3fs
 from counting_server import CountingServer
 from http_range_server import HttpRangeServer
+from hub_models import HubModels
 from hub_server import HubServer
 from s3_server import S3Server
 
@@ -56,3 +57,19 @@ def started(
     api.upload_folder(repo_id="org/cohort", repo_type="dataset", folder_path=store, path_in_repo="sub")
     hub.forget()
     return hub, "hf://datasets/org/cohort/sub"
+
+
+def point_at_models(server: HubModels, patch: pytest.MonkeyPatch, cache: Path, *, token: str | None) -> None:
+    """Let the Hub's client of this process ask `server` for models, and keep what it gets in `cache`."""
+    constants = "huggingface_hub.constants"
+    patch.setattr(f"{constants}.ENDPOINT", server.url)
+    patch.setattr(
+        f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE",
+        f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+    )
+    patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+    patch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
+    patch.setattr(f"{constants}.HF_TOKEN_PATH", str(cache / "no token"))
+    patch.delenv("HF_TOKEN", raising=False)
+    if token is not None:
+        patch.setenv("HF_TOKEN", token)
