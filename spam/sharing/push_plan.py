@@ -6,7 +6,8 @@ from typing import Any
 
 from spam.errors import StoreError
 from spam.schemas.store_index import FileEntry
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_meta import QUALITY, SectionMeta
+from spam.store.feature_reader import quality_names
 from spam.store.index import SectionIndex, read_index
 from spam.store.layout import IDENTITY, INDEX, SPAM
 from spam.store.location import Location
@@ -129,7 +130,7 @@ def _kept(index: SectionIndex, old: SectionIndex) -> Iterator[Part]:
         return
     own = parts_in(index)
     for part in parts_in(old):
-        if part not in own and not _is_over_others(index, old, part):
+        if part not in own and not _is_of_others(index, old, part):
             yield part
 
 
@@ -147,13 +148,15 @@ def _images(meta: SectionMeta) -> list[str]:
     return sorted(source.sha256 for source in meta.sources if source.role in ("slide", "tiles"))
 
 
-def _is_over_others(index: SectionIndex, old: SectionIndex, graph: Part) -> bool:
-    """Tell whether a graph of the old index is over features that the new one replaces."""
-    key = graph.key.removeprefix(FEATURE_GRAPH)
-    over = Part(kind="features", key=key)
-    if graph.kind == "features" or key == graph.key or over not in parts_in(index):
+def _is_of_others(index: SectionIndex, old: SectionIndex, part: Part) -> bool:
+    """Tell whether a graph, or the quality of tiles, of the old index is of features that the new one replaces."""
+    key = part.key.removeprefix(FEATURE_GRAPH)
+    if part.kind == "features":
+        key = part.key.removesuffix(f"_{QUALITY}") if part.key in quality_names(old) else part.key
+    of = Part(kind="features", key=key)
+    if key == part.key or of not in parts_in(index):
         return False
-    return over not in parts_in(old) or _differs(index, old, over)
+    return of not in parts_in(old) or _differs(index, old, of)
 
 
 def _replaced(index: SectionIndex, old: SectionIndex, kept: Collection[Part]) -> Iterator[str]:

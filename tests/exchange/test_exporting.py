@@ -8,13 +8,14 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import make_cohort
+from cohorts import add_section, make_cohort
 
 from spam.errors import OutputExistsError, StoreError
 from spam.exchange import export
 from spam.graphs import build_graphs
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_config import ExportConfig
+from spam.schemas.tile_quality import MEASURES
 from spam.store import open_store
 
 KEYS = ("tiny_112um", "tiny_224um")
@@ -119,3 +120,29 @@ def test_a_graph_over_features_that_were_replaced_is_left_out(tmp_path):
         for graph in ("spatial", f"features_{KEYS[1]}")
         for kind in ("connectivities", "distances")
     }
+
+
+@pytest.mark.parametrize(("form", "read"), [("h5ad", anndata.read_h5ad), ("zarr", anndata.read_zarr)])
+def test_flags_of_tiles_are_columns_of_obs(tmp_path, form, read):
+    add_section(tmp_path / "s.zarr", "S1", n_spots=13, unreadable=(2, 11))
+    export(ExportConfig(store=tmp_path / "s.zarr", out=tmp_path, to=form, features=("tiny_112um",)))
+    found = read(tmp_path / f"S1.{form}")
+    assert set(found.obs) == {"section", "donor", "tile_unreadable", "tile_blank", "tile_pen", "tile_blurred"}
+    assert found.obs["tile_unreadable"].dtype == bool
+    assert np.flatnonzero(found.obs["tile_unreadable"]).tolist() == [2, 11]
+    assert set(found.obsm) == {"spatial", "spatial_um", "tiny_112um", "tiny_112um_quality"}
+    measures = found.obsm["tiny_112um_quality"]
+    assert list(measures.columns) == list(MEASURES)
+    np.testing.assert_array_equal(
+        measures.to_numpy(), open_store(tmp_path / "s.zarr").section("S1").quality("tiny_112um")
+    )
+
+
+def test_flags_and_measures_of_tiles_are_columns_of_a_table(tmp_path):
+    add_section(tmp_path / "s.zarr", "S1", n_spots=13, unreadable=(2, 11))
+    export(ExportConfig(store=tmp_path / "s.zarr", out=tmp_path, to="parquet", features=("tiny_224um",)))
+    spots = pd.read_parquet(tmp_path / "S1.parquet")
+    assert np.flatnonzero(spots["tile_unreadable"]).tolist() == [2, 11]
+    names = [f"tiny_224um_quality:{name}" for name in MEASURES]
+    measures = open_store(tmp_path / "s.zarr").section("S1").quality("tiny_224um")
+    np.testing.assert_array_equal(spots[names].to_numpy(), measures)

@@ -1,12 +1,20 @@
 """Graphs in a store: built once, read after that, never across sections."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from quality_arrays import add_quality, good_measures
 
 from spam.errors import ConfigError, StoreError
-from spam.graphs import build_graphs, ensure_feature_graph, ensure_spatial_graph, spatial_knn_graph
+from spam.graphs import (
+    build_graphs,
+    ensure_feature_graph,
+    ensure_spatial_graph,
+    feature_knn_graph,
+    spatial_knn_graph,
+)
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_meta import FeatureMeta, SectionMeta
 from spam.store import Graph, SectionRecord, Store, StoredSection, create_store, open_store
@@ -217,3 +225,40 @@ def test_neighbours_of_a_real_section_are_next_on_its_array(shared_data: Path) -
     edges = graph.distances.tocoo()
     steps = np.abs(array[edges.row] - array[edges.col]).sum(axis=1)
     assert np.mean(steps == 1) > 0.85
+
+
+def test_a_spot_whose_tile_could_not_be_read_has_no_neighbours_by_features(store: Store) -> None:
+    section = store.section("A")
+    plain = ensure_feature_graph(section, KEY, k=3)
+    unreadable = [0, 5, 22]
+    rest = np.delete(np.arange(23), unreadable)
+    features = section.features(KEY)
+    features[unreadable] = 0
+    meta = section.feature_meta(KEY)
+    writer = section.feature_writer(replace(meta, software={"spam": "2"}), is_overwrite=True)
+    for chunk in list(writer.pending):
+        writer.write(chunk, features[chunk])
+    writer.finish()
+    add_quality(section, KEY, good_measures(23, unreadable))
+    graph = ensure_feature_graph(section, KEY, k=3)
+    alone = feature_knn_graph(features[rest], k=3, features_key=KEY)
+    for name in ("connectivities", "distances"):
+        found, expected, before = (getattr(g, name) for g in (graph, alone, plain))
+        assert found.shape == before.shape == (23, 23)
+        assert (found[rest][:, rest] != expected).nnz == 0
+        assert found[rest][:, rest].nnz == found.nnz == expected.nnz
+    assert_same(open_store(store.folder).section("A").graph(f"features_{KEY}"), graph)
+    # Coordinates are known whether a tile could be read or not; a trainer takes a graph without these spots.
+    assert ensure_spatial_graph(section, k=3).distances.nnz == 23 * 3
+    is_among = np.isin(np.arange(23), rest)
+    assert_same(
+        ensure_spatial_graph(section, k=3, is_among=is_among),
+        spatial_knn_graph(section.xy_px[rest] * MPP, k=3, unit="um"),
+    )
+    assert section.graph("spatial").distances.shape == (23, 23)  # type: ignore[union-attr]
+
+
+def test_the_quality_of_tiles_gets_no_graph(store: Store) -> None:
+    add_quality(store.section("A"), KEY, good_measures(23))
+    report = build_graphs(GraphConfig(store=store.folder, sections=("A",), k_spatial=3, k_features=3))
+    assert [graph.key for graph in report.graphs] == ["spatial", f"features_{KEY}"]
