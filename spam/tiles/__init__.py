@@ -1,6 +1,7 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
 from .cutting import Interpolation, cut_tile, level_of
+from .grid import grid_section, grid_slides
 from .locating import locate
 from .opening import open_slide
 from .prefetching import read_batches
@@ -21,6 +22,8 @@ __all__ = [
     "TileBatch",
     "TileReader",
     "cut_tile",
+    "grid_section",
+    "grid_slides",
     "level_of",
     "locate",
     "measure_quality",

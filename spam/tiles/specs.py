@@ -1,5 +1,7 @@
 """Which tiles a section gets, when the options say it and when they do not."""
 
+from pathlib import Path
+
 from spam.errors import ConfigError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.schemas.tile_spec import TileSpec
@@ -7,7 +9,7 @@ from spam.sections import Section, TileFiles
 
 from .tile_files import side_px
 
-__all__ = ["resolve_tile_specs"]
+__all__ = ["resolve_tile_specs", "unknown_mpp"]
 
 
 def resolve_tile_specs(
@@ -40,12 +42,9 @@ def resolve_tile_specs(
     if not specs:
         specs = [_default_spec(section, input_px)]
     if section.mpp is None and any(spec.tile_um is not None for spec in specs):
-        message = (
-            f"tiles of {', '.join(spec.label for spec in specs)} cannot be cut for section {section.name!r}: "
-            f"neither the options nor the h5ad say how many µm a pixel has, and {_found(section, mpp_note)}; "
-            "give --mpp, or ask for tiles in slide pixels with --tile-px"
-        )
-        raise ConfigError(message)
+        slide = None if isinstance(section.tiles, TileFiles) else section.tiles.path
+        labels = ", ".join(spec.label for spec in specs)
+        raise ConfigError(unknown_mpp(f"of {labels}", section.name, slide, mpp_note))
     return tuple(dict.fromkeys(specs))
 
 
@@ -60,7 +59,14 @@ def _default_spec(section: Section, input_px: int) -> TileSpec:
     return TileSpec(tile_um=DEFAULT_TILE_UM, out_px=input_px)
 
 
-def _found(section: Section, mpp_note: str | None) -> str:
-    if isinstance(section.tiles, TileFiles):
-        return "tile files do not state it"
-    return f"the slide {section.tiles.path.name!r} {mpp_note or 'states no pixel size'}"
+def unknown_mpp(tiles: str, section: str, slide: Path | None, mpp_note: str | None) -> str:
+    """Say that tiles cannot be cut, since nobody said how large a pixel is, and what the slide says instead."""
+    found = (
+        "tile files do not state it"
+        if slide is None
+        else f"the slide {slide.name!r} {mpp_note or 'states no pixel size'}"
+    )
+    return (
+        f"tiles {tiles} cannot be cut for section {section!r}: neither the options nor the h5ad say how many µm a "
+        f"pixel has, and {found}; give --mpp, or ask for tiles in slide pixels with --tile-px"
+    )

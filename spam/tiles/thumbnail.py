@@ -10,7 +10,7 @@ from spam.typing import Array, UInt8
 from .cutting import best_level, resample
 from .slide import Slide
 
-__all__ = ["Thumbnail", "overview"]
+__all__ = ["Thumbnail", "overview", "shrink"]
 
 _LONGER_SIDE_PX = 2048
 _BAND_ROWS = 32  # rows of the picture made at once: bounds the memory on a slide that has no pyramid
@@ -42,9 +42,19 @@ def overview(slide: Slide) -> Thumbnail:
     SlideError
         If the slide cannot be decoded.
     """
-    scale = min(1.0, _LONGER_SIDE_PX / max(slide.width, slide.height))
-    if scale == 1.0:
-        return Thumbnail(image=slide.read(0, 0, slide.width, slide.height), scale=scale)
+    return shrink(slide, scale=_LONGER_SIDE_PX / max(slide.width, slide.height))
+
+
+def shrink(slide: Slide, *, scale: float) -> Thumbnail:
+    """Draw the whole slide, antialiased, `scale` times its size; from a scale of 1 it stays as it is.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be decoded.
+    """
+    if scale >= 1:
+        return Thumbnail(image=slide.read(0, 0, slide.width, slide.height), scale=1.0)
     width, height = max(1, round(slide.width * scale)), max(1, round(slide.height * scale))
     image = np.empty((height, width, 3), dtype=np.uint8)
     level = best_level(slide, 1 / scale)
