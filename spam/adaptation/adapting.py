@@ -20,6 +20,7 @@ from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.adapter_card import AdapterCard
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.encoder_card import EncoderCard
+from spam.store import open_store, readable_spots
 from spam.training.checkpoint import read_checkpoint
 from spam.training.dataset import TrainingSet, build_training_set
 from spam.training.loop import NOT_IN_DIGEST, Run, fit
@@ -91,13 +92,16 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
         if config.grad_checkpointing:
             _checkpoint(network)
         config.save_dir.mkdir(parents=True, exist_ok=True)
+        spots, rows = _spots_with_counts(config, data)
         bank = cut_tiles(
             sections,
-            _spots_with_counts(data),
+            spots,
+            rows,
             planned.card,
+            n_rows=len(data.totals),
             memory_gb=config.memory_gb,
             folder=config.save_dir,
-            n_threads=tiles.num_workers,
+            n_threads=tiles.n_readers(device.type),
             is_forgiving=tiles.skip_bad_tiles,
             progress=progress,
         )
@@ -141,14 +145,23 @@ def _checkpoint(network: TileNetwork) -> None:
     backbone.set_grad_checkpointing(enable=True)
 
 
-def _spots_with_counts(data: TrainingSet) -> list[Int64[Array, "..."]]:
-    """Number the spots of each section that are trained on or held out."""
-    rows = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    starts = np.cumsum([0, *(s.n_spots for s in data.spots)])
-    return [
-        rows[(rows >= first) & (rows < last)] - first
-        for first, last in zip(starts[:-1], starts[1:], strict=True)
-    ]
+def _spots_with_counts(
+    config: AdaptConfig, data: TrainingSet
+) -> tuple[list[Int64[Array, "..."]], Int64[Array, " n_kept"]]:
+    """Number the spots that are trained on or held out, within their section and as rows of the training set.
+
+    The two differ where the store marks tiles that could not be read: the training set leaves out their spots.
+    """
+    assert config.store is not None  # held by AdaptConfig
+    store = open_store(config.store)
+    kept = np.sort(np.concatenate([data.train_rows, data.val_rows]))
+    spots, first = [], 0
+    for section in data.spots:
+        numbers = np.flatnonzero(readable_spots(store.section(section.name), data.features.keys))
+        own = kept[(kept >= first) & (kept < first + section.n_spots)]
+        spots.append(numbers[own - first])
+        first += section.n_spots
+    return spots, kept
 
 
 def _describe(

@@ -48,8 +48,10 @@ class TileBank:
 def cut_tiles(
     sections: Sequence[PlannedSection],
     kept: Sequence[Int64[Array, "..."]],
+    rows: Int64[Array, " n_kept"],
     card: EncoderCard,
     *,
+    n_rows: int,
     memory_gb: float,
     folder: Path,
     n_threads: int,
@@ -67,8 +69,12 @@ def cut_tiles(
         Sections of the cohort, in its order.
     kept
         Numbers of the spots that are needed, per section, ascending.
+    rows
+        Row of each of them in the training set, section after section.
     card
         The encoder that the tiles are for.
+    n_rows
+        Length of the training set.
     n_threads
         Threads that read.
     is_forgiving
@@ -95,13 +101,13 @@ def cut_tiles(
                 for places, batch in _batches(
                     one, number, own, card, n_threads=n_threads, is_forgiving=is_forgiving
                 ):
-                    rows = first + places
-                    is_read[rows[list(batch.faults)]] = False
+                    where = first + places
+                    is_read[where[list(batch.faults)]] = False
                     if file is None:
-                        found[rows] = batch.pixels
+                        found[where] = batch.pixels
                     else:
-                        _write(file, rows, batch.pixels)
-                    advance(len(rows))
+                        _write(file, where, batch.pixels)
+                    advance(len(where))
                 first += len(own)
             if file is not None and n_kept:
                 file.flush()
@@ -111,17 +117,14 @@ def cut_tiles(
         _log.warning(
             "%d of %d tiles cannot be read; their spots are left out", n_kept - is_read.sum(), n_kept
         )
-    n_spots = [len(one.section.ids) for one in sections]
-    starts = np.cumsum([0, *n_spots])[:-1]
-    place = np.full(sum(n_spots), -1, dtype=np.int64)
-    spots = np.concatenate([start + own for start, own in zip(starts, kept, strict=True)])
-    place[spots[is_read]] = np.flatnonzero(is_read)
+    place = np.full(n_rows, -1, dtype=np.int64)
+    place[rows[is_read]] = np.flatnonzero(is_read)
     return TileBank(pixels=tuple(pixels), place=place)
 
 
-def _write(file: BinaryIO, rows: Int64[Array, " b"], pixels: UInt8[Array, "b px px 3"]) -> None:
+def _write(file: BinaryIO, where: Int64[Array, " b"], pixels: UInt8[Array, "b px px 3"]) -> None:
     """Write tiles to their places; not through the memory map, where a full disk would kill the process."""
-    for row, tile in zip(rows, pixels, strict=True):
+    for row, tile in zip(where, pixels, strict=True):
         file.seek(int(row) * tile.nbytes)
         file.write(tile.tobytes())
 

@@ -1,0 +1,333 @@
+"""Low-rank updates: where they go, that fresh ones change nothing, and that files and merged weights say the same."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import timm
+import torch
+from torch import nn
+
+from spam.encoders.adapter import adapted_card, merge_adapter, read_adapter, write_adapter
+from spam.encoders.build import build_encoder, build_network
+from spam.encoders.lora import add_lora, lora_targets, target_patterns
+from spam.encoders.network import TileNetwork, weights_digest
+from spam.encoders.registry import encoder_card
+from spam.errors import EncoderError, MissingInputError
+from spam.schemas.adapter_card import AdapterCard
+from spam.schemas.encoder_card import EncoderCard
+
+# One small model per kind: how many layers of each name LoRA updates, counted by hand on the printed models.
+KINDS: dict[str, dict[str, int]] = {
+    "test_vit": {"qkv": 6, "proj": 6, "fc1": 6, "fc2": 6},
+    "test_efficientnet": {"conv_pw": 2, "conv_pwl": 4, "conv_head": 1, "conv_reduce": 2, "conv_expand": 2},
+    "test_resnet": {"conv1": 1, "conv3": 1, "1": 3},  # the last: convolutions of the shortcuts
+    "test_convnext": {"fc1": 9, "fc2": 9},
+}
+
+
+def network_of(name: str, **kwargs: Any) -> TileNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model: Any = timm.create_model(name, num_classes=0, **kwargs)
+    for name, value in model.named_parameters():
+        if value.ndim == 1 and name.endswith(("gamma", "weight")):
+            nn.init.ones_(value)  # else whole branches of a random network are multiplied by nothing
+    px = model.pretrained_cfg["input_size"][1]
+    card = EncoderCard(name=name, source=f"timm:{name}", dim=model.num_features, input_px=px)
+    return TileNetwork(model, card).eval()
+
+
+def pixels(network: TileNetwork, n: int = 3) -> torch.Tensor:
+    px = network.card.input_px
+    return torch.randint(0, 256, (n, 3, px, px), generator=torch.Generator().manual_seed(2)).float()
+
+
+def shaken(network: TileNetwork) -> Any:
+    """Add an adapter whose updates are far from nothing."""
+    adapted = add_lora(network, r=3, alpha=5.0, dropout=0.2, targets=target_patterns(network))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if "lora_" in name:
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
+    network.eval()
+    return adapted
+
+
+def card_of(network: TileNetwork, digest: str) -> AdapterCard:
+    return AdapterCard(
+        encoder=network.card.to_mapping(),
+        weights_sha256=digest,
+        adapter_sha256="",
+        tiles=({"tile_um": 16.0, "tile_px": None, "out_px": 32},),
+        targets=("x",),
+        objective="contrastive",
+        train_sections=("A",),
+        val_sections=("B",),
+        genes=("G1", "G2"),
+        epochs=2,
+        best_epoch=1,
+        history=[{"epoch": 0.0}],
+        config={},
+        software={},
+    )
+
+
+@pytest.fixture
+def written(tiny_folder: Path, tmp_path: Path) -> tuple[Path, torch.Tensor, torch.Tensor, EncoderCard]:
+    """An adapter of the tiny encoder; its features of some tiles; the tiles; the card."""
+    card = encoder_card(f"local:{tiny_folder}")
+    network = build_network(card)
+    digest = weights_digest(network.backbone)
+    adapted = shaken(network)
+    tiles = pixels(network, 5)
+    with torch.inference_mode():
+        features = network(tiles)
+    write_adapter(tmp_path / "lora", adapted, card_of(network, digest))
+    return tmp_path / "lora", features, tiles, card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_targets_are_linear_layers_and_pointwise_convolutions(kind: str) -> None:
+    network = network_of(kind)
+    targets = lora_targets(network)
+    names = [name.rsplit(".", 1)[-1] for name in targets]
+    assert {name: names.count(name) for name in names} == KINDS[kind]
+    assert not [name for name in targets if "patch_embed" in name or "stem" in name]
+    whole = re.compile("|".join(target_patterns(network)))
+    assert {n for n, _ in network.backbone.named_modules() if whole.fullmatch(n)} == set(targets)
+
+
+def test_patterns_stand_for_all_blocks() -> None:
+    assert target_patterns(network_of("test_vit")) == (
+        r"blocks\.\d+\.attn\.qkv",
+        r"blocks\.\d+\.attn\.proj",
+        r"blocks\.\d+\.mlp\.fc1",
+        r"blocks\.\d+\.mlp\.fc2",
+    )
+
+
+class _Odd(nn.Module):
+    """Two layers of one name but for a number, of which a pass calls one; and one that is used without being called."""
+
+    num_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(3, 4)])
+        self.bare = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.layers[1](x.mean(dim=(2, 3))), self.bare.weight)
+
+
+def test_layers_that_no_pass_calls_are_left_out() -> None:
+    network = TileNetwork(_Odd(), EncoderCard(name="odd", source="x", dim=4, input_px=5))
+    assert lora_targets(network) == ("layers.1",)
+    assert target_patterns(network) == (r"layers\.1",)
+
+
+def test_an_encoder_without_such_layers_is_refused() -> None:
+    network = TileNetwork(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), EncoderCard(name="c", source="x", dim=4, input_px=3)
+    )
+    with pytest.raises(EncoderError, match=r"'c' has no linear layer.*choose another encoder"):
+        lora_targets(network)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_adapter_changes_nothing_and_all_of_it_learns(kind: str) -> None:
+    network = network_of(kind)
+    tiles = pixels(network)
+    with torch.inference_mode():
+        before = network(tiles)
+    add_lora(network, r=2, alpha=4.0, dropout=0.0, targets=target_patterns(network))
+    after = network.eval()(tiles)
+    torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
+    (after**2).sum().backward()
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    assert len(trained) == 2 * len(lora_targets(network_of(kind)))
+    assert all("lora_" in name for name in trained)
+    # The gradient of A is zero as long as B is; that of B is not.
+    assert [n for n, value in trained.items() if "lora_B" in n and not value.grad.abs().max() > 0] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_features_are_those_of_the_adapter_apart(kind: str, tmp_path: Path) -> None:
+    network, again = network_of(kind), network_of(kind)
+    tiles, digest = pixels(network), weights_digest(network.backbone)
+    with torch.inference_mode():
+        frozen = network(tiles)
+    adapted = shaken(network)
+    write_adapter(tmp_path, adapted, card_of(network, digest))
+    with torch.inference_mode():
+        apart, merged = network(tiles), merge_adapter(again, tmp_path)(tiles)
+    assert (apart - frozen).norm() > 0.01 * frozen.norm()
+    assert (merged - apart).norm() < 1e-5 * apart.norm()
+    assert not [name for name, _ in again.named_parameters() if "lora" in name]
+
+
+def test_plain_peft_reads_it(written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard]) -> None:
+    folder, features, tiles, card = written
+    network = build_network(card)
+    network.backbone = peft.PeftModel.from_pretrained(network.backbone, folder).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(tiles), features, rtol=0, atol=0)
+
+
+def test_the_folder_holds_three_files_and_no_path(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, *_ = written
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "spam_adapter.json",
+    ]
+    assert not [p.name for p in folder.iterdir() if str(folder.parent).encode() in p.read_bytes()]
+
+
+def test_an_encoder_with_an_adapter_has_a_name_of_its_own(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, features, tiles, card = written
+    frozen = build_encoder(card, device=torch.device("cpu"))
+    encoder = build_encoder(card, device=torch.device("cpu"), lora=folder)
+    adapter = read_adapter(folder)
+    assert encoder.card == dataclasses.replace(card, name=f"local:tiny-lora-{adapter.adapter_sha256[:8]}")
+    assert encoder.weights_sha256 == frozen.weights_sha256 == adapter.weights_sha256
+    assert (encoder.lora_sha256, frozen.lora_sha256) == (adapter.adapter_sha256, None)
+    images = tiles.permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    torch.testing.assert_close(torch.from_numpy(encoder.embed(images)), features, rtol=1e-5, atol=1e-5)
+    assert np.abs(frozen.embed(images) - features.numpy()).max() > 0.01
+
+
+def test_the_card_survives_the_file(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, *_, card = written
+    digest = weights_digest(build_network(card).backbone)
+    expected = card_of(build_network(card), digest)
+    found = read_adapter(folder)
+    assert found == dataclasses.replace(expected, adapter_sha256=found.adapter_sha256)
+    assert re.fullmatch("[0-9a-f]{64}", found.adapter_sha256)
+
+
+def test_an_adapter_of_another_encoder_is_refused(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    folder, *_ = written
+    other = encoder_card(f"local:{write_folder(tmp_path / 'other')}")
+    with pytest.raises(EncoderError, match=r"trained for encoder 'local:tiny', not for 'local:other'.*--enc-name"):
+        build_encoder(other, device=torch.device("cpu"), lora=folder)
+    with pytest.raises(EncoderError, match="not for 'local:other'"):
+        adapted_card(other, read_adapter(folder))
+
+
+def test_other_weights_of_the_same_name_are_refused(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, *_, card = written
+    network = build_network(card)
+    with torch.no_grad():
+        next(network.backbone.parameters()).add_(1e-3)
+    with pytest.raises(EncoderError, match=r"weights [0-9a-f]{8}…, and these are [0-9a-f]{8}….*--revision"):
+        merge_adapter(network, folder)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+def _edit(**changes: object) -> Callable[[Path], None]:
+    def work(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("adapter_model.safetensors", _flip, r"digest .* are not those that spam_adapter\.json"),
+        ("adapter_model.safetensors", _cut, r"are not those that spam_adapter\.json"),
+        ("adapter_config.json", _edit(lora_alpha=77), r"are not those .* copy the folder again"),
+        ("adapter_config.json", lambda path: path.write_text("{"), r"adapter_config\.json is damaged"),
+        ("spam_adapter.json", lambda path: path.write_text("[]"), r"spam_adapter\.json .* is damaged"),
+        ("spam_adapter.json", _edit(surprise=1), r"is damaged .*surprise"),
+        ("spam_adapter.json", _edit(format="other"), "are not those"),
+        ("spam_adapter.json", _edit(version=2), r"of version 2; .* up to version 1: update"),
+    ],
+)
+def test_damage_is_named(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    name: str,
+    damage: Callable[[Path], object],
+    words: str,
+) -> None:
+    folder, *_ = written
+    damage(folder / name)
+    with pytest.raises(EncoderError, match=words):
+        read_adapter(folder)
+
+
+def test_what_only_describes_is_not_in_the_digest(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, *_ = written
+    before = read_adapter(folder)
+    _edit(peft_version="9", inference_mode=False, base_model_name_or_path="x")(folder / "adapter_config.json")
+    assert read_adapter(folder) == before
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "spam_adapter.json"])
+def test_a_missing_file_is_named(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard], name: str
+) -> None:
+    folder, *_ = written
+    (folder / name).unlink()
+    with pytest.raises(MissingInputError, match=rf"no adapter of `spam adapt`: {re.escape(name)} not there"):
+        read_adapter(folder)
+
+
+def test_arrays_that_do_not_fit_are_named(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, *_, card = written
+    network = build_network(card)
+    adapted = add_lora(network, r=2, alpha=5.0, dropout=0.0, targets=(r"blocks\.0\.mlp\.fc1",))
+    digest = weights_digest(build_network(card).backbone)
+    other = folder.parent / "other"
+    write_adapter(other, adapted, card_of(build_network(card), digest))
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    values = json.loads((other / "spam_adapter.json").read_text())
+    with pytest.raises(EncoderError, match="are not those") as refused:
+        read_adapter(other)
+    found = re.search(r"digest ([0-9a-f]{8})", str(refused.value))
+    assert found and found[1] != values["adapter_sha256"][:8]
+
+
+def test_without_peft_the_command_that_brings_it_is_named(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, *_, card = written
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EncoderError, match=r"pip install 'spam-st\[lora\]'"):
+        build_encoder(card, device=torch.device("cpu"), lora=folder)
