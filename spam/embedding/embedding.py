@@ -58,12 +58,13 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
         amp=config.amp,
         is_averaged=config.dihedral,
         is_compiled=config.compile,
+        lora=config.lora,
     )
     store = create_store(planned.store)
     for one in planned.sections:
         _require_same_features(store, one, encoder, config)
     reports = tuple(_embed_section(store, one, encoder, config, share, progress) for one in planned.sections)
-    return EmbedReport(store=planned.store, encoder=planned.card.name, sections=reports)
+    return EmbedReport(store=planned.store, encoder=planned.encoder, sections=reports)
 
 
 def _run(encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
@@ -118,6 +119,7 @@ def _embed_section(
                         spec,
                         slide=slide,
                         interpolation=encoder.card.interpolation,
+                        stain=one.stain,
                         is_forgiving=config.skip_bad_tiles,
                     )
                     with (

@@ -15,9 +15,9 @@ class TileBatch:
     Attributes
     ----------
     pixels
-        RGB pixels; zero for a tile that could not be read.
+        RGB pixels, their stains normalised if that was asked for; of no meaning where a tile could not be read.
     quality
-        What was measured of each, see `spam.schemas.tile_quality.MEASURES`.
+        What was measured of each before that, see `spam.schemas.tile_quality.MEASURES`.
     faults
         Why tiles could not be read, by their place in the batch.
     """

@@ -17,6 +17,7 @@ from .image_slide import ImageSlide
 from .opening import open_slide
 from .quality import measure_quality
 from .slide import Slide
+from .stain import StainNormaliser
 from .tile_batch import TileBatch
 from .tile_files import common_side_px
 
@@ -45,6 +46,8 @@ class TileReader:
         reader.
     interpolation
         Filter of the resampling.
+    stain
+        Normalises the stains of the tiles that `read_batch` gives, after their quality was measured.
     is_forgiving
         Whether `read_batch` goes on when a tile cannot be read.
 
@@ -67,9 +70,11 @@ class TileReader:
         *,
         slide: Slide | None = None,
         interpolation: Interpolation = "bicubic",
+        stain: StainNormaliser | None = None,
         is_forgiving: bool = False,
     ) -> None:
         self._section = section
+        self._stain = stain
         self._is_forgiving = is_forgiving
         self._spec = spec
         self._interpolation: Interpolation = interpolation
@@ -148,6 +153,8 @@ class TileReader:
                 faults[row] = fault
         quality = measure_quality(pixels, native_px=self._native_px)
         quality[list(faults)] = 0
+        if self._stain is not None:
+            pixels = self._stain.apply(pixels)
         return TileBatch(pixels=pixels, quality=quality, faults=faults)
 
     def close(self) -> None:
