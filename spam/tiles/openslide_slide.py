@@ -22,8 +22,8 @@ class OpenSlideSlide(Slide):
     """A slide behind the OpenSlide library, which reads from several threads by itself.
 
     OpenSlide takes the corner of a region in full-resolution pixels, as whole numbers: on a level whose
-    downsample is not whole, a region may lie off by up to half a full-resolution pixel. Where the scanner took
-    no picture, the slide is white.
+    downsample is not whole, a region lies off by up to half a full-resolution pixel, and is interpolated. Where
+    the scanner took no picture, the slide is white.
 
     Raises
     ------

@@ -1,0 +1,234 @@
+"""OME-Zarr of both versions: pixels, levels, pixel size, and folders that lost files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spam.errors import SlideError
+from spam.tiles import open_slide
+from spam.tiles.ome_zarr_slide import OmeZarrSlide
+
+MICRO = {"type": "space", "unit": "micrometer"}
+
+
+def axis_of(letter, space=MICRO):
+    return {
+        "name": letter,
+        **(space if letter in "xyz" else {"type": "channel" if letter == "c" else "time"}),
+    }
+
+
+def write(
+    path,
+    picture,
+    *,
+    axes="cyx",
+    version="0.5",
+    scale=0.5,
+    space=MICRO,
+    levels=2,
+    inside="",
+    shards=None,
+    **options,
+):
+    """Write a picture as OME-Zarr, with levels of every second pixel; returns the folder."""
+    zarr_format = 3 if version == "0.5" else 2
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    if inside:
+        layout = {"bioformats2raw.layout": 3}
+        root.attrs.update({"ome": {"version": version, **layout}} if zarr_format == 3 else layout)
+    group = root.create_group(inside) if inside else root
+    datasets = []
+    for level in range(levels):
+        pixels = picture[:: 2**level, :: 2**level]
+        order = [*"yxc"] if pixels.ndim == 3 else [*"yx"]
+        pixels = np.moveaxis(
+            pixels, range(len(order)), [[a for a in axes if a in order].index(a) for a in order]
+        )
+        for place, letter in enumerate(axes):
+            pixels = pixels if letter in order else np.expand_dims(pixels, place)
+        chunks = tuple({"y": 64, "x": 80}.get(letter, 1) for letter in axes)
+        if zarr_format == 2:
+            options = {"chunk_key_encoding": {"name": "v2", "separator": "/"}, **options}
+        array = group.create_array(
+            str(level), shape=pixels.shape, dtype=pixels.dtype, chunks=chunks, shards=shards, **options
+        )
+        array[...] = pixels
+        steps = [{"y": scale * 2**level, "x": scale * 2**level}.get(letter, 1.0) for letter in axes]
+        datasets.append(
+            {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": steps}]}
+        )
+    multiscales = [{"axes": [axis_of(letter, space) for letter in axes], "datasets": datasets}]
+    if zarr_format == 3:
+        group.attrs["ome"] = {"version": version, "multiscales": multiscales}
+    else:
+        group.attrs["multiscales"] = [{**multiscales[0], "version": version}]
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("axes", ["cyx", "tczyx", "yxc"])
+def test_pixels_levels_and_pixel_size(tmp_path, picture, version, axes):
+    with open_slide(write(tmp_path / "a.ome.zarr", picture, axes=axes, version=version)) as slide:
+        assert type(slide) is OmeZarrSlide
+        assert slide.level_sizes == ((401, 307), (201, 154))
+        assert slide.block_sizes == ((80, 64), (80, 64))
+        assert (slide.mpp, slide.mpp_note) == (0.5, None)
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+        np.testing.assert_array_equal(slide.read(59, 61, 97, 71, level=1), picture[::2, ::2][61:132, 59:156])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(x=st.integers(-99, 450), y=st.integers(-99, 350), w=st.integers(1, 131), h=st.integers(1, 113))
+def test_any_region(tmp_path, picture, x, y, w, h):
+    path = tmp_path / "a.zarr"
+    if not path.exists():
+        write(path, picture)
+    padded = np.pad(picture, ((100, 200), (100, 200), (0, 0)), mode="edge")
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(
+            slide.read(x, y, w, h), padded[y + 100 : y + 100 + h, x + 100 : x + 100 + w]
+        )
+
+
+def test_the_first_of_several_images_and_shards(tmp_path, picture):
+    for version in ("0.4", "0.5"):
+        with open_slide(write(tmp_path / f"{version}.zarr", picture, version=version, inside="0")) as slide:
+            np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+    with open_slide(write(tmp_path / "s.zarr", picture, shards=(3, 128, 160))) as slide:
+        assert slide.block_sizes[0] == (80, 64)
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+
+
+def test_grey_and_transparent(tmp_path, picture):
+    grey = picture[..., 0]
+    with open_slide(write(tmp_path / "grey.zarr", grey, axes="yx")) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), np.stack([grey] * 3, axis=-1))
+    clear = np.dstack([picture, np.full(grey.shape, 0, dtype=np.uint8)])
+    with open_slide(write(tmp_path / "clear.zarr", clear, config={"write_empty_chunks": True})) as slide:
+        assert (slide.read(0, 0, 401, 307) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("scale", "space", "mpp", "words"),
+    [
+        (250.0, {"type": "space", "unit": "nanometer"}, 0.25, None),
+        (0.0005, {"type": "space", "unit": "millimeter"}, 0.5, None),
+        (
+            0.5,
+            {"type": "space"},
+            None,
+            "what is no length (OME-Zarr scale, x: 0.5 without a unit, y: 0.5 without a unit)",
+        ),
+        (1.0, {"type": "space", "unit": "pixel"}, None, "x: 1 pixel"),
+        (353.0, MICRO, None, "states 353 µm per pixel (OME-Zarr scale, x: 353 micrometer"),
+    ],
+)
+def test_scale_is_the_pixel_size_where_it_has_a_unit(tmp_path, picture, scale, space, mpp, words):
+    with open_slide(write(tmp_path / "a.zarr", picture, scale=scale, space=space, levels=1)) as slide:
+        assert slide.mpp == (None if mpp is None else pytest.approx(mpp))
+        assert words is None or words in slide.mpp_note
+
+
+def test_a_scale_of_all_levels_counts_too(tmp_path, picture):
+    path = write(tmp_path / "a.zarr", picture, levels=1)
+    text = json.loads((path / "zarr.json").read_text())
+    multiscales = text["attributes"]["ome"]["multiscales"][0]
+    multiscales["coordinateTransformations"] = [{"type": "scale", "scale": [1.0, 3.0, 3.0]}]
+    (path / "zarr.json").write_text(json.dumps(text))
+    with open_slide(path) as slide:
+        assert slide.mpp == 1.5
+    del multiscales["coordinateTransformations"], multiscales["datasets"][0]["coordinateTransformations"]
+    (path / "zarr.json").write_text(json.dumps(text))
+    with open_slide(path) as slide:
+        assert (slide.mpp, slide.mpp_note) == (None, "states no pixel size")
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_lost_chunk_is_an_error_where_it_would_be_black(tmp_path, picture, version):
+    path = write(tmp_path / "a.zarr", picture, version=version)
+    lost = (
+        path / "0" / ("c/1/2/3" if version == "0.5" else "1/2/3")
+    )  # channel 1, rows 128 to 191, columns 240 to 319
+    lost.unlink()
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 240, 307), picture[:, :240])
+        np.testing.assert_array_equal(slide.read(240, 0, 80, 128), picture[:128, 240:320])
+        for region in ((239, 100, 2, 60), (319, 191, 5, 5)):
+            with pytest.raises(
+                SlideError, match=r"chunk 0/.*1/2/3 is not there, lost or all black.*copied whole"
+            ):
+                slide.read(*region)
+        np.testing.assert_array_equal(slide.read(0, 0, 201, 154, level=1), picture[::2, ::2])
+
+
+def test_a_chunk_left_out_as_white_is_white(tmp_path, picture):
+    path = write(tmp_path / "a.zarr", picture, fill_value=255)
+    shutil.rmtree(path / "0" / "c" / "0")
+    expected = picture.copy()
+    expected[..., 0] = 255
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), expected)
+
+
+@pytest.mark.parametrize("codec", ["default", "none", "gzip", "blosc"])
+@pytest.mark.parametrize("kept", [0, 11, 200])
+def test_a_chunk_cut_short_is_an_error(tmp_path, picture, codec, kept):
+    codecs = {"none": None, "gzip": zarr.codecs.GzipCodec(), "blosc": zarr.codecs.BloscCodec()}
+    options = {"compressors": codecs[codec]} if codec in codecs else {}
+    path = write(tmp_path / "a.zarr", picture, **options)
+    chunk = path / "0" / "c" / "0" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:kept])
+    with (
+        open_slide(path) as slide,
+        pytest.raises(SlideError, match=r"cannot be decoded at \(0, 0\) of level 0.*copied whole"),
+    ):
+        slide.read(0, 0, 20, 20)
+
+
+def test_what_is_no_picture_of_he_says_what_it_is(tmp_path, picture):
+    deep = write(tmp_path / "deep.zarr", picture.astype(np.uint16))
+    many = write(tmp_path / "many.zarr", np.concatenate([picture, picture[..., :2]], axis=2))
+    stack = tmp_path / "stack.zarr"
+    write(stack, picture, axes="zyxc", levels=1)
+    shutil.rmtree(stack / "0")
+    zarr.create_array(stack / "0", shape=(2, 30, 30, 3), dtype="uint8", chunks=(1, 30, 30, 3))
+    for path, words in (
+        (deep, "uint16 with axes 'cyx'"),
+        (many, r"'cyx' and shape \(5, 307, 401\)"),
+        (stack, r"'zyxc' and shape \(2, 30, 30, 3\)"),
+    ):
+        with pytest.raises(SlideError, match=rf"{words}.*8-bit RGB"):
+            open_slide(path)
+
+
+def test_folders_that_are_no_ome_zarr(tmp_path, picture):
+    zarr.open_group(tmp_path / "plain.zarr", mode="w")
+    with pytest.raises(SlideError, match=r"plain\.zarr.*no.* OME-Zarr.*'multiscales' is missing"):
+        open_slide(tmp_path / "plain.zarr")
+    lost = write(tmp_path / "lost.zarr", picture)
+    shutil.rmtree(lost / "1")
+    with pytest.raises(SlideError, match=r"lost\.zarr.*no.* OME-Zarr.*copied whole"):
+        open_slide(lost)
+    (lost / "zarr.json").write_text("{")
+    with pytest.raises(SlideError, match=r"lost\.zarr.*no.* OME-Zarr"):
+        open_slide(lost)
+    (tmp_path / "folder.ome.zarr").mkdir()
+    with pytest.raises(SlideError, match=r"folder\.ome\.zarr.*it is a folder, and neither an OME-Zarr nor"):
+        open_slide(tmp_path / "folder.ome.zarr")
+
+
+def test_what_ome_zarr_py_writes(tmp_path, picture):
+    writer = pytest.importorskip("ome_zarr.writer")
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="w")
+    scale = [[{"type": "scale", "scale": [1.0, 0.25, 0.25]}]]
+    axes = [axis_of(letter) for letter in "cyx"]
+    writer.write_multiscale([np.moveaxis(picture, -1, 0)], group, axes=axes, coordinate_transformations=scale)
+    with open_slide(tmp_path / "a.ome.zarr") as slide:
+        assert slide.mpp == 0.25
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
