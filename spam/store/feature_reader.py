@@ -38,9 +38,10 @@ def quality_names(index: SectionIndex) -> tuple[str, ...]:
 
 def _origin(node: dict[str, Any]) -> Any:
     """Read where an array comes from, as far as what stands there can be read: a stranger may have written it."""
+    found: Any = node
     for entry in ("attributes", SPAM, META, "origin"):
-        node = node.get(entry) if isinstance(node, dict) else None
-    return node
+        found = found.get(entry) if isinstance(found, dict) else None
+    return found
 
 
 def unfinished_names(store: Path, section: str) -> tuple[str, ...]:

@@ -87,9 +87,8 @@ def measure_quality(
         tissue, ink = (np.count_nonzero(kinds == kind) / kinds.size for kind in (_TISSUE, _INK))
         # Four times the luminance: 1020 at most, so that 16 bits hold the sums and differences of `_sharpness`.
         light = np.left_shift(green, 1, dtype=np.int16) + red + blue
-        if light.std(dtype=np.float32) < 4 * _PLAIN_BELOW:
-            tissue = 0.0
-        measures[row] = (1, tissue, ink, _sharpness(light, step) / _TYPICAL_SHARPNESS)
+        is_plain = light.std(dtype=np.float32) < 4 * _PLAIN_BELOW
+        measures[row] = (1, 0 if is_plain else tissue, ink, _sharpness(light, step) / _TYPICAL_SHARPNESS)
     return measures
 
 
@@ -128,7 +127,7 @@ def _colour_bin(
 ) -> Array:
     """Find the entry of each pixel in the table of colours."""
     high = np.left_shift(red & 0xF8, 7, dtype=np.uint16)
-    return high | np.left_shift(green & 0xF8, 2, dtype=np.uint16) | (blue >> 3)
+    return np.asarray(high | np.left_shift(green & 0xF8, 2, dtype=np.uint16) | (blue >> 3))
 
 
 def _sharpness(light: Int[Array, "px px"], step: int) -> float:

@@ -185,7 +185,7 @@ def _macenko(
     def recolour(pixels: UInt8[Array, "n 3"]) -> UInt8[Array, "n 3"]:
         light = np.exp(_LOG_OF_LIGHT.take(pixels) @ matrix)
         light *= np.float32(_LIGHT)
-        return np.minimum(light, 255, out=light).astype(np.uint8)
+        return np.asarray(np.minimum(light, 255, out=light).astype(np.uint8))
 
     return recolour
 
