@@ -68,6 +68,7 @@ LATE_IMPORTS = {
     ("spam/encoders/registry.py", "spam.encoders.describing"),
     ("spam/encoders/hub_access.py", "spam.encoders.describing"),
     ("spam/encoders/lora.py", "peft"),
+    ("spam/tiles/stain.py", "torchstain.numpy.normalizers"),
 }
 # Imports by name escape this test; these need them, and say why.
 DYNAMIC_IMPORTS = {
