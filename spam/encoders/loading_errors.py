@@ -63,11 +63,8 @@ def explained(name: str, source: str, *, revision: str | None = None) -> Iterato
     except (*ASKED_HUB, urllib.error.URLError) as error:
         message = f"encoder {name!r}{refusal(error, source, revision=revision).text}"
         raise EncoderError(message) from error
-    except (
-        FileNotFoundError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # timm's own: no such file, weights do not fit
+    # timm's own: no such file, weights that do not fit, arguments that it does not know.
+    except (FileNotFoundError, RuntimeError, ValueError, TypeError) as error:
         message = (
             f"encoder {name!r} cannot be built from {source!r}: {error}; expected a timm model with "
             "all of its weights (a folder holds config.json and model.safetensors)"

@@ -102,11 +102,16 @@ def _with_timm_weights(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
         card.source.removeprefix("timm:") if card.source.startswith("timm:") else _architecture(card)
     )
     config = timm.get_pretrained_cfg(architecture)
-    classifier = config.classifier if config else None
-    first = classifier if isinstance(classifier, str) or classifier is None else classifier[0]
-    head = weights.get(f"{first}.weight")
+    classifier = (config and config.classifier) or "head"
+    first = classifier if isinstance(classifier, str) else classifier[0]
+    # Classifiers that pool are newer than some files: head.fc was head.
+    heads = [
+        weights[name]
+        for name in (f"{first}.weight", f"{first.removesuffix('.fc')}.weight")
+        if name in weights
+    ]
     # With as many classes as the file has: then timm takes all weights or none.
-    n_classes = 0 if head is None else len(head)
+    n_classes = len(heads[0]) if heads else 0
     overlay = {"state_dict": weights, "num_classes": n_classes, "label_offset": 0}
     model: Any = timm.create_model(
         architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=n_classes, **_kwargs(card)

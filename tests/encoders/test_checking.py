@@ -64,8 +64,8 @@ def test_nothing_is_downloaded_and_sizes_are_those_of_the_files(hub: HubModels, 
         access="open",
         download_bytes=size,
     )
-    assert [exchange.method for exchange in hub.requests] == ["HEAD"]
-    assert hub.bytes_sent == 0
+    assert [exchange.method for exchange in hub.questions] == ["HEAD"]
+    assert sum(exchange.sent for exchange in hub.questions) == 0
 
 
 def test_weights_that_are_here_are_measured_and_nobody_is_asked(hub: HubModels, tiny: Path) -> None:

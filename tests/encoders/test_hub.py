@@ -125,7 +125,7 @@ def test_each_fault_says_what_to_do(
     with pytest.raises(EncoderError, match=words) as caught:
         built(name)
     assert str(caught.value).startswith(f"encoder {name!r}")
-    assert len(hub.requests) <= 5  # nobody tries again and again
+    assert len(hub.questions) <= 5  # nobody tries again and again
 
 
 @pytest.mark.parametrize("name", ["hf-hub:org/tiny", "timm:test_vit", "uni_v1"])

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from counting_server import CountingServer
+from counting_server import CountingServer, Exchange
 from hub_access import HubError
 from werkzeug.utils import redirect, send_file
 from werkzeug.wrappers import Request, Response
@@ -36,9 +36,14 @@ class HubModels(CountingServer):
         self.revisions = {"main", COMMIT}
 
     @property
+    def questions(self) -> list[Exchange]:
+        """Requests for files of repositories so far: the client asks once for something else, about itself."""
+        return [exchange for exchange in self.requests if "/resolve/" in exchange.path]
+
+    @property
     def asked(self) -> list[str]:
-        """Paths of the requests so far, without the address of the content delivery."""
-        return [exchange.path for exchange in self.requests if not exchange.path.startswith("/cdn")]
+        """Paths of `questions`."""
+        return [exchange.path for exchange in self.questions]
 
     def _answer(self, request: Request) -> Response:
         try:

