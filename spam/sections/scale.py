@@ -20,6 +20,11 @@ _MPP_PLACES = (
 )
 _VISIUM_SPOT_UM = 55.0
 
+# µm per pixel: what an image of tissue can have, from oil immersion to an overview of a slide, and beyond which
+# even an option must be a slip of the unit (nm, mm).
+_PLAUSIBLE_MPP = (0.05, 20.0)
+_POSSIBLE_MPP = (0.01, 100.0)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -47,18 +52,22 @@ def find_scale(mpp_option: float | None, library: Mapping[str, Any]) -> Scale:
 
     Raises
     ------
-    ConfigError, SectionError
-        If a stated value is not a positive number.
+    ConfigError
+        If the option is not a number from 0.01 to 100.
+    SectionError
+        If a value of the h5ad is not a positive number, or its µm per pixel not one from 0.05 to 20.
     """
     hires = _stated(library, "scalefactors", "tissue_hires_scalef")
     if mpp_option is not None:
-        if not (np.isfinite(mpp_option) and mpp_option > 0):
-            message = f"--mpp must be a positive number of µm per pixel, not {mpp_option!r}"
+        low, high = _POSSIBLE_MPP
+        if not low <= mpp_option <= high:
+            message = f"--mpp must be a positive number of µm per pixel, from {low:g} to {high:g}, not {mpp_option!r}"
             raise ConfigError(message)
         return Scale(mpp=float(mpp_option), mpp_source="option", hires=hires)
     for group, key in _MPP_PLACES:
         mpp = _stated(library, group, key)
         if mpp is not None:
+            _refuse_implausible(mpp, group, key)
             return Scale(mpp=mpp, mpp_source="h5ad", hires=hires)
     return Scale(mpp=None, mpp_source=None, hires=hires)
 
@@ -74,6 +83,16 @@ def scale_notes(scale: Scale, library: Mapping[str, Any]) -> tuple[str, ...]:
         f"the h5ad does not state µm per pixel; its spot_diameter_fullres {diameter:.1f} would mean about "
         f"{_VISIUM_SPOT_UM / diameter:.2f} µm/px for {_VISIUM_SPOT_UM:g} µm spots: pass --mpp if so",
     )
+
+
+def _refuse_implausible(mpp: float, group: str, key: str) -> None:
+    low, high = _PLAUSIBLE_MPP
+    if not low <= mpp <= high:
+        message = (
+            f"uns['spatial'][section][{group!r}][{key!r}] of the h5ad states {mpp:g} µm per pixel, but images of tissue "
+            f"have {low:g} to {high:g}; give the right number with --mpp"
+        )
+        raise SectionError(message)
 
 
 def _entry(library: Mapping[str, Any], group: str, key: str) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
+from spam.sections.scale import find_scale
 from spam.sections.slide_files import is_slide_folder, slide_files
 from spam.sections.sources import describe_sources
 from spam.typing import Array, Bool, Float64
@@ -113,15 +114,17 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     Raises
     ------
     ConfigError
-        If tiles or step are in µm and µm per pixel is unknown; says what the slide states.
+        If tiles or step are in µm and µm per pixel is unknown; says what the slide states. If ``--mpp`` is no size of a
+        pixel.
     MissingInputError
         If the slide is not there.
     SlideError
         If it cannot be read, or shows no tissue.
     """
     name = config.section or _section_name(path)
+    option = find_scale(config.mpp, {})
     with open_slide(path) as slide:
-        mpp = config.mpp if config.mpp is not None else slide.mpp
+        mpp = option.mpp if option.mpp is not None else slide.mpp
         tile_px, stride_px = _sizes(slide, config, mpp, name)
         cell_px = min(tile_px, stride_px)
         per_mask_px = _MASK_UM / mpp if mpp is not None else tile_px / _MASK_PX_PER_TILE
@@ -144,7 +147,7 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
         xy_px=xy_px,
         xy_um=None if mpp is None else xy_px * mpp,
         mpp=mpp,
-        mpp_source=None if mpp is None else "slide" if config.mpp is None else "option",
+        mpp_source=option.mpp_source or (None if mpp is None else "slide"),
         counts=None,
         genes=None,
         obs={"array_row": rows.astype(np.int64), "array_col": columns.astype(np.int64)},

@@ -7,7 +7,7 @@ from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, TileFiles
 
-from .tile_files import side_px
+from .tile_files import common_side_px, side_px
 
 __all__ = ["resolve_tile_specs", "unknown_mpp"]
 
@@ -40,7 +40,7 @@ def resolve_tile_specs(
     specs = [TileSpec(tile_um=um, out_px=input_px) for um in config.tile_um]
     specs += [TileSpec(tile_px=px, out_px=input_px) for px in config.tile_px]
     if not specs:
-        specs = [_default_spec(section, input_px)]
+        specs = [_default_spec(section, input_px, is_forgiving=config.skip_bad_tiles)]
     if section.mpp is None and any(spec.tile_um is not None for spec in specs):
         slide = None if isinstance(section.tiles, TileFiles) else section.tiles.path
         labels = ", ".join(spec.label for spec in specs)
@@ -48,9 +48,10 @@ def resolve_tile_specs(
     return tuple(dict.fromkeys(specs))
 
 
-def _default_spec(section: Section, input_px: int) -> TileSpec:
+def _default_spec(section: Section, input_px: int, *, is_forgiving: bool) -> TileSpec:
     if isinstance(section.tiles, TileFiles):
-        file_px = side_px(section.tiles.paths[0])
+        paths = section.tiles.paths
+        file_px = common_side_px(paths, is_forgiving=True) if is_forgiving else side_px(paths[0])
         if section.mpp is None:
             return TileSpec(tile_px=file_px, out_px=input_px)
         return TileSpec(tile_um=round(file_px * section.mpp, 1), out_px=input_px)

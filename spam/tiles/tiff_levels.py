@@ -14,23 +14,24 @@ _ONE_PICTURE = "YXSC"  # tifffile's letters for the axes of one picture; S are s
 
 
 def levels_of(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
-    """Find the pages of each level of the first image, the full resolution first: one, or one per channel.
+    """Find the pages of each level of the picture, the full resolution first: one, or one per channel.
 
-    Writers mark smaller levels as such, or keep them in SubIFDs. Where nothing is marked, further tiled pages
-    of the same shape, smaller, are levels, as OpenSlide has it.
+    The picture is the first image of an OME-TIFF, the largest of any other. Writers mark smaller levels as such,
+    or keep them in SubIFDs. Where nothing is marked, further tiled pages of the same shape, smaller, are levels, as
+    OpenSlide has it.
 
     Raises
     ------
     TiffFileError
         If a part of the image lies in a file that is not there.
-    IndexError
+    IndexError, ValueError
         If there is no image.
     """
-    first = tiff.series[0]
+    first = _picture_of(tiff)
     levels = [_pages_of(level) for level in first.levels]
     full = levels[0][0]
     if len(levels) == 1 and full.is_tiled:
-        others = [_pages_of(other) for other in tiff.series[1:] if other.dtype == first.dtype]
+        others = [_pages_of(other) for other in tiff.series if other.dtype == first.dtype]
         levels += [pages for pages in others if _is_smaller(pages[0], full)]
         levels.sort(key=lambda pages: -pages[0].imagewidth)
     return levels
@@ -44,7 +45,7 @@ def check_picture(tiff: tifffile.TiffFile, path: Path) -> None:
     SlideError
         Says what was found.
     """
-    series = tiff.series[0]
+    series = _picture_of(tiff)
     page = _pages_of(series)[0]
     n_channels = len(series.pages) * page.samplesperpixel
     is_stack = any(
@@ -75,6 +76,14 @@ def _is_rgb(page: tifffile.TiffPage, n_channels: int) -> bool:
     if page.photometric == PHOTOMETRIC.YCBCR:  # turned into RGB by the decoder of JPEG, if it sees all three
         return page.compression == COMPRESSION.JPEG and page.planarconfig == PLANARCONFIG.CONTIG
     return n_channels in (1, 3) and page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB)
+
+
+def _picture_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    if tiff.is_ome:
+        return tiff.series[0]
+    return max(
+        tiff.series, key=lambda series: _pages_of(series)[0].imagewidth * _pages_of(series)[0].imagelength
+    )
 
 
 def _pages_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:

@@ -1,7 +1,7 @@
 """Folders of ready-cut tiles: one file per spot, all squares of one size."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spam.errors import SlideError, TileError
@@ -43,26 +43,27 @@ def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:
     MissingInputError
         If a file is not there.
     SlideError
-        If a file is no readable image.
+        If files are no readable images; counts them, and says what is wrong with the first.
     TileError
         If a file is not square, or the files are not all of one size; names those that are unlike the most.
     """
     sizes: dict[Path, tuple[int, int]] = {}
+    unreadable: dict[Path, SlideError] = {}
     files = tuple(dict.fromkeys(paths))
     for path in files:
         try:
             with open_slide(path) as tile:
                 sizes[path] = tile.width, tile.height
-        except SlideError:
-            if not is_forgiving or (path == paths[-1] and not sizes):
-                raise
+        except SlideError as error:
+            unreadable[path] = error
+    if unreadable and not (is_forgiving and sizes):
+        raise SlideError(_unreadable(unreadable, len(files))) from next(iter(unreadable.values()))
     (width, height), n_alike = Counter(sizes.values()).most_common(1)[0]
     unlike = [f"{path.name!r} is {w} x {h} px" for path, (w, h) in sizes.items() if (w, h) != (width, height)]
     if unlike:
-        more = f" and {len(unlike) - _N_NAMED} more" if len(unlike) > _N_NAMED else ""
         message = (
             f"tile files must all be of one size: {n_alike} of {len(sizes)} are {width} x {height} px, but "
-            f"{', '.join(unlike[:_N_NAMED])}{more}; cut them alike, or give the slide itself in --root"
+            f"{_first_of(unlike)}; cut them alike, or give the slide itself in --root"
         )
         raise TileError(message)
     if width != height:
@@ -72,3 +73,19 @@ def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:
         )
         raise TileError(message)
     return width
+
+
+def _unreadable(errors: Mapping[Path, SlideError], n_files: int) -> str:
+    """Count and name files that cannot be read, and say why the first cannot."""
+    first = next(iter(errors.values()))
+    if n_files == 1:
+        return str(first)
+    return (
+        f"{len(errors)} of {n_files} tile files cannot be read: {_first_of([repr(path.name) for path in errors])}, the "
+        f"first because {first}; mend them, or leave them out with --skip-bad-tiles"
+    )
+
+
+def _first_of(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _N_NAMED} more" if len(words) > _N_NAMED else ""
+    return ", ".join(words[:_N_NAMED]) + more

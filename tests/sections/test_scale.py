@@ -25,7 +25,7 @@ def test_every_place_in_the_h5ad(lab, group, key):
     assert (section.mpp, section.mpp_source) == (0.5, "option")
 
 
-@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("mpp", [0.0, -1.0, 0.005, 250.0, float("nan"), float("inf")])
 def test_an_option_that_is_no_size(lab, mpp):
     lab.write_csv()
     with pytest.raises(ConfigError, match="--mpp must be a positive number"):
@@ -39,6 +39,16 @@ def test_an_h5ad_that_states_no_size(lab, mpp):
     with pytest.raises(SectionError, match=r"\['metadata'\]\['mpp'\] of the h5ad must be a positive .*--mpp"):
         read_section(lab.config())
     assert read_section(lab.config(mpp=0.5)).mpp == 0.5
+
+
+@pytest.mark.parametrize("mpp", [0.04, 352.8])
+def test_an_h5ad_that_states_no_microscopes_size(lab, mpp):
+    lab.write_csv()
+    lab.write_h5ad(libraries={"lib": {"scalefactors": {"microns_per_pixel": mpp}}})
+    words = rf"\['microns_per_pixel'\] of the h5ad states {mpp} µm per pixel.* 0\.05 to 20; .*--mpp"
+    with pytest.raises(SectionError, match=words):
+        read_section(lab.config())
+    assert read_section(lab.config(mpp=25.0)).mpp == 25.0
 
 
 def test_several_libraries_need_the_right_name(lab):

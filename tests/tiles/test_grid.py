@@ -109,6 +109,11 @@ def test_the_slides_pixel_size_counts_unless_an_option_overrides(slide, tmp_path
     assert (other.name, other.mpp, other.mpp_source) == ("S", 4.0, "option")
 
 
+def test_an_option_in_nanometres_is_refused(slide):
+    with pytest.raises(ConfigError, match=r"--mpp .* from 0\.01 to 100, not 250"):
+        grid_section(slide, config(slide, mpp=250.0))
+
+
 def test_blank_and_plain_slides_have_no_tissue(tmp_path):
     for name, colour in (
         ("blank.png", (244, 243, 244)),
