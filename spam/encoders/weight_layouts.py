@@ -74,7 +74,7 @@ def to_timm(layout: WeightLayout, weights: Mapping[str, Any], model: nn.Module) 
         If a weight is missing or has another shape, or a published one is neither the network's nor known to be
         unused. All of them are named at once.
     """
-    return _Mapping(LAYOUTS[layout], weights, model).state(layout)
+    return _Conversion(LAYOUTS[layout], weights, model).state(layout)
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,7 +84,7 @@ class _Published:
     is_used: bool = False
 
 
-class _Mapping:
+class _Conversion:
     """One file, on its way into one network."""
 
     def __init__(self, rules: Layout, weights: Mapping[str, Any], model: nn.Module) -> None:
@@ -104,6 +104,7 @@ class _Mapping:
                 self._published[ours] = _Published(name, tensor)
 
     def state(self, layout: str) -> dict[str, Tensor]:
+        """Make the network's state, or raise all faults at once."""
         expected: dict[str, Tensor] = self._model.state_dict()
         made = {name: self._made(name, tuple(wanted.shape)) for name, wanted in expected.items()}
         state = {name: tensor for name, tensor in made.items() if tensor is not None}
@@ -139,7 +140,8 @@ class _Mapping:
             return None
         whole = [self._published[source.name] for source in sources]
         if name.endswith(POSITIONS):  # its length is that of the published image size
-            return self._unflat(name, whole[0].tensor[self._rules.n_unused_positions :])
+            n_unused = self._rules.n_unused_positions
+            return self._unflat(name, whole[0].tensor[n_unused:] if n_unused else whole[0].tensor)
         if name in self._rules.flat:
             wanted = wanted[-whole[0].tensor.ndim :]
         fits = [self._has_shape(p, s, wanted, len(whole)) for p, s in zip(whole, sources, strict=True)]
@@ -154,15 +156,13 @@ class _Mapping:
     def _has_shape(
         self, published: _Published, source: Source, wanted: tuple[int, ...], n_sources: int
     ) -> bool:
-        """Tell whether a published weight has the shape that it must have to become its part of one of shape `wanted`."""
+        """Tell whether a published weight has the shape that it needs for its part of one of shape `wanted`."""
         shape = (wanted[0] // n_sources * source.n_parts, *wanted[1:]) if wanted else ()
-        self._note_shape(published.name, tuple(published.tensor.shape), shape)
-        return tuple(published.tensor.shape) == shape
-
-    def _note_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-        fault = f"{name!r} {found}, expected {wanted}"
-        if found != wanted and fault not in self._misshapen:
+        found = tuple(published.tensor.shape)
+        fault = f"{published.name!r} {found}, expected {shape}"
+        if found != shape and fault not in self._misshapen:
             self._misshapen.append(fault)
+        return found == shape
 
     def _unflat(self, name: str, tensor: Tensor) -> Tensor:
         n_axes = 3 if name in self._rules.flat else tensor.ndim
@@ -176,13 +176,17 @@ class _Mapping:
         rules = self._rules
         resampling = rules.resampling_with_registers if has_registers else rules.resampling
         positions = fit_positions(state[name], grid=tuple(trunk.patch_embed.grid_size), resampling=resampling)
-        if has_registers and resampling is not None and f"{prefix}cls_token" in state:
-            state[f"{prefix}cls_token"] = state[f"{prefix}cls_token"] + positions[:, :1]
+        token = state.get(f"{prefix}cls_token")
+        is_joined = has_registers and resampling is not None
+        if is_joined and token is not None and token.shape[2:] == positions.shape[2:]:
+            state[f"{prefix}cls_token"] = token + positions[:, :1]
             positions = positions[:, 1:]
         state[name] = positions
-        published = self._published[rules.sources(name)[0].name]
         if tuple(positions.shape) != wanted:
-            self._note_shape(published.name, tuple(published.tensor.shape), wanted)
+            published = self._published[rules.sources(name)[0].name]
+            found, made = tuple(published.tensor.shape), tuple(positions.shape)
+            becomes = f", which becomes {made}" if made != found else ""
+            self._misshapen.append(f"{published.name!r} {found}{becomes}, expected {wanted}")
 
 
 def _listed(kind: str, faults: list[str]) -> list[str]:
