@@ -25,10 +25,12 @@ class _Cards:
 
     def summary(self) -> str:
         """Write one line per card."""
-        rows = [("name", "dim", "px", "gated", "licence", "source")]
+        rows = [("name", "dim", "px", "µm/px", "pooling", "gated", "licence", "source")]
         for card in self.cards:
             gated = "yes" if card.is_gated else "no"
-            rows.append((card.name, str(card.dim), str(card.input_px), gated, card.licence, card.source))
+            mpp = "-" if card.native_mpp is None else f"{card.native_mpp:g}"
+            sizes = (str(card.dim), str(card.input_px), mpp)
+            rows.append((card.name, *sizes, card.pooling, gated, card.licence, card.source))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,6 +1,15 @@
 """`spam encoders` and `spam store info`."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
+from hub_models import HubModels
+from pointing import point_at_models
 
 from spam.encoders import encoder_card
 
@@ -19,6 +28,49 @@ def test_encoders_info(spam: Any) -> None:
     missing = spam("encoders", "info", "uni_v7", "--json")
     assert (missing.code, missing.json["kind"]) == (2, "EncoderError")
     assert "name is missing" in spam("encoders", "info").err
+
+
+def test_encoders_list_says_how_tiles_are_fed(spam: Any) -> None:
+    head, row = spam("encoders", "list", "gigapath").out.splitlines()
+    assert head.split() == ["name", "dim", "px", "µm/px", "pooling", "gated", "licence", "source"]
+    assert row.split()[:7] == ["gigapath", "1536", "224", "0.5", "cls", "yes", "Apache-2.0"]
+    assert spam("encoders", "list", "musk").out.splitlines()[1].split()[3] == "-"  # trained at several scales
+
+
+def test_encoders_check(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubModels(tmp_path) as hub:
+        point_at_models(hub, monkeypatch, tmp_path / "cache", token=None)
+        found = spam("encoders", "check", "uni_v1", "--json").json
+        shown = spam("encoders", "check", "*lite0")
+    (uni,) = found.pop("encoders")
+    assert found == {"has_token": False, "is_offline": False, "endpoint": hub.url}
+    assert (uni["name"], uni["access"], uni["is_gated"]) == ("uni_v1", "not found", True)
+    assert shown.code == 0
+    assert shown.out.splitlines()[3].split() == ["efficientnet_lite0", "here", "19", "MB", "-"]
+    missing = spam("encoders", "check", "uni_v7", "--json")
+    assert (missing.code, missing.json["kind"]) == (2, "EncoderError")
+
+
+def test_encoders_check_obeys_the_settings_of_the_hub(tmp_path: Path) -> None:
+    card = encoder_card("phikon")
+    file = tmp_path / "owkin" / "phikon" / "pytorch_model.bin"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(1234))
+    with HubModels(tmp_path) as hub:
+        hub.revisions.add(str(card.revision))
+        hub.gated.add("owkin/phikon")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "spam.cli", "encoders", "check", "phikon", "--json"],
+            env={**kept, **settings, "NO_PROXY": "127.0.0.1,localhost"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = json.loads(done.stdout)
+    assert (found["has_token"], found["endpoint"]) == (True, hub.url)
+    assert [(one["access"], one["download_bytes"]) for one in found["encoders"]] == [("open", 1234)]
 
 
 def test_store_info_without_a_store(spam: Any, tmp_path: Any) -> None:
