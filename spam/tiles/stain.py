@@ -135,7 +135,7 @@ class StainNormaliser:
         plain = {key: values.tolist() for key, values in found.items()}
         return cls(name=name, parameters={**plain, "torchstain": metadata.version("torchstain")})
 
-    def apply(self, tiles: UInt8[Array, "n px px 3"]) -> UInt8[Array, "n px px 3"]:
+    def apply(self, tiles: UInt8[Array, "n h w 3"]) -> UInt8[Array, "n h w 3"]:
         """Recolour tiles."""
         numbers = {
             key: np.array(values) for key, values in self.parameters.items() if isinstance(values, list)
