@@ -6,7 +6,6 @@ from pathlib import Path
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
-    get_token,
     hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
@@ -82,7 +81,9 @@ def ask_hub(file: HubFile) -> tuple[str, int | None]:
     for i, name in enumerate(file.names):
         url = hf_hub_url(file.repository, name, revision=file.revision)
         try:
-            answer = get_hf_file_metadata(url, token=get_token(), timeout=ANSWER_WITHIN_S)
+            answer = get_hf_file_metadata(
+                url, timeout=ANSWER_WITHIN_S
+            )  # with the token that a download takes
         except EntryNotFoundError:
             if i + 1 == len(file.names):
                 raise
