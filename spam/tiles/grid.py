@@ -198,7 +198,7 @@ def _cells_with_tissue(
     ]
     half = [cell_px * scale / 2 for scale in scales]
 
-    def mean(values: Float64[Array, "h w"]) -> Float64[Array, "n_rows n_columns"]:
+    def mean(values: Float64[Array, "h w"]) -> Array:
         for axis in (0, 1):
             values = _mean_between(values, edges[axis] - half[axis], edges[axis] + half[axis], axis=axis)
         return values
@@ -221,7 +221,7 @@ def _mean_between(
     along = np.moveaxis(values, axis, 0)
     summed = np.concatenate([np.zeros((1, along.shape[1])), np.cumsum(along, axis=0)])
 
-    def up_to(edge: Float64[Array, " n"]) -> Float64[Array, "n m"]:
+    def up_to(edge: Float64[Array, " n"]) -> Array:
         inside = np.clip(edge, 0, len(along))
         whole = np.minimum(inside.astype(np.int64), len(along) - 1)
         return summed[whole] + (inside - whole)[:, None] * along[whole]

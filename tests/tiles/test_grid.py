@@ -61,6 +61,9 @@ def test_a_cell_is_the_step_or_the_tile_whichever_is_smaller(slide):
     halved = grid_section(slide, config(slide, tile_um=(800.0,), stride_um=200.0, mpp=8.0))
     inside = (halved.xy_px > (100, 50)).all(axis=1) & (halved.xy_px < (200, 200)).all(axis=1)
     assert inside.sum() == 4 * 6
+    assert (
+        halved.xy_px[:, 0] < 290
+    ).sum() == 4 * 6  # no cell beside it, though the tiles there see some of it
     assert len(set(halved.ids.tolist())) == len(halved.ids)
     # Tiles of 20 px every 50: the one in the middle of the quarter-filled cell sees glass.
     wide = grid_section(slide, config(slide, tile_um=(160.0, 1600.0), stride_um=400.0, mpp=8.0))
