@@ -42,5 +42,6 @@ BEIT3 = Layout(
 """MUSK (BEiT3-large at 384 px, doi:10.1038/s41586-024-08378-w), `musk/modeling.py` of its repository.
 
 Features are those of ``model(image, with_head=False, out_norm=False, ms_aug=False)``: the class token after the last
-normalisation.
+normalisation. Not verified on the published file: that it holds no more than the network that upstream builds has, which
+loads it without asking for that.
 """

@@ -59,4 +59,5 @@ TITAN = Layout(
 """CONCH v1.5 (ViT-L/16 at 448 px), the tile encoder of TITAN (doi:10.1038/s41591-025-03982-3), `conch_v1_5.py` there.
 
 The original builds its position embedding for 224 px and resamples it in every forward pass; here that is done once.
+Not verified on the published file: that it is of that size there.
 """

@@ -18,4 +18,7 @@ CTRANSPATH = Layout(
     unused=("layers.*.blocks.*.attn_mask", "layers.*.blocks.*.attn.relative_position_index"),
     envelopes=("model",),
 )
-"""The names are those of ``swin_tiny_patch4_window7_224`` of timm 0.5.4 without its classifier, as upstream loads it."""
+"""The names are those of ``swin_tiny_patch4_window7_224`` of timm 0.5.4 without its classifier, as upstream loads it.
+
+Files with the buffers and without them are both about, and both are taken.
+"""

@@ -26,4 +26,6 @@ DINOV2_ORIGINAL = Layout(
 
 Weights of a training run are those of the teacher, together with its heads; GPFM is published so on GitHub, and without
 the extras on the Hub.
+
+Not verified on the published files: what else they hold besides what public loaders take from them, all of them strictly.
 """

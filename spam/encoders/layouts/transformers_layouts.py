@@ -2,6 +2,10 @@
 
 The names are those of the published files, which transformers translates to its own newer ones on loading
 (`transformers/conversion_mapping.py`, version 5).
+
+Not verified on the published files, for which we went by the library and by public descriptions: that Phikon's configuration
+keeps the library's epsilon and has no other extras than a pooler; and the image size that the position embeddings of
+Phikon-v2 and Midnight are for, which are resampled if it is another.
 """
 
 from .layout import Layout
