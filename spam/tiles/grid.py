@@ -224,7 +224,7 @@ def _mean_between(
     def up_to(edge: Float64[Array, " n"]) -> Array:
         inside = np.clip(edge, 0, len(along))
         whole = np.minimum(inside.astype(np.int64), len(along) - 1)
-        return summed[whole] + (inside - whole)[:, None] * along[whole]
+        return np.asarray(summed[whole] + (inside - whole)[:, None] * along[whole])
 
     return np.asarray(np.moveaxis((up_to(high) - up_to(low)) / (high - low)[:, None], 0, axis))
 
