@@ -119,7 +119,7 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     MissingInputError
         If the slide is not there.
     SlideError
-        If it cannot be read, or shows no tissue.
+        If it cannot be read (with ``--skip-bad-tiles``: nowhere), or shows no tissue.
     """
     name = config.section or _section_name(path)
     option = find_scale(config.mpp, {})
@@ -129,7 +129,10 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
         cell_px = min(tile_px, stride_px)
         per_mask_px = _MASK_UM / mpp if mpp is not None else tile_px / _MASK_PX_PER_TILE
         is_kept = _cells_with_tissue(
-            slide, shrink(slide, scale=1 / per_mask_px), stride_px=stride_px, cell_px=cell_px
+            slide,
+            shrink(slide, scale=1 / per_mask_px, is_forgiving=config.skip_bad_tiles),
+            stride_px=stride_px,
+            cell_px=cell_px,
         )
     rows, columns = np.nonzero(is_kept)
     if not len(rows):

@@ -1,6 +1,7 @@
 """Damaged and foreign files: each is one clear error, and nothing ever comes out grey that the file does not hold."""
 
 import io
+import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -173,7 +174,7 @@ def svs_with_a_hole(tmp_path, shared_data):
     return path
 
 
-def test_only_the_damaged_part_of_an_svs_is_refused(svs_with_a_hole, shared_data):
+def test_only_the_damaged_part_of_an_svs_is_refused(svs_with_a_hole, shared_data, caplog):
     with open_slide(svs_with_a_hole) as slide, open_slide(shared_data / SVS) as truth:
         assert type(slide) is OpenSlideSlide
         for _ in range(2):
@@ -185,6 +186,15 @@ def test_only_the_damaged_part_of_an_svs_is_refused(svs_with_a_hole, shared_data
                 np.testing.assert_array_equal(slide.read(*region), truth.read(*region))
         with pytest.raises(SlideError, match="cannot be decoded"):
             overview(slide)
+        with caplog.at_level(logging.WARNING):
+            seen, whole = overview(slide, is_forgiving=True), overview(truth)
+        assert caplog.messages == ["slide hole.svs: 1 blocks cannot be decoded, and are white in its picture"]
+        assert seen.scale == whole.scale
+        left, top, right, bottom = (round(edge * seen.scale) for edge in (720, 960, 960, 1200))
+        assert (seen.image[top + 3 : bottom - 3, left + 3 : right - 3] == 255).all()
+        is_near = np.zeros(seen.image.shape[:2], dtype=bool)
+        is_near[top - 3 : bottom + 3, left - 3 : right + 3] = True
+        np.testing.assert_array_equal(seen.image[~is_near], whole.image[~is_near])
 
 
 def test_a_fault_in_one_thread_is_none_in_another(svs_with_a_hole, shared_data):
