@@ -16,14 +16,31 @@ _OPTIONS = options_of(AdaptConfig, leave_out=UNUSED_BY_ADAPT)
 _OWN = {option.name for option in _OPTIONS}
 # What a tile is and where it comes from; the rest of `spam embed` is about features.
 _TILES = (
-    *("h5ad", "csv", "root", "section", "donor", "mpp", "counts_layer", "coordinates", "swap_xy", "id_offset"),
-    *("id_strip_suffix", "allow_missing_tiles", "manifest", "tile_px", "revision", "skip_bad_tiles"),
+    *(
+        "h5ad",
+        "csv",
+        "root",
+        "section",
+        "donor",
+        "mpp",
+        "counts_layer",
+        "coordinates",
+        "swap_xy",
+        "id_offset",
+    ),
+    *("id_strip_suffix", "allow_missing_tiles", "manifest", "tile_px", "revision", "stain", "dihedral"),
+    "skip_bad_tiles",
 )
 
 
 def adapt_values(values: dict[str, Any]) -> tuple[AdaptConfig, EmbedConfig]:
     """Sort options into those of the training and those of the tiles; some are of both."""
-    shared = {field.name for field in dataclasses.fields(EmbedConfig)} & {"store", "enc_name", "tile_um", "num_workers"}
+    shared = {field.name for field in dataclasses.fields(EmbedConfig)} & {
+        "store",
+        "enc_name",
+        "tile_um",
+        "num_workers",
+    }
     training = {name: value for name, value in values.items() if name in _OWN}
     tiles = {name: value for name, value in values.items() if name in {*_TILES, *shared}}
     return AdaptConfig.from_mapping(training), EmbedConfig.from_mapping(tiles)

@@ -7,14 +7,16 @@ from typing import Any
 
 from spam.errors import ConfigError
 from spam.progress import Progress
+from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import Config, flag
 from spam.schemas.embed_config import EmbedConfig
 
 from .options import Option, options_of
 
-__all__ = ["STORE_NAME", "lab_file_options", "with_store"]
+__all__ = ["ADAPTER_NAME", "STORE_NAME", "embed_values", "lab_file_options", "with_store"]
 
 STORE_NAME = "store.zarr"
+ADAPTER_NAME = "lora"  # folder of the adapter of `spam pretrain --with-lora`, beside its checkpoints
 _IMG_BATCH_SIZE = (
     "img_batch_size"  # --batch-size counts the spots of a training step; the encoder has its own
 )
@@ -41,27 +43,52 @@ def _named_encoder(name: str) -> str:
     return next((card.name for card in list_encoders() if name in card.aliases), name)
 
 
-def _encoder_of(checkpoint: Path) -> dict[str, Any]:
-    """Read from a checkpoint which encoder and tile sizes a section needs to be used with it."""
+def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
+    """Read from a checkpoint which encoder, adapter and tile sizes a section needs to be used with it.
+
+    Raises
+    ------
+    ConfigError
+        If it needs an adapter, and neither `lora` nor the folder ``lora`` beside the checkpoint is that one.
+    """
     from spam.training.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)
+    name, _, is_adapted = meta.encoder_name.rpartition("-lora-")
+    if name and is_adapted:
+        from spam.encoders.adapter import CARD, read_adapter
+
+        folder = checkpoint.parent / ADAPTER_NAME if lora is None else lora
+        found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
+        if found != meta.encoder_name:
+            message = (
+                f"checkpoint {str(checkpoint)!r} was trained on features of the adapted encoder {meta.encoder_name!r}, and "
+                + (f"--lora {str(folder)!r} is that of {found!r}" if found else "no adapter is given")
+                + "; give the folder that `spam adapt`, or `spam pretrain --with-lora`, wrote then with --lora"
+            )
+            raise ConfigError(message)
+        return {"lora": folder, **_asked_of(meta, name)}
+    return _asked_of(meta, meta.encoder_name)
+
+
+def _asked_of(meta: CheckpointMeta, enc_name: str) -> dict[str, Any]:
+    """Name encoder and tile sizes as `spam embed` is told them."""
     sizes = {
         key: tuple(tile[key] for tile in meta.tiles if tile[key] is not None)
         for key in ("tile_um", "tile_px")
     }
-    return {"enc_name": meta.encoder_name, **{key: size for key, size in sizes.items() if size}}
+    return {"enc_name": enc_name, **{key: size for key, size in sizes.items() if size}}
 
 
-def _embed_values(values: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
+def embed_values(values: Mapping[str, Any], checkpoint: Path | None = None) -> dict[str, Any]:
     """Pick what `spam embed` is told; encoder and tile sizes default to those of a checkpoint."""
     wanted = {field.name for field in dataclasses.fields(EmbedConfig)} - {"batch_size"}
     told = {name: value for name, value in values.items() if name in wanted}
     if _IMG_BATCH_SIZE in values:
         told["batch_size"] = values[_IMG_BATCH_SIZE]
-    assumed = _encoder_of(checkpoint) if checkpoint else {}
+    assumed = _encoder_of(checkpoint, told.get("lora")) if checkpoint else {}
     if "tile_um" in told or "tile_px" in told:
-        assumed = {name: value for name, value in assumed.items() if name == "enc_name"}
+        assumed = {name: value for name, value in assumed.items() if name in ("enc_name", "lora")}
     return {**assumed, **told}
 
 
@@ -106,11 +133,11 @@ def with_store(
     stage["store"] = Path(values[folder]) / STORE_NAME
     config.from_mapping(stage)
     embedding = EmbedConfig.from_mapping(
-        _embed_values({**values, "store": stage["store"]}, values.get(checkpoint) if checkpoint else None)
+        embed_values({**values, "store": stage["store"]}, values.get(checkpoint) if checkpoint else None)
     )
     from spam.embedding import embed  # heavy: not before everything above was found in order
 
     report = embed(embedding, progress=progress)
     if "enc_name" in own:
-        stage["enc_name"] = embedding.enc_name
+        stage["enc_name"] = report.encoder  # of an adapter, or of a folder, the name that its features carry
     return stage, tuple(section.name for section in report.sections)

@@ -30,10 +30,14 @@ class AdaptConfig(PretrainConfig):
         "what the encoder learns: to tell its own spot's expression and neighbourhood from those of others, or to "
         "predict expression",
     )
-    epochs: int = option(10, "passes over the tiles of the training spots; one costs about three of `spam embed`")
+    epochs: int = option(
+        10, "passes over the tiles of the training spots; one costs about three of `spam embed`"
+    )
     lora_r: int = option(16, "rank of the update of a layer")
     lora_alpha: float = option(32.0, "scale of the update: it is multiplied by alpha / rank")
-    lora_dropout: float = option(0.05, "share of a layer's inputs dropped on the way to the update, in training")
+    lora_dropout: float = option(
+        0.05, "share of a layer's inputs dropped on the way to the update, in training"
+    )
     grad_checkpointing: bool = option(
         False,  # noqa: FBT003
         "compute activations twice rather than keep them: less memory, a third more time",
@@ -43,7 +47,8 @@ class AdaptConfig(PretrainConfig):
     )
 
     def __post_init__(self) -> None:
-        PretrainConfig.__post_init__(self)  # no super(): a class with slots is made twice, and it finds the first
+        # Not super(): a class with slots is made twice, and super() finds the first.
+        PretrainConfig.__post_init__(self)
         default = {field.name: field.default for field in dataclasses.fields(self)}
         idle = [name for name in UNUSED_BY_ADAPT if getattr(self, name) != default[name]]
         if self.objective == "supervised":
@@ -61,6 +66,8 @@ class AdaptConfig(PretrainConfig):
                 f"--lora-dropout must be in [0, 1), not {self.lora_dropout}"
                 if not 0 <= self.lora_dropout < 1
                 else None,
-                f"--memory-gb must not be negative, not {self.memory_gb}" if not self.memory_gb >= 0 else None,
+                f"--memory-gb must not be negative, not {self.memory_gb}"
+                if not self.memory_gb >= 0
+                else None,
             ]
         )

@@ -8,12 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adaptation import adapt
     from .demonstration import demo
     from .diagnosis import diagnose
     from .embedding import embed
     from .errors import SpamError
     from .graphs import build_graphs
     from .predicting import predict
+    from .schemas.adapt_config import AdaptConfig
     from .schemas.embed_config import EmbedConfig
     from .schemas.graph_config import GraphConfig
     from .schemas.predict_config import PredictConfig
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .training import finetune, pretrain
 
 __all__ = [
+    "AdaptConfig",
     "DemoConfig",
     "EmbedConfig",
     "FinetuneConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "PretrainConfig",
     "SimulateConfig",
     "SpamError",
+    "adapt",
     "build_graphs",
     "demo",
     "diagnose",
@@ -44,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaptConfig": "spam.schemas.adapt_config",
     "DemoConfig": "spam.schemas.simulate_config",
     "EmbedConfig": "spam.schemas.embed_config",
     "FinetuneConfig": "spam.schemas.training_config",
@@ -52,6 +57,7 @@ _HOMES = {
     "PretrainConfig": "spam.schemas.training_config",
     "SimulateConfig": "spam.schemas.simulate_config",
     "SpamError": "spam.errors",
+    "adapt": "spam.adaptation",
     "build_graphs": "spam.graphs",
     "demo": "spam.demonstration",
     "diagnose": "spam.diagnosis",

@@ -1,5 +1,6 @@
 """The published commands, with `spam` in front, on a real Visium section: each option named, at its published value."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import anndata
 import pytest
+
+from spam.training.checkpoint import read_checkpoint_meta
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -48,6 +51,23 @@ def test_published_commands_run_as_they_stand(lab_files: list[object], tmp_path:
     assert list(predicted.obs_names) == list(truth.obs_names)
     assert set(predicted.var_names) <= set(truth.var_names)
     assert predicted.n_vars >= 541
+
+
+@pytest.mark.slow
+def test_the_published_lora_options(lab_files: list[object], tmp_path: Path) -> None:
+    """LoRA as published, but for the epochs; fine-tuning then finds the adapter beside the checkpoint."""
+    shared = [*lab_files, "--enc_name", "efficientnet_lite0", "--device", "auto", "--epochs", 1]
+    options = "--mode joint --with_lora --lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --lora_epochs 1"
+    done = run("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
+    assert done.returncode == 0, done.stderr
+    best = tmp_path / "pretrain" / "best.safetensors"
+    done = run("finetune", *shared, "--pretrained_ckpt", best, "--save_dir", tmp_path / "finetune")
+    assert done.returncode == 0, done.stderr
+    name = json.loads((tmp_path / "pretrain" / "lora" / "spam_adapter.json").read_text())["adapter_sha256"][
+        :8
+    ]
+    keys = read_checkpoint_meta(tmp_path / "finetune" / "best.safetensors").feature_keys
+    assert keys == (f"efficientnet_lite0-lora-{name}_112um",)
 
 
 @pytest.mark.parametrize("name", ["uni_v1", "h-optimus-0"])

@@ -51,8 +51,8 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     config
         Options of the training.
     tiles
-        The options that the frozen features were embedded with; only their lab files and tile sizes matter. Store,
-        encoder and tile sizes that `config` names too must be the same.
+        The options that the frozen features were embedded with. Store, encoder and tile sizes that `config` names too must
+        be the same.
     progress
         Gets a task per tile size, counted in tiles, and one for the epochs.
 
@@ -71,7 +71,7 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     config = choose(config, tiles, planned)
     assert config.save_dir is not None  # held by AdaptConfig
     data = build_training_set(config)
-    sections = in_training_order(planned, data)
+    sections = in_training_order(planned, tiles, data)
     network = build_network(planned.card)
     digest = weights_digest(network.backbone)
     if digest != data.features.weights_sha256:
@@ -85,7 +85,11 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     with limited_threads(config.num_workers):
         with seeded(config.seed, device=torch.device("cpu")):
             lora = add_lora(
-                network, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets
+                network,
+                r=config.lora_r,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
+                targets=targets,
             )
             frozen = np.concatenate([standardise_per_section(s.features) for s in data.spots])
             objective = build_objective(config, data, frozen.astype(np.float32), device)
@@ -105,7 +109,9 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
             is_forgiving=tiles.skip_bad_tiles,
             progress=progress,
         )
-        stage = AdaptationStage(config, data, bank, AdaptationNetwork(network, objective.head), objective, device)
+        stage = AdaptationStage(
+            config, data, bank, AdaptationNetwork(network, objective.head), objective, device
+        )
         run = fit(
             stage,
             dataclasses.replace(config, save_dir=config.save_dir / "training"),
@@ -148,7 +154,7 @@ def _checkpoint(network: TileNetwork) -> None:
 def _spots_with_counts(
     config: AdaptConfig, data: TrainingSet
 ) -> tuple[list[Int64[Array, "..."]], Int64[Array, " n_kept"]]:
-    """Number the spots that are trained on or held out, within their section and as rows of the training set.
+    """Tell by number which spots are trained on or held out, within their section and as rows of the training set.
 
     The two differ where the store marks tiles that could not be read: the training set leaves out their spots.
     """

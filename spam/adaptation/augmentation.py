@@ -14,9 +14,9 @@ _SHIFT = 2.55  # of each channel: 1 % of the range
 def augment(pixels: Shaped[torch.Tensor, "n 3 px px"]) -> Float[torch.Tensor, "n 3 px px"]:
     """Show each tile in one of the eight symmetries of the square, and jitter its colour.
 
-    Each channel is multiplied by a number from [0.95, 1.05] and shifted by up to 1 % of the range, the contrast about the tile's
-    own mean is multiplied by another number from [0.95, 1.05], all drawn evenly; values stay within 0 to 255. Random numbers
-    are those of PyTorch's generator of the CPU, on every device.
+    Each channel is multiplied by a number from [0.95, 1.05] and shifted by up to 1 % of the range, the contrast about the
+    tile's own mean is multiplied by another number from [0.95, 1.05], all drawn evenly; values stay within 0 to 255.
+    Random numbers are those of PyTorch's generator of the CPU, on every device.
     """
     n = len(pixels)
     symmetry = torch.randint(8, (n,))

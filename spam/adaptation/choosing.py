@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from spam.errors import ConfigError, StoreError
@@ -16,8 +17,6 @@ from spam.training.dataset import TrainingSet
 
 __all__ = ["agreed", "choose", "embed_command", "in_training_order"]
 
-_NOT_OF_TILES = ("lora", "stain", "dihedral")  # what becomes of tiles in `spam embed`, and not here
-
 
 def agreed(config: AdaptConfig, tiles: EmbedConfig) -> EmbedConfig:
     """Return the description of the tiles, after making sure that it does not contradict the training's options.
@@ -25,8 +24,8 @@ def agreed(config: AdaptConfig, tiles: EmbedConfig) -> EmbedConfig:
     Raises
     ------
     ConfigError
-        If both name a store, an encoder or tile sizes, and not the same; or the tiles are to be made in a way that
-        adaptation does not know.
+        If both name a store, an encoder or tile sizes, and not the same; or the tiles are those of another adapter, or
+        have no counts.
     """
     told = {name: getattr(config, name) for name in ("store", "enc_name", "tile_um")}
     told["store"] = None if config.store is None else Path(config.store)
@@ -35,11 +34,8 @@ def agreed(config: AdaptConfig, tiles: EmbedConfig) -> EmbedConfig:
         for name, value in told.items()
         if value and value != getattr(tiles, name)
     ]
-    faults += [
-        f"{flag(name)} is for `spam embed`, and has no part in adapting; leave it out"
-        for name in _NOT_OF_TILES
-        if getattr(tiles, name)
-    ]
+    if tiles.lora is not None:
+        faults.append("--lora: an adapter is trained on the encoder as it was published; leave it out")
     faults.append("--tiles grid has no counts to adapt to; give --csv" if tiles.tiles == "grid" else None)
     check(faults)
     return dataclasses.replace(tiles, overwrite=False)
@@ -66,12 +62,10 @@ def choose(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> Adapt
         raise ConfigError(message)
     store = open_store(planned.store) if planned.store.exists() else None
     missing = [
-        f"{name}: {feature_key(planned.card.name, spec.label)}"
+        f"{name}: {key}"
         for name in used
-        for spec in described[name].specs
-        if store is None
-        or name not in store.section_names
-        or feature_key(planned.card.name, spec.label) not in store.section(name).feature_keys
+        for key in _keys(described[name].specs, tiles, planned)
+        if store is None or name not in store.section_names or key not in store.section(name).feature_keys
     ]
     if missing:
         message = (
@@ -85,7 +79,9 @@ def choose(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> Adapt
     )
 
 
-def in_training_order(planned: EmbedPlan, data: TrainingSet) -> tuple[PlannedSection, ...]:
+def in_training_order(
+    planned: EmbedPlan, tiles: EmbedConfig, data: TrainingSet
+) -> tuple[PlannedSection, ...]:
     """Order sections and tile sizes as the training set does.
 
     Raises
@@ -99,10 +95,12 @@ def in_training_order(planned: EmbedPlan, data: TrainingSet) -> tuple[PlannedSec
         one = described[spots.name]
         pairs = sorted(zip(one.specs, one.samplings, strict=True), key=lambda pair: _extent(pair[0]))
         specs = tuple(spec for spec, _ in pairs)
-        if tuple(spec.to_mapping() for spec in specs) != data.features.tiles:
+        keys = _keys(specs, tiles, planned)
+        if keys != data.features.keys:
             message = (
-                f"section {spots.name!r} is to be adapted on tiles of {', '.join(spec.label for spec in specs)}, and the "
-                f"features to be used are {', '.join(data.features.keys)}; give the tile sizes with --tile-um"
+                f"section {spots.name!r} is to be adapted from features {', '.join(keys)}, and those that its tile sizes "
+                f"lead to are {', '.join(data.features.keys)}; give the tile sizes with --tile-um, or use a store that holds "
+                "features of one kind"
             )
             raise StoreError(message)
         ordered.append(dataclasses.replace(one, specs=specs, samplings=tuple(s for _, s in pairs)))
@@ -122,6 +120,14 @@ def embed_command(tiles: EmbedConfig, *, lora: Path | None = None) -> str:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words += [flag(field.name), text]
     return shlex.join(words)
+
+
+def _keys(specs: Sequence[TileSpec], tiles: EmbedConfig, planned: EmbedPlan) -> tuple[str, ...]:
+    """Name the frozen features of some tile sizes."""
+    return tuple(
+        feature_key(planned.card.name, spec.label, stain=tiles.stain, is_averaged=tiles.dihedral)
+        for spec in specs
+    )
 
 
 def _extent(spec: TileSpec) -> float:

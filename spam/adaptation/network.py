@@ -39,7 +39,7 @@ class AdaptationNetwork(nn.Module):
                 module.train(mode)
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's overloads
         """Return what is trained."""
         trained = {name for name, value in self.named_parameters() if value.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}

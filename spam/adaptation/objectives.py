@@ -119,7 +119,7 @@ class Regression:
     def figures(
         self, batches: list[tuple[Float[torch.Tensor, "..."], Int64[Array, "..."]]]
     ) -> dict[str, float]:
-        """Squared error beside that of predicting each group's mean (``null_loss``), and mean Pearson correlation per gene."""
+        """Squared error beside that of predicting each group's mean (``null_loss``); mean Pearson correlation per gene."""
         predicted = torch.cat([self.head(features).float() for features, _ in batches])
         truth = self._truth(np.concatenate([rows for _, rows in batches]))
         correlation = pearson_per_gene(predicted.cpu().numpy(), truth.cpu().numpy())

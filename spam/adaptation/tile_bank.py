@@ -147,7 +147,12 @@ def _batches(
                 section.xy_px[own], slide, native_px=one.samplings[size].native_px, out_px=spec.out_px
             )
         reader = TileReader(
-            section, spec, slide=slide, interpolation=card.interpolation, is_forgiving=is_forgiving
+            section,
+            spec,
+            slide=slide,
+            interpolation=card.interpolation,
+            stain=one.stain,
+            is_forgiving=is_forgiving,
         )
         parts = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
         batches = read_batches(reader, [own[part].tolist() for part in parts], n_threads=n_threads)

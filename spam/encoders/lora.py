@@ -89,9 +89,7 @@ def _is_pointwise(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.groups == 1
 
 
-def add_lora(
-    network: TileNetwork, *, r: int, alpha: float, dropout: float, targets: tuple[str, ...]
-) -> Any:
+def add_lora(network: TileNetwork, *, r: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> Any:
     """Put a fresh adapter into the backbone, in place, and freeze everything else; until trained it changes nothing.
 
     An updated layer computes ``W x + alpha / r * B A dropout(x)``; `A` is random (from PyTorch's generator), `B` zero.
@@ -117,8 +115,6 @@ def add_lora(
         If peft is not installed.
     """
     peft = peft_package()
-    config = peft.LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(targets)
-    )
+    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(targets))
     network.requires_grad_(requires_grad=False)
     return peft.get_peft_model(network.backbone, config)

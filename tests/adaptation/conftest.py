@@ -1,7 +1,5 @@
 """A cohort whose frozen features are in the store, and one short run on it."""
 
-from pathlib import Path
-
 import pytest
 from adaptation_lab import make_cohort_files, training
 

@@ -17,7 +17,9 @@ def eight_views(tile: np.ndarray) -> list[np.ndarray]:
 def test_every_view_is_a_symmetry_and_all_eight_come(monkeypatch: object) -> None:
     monkeypatch.setattr(augmentation, "_GAIN", 0.0)
     monkeypatch.setattr(augmentation, "_SHIFT", 0.0)
-    tiles = torch.randint(0, 256, (97, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tiles = torch.randint(
+        0, 256, (97, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     torch.manual_seed(1)
     out = augment(tiles).numpy()
     seen = set()

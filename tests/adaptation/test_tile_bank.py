@@ -60,7 +60,12 @@ def test_a_tile_that_cannot_be_read_is_named_or_left_out(
         table.append(f"{10 * i},{7 * i},{i}.png,A{i}")
     (tmp_path / "map.csv").write_text("\n".join(table))
     values = {**tiles.to_mapping(), "manifest": None, "section": "T", "csv": str(tmp_path / "map.csv")}
-    values |= {"root": str(tmp_path), "store": str(tmp_path / "s.zarr"), "skip_bad_tiles": True, "tile_um": []}
+    values |= {
+        "root": str(tmp_path),
+        "store": str(tmp_path / "s.zarr"),
+        "skip_bad_tiles": True,
+        "tile_um": [],
+    }
     planned = plan(EmbedConfig.from_mapping(values))
     raw = (tmp_path / "3.png").read_bytes()
     (tmp_path / "3.png").write_bytes(raw[: len(raw) // 2])

@@ -1,17 +1,23 @@
 """The published commands: lab files in place of a store, LoRA options, modes under their first names."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from adaptation_lab import make_cohort_files
 
 from spam.cli.lab_files import with_store
-from spam.cli.lora import refuse_lora
+from spam.cli.lora import take_lora
+from spam.encoders.adapter import read_adapter
 from spam.errors import ConfigError
 from spam.progress import SILENT
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+from spam.store import open_store
+from spam.training.checkpoint import read_checkpoint_meta
 
 
 def test_store_alone_passes_through() -> None:
@@ -49,18 +55,103 @@ def test_predict_needs_its_checkpoint_before_anything_runs() -> None:
         with_store(PredictConfig, values, SILENT, folder="out_dir", checkpoint="ckpt")
 
 
-def test_lora_is_declined_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"--with-lora is not in this version.*leave it out"):
-        refuse_lora({"with_lora": True, "lora_r": 16})
-    with pytest.raises(ConfigError, match=r"--lora-r, --lora-dropout changes nothing without --with-lora"):
-        refuse_lora({"lora_r": 16, "lora_dropout": 0.05})
-    assert refuse_lora({"epochs": 3, "with_lora": False}) == {"epochs": 3}
+def test_lora_options_are_taken_apart() -> None:
+    values = {"csv": "t.csv", "root": "r", "epochs": 3}
+    assert take_lora({**values, "with_lora": False}) == (values, None)
+    assert take_lora({**values, "with_lora": True, "lora_r": 4, "lora_epochs": 2}) == (
+        values,
+        {"lora_r": 4, "lora_epochs": 2},
+    )
 
 
-def test_lora_on_the_command_line(spam: Any) -> None:
-    ran = spam("pretrain", "--store", "s.zarr", "--save_dir", "x", "--with_lora", "--lora_r", 16, "--json")
-    assert ran.code == 2
-    assert "--with-lora is not in this version" in ran.json["error"]
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"lora_r": 16, "lora_dropout": 0.05},
+            "--lora-r, --lora-dropout changes nothing without --with-lora",
+        ),
+        ({"with_lora": True, "lora": Path("x")}, "--with-lora trains an adapter, and --lora names one"),
+        (
+            {"with_lora": True, "store": "s.zarr"},
+            "--with-lora needs the tiles.*in place of --store.*spam adapt",
+        ),
+        ({"with_lora": True, "lora_r": 0}, "--lora-r must be at least 1"),
+        ({"with_lora": True, "lora_epochs": 0}, "--epochs must be positive"),
+    ],
+)
+def test_mistakes_about_lora_are_named_before_anything_runs(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        take_lora(values)
+
+
+def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
+    """Adapt, embed and pretrain in one command; then use the adapter by hand."""
+    tiles = make_cohort_files(tmp_path / "lab")
+    out = tmp_path / "out"
+    files = ["--manifest", tiles.manifest, "--mpp", 0.5, "--tile_um", 16, "--enc_name", tiles.enc_name]
+    short = ["--device", "cpu", "--k", 3, "--proj_dim", 11, "--batch_size", 17]
+    lora = ["--with_lora", "--lora_r", 2, "--lora_alpha", 4, "--lora_dropout", 0.1, "--lora_epochs", 1]
+    ran = spam("pretrain", *files, *short, *lora, "--epochs", 2, "--save_dir", out, "--json")
+    assert ran.code == 0, ran.err
+    adapter = read_adapter(out / "lora")
+    assert (adapter.epochs, adapter.train_sections, adapter.val_sections) == (1, ("A", "B"), ("C",))
+    config = json.loads((out / "lora" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (2, 4, 0.1)
+    meta = read_checkpoint_meta(out / "best.safetensors")
+    key = f"local-tiny-lora-{adapter.adapter_sha256[:8]}_16um"
+    assert (meta.encoder_name, meta.feature_keys) == (adapter.encoder_name, (key,))
+    assert len(meta.history) == 3
+    keys = {"local-tiny_16um", key}
+    stored = open_store(out / "store.zarr").section("B")
+    assert keys <= set(stored.feature_keys)
+    assert stored.feature_meta(key).lora_sha256 == adapter.adapter_sha256
+    # The same by hand, into another store.
+    store = ["--store", tmp_path / "s.zarr"]
+    assert spam("embed", *files, *store).code == 0
+    adapt = ["--lora_r", 2, "--lora_alpha", 4, "--lora_dropout", 0.1, "--epochs", 1]
+    ran = spam("adapt", *files, *store, *short, *adapt, "--save_dir", tmp_path / "lora", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["adapter_sha256"] == adapter.adapter_sha256
+    assert spam("embed", *files, *store, "--lora", tmp_path / "lora").code == 0
+    again = open_store(tmp_path / "s.zarr").section("B")
+    np.testing.assert_array_equal(again.features(key), stored.features(key))
+    # A new section needs the adapter too.
+    fine = ["--pretrained_ckpt", out / "best.safetensors", "--fuse_dim", 6, "--heads", 2, "--n_neighbours", 2]
+    fine += ["--device", "cpu", "--k", 3, "--epochs", 1]
+    ran = spam(
+        "finetune", *files, *fine, "--save_dir", tmp_path / "fine", "--json"
+    )  # it lies beside the checkpoint
+    assert ran.code == 0, ran.err
+    best = tmp_path / "fine" / "best.safetensors"
+    assert read_checkpoint_meta(best).feature_keys == (key,)
+    one = [
+        "--csv",
+        tiles.manifest.parent / "C.csv",
+        "--root",
+        tiles.manifest.parent / "images",
+        "--section",
+        "C",
+    ]
+    one += [
+        "--mpp",
+        0.5,
+        "--enc_name",
+        tiles.enc_name,
+        "--ckpt",
+        best,
+        "--out_dir",
+        tmp_path / "o",
+        "--no-plots",
+    ]
+    ran = spam("inference", *one, "--json")
+    assert (ran.code, ran.json["kind"]) == (2, "ConfigError")
+    assert re.search(
+        r"adapted encoder 'local:tiny-lora-.*no adapter is given; .* with --lora", ran.json["error"]
+    )
+    ran = spam("inference", *one, "--lora", out / "lora", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["n_spots"] == 35
 
 
 def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None:
