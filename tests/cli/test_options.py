@@ -8,10 +8,12 @@ from typing import Literal
 import pytest
 import typer
 
+from spam.cli.adapt import ADAPT, adapt_values
 from spam.cli.app import COMMANDS, build_app
 from spam.cli.command import Command, add_command
 from spam.cli.options import Option, gather, options_of
 from spam.errors import ConfigError, MissingInputError
+from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.config import Config, flag, option
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.graph_config import GraphConfig
@@ -138,6 +140,27 @@ def test_every_field_is_an_option_with_help_and_default() -> None:
         for field in dataclasses.fields(config):
             assert offered[field.name].default == field.default, f"spam {name} {flag(field.name)}"
             assert offered[field.name].help, f"spam {name} {flag(field.name)}"
+
+
+def test_adapt_takes_the_options_of_training_and_of_tiles() -> None:
+    offered = {option.name: option.default for option in ADAPT.options}
+    fields = {field.name: field.default for field in dataclasses.fields(AdaptConfig)}
+    assert {name: default for name, default in fields.items() if name not in offered} == {"n_components": 256}
+    assert {name: offered[name] for name in fields if name in offered} == {
+        name: default for name, default in fields.items() if name != "n_components"
+    }
+    given = {
+        "store": Path("s"),
+        "save_dir": Path("x"),
+        "csv": Path("t"),
+        "root": Path("r"),
+        "tile_um": (3.0,),
+    }
+    given |= {"num_workers": 5, "lora_r": 3, "batch_size": 7, "stain": "macenko", "device": "cpu"}
+    config, tiles = adapt_values(given)
+    assert (config.lora_r, config.batch_size, config.tile_um, config.num_workers) == (3, 7, (3.0,), 5)
+    assert (tiles.csv, tiles.stain, tiles.tile_um, tiles.num_workers) == (Path("t"), "macenko", (3.0,), 5)
+    assert (config.store, tiles.store, tiles.batch_size) == (Path("s"), Path("s"), 64)
 
 
 def test_no_flag_stands_for_two_options() -> None:
