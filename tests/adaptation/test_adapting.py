@@ -12,7 +12,8 @@ import pytest
 import torch
 from adaptation_lab import make_cohort_files, training
 
-from spam.adaptation import AdaptReport, adapt
+from spam.adaptation import AdaptReport, adapt, stage
+from spam.adaptation.augmentation import augment
 from spam.adaptation.network import AdaptationNetwork
 from spam.embedding import embed
 from spam.encoders.adapter import read_adapter
@@ -79,6 +80,15 @@ def test_expression_is_read_better_from_adapted_features(tiles: EmbedConfig, tmp
         ridge = fit_ridge(train, np.concatenate([truth["A"], truth["B"]]), alpha=10.0)
         scores.append(pearson_per_gene(ridge.predict(features["C"]), truth["C"]).mean())
     assert scores[1] > scores[0] + 0.05, scores
+
+
+def test_a_run_that_learns_nothing_leaves_the_encoder_as_it_was(tiles: EmbedConfig, tmp_path: Path) -> None:
+    report = adapt(training(tiles, tmp_path / "lora", epochs=1, objective="supervised", lr=0.3), tiles)
+    assert (report.card.best_epoch, report.card.epochs) == (0, 1)
+    assert report.run.history[1]["val_loss"] > report.run.history[0]["val_loss"]
+    assert "NOT learned: no epoch lowered the held-out loss" in report.summary()
+    frozen = open_store(tiles.store).section("B").features("local-tiny_16um")
+    np.testing.assert_allclose(features_with(tiles, "B", report.folder), frozen, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_written(adapted: AdaptReport, tiles: EmbedConfig) -> None:
@@ -225,6 +235,20 @@ def test_held_out_counts_do_not_reach_the_weights(tmp_path: Path) -> None:
     other = adapt(training(tiles, tmp_path / "other", epochs=1, use_hvg=False), tiles)
     assert one.card.history[1]["loss"] == other.card.history[1]["loss"]
     assert one.card.history[1]["val_loss"] != other.card.history[1]["val_loss"]
+
+
+def test_training_tiles_are_augmented_and_held_out_ones_are_not(
+    tiles: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def spy(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return augment(pixels)
+
+    monkeypatch.setattr(stage, "augment", spy)
+    adapt(training(tiles, tmp_path / "lora", epochs=1), tiles)
+    assert sizes == [19, 19, 19, 13]  # A and B, once; two rounds of validation on C are not among them
 
 
 def test_a_lone_section_is_cut_into_blocks(tiles: EmbedConfig, tmp_path: Path) -> None:
