@@ -1,7 +1,7 @@
 """An encoder with its adapter and the head that it is trained through: only these two learn."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ class AdaptationNetwork(nn.Module):
         self.encoder, self.head = encoder, head
         self.train()
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  as torch has it
+    def train(self, mode: bool = True) -> "AdaptationNetwork":  # noqa: FBT001, FBT002  as torch has it
         """Switch the dropout of adapter and head; everything else stays as in use."""
         super().train(mode)
         self.encoder.eval()
