@@ -32,7 +32,7 @@ class AdaptConfig(PretrainConfig):
     )
     epochs: int = option(
         10,
-        "passes over the tiles of the training spots; one takes three to five times as long as `spam embed`",
+        "passes over the tiles of the training spots; one takes a few times as long as `spam embed`",
     )
     lora_r: int = option(16, "rank of the update of a layer")
     lora_alpha: float = option(32.0, "scale of the update: it is multiplied by alpha / rank")
