@@ -23,6 +23,8 @@ class SectionReport:
         Tiles embedded now, and tiles whose features were there already.
     n_left
         Tiles that are left to other processes (``--shard``); the features are put together by the last of them.
+    flags
+        How many tiles have which flag, counted over all tile sizes; see `spam.schemas.tile_quality.tile_flags`.
     seconds
         Time that it took.
     """
@@ -34,6 +36,7 @@ class SectionReport:
     n_embedded: int
     n_present: int
     n_left: int
+    flags: dict[str, int]
     seconds: float
 
 
@@ -66,6 +69,7 @@ class EmbedReport:
             f"{section.name}: {section.join}; {', '.join(section.keys)}: {section.n_embedded} tiles "
             f"embedded, {section.n_present} already there ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
+            + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections
         ]
         return "\n".join([*lines, f"features of {self.encoder} are in {self.store}"])

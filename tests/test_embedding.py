@@ -144,7 +144,7 @@ def _resume(lab, left):
     """Check what a broken run left, go on with it, and compare with an unbroken run."""
     stored = open_store(lab.folder / "store.zarr").section("A")
     assert stored.feature_keys == ()
-    assert stored.unfinished_keys == ("local-tiny_20um",)
+    assert stored.unfinished_keys == ("local-tiny_20um", "local-tiny_20um_quality")
     watcher = Watcher()
     report = embed(lab.config(), progress=watcher)
     assert watcher.tasks == [("embed A 20um", left)]

@@ -6,6 +6,7 @@ written.
 
 import dataclasses
 import time
+from collections import Counter
 
 from spam.encoders import Encoder, build_encoder
 from spam.errors import StoreError
@@ -17,6 +18,7 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.embed_report import EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
 from spam.schemas.store_meta import Sampling
+from spam.schemas.tile_quality import tile_flags
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section
 from spam.store import Overview, Store, StoredSection, create_store
@@ -145,6 +147,7 @@ def _embed_section(
         n_embedded=n_embedded,
         n_present=len(section.ids) * len(one.specs) - n_embedded - n_left,
         n_left=n_left,
+        flags=_flags(stored, arrays),
         seconds=time.perf_counter() - begun,
     )
 
@@ -160,7 +163,7 @@ def _stored_section(
             return stored
     record = one.record
     if slide is not None and config.overview:
-        small = overview(slide)
+        small = overview(slide, is_forgiving=config.skip_bad_tiles)
         record = dataclasses.replace(record, overview=Overview(image=small.image, scale=small.scale))
     try:
         return store.add_section(record, is_overwrite=config.overwrite)
@@ -168,6 +171,16 @@ def _stored_section(
         if share.n == 1 or name not in store.section_names:
             raise
         return store.section(name)  # another part was faster
+
+
+def _flags(stored: StoredSection, arrays: list[TileArrays]) -> dict[str, int]:
+    """Count the tiles that have a flag, over all tile sizes that are finished."""
+    counts: Counter[str] = Counter()
+    for written in arrays:
+        quality = stored.quality(written.features.key) if written.features.is_finished else None
+        if quality is not None:
+            counts.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
+    return dict(counts)
 
 
 def _n_rows(chunks: list[slice]) -> int:

@@ -144,12 +144,17 @@ def _check_section(
         if slide is not None:
             section = locate(section, slide)
         size = (slide.width, slide.height) if slide is not None else (None, None)
-        specs = resolve_tile_specs(section, config, input_px=card.input_px)
+        note = None if slide is None else slide.mpp_note
+        specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=note)
         samplings = tuple(_sampling(section, spec, slide, card) for spec in specs)
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
             TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
-        stain = None if config.stain is None else _normaliser(config.stain, section, slide, largest)
+        stain = (
+            None
+            if config.stain is None
+            else _normaliser(config.stain, section, slide, largest, is_forgiving=config.skip_bad_tiles)
+        )
     record = record_of(section, *size, licence=config.licence)
     if store is not None and record.meta.name in store.section_names and not config.overwrite:
         found = differences(store.section(record.meta.name), record)
@@ -174,12 +179,14 @@ def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: Encod
     )
 
 
-def _normaliser(name: Stain, section: Section, slide: Slide | None, spec: TileSpec) -> StainNormaliser:
+def _normaliser(
+    name: Stain, section: Section, slide: Slide | None, spec: TileSpec, *, is_forgiving: bool
+) -> StainNormaliser:
     """Estimate the stains of a section from a picture of all of it: its slide, or tiles from all over it."""
     if slide is not None:
-        return StainNormaliser.fit(name, overview(slide).image)
+        return StainNormaliser.fit(name, overview(slide, is_forgiving=is_forgiving).image)
     chosen = np.unique(np.linspace(0, section.n_spots - 1, _MOST_IN_MOSAIC).astype(np.int64))
-    with TileReader(section, spec, is_forgiving=True) as reader:
+    with TileReader(section, spec, is_forgiving=is_forgiving) as reader:
         batch = reader.read_batch(chosen)
     is_read = np.array([row not in batch.faults for row in range(len(chosen))])
     return StainNormaliser.fit(name, mosaic(batch.pixels[is_read]))

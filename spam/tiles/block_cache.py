@@ -44,7 +44,11 @@ class CachedSlide(Slide):
 
     def __init__(self, slide: Slide, *, most_bytes: int = CACHE_BYTES) -> None:
         super().__init__(
-            slide.path, level_sizes=slide.level_sizes, block_sizes=slide.block_sizes, mpp=slide.mpp
+            slide.path,
+            level_sizes=slide.level_sizes,
+            block_sizes=slide.block_sizes,
+            mpp=slide.mpp,
+            mpp_note=slide.mpp_note,
         )
         self._slide = slide
         self._regions = _LatestUsed(most_bytes)
