@@ -28,7 +28,7 @@ _TILES = (
         "swap_xy",
         "id_offset",
     ),
-    *("id_strip_suffix", "allow_missing_tiles", "manifest", "tile_px", "revision", "stain", "dihedral"),
+    *("id_strip_suffix", "allow_missing_tiles", "manifest", "tile_px", "revision"),
     "skip_bad_tiles",
 )
 
@@ -40,6 +40,8 @@ def adapt_values(values: dict[str, Any]) -> tuple[AdaptConfig, EmbedConfig]:
         "enc_name",
         "tile_um",
         "num_workers",
+        "stain",
+        "dihedral",
     }
     training = {name: value for name, value in values.items() if name in _OWN}
     tiles = {name: value for name, value in values.items() if name in {*_TILES, *shared}}

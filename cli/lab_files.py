@@ -77,7 +77,8 @@ def _asked_of(meta: CheckpointMeta, enc_name: str) -> dict[str, Any]:
         key: tuple(tile[key] for tile in meta.tiles if tile[key] is not None)
         for key in ("tile_um", "tile_px")
     }
-    return {"enc_name": enc_name, **{key: size for key, size in sizes.items() if size}}
+    kind = {"stain": meta.stain, "dihedral": meta.is_averaged}
+    return {"enc_name": enc_name, **{key: value for key, value in {**sizes, **kind}.items() if value}}
 
 
 def embed_values(values: Mapping[str, Any], checkpoint: Path | None = None) -> dict[str, Any]:
@@ -88,7 +89,11 @@ def embed_values(values: Mapping[str, Any], checkpoint: Path | None = None) -> d
         told["batch_size"] = values[_IMG_BATCH_SIZE]
     assumed = _encoder_of(checkpoint, told.get("lora")) if checkpoint else {}
     if "tile_um" in told or "tile_px" in told:
-        assumed = {name: value for name, value in assumed.items() if name in ("enc_name", "lora")}
+        assumed = {
+            name: value
+            for name, value in assumed.items()
+            if name in ("enc_name", "lora", "stain", "dihedral")
+        }
     return {**assumed, **told}
 
 

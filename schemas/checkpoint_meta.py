@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from .store_meta import Stain
+
 __all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_VERSION", "CheckpointMeta"]
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
@@ -27,6 +29,8 @@ class CheckpointMeta:
         Encoder of the features, and the digest of its weights.
     feature_keys, tiles, feature_dims
         Feature arrays used together, their tile specs and their lengths, in order.
+    stain, is_averaged
+        Stain normalisation of the tiles behind them, and whether they are means over symmetries; see `FeatureMeta`.
     genes
         Modelled genes, in order.
     gene_sets
@@ -70,6 +74,8 @@ class CheckpointMeta:
     best: dict[str, float]
     settings: dict[str, Any]
     software: dict[str, str]
+    stain: Stain | None = None
+    is_averaged: bool = False
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types, with the format's name and version."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from .config import Config, check, option
 from .graph_config import DEFAULT_K
+from .store_meta import Stain
 
 __all__ = ["FinetuneConfig", "PretrainConfig", "TrainingConfig"]
 
@@ -26,6 +27,14 @@ class TrainingConfig(Config):
     enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
     tile_um: tuple[float, ...] = option(
         (), "tile sizes to use together, in µm (default: all that every section has)"
+    )
+    stain: Stain | None = option(
+        None,
+        "use features of tiles with normalised stains: macenko or reinhard (default: the only kind in the store)",
+    )
+    dihedral: bool = option(
+        False,  # noqa: FBT003
+        "use features averaged over the symmetries of the tile (default: the only kind in the store)",
     )
     save_dir: Path | None = option(None, "folder for best.safetensors, last.safetensors and the run's log")
     epochs: int = option(50, "passes over the training spots")

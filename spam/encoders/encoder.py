@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,6 +53,8 @@ class Encoder:
         Digest of the adapter that was merged into the weights, or None.
     device
         Where it runs.
+    precision
+        Arithmetic of the network: ``float32``, or the type of its mixed precision.
     """
 
     def __init__(
@@ -70,17 +73,14 @@ class Encoder:
         self.device = device
         # Tiles come with the channels last, and convolutions are up to twice as fast that way.
         moved = network.eval().requires_grad_(requires_grad=False).to(device)
-        self._network: nn.Module = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: nn.Module = moved.to(memory_format=torch.channels_last)
         if is_compiled:
             self._network.compile()
-        self._precision = _PRECISIONS[self.card.precision] if is_amp else torch.float32
+        self.precision: Literal["float32", "float16", "bfloat16"] = (
+            self.card.precision if is_amp else "float32"
+        )
         self._is_averaged = is_averaged
         self._most: int | None = None  # tiles that fit into the memory at once, once that was found out
-
-    @property
-    def precision(self) -> str:
-        """Arithmetic of the network: ``float32``, or the type of its mixed precision."""
-        return str(self._precision).removeprefix("torch.")
 
     def embed(self, tiles: Array) -> Float32[Array, "n_tiles dim"]:
         """Compute the features of tiles, all in one forward pass; no tiles give no rows.
@@ -131,7 +131,7 @@ class Encoder:
             return features.numpy
         fetched = torch.empty_like(features, device="cpu", pin_memory=True)
         fetched.copy_(features, non_blocking=True)
-        is_there = torch.cuda.Event()
+        is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
         is_there.record(torch.cuda.current_stream(self.device))
 
         def wait() -> Float32[Array, "n_tiles dim"]:
@@ -178,8 +178,8 @@ class Encoder:
     def _forward(self, tiles: Tensor) -> Tensor:
         autocast = (
             contextlib.nullcontext()
-            if self._precision == torch.float32
-            else torch.autocast(self.device.type, self._precision)
+            if self.precision == "float32"
+            else torch.autocast(self.device.type, _PRECISIONS[self.precision])
         )
         with torch.inference_mode(), autocast:
             if self.device.type == "cuda":  # the copy goes on beside the computation
@@ -187,7 +187,7 @@ class Encoder:
             pixels = tiles.permute(0, 3, 1, 2)
             views = _symmetries(pixels) if self._is_averaged else (pixels,)
             total = sum(self._network(view).float() for view in views)
-            features: Tensor = total / (8 if self._is_averaged else 1)  # type: ignore[assignment]
+            features: Tensor = total / (8 if self._is_averaged else 1)
         return features
 
 

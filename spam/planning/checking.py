@@ -144,8 +144,8 @@ def _check_section(
         if slide is not None:
             section = locate(section, slide)
         size = (slide.width, slide.height) if slide is not None else (None, None)
-        note = None if slide is None else slide.mpp_note
-        specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=note)
+        mpp_note = None if slide is None else slide.mpp_note
+        specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
         samplings = tuple(_sampling(section, spec, slide, card) for spec in specs)
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's

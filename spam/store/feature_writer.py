@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from zarr.codecs import Crc32cCodec
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity
-from spam.typing import Array, Float, Int64
+from spam.typing import Array, Float, Int64, Shaped
 
 from .feature_format import cut, fill_value, stored_dtype, to_stored
 from .graph_elements import graph_nodes
@@ -183,11 +183,13 @@ class FeatureWriter:
             },
             zarr_format=3,
         )
+        write_shards(folder, self._in_order(), rows, meta.dim, meta.dtype)
+
+    def _in_order(self) -> Iterator[Shaped[Array, "n dim"]]:
+        """Give the staged rows, chunk by chunk, in the order of the spots."""
         if self._order is None:
-            chunks = (self._staged.read(number, meta, rows) for number in range(len(rows.chunks)))
-        else:
-            chunks = self._staged.reordered(self._order, meta, rows)
-        write_shards(folder, chunks, rows, meta.dim, meta.dtype)
+            return (self._staged.read(number, self._meta, self._cut) for number in range(len(self.chunks)))
+        return self._staged.reordered(self._order, self._meta, self._cut)
 
 
 def _identity(index: SectionIndex, key: str) -> str | None:

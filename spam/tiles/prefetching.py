@@ -5,13 +5,13 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .tile_batch import TileBatch
-from .tile_reader import TileReader
+from .tile_reader import Spots, TileReader
 
 __all__ = ["read_batches"]
 
 
 def read_batches(
-    reader: TileReader, batches: Sequence[Sequence[int]], *, n_threads: int
+    reader: TileReader, batches: Sequence[Spots], *, n_threads: int
 ) -> Generator[TileBatch, None, None]:
     """Read batches of tiles in the order given, up to ``n_threads + 1`` of them ahead of whoever takes them.
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 
 from spam.errors import SlideError, TileError
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, TileFiles
-from spam.typing import Array, UInt8
+from spam.typing import Array, Int64, UInt8
 
 from .block_cache import CachedSlide
 from .cutting import Interpolation, cut_tile
@@ -21,7 +21,10 @@ from .stain import StainNormaliser
 from .tile_batch import TileBatch
 from .tile_files import common_side_px
 
-__all__ = ["TileReader"]
+__all__ = ["Spots", "TileReader"]
+
+Spots: TypeAlias = Sequence[int] | Int64[Array, " n"]
+"""Numbers of spots."""
 
 _ROUNDING_PX = (
     0.5  # an extent in µm is rounded, and may come out a fraction of a pixel larger than its own file
@@ -115,7 +118,7 @@ class TileReader:
         with open_slide(self._section.tiles.paths[index]) as tile:
             return self._cut(tile, self._file_px / 2, self._file_px / 2)
 
-    def read_many(self, indices: Sequence[int]) -> UInt8[Array, "n out_px out_px 3"]:
+    def read_many(self, indices: Spots) -> UInt8[Array, "n out_px out_px 3"]:
         """Cut the tiles of several spots, in the order given; none gives an array of no tiles.
 
         Raises
@@ -129,7 +132,7 @@ class TileReader:
             tiles[row] = self.read(index)
         return tiles
 
-    def read_batch(self, indices: Sequence[int]) -> TileBatch:
+    def read_batch(self, indices: Spots) -> TileBatch:
         """Cut the tiles of several spots, as `read_many`, and measure their quality.
 
         Raises

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS
+from spam.schemas.store_meta import UNKNOWN_WEIGHTS, Stain
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
@@ -33,6 +33,8 @@ class FeatureChoice:
         Tile spec of each key, as a mapping.
     dims
         Length of each key's vectors.
+    stain, is_averaged
+        How the tiles were normalised, and whether features are means over symmetries; see `FeatureMeta`.
     """
 
     encoder: str
@@ -40,6 +42,8 @@ class FeatureChoice:
     keys: tuple[str, ...]
     tiles: tuple[dict[str, object], ...]
     dims: tuple[int, ...]
+    stain: Stain | None = None
+    is_averaged: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,9 +145,17 @@ def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ..
 
 
 def choose_features(
-    sections: Sequence[StoredSection], enc_name: str | None, tile_um: Sequence[float]
+    sections: Sequence[StoredSection],
+    enc_name: str | None,
+    tile_um: Sequence[float],
+    *,
+    stain: Stain | None = None,
+    is_averaged: bool = False,
 ) -> FeatureChoice:
     """Settle which features every one of `sections` has and the options ask for.
+
+    Features of normalised tiles, and means over symmetries, are never used together with others: taken are those that
+    `stain` and `is_averaged` ask for, or the only kind that there is where both are left at their defaults.
 
     Raises
     ------
@@ -175,6 +187,17 @@ def choose_features(
         )
         message = f"the sections {problem} ({there}); choose one with --enc-name, or run `spam embed` for what is missing"
         raise StoreError(message)
+    kinds = {(meta.stain, meta.is_averaged) for meta in chosen}
+    asked = (stain, is_averaged)
+    if asked not in kinds and (asked != (None, False) or len(kinds) > 1):
+        message = (
+            f"no features of {encoders[0]!r} that all sections share were made with {_kind(*asked)} ({there}), but some with "
+            f"{' and some with '.join(sorted(_kind(*kind) for kind in kinds))}: choose with --stain and --dihedral, or "
+            "embed what is missing"
+        )
+        raise StoreError(message)
+    asked = asked if asked in kinds else kinds.pop()
+    chosen = [meta for meta in chosen if (meta.stain, meta.is_averaged) == asked]
     for key in (meta.key for meta in chosen):
         digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
         if len(digests) > 1:
@@ -190,7 +213,15 @@ def choose_features(
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
+        stain=chosen[0].stain,
+        is_averaged=chosen[0].is_averaged,
     )
+
+
+def _kind(stain: Stain | None, is_averaged: bool) -> str:  # noqa: FBT001  the two are one word of the options
+    """Name a kind of features by the options that ask for it."""
+    words = [*([f"--stain {stain}"] if stain else []), *(["--dihedral"] if is_averaged else [])]
+    return " ".join(words) or "neither --stain nor --dihedral"
 
 
 def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:

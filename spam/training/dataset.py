@@ -131,7 +131,9 @@ def build_training_set(
     train, held_out = choose_sections(store, config)
     names = tuple(dict.fromkeys((*train, *held_out)))
     sections = [store.section(name) for name in names]
-    features = choose_features(sections, config.enc_name, config.tile_um)
+    features = choose_features(
+        sections, config.enc_name, config.tile_um, stain=config.stain, is_averaged=config.dihedral
+    )
     spots = tuple(read_spots(section, features.keys, k=config.k) for section in sections)
     groups = assign_groups(spots, held_out if held_out != train else ())
     context = [context_features(s) for s in spots]
@@ -188,11 +190,12 @@ def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
         Naming both encoders, digests and tile sizes.
     """
     same = meta.weights_sha256 == features.weights_sha256 and list(meta.tiles) == list(features.tiles)
+    same = same and (meta.stain, meta.is_averaged) == (features.stain, features.is_averaged)
     if meta.encoder_name != features.encoder or not same:
         message = (
             f"the checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}…), "
             f"the store offers {', '.join(features.keys)} (weights {features.weights_sha256[:8]}…); choose the same with "
-            "--enc-name and --tile-um, or embed them with `spam embed`"
+            "--enc-name, --tile-um, --stain and --dihedral, or embed them with `spam embed`"
         )
         raise CheckpointError(message)
 

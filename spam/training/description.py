@@ -50,6 +50,8 @@ def describe_training(
         feature_keys=data.features.keys,
         tiles=data.features.tiles,
         feature_dims=data.features.dims,
+        stain=data.features.stain,
+        is_averaged=data.features.is_averaged,
         genes=data.genes.genes,
         gene_sets=data.genes.sets,
         train_sections=tuple(n for i, n in enumerate(names) if (~roles[data.section_of == i]).any()),

@@ -1,0 +1,95 @@
+"""Features of normalised tiles, and means over symmetries, beside plain ones: one kind is used, never a mixture."""
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cohorts import add_section
+
+from spam.errors import CheckpointError, StoreError
+from spam.schemas.store_meta import feature_key
+from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+from spam.store import open_store
+from spam.training import finetune, pretrain
+from spam.training.checkpoint import read_checkpoint_meta
+from spam.training.cohort import choose_features
+
+PLAIN = ("tiny_112um", "tiny_224um")
+KINDS = (("macenko", False), (None, True), ("macenko", True))
+
+
+def _add_kind(store: Path, stain, is_averaged) -> None:
+    """Store the features of both sizes once more, as another kind."""
+    for name in ("S1", "S2"):
+        section = open_store(store, is_read_only=False).section(name)
+        for key in PLAIN:
+            meta = section.feature_meta(key)
+            new = feature_key("tiny", key.removeprefix("tiny_"), stain=stain, is_averaged=is_averaged)
+            writer = section.feature_writer(
+                dataclasses.replace(meta, key=new, stain=stain, is_averaged=is_averaged)
+            )
+            for chunk in writer.pending:
+                writer.write(chunk, section.features(key)[chunk])
+            writer.finish()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kinds") / "a.zarr"
+    for i in (1, 2):
+        add_section(folder, f"S{i}", seed=i)
+    for kind in KINDS:
+        _add_kind(folder, *kind)
+    return folder
+
+
+def choose(store: Path, **asked):
+    opened = open_store(store)
+    return choose_features([opened.section(name) for name in ("S1", "S2")], None, (), **asked)
+
+
+def test_each_kind_is_chosen_by_its_options_and_alone(store: Path) -> None:
+    assert choose(store).keys == PLAIN
+    found = [choose(store, stain=stain, is_averaged=is_averaged) for stain, is_averaged in KINDS]
+    assert [choice.keys for choice in found] == [
+        ("tiny_112um_macenko", "tiny_224um_macenko"),
+        ("tiny_112um_d4", "tiny_224um_d4"),
+        ("tiny_112um_macenko_d4", "tiny_224um_macenko_d4"),
+    ]
+    assert [(choice.stain, choice.is_averaged) for choice in found] == list(KINDS)
+    assert all(a != b for a, b in pairwise(found))
+
+
+def test_the_only_kind_that_there_is_needs_no_option(store: Path, tmp_path: Path) -> None:
+    sections = [open_store(store).section(name) for name in ("S1", "S2")]
+
+    class Only:
+        """A section that shows some of its features."""
+
+        def __init__(self, section, keys):
+            self.meta, self.feature_meta, self.feature_keys = section.meta, section.feature_meta, keys
+
+    averaged = [Only(section, ("tiny_112um_d4", "tiny_224um_d4")) for section in sections]
+    assert choose_features(averaged, None, ()).is_averaged
+    several = [Only(section, ("tiny_112um_d4", "tiny_112um_macenko")) for section in sections]
+    with pytest.raises(
+        StoreError,
+        match=r"made with neither --stain nor --dihedral.*some with --dihedral and some with --stain macenko: choose with",
+    ):
+        choose_features(several, None, ())
+    with pytest.raises(StoreError, match=r"made with --stain reinhard.*choose with --stain and --dihedral"):
+        choose_features(averaged, None, (), stain="reinhard")
+
+
+def test_a_checkpoint_keeps_to_its_kind(store: Path, tmp_path: Path) -> None:
+    small = {"store": store, "n_top_genes": 23, "epochs": 1}
+    config = PretrainConfig(**small, save_dir=tmp_path / "pre", stain="macenko", proj_dim=8, batch_size=17)
+    path = pretrain(config).run.best_path
+    meta = read_checkpoint_meta(path)
+    assert (meta.stain, meta.is_averaged) == ("macenko", False)
+    assert meta.feature_keys == ("tiny_112um_macenko", "tiny_224um_macenko")
+    with pytest.raises(
+        CheckpointError, match=r"trained on features tiny_112um_macenko.*--stain and --dihedral"
+    ):
+        finetune(FinetuneConfig(**small, save_dir=tmp_path / "fine", pretrained_ckpt=path))
