@@ -140,3 +140,16 @@ def test_a_compiled_encoder_gives_the_same_features():
     compiled = make(Backbone(), is_compiled=True)
     np.testing.assert_allclose(compiled.embed(tiles), make(Backbone()).embed(tiles), rtol=1e-4, atol=1e-4)
     assert compiled.weights_sha256 == make(Backbone()).weights_sha256
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_ahead_what_the_cpu_computes():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    gpu = torch.device("cuda")
+    card = EncoderCard(name="linear", source="local:linear", dim=5, input_px=PX)
+    encoder = Encoder(TileNetwork(Backbone(), card), device=gpu)
+    batches = [some_tiles(n, seed=n) for n in (7, 11, 13)]
+    waiting = [encoder.begin(batch) for batch in batches]
+    for batch, wait in zip(batches, waiting, strict=True):
+        np.testing.assert_allclose(wait(), make(Backbone()).embed(batch), rtol=1e-3, atol=1e-2)
