@@ -6,7 +6,7 @@ from spam.progress import Progress
 from spam.schemas.training_config import FinetuneConfig
 
 from .command import Command, Report
-from .lab_files import lab_file_options, with_store
+from .lab_files import keep_adapter, lab_file_options, with_store
 from .options import options_of
 
 __all__ = ["FINETUNE"]
@@ -23,7 +23,10 @@ def _work(values: dict[str, Any], progress: Progress) -> Report:
     config = FinetuneConfig.from_mapping(stage)
     from spam.training import finetune
 
-    return finetune(config, progress=progress)
+    report = finetune(config, progress=progress)
+    assert config.save_dir is not None  # held by FinetuneConfig
+    keep_adapter(config.pretrained_ckpt, config.save_dir)
+    return report
 
 
 FINETUNE = Command(

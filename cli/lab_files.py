@@ -1,10 +1,12 @@
 """Lab files in place of ``--store``: embedded first, into a store inside the folder of the results."""
 
 import dataclasses
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from spam.atomic import replacing
 from spam.errors import ConfigError
 from spam.progress import Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
@@ -13,7 +15,7 @@ from spam.schemas.embed_config import EmbedConfig
 
 from .options import Option, options_of
 
-__all__ = ["ADAPTER_NAME", "STORE_NAME", "embed_values", "lab_file_options", "with_store"]
+__all__ = ["ADAPTER_NAME", "STORE_NAME", "embed_values", "keep_adapter", "lab_file_options", "with_store"]
 
 STORE_NAME = "store.zarr"
 ADAPTER_NAME = "lora"  # folder of the adapter of `spam pretrain --with-lora`, beside its checkpoints
@@ -69,6 +71,18 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
             raise ConfigError(message)
         return {"lora": folder, **_asked_of(meta, name)}
     return _asked_of(meta, meta.encoder_name)
+
+
+def keep_adapter(checkpoint: Path | None, save_dir: Path) -> None:
+    """Copy the adapter that lies beside a checkpoint into the folder of the run that starts from it."""
+    folder = None if checkpoint is None else checkpoint.parent / ADAPTER_NAME
+    if folder is not None and folder.is_dir() and folder.resolve() != (save_dir / ADAPTER_NAME).resolve():
+        kept = save_dir / ADAPTER_NAME
+        kept.mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            if file.is_file():  # not the state of the training that made it
+                with replacing(kept / file.name) as partial:
+                    shutil.copyfile(file, partial)
 
 
 def _asked_of(meta: CheckpointMeta, enc_name: str) -> dict[str, Any]:

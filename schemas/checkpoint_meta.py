@@ -38,7 +38,8 @@ class CheckpointMeta:
     train_sections, val_sections
         Sections that were trained on and held out; with one section both name it, and its blocks are told apart.
     donors
-        Donor of each of these sections, and of those that only pretraining has seen.
+        Donor of each of these sections, and of those that only pretraining has seen; also of those that the encoder was
+        adapted to (None where this run does not read them).
     depth
         Median library size of the training spots.
     metrics

@@ -163,8 +163,16 @@ def _grid_faults(config: "EmbedConfig") -> list[str | None]:
         return [
             "--stride-um is the step of a grid; add --tiles grid" if config.stride_um is not None else None
         ]
+    of_tables = {field.name for field in dataclasses.fields(InputConfig)} - {
+        "root",
+        "section",
+        "donor",
+        "mpp",
+    }
     given = [
-        flag(name) for name in ("h5ad", "csv", "manifest", "swap_xy", "id_offset") if getattr(config, name)
+        flag(field.name)
+        for field in dataclasses.fields(config)
+        if field.name in {*of_tables, "manifest"} and getattr(config, field.name) != field.default
     ]
     return [
         "--tiles grid needs --root: a slide, or a folder of slides" if config.root is None else None,

@@ -191,6 +191,8 @@ class FeatureMeta:
         Stain normalisation of the tiles, or None.
     is_averaged
         Whether features are means over the eight symmetries of the square.
+    adapted_on
+        Sections whose counts the encoder has seen while it was adapted: no score on them is one on unseen tissue.
     """
 
     key: str
@@ -207,17 +209,19 @@ class FeatureMeta:
     software: dict[str, str]
     stain: Stain | None = dataclasses.field(default=None, metadata={MAY_BE_ABSENT: True})
     is_averaged: bool = dataclasses.field(default=False, metadata={MAY_BE_ABSENT: True})
+    adapted_on: tuple[str, ...] = dataclasses.field(default=(), metadata={MAY_BE_ABSENT: True})
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types; what says that nothing was done is left out."""
-        plain = dataclasses.asdict(self)
-        return {key: value for key, value in plain.items() if value or key not in ("stain", "is_averaged")}
+        plain = {**dataclasses.asdict(self), "adapted_on": list(self.adapted_on)}
+        rare = ("stain", "is_averaged", "adapted_on")
+        return {key: value for key, value in plain.items() if value or key not in rare}
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "FeatureMeta":
         """Rebuild from what `to_mapping` returned."""
         sampling = None if values["sampling"] is None else Sampling(**values["sampling"])
-        return cls(**{**values, "sampling": sampling})
+        return cls(**{**values, "sampling": sampling, "adapted_on": tuple(values.get("adapted_on", ()))})
 
 
 _CARD_IDENTITY = (
@@ -255,7 +259,7 @@ def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
         "encoder": {key: made["encoder"].get(key) for key in _CARD_IDENTITY},
         **{key: made[key] for key in kept},
         # Left out where nothing was done, so that the digests of older stores stay what they are.
-        **{key: made[key] for key in ("stain", "is_averaged") if key in made},
+        **{key: made[key] for key in ("stain", "is_averaged", "adapted_on") if key in made},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

@@ -16,12 +16,12 @@ from scipy import ndimage
 from spam.cli import main
 from spam.embedding import embed, plan
 from spam.encoders import build_encoder, encoder_card
-from spam.errors import SlideError
+from spam.errors import ConfigError, SlideError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_quality import tile_flags
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
-from spam.store import open_store
+from spam.store import FeatureWriter, open_store
 from spam.tiles import StainNormaliser, TileReader, measure_quality, open_slide, overview
 
 SIDE, N_SPOTS = 1600, 101
@@ -110,6 +110,53 @@ def test_rows_are_those_of_the_spots_whatever_the_order_of_reading(lab):
     assert counted["unreadable"] == 0
     assert 10 < counted["blank"] < 60  # the corners
     assert not (lab / "store.zarr/.unfinished").exists()
+
+
+def test_an_overwrite_that_broke_off_at_the_very_end_can_be_gone_on_with(lab, monkeypatch):
+    """The quality was put together already, and the features were not: the disk was full, say."""
+    embed(config(lab))
+    before = open_store(lab / "store.zarr").section("A").features(KEY)
+    assemble = FeatureWriter._assemble
+
+    def full(self, folder):
+        if self.key == KEY:
+            raise OSError(28, "No space left on device")
+        assemble(self, folder)
+
+    monkeypatch.setattr(FeatureWriter, "_assemble", full)
+    with pytest.raises(OSError, match="No space left"):
+        embed(config(lab, overwrite=True))
+    monkeypatch.undo()
+    embed(config(lab, overwrite=True))
+    stored = open_store(lab / "store.zarr").section("A")
+    np.testing.assert_array_equal(stored.features(KEY), before)
+    assert stored.quality(KEY) is not None
+    assert not (lab / "store.zarr/.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [{"coordinates": "um"}, {"counts_layer": "raw"}, {"allow_missing_tiles": True}]
+)
+def test_a_grid_refuses_the_options_of_tables(lab, option):
+    with pytest.raises(ConfigError, match=rf"leave out --{next(iter(option)).replace('_', '-')}"):
+        config(lab, csv=None, tiles="grid", **option)
+
+
+def test_a_slide_that_was_not_copied_whole_is_no_stray_file(lab):
+    (lab / "images/lost.svs").write_bytes(b"")
+    (lab / "images/notes.txt").write_text("no slide")
+    with pytest.raises(SlideError, match=r"'lost\.svs'.*cannot be read; copy them again"):
+        embed(config(lab, csv=None, section=None, tiles="grid"))
+
+
+@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
+def test_stains_of_tile_files_are_estimated_alike_for_every_size(tile_files, stain):
+    pytest.importorskip("torchstain")
+    told = {"csv": tile_files / "tiles.csv", "root": tile_files / "tiles", "mpp": 0.5, "stain": stain}
+    told |= {"skip_bad_tiles": True}
+    small = plan(config(tile_files, **told, tile_um=(10.0,))).sections[0].stain
+    both = plan(config(tile_files, **told, tile_um=(10.0, 20.0))).sections[0].stain
+    assert small == both
 
 
 def test_symmetries_are_averaged_under_a_key_of_their_own(lab):

@@ -66,8 +66,11 @@ def test_the_published_lora_options(lab_files: list[object], tmp_path: Path) -> 
     name = json.loads((tmp_path / "pretrain" / "lora" / "spam_adapter.json").read_text())["adapter_sha256"][
         :8
     ]
-    keys = read_checkpoint_meta(tmp_path / "finetune" / "best.safetensors").feature_keys
-    assert keys == (f"efficientnet_lite0-lora-{name}_112um",)
+    best = tmp_path / "finetune" / "best.safetensors"
+    assert read_checkpoint_meta(best).feature_keys == (f"efficientnet_lite0-lora-{name}_112um",)
+    done = run("inference", *lab_files, "--ckpt", best, "--out_dir", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: the checkpoint was trained on this section" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["uni_v1", "h-optimus-0"])

@@ -5,6 +5,8 @@ written.
 """
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections import Counter
 
@@ -69,9 +71,13 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     return EmbedReport(store=planned.store, encoder=planned.encoder, sections=reports)
 
 
-def _run(encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
-    """Name what changes the last bits of features: sums are taken in another order then."""
-    return {"--batch-size": config.batch_size, "--device": encoder.device.type}
+def _run(one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
+    """Name what changes features beside their meta: the last bits, by the order of sums, and the estimate of the stains."""
+    run: dict[str, str | int] = {"--batch-size": config.batch_size, "--device": encoder.device.type}
+    if one.stain is not None:
+        estimate = json.dumps(one.stain.parameters, sort_keys=True).encode()
+        run["estimate of the stains"] = hashlib.sha256(estimate).hexdigest()[:12]
+    return run
 
 
 def _order(section: Section, slide: Slide | None, sampling: Sampling, spec: TileSpec) -> Order:
@@ -90,7 +96,7 @@ def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, 
             meta = feature_meta_of(spec, sampling, encoder, config)
             if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
                 order = _order(one.section, slide, sampling, spec)
-                stored.feature_writer(meta, run=_run(encoder, config), order=order)
+                stored.feature_writer(meta, run=_run(one, encoder, config), order=order)
 
 
 def _embed_section(
@@ -110,9 +116,9 @@ def _embed_section(
             order = _order(section, slide, sampling, spec)
             with stored.lock(meta.key, part=share.label):
                 written = TileArrays(
-                    stored, meta, order, run=_run(encoder, config), is_overwrite=config.overwrite
+                    stored, meta, order, run=_run(one, encoder, config), is_overwrite=config.overwrite
                 )
-                own, pending = share.of_chunks(written.features.chunks), written.features.pending
+                own, pending = share.of_chunks(written.chunks), written.pending
                 todo = [chunk for chunk in own if chunk in pending]
                 n_todo = _n_rows(todo)
                 if n_todo:
@@ -129,11 +135,11 @@ def _embed_section(
                         progress.task(f"embed {section.name} {spec.label}", n_todo) as advance,
                     ):
                         fill(written, todo, reader, encoder, section.ids, config, advance)
-                if not written.features.pending:  # whoever comes last puts the parts together
+                if not written.pending:  # whoever comes last puts the parts together
                     written.finish()
             n_embedded += n_todo
             arrays.append(written)
-    n_left = sum(_n_rows(written.features.pending) for written in arrays)  # others may have come to an end
+    n_left = sum(_n_rows(written.pending) for written in arrays)  # others may have come to an end
     if not n_left:
         for written in arrays:
             written.finish()
@@ -142,7 +148,7 @@ def _embed_section(
     return SectionReport(
         name=section.name,
         n_spots=len(section.ids),
-        keys=tuple(written.features.key for written in arrays if not written.features.pending),
+        keys=tuple(written.features.key for written in arrays if not written.pending),
         join=section.join.describe(),
         n_embedded=n_embedded,
         n_present=len(section.ids) * len(one.specs) - n_embedded - n_left,

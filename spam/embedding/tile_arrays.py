@@ -44,15 +44,30 @@ class TileArrays:
             about = _quality_meta(meta)
             self._quality = stored.feature_writer(about, run=run, order=order, is_overwrite=is_overwrite)
 
+    @property
+    def chunks(self) -> list[slice]:
+        """All chunks, in the order of computing."""
+        return self.features.chunks
+
+    @property
+    def pending(self) -> list[slice]:
+        """Chunks of which anything is missing.
+
+        The quality may be missing alone: a writer was killed while it replaced both, when the quality was finished.
+        """
+        missing = [*self.features.pending, *(self._quality.pending if self._quality is not None else [])]
+        return [chunk for chunk in self.chunks if chunk in missing]
+
     def rows(self, chunk: slice) -> Int64[Array, " n"]:
         """Name the spots of a chunk."""
         return np.arange(chunk.start, chunk.stop) if self._order is None else self._order[chunk]
 
     def write(self, chunk: slice, features: Float32[Array, "n dim"], quality: Float32[Array, "n 4"]) -> None:
-        """Write one chunk of both."""
+        """Write what is missing of one chunk."""
         if self._quality is not None and chunk in self._quality.pending:
             self._quality.write(chunk, quality)
-        self.features.write(chunk, features)
+        if chunk in self.features.pending:
+            self.features.write(chunk, features)
 
     def finish(self) -> None:
         """Let readers see both."""
@@ -81,6 +96,7 @@ def feature_meta_of(spec: TileSpec, sampling: Sampling, encoder: Encoder, config
         software=software_versions(),
         stain=config.stain,
         is_averaged=config.dihedral,
+        adapted_on=encoder.adapted_on,
     )
 
 
@@ -98,4 +114,5 @@ def _quality_meta(features: FeatureMeta) -> FeatureMeta:
         dtype="float32",
         stain=None,  # measured before
         is_averaged=False,
+        adapted_on=(),
     )

@@ -8,6 +8,7 @@ from spam.schemas.encoder_card import EncoderCard
 
 from .adapter import merge_adapter, read_adapter
 from .encoder import Encoder
+from .lora import peft_package
 from .network import TileNetwork
 from .timm_models import build_timm_model
 
@@ -59,6 +60,8 @@ def build_encoder(
         If there is no adapter in the folder.
     """
     adapter = read_adapter(lora) if lora is not None else None
+    if lora is not None:
+        peft_package()  # before weights are fetched
     network = build_network(card)
     if lora is not None:
         network = merge_adapter(network, lora)

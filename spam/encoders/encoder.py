@@ -70,6 +70,8 @@ class Encoder:
         self.card: EncoderCard = network.card
         self.weights_sha256 = adapter.weights_sha256 if adapter else weights_digest(network.backbone)
         self.lora_sha256 = adapter.adapter_sha256 if adapter else None
+        seen = (*adapter.train_sections, *adapter.val_sections) if adapter else ()
+        self.adapted_on = tuple(dict.fromkeys(seen))
         self.device = device
         # Tiles come with the channels last, and convolutions are up to twice as fast that way.
         moved = network.eval().requires_grad_(requires_grad=False).to(device)

@@ -88,6 +88,9 @@ def ask_hub(file: HubFile) -> tuple[str, int | None]:
             if i + 1 == len(file.names):
                 raise
             continue
+        if answer.etag is None and answer.commit_hash is None:  # as a proxy's page does that asks to log in
+            message = f"what answers at {constants.ENDPOINT} is not the Hub"
+            raise ConnectionError(message)
         return name, answer.size
     message = f"{file.repository}: no name of a file was given"
     raise ValueError(message)

@@ -21,6 +21,7 @@ from spam.tiles import (
     Slide,
     StainNormaliser,
     TileReader,
+    common_side_px,
     grid_section,
     grid_slides,
     level_of,
@@ -41,6 +42,7 @@ _log = logging.getLogger(__name__)
 _OWN_PER_ROW = ("h5ad", "csv", "root", "section", "donor")  # what a manifest says of each section by itself
 _BYTES = {"float16": 2, "float32": 4, "bfloat16": 2}
 _MOST_IN_MOSAIC = 64  # tiles that stand for a section without a slide
+_MOSAIC_TILE_PX = 224
 
 
 def plan(config: EmbedConfig) -> EmbedPlan:
@@ -153,7 +155,7 @@ def _check_section(
         stain = (
             None
             if config.stain is None
-            else _normaliser(config.stain, section, slide, largest, is_forgiving=config.skip_bad_tiles)
+            else _normaliser(config.stain, section, slide, is_forgiving=config.skip_bad_tiles)
         )
     record = record_of(section, *size, licence=config.licence)
     if store is not None and record.meta.name in store.section_names and not config.overwrite:
@@ -179,12 +181,14 @@ def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: Encod
     )
 
 
-def _normaliser(
-    name: Stain, section: Section, slide: Slide | None, spec: TileSpec, *, is_forgiving: bool
-) -> StainNormaliser:
+def _normaliser(name: Stain, section: Section, slide: Slide | None, *, is_forgiving: bool) -> StainNormaliser:
     """Estimate the stains of a section from a picture of all of it: its slide, or tiles from all over it."""
     if slide is not None:
         return StainNormaliser.fit(name, overview(slide, is_forgiving=is_forgiving).image)
+    # Whole tile files: what is estimated must not depend on the tile sizes that are asked for.
+    assert isinstance(section.tiles, TileFiles)  # there is no slide
+    side = common_side_px(section.tiles.paths, is_forgiving=is_forgiving)
+    spec = TileSpec(tile_px=side, out_px=min(side, _MOSAIC_TILE_PX))
     chosen = np.unique(np.linspace(0, section.n_spots - 1, _MOST_IN_MOSAIC).astype(np.int64))
     with TileReader(section, spec, is_forgiving=is_forgiving) as reader:
         batch = reader.read_batch(chosen)

@@ -12,6 +12,7 @@ from .stain import StainNormaliser, mosaic
 from .sweeping import sweep_order
 from .thumbnail import Thumbnail, overview
 from .tile_batch import TileBatch
+from .tile_files import common_side_px
 from .tile_reader import TileReader
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Thumbnail",
     "TileBatch",
     "TileReader",
+    "common_side_px",
     "cut_tile",
     "grid_section",
     "grid_slides",

@@ -37,6 +37,20 @@ _LEAST_TISSUE = 0.25
 _PLAIN_BELOW = 3.0
 
 _N_NAMED = 5
+_SLIDE_NAMES = (
+    ".svs",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".tif",
+    ".tiff",
+    ".dcm",
+    ".zarr",
+    ".png",
+    ".jpg",
+    ".jpeg",
+)
 
 
 def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
@@ -84,6 +98,13 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     others = [entry.name for entry in entries if entry not in slides and entry not in companions]
     if not slides:
         message = f"folder {str(root)!r} holds no slide, but {_named(others) or 'nothing'}; give a slide with --root"
+        raise SlideError(message)
+    broken = [name for name in others if name.lower().endswith(_SLIDE_NAMES)]
+    if broken:
+        message = (
+            f"folder {str(root)!r} holds {_named(broken)}, named like slides, which cannot be read; copy them again, or "
+            "move them elsewhere to go on without them"
+        )
         raise SlideError(message)
     if others:
         _log.warning("%s: %d entries are no slides: %s", root, len(others), _named(others))

@@ -67,11 +67,12 @@ class OpenSlideSlide(Slide):
             region = self._slide.read_region(*where)
         except openslide.OpenSlideError:
             # From its first fault on, an open slide refuses everything, also to threads that read elsewhere in it:
-            # only a slide opened anew can tell whether the fault is here.
+            # only a slide opened anew, which nobody else has yet, can tell whether the fault is here.
             with self._lock:
                 try:
-                    self._slide = openslide.OpenSlide(self.path)
-                    region = self._slide.read_region(*where)
+                    anew = openslide.OpenSlide(self.path)
+                    region = anew.read_region(*where)
+                    self._slide = anew
                 except openslide.OpenSlideError as error:
                     message = (
                         f"slide {str(self.path)!r} cannot be decoded at ({x}, {y}) of level {level}: {error}; "

@@ -108,7 +108,10 @@ def ome_pixel_size(xml: str) -> PixelSize:
 
 def tag_pixel_size(page: tifffile.TiffPage) -> PixelSize:
     """Read the resolution tags of a TIFF page; only centimetre and inch are units of length."""
-    per_unit_x, per_unit_y = (float(value) for value in page.resolution)
+    try:
+        per_unit_x, per_unit_y = (float(value) for value in page.resolution)
+    except ZeroDivisionError:  # 0/0 or 1/0, which some programs write for "unknown"
+        return UNSTATED
     if int(page.resolutionunit) not in _RESOLUTION_UNITS or per_unit_x <= 0 or per_unit_y <= 0:
         return UNSTATED
     name, um = _RESOLUTION_UNITS[int(page.resolutionunit)]

@@ -25,6 +25,11 @@ _UNREADABLE = (
     RuntimeError,
     ValueError,
     OSError,
+    # What tifffile raises on headers that contradict themselves: sizes of zero, lists that are too short, huge arrays.
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    MemoryError,
 )  # imagecodecs: RuntimeError
 _JPEG_2000 = frozenset(
     {
@@ -62,16 +67,21 @@ class TiffSlide(Slide):
             ome = self._tiff.ome_metadata
             size = ome_pixel_size(ome) if ome else UNSTATED
             size = tag_pixel_size(first) if size == UNSTATED else size
+            level_sizes = tuple((level[0].imagewidth, level[0].imagelength) for level in self._levels)
+            block_sizes = tuple(block_size(level[0]) for level in self._levels)
+            if min(side for sizes in (*level_sizes, *block_sizes) for side in sizes) < 1:
+                message = f"sizes {level_sizes} in blocks of {block_sizes}"
+                raise tifffile.TiffFileError(message)
         except SlideError:
             self._tiff.close()
             raise
-        except (*_UNREADABLE, IndexError) as error:
+        except _UNREADABLE as error:
             self._tiff.close()
             raise SlideError(_not_readable(path, error)) from error
         super().__init__(
             path,
-            level_sizes=tuple((level[0].imagewidth, level[0].imagelength) for level in self._levels),
-            block_sizes=tuple(block_size(level[0]) for level in self._levels),
+            level_sizes=level_sizes,
+            block_sizes=block_sizes,
             mpp=size.mpp,
             mpp_note=size.note,
         )

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS, Stain
+from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta, Stain
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
@@ -35,6 +35,8 @@ class FeatureChoice:
         Length of each key's vectors.
     stain, is_averaged
         How the tiles were normalised, and whether features are means over symmetries; see `FeatureMeta`.
+    adapted_on
+        Sections whose counts the encoder has seen, see `FeatureMeta`.
     """
 
     encoder: str
@@ -44,6 +46,7 @@ class FeatureChoice:
     dims: tuple[int, ...]
     stain: Stain | None = None
     is_averaged: bool = False
+    adapted_on: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -171,13 +174,7 @@ def choose_features(
     ]
     if tile_um:
         chosen = [meta for meta in chosen if meta.tile["tile_um"] in tile_um]
-        absent = set(tile_um) - {meta.tile["tile_um"] for meta in chosen}
-        if absent:
-            message = (
-                f"no features of tiles of {', '.join(f'{um:g} µm' for um in sorted(absent))} that all sections share "
-                f"({there}); embed them with `spam embed --tile-um`"
-            )
-            raise StoreError(message)
+        _require_sizes(chosen, tile_um, there)
     encoders = sorted({meta.encoder["name"] for meta in chosen})
     if len(encoders) != 1:
         problem = (
@@ -198,6 +195,7 @@ def choose_features(
         raise StoreError(message)
     asked = asked if asked in kinds else kinds.pop()
     chosen = [meta for meta in chosen if (meta.stain, meta.is_averaged) == asked]
+    _require_sizes(chosen, tile_um, there)
     for key in (meta.key for meta in chosen):
         digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
         if len(digests) > 1:
@@ -215,7 +213,18 @@ def choose_features(
         dims=tuple(meta.dim for meta in chosen),
         stain=chosen[0].stain,
         is_averaged=chosen[0].is_averaged,
+        adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
     )
+
+
+def _require_sizes(chosen: Sequence[FeatureMeta], tile_um: Sequence[float], there: str) -> None:
+    absent = set(tile_um) - {meta.tile["tile_um"] for meta in chosen}
+    if absent:
+        message = (
+            f"no features of tiles of {', '.join(f'{um:g} µm' for um in sorted(absent))} that all sections share "
+            f"({there}); embed them with `spam embed --tile-um`"
+        )
+        raise StoreError(message)
 
 
 def _kind(stain: Stain | None, is_averaged: bool) -> str:  # noqa: FBT001  the two are one word of the options

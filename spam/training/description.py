@@ -56,7 +56,7 @@ def describe_training(
         gene_sets=data.genes.sets,
         train_sections=tuple(n for i, n in enumerate(names) if (~roles[data.section_of == i]).any()),
         val_sections=data.held_out_sections,
-        donors={s.name: s.donor for s in data.spots},
+        donors={**dict.fromkeys(data.features.adapted_on), **{s.name: s.donor for s in data.spots}},
         depth=float(np.median(data.totals[data.train_rows])),
         metrics=history[-1] if history else {},
         history=history,

@@ -85,7 +85,7 @@ def test_licences_answer_to_the_ways_they_are_written(written: str, name: str) -
     assert found.name == name
 
 
-@pytest.mark.parametrize("name", ["", "CC-BY", "CC-BY-3.0", "proprietary", "GPL-3.0-only"])
+@pytest.mark.parametrize("name", ["", "CC-BY", "CC-BY-3.0", "proprietary", "AGPL-3.0-only"])
 def test_what_is_not_in_the_table_is_unknown(name: str) -> None:
     assert licence(name) is None
 
@@ -104,6 +104,9 @@ def test_every_card_has_a_known_licence_that_its_makers_publish() -> None:
     assert len(cards) > 5
     for card in cards:
         found, published = licence(card.licence), encoder_terms(card.source)
+        if card.name == "plip":  # its page names none, and sharing is refused then
+            assert found is published is None
+            continue
         assert found is not None, card.name
         if card.source.startswith("hf-hub:"):
             assert published is not None, card.name

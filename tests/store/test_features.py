@@ -261,6 +261,7 @@ def test_every_field_of_the_meta_counts(section, make_feature_meta, fill):
         "chunk_rows": 1,
         "stain": "macenko",
         "is_averaged": True,
+        "adapted_on": ("S9",),
     }
     fields = {field.name for field in dataclasses.fields(make_feature_meta())}
     assert {"key", "software", *other} == fields  # versions change, and leave the features what they are

@@ -104,9 +104,7 @@ def test_tiles_in_any_other_order_decode_blocks_again_and_again(pixels):
 def test_a_slide_wider_than_the_cache_is_swept_in_strips():
     wide = np.zeros((5003, 8011, 3), dtype=np.uint8)
     slide = CountingSlide([wide], (256, 256))
-    xy = np.stack(np.meshgrid(np.arange(20, 8000, 161.0), np.arange(5, 5000, 163.0)), axis=-1).reshape(
-        -1, 2
-    )
+    xy = np.stack(np.meshgrid(np.arange(20, 8000, 161.0), np.arange(5, 5000, 163.0)), axis=-1).reshape(-1, 2)
     budget = 40 << 20  # two rows of regions have 50 MB
     cached = CachedSlide(slide, most_bytes=budget)
     for x, y in xy[sweep_order(xy, slide, native_px=200, out_px=200, cache_bytes=budget)]:

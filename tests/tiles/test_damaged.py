@@ -3,6 +3,7 @@
 import io
 import logging
 import shutil
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -299,3 +300,51 @@ def test_an_ome_tiff_whose_other_file_is_not_there(tmp_path, picture):
     )
     with pytest.raises(SlideError, match=r"b\.ome\.tif.*(another file|holds 2 channels)"):
         open_slide(tmp_path / "b.ome.tif")
+
+
+@pytest.mark.parametrize("stated", [(0, 0), (1, 0)])
+def test_a_resolution_that_is_no_number_states_nothing(tmp_path, stated):
+    path = tmp_path / "odd.tif"
+    pixels = np.full((64, 64, 3), 200, np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", resolution=(20000, 20000), resolutionunit="CENTIMETER")
+    with tifffile.TiffFile(path) as tiff:
+        offsets = [tiff.pages.first.tags[name].valueoffset for name in ("XResolution", "YResolution")]
+        order = tiff.byteorder
+    with path.open("r+b") as file:
+        for offset in offsets:
+            file.seek(offset)
+            file.write(struct.pack(f"{order}II", *stated))
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+        np.testing.assert_array_equal(slide.read(0, 0, 64, 64), pixels)
+
+
+def test_threads_that_read_good_and_bad_places_of_an_openslide_agree(tmp_path, shared_data):
+    """Whoever reads a damaged block opens the slide anew; nobody else may meet its fault."""
+    path = tmp_path / "bad.svs"
+    shutil.copy(shared_data / "slides/CMU-1-Small-Region.svs", path)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        broken = {12, 40, 77, 100}
+        places = [(page.dataoffsets[i], page.databytecounts[i]) for i in sorted(broken)]
+        n_across, side, n = -(-page.imagewidth // page.tilewidth), page.tilewidth, len(page.dataoffsets)
+        size = page.imagewidth, page.imagelength
+    with path.open("r+b") as file:
+        for offset, n_bytes in places:
+            file.seek(offset)
+            file.write(bytes(n_bytes))
+
+    with open_slide(path) as slide:
+
+        def fails(i):
+            x, y = (i % n_across) * side, (i // n_across) * side
+            try:
+                slide.read(x, y, min(side, size[0] - x), min(side, size[1] - y))
+            except SlideError:
+                return True
+            return False
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(3):
+                found = set(np.flatnonzero(list(pool.map(fails, range(n)))))
+                assert found == broken

@@ -82,6 +82,33 @@ def test_the_only_kind_that_there_is_needs_no_option(store: Path, tmp_path: Path
         choose_features(averaged, None, (), stain="reinhard")
 
 
+def test_sizes_that_are_asked_for_are_there_in_the_kind_that_is_used(store: Path) -> None:
+    class Only:
+        def __init__(self, section, keys):
+            self.meta, self.feature_meta, self.feature_keys = section.meta, section.feature_meta, keys
+
+    section = Only(open_store(store).section("S1"), ("tiny_112um", "tiny_224um_macenko"))
+    with pytest.raises(StoreError, match=r"no features of tiles of 224 µm that all sections share"):
+        choose_features([section], None, (112.0, 224.0))
+
+
+def test_sections_that_the_encoder_was_adapted_to_count_as_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    for i in (1, 2):
+        add_section(folder, f"S{i}", seed=i)
+        section = open_store(folder, is_read_only=False).section(f"S{i}")
+        for key in PLAIN:
+            meta = dataclasses.replace(section.feature_meta(key), adapted_on=("S1", "S9"))
+            writer = section.feature_writer(meta, is_overwrite=True)
+            for chunk in writer.pending:
+                writer.write(chunk, open_store(folder).section(f"S{i}").features(key)[chunk])
+            writer.finish()
+    config = PretrainConfig(store=folder, save_dir=tmp_path / "pre", epochs=1, n_top_genes=23, batch_size=17)
+    meta = read_checkpoint_meta(pretrain(config).run.best_path)
+    assert meta.donors == {"S1": "d1", "S2": "d1", "S9": None}
+    assert set(meta.train_sections) | set(meta.val_sections) == {"S1", "S2"}
+
+
 def test_a_checkpoint_keeps_to_its_kind(store: Path, tmp_path: Path) -> None:
     small = {"store": store, "n_top_genes": 23, "epochs": 1}
     config = PretrainConfig(**small, save_dir=tmp_path / "pre", stain="macenko", proj_dim=8, batch_size=17)

@@ -193,6 +193,10 @@ FINETUNE_CHANGES = {
 }
 # They say where things are and how fast they go, not what comes out.
 WITHOUT_EFFECT = {"store", "save_dir", "enc_name", "device", "num_workers", "overwrite", "amp_dtype"}
+WITHOUT_EFFECT |= {
+    "stain",
+    "dihedral",
+}  # choose among features that this cohort has not, see test_feature_kinds.py
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
