@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,9 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
         tmp_path / "o",
         "--no-plots",
     ]
+    shutil.move(
+        tmp_path / "fine" / "lora", tmp_path / "elsewhere"
+    )  # finetune had kept it beside its checkpoint
     ran = spam("inference", *one, "--json")
     assert (ran.code, ran.json["kind"]) == (2, "ConfigError")
     assert re.search(

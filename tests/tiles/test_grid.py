@@ -143,10 +143,10 @@ def test_a_folder_gives_its_slides_and_names_the_rest(tmp_path, caplog):
     for name in ("b.png", "a.png", ".hidden.png"):
         painted(60, 50).save(folder / name)
     (folder / "clinical.csv").write_text("id,age\n")
-    (folder / "text.svs").write_text("not a slide")
+    (folder / "text.txt").write_text("not a slide")
     with caplog.at_level(logging.WARNING):
         assert grid_slides(folder) == (folder / "a.png", folder / "b.png")
-    assert "3 entries are no slides: 'clinical.csv', 'notes', 'text.svs'" in caplog.text
+    assert "3 entries are no slides: 'clinical.csv', 'notes', 'text.txt'" in caplog.text
     assert grid_slides(folder / "a.png", section="S") == (folder / "a.png",)
     with pytest.raises(ConfigError, match=r"--section 'S' .*2 slides"):
         grid_slides(folder, section="S")

@@ -8,8 +8,10 @@ import pytest
 from cohorts import add_section
 
 from spam.errors import CheckpointError, StoreError
+from spam.schemas.store_config import SelectConfig
 from spam.schemas.store_meta import feature_key
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+from spam.sharing import select
 from spam.store import open_store
 from spam.training import finetune, pretrain
 from spam.training.checkpoint import read_checkpoint_meta
@@ -61,35 +63,37 @@ def test_each_kind_is_chosen_by_its_options_and_alone(store: Path) -> None:
     assert all(a != b for a, b in pairwise(found))
 
 
-def test_the_only_kind_that_there_is_needs_no_option(store: Path, tmp_path: Path) -> None:
-    sections = [open_store(store).section(name) for name in ("S1", "S2")]
-
-    class Only:
-        """A section that shows some of its features."""
-
-        def __init__(self, section, keys):
-            self.meta, self.feature_meta, self.feature_keys = section.meta, section.feature_meta, keys
-
-    averaged = [Only(section, ("tiny_112um_d4", "tiny_224um_d4")) for section in sections]
-    assert choose_features(averaged, None, ()).is_averaged
-    several = [Only(section, ("tiny_112um_d4", "tiny_112um_macenko")) for section in sections]
+def test_the_only_kind_that_there_is_needs_no_option(tmp_path: Path) -> None:
+    averaged = _store_of(tmp_path / "averaged.zarr", (None, True))
+    assert choose(averaged).is_averaged
+    with pytest.raises(StoreError, match=r"made with --stain reinhard.*choose with --stain and --dihedral"):
+        choose(averaged, stain="reinhard")
+    several = _store_of(tmp_path / "several.zarr", (None, True), ("macenko", False))
     with pytest.raises(
         StoreError,
         match=r"made with neither --stain nor --dihedral.*some with --dihedral and some with --stain macenko: choose with",
     ):
-        choose_features(several, None, ())
-    with pytest.raises(StoreError, match=r"made with --stain reinhard.*choose with --stain and --dihedral"):
-        choose_features(averaged, None, (), stain="reinhard")
+        choose(several)
 
 
-def test_sizes_that_are_asked_for_are_there_in_the_kind_that_is_used(store: Path) -> None:
-    class Only:
-        def __init__(self, section, keys):
-            self.meta, self.feature_meta, self.feature_keys = section.meta, section.feature_meta, keys
+def _store_of(folder: Path, *kinds) -> Path:
+    """Make a store that holds these kinds of features, and no plain ones."""
+    for i in (1, 2):
+        add_section(folder, f"S{i}", seed=i)
+    for kind in kinds:
+        _add_kind(folder, *kind)
+    keys = [key for key in open_store(folder).section("S1").feature_keys if key not in PLAIN]
+    kept = folder.with_name(f"kept-{folder.name}")
+    select(SelectConfig(store=folder, out=kept, features=tuple(keys)))
+    return kept
 
-    section = Only(open_store(store).section("S1"), ("tiny_112um", "tiny_224um_macenko"))
+
+def test_sizes_that_are_asked_for_are_there_in_the_kind_that_is_used(store: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.zarr"
+    select(SelectConfig(store=store, out=kept, features=("tiny_112um", "tiny_224um_macenko")))
+    sections = [open_store(kept).section(name) for name in ("S1", "S2")]
     with pytest.raises(StoreError, match=r"no features of tiles of 224 µm that all sections share"):
-        choose_features([section], None, (112.0, 224.0))
+        choose_features(sections, None, (112.0, 224.0))
 
 
 def test_sections_that_the_encoder_was_adapted_to_count_as_seen(tmp_path: Path) -> None:
