@@ -120,7 +120,7 @@ def said(what: str, *values: object) -> None:
 
 def test_embedding_takes_as_long_as_its_encoder(lab: Path, is_timed: bool) -> None:
     """From the files to the finished store, against the bare encoder on the same tiles in memory."""
-    n = 960 if is_timed else 5
+    n = 2000 if is_timed else 5
     write_table(lab / "share.csv", 8192 if is_timed else 1024, n)
     name = "vit_small_patch16_224" if is_timed else "vit_tiny_patch16_224"
     encoder = write_encoder(lab / "vit", name)
