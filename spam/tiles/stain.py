@@ -157,12 +157,6 @@ def mosaic(tiles: UInt8[Array, "n px px 3"]) -> UInt8[Array, "h w 3"]:
     return laid.reshape(rows, columns, px, px, 3).swapaxes(1, 2).reshape(rows * px, columns * px, 3)
 
 
-_PLAIN_PX, _PLAIN_BELOW = (
-    9,
-    3.0,
-)  # side of a neighbourhood, and the spread of green in it, below which it is plain
-
-
 def _tissue_mask(overview: UInt8[Array, "h w 3"]) -> Array:
     """Tell which pixels of a small picture show tissue, without glass that is tinted like tissue."""
     green = overview[..., 1].astype(np.float32)
