@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "typing", "progress", "hardware"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
-ABOVE |= {"demonstration", "diagnosis", "console", "sharing", "exchange", "adaptation"}
+ABOVE |= {"demonstration", "diagnosis", "console", "sharing", "exchange", "adaptation", "benchmarking"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     "atomic": set(),
@@ -35,6 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "training": {"schemas", "store", "graphs", "models"},
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},
+    "benchmarking": {"schemas", *MODEL_SIDE, "reports"},
     "reports": {"schemas", "evaluation"},
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
