@@ -52,9 +52,11 @@ class _Card:
 
 
 def _list(values: dict[str, Any], progress: Progress) -> _Cards:
-    from spam.encoders import list_encoders
+    from spam.encoders import encoder_card, list_encoders
 
-    return _Cards(cards=tuple(list_encoders(values.get("pattern", "*"))))
+    pattern = values.get("pattern", "*")
+    # The error of a single name that is not there tells the nearest.
+    return _Cards(cards=list_encoders(pattern) or (encoder_card(pattern),))
 
 
 def _info(values: dict[str, Any], progress: Progress) -> _Card:

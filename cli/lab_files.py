@@ -53,13 +53,12 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
     ConfigError
         If it needs an adapter, and neither `lora` nor the folder ``lora`` beside the checkpoint is that one.
     """
+    from spam.encoders.adapter import CARD, frozen_name, read_adapter
     from spam.training.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)
-    name, _, is_adapted = meta.encoder_name.rpartition("-lora-")
-    if name and is_adapted:
-        from spam.encoders.adapter import CARD, read_adapter
-
+    name = frozen_name(meta.encoder_name)
+    if name is not None:
         folder = checkpoint.parent / ADAPTER_NAME if lora is None else lora
         found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
         if found != meta.encoder_name:

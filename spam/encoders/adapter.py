@@ -7,6 +7,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from spam.schemas.encoder_card import EncoderCard
 from .lora import peft_package
 from .network import TileNetwork, weights_digest
 
-__all__ = ["adapted_card", "merge_adapter", "read_adapter", "write_adapter"]
+__all__ = ["adapted_card", "frozen_name", "merge_adapter", "read_adapter", "write_adapter"]
 
 CARD, CONFIG, WEIGHTS = "spam_adapter.json", "adapter_config.json", "adapter_model.safetensors"
 _ONLY_DESCRIBE = (
@@ -124,6 +125,12 @@ def adapted_card(card: EncoderCard, adapter: AdapterCard) -> EncoderCard:
         )
         raise EncoderError(message)
     return dataclasses.replace(card, name=adapter.encoder_name, aliases=())
+
+
+def frozen_name(name: str) -> str | None:
+    """Name the encoder that an adapted one, as `adapted_card` names it, was made from; None for any other name."""
+    found = re.fullmatch(r"(.+)-lora-[0-9a-f]{8}", name)
+    return None if found is None else found[1]
 
 
 def merge_adapter(network: TileNetwork, folder: Path) -> TileNetwork:

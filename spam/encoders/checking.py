@@ -19,6 +19,8 @@ __all__ = ["CheckReport", "EncoderCheck", "check_encoders", "require_reachable"]
 
 Access = Literal["here", "granted", "open", "unknown", Verdict]
 
+_SILENT: tuple[Verdict, ...] = ("offline", "unreachable")  # what is so of one encoder is so of all
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderCheck:
@@ -96,7 +98,8 @@ def check_encoders(pattern: str = "*") -> CheckReport:
     """Check for each encoder whether its weights are here, or else whether the Hub would give them.
 
     Nothing is downloaded: the Hub is asked for the size of each file, with the token of this machine if there is
-    one, and not at all where it is set offline. Once it cannot be reached, it is not asked again.
+    one, and not at all where it is set offline. Once it cannot be reached, it is not asked again, and what to do about
+    that is said of the first encoder alone.
 
     Parameters
     ----------
@@ -112,10 +115,10 @@ def check_encoders(pattern: str = "*") -> CheckReport:
     if not cards:
         cards = (encoder_card(pattern),)  # its error names the nearest
     checks: list[EncoderCheck] = []
-    is_reached = True
+    silence: Verdict | None = None
     for card in cards:
-        checks.append(_check(card, is_reached=is_reached))
-        is_reached = is_reached and checks[-1].access != "unreachable"
+        checks.append(_check(card, silence=silence))
+        silence = next((verdict for verdict in _SILENT if verdict == checks[-1].access), silence)
     return CheckReport(
         encoders=tuple(checks),
         has_token=get_token() is not None,
@@ -134,13 +137,14 @@ def require_reachable(card: EncoderCard) -> None:
     EncoderError
         If they cannot, with what to click or type next, in the words of `check_encoders`.
     """
-    found = _check(card, is_reached=True)
+    found = _check(card)
     if found.advice:
         message = f"encoder {card.name!r}{found.advice}"
         raise EncoderError(message)
 
 
-def _check(card: EncoderCard, *, is_reached: bool) -> EncoderCheck:
+def _check(card: EncoderCard, *, silence: Verdict | None = None) -> EncoderCheck:
+    """Check one encoder; with `silence`, why no encoder's weights can be asked for, do not ask."""
     found = EncoderCheck(
         name=card.name, source=card.source, revision=card.revision, is_gated=card.is_gated, access="here"
     )
@@ -155,8 +159,8 @@ def _check(card: EncoderCard, *, is_reached: bool) -> EncoderCheck:
     here = cached_file(file)
     if here is not None:
         return _here(found, here)
-    if not is_reached:
-        return dataclasses.replace(found, access="unreachable")  # what to do was said of the first
+    if silence is not None:
+        return dataclasses.replace(found, access=silence)
     try:
         _, size = ask_hub(file)
     except ASKED_HUB as error:

@@ -23,7 +23,9 @@ from spam.errors import EncoderError
 
 __all__ = ["ASKED_HUB", "Refusal", "Verdict", "explained", "refusal"]
 
-Verdict = Literal["needs token", "not granted", "token refused", "not found", "offline", "unreachable"]
+Verdict = Literal[
+    "needs token", "not granted", "token refused", "not found", "try later", "offline", "unreachable"
+]
 
 # What asking the Hub raises where the weights cannot be had.
 ASKED_HUB = (
@@ -35,6 +37,9 @@ ASKED_HUB = (
 )
 TOKENS = "https://huggingface.co/settings/tokens"
 LOG_IN = "run `hf auth login` (or set HF_TOKEN to a token with read access)"
+
+_TOO_MANY = 429  # of a machine's questions without a token, those of its neighbours behind one address are counted too
+_MORE_OFTEN = f" (with a token you may ask more often: {LOG_IN})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,13 @@ def refusal(error: BaseException, source: str, *, revision: str | None = None) -
             f"gated repositories, at {TOKENS}, then {LOG_IN}"
         )
         return Refusal(verdict="token refused", text=text)
+    if status is not None:
+        text = (
+            f": {constants.ENDPOINT} answered with status {status} when it was asked for {page} ({_first_line(error)}); try "
+            f"again in a few minutes{_MORE_OFTEN if status == _TOO_MANY else ''}; https://status.huggingface.co says whether "
+            "the Hub is well"
+        )
+        return Refusal(verdict="try later", text=text)
     unreachable = _unreachable(source)
     return dataclasses.replace(unreachable, text=f"{unreachable.text} ({_first_line(error)})")
 

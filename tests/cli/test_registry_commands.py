@@ -22,6 +22,13 @@ def test_encoders_list(spam: Any) -> None:
     assert cards[0] == encoder_card("efficientnet_lite0").to_mapping() | {"kwargs": cards[0]["kwargs"]}
 
 
+def test_encoders_list_of_nothing_tells_the_nearest(spam: Any) -> None:
+    for pattern in ("virchov*", "virchov"):
+        none = spam("encoders", "list", pattern)
+        assert (none.code, none.out) == (2, "")
+        assert f"there is no encoder '{pattern}'; did you mean 'virchow'" in none.err
+
+
 def test_encoders_info(spam: Any) -> None:
     assert spam("encoders", "info", "h-optimus-0", "--json").json["name"] == "hoptimus0"
     assert "dim: 1024" in spam("encoders", "info", "uni_v1").out

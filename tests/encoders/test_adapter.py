@@ -14,9 +14,10 @@ import peft
 import pytest
 import timm
 import torch
+from hub_models import HubModels
 from torch import nn
 
-from spam.encoders.adapter import adapted_card, merge_adapter, read_adapter, write_adapter
+from spam.encoders.adapter import adapted_card, frozen_name, merge_adapter, read_adapter, write_adapter
 from spam.encoders.build import build_encoder, build_network
 from spam.encoders.lora import add_lora, lora_targets, target_patterns
 from spam.encoders.network import TileNetwork, weights_digest
@@ -327,6 +328,42 @@ def test_arrays_that_do_not_fit_are_named(
         EncoderError, match=r"16 of its arrays do not fit encoder 'local:tiny', first 'base_model"
     ):
         merge_adapter(build_network(card), folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [
+        ("uni_v1-lora-0123abcd", "uni_v1"),
+        ("my-lora-uni-lora-0123abcd", "my-lora-uni"),
+        ("local:x-lora-0123abcd-lora-ffffffff", "local:x-lora-0123abcd"),
+        ("uni_v1", None),
+        ("local:vit-lora-large", None),
+        ("local:vit-lora-0123abc", None),
+        ("local:vit-lora-0123abcde", None),
+        ("local:vit-lora-0123ABCD", None),
+        ("-lora-0123abcd", None),
+    ],
+)
+def test_only_the_name_of_an_adapted_encoder_is_taken_apart(name: str, frozen: str | None) -> None:
+    assert frozen_name(name) == frozen
+
+
+def test_the_name_that_is_given_is_taken_apart_again(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+) -> None:
+    folder, *_, card = written
+    assert frozen_name(adapted_card(card, read_adapter(folder)).name) == card.name
+
+
+def test_without_peft_no_weights_are_fetched(
+    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    hub: HubModels,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EncoderError, match=r"pip install 'spam-st\[lora\]'"):
+        build_encoder(encoder_card("uni_v1"), device=torch.device("cpu"), lora=written[0])
+    assert hub.requests == []
 
 
 def test_without_peft_the_command_that_brings_it_is_named(

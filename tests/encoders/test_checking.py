@@ -14,6 +14,7 @@ from pointing import point_at_models
 from spam.encoders import build_encoder, check_encoders, encoder_card, require_reachable
 from spam.encoders.checking import CheckReport, EncoderCheck
 from spam.encoders.registry import list_encoders
+from spam.encoders.weight_files import find_weights
 from spam.errors import EncoderError
 
 
@@ -104,6 +105,26 @@ def test_without_network_the_hub_is_asked_once(tmp_path: Path, monkeypatch: pyte
     assert set(accesses(report).values()) == {"unreachable"}
     assert [bool(one.advice) for one in report.encoders] == [True, False, False, False, False]
     assert "cannot be reached" in report.encoders[0].advice
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_one_refusal_of_the_hub_says_nothing_of_the_others(hub: HubModels, tiny: Path, status: int) -> None:
+    hub.broken["paige-ai/Virchow"] = status
+    report = check_encoders()
+    found = accesses(report)
+    assert (found["virchow"], found["phikon"], found["uni_v1"]) == ("try later", "open", "needs token")
+    (virchow,) = (one for one in report.encoders if one.name == "virchow")
+    assert f"answered with status {status}" in virchow.advice
+
+
+def test_offline_is_explained_once(hub: HubModels, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_weights(encoder_card("phikon"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    report = check_encoders()
+    found = accesses(report)
+    assert {name for name, access in found.items() if access == "here"} == {"efficientnet_lite0", "phikon"}
+    assert set(found.values()) == {"here", "offline"}
+    assert report.summary().count("HF_HUB_OFFLINE forbids") == 1
 
 
 def test_offline_is_said_and_nobody_is_asked(

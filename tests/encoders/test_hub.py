@@ -97,7 +97,16 @@ NOWHERE = r"no repository at https://huggingface.co/org/nowhere.*check the spell
             None,
             r"no repository that timm can read.*model\.safetensors or pytorch_model\.bin",
         ),
-        ("hf-hub:org/down", None, r"http://127.0.0.1:\d+ cannot be reached.*500"),
+        (
+            "hf-hub:org/down",
+            None,
+            r": http://127.0.0.1:\d+ answered with status 500 .*org/down .*; try again in a few minutes; https://status",
+        ),
+        (
+            "hf-hub:org/busy",
+            None,
+            r"answered with status 429 .*org/busy .*; try again in a few minutes \(with a token .*`hf auth login`",
+        ),
         (
             "hf-hub:org/tiny@v9",
             None,
@@ -117,10 +126,10 @@ def test_each_fault_says_what_to_do(
     for other in ("gated", "bare"):
         shutil.copytree(tiny, hub.folder / "org" / other)
     (hub.folder / "org" / "bare" / "model.safetensors").unlink()
-    for other in ("empty", "down"):
+    for other in ("empty", "down", "busy"):
         (hub.folder / "org" / other).mkdir()
     hub.gated.add("org/gated")
-    hub.broken.add("org/down")
+    hub.broken |= {"org/down": 500, "org/busy": 429}
     point_at_models(hub, monkeypatch, tmp_path / "cache", token=token)
     with pytest.raises(EncoderError, match=words) as caught:
         built(name)
@@ -136,6 +145,17 @@ def test_no_network_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         EncoderError, match=r"are not on this machine, and http://127.0.0.1:\d+ cannot be reached.*proxy"
     ):
         built(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/tiny", "timm:test_vit", "uni_v1"])
+def test_a_page_that_asks_to_log_in_is_not_the_hub(hub: HubModels, tiny: Path, name: str) -> None:
+    hub.is_portal = True
+    with pytest.raises(
+        EncoderError,
+        match=r"are not on this machine.*network and proxy.*\(what answers at http://127.0.0.1:\d+ is not the Hub\)",
+    ):
+        built(name)
+    assert len(hub.questions) == 1  # and nothing of the page is kept as if it were weights
 
 
 @pytest.mark.parametrize("name", ["hf-hub:org/tiny", "timm:test_vit", "uni_v1"])

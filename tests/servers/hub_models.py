@@ -22,7 +22,9 @@ class HubModels(CountingServer):
     gated
         Repositories that are gated.
     broken
-        Repositories that answer with an error of the server.
+        Repositories that answer with a status of their own: an error of the server, or that it is asked too often.
+    is_portal
+        Whether not the Hub answers, but a network's page that asks to log in.
     """
 
     token = "hf_granted"
@@ -32,7 +34,8 @@ class HubModels(CountingServer):
         super().__init__(Request.application(self._answer))
         self.folder = folder
         self.gated: set[str] = set()
-        self.broken: set[str] = set()
+        self.broken: dict[str, int] = {}
+        self.is_portal = False
         self.revisions = {"main", COMMIT}
 
     @property
@@ -52,6 +55,8 @@ class HubModels(CountingServer):
             return error.response
 
     def _found(self, request: Request) -> Response:
+        if self.is_portal:
+            return Response("<html>Please log in to this network.</html>", mimetype="text/html")
         if request.path.startswith("/cdn/"):
             if "Authorization" in request.headers:
                 raise HubError(400, None, "Only one auth mechanism allowed")  # a token that leaks
@@ -77,7 +82,7 @@ class HubModels(CountingServer):
         if sent not in (None, f"Bearer {self.token}", f"Bearer {self.stranger_token}"):
             raise HubError(401, None, "Invalid credentials in Authorization header")
         if repository in self.broken:
-            raise HubError(500, None, "Internal error")
+            raise HubError(self.broken[repository], None, "No answer")
         if not (self.folder / repository).is_dir():
             raise HubError(404 if sent else 401, "RepoNotFound", "Repository not found")
         if repository in self.gated and sent != f"Bearer {self.token}":
