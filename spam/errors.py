@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "EncoderError",
     "MissingInputError",
+    "NotApplicableError",
     "OutputExistsError",
     "SectionError",
     "SlideError",
@@ -56,3 +57,7 @@ class StoreError(SpamError, ValueError):
 
 class CheckpointError(SpamError, ValueError):
     """A checkpoint cannot be read, or does not fit the store that it is used with."""
+
+
+class NotApplicableError(SpamError, ValueError):
+    """A method that has nothing to work on in a fold of a benchmark; the others can go on."""

@@ -1,19 +1,15 @@
 """Ground truth of a stored section beside what was predicted for it: the model, and every baseline."""
 
-from typing import Any
-
 import numpy as np
-import torch
-from scipy.sparse import csr_matrix
 
 from spam.graphs import ensure_spatial_graph
-from spam.models import build_distribution, count_interval
 from spam.prediction import PredictedSection, Predictor
 from spam.store import StoredSection
-from spam.typing import Array, Float64, Num
+from spam.typing import Array
 
 from .board import score_section
 from .board_report import BoardReport
+from .count_scores import score_counts
 from .predicted import PredictedExpression, SectionTruth
 
 __all__ = ["MODEL", "score_predicted"]
@@ -75,42 +71,21 @@ def _with_likelihood(
 ) -> PredictedExpression:
     """Add held-out likelihood and interval of the raw counts, at each spot's own measured depth."""
     likelihood = predictor.meta.settings["likelihood"]
-    mu = predicted.mu * (truth.totals / predicted.depth)[:, None]
-    theta = None if likelihood == "poisson" else predicted.theta
-    pi = predicted.pi if likelihood == "zinb" else None
-    lower, upper = count_interval(likelihood, mu, theta, pi, predicted.coverage)
+    nll, lower, upper = score_counts(
+        truth,
+        genes,
+        likelihood,
+        rate=predicted.mu * (1e4 / predicted.depth),
+        theta=None if likelihood == "poisson" else predicted.theta,
+        pi=predicted.pi if likelihood == "zinb" else None,
+        levels=((1 - predicted.coverage) / 2, (1 + predicted.coverage) / 2),
+    )
     return PredictedExpression(
         name=MODEL,
         expression=predicted.expression,
         genes=genes,
         is_reference=False,
-        nll=_nll(likelihood, mu, theta, pi, truth, genes),
+        nll=nll,
         lower=lower,
         upper=upper,
     )
-
-
-def _nll(
-    likelihood: Any, mu: Array, theta: Array | None, pi: Array | None, truth: SectionTruth, genes: Array
-) -> Float64[Array, " n_genes"]:
-    """Negative log-likelihood per gene, a mean over spots with counts; NaN for genes that were not measured."""
-    position = {str(gene): i for i, gene in enumerate(genes)}
-    columns = [position[str(gene)] for gene in truth.genes]
-    rows = truth.totals > 0
-
-    def log(values: Num[Array, "..."]) -> torch.Tensor:
-        return torch.from_numpy(np.log(np.asarray(values, dtype=np.float64)))
-
-    # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: the largest value below 1 stands in for it.
-    bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
-    chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
-    distribution = build_distribution(
-        likelihood,
-        log_mu=log(mu[rows][:, columns]),
-        log_theta=None if theta is None else log(theta[columns]),
-        zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
-    )
-    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
-    nll = np.full(len(genes), np.nan)
-    nll[columns] = -distribution.log_prob(counts).mean(0).numpy()
-    return nll

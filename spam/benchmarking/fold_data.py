@@ -1,0 +1,170 @@
+"""What a fold holds: its task, without the expression of the test spots, and the truth, which only the scores see."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spam.errors import ConfigError, StoreError
+from spam.evaluation import SectionTruth
+from spam.graphs import knn, spatial_knn_graph
+from spam.store import StoredSection
+from spam.training.cohort import FeatureChoice, SpotData
+from spam.training.genes import choose_genes
+from spam.training.groups import N_BLOCKS, spatial_blocks
+from spam.typing import Array, Bool
+
+from .folds import Fold
+from .task import FoldTask
+
+__all__ = ["FoldData", "block_roles", "build_fold", "part_of", "tile_width"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldData:
+    """A fold, ready to be run.
+
+    Attributes
+    ----------
+    fold
+        Its plan.
+    task
+        What a method sees.
+    truths
+        What was measured of the task's genes, by test section.
+    n_dropped
+        Spots of a lone section that are on neither side, see `block_roles`.
+    buffer
+        Least distance of training and test spots of one section, in the unit of its coordinates; 0 between sections.
+    """
+
+    fold: Fold
+    task: FoldTask
+    truths: Mapping[str, SectionTruth]
+    n_dropped: int
+    buffer: float
+
+
+def build_fold(
+    fold: Fold,
+    spots: Mapping[str, SpotData],
+    features: FeatureChoice,
+    *,
+    k: int,
+    n_top: int,
+    tile_widths: Mapping[str, float],
+) -> FoldData:
+    """Put a fold together; genes are chosen on its training spots alone.
+
+    Parameters
+    ----------
+    spots
+        Sections of the benchmark by name, with counts.
+    n_top
+        Number of most variable genes.
+    tile_widths
+        Side of the largest tile of each section, in the unit of its coordinates.
+
+    Raises
+    ------
+    ConfigError
+        If the buffer leaves no training spot.
+    StoreError
+        If genes cannot be chosen, or a test section has measured none of them.
+    """
+    train = tuple(spots[name] for name in fold.train)
+    test = tuple(spots[name] for name in fold.test)
+    n_dropped, buffer = 0, 0.0
+    if fold.block is not None:
+        (section,) = train
+        # Tiles whose centres are a diagonal apart share no pixel, whichever way they lie.
+        buffer = float(np.sqrt(2)) * tile_widths[section.name]
+        is_train, is_test = block_roles(section, fold.block, buffer)
+        n_dropped = int((~is_train & ~is_test).sum())
+        if is_train.sum() < 2:
+            message = (
+                f"fold {fold.name!r}: a buffer of {buffer:.0f} {section.graph.meta.unit} and the neighbours in the graph around "
+                f"the held-out block leave {int(is_train.sum())} of {section.n_spots} spots to train on; use smaller tiles "
+                "(--tile-um), fewer neighbours (--k), a larger section, or hold out whole sections"
+            )
+            raise ConfigError(message)
+        train, test = (part_of(section, is_train, k=k),), (part_of(section, is_test, k=k),)
+    genes = choose_genes(train, n_top=n_top)
+    blind = tuple(dataclasses.replace(part, counts=None, genes=None, totals=None) for part in test)
+    return FoldData(
+        fold=fold,
+        task=FoldTask(name=fold.name, train=train, test=blind, genes=genes, features=features, k=k),
+        truths={part.name: _truth_of(part, genes.genes) for part in test},
+        n_dropped=n_dropped,
+        buffer=buffer,
+    )
+
+
+def part_of(section: SpotData, rows: Bool[Array, " n_spots"], *, k: int) -> SpotData:
+    """Take some spots of a section, as if it had no others: their graph joins them alone."""
+    return dataclasses.replace(
+        section,
+        features=section.features[rows],
+        xy=section.xy[rows],
+        graph=spatial_knn_graph(section.xy[rows], k=k, unit=section.graph.meta.unit),
+        counts=None if section.counts is None else section.counts[rows],
+        totals=None if section.totals is None else section.totals[rows],
+    )
+
+
+def block_roles(
+    section: SpotData, block: int, buffer: float
+) -> tuple[Bool[Array, " n_spots"], Bool[Array, " n_spots"]]:
+    """Tell which spots of a section are trained on and which are tested.
+
+    Neither are those that lie closer than `buffer` to a tested spot, or are joined with one in the section's graph.
+    """
+    is_test = spatial_blocks(section.xy, N_BLOCKS) == block
+    edges = section.graph.distances
+    pattern = csr_matrix((np.ones(len(edges.indices)), edges.indices, edges.indptr), shape=edges.shape)
+    is_joined = (pattern + pattern.T) @ is_test.astype(np.float64) > 0
+    distance = knn(section.xy[is_test], section.xy, k=1).distances[:, 0]
+    return ~is_test & ~is_joined & (distance >= buffer), is_test
+
+
+def tile_width(section: StoredSection, keys: Sequence[str]) -> float:
+    """Side of the largest tile of some features, in the unit of the section's coordinates (µm, or pixels without µm).
+
+    Raises
+    ------
+    StoreError
+        If it is not known.
+    """
+    mpp = section.meta.mpp if section.xy_um is not None else None
+    widths = []
+    for key in keys:
+        tile = section.feature_meta(key).tile
+        um, px = tile["tile_um"], tile["tile_px"]
+        width = (um if um else px * mpp) if mpp else px
+        if width is None:
+            message = (
+                f"the width of the tiles of {key!r} of section {section.meta.name!r} is known in µm and its coordinates in "
+                "pixels alone, so a buffer between blocks cannot be kept; embed the section with --mpp"
+            )
+            raise StoreError(message)
+        widths.append(float(width))
+    return max(widths)
+
+
+def _truth_of(part: SpotData, genes: Sequence[str]) -> SectionTruth:
+    """Take what was measured of the genes of a fold."""
+    known = set() if part.genes is None else {str(gene) for gene in part.genes}
+    measured = [gene for gene in genes if gene in known]
+    if not measured or part.totals is None or not part.totals.any():
+        message = (
+            f"section {part.name!r} has counts of none of the {len(genes)} genes that the fold trains on (first: "
+            f"{', '.join(genes[:3])}); name genes alike in all sections, or leave it out with --sections"
+        )
+        raise StoreError(message)
+    return SectionTruth(
+        counts=part.counts_of(measured),
+        genes=np.asarray(measured),
+        totals=part.totals,
+        weights=part.graph.connectivities,
+    )
