@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 __all__ = ["EncoderCard", "Pooling", "WeightLayout"]
 
-Pooling = Literal["model", "cls", "mean", "cls+mean"]
+Pooling = Literal["model", "cls", "mean", "cls+mean", "stages"]
 
 WeightLayout = Literal[
     "timm", "vit", "dinov2", "dinov2-original", "clip", "coca", "titan", "ctranspath", "beit3", "state-dict"
@@ -47,8 +47,9 @@ class EncoderCard:
     interpolation
         Resampling filter of the tile.
     pooling
-        ``model`` (what the model itself returns), ``cls``, ``mean`` (patch tokens) or ``cls+mean``
-        (concatenated). Register tokens belong to none of them.
+        ``model`` (what the model itself returns), ``cls``, ``mean`` (patch tokens), ``cls+mean`` (concatenated;
+        register tokens belong to none of them) or ``stages`` (mean and standard deviation of every channel over the
+        map that each stage of a convolutional network ends with).
     n_registers
         Register tokens of the network, which pooling leaves out.
     precision

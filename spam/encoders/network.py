@@ -1,6 +1,7 @@
 """A backbone with what its card says of it: pixels in, one vector a tile out. It can be trained."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard, Pooling
 
-__all__ = ["TileNetwork", "pool_tokens", "weights_digest"]
+__all__ = ["TileNetwork", "pool_stages", "pool_tokens", "weights_digest"]
 
 
 class TileNetwork(nn.Module):
@@ -25,7 +26,7 @@ class TileNetwork(nn.Module):
     Raises
     ------
     EncoderError
-        If the card pools tokens that the backbone does not have.
+        If the card pools tokens or stages that the backbone does not have.
     """
 
     mean: Tensor
@@ -37,9 +38,11 @@ class TileNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(card.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(3, 1, 1) * 255, persistent=False)
         self._n_prefix = int(getattr(backbone, "num_prefix_tokens", -1))
-        if card.pooling != "model" and self._n_prefix < 0:
+        needed = {"model": None, "stages": "maps of stages"}.get(card.pooling, "tokens")
+        is_there = hasattr(backbone, "forward_intermediates") if needed != "tokens" else self._n_prefix >= 0
+        if needed and not is_there:
             message = (
-                f"encoder {card.name!r} has no tokens that pooling {card.pooling!r} could work on; "
+                f"encoder {card.name!r} has no {needed} that pooling {card.pooling!r} could work on; "
                 "set pooling = 'model' in its card"
             )
             raise EncoderError(message)
@@ -51,8 +54,30 @@ class TileNetwork(nn.Module):
         if self.card.pooling == "model":
             features: Tensor = model(normalised)
             return features
+        if self.card.pooling == "stages":
+            return pool_stages(model.forward_intermediates(normalised, intermediates_only=True))
         tokens = model.forward_features(normalised)
         return pool_tokens(tokens, n_prefix=self._n_prefix, pooling=self.card.pooling)
+
+
+def pool_stages(maps: Sequence[Tensor]) -> Tensor:
+    """Describe a tile by the statistics of a convolutional network's maps, one stage after the other.
+
+    Early stages tell colour and texture, late ones shapes: a network that was trained on photographs keeps more of what
+    matters in tissue in the early ones (docs/experiments.md). Means and standard deviations of channels are the style
+    statistics of Huang and Belongie, arXiv:1703.06868.
+
+    Parameters
+    ----------
+    maps
+        Map of each stage, (n, channels, height, width); sizes differ from stage to stage.
+
+    Returns
+    -------
+    Array (n, 2 * sum of channels): of each stage the means of its channels, then their standard deviations (ddof 0).
+    """
+    parts = [(one.mean(dim=(2, 3)), one.std(dim=(2, 3), correction=0)) for one in maps]
+    return torch.cat([statistic for pair in parts for statistic in pair], dim=1)
 
 
 def pool_tokens(tokens: Tensor, *, n_prefix: int, pooling: Pooling) -> Tensor:

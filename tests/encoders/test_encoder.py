@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ import torch
 
 from spam.encoders import build_encoder, encoder_card
 from spam.encoders.encoder import Encoder
-from spam.encoders.network import pool_tokens, weights_digest
+from spam.encoders.network import TileNetwork, pool_stages, pool_tokens, weights_digest
+from spam.encoders.timm_models import create_network
 from spam.errors import EncoderError
 
 CPU = torch.device("cpu")
@@ -148,3 +151,34 @@ def test_a_network_without_tokens_cannot_pool_them() -> None:
     card = dataclasses.replace(encoder_card("efficientnet_lite0"), pooling="cls", input_px=PX)
     with pytest.raises(EncoderError, match=r"no tokens that pooling 'cls' could work on"):
         build_encoder(card, device=CPU).embed(some_tiles(1))
+
+
+def test_a_network_without_stages_cannot_pool_them() -> None:
+    card = dataclasses.replace(encoder_card("efficientnet_lite0"), pooling="stages")
+    with pytest.raises(EncoderError, match=r"no maps of stages that pooling 'stages' could work on"):
+        TileNetwork(torch.nn.Flatten(), card)
+
+
+def test_statistics_of_counted_maps() -> None:
+    first = torch.arange(12.0).reshape(1, 2, 2, 3)  # channels 0..5 and 6..11
+    second = torch.tensor([[[[7.0]]]])  # one pixel: no spread, and no NaN
+    spread = math.sqrt(35 / 12)  # variance of six consecutive numbers, (6² - 1) / 12
+    expected = torch.tensor([[2.5, 8.5, spread, spread, 7.0, 0.0]])
+    torch.testing.assert_close(pool_stages([first, second]), expected)
+
+
+def test_stages_are_those_that_a_network_passes_through() -> None:
+    card = encoder_card("efficientnet_lite0_stages")
+    backbone: Any = create_network(card)
+    tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224), dtype=np.uint8))
+    seen: dict[int, np.ndarray] = {}
+    last = (0, 1, 2, 4, 6)  # the blocks before each halving of the map, and the last of all
+    for number in last:
+        backbone.blocks[number].register_forward_hook(
+            lambda _module, _inputs, output, number=number: seen.update({number: output.double().numpy()})
+        )
+    with torch.inference_mode():
+        features = TileNetwork(backbone.eval(), card)(tiles).numpy()
+    assert [seen[number].shape[2] for number in last] == [112, 56, 28, 14, 7]
+    expected = np.concatenate([f(seen[i], axis=(2, 3)) for i in last for f in (np.mean, np.std)], axis=1)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-6)

@@ -14,6 +14,7 @@ from spam.schemas.encoder_card import EncoderCard
 
 # Every name that a published command or the description of this project uses, and the card that answers to it.
 NAMES = {
+    "efficientnet_lite0_stages": "efficientnet_lite0_stages",
     "uni_v1": "uni_v1",
     "uni_v2": "uni2_h",
     "uni2-h": "uni2_h",
@@ -119,7 +120,8 @@ def test_unknown_names_are_told_with_the_nearest(name: str, near: str) -> None:
 
 def test_name_like_no_other_is_told_with_all() -> None:
     with pytest.raises(
-        EncoderError, match=r"no encoder 'xxxxxxxx'; known are efficientnet_lite0, uni_v1"
+        EncoderError,
+        match=r"no encoder 'xxxxxxxx'; known are efficientnet_lite0, efficientnet_lite0_stages, uni_v1",
     ) as caught:
         encoder_card("xxxxxxxx")
     assert "did you mean" not in str(caught.value)

@@ -47,6 +47,8 @@ class Upstream:
 UPSTREAM = {
     # ml-illustrated/EfficientNet-Lite-PyTorch: README (mean and std 127 of 255), 4.7 M with a classifier of 1.281 M
     "efficientnet_lite0": Upstream(1280, 224, HALF, "bicubic", None, 3.37),
+    # Its five stages have 16, 24, 40, 112 and 320 channels (table 1 of EfficientNet, arXiv:1905.11946).
+    "efficientnet_lite0_stages": Upstream(1024, 224, HALF, "bicubic", None, 3.37),
     "uni_v1": Upstream(1024, 224, IMAGENET, "bilinear", 0, 303.4),  # T, R; UNI's page: ViT-L/16, 0.3 B
     "uni2_h": Upstream(1536, 224, IMAGENET, "bilinear", 8, 681.0),  # T, R; UNI2-h's page: 681 M
     "conch_v1": Upstream(
@@ -223,7 +225,8 @@ def test_a_small_twin_gives_what_the_network_itself_returns(
 
 def test_all_encoders_have_a_twin() -> None:
     others = {"efficientnet_lite0", "resnet50", "ctranspath", "conch_v1", "conch_v1_5", "plip"}
-    assert {*POOLED, *others} == set(UPSTREAM)
+    elsewhere = {"efficientnet_lite0_stages"}  # test_encoder.py
+    assert {*POOLED, *others, *elsewhere} == set(UPSTREAM)
 
 
 def test_another_number_of_registers_is_refused() -> None:
