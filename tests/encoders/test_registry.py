@@ -79,7 +79,7 @@ def test_names_and_aliases_are_unique() -> None:
 def test_every_name_is_answered() -> None:
     assert {name: encoder_card(name).name for name in NAMES} == NAMES
     assert {card.name for card in list_encoders()} == {*NAMES.values(), DEFAULT_ENCODER}
-    assert len(list_encoders()) == 32
+    assert len(list_encoders()) == 33
 
 
 def test_patterns_match_names_and_aliases() -> None:
