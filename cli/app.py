@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .adapt import ADAPT
+from .benchmark import BENCHMARK
 from .command import add_command, print_failure
 from .demo import DEMO
 from .doctor import DOCTOR
@@ -21,7 +22,7 @@ from .store import STORE_COMMANDS
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
-COMMANDS = (EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, SIMULATE, DEMO, DOCTOR)
+COMMANDS = (EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, BENCHMARK, SIMULATE, DEMO, DOCTOR)
 _GROUPS = {
     "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO, ENCODERS_CHECK)),
     "store": ("Look into feature stores, check, copy, pack, share and exchange them.", STORE_COMMANDS),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adaptation import adapt
+    from .benchmarking import benchmark
     from .demonstration import demo
     from .diagnosis import diagnose
     from .embedding import embed
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .graphs import build_graphs
     from .predicting import predict
     from .schemas.adapt_config import AdaptConfig
+    from .schemas.benchmark_config import BenchmarkConfig
     from .schemas.embed_config import EmbedConfig
     from .schemas.graph_config import GraphConfig
     from .schemas.predict_config import PredictConfig
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptConfig",
+    "BenchmarkConfig",
     "DemoConfig",
     "EmbedConfig",
     "FinetuneConfig",
@@ -36,6 +39,7 @@ __all__ = [
     "SimulateConfig",
     "SpamError",
     "adapt",
+    "benchmark",
     "build_graphs",
     "demo",
     "diagnose",
@@ -49,6 +53,7 @@ __all__ = [
 
 _HOMES = {
     "AdaptConfig": "spam.schemas.adapt_config",
+    "BenchmarkConfig": "spam.schemas.benchmark_config",
     "DemoConfig": "spam.schemas.simulate_config",
     "EmbedConfig": "spam.schemas.embed_config",
     "FinetuneConfig": "spam.schemas.training_config",
@@ -58,6 +63,7 @@ _HOMES = {
     "SimulateConfig": "spam.schemas.simulate_config",
     "SpamError": "spam.errors",
     "adapt": "spam.adaptation",
+    "benchmark": "spam.benchmarking",
     "build_graphs": "spam.graphs",
     "demo": "spam.demonstration",
     "diagnose": "spam.diagnosis",

@@ -18,7 +18,30 @@ from spam.typing import Array, Bool
 from .folds import Fold
 from .task import FoldTask
 
-__all__ = ["FoldData", "block_roles", "build_fold", "part_of", "tile_width"]
+__all__ = ["FoldData", "FoldSides", "block_roles", "build_fold", "part_of", "split_fold", "tile_width"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldSides:
+    """The two sides of a fold, both with all that was measured.
+
+    Attributes
+    ----------
+    fold
+        Its plan.
+    train, test
+        Sections, or parts of a lone section.
+    n_dropped
+        Spots of a lone section that are on neither side, see `block_roles`.
+    buffer
+        Least distance of training and test spots of one section, in the unit of its coordinates; 0 between sections.
+    """
+
+    fold: Fold
+    train: tuple[SpotData, ...]
+    test: tuple[SpotData, ...]
+    n_dropped: int = 0
+    buffer: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,77 +50,76 @@ class FoldData:
 
     Attributes
     ----------
-    fold
-        Its plan.
     task
         What a method sees.
     truths
         What was measured of the task's genes, by test section.
-    n_dropped
-        Spots of a lone section that are on neither side, see `block_roles`.
-    buffer
-        Least distance of training and test spots of one section, in the unit of its coordinates; 0 between sections.
     """
 
-    fold: Fold
     task: FoldTask
     truths: Mapping[str, SectionTruth]
-    n_dropped: int
-    buffer: float
 
 
-def build_fold(
-    fold: Fold,
-    spots: Mapping[str, SpotData],
-    features: FeatureChoice,
-    *,
-    k: int,
-    n_top: int,
-    tile_widths: Mapping[str, float],
-) -> FoldData:
-    """Put a fold together; genes are chosen on its training spots alone.
+def split_fold(
+    fold: Fold, spots: Mapping[str, SpotData], *, k: int, tile_widths: Mapping[str, float]
+) -> FoldSides:
+    """Take the sections of both sides, or cut a lone section into them with a buffer between.
 
     Parameters
     ----------
     spots
         Sections of the benchmark by name, with counts.
-    n_top
-        Number of most variable genes.
+    k
+        Spatial neighbours in the graphs of the parts.
     tile_widths
-        Side of the largest tile of each section, in the unit of its coordinates.
+        Side of the largest tile of each section that is cut, in the unit of its coordinates.
 
     Raises
     ------
     ConfigError
-        If the buffer leaves no training spot.
+        If the buffer leaves fewer than two training spots.
+    """
+    if fold.block is None:
+        return FoldSides(
+            fold=fold,
+            train=tuple(spots[name] for name in fold.train),
+            test=tuple(spots[name] for name in fold.test),
+        )
+    section = spots[fold.test[0]]
+    # Tiles whose centres are a diagonal apart share no pixel, whichever way they lie.
+    buffer = float(np.sqrt(2)) * tile_widths[section.name]
+    is_train, is_test = block_roles(section, fold.block, buffer)
+    if is_train.sum() < 2:
+        message = (
+            f"fold {fold.name!r}: a buffer of {buffer:.0f} {section.graph.meta.unit} and the neighbours in the graph around "
+            f"the held-out block leave {int(is_train.sum())} of {section.n_spots} spots to train on; use smaller tiles "
+            "(--tile-um), fewer neighbours (--k), a larger section, or hold out whole sections"
+        )
+        raise ConfigError(message)
+    return FoldSides(
+        fold=fold,
+        train=(part_of(section, is_train, k=k),),
+        test=(part_of(section, is_test, k=k),),
+        n_dropped=int((~is_train & ~is_test).sum()),
+        buffer=buffer,
+    )
+
+
+def build_fold(sides: FoldSides, features: FeatureChoice, *, k: int, n_top: int) -> FoldData:
+    """Choose the `n_top` most variable genes on the training side, and hide what was measured on the other.
+
+    Raises
+    ------
     StoreError
         If genes cannot be chosen, or a test section has measured none of them.
     """
-    train = tuple(spots[name] for name in fold.train)
-    test = tuple(spots[name] for name in fold.test)
-    n_dropped, buffer = 0, 0.0
-    if fold.block is not None:
-        (section,) = train
-        # Tiles whose centres are a diagonal apart share no pixel, whichever way they lie.
-        buffer = float(np.sqrt(2)) * tile_widths[section.name]
-        is_train, is_test = block_roles(section, fold.block, buffer)
-        n_dropped = int((~is_train & ~is_test).sum())
-        if is_train.sum() < 2:
-            message = (
-                f"fold {fold.name!r}: a buffer of {buffer:.0f} {section.graph.meta.unit} and the neighbours in the graph around "
-                f"the held-out block leave {int(is_train.sum())} of {section.n_spots} spots to train on; use smaller tiles "
-                "(--tile-um), fewer neighbours (--k), a larger section, or hold out whole sections"
-            )
-            raise ConfigError(message)
-        train, test = (part_of(section, is_train, k=k),), (part_of(section, is_test, k=k),)
-    genes = choose_genes(train, n_top=n_top)
-    blind = tuple(dataclasses.replace(part, counts=None, genes=None, totals=None) for part in test)
+    genes = choose_genes(sides.train, n_top=n_top)
+    blind = tuple(dataclasses.replace(part, counts=None, genes=None, totals=None) for part in sides.test)
     return FoldData(
-        fold=fold,
-        task=FoldTask(name=fold.name, train=train, test=blind, genes=genes, features=features, k=k),
-        truths={part.name: _truth_of(part, genes.genes) for part in test},
-        n_dropped=n_dropped,
-        buffer=buffer,
+        task=FoldTask(
+            name=sides.fold.name, train=sides.train, test=blind, genes=genes, features=features, k=k
+        ),
+        truths={part.name: _truth_of(part, genes.genes) for part in sides.test},
     )
 
 

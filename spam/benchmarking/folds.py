@@ -110,7 +110,7 @@ def _require_counts(sections: Sequence[SectionMeta]) -> None:
     bare = [meta.name for meta in sections if not meta.has_counts]
     if bare:
         message = (
-            f"sections {', '.join(bare)} have no counts, so nothing can be scored on them; leave them out with --sections, or "
-            "embed them with --h5ad and raw counts"
+            f"sections {', '.join(bare)} have no counts, so nothing can be scored on them; leave them out with "
+            "--sections, or embed them with --h5ad and raw counts"
         )
         raise ConfigError(message)

@@ -1,7 +1,8 @@
 """Metrics, and boards that set a model beside its baselines."""
 
 from .board import HEADLINE_SET, HEST_SET, RIVAL, score_section
-from .board_report import BoardReport, SetScore, Verdict
+from .board_report import SCORE_HEADINGS, BoardReport, SetScore, Verdict
+from .count_scores import score_counts
 from .intervals import Interval, bootstrap_mean
 from .metrics import auc, coverage, mae, moran_correlation, mse, pearson, r2, spearman, ssim
 from .predicted import PredictedExpression, SectionTruth
@@ -12,6 +13,7 @@ __all__ = [
     "HEST_SET",
     "MODEL",
     "RIVAL",
+    "SCORE_HEADINGS",
     "BoardReport",
     "Interval",
     "PredictedExpression",
@@ -26,6 +28,7 @@ __all__ = [
     "mse",
     "pearson",
     "r2",
+    "score_counts",
     "score_predicted",
     "score_section",
     "spearman",

@@ -9,10 +9,9 @@ import pandas as pd
 
 from .intervals import Interval
 
-__all__ = ["BoardReport", "SetScore", "Verdict"]
+__all__ = ["SCORE_HEADINGS", "BoardReport", "SetScore", "Verdict"]
 
-# Heading of each score; an arrow says which way is better.
-_HEADINGS = {
+SCORE_HEADINGS = {
     "pearson": "Pearson ↑",
     "spearman": "Spearman ↑",
     "r2": "R² ↑",
@@ -24,6 +23,7 @@ _HEADINGS = {
     "nll": "NLL ↓",
     "coverage": "coverage",
 }
+"""Heading of each score; an arrow says which way is better."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +162,8 @@ class BoardReport:
 
 def _table(scores: Sequence[SetScore]) -> str:
     """Lay out scores as a Markdown table; only columns that somebody has."""
-    columns = [name for name in _HEADINGS if any(name in score.means for score in scores)]
-    head = ["genes", "predictor", "n", "undefined", *(_HEADINGS[name] for name in columns)]
+    columns = [name for name in SCORE_HEADINGS if any(name in score.means for score in scores)]
+    head = ["genes", "predictor", "n", "undefined", *(SCORE_HEADINGS[name] for name in columns)]
     lines = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
     for score in scores:
         means = [score.means.get(name, math.nan) for name in columns]

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.models import build_distribution, count_interval
-from spam.models.distributions import Likelihood
+from spam.models import Likelihood, build_distribution, count_interval
 from spam.typing import Array, Float64, Num, Shaped
 
 from .predicted import SectionTruth
@@ -22,9 +21,7 @@ def score_counts(
     theta: Num[Array, " n_genes"] | None,
     pi: Num[Array, "n_spots n_genes"] | None,
     levels: tuple[float, float] = (0.05, 0.95),
-) -> tuple[
-    Float64[Array, " n_genes"], Float64[Array, "n_spots n_genes"], Float64[Array, "n_spots n_genes"]
-]:
+) -> tuple[Float64[Array, " n_genes"], Float64[Array, "n_spots n_genes"], Float64[Array, "n_spots n_genes"]]:
     """Set a predicted distribution, at each spot's own measured depth, beside the counts.
 
     Parameters

@@ -61,7 +61,7 @@ def bootstrap_mean(
         mean = float(units[0]) if len(units) else float("nan")
         return Interval(mean=mean, lower=float("nan"), upper=float("nan"), level=level, n_units=len(units))
     generator = np.random.default_rng(seed)
-    means = [generator.choice(units, size=len(units)).mean() for _ in range(n)]
+    means = generator.choice(units, size=(n, len(units))).mean(axis=1)
     lower, upper = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(
         mean=float(units.mean()), lower=float(lower), upper=float(upper), level=level, n_units=len(units)

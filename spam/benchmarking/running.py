@@ -1,0 +1,109 @@
+"""Runs every method on every fold with every seed; what is finished stays finished."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from spam.errors import SpamError
+from spam.progress import SILENT, Progress
+
+from .cells import Cell, Failure, cell_path, read_cell, write_cell
+from .cost import measured
+from .fold_data import FoldData
+from .folds import Fold
+from .scoring import DEPTH_NULL, depth_null, prediction_digest, score_fold
+from .task import Method, MethodPrediction
+
+__all__ = ["Piece", "list_pieces", "run_pieces"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A method to run on a fold with a seed; `method` is None for the depth null."""
+
+    fold: Fold
+    method: Method | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the method in the tables."""
+        return DEPTH_NULL if self.method is None else self.method.name
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is a baseline, which gets no verdict."""
+        return self.method is None or self.method.is_reference
+
+
+def list_pieces(
+    folds: Sequence[Fold], methods: Sequence[Method], *, n_seeds: int, has_depth_null: bool
+) -> list[Piece]:
+    """List all pieces of a benchmark, fold by fold; a method without randomness runs with one seed."""
+    runs: list[tuple[Method | None, int]] = [(None, 0)] if has_depth_null else []
+    runs += [(method, seed) for method in methods for seed in range(n_seeds if method.is_seeded else 1)]
+    return [Piece(fold=fold, method=method, seed=seed) for fold in folds for method, seed in runs]
+
+
+def run_pieces(
+    pieces: Sequence[Piece],
+    build: Callable[[Fold], FoldData],
+    folder: Path,
+    *,
+    progress: Progress = SILENT,
+) -> list[Cell]:
+    """Run the pieces that are not finished in `folder` yet, and return the cells of all.
+
+    A piece that fails with a `SpamError` becomes a cell with its message, is run again the next time, and the others go
+    on. A fold is built when its first unfinished piece is met, and let go with its last.
+    """
+    cells = []
+    ready: tuple[Fold, FoldData] | None = None
+    with progress.task("benchmark", len(pieces)) as advance:
+        for piece in pieces:
+            path = cell_path(folder, piece.fold.name, piece.name, piece.seed)
+            cell = read_cell(path)
+            if cell is None:
+                if ready is None or ready[0] is not piece.fold:
+                    ready = (piece.fold, build(piece.fold))
+                cell = _run(piece, ready[1], path)
+            cells.append(cell)
+            advance(note=f"{piece.fold.name}: {piece.name}")
+    return cells
+
+
+def _run(piece: Piece, data: FoldData, path: Path) -> Cell:
+    """Run one piece and write its cell."""
+    scores, digest, failure = None, None, None
+    try:
+        with measured() as cost:
+            predictions = _predict(piece, data)
+        digest = prediction_digest(predictions)
+        scores = score_fold(data, piece.name, predictions, is_reference=piece.is_reference)
+    except SpamError as error:
+        failure = Failure(kind=type(error).__name__, message=str(error))
+        _LOG.warning("%s: %s gave no scores: %s", piece.fold.name, piece.name, error)
+    cell = Cell(
+        fold=piece.fold.name,
+        method=piece.name,
+        seed=piece.seed,
+        is_reference=piece.is_reference,
+        seconds=cost.seconds,
+        peak_mb=cost.peak_mb,
+        sections={} if scores is None else scores.sections,
+        hest=None if scores is None else scores.hest,
+        prediction_sha256=digest,
+        failure=failure,
+    )
+    write_cell(path, cell, scores)
+    return cell
+
+
+def _predict(piece: Piece, data: FoldData) -> Mapping[str, MethodPrediction]:
+    """Ask the method, which sees the task alone; the depth null reads the measured depth."""
+    if piece.method is None:
+        return depth_null(data)
+    return piece.method.fit_predict(data.task, seed=piece.seed)
