@@ -184,7 +184,8 @@ def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: Encod
 def _normaliser(name: Stain, section: Section, slide: Slide | None, *, is_forgiving: bool) -> StainNormaliser:
     """Estimate the stains of a section from a picture of all of it: its slide, or tiles from all over it."""
     if slide is not None:
-        return StainNormaliser.fit(name, overview(slide, is_forgiving=is_forgiving).image)
+        purpose = "the picture that its stains are estimated from"
+        return StainNormaliser.fit(name, overview(slide, purpose=purpose, is_forgiving=is_forgiving).image)
     # Whole tile files: what is estimated must not depend on the tile sizes that are asked for.
     assert isinstance(section.tiles, TileFiles)  # there is no slide
     side = common_side_px(section.tiles.paths, is_forgiving=is_forgiving)

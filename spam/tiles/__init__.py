@@ -1,7 +1,8 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
 from .cutting import Interpolation, cut_tile, level_of
-from .grid import grid_section, grid_slides
+from .grid import grid_section
+from .grid_slides import grid_slides
 from .locating import locate
 from .opening import open_slide
 from .prefetching import read_batches

@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,9 @@ __all__ = ["CACHE_BYTES", "CachedSlide", "region_size"]
 
 CACHE_BYTES = 256 << 20
 """Decoded pixels that are kept: what bounds the memory, whatever the size of the slide."""
+
+_Region: TypeAlias = UInt8[Array, "h w 3"] | None
+"""Decoded pixels; None where they cannot be decoded."""
 
 _REGION_PX = 1024  # side of what is decoded at once, about: many blocks a call, and few calls a tile
 
@@ -31,8 +35,9 @@ def region_size(slide: Slide, level: int) -> tuple[int, int]:
 class CachedSlide(Slide):
     """Reads another slide in regions of whole compressed blocks, and keeps those that were used last.
 
-    The other slide stays open when this one is closed. Where a region cannot be decoded, the part of it that is asked for
-    is read by itself: a damaged block spoils the tiles that it is part of, and no others.
+    The other slide stays open when this one is closed. Where a region cannot be decoded, which is tried once while it is
+    kept, the part of it that is asked for is read by itself: a damaged block spoils the tiles that it is part of, and no
+    others.
 
     Parameters
     ----------
@@ -60,27 +65,32 @@ class CachedSlide(Slide):
             range(x // width, (x + w - 1) // width + 1),
             range(y // height, (y + h - 1) // height + 1),
         )
-        try:
-            if len(columns) == len(rows) == 1:
-                left, top = x - columns[0] * width, y - rows[0] * height
-                return self._region(level, columns[0], rows[0])[top : top + h, left : left + w]
-            out = np.empty((h, w, 3), dtype=np.uint8)
-            for row in rows:
-                y0, y1 = max(y, row * height), min(y + h, (row + 1) * height)
-                for column in columns:
-                    x0, x1 = max(x, column * width), min(x + w, (column + 1) * width)
-                    out[y0 - y : y1 - y, x0 - x : x1 - x] = self._region(level, column, row)[
-                        y0 - row * height : y1 - row * height, x0 - column * width : x1 - column * width
-                    ]
-        except SlideError:
-            return self._slide.read(x, y, w, h, level)
+        out = np.empty((h, w, 3), dtype=np.uint8)
+        for row in rows:
+            y0, y1 = max(y, row * height), min(y + h, (row + 1) * height)
+            for column in columns:
+                x0, x1 = max(x, column * width), min(x + w, (column + 1) * width)
+                region = self._region(level, column, row)
+                if region is None:
+                    return self._slide.read(x, y, w, h, level)
+                part = region[
+                    y0 - row * height : y1 - row * height, x0 - column * width : x1 - column * width
+                ]
+                if part.shape == out.shape:
+                    return part
+                out[y0 - y : y1 - y, x0 - x : x1 - x] = part
         return out
 
-    def _region(self, level: int, column: int, row: int) -> UInt8[Array, "h w 3"]:
-        def decode() -> UInt8[Array, "h w 3"]:
+    def _region(self, level: int, column: int, row: int) -> _Region:
+        def decode() -> _Region:
             (width, height), (level_width, level_height) = self._sizes[level], self.level_sizes[level]
             x, y = column * width, row * height
-            return self._slide.read(x, y, min(width, level_width - x), min(height, level_height - y), level)
+            try:
+                return self._slide.read(
+                    x, y, min(width, level_width - x), min(height, level_height - y), level
+                )
+            except SlideError:  # told by whoever reads the damaged part itself
+                return None
 
         return self._regions.get((level, column, row), decode)
 
@@ -90,16 +100,14 @@ class CachedSlide(Slide):
 
 
 class _LatestUsed:
-    """Arrays by key, each made once while it is kept, also where several threads ask for it at the same time."""
+    """Regions by key, each made once while it is kept, also where several threads ask for it at the same time."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes, self._n_bytes = most_bytes, 0
-        self._found: OrderedDict[tuple[int, int, int], Future[UInt8[Array, "h w 3"]]] = OrderedDict()
+        self._found: OrderedDict[tuple[int, int, int], Future[_Region]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(
-        self, key: tuple[int, int, int], make: Callable[[], UInt8[Array, "h w 3"]]
-    ) -> UInt8[Array, "h w 3"]:
+    def get(self, key: tuple[int, int, int], make: Callable[[], _Region]) -> _Region:
         with self._lock:
             future = self._found.get(key)
             is_mine = future is None
@@ -116,7 +124,7 @@ class _LatestUsed:
                 raise
             future.set_result(made)
             with self._lock:
-                self._n_bytes += made.nbytes
+                self._n_bytes += _n_bytes(made)
                 self._evict(but=key)
         return future.result()
 
@@ -125,4 +133,8 @@ class _LatestUsed:
             if self._n_bytes <= self._most_bytes:
                 return
             if key != but and self._found[key].done():
-                self._n_bytes -= self._found.pop(key).result().nbytes
+                self._n_bytes -= _n_bytes(self._found.pop(key).result())
+
+
+def _n_bytes(region: _Region) -> int:
+    return 0 if region is None else region.nbytes

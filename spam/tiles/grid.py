@@ -1,28 +1,25 @@
 """Sections without a table: a regular grid of tiles over the tissue of a slide."""
 
-import logging
 import math
 from pathlib import Path
 
 import numpy as np
 
-from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
+from spam.errors import ConfigError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
 from spam.sections.scale import find_scale
-from spam.sections.slide_files import is_slide_folder, slide_files
 from spam.sections.sources import describe_sources
 from spam.typing import Array, Bool, Float64
 
-from .opening import open_slide, reader_of
+from .grid_slides import section_name
+from .opening import open_slide
 from .slide import Slide
 from .specs import unknown_mpp
 from .thumbnail import Thumbnail, shrink
 from .tissue import tissue_mask
 
-__all__ = ["grid_section", "grid_slides"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["grid_section"]
 
 _MASK_UM = (
     8.0  # about a nucleus: fine enough for the septa of a lung, coarse enough to bridge the gaps in stroma
@@ -36,89 +33,8 @@ _LEAST_TISSUE = 0.25
 # Standard deviation of the luminance within a cell. Haze and tinted glass have up to 2, tissue 8 to 50.
 _PLAIN_BELOW = 3.0
 
-_N_NAMED = 5
-_SLIDE_NAMES = (
-    ".svs",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".bif",
-    ".tif",
-    ".tiff",
-    ".dcm",
-    ".zarr",
-    ".png",
-    ".jpg",
-    ".jpeg",
-)
-
-
-def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
-    """Find the slides to lay a grid over: `root` itself, or what slides there are in the folder, sorted.
-
-    Folders are not searched any deeper. What is no slide is named in a warning.
-
-    Parameters
-    ----------
-    root
-        A slide, or a folder of slides.
-    section
-        Name that was asked for (``--section``), which one slide alone can have.
-
-    Raises
-    ------
-    MissingInputError
-        If there is no such file or folder.
-    SlideError
-        If there is no slide in the folder, or loose DICOM files, of which nobody can tell what belongs together.
-    ConfigError
-        If one name is asked for, but there are several slides.
-    SectionError
-        If two slides would give sections of one name.
-    """
-    if not root.exists():
-        message = f"--root {str(root)!r} is not there; with --tiles grid it is a slide or a folder of slides"
-        raise MissingInputError(message)
-    if root.is_file() or is_slide_folder(root):
-        return (root,)
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    slides = [entry for entry in entries if reader_of(entry) is not None]
-    loose = [
-        slide.name
-        for slide in slides
-        if slide.is_file() and root in {f.parent for f in slide_files(slide)[1:]}
-    ]
-    if loose:
-        message = (
-            f"folder {str(root)!r} holds DICOM files ({_named(loose)}) among others; give each slide's DICOM files a "
-            "folder of their own"
-        )
-        raise SlideError(message)
-    companions = {slide.with_suffix("") for slide in slides if slide.is_file()}
-    others = [entry.name for entry in entries if entry not in slides and entry not in companions]
-    if not slides:
-        message = f"folder {str(root)!r} holds no slide, but {_named(others) or 'nothing'}; give a slide with --root"
-        raise SlideError(message)
-    broken = [name for name in others if name.lower().endswith(_SLIDE_NAMES)]
-    if broken:
-        message = (
-            f"folder {str(root)!r} holds {_named(broken)}, named like slides, which cannot be read; copy them again, or "
-            "move them elsewhere to go on without them"
-        )
-        raise SlideError(message)
-    if others:
-        _log.warning("%s: %d entries are no slides: %s", root, len(others), _named(others))
-    if section is not None and len(slides) > 1:
-        message = f"--section {section!r} is the name of one section, but --root has {len(slides)} slides; leave it out"
-        raise ConfigError(message)
-    names = [_section_name(slide) for slide in slides]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        message = (
-            f"several slides in {str(root)!r} are named {_named(twice)}, but each is a section; rename them"
-        )
-        raise SectionError(message)
-    return tuple(slides)
+# Each takes some 50 bytes while tissue is looked for, and a tile through an encoder later: no run on purpose has more.
+_MOST_CELLS = 20_000_000
 
 
 def grid_section(path: Path, config: EmbedConfig) -> Section:
@@ -136,26 +52,41 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     ------
     ConfigError
         If tiles or step are in µm and µm per pixel is unknown; says what the slide states. If ``--mpp`` is no size of a
-        pixel.
+        pixel. If the step is so small that the grid has over twenty million cells, or larger than a slide on which then no
+        cell shows tissue.
     MissingInputError
         If the slide is not there.
     SlideError
         If it cannot be read (with ``--skip-bad-tiles``: nowhere), or shows no tissue.
     """
-    name = config.section or _section_name(path)
+    name = config.section or section_name(path)
     option = find_scale(config.mpp, {})
     with open_slide(path) as slide:
         mpp = option.mpp if option.mpp is not None else slide.mpp
         tile_px, stride_px = _sizes(slide, config, mpp, name)
+        _require_few(slide, stride_px, mpp)
         cell_px = min(tile_px, stride_px)
         per_mask_px = _MASK_UM / mpp if mpp is not None else tile_px / _MASK_PX_PER_TILE
         is_kept = _cells_with_tissue(
             slide,
-            shrink(slide, scale=1 / per_mask_px, is_forgiving=config.skip_bad_tiles),
+            shrink(
+                slide,
+                scale=1 / per_mask_px,
+                purpose="the picture that shows where its tissue is: no tiles are laid there",
+                is_forgiving=config.skip_bad_tiles,
+            ),
             stride_px=stride_px,
             cell_px=cell_px,
         )
+        size = slide.width, slide.height
     rows, columns = np.nonzero(is_kept)
+    if not len(rows) and stride_px > min(size):
+        message = (
+            f"slide {str(path)!r} of {size[0]} x {size[1]} px is narrower than a step of the grid, "
+            f"{_length(stride_px, mpp)}, and shows no tissue where its cells lie; take a smaller --stride-um (by default "
+            "the smallest tile: --tile-um, --tile-px), or correct --mpp"
+        )
+        raise ConfigError(message)
     if not len(rows):
         message = (
             f"slide {str(path)!r} shows no tissue: of {is_kept.size} cells of {cell_px:.0f} px none is coloured over "
@@ -210,6 +141,24 @@ def _sizes(slide: Slide, config: EmbedConfig, mpp: float | None, name: str) -> t
     return tile_px, tile_px if config.stride_um is None else config.stride_um / mpp
 
 
+def _require_few(slide: Slide, stride_px: float, mpp: float | None) -> None:
+    n_cells = slide.width / stride_px * slide.height / stride_px
+    if n_cells <= _MOST_CELLS:
+        return
+    # A little more, so that no rounding in the message leads to a step that is refused again.
+    least = 1.01 * math.sqrt(slide.width / _MOST_CELLS * slide.height)
+    message = (
+        f"a grid every {_length(stride_px, mpp)} over slide {str(slide.path)!r} of {slide.width} x {slide.height} px has "
+        f"{n_cells:.2g} cells, more than {_MOST_CELLS:.0e}; take a step of at least {_length(least, mpp)} with --stride-um "
+        "(by default the smallest tile: --tile-um, --tile-px), or correct --mpp"
+    )
+    raise ConfigError(message)
+
+
+def _length(px: float, mpp: float | None) -> str:
+    return f"{px:.4g} px" if mpp is None else f"{px:.4g} px ({px * mpp:.4g} µm)"
+
+
 def _cells_with_tissue(
     slide: Slide, picture: Thumbnail, *, stride_px: float, cell_px: float
 ) -> Bool[Array, "n_rows n_columns"]:
@@ -251,12 +200,3 @@ def _mean_between(
         return np.asarray(summed[whole] + (inside - whole)[:, None] * along[whole])
 
     return np.asarray(np.moveaxis((up_to(high) - up_to(low)) / (high - low)[:, None], 0, axis))
-
-
-def _section_name(path: Path) -> str:
-    return path.stem.removesuffix(".ome")
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else ""
-    return ", ".join(map(repr, names[:_N_NAMED])) + more

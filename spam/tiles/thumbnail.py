@@ -36,7 +36,7 @@ class Thumbnail:
     scale: float
 
 
-def overview(slide: Slide, *, is_forgiving: bool = False) -> Thumbnail:
+def overview(slide: Slide, *, purpose: str = "its overview", is_forgiving: bool = False) -> Thumbnail:
     """Draw the whole slide, antialiased, with at most 2048 px on its longer side.
 
     A slide that is smaller stays as it is.
@@ -45,8 +45,8 @@ def overview(slide: Slide, *, is_forgiving: bool = False) -> Thumbnail:
     ----------
     slide
         Slide to draw.
-    is_forgiving
-        Whether blocks that cannot be decoded are white (and a warning says how many), not an error.
+    purpose, is_forgiving
+        See `shrink`.
 
     Raises
     ------
@@ -54,10 +54,10 @@ def overview(slide: Slide, *, is_forgiving: bool = False) -> Thumbnail:
         If the slide cannot be decoded.
     """
     scale = _LONGER_SIDE_PX / max(slide.width, slide.height)
-    return shrink(slide, scale=scale, is_forgiving=is_forgiving)
+    return shrink(slide, scale=scale, purpose=purpose, is_forgiving=is_forgiving)
 
 
-def shrink(slide: Slide, *, scale: float, is_forgiving: bool = False) -> Thumbnail:
+def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool = False) -> Thumbnail:
     """Draw the whole slide, antialiased, `scale` times its size; from a scale of 1 it stays as it is.
 
     Parameters
@@ -66,6 +66,9 @@ def shrink(slide: Slide, *, scale: float, is_forgiving: bool = False) -> Thumbna
         Slide to draw.
     scale
         Pixels of the picture per full-resolution pixel.
+    purpose
+        What the picture is for, as the end of a warning: a damaged slide is drawn for several, and of each
+        something else follows.
     is_forgiving
         Whether blocks that cannot be decoded are white (and a warning says how many), not an error.
 
@@ -78,7 +81,7 @@ def shrink(slide: Slide, *, scale: float, is_forgiving: bool = False) -> Thumbna
     picture = _draw(slide, scale, lost if is_forgiving else None)
     if lost:
         _log.warning(
-            "slide %s: %d blocks cannot be decoded, and are white in its picture", slide.path.name, len(lost)
+            "slide %s: %d blocks cannot be decoded, and are white in %s", slide.path.name, len(lost), purpose
         )
     return picture
 

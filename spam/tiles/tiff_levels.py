@@ -23,9 +23,7 @@ def levels_of(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
     Raises
     ------
     TiffFileError
-        If a part of the image lies in a file that is not there.
-    IndexError, ValueError
-        If there is no image.
+        If there is no image, or a part of it lies in a file that is not there.
     """
     first = _picture_of(tiff)
     levels = [_pages_of(level) for level in first.levels]
@@ -79,6 +77,11 @@ def _is_rgb(page: tifffile.TiffPage, n_channels: int) -> bool:
 
 
 def _picture_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    if not tiff.series:
+        message = (
+            "it says where its pictures lie, and there are none; a file that was cut off often begins so"
+        )
+        raise tifffile.TiffFileError(message)
     if tiff.is_ome:
         return tiff.series[0]
     return max(

@@ -150,4 +150,7 @@ class TiffSlide(Slide):
 
 
 def _not_readable(path: Path, error: Exception) -> str:
-    return f"slide {str(path)!r} is not a readable TIFF: {error}; check that the file was copied whole"
+    return (
+        f"slide {str(path)!r} ({path.stat().st_size} bytes) is not a readable TIFF: {error}; expected a whole TIFF with a "
+        "picture in it; check that the file was copied whole, with as many bytes as where it came from"
+    )

@@ -143,6 +143,26 @@ def test_a_damaged_block_spoils_no_tile_beside_it(pixels):
             cached.read(200, 130, 30, 30)
 
 
+def test_a_region_that_cannot_be_decoded_is_tried_once(pixels):
+    """Tiles of a damaged region are read one by one, and the rest of it is not decoded again for each of them."""
+    slide = CountingSlide([pixels], (64, 64), damaged=[(0, 3, 2)])
+    cached = CachedSlide(slide)
+    for i in range(11):
+        np.testing.assert_array_equal(cached.read(641, 449, 60, 60 + i), pixels[449 : 509 + i, 641:701])
+    assert slide.decoded[0, 0, 0] == slide.decoded[0, 15, 15] == 1
+    assert slide.decoded[0, 10, 7] == 1 + 11
+
+
+def test_failed_regions_take_no_room(pixels):
+    slide = CountingSlide([pixels], (512, 512), damaged=[(0, 0, 0)])
+    cached = CachedSlide(slide, most_bytes=1024 * 1024 * 3)
+    for _ in range(3):
+        cached.read(600, 600, 10, 10)  # of the first region, which is damaged
+        cached.read(1100, 600, 10, 10)  # of the one beside it, which stays
+    assert slide.decoded[0, 2, 1] == 1
+    assert slide.decoded[0, 1, 0] == 1
+
+
 def test_a_real_pyramid_reads_alike_with_and_without_the_cache(shared_data):
     path = shared_data / "her2st/pyramid/C3.tif"
     with open_slide(path) as slide:

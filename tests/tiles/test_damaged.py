@@ -161,6 +161,16 @@ def test_a_truncated_svs(tmp_path, shared_data, share):
     )
 
 
+def test_a_file_cut_before_its_list_of_pictures_says_so(tmp_path, shared_data):
+    whole = (shared_data / SVS).read_bytes()
+    (tmp_path / "cut.svs").write_bytes(whole[:1000])
+    is_refused(
+        tmp_path / "cut.svs",
+        r"cut\.svs' \(1000 bytes\) is not a readable TIFF: it says where its pictures lie, and there are none; .*cut off"
+        r".*; expected a whole TIFF with a picture in it; check that the file was copied whole, with as many bytes",
+    )
+
+
 @pytest.fixture
 def svs_with_a_hole(tmp_path, shared_data):
     """An SVS of 10 x 13 tiles of 240 px, whose tile in column 3 and row 4 ends half way."""
@@ -189,7 +199,9 @@ def test_only_the_damaged_part_of_an_svs_is_refused(svs_with_a_hole, shared_data
             overview(slide)
         with caplog.at_level(logging.WARNING):
             seen, whole = overview(slide, is_forgiving=True), overview(truth)
-        assert caplog.messages == ["slide hole.svs: 1 blocks cannot be decoded, and are white in its picture"]
+        assert caplog.messages == [
+            "slide hole.svs: 1 blocks cannot be decoded, and are white in its overview"
+        ]
         assert seen.scale == whole.scale
         left, top, right, bottom = (round(edge * seen.scale) for edge in (720, 960, 960, 1200))
         assert (seen.image[top + 3 : bottom - 3, left + 3 : right - 3] == 255).all()

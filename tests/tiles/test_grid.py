@@ -126,9 +126,58 @@ def test_blank_and_plain_slides_have_no_tissue(tmp_path):
         Image.new("RGB", (211, 197), colour).save(tmp_path / name)
         with pytest.raises(SlideError, match=rf"{name}.*shows no tissue: of 16 cells of 50 px.*25%.*--csv"):
             grid_section(tmp_path / name, config(tmp_path / name, tile_px=(50,)))
+
+
+def test_a_step_that_is_larger_than_the_slide(slide, tmp_path):
+    """Whether no cell lies on it (a step of twice its size), or one that is cut off, or one that shows glass."""
     painted(13, 11, (0, 0, 13, 11)).save(tmp_path / "tiny.png")
-    with pytest.raises(SlideError, match="of 0 cells of 50 px"):
+    with pytest.raises(
+        ConfigError, match=r"tiny\.png' of 13 x 11 px is narrower than a step of the grid, 50 px,"
+    ):
         grid_section(tmp_path / "tiny.png", config(tmp_path / "tiny.png", tile_px=(50,)))
+    with pytest.raises(
+        ConfigError,
+        match=r"530 x 350 px is narrower than .* 501 px \(4008 µm\).*--stride-um.*--tile-um.*--mpp",
+    ):
+        grid_section(slide, config(slide, tile_um=(4008.0,), mpp=8.0))
+    with pytest.raises(ConfigError, match=r"a step of the grid, 450 px \(3600 µm\)"):
+        grid_section(slide, config(slide, tile_um=(80.0,), stride_um=3600.0, mpp=8.0))
+    whole = painted(350, 250, (0, 0, 350, 250))
+    whole.save(
+        tmp_path / "full.png"
+    )  # a step over its shorter side is none of our business where tissue is found
+    found = grid_section(tmp_path / "full.png", config(tmp_path / "full.png", tile_px=(260,), mpp=8.0))
+    assert found.ids.tolist() == ["x0_y0"]
+
+
+def test_a_grid_too_fine_to_compute_is_refused_at_once(slide):
+    with pytest.raises(
+        ConfigError,
+        match=r"every 0\.05 px \(0\.4 µm\) .*'.*one\.png' of 530 x 350 px has 7\.4e\+07 cells, more than 2e\+07; "
+        r"take a step of at least 0\.09727 px \(0\.7782 µm\) with --stride-um .*--mpp",
+    ):
+        grid_section(slide, config(slide, tile_um=(800.0,), stride_um=0.4, mpp=8.0))
+    with pytest.raises(ConfigError, match=r"every 1e-06 px"):
+        grid_section(slide, config(slide, tile_um=(8e-6,), mpp=8.0))
+
+
+def test_lost_tissue_is_told_as_such(tmp_path, caplog):
+    path = tmp_path / "hole.tif"
+    pixels = np.asarray(painted(320, 256, (0, 0, 320, 256)))
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", compression="zlib", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages.first.dataoffsets[7]  # column 2, row 1
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(64))
+    with caplog.at_level(logging.WARNING):
+        section = grid_section(path, config(path, tile_px=(64,), skip_bad_tiles=True))
+    laid = set(zip(section.obs["array_col"].tolist(), section.obs["array_row"].tolist(), strict=True))
+    assert set(np.ndindex(5, 4)) - laid == {(2, 1)}
+    assert caplog.messages == [
+        "slide hole.tif: 1 blocks cannot be decoded, and are white in the picture that shows where its tissue is: "
+        "no tiles are laid there"
+    ]
 
 
 def test_a_slide_full_of_tissue_is_kept_whole(tmp_path):
