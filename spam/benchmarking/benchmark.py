@@ -20,7 +20,7 @@ from spam.training.description import software_versions
 from .cells import Cell, cell_path, read_gene_tables
 from .fold_data import FoldData, build_fold, split_fold, tile_width
 from .folds import Fold, chosen_sections, plan_folds
-from .leakage import find_leakage, refuse_adapted
+from .leakage import describe_leakage, find_leakage, refuse_adapted
 from .methods import ALL_METHODS, choose_methods
 from .report import BenchmarkReport, describe_hardware, method_costs
 from .report_text import write_markdown
@@ -72,9 +72,8 @@ def benchmark(
     widths = {s.meta.name: tile_width(s, features.keys) for s in sections} if has_blocks else {}
     sides = [split_fold(fold, spots, k=config.k, tile_widths=widths) for fold in folds]
     leakage = [find_leakage(each) for each in sides]
-    for found in leakage:
-        for sentence in found.sentences():
-            _LOG.warning("%s: %s", found.fold, sentence)
+    for line in describe_leakage(leakage):
+        _LOG.warning("%s", line)
 
     def build(fold: Fold) -> FoldData:
         return build_fold(sides[folds.index(fold)], features, k=config.k, n_top=config.n_top_genes)

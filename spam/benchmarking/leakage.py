@@ -12,7 +12,7 @@ from spam.training.cohort import FeatureChoice, SpotData
 from .fold_data import FoldSides
 from .folds import Fold
 
-__all__ = ["FoldLeakage", "find_leakage", "refuse_adapted"]
+__all__ = ["FoldLeakage", "describe_leakage", "find_leakage", "refuse_adapted"]
 
 _NEAR_DUPLICATE = 0.999  # cosine; two cuts of one tile of tissue, or two scans of it, lie above
 
@@ -99,6 +99,15 @@ def find_leakage(sides: FoldSides) -> FoldLeakage:
         buffer=sides.buffer,
         unit="µm" if sides.test[0].graph.meta.unit == "um" else "px",
     )
+
+
+def describe_leakage(leakage: Sequence[FoldLeakage]) -> list[str]:
+    """Say each thing that folds share once, with the names of the folds."""
+    folds: dict[str, list[str]] = {}
+    for found in leakage:
+        for sentence in found.sentences():
+            folds.setdefault(sentence, []).append(found.fold)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in folds.items()]
 
 
 def _near_duplicates(bank: np.ndarray, spots: SpotData) -> float:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, MISSING_COLOUR, house_style, new_figure, save_figure
+from .style import COLOURS, house_style, new_figure, save_figure
 
 __all__ = ["MethodScore", "build_cost_chart", "build_score_chart", "plot_cost_chart", "plot_score_chart"]
+
+_REFERENCE_COLOUR = "#7F7F7F"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class MethodScore:
 def build_score_chart(methods: Sequence[MethodScore], *, label: str, title: str) -> Figure:
     """Draw one line per method from top to bottom: its mean, its interval, and a small point per test section.
 
-    Methods without a defined mean keep their line, empty.
+    Methods without a defined mean keep their line, with a word on it.
     """
     with house_style():
         figure = new_figure(8.0, 1.1 + 0.27 * max(len(methods), 1))
@@ -57,7 +59,17 @@ def build_score_chart(methods: Sequence[MethodScore], *, label: str, title: str)
                 edgecolors=colour,
                 linewidths=0.8,
             )
-            axes.scatter([method.mean], [row], s=38, color=colour, zorder=3)
+            axes.scatter([method.mean], [row], s=26, color=colour, zorder=3)
+            if not np.isfinite(method.mean):
+                axes.annotate(
+                    "undefined",
+                    (0.0, row),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                    color="0.4",
+                )
         axes.set_yticks(rows, [method.name for method in methods])
         axes.set_ylim(len(methods) - 0.4, -0.6)
         axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
@@ -121,4 +133,4 @@ def plot_cost_chart(methods: Sequence[MethodScore], path: Path, *, label: str, t
 
 
 def _colour(method: MethodScore) -> str:
-    return MISSING_COLOUR if method.is_reference else COLOURS[1]
+    return _REFERENCE_COLOUR if method.is_reference else COLOURS[1]

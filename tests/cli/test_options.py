@@ -14,6 +14,7 @@ from spam.cli.command import Command, add_command
 from spam.cli.options import Option, gather, options_of
 from spam.errors import ConfigError, MissingInputError
 from spam.schemas.adapt_config import AdaptConfig
+from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import Config, flag, option
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.graph_config import GraphConfig
@@ -28,6 +29,7 @@ CONFIGS = {
     "finetune": FinetuneConfig,
     "predict": PredictConfig,
     "inference": PredictConfig,
+    "benchmark": BenchmarkConfig,
     "simulate": SimulateConfig,
     "demo": DemoConfig,
 }
