@@ -9,6 +9,7 @@ from spam.evaluation import HEADLINE_SET, HEST_SET, SCORE_HEADINGS
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 
+from .leakage import describe_leakage
 from .report import BenchmarkReport
 from .scoring import ALL_GENES
 from .summary import COMPARED
@@ -200,7 +201,7 @@ def _by_section(report: BenchmarkReport) -> list[str]:
 
 
 def _leakage(report: BenchmarkReport) -> list[str]:
-    lines = [f"- {leak.fold}: {sentence}." for leak in report.leakage for sentence in leak.sentences()]
+    lines = [f"- {line}." for line in describe_leakage(report.leakage)]
     return [
         *(lines or ["- No donor is on both sides of a fold, and no test spot looks like a training spot."]),
         "",

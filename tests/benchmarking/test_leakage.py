@@ -9,7 +9,7 @@ from benchmark_lab import make_store
 
 from spam.benchmarking.fold_data import FoldSides
 from spam.benchmarking.folds import Fold
-from spam.benchmarking.leakage import FoldLeakage, find_leakage, refuse_adapted
+from spam.benchmarking.leakage import FoldLeakage, describe_leakage, find_leakage, refuse_adapted
 from spam.errors import ConfigError
 from spam.store import open_store
 from spam.training.cohort import FeatureChoice, SpotData, choose_features, read_spots
@@ -74,6 +74,15 @@ def test_sentences() -> None:
     (line,) = leakage(shared_donors=("a",), buffer=317.4, n_dropped=23).sentences()
     assert "at least 317 µm" in line
     assert "23 spots" in line
+
+
+def test_what_several_folds_share_is_said_once() -> None:
+    found = [
+        leakage(fold="S1", shared_donors=("a",)),
+        leakage(fold="S2"),
+        leakage(fold="S3", shared_donors=("a",)),
+    ]
+    assert describe_leakage(found) == [f"S1, S3: {found[0].sentences()[0]}"]
 
 
 def test_an_encoder_that_has_seen_counts_of_a_test_section_is_refused(lab) -> None:

@@ -13,7 +13,7 @@ __all__ = ["METHODS"]
 
 _STEPS = (
     RidgeStep(
-        name="ridge, one scale",
+        name="ridge on one scale",
         view=InputView(scales="smallest", normalisation="none"),
         is_target_centred=False,
     ),

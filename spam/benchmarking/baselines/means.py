@@ -6,7 +6,7 @@ import numpy as np
 
 from spam.benchmarking.method_inputs import fold_targets
 from spam.benchmarking.task import FoldTask, MethodPrediction
-from spam.errors import ConfigError
+from spam.errors import NotApplicableError
 from spam.graphs import knn
 
 __all__ = ["CoordinateNeighbours", "TrainingMean"]
@@ -43,7 +43,7 @@ class CoordinateNeighbours:
 
         Raises
         ------
-        ConfigError
+        NotApplicableError
             If no spot of a test section is among the training spots.
         """
         targets = fold_targets(task)
@@ -56,7 +56,7 @@ class CoordinateNeighbours:
                 f"predicts, and none of {', '.join(unmeasured)} is among the training spots; use folds by spatial blocks "
                 "of one section, or leave this method out"
             )
-            raise ConfigError(message)
+            raise NotApplicableError(message)
         predictions = {}
         for spots in task.test:
             bank = np.flatnonzero(name == spots.name)
