@@ -19,6 +19,7 @@ from spam.errors import StoreError
 from spam.typing import Array, Int, Shaped
 
 from .metadata import Node, damaged
+from .one_by_one import one_by_one
 from .records import is_text
 
 __all__ = [
@@ -55,7 +56,7 @@ _CHARACTER_BYTES = 4
 def write_group(parent: Parent, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
     """Make an empty group."""
     if isinstance(parent, Path):
-        return zarr.create_group(parent / name, zarr_format=3, attributes=dict(attributes))
+        return zarr.create_group(one_by_one(parent / name), zarr_format=3, attributes=dict(attributes))
     return parent.create_group(name, attributes=dict(attributes))
 
 

@@ -1,6 +1,7 @@
 """Writing the features of a section chunk by chunk, so that a killed run goes on where it stopped."""
 
 import contextlib
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,14 +12,16 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity
+from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity, quality_key
 from spam.typing import Array, Float, Int64, Shaped
 
 from .feature_format import cut, fill_value, stored_dtype, to_stored
+from .feature_reader import quality_names
 from .graph_elements import graph_nodes
 from .index import SectionIndex, change_index
 from .layout import IDENTITY, META, SPAM, STAGING, feature_graph_key
 from .lock import locked
+from .one_by_one import one_by_one
 from .shard_writer import write_shards
 from .staged_chunks import StagedChunks
 from .staging import discard, move_into_place, remove
@@ -154,22 +157,36 @@ class FeatureWriter:
             on_failure.pop_all()
         node = f"obsm/{self._meta.key}"
         section = self._store / self._section.name
-        graph: tuple[str, ...] = ()
-        if node in self._refresh().nodes:  # the graph of the features that go is none of those that come
-            graph = graph_nodes(feature_graph_key(self._meta.key))
-        change_index(section, drop=(node, *graph))
-        for name in graph:
+        gone = self._of_others(self._refresh())
+        change_index(section, drop=(node, *gone))
+        for name in gone:
             remove(self._store, f"{self._section.name}/{name}")
         move_into_place(self._store, self._name, whole)
         change_index(section, add=(node,))
         discard(self._store, self._name)
+
+    def _of_others(self, index: SectionIndex) -> list[str]:
+        """Name what goes with the features that are replaced: their graph, and the quality of other tiles.
+
+        Also what the index does not name: whoever left it out was killed before its files were gone.
+        """
+        gone = [*graph_nodes(feature_graph_key(self._meta.key))]
+        quality = quality_key(self._meta.key)
+        node = f"obsm/{quality}"
+        if quality in quality_names(index):  # that of the same tiles was finished before their features
+            measured = index.nodes[node]["attributes"][SPAM][META]
+            these = json.loads(json.dumps(self._meta.to_mapping()))
+            is_other = any(measured.get(name) != these[name] for name in ("tile", "sampling"))
+        else:
+            is_other = node not in index.nodes
+        return [*gone, node] if is_other else gone
 
     def _assemble(self, folder: Path) -> None:
         """Write the array, chunk by chunk: what memory holds at a time is one chunk."""
         meta, rows = self._meta, self._cut
         begun = self._staged.described()
         zarr.create_array(
-            folder,
+            one_by_one(folder),
             shape=(rows.n_spots, meta.dim),
             chunks=(rows.chunk_rows, meta.dim),
             shards=(rows.shard_rows, meta.dim),

@@ -292,7 +292,8 @@ class StoredSection:
 
         A finished array of the same `meta` gives a writer with nothing pending. With `is_overwrite` the array
         begins anew (or goes on, if it was begun to replace what is there); an older finished one stays readable until
-        the new one is finished, and its graph goes with it.
+        the new one is finished. Its graph goes with it, and so does the quality of its tiles, unless the new features
+        were made from the same.
 
         Parameters
         ----------
