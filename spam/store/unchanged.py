@@ -16,7 +16,8 @@ def unchanged(location: Location, index: SectionIndex, *nodes: str) -> Iterator[
     """Refuse what is read in the ``with`` block if a writer replaced it since the index was read.
 
     A writer changes the index before it changes a file that the index names. So the files were those of `index` all
-    along if it names them still after they were read.
+    along if it names them still after they were read. A fault that is met in reading is damage only if the index is the
+    same to the byte: an equal part may have come in the place of what was there, with a moment without either.
 
     Parameters
     ----------
@@ -28,13 +29,16 @@ def unchanged(location: Location, index: SectionIndex, *nodes: str) -> Iterator[
     Raises
     ------
     StoreError
-        If one of them was replaced or is gone; in place of any fault that was met in reading.
+        If one of them was replaced or is gone, or the section was changed while a fault was met in reading, in place
+        of that fault.
     """
     try:
         yield
     except StoreError as error:
         if _is_replaced(location, index, nodes):
             raise _replaced(location, index, nodes) from error
+        if isinstance(location, FolderLocation) and location.read_index(index.meta.name) != index.data:
+            raise _changed(location, index, nodes) from error
         raise
     if _is_replaced(location, index, nodes):
         raise _replaced(location, index, nodes)
@@ -54,5 +58,14 @@ def _replaced(location: Location, index: SectionIndex, nodes: tuple[str, ...]) -
     message = (
         f"{', '.join(map(repr, nodes))} of section {index.meta.name!r} in store {location.address!r} was replaced by "
         "another process since the section was opened, expected it to stay; run the same command again"
+    )
+    return StoreError(message)
+
+
+def _changed(location: Location, index: SectionIndex, nodes: tuple[str, ...]) -> StoreError:
+    message = (
+        f"{', '.join(map(repr, nodes))} of section {index.meta.name!r} in store {location.address!r} cannot be read, and "
+        "another process has changed that section since it was opened, expected it to stay; run the same command "
+        "again: if it fails again, it says what is damaged"
     )
     return StoreError(message)

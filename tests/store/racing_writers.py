@@ -22,6 +22,7 @@ from spam.store import StoredSection, create_store, open_store
 N_WRITERS = 4
 MOMENTS = (
     "was replaced by another process",
+    "another process has changed that section",
     "are unfinished",
     "has no features",
     "has no section",
