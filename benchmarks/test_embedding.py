@@ -1,6 +1,6 @@
 """`spam embed` against what limits it, and against what users would do instead: ratios within one run.
 
-``pytest benchmarks/test_embedding.py --benchmark-enable -n 0 -s`` takes a quarter of an hour on two cores. Without
+``pytest benchmarks/test_embedding.py --benchmark-enable -n 0 -s`` takes half an hour on two cores. Without
 ``--benchmark-enable`` the same code runs once on small sizes, so that it cannot rot. The slide is drawn: blobs of the
 colours of H&E, JPEG compressed, in a tiled pyramid that OpenSlide reads.
 """
