@@ -79,7 +79,7 @@ def write_cell(path: Path, cell: Cell, scores: FoldScores | None) -> None:
     digest = None
     if scores is not None:
         with replacing(_table_path(path)) as partial, partial.open("wb") as file:
-            np.savez(file, **_arrays(scores.genes))
+            np.savez(file, **_arrays(scores.genes))  # type: ignore[arg-type]  # mypy takes one for allow_pickle
         digest = _sha256(_table_path(path))
     values = {**dataclasses.asdict(cell), "genes_sha256": digest}
     write_text(path, json.dumps(_without_nan(values), indent=1, allow_nan=False))

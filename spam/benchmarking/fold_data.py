@@ -129,7 +129,9 @@ def part_of(section: SpotData, rows: Bool[Array, " n_spots"], *, k: int) -> Spot
         section,
         features=section.features[rows],
         xy=section.xy[rows],
-        graph=spatial_knn_graph(section.xy[rows], k=k, unit=section.graph.meta.unit),
+        graph=spatial_knn_graph(
+            section.xy[rows], k=k, unit="px" if section.graph.meta.unit == "px" else "um"
+        ),
         counts=None if section.counts is None else section.counts[rows],
         totals=None if section.totals is None else section.totals[rows],
     )

@@ -97,7 +97,7 @@ class BenchmarkReport:
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
         store = PurePath(str(self.config.store)).name  # folders of one machine mean nothing elsewhere
-        return _plain(
+        values: dict[str, Any] = _plain(
             {
                 "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
                 "features": dataclasses.asdict(self.features),
@@ -123,6 +123,7 @@ class BenchmarkReport:
                 "files": [path.name for path in self.files],
             }
         )
+        return values
 
     def summary(self) -> str:
         """Show the headline scores, best last, with the verdicts and what failed."""

@@ -85,7 +85,8 @@ def _run(piece: Piece, data: FoldData, path: Path) -> Cell:
         scores = score_fold(data, piece.name, predictions, is_reference=piece.is_reference)
     except SpamError as error:
         failure = Failure(kind=type(error).__name__, message=str(error))
-        _LOG.warning("%s: %s gave no scores: %s", piece.fold.name, piece.name, error)
+        level = logging.INFO if failure.is_expected else logging.WARNING
+        _LOG.log(level, "%s: %s gave no scores: %s", piece.fold.name, piece.name, error)
     cell = Cell(
         fold=piece.fold.name,
         method=piece.name,

@@ -165,3 +165,16 @@ def test_the_command_leaves_with_1_where_a_method_failed(report: BenchmarkReport
         is_complete = False
 
     assert (BENCHMARK.exit_code(report), BENCHMARK.exit_code(Incomplete())) == (0, 1)
+
+
+def test_the_method_in_the_documents_runs(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cohort.zarr").symlink_to(store)
+    names: dict[str, object] = {}
+    exec(re.search(r"```python\n(.*?)```", page, flags=re.DOTALL).group(1), names)
+    report = names["report"]
+    assert report.find("nearest", "HVG-50", "pearson").interval.mean > 0.2
+    assert len(report.verdicts) == 1
