@@ -1,6 +1,7 @@
 """Adapt an encoder to a cohort by low-rank updates of its layers (LoRA)."""
 
 import dataclasses
+import functools
 from importlib.metadata import version
 from typing import Any
 
@@ -97,7 +98,8 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
             _checkpoint(network)
         config.save_dir.mkdir(parents=True, exist_ok=True)
         spots, rows = _spots_with_counts(config, data)
-        bank = cut_tiles(
+        cut = functools.partial(
+            cut_tiles,
             sections,
             spots,
             rows,
@@ -110,8 +112,16 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
             progress=progress,
         )
         stage = AdaptationStage(
-            config, data, bank, AdaptationNetwork(network, objective.head), objective, device
+            config,
+            data,
+            AdaptationNetwork(network, objective.head),
+            objective,
+            device,
+            cut=cut,
+            is_forgiving=tiles.skip_bad_tiles,
         )
+        if config.overwrite:
+            _ = stage.tiles  # before the run that is there is thrown away, since a tile may be unreadable
         run = fit(
             stage,
             dataclasses.replace(config, save_dir=config.save_dir / "training"),

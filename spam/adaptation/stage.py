@@ -1,5 +1,8 @@
 """What adaptation brings to the training loop."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -30,7 +33,17 @@ def section_statistics(
 
 
 class AdaptationStage:
-    """Tiles -> encoder with adapter -> features, standardised within the section as the frozen ones are -> loss."""
+    """Tiles -> encoder with adapter -> features, standardised within the section as the frozen ones are -> loss.
+
+    Parameters
+    ----------
+    config, data, network, objective, device
+        The run: its options, the spots, what is trained, the loss, and where it is computed.
+    cut
+        Cuts the tiles, which takes minutes: not before they are looked at, and once. A run that is done needs none.
+    is_forgiving
+        Whether tiles may turn out to be unreadable; then only cutting them tells which spots are left.
+    """
 
     name = "adapt"
 
@@ -38,17 +51,33 @@ class AdaptationStage:
         self,
         config: AdaptConfig,
         data: TrainingSet,
-        tiles: TileBank,
         network: AdaptationNetwork,
         objective: Objective,
         device: torch.device,
+        *,
+        cut: Callable[[], TileBank],
+        is_forgiving: bool,
     ) -> None:
         self.config, self.data, self.network = config, data, network
-        self.train_rows = data.train_rows[tiles.place[data.train_rows] >= 0]
-        self.val_rows = data.val_rows[tiles.place[data.val_rows] >= 0]
-        self._tiles, self._objective, self._device = tiles, objective, device
+        self._objective, self._device = objective, device
+        self._cut, self._is_forgiving = cut, is_forgiving
         self._mean, self._std = (torch.from_numpy(one).to(device) for one in section_statistics(data))
         self._section_of = torch.from_numpy(data.section_of).to(device)
+
+    @functools.cached_property
+    def tiles(self) -> TileBank:
+        """The tiles of all spots that are trained on or held out."""
+        return self._cut()
+
+    @property
+    def train_rows(self) -> Int64[Array, " n_train"]:
+        """Rows of the spots to train on."""
+        return self._with_tiles(self.data.train_rows)
+
+    @property
+    def val_rows(self) -> Int64[Array, " n_val"]:
+        """Rows of the spots that are held out."""
+        return self._with_tiles(self.data.val_rows)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Loss of augmented tiles."""
@@ -76,8 +105,11 @@ class AdaptationStage:
             self.config, self.data, stage="adapt", settings={}, epoch=epoch, history=history, best=best
         )
 
+    def _with_tiles(self, rows: Int64[Array, " n"]) -> Int64[Array, " n_kept"]:
+        return rows[self.tiles.place[rows] >= 0] if self._is_forgiving else rows
+
     def _features(self, rows: Int64[Array, " b"], *, is_augmented: bool) -> Float[torch.Tensor, "b dim"]:
-        views = self._tiles.gather(rows, self._device)
+        views = self.tiles.gather(rows, self._device)
         views = [augment(view) for view in views] if is_augmented else views
         features = torch.cat([self.network.encoder(view).float() for view in views], dim=1)
         section = self._section_of[torch.from_numpy(rows).to(self._device)]

@@ -3,25 +3,28 @@
 import dataclasses
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from adaptation_lab import make_cohort_files, training
 
-from spam.adaptation import AdaptReport, adapt, stage
+from spam.adaptation import AdaptReport, adapt, adapting, stage
 from spam.adaptation.augmentation import augment
 from spam.adaptation.network import AdaptationNetwork
+from spam.adaptation.tile_bank import TileBank, cut_tiles
 from spam.embedding import embed
 from spam.encoders.adapter import read_adapter
 from spam.encoders.build import build_network
 from spam.encoders.lora import add_lora, target_patterns
 from spam.encoders.network import TileNetwork, weights_digest
 from spam.encoders.registry import encoder_card
-from spam.errors import ConfigError, OutputExistsError, StoreError
+from spam.errors import ConfigError, OutputExistsError, SlideError, StoreError
 from spam.models import pearson_per_gene
 from spam.models.linear import fit_ridge, standardise_per_section
 from spam.planning import plan, slide_of
@@ -255,6 +258,45 @@ def test_a_lone_section_is_cut_into_blocks(tiles: EmbedConfig, tmp_path: Path) -
     report = adapt(training(tiles, tmp_path / "lora", sections=("B",), epochs=1), tiles)
     assert (report.n_train, report.n_val, report.val_sections) == (28, 7, ())
     assert (report.card.train_sections, report.card.val_sections) == (("B",), ("B",))
+
+
+def test_a_run_that_is_done_cuts_no_tiles(
+    tiles: EmbedConfig, adapted: AdaptReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started again, it says what it said; with other options it is refused as fast; with more epochs it needs them."""
+    folder = shutil.copytree(adapted.folder, tmp_path / "lora")
+    n_cut: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> TileBank:
+        bank = cut_tiles(*args, **options)
+        n_cut.append(len(bank.pixels[0]))
+        return bank
+
+    monkeypatch.setattr(adapting, "cut_tiles", counted)
+    again = adapt(training(tiles, folder), tiles)
+    assert (again.card, again.n_train, again.n_val) == (adapted.card, adapted.n_train, adapted.n_val)
+    with pytest.raises(OutputExistsError, match="more than --epochs 1"):
+        adapt(training(tiles, folder, epochs=1), tiles)
+    assert n_cut == []
+    more = adapt(training(tiles, folder, epochs=3), tiles)
+    assert more.run.resumed_from == 2
+    assert n_cut == [adapted.n_train + adapted.n_val] == [105]
+
+
+def test_tiles_are_cut_before_an_old_run_is_thrown_away(
+    tiles: EmbedConfig, adapted: AdaptReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(adapted.folder, tmp_path / "lora")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    def unreadable(*args: Any, **options: Any) -> TileBank:
+        message = "the tile of spot 'A3' cannot be read"
+        raise SlideError(message)
+
+    monkeypatch.setattr(adapting, "cut_tiles", unreadable)
+    with pytest.raises(SlideError, match="spot 'A3'"):
+        adapt(training(tiles, folder, overwrite=True), tiles)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 class TestNetwork:
