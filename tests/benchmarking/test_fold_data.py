@@ -55,7 +55,7 @@ def lone(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 def build(lab: Lab, fold: Fold) -> tuple[FoldSides, FoldData]:
-    sides = split_fold(fold, lab.spots, k=K, tile_widths={"S1": 60.0})
+    sides = split_fold(fold, lab.spots, k=K, tile_widths={"S1": 170.0})
     return sides, build_fold(sides, lab.features, k=K, n_top=19)
 
 
@@ -123,7 +123,7 @@ def test_genes_come_from_the_training_side_alone(lab: Lab) -> None:
 @pytest.mark.parametrize("block", range(5))
 def test_the_buffer_between_blocks_by_brute_force(lone: Lab, block: int) -> None:
     section = lone.spots["S1"]
-    buffer = 130.0
+    buffer = 230.0
     is_train, is_test = block_roles(section, block, buffer)
     np.testing.assert_array_equal(is_test, spatial_blocks(section.xy, 5) == block)
     edges = section.graph.distances.toarray() > 0
@@ -139,8 +139,8 @@ def test_the_buffer_between_blocks_by_brute_force(lone: Lab, block: int) -> None
 def test_no_tile_shows_both_sides(lone: Lab) -> None:
     sides, _ = build(lone, Fold(name="S1 block 1", train=("S1",), test=("S1",), block=0))
     gaps = np.abs(sides.train[0].xy[:, None] - sides.test[0].xy[None])
-    assert (gaps.max(axis=2) >= 60.0).all()
-    assert sides.buffer == pytest.approx(60 * 2**0.5)
+    assert (gaps.max(axis=2) >= 170.0).all()
+    assert sides.buffer == pytest.approx(170 * 2**0.5)
 
 
 def test_a_part_is_a_section_of_its_own(lone: Lab) -> None:
