@@ -26,6 +26,7 @@ from .report import BenchmarkReport, describe_hardware, method_costs
 from .report_text import write_markdown
 from .run_record import open_folder
 from .running import Piece, list_pieces, run_pieces
+from .scoring import DEPTH_NULL
 from .summary import compare, score_table, summarise, unit_kind
 from .task import Method
 
@@ -128,7 +129,8 @@ def _write(report: BenchmarkReport, pieces: Sequence[Piece], cells: Sequence[Cel
     label = f"{HEADLINE_SET} Pearson within test sections"
     interval = f"interval: 95 % bootstrap over {report.unit}; circles: test {_part(report)}"
     plot_score_chart(drawn, out / "scores.png", label=label, title=interval)
-    plot_cost_chart(drawn, out / "cost.png", label=label, title=f"mean over {report.unit}")
+    fitted = [method for method in drawn if method.name != DEPTH_NULL]  # which costs nothing
+    plot_cost_chart(fitted, out / "cost.png", label=label, title=f"mean over {report.unit}")
 
 
 def _gene_table(methods: Sequence[str], paths: Sequence[Path]) -> pd.DataFrame:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from spam.errors import ConfigError
 
-from . import baselines
+from . import baselines, peers
 from .scoring import DEPTH_NULL
 from .task import Method
 
 __all__ = ["ALL_METHODS", "choose_methods"]
 
-ALL_METHODS: tuple[Method, ...] = baselines.METHODS
+ALL_METHODS: tuple[Method, ...] = (*baselines.METHODS, *peers.METHODS)
 
 
 def choose_methods(

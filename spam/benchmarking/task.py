@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.genes import GeneChoice
@@ -87,6 +87,7 @@ class MethodPrediction:
     raw_scale: Float32[Array, "n_spots n_hest"] | None = None
 
 
+@runtime_checkable  # for the run-time type checks of the tests
 class Method(Protocol):
     """A way to predict expression: a baseline, a peer's idea, or a variant of SPAM.
 

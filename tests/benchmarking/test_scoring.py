@@ -180,7 +180,8 @@ def test_predictions_that_cannot_be_scored_are_refused(data: FoldData) -> None:
         counts_like(data, theta=np.zeros(n_genes, dtype=np.float32)),
         f"'mine'.*theta holds {n_genes} values.*not finite and positive",
     )
-    refused(counts_like(data, theta=np.ones(3, dtype=np.float32)), r"theta has shape \(3,\), not")
+    few = {"rate": np.ones((45, 3), dtype=np.float32), "theta": np.ones(3, dtype=np.float32)}
+    refused(counts_like(data, **few), r"rate has shape \(45, 3\), not .*theta has shape \(3,\), not")
     refused(counts_like(data, lower=0.6, upper=0.9), "quantiles 0.6 and 0.9, not on both sides of 0.5")
 
 
