@@ -30,21 +30,21 @@ class SmallNetwork(nn.Module):
 
     def __init__(self, n_inputs: int, n_genes: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        self.hidden = nn.Sequential(
             nn.Dropout(_INPUT_DROPOUT),
             nn.Linear(n_inputs, _HIDDEN),
             nn.GELU(),
             nn.Dropout(_HIDDEN_DROPOUT),
-            nn.Linear(_HIDDEN, n_genes),
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        self.out = nn.Linear(_HIDDEN, n_genes)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Float[torch.Tensor, "b n_inputs"]) -> Float[torch.Tensor, "b n_genes"]:
         """Predict every gene of every row."""
         if self.training:
             x = x + _INPUT_NOISE * torch.randn_like(x)
-        out: torch.Tensor = self.layers(x)
+        out: torch.Tensor = self.out(self.hidden(x))
         return out
 
 
