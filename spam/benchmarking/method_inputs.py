@@ -146,5 +146,6 @@ def _features(spots: SpotData, view: InputView, dim: int) -> Float[Array, "n_spo
     if view.normalisation == "standardised":
         return standardise_per_section(features).astype(np.float32)
     if view.normalisation == "centred":
-        return features - features.mean(axis=0)
+        centred: Array = features - features.mean(axis=0)
+        return centred
     return features

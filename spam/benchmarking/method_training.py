@@ -63,7 +63,8 @@ def train_network(
     for epoch in range(1, schedule.epochs + 1):
         network.train()
         with seeded(*seed, epoch, device=CPU):
-            for batch in rows[torch.randperm(len(rows))].split(schedule.batch_size):
+            order = rows[torch.randperm(len(rows))]
+            for batch in order.split(schedule.batch_size):  # type: ignore[no-untyped-call]
                 if len(batch) == 1 < len(rows):
                     continue
                 optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import nn
-from torch.nn.functional import softplus
+from torch.nn.functional import mse_loss, softplus
 
 from spam.benchmarking.method_inputs import CONTEXT, FoldTargets, fold_inputs, fold_targets
 from spam.benchmarking.method_training import CPU, Schedule, train_network
@@ -66,7 +66,7 @@ class SquaredErrorMlp:
                 network = SmallNetwork(x.shape[1], y.shape[1])
 
             def loss(rows: torch.Tensor, network: SmallNetwork = network) -> torch.Tensor:
-                return ((network(x[rows]) - y[rows]) ** 2).mean()
+                return mse_loss(network(x[rows]), y[rows])
 
             train_network(network, loss, torch.arange(len(x)), _SCHEDULE, seed=(seed, member))
             members.append(network)
@@ -122,7 +122,8 @@ def log_rate_of_sections(
         rows = section == number
         observed = np.asarray(counts[rows].sum(axis=0), dtype=np.float64).ravel()
         rates.append(np.maximum(observed, 0.5) / totals[rows].sum() * PER)
-    return np.log(np.stack(rates))
+    log_rates: Array = np.log(np.stack(rates))
+    return log_rates
 
 
 def count_loss(

@@ -188,7 +188,9 @@ def _fit(
 @torch.no_grad()
 def _predict(network: PeerNetwork, rows: torch.Tensor, references: References) -> Array:
     """Predict rows in pieces, so that memory does not grow with the section."""
-    return torch.cat([network.predict(piece, references) for piece in rows.split(_PREDICTED_AT_ONCE)]).numpy()
+    pieces = rows.split(_PREDICTED_AT_ONCE)  # type: ignore[no-untyped-call]
+    predicted: Array = torch.cat([network.predict(piece, references) for piece in pieces]).numpy()
+    return predicted
 
 
 def _mean_pearson(predicted: Array, truth: Array) -> float:

@@ -50,7 +50,7 @@ def fold_tensors(task: FoldTask, view: InputView) -> FoldTensors:
     inputs = fold_inputs(task, view)
     near = cohort_neighbours(spots, task.k)
     sizes = [s.n_spots for s in spots]
-    rows = torch.arange(sum(sizes)).split(sizes)
+    rows = torch.arange(sum(sizes)).split(sizes)  # type: ignore[no-untyped-call]
     tests = zip(task.test, rows[len(task.train) :], strict=True)
     return FoldTensors(
         inputs=torch.from_numpy(np.concatenate([inputs.train, *(inputs.test[s.name] for s in task.test)])),
@@ -66,4 +66,5 @@ def fold_tensors(task: FoldTask, view: InputView) -> FoldTensors:
 def _centred(xy: Array) -> Array:
     """Centre coordinates and divide by their root mean square; a spot alone lies at 0."""
     centred = xy - xy.mean(axis=0)
-    return (centred / (np.sqrt((centred**2).mean()) or 1.0)).astype(np.float32)
+    scaled: Array = centred / (np.sqrt((centred**2).mean()) or 1.0)
+    return scaled.astype(np.float32)

@@ -136,7 +136,7 @@ class MultiResolution(PeerNetwork):
         fold = self.fold
         section = fold.section[rows]
         out = fold.inputs.new_empty(len(rows), _DIM)
-        for number in section.unique():
+        for number in section.unique():  # type: ignore[no-untyped-call]
             everywhere = fold.section == number
             tokens = self.global_input(fold.inputs[everywhere]) + self.place(fold.place[everywhere])
             is_asked = section == number
@@ -147,7 +147,8 @@ class MultiResolution(PeerNetwork):
 
 def _split(x: torch.Tensor) -> torch.Tensor:
     """Split channels among the heads: (b, n, dim) -> (b, heads, n, dim / heads)."""
-    return x.unflatten(-1, (_HEADS, -1)).transpose(1, 2)
+    heads: torch.Tensor = x.unflatten(-1, (_HEADS, -1))  # type: ignore[no-untyped-call]
+    return heads.transpose(1, 2)
 
 
 TRIPLEX = Peer(
