@@ -15,6 +15,7 @@ from .embed import EMBED
 from .encoders import ENCODERS_CHECK, ENCODERS_INFO, ENCODERS_LIST
 from .finetune import FINETUNE
 from .graph import GRAPH
+from .hest import HEST
 from .predict import INFERENCE, PREDICT
 from .pretrain import PRETRAIN
 from .simulate import SIMULATE
@@ -22,7 +23,20 @@ from .store import STORE_COMMANDS
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
-COMMANDS = (EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, BENCHMARK, SIMULATE, DEMO, DOCTOR)
+COMMANDS = (
+    EMBED,
+    ADAPT,
+    GRAPH,
+    PRETRAIN,
+    FINETUNE,
+    PREDICT,
+    INFERENCE,
+    BENCHMARK,
+    HEST,
+    SIMULATE,
+    DEMO,
+    DOCTOR,
+)
 _GROUPS = {
     "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO, ENCODERS_CHECK)),
     "store": ("Look into feature stores, check, copy, pack, share and exchange them.", STORE_COMMANDS),

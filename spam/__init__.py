@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from .embedding import embed
     from .errors import SpamError
     from .graphs import build_graphs
+    from .hest import hest_benchmark
     from .predicting import predict
     from .schemas.adapt_config import AdaptConfig
     from .schemas.benchmark_config import BenchmarkConfig
     from .schemas.embed_config import EmbedConfig
     from .schemas.graph_config import GraphConfig
+    from .schemas.hest_config import HestConfig
     from .schemas.predict_config import PredictConfig
     from .schemas.simulate_config import DemoConfig, SimulateConfig
     from .schemas.training_config import FinetuneConfig, PretrainConfig
@@ -34,6 +36,7 @@ __all__ = [
     "EmbedConfig",
     "FinetuneConfig",
     "GraphConfig",
+    "HestConfig",
     "PredictConfig",
     "PretrainConfig",
     "SimulateConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "diagnose",
     "embed",
     "finetune",
+    "hest_benchmark",
     "open_store",
     "predict",
     "pretrain",
@@ -58,6 +62,7 @@ _HOMES = {
     "EmbedConfig": "spam.schemas.embed_config",
     "FinetuneConfig": "spam.schemas.training_config",
     "GraphConfig": "spam.schemas.graph_config",
+    "HestConfig": "spam.schemas.hest_config",
     "PredictConfig": "spam.schemas.predict_config",
     "PretrainConfig": "spam.schemas.training_config",
     "SimulateConfig": "spam.schemas.simulate_config",
@@ -69,6 +74,7 @@ _HOMES = {
     "diagnose": "spam.diagnosis",
     "embed": "spam.embedding",
     "finetune": "spam.training",
+    "hest_benchmark": "spam.hest",
     "open_store": "spam.store",
     "predict": "spam.predicting",
     "pretrain": "spam.training",

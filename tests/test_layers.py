@@ -13,7 +13,16 @@ LEAVES = {"atomic", "errors", "typing", "progress", "hardware"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
-ABOVE |= {"demonstration", "diagnosis", "console", "sharing", "exchange", "adaptation", "benchmarking"}
+ABOVE |= {
+    "demonstration",
+    "diagnosis",
+    "console",
+    "sharing",
+    "exchange",
+    "adaptation",
+    "benchmarking",
+    "hest",
+}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     "atomic": set(),
@@ -36,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},
     "benchmarking": {"schemas", *MODEL_SIDE, "reports"},
+    "hest": {"schemas", *SLIDE_SIDE, "exchange", "models"},
     "reports": {"schemas", "evaluation"},
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
@@ -57,6 +67,7 @@ PLACES = {
     "fsspec": ("spam/store/", "spam/sharing/"),
     "huggingface_hub": ("spam/encoders/", "spam/sharing/"),
     "matplotlib": ("spam/reports/",),
+    "sklearn": ("spam/hest/recipe.py",),
     "typer": ("cli/",),
     "click": (),
     "cli": (),
@@ -70,6 +81,10 @@ LATE_IMPORTS = {
     ("spam/encoders/hub_access.py", "spam.encoders.describing"),
     ("spam/encoders/lora.py", "peft"),
     ("spam/tiles/stain.py", "torchstain.numpy.normalizers"),
+    ("spam/hest/recipe.py", "sklearn.decomposition"),
+    ("spam/hest/recipe.py", "sklearn.linear_model"),
+    ("spam/hest/recipe.py", "sklearn.pipeline"),
+    ("spam/hest/recipe.py", "sklearn.preprocessing"),
 }
 # Imports by name escape this test; these need them, and say why.
 DYNAMIC_IMPORTS = {

@@ -18,6 +18,7 @@ from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import Config, flag, option
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.graph_config import GraphConfig
+from spam.schemas.hest_config import HestConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -30,6 +31,7 @@ CONFIGS = {
     "predict": PredictConfig,
     "inference": PredictConfig,
     "benchmark": BenchmarkConfig,
+    "hest": HestConfig,
     "simulate": SimulateConfig,
     "demo": DemoConfig,
 }
