@@ -91,10 +91,17 @@ class PretrainConfig(TrainingConfig):
         "joint", "what to align the image with: both, gene expression, or the spatial neighbourhood"
     )
     batch_size: int = option(64, "spots per step: each is contrasted with all others of its batch")
-    proj_dim: int = option(256, "length of the shared embedding")
+    proj_dim: int = option(128, "length of the shared embedding")
     temperature: float = option(0.15, "temperature of InfoNCE")
     mixing: float = option(
         0.5, "weight of the image-to-other direction of InfoNCE; the other direction gets the rest"
+    )
+    targets: Literal["hard", "soft"] = option(
+        "hard", "expression that an image should match: its own spot's alone, or also that of spots like it"
+    )
+    mask_neighbours: bool = option(
+        False,  # noqa: FBT003
+        "do not contrast a spot with its spatial neighbours, which may be near copies of it",
     )
 
     def __post_init__(self) -> None:
@@ -109,6 +116,9 @@ class PretrainConfig(TrainingConfig):
                 if not self.temperature > 0
                 else None,
                 f"--mixing must be in [0, 1], not {self.mixing}" if not 0 <= self.mixing <= 1 else None,
+                "--targets soft changes nothing with --mode img-coord, which reads no expression; leave one of them out"
+                if self.targets == "soft" and self.mode == "img-coord"
+                else None,
             ]
         )
 
@@ -120,9 +130,20 @@ class FinetuneConfig(TrainingConfig):
     pretrained_ckpt: Path | None = option(
         None, "checkpoint of `spam pretrain`; without it the encoders start fresh"
     )
-    epochs: int = option(30, "passes over the training spots")
-    fuse_dim: int = option(512, "width of the attention and of the merged embedding")
-    heads: int = option(8, "attention heads; must divide --fuse-dim")
+    epochs: int = option(30, "passes over the training spots; how many are kept is decided on held-out spots")
+    batch_size: int = option(64, "spots per step")
+    lr: float = option(1e-3, "learning rate of AdamW")
+    weight_decay: float = option(0.1, "weight decay of AdamW")
+    dropout: float = option(0.4, "share of image inputs and of activations dropped in training")
+    members: int = option(4, "networks of different random weights that are averaged")
+    path: Literal["mean", "ridge"] = option(
+        "mean", "what the networks are added to: the mean of the training sections, or a ridge on the image"
+    )
+    attend: Literal["both", "neighbours", "references", "none"] = option(
+        "both", "what a spot attends to: its spatial neighbours, spots retrieved from other sections, or both"
+    )
+    fuse_dim: int = option(128, "width of the attention and of the merged embedding")
+    heads: int = option(4, "attention heads; must divide --fuse-dim")
     merge: Literal["gated-sum", "concat-proj"] = option(
         "gated-sum", "how the attended image, coordinate and gene parts are merged"
     )
@@ -134,6 +155,7 @@ class FinetuneConfig(TrainingConfig):
         check(
             [
                 *self.shared_faults(),
+                f"--members must be positive, not {self.members}" if self.members < 1 else None,
                 f"--heads must divide --fuse-dim, not {self.heads} into {self.fuse_dim}"
                 if self.heads < 1 or self.fuse_dim < 1 or self.fuse_dim % self.heads
                 else None,

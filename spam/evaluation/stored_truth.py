@@ -71,6 +71,7 @@ def _with_likelihood(
 ) -> PredictedExpression:
     """Add held-out likelihood and interval of the raw counts, at each spot's own measured depth."""
     likelihood = predictor.meta.settings["likelihood"]
+    level = predictor.interval_level(predicted.coverage)
     nll, lower, upper = score_counts(
         truth,
         genes,
@@ -78,7 +79,7 @@ def _with_likelihood(
         rate=predicted.mu * (1e4 / predicted.depth),
         theta=None if likelihood == "poisson" else predicted.theta,
         pi=predicted.pi if likelihood == "zinb" else None,
-        levels=((1 - predicted.coverage) / 2, (1 + predicted.coverage) / 2),
+        levels=((1 - level) / 2, (1 + level) / 2),
     )
     return PredictedExpression(
         name=MODEL,

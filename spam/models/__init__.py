@@ -24,9 +24,9 @@ from .expression import (
     morans_i,
     spatially_variable_genes,
 )
-from .fusion import FusionBatch, FusionModel, FusionOutput
+from .fusion import Branch, FusionBatch, FusionEnsemble, FusionModel, FusionOutput
 from .gcn import Blocks, GraphInputs, SpatialGCN, closure, normalised_adjacency
-from .intervals import count_interval
+from .intervals import count_cdf, count_interval
 from .linear import (
     FeatureTransform,
     Ridge,
@@ -43,6 +43,7 @@ __all__ = [
     "AlignmentMode",
     "AlignmentModel",
     "Blocks",
+    "Branch",
     "ConcatProj",
     "CountDistribution",
     "CountMatrix",
@@ -50,6 +51,7 @@ __all__ = [
     "Embeddings",
     "FeatureTransform",
     "FusionBatch",
+    "FusionEnsemble",
     "FusionModel",
     "FusionOutput",
     "GatedSum",
@@ -66,6 +68,7 @@ __all__ = [
     "build_distribution",
     "choose_alpha",
     "closure",
+    "count_cdf",
     "count_interval",
     "fit_ridge",
     "hest_ridge_fit",

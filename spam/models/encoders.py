@@ -42,14 +42,15 @@ class GeneEncoder(nn.Module):
 
     Parameters
     ----------
-    n_genes, out_dim, hidden_dim
-        Length of the profile, of the embedding and of both hidden layers.
+    n_genes, out_dim
+        Length of the profile and of the embedding; both hidden layers are twice as wide as that.
     dropout
         Rate of alpha dropout in training.
     """
 
-    def __init__(self, n_genes: int, out_dim: int, *, hidden_dim: int = 512, dropout: float) -> None:
+    def __init__(self, n_genes: int, out_dim: int, *, dropout: float) -> None:
         super().__init__()
+        hidden_dim = 2 * out_dim
         self.layers = nn.Sequential(
             nn.Linear(n_genes, hidden_dim),
             nn.SELU(),

@@ -8,7 +8,7 @@ from spam.typing import Array, Float, Float64
 
 from .distributions import Likelihood
 
-__all__ = ["count_interval"]
+__all__ = ["count_cdf", "count_interval"]
 
 
 def count_interval(
@@ -61,6 +61,25 @@ def count_interval(
         for sign in (-1, 1)
     )
     return lower, upper
+
+
+def count_cdf(
+    likelihood: Likelihood,
+    counts: Float[Array, "*shape"],
+    mu: Float[Array, "*shape"],
+    theta: Float[Array, "..."] | None,
+    pi: Float[Array, "..."] | None,
+) -> Float64[Array, "*shape"]:
+    """Probability of a count of at most `counts`, which may be -1; parameters as for `count_interval`."""
+    mu = np.asarray(mu, dtype=np.float64)
+    if theta is None:
+        below = stats.poisson.cdf(counts, mu)
+    else:
+        theta = np.asarray(theta, dtype=np.float64)
+        below = stats.nbinom.cdf(counts, theta, theta / (theta + mu))
+    if likelihood != "zinb" or pi is None:
+        return np.asarray(below)
+    return np.asarray(np.where(np.asarray(counts) < 0, 0.0, pi + (1 - pi) * below))
 
 
 def _quantile(level: float, mu: Array, theta: Array | None, pi: Array) -> Array:

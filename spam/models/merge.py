@@ -1,4 +1,4 @@
-"""Ways to merge the three parts of a spot into one vector: its image, its neighbourhood, its references."""
+"""Ways to merge the parts of a spot into one vector: its image, and what it attends to."""
 
 from typing import Literal, TypeAlias
 
@@ -11,8 +11,6 @@ __all__ = ["ConcatProj", "GatedSum", "Merge"]
 
 Merge: TypeAlias = Literal["gated-sum", "concat-proj"]
 
-_N_PARTS = 3
-
 
 class GatedSum(nn.Module):
     """Sum the parts with weights that sum to 1 and depend on all parts of the spot.
@@ -22,9 +20,9 @@ class GatedSum(nn.Module):
     parts come projected already.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, n_parts: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(_N_PARTS * dim, _N_PARTS)
+        self.gate = nn.Linear(n_parts * dim, n_parts)
 
     def forward(self, parts: Float[torch.Tensor, "b parts dim"]) -> Float[torch.Tensor, "b dim"]:
         """Merge the parts of each row."""
@@ -35,9 +33,9 @@ class GatedSum(nn.Module):
 class ConcatProj(nn.Module):
     """Concatenate the parts and project them back to the width of one."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, n_parts: int) -> None:
         super().__init__()
-        self.project = nn.Linear(_N_PARTS * dim, dim)
+        self.project = nn.Linear(n_parts * dim, dim)
 
     def forward(self, parts: Float[torch.Tensor, "b parts dim"]) -> Float[torch.Tensor, "b dim"]:
         """Merge the parts of each row."""

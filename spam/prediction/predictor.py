@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from spam.errors import CheckpointError
-from spam.models import FusionModel, count_interval
+from spam.models import FusionEnsemble, count_interval
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta
@@ -20,14 +20,40 @@ from spam.training.checkpoint import read_checkpoint
 from spam.training.cohort import SpotData, read_spots
 from spam.training.dataset import retrieve
 from spam.training.description import software_versions
+from spam.training.heldout import HeldOut
 from spam.training.inputs import InputTransform, context_features
 from spam.training.neighbours import cohort_neighbours
-from spam.training.rate_path import PER, RatePath
+from spam.training.rate_path import PER, RatePath, log_rate_of
 from spam.typing import Array, Float32
 
 from .result import PredictedSection
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "SpotPredictions"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpotPredictions:
+    """What the networks say of some spots.
+
+    Attributes
+    ----------
+    inputs
+        Image inputs, (n, q).
+    expression
+        Expected log1p(CP10k), (n, n_genes), at least 0.
+    rate
+        Mean per 10k counts before zero inflation, (n, n_genes).
+    theta
+        Inverse dispersion (n_genes,), infinite for a Poisson.
+    pi
+        Probability of an excess zero, (n, n_genes), 0 without zero inflation.
+    """
+
+    inputs: Float32[Array, "n q"]
+    expression: Float32[Array, "n n_genes"]
+    rate: Float32[Array, "n n_genes"]
+    theta: Float32[Array, " n_genes"]
+    pi: Float32[Array, "n n_genes"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +74,7 @@ class Predictor:
 
     meta: CheckpointMeta
     sha256: str
-    network: FusionModel
+    network: FusionEnsemble
     tensors: dict[str, Array]
 
     @classmethod
@@ -61,7 +87,7 @@ class Predictor:
             If it is not there, or is no such checkpoint.
         """
         meta, tensors = read_checkpoint(path, stage="finetune")
-        network = FusionModel(**meta.settings)
+        network = FusionEnsemble(**meta.settings)
         weights = {
             k[len("network.") :]: torch.from_numpy(v) for k, v in tensors.items() if k.startswith("network.")
         }
@@ -111,29 +137,16 @@ class Predictor:
             return whole
 
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
-        inputs = InputTransform.from_tensors(self.tensors).apply(context_features(spots))
-        path = RatePath.from_tensors(self.tensors)
-        fusion = self._fusion_inputs(spots, inputs)
-        residual, pi = np.empty((2, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
-        theta = np.full(len(self.meta.genes), np.inf, dtype=np.float32)
-        with progress.task(f"predict {spots.name}", spots.n_spots) as advance:
-            for start in range(0, spots.n_spots, batch_size):
-                rows = np.arange(start, min(start + batch_size, spots.n_spots))
-                out = self.network(fusion.batch(rows))
-                residual[rows] = out.residual.cpu().numpy()
-                pi[rows] = 0.0 if out.zi_logits is None else torch.sigmoid(out.zi_logits).cpu().numpy()
-                if out.log_theta is not None:
-                    theta = out.log_theta.exp().cpu().numpy()
-                advance(len(rows))
+        inferred = self.infer(spots, batch_size=batch_size, progress=progress)
+        theta, pi = inferred.theta, inferred.pi
         depth = depth or self.meta.depth
-        rate = np.exp(path.log_rate(inputs) + residual)
-        mu = rate * np.float32(depth / PER)
+        mu = inferred.rate * np.float32(depth / PER)
         lower, upper = count_interval(
             self.meta.settings["likelihood"],
             mu,
             None if np.isinf(theta).all() else theta,
             pi if self.meta.settings["likelihood"] == "zinb" else None,
-            coverage,
+            self.interval_level(coverage),
         )
         baselines = Baselines.from_tensors(self.tensors)
         recipe = baselines.transform.apply(spots.features[:, : baselines.dim])
@@ -145,7 +158,7 @@ class Predictor:
             xy_px=section.xy_px,
             xy_um=section.xy_um,
             flags=flagged_spots(section, self.meta.feature_keys),
-            expression=spread(np.log1p((1.0 - pi) * rate)),
+            expression=spread(inferred.expression),
             depth=float(depth),
             mu=spread(mu),
             theta=theta,
@@ -156,7 +169,9 @@ class Predictor:
             baselines={
                 "training mean": spread(np.broadcast_to(baselines.mean, mu.shape).astype(np.float32)),
                 "HEST ridge": spread(baselines.ridge.predict(recipe).astype(np.float32)),
-                "tuned ridge": spread(path.expression(inputs).astype(np.float32)),
+                "tuned ridge": spread(
+                    RatePath.from_tensors(self.tensors, "ridge").expression(inferred.inputs)
+                ),
             },
             raw_scale_baselines={
                 "HEST ridge": (
@@ -166,6 +181,44 @@ class Predictor:
             },
             provenance=self._provenance(section),
         )
+
+    @torch.inference_mode()
+    def infer(
+        self, spots: SpotData, *, batch_size: int = 1024, progress: Progress = SILENT
+    ) -> SpotPredictions:
+        """Predict spots that were read already; their counts, if there are any, are not looked at."""
+        inputs = InputTransform.from_tensors(self.tensors).apply(context_features(spots))
+        path = RatePath.from_tensors(self.tensors, "path")
+        base = path.expression(inputs)
+        fusion = self._fusion_inputs(spots, inputs)
+        expression, log_rate, pi = np.empty((3, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
+        theta = np.full(len(self.meta.genes), np.inf, dtype=np.float32)
+        with progress.task(f"predict {spots.name}", spots.n_spots) as advance:
+            for start in range(0, spots.n_spots, batch_size):
+                rows = np.arange(start, min(start + batch_size, spots.n_spots))
+                out = self.network(fusion.batch(rows))
+                total = torch.from_numpy(base[rows]) + out.expression.cpu()
+                expression[rows] = total.numpy()
+                log_rate[rows] = (log_rate_of(total) + out.log_rate.cpu()).numpy()
+                pi[rows] = 0.0 if out.zi_logits is None else torch.sigmoid(out.zi_logits).cpu().numpy()
+                if out.log_theta is not None:
+                    theta = out.log_theta.exp().cpu().numpy()
+                advance(len(rows))
+        return SpotPredictions(
+            inputs=inputs,
+            expression=np.maximum(expression, 0.0),
+            rate=np.exp(log_rate + path.offset.astype(np.float32)),
+            theta=theta,
+            pi=pi,
+        )
+
+    def interval_level(self, coverage: float) -> float:
+        """Nominal level of the interval that covered this share of the counts of held-out spots.
+
+        The run that chooses the epochs ends before they are judged: its checkpoints take intervals as they are.
+        """
+        is_judged = "heldout.levels" in self.tensors
+        return HeldOut.from_tensors(self.tensors).level_for(coverage) if is_judged else coverage
 
     def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:
         """Look up references in the bank; a section that is in the bank itself does not see its own spots there."""

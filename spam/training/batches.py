@@ -66,14 +66,15 @@ class FusionInputs:
         device = self.inputs.device
         tokens, position = np.unique(self.neighbours.index[rows], return_inverse=True)
         blocks = closure(self.weights, tokens).to(device)
-        where = self.references.index[rows]
+        referred, where = np.unique(self.references.index[rows], return_inverse=True)
         return FusionBatch(
             image=self.inputs[torch.from_numpy(rows).to(device)],
             graph=blocks.gather(self.inputs),
             neighbour_index=torch.from_numpy(position.reshape(self.neighbours.index[rows].shape)).to(device),
             neighbour_offset=torch.from_numpy(self.neighbours.offset[rows]).to(device),
             neighbour_mask=torch.from_numpy(self.neighbours.is_usable[rows]).to(device),
-            reference_expression=self.bank[torch.from_numpy(where).to(device)],
+            reference_expression=self.bank[torch.from_numpy(referred).to(device)],
+            reference_index=torch.from_numpy(where.reshape(self.references.index[rows].shape)).to(device),
             reference_similarity=torch.from_numpy(self.references.similarity[rows][:, :, None]).to(device),
             reference_mask=torch.from_numpy(self.references.is_usable[rows]).to(device),
         )

@@ -1,6 +1,7 @@
 """The cohort in memory, as both stages train on it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import block_diag, csr_matrix, vstack
@@ -20,7 +21,14 @@ from .groups import Groups, assign_groups
 from .inputs import InputTransform, context_features
 from .rate_path import group_means
 
-__all__ = ["References", "TrainingSet", "build_training_set", "retrieve"]
+__all__ = [
+    "References",
+    "TrainingSet",
+    "build_training_set",
+    "retrieve",
+    "training_set_of",
+    "with_all_trained_on",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,16 +143,51 @@ def build_training_set(
         sections, config.enc_name, config.tile_um, stain=config.stain, is_averaged=config.dihedral
     )
     spots = tuple(read_spots(section, features.keys, k=config.k) for section in sections)
-    groups = assign_groups(spots, held_out if held_out != train else ())
-    context = [context_features(s) for s in spots]
+    held_out = held_out if held_out != train else ()
     if pretrained is None:
-        genes = choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
-        transform = InputTransform.fit(context, config.n_components)
-    else:
-        meta, transform = pretrained
-        check_features(meta, features)
-        _check_as_pretrained(meta, config)
-        genes = GeneChoice(genes=meta.genes, sets=meta.gene_sets)
+        return training_set_of(spots, features, config, held_out=held_out)
+    meta, transform = pretrained
+    check_features(meta, features)
+    _check_as_pretrained(meta, config)
+    genes = GeneChoice(genes=meta.genes, sets=meta.gene_sets)
+    return training_set_of(spots, features, config, held_out=held_out, genes=genes, transform=transform)
+
+
+def training_set_of(
+    spots: tuple[SpotData, ...],
+    features: FeatureChoice,
+    config: TrainingConfig,
+    *,
+    held_out: Sequence[str] = (),
+    genes: GeneChoice | None = None,
+    transform: InputTransform | None = None,
+) -> TrainingSet:
+    """Prepare spots that were read already.
+
+    Parameters
+    ----------
+    spots
+        Sections with counts.
+    features
+        What stands side by side in their features.
+    held_out
+        Sections that are not trained on at first; with a single section, a block of it is held out.
+    genes, transform
+        As chosen elsewhere; None chooses genes and fits the components on these sections.
+
+    Raises
+    ------
+    StoreError
+        If a section has no counts, or the sections share no gene that can be modelled.
+    """
+    groups = assign_groups(spots, held_out)
+    context = [context_features(s) for s in spots]
+    genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
+    if transform is None:
+        # Held-out spots have no part in it: with few spots, minor components are those of the training spots alone, and
+        # new tissue hardly varies along them.
+        pooled = np.concatenate(context)
+        transform = InputTransform.fit([pooled[~groups.is_val]], config.n_components)
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
     totals = np.concatenate([s.totals for s in spots if s.totals is not None])
     expression = log1p_cp10k(counts, totals)
@@ -164,6 +207,23 @@ def build_training_set(
         weights=csr_matrix(block_diag([s.graph.connectivities for s in spots], format="csr")),
         digest=data_digest(spots),
     )
+
+
+def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> TrainingSet:
+    """Hold nothing out any more.
+
+    Parameters
+    ----------
+    n_components
+        Components to fit again, on all spots; None keeps the transform, which a pretraining has settled.
+    """
+    groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
+    if n_components is None:
+        return dataclasses.replace(data, groups=groups)
+    context = [context_features(s) for s in data.spots]
+    transform = InputTransform.fit(context, n_components)
+    inputs = np.concatenate([transform.apply(c) for c in context])
+    return dataclasses.replace(data, groups=groups, transform=transform, inputs=inputs)
 
 
 def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:

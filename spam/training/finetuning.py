@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from spam.errors import CheckpointError, StoreError
+from spam.errors import CheckpointError, ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
-from spam.models import FusionModel, build_distribution
+from spam.models import Branch, FusionEnsemble, FusionModel, FusionOutput, build_distribution
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
@@ -18,59 +20,79 @@ from spam.typing import Array, Int64
 from .baselines import fit_baselines
 from .batches import FusionInputs
 from .checkpoint import Checkpoint, read_checkpoint
-from .dataset import TrainingSet, build_training_set, retrieve_across_groups
+from .dataset import TrainingSet, build_training_set, retrieve_across_groups, with_all_trained_on
 from .description import describe_training
+from .heldout import HeldOut, judge, within_section_pearson
 from .inputs import InputTransform
-from .loop import LossTerms, fit
+from .loop import LossTerms, Run, fit
 from .neighbours import cohort_neighbours
-from .rate_path import PER, choose_penalty, cross_fit_log_rate, dispersion_by_moments, fit_rate_path
+from .rate_path import (
+    PER,
+    choose_penalty,
+    cross_fit,
+    dispersion_by_moments,
+    fit_rate_path,
+    group_means,
+    log_rate_of,
+)
 from .report import TrainingReport
 
-__all__ = ["FinetuneReport", "FusionStage", "finetune"]
+__all__ = ["FinetuneReport", "FusionStage", "finetune", "finetune_on"]
+
+_TOLERANCE = 0.01  # of Pearson correlation: what seeds differ by
+
+_BRANCHES: dict[str, tuple[Branch, ...]] = {
+    "both": ("coord", "gene"),
+    "neighbours": ("coord",),
+    "references": ("gene",),
+    "none": (),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneReport(TrainingReport):
-    """Outcome of `finetune`; epoch 0 of its history is the linear path alone.
+    """Outcome of `finetune`; epoch 0 of its history is the path alone.
 
     Attributes
     ----------
+    selection
+        The run that chose the number of epochs, on held-out spots.
     n_genes
         Genes modelled.
-    alpha
-        Penalty of the linear path that predicts new sections, chosen by leaving out one group at a time.
+    heldout_pearson
+        Correlation on the held-out spots, within their section, mean over genes where it is defined.
     """
 
+    selection: Run
     n_genes: int
-    alpha: float
+    heldout_pearson: float
 
     def summary(self) -> str:
-        """Say in a few lines what training added to the linear path."""
-        best, start = self.run.best, self.run.history[0]
-        gain = start["val_loss"] - best["val_loss"]
+        """Say in a few lines what training learned."""
+        best, start = self.selection.best, self.selection.history[0]
         verdict = (
-            f"better than the linear path by {gain:.4f}"
-            if gain > 0
-            else "no better than the linear path, which is kept"
+            f"{best['val_nll']:.4f} at epoch {best['epoch']:.0f} ({start['val_nll']:.4f} before training)"
+            if best["epoch"] > 0
+            else f"{start['val_nll']:.4f} before training, and no better after it: the untrained path is kept"
         )
         return (
-            f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} spots held out "
-            f"({self.held_out})\n"
-            f"held-out NLL per spot and gene {best['val_loss']:.4f} at epoch {best['epoch']:.0f}: {verdict}\n"
-            f"checkpoint: {self.run.best_path}"
+            f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out at first ({self.held_out})\n"
+            f"held-out NLL per spot and gene {verdict}; Pearson {self.heldout_pearson:.3f}\n"
+            f"then trained on all spots for as many epochs; checkpoint: {self.run.best_path}"
         )
 
 
 def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> FinetuneReport:
-    """Train the fusion model on raw counts.
+    """Train the fusion model on raw counts, twice.
 
-    The log-rate of a spot is that of the linear path (a ridge on its image inputs, fitted without its group) plus a
-    residual from cross-attention, which starts at zero: epoch 0 is the tuned ridge, and training is kept only as far as
-    it lowers the held-out negative log-likelihood. No input of a spot's prediction depends on its own counts.
+    First without the held-out spots: on these the number of epochs is chosen, each gene's accuracy is measured, and the
+    predictive intervals are calibrated. Then on all spots, for as many epochs. No input of a spot's prediction depends
+    on its own counts. The loss is the squared error of log1p(CP10k) relative to the section's mean, plus the negative
+    log-likelihood of the raw counts.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references; counts are modelled raw, with the library size as
-    offset; the linear path is ours.
+    offset; expression has a decoder of its own; several networks are averaged.
 
     Raises
     ------
@@ -79,7 +101,6 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     OutputExistsError
         If the save dir holds another run.
     """
-    device = resolve_device(config.device)
     pretrained = (
         None if config.pretrained_ckpt is None else read_checkpoint(config.pretrained_ckpt, stage="pretrain")
     )
@@ -88,28 +109,77 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     if pretrained is not None:
         _check_no_leak(pretrained[0], data)
         data = dataclasses.replace(data, digest=_mix(data.digest, pretrained[1]))
-    stage = FusionStage(config, data, pretrained, device)
+    return finetune_on(data, config, pretrained=pretrained, progress=progress)
+
+
+def finetune_on(
+    data: TrainingSet,
+    config: FinetuneConfig,
+    *,
+    pretrained: Checkpoint | None = None,
+    progress: Progress = SILENT,
+) -> FinetuneReport:
+    """Do what `finetune` does, on spots that were read already."""
+    device = resolve_device(config.device)
+    if config.save_dir is None:
+        message = "--save-dir is missing: say where the checkpoints go"
+        raise ConfigError(message)
+    chosen = dataclasses.replace(config, save_dir=config.save_dir / "selection")
     with limited_threads(config.num_workers):
-        run = fit(stage, config, device=device, progress=progress)
+        stage = FusionStage(chosen, data, pretrained, device)
+        selection = fit(stage, chosen, device=device, progress=progress)
+        stage.load(selection.best_path)
+        heldout = stage.judge_heldout()
+        epochs = last_good_epoch(selection.history)
+        whole = with_all_trained_on(data, n_components=None if pretrained else config.n_components)
+        judged = (data.held_out_sections, heldout)
+        final = FusionStage(config, whole, pretrained, device, judged=judged)
+        # Without held-out spots each epoch counts as the best: the last one is kept.
+        run = fit(final, dataclasses.replace(config, epochs=epochs), device=device, progress=progress)
+    pearson = heldout.pearson[np.isfinite(heldout.pearson)]
     return FinetuneReport(
         run=run,
-        n_train=len(data.train_rows),
+        selection=selection,
+        n_train=len(final.train_rows),
         n_val=len(data.val_rows),
         n_genes=len(data.genes.genes),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
-        alpha=stage.alpha,
+        heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
     )
 
 
+def last_good_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Choose the last epoch whose held-out loss is hardly above the lowest.
+
+    The curve is flat around its lowest point, which a few held-out spots place at random; and averaged networks gain
+    from what each of them alone has begun to overfit.
+    """
+    losses = [figures["val_loss"] for figures in history]
+    good = [epoch for epoch, loss in enumerate(losses) if loss <= min(losses) + _TOLERANCE]
+    return good[-1]
+
+
 class FusionStage:
-    """What stage 2 brings to the training loop."""
+    """What stage 2 brings to the training loop.
+
+    Parameters
+    ----------
+    judged
+        Sections that an earlier run held out, and what it found on them; given, no spot needs to be held out now.
+    """
 
     name = "finetune"
 
     def __init__(
-        self, config: FinetuneConfig, data: TrainingSet, pretrained: Checkpoint | None, device: torch.device
+        self,
+        config: FinetuneConfig,
+        data: TrainingSet,
+        pretrained: Checkpoint | None,
+        device: torch.device,
+        *,
+        judged: tuple[tuple[str, ...], HeldOut] | None = None,
     ) -> None:
-        if not len(data.train_rows) or not len(data.val_rows):
+        if not len(data.train_rows) or not (judged or len(data.val_rows)):
             message = (
                 f"training needs spots with counts on both sides, not {len(data.train_rows)} to train on and "
                 f"{len(data.val_rows)} to validate on; name more sections in --sections"
@@ -123,32 +193,37 @@ class FusionStage:
                 "name more sections with counts in --sections"
             )
             raise StoreError(message)
-        self.config, self.data = config, data
+        self.config, self.data, self._judged = config, data, judged
         self.train_rows = data.train_rows
         self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
-        train, usable = data.train_rows, np.flatnonzero(data.totals > 0)
-        self.alpha = choose_penalty(data.inputs[usable], data.expression[usable], data.groups.group[usable])
-        self._path = fit_rate_path(*self._rows(usable), data.groups.group[usable], alpha=self.alpha)
-        log_rate = cross_fit_log_rate(data.inputs, data.expression, data.counts, data.totals, data.groups)
-        mu = np.exp(log_rate[train]) * (data.totals[train] / PER)[:, None]
-        theta = dispersion_by_moments(data.counts[train], mu)
-        self._baselines = fit_baselines(data)
+        has_ridge = config.path == "ridge"
+        base, offset = cross_fit(*self._rows(np.arange(len(data.totals))), data.groups, has_ridge=has_ridge)
         self.settings: dict[str, Any] = {
+            "members": config.members,
             "image_dim": data.inputs.shape[1],
             "n_genes": len(data.genes.genes),
-            "proj_dim": 256 if pretrained is None else pretrained[0].settings["proj_dim"],
+            "proj_dim": config.fuse_dim if pretrained is None else pretrained[0].settings["proj_dim"],
             "fuse_dim": config.fuse_dim,
             "heads": config.heads,
             "merge": config.merge,
             "dropout": config.dropout,
             "likelihood": config.likelihood,
+            "branches": list(_BRANCHES[config.attend]),
         }
         with seeded(config.seed, device=torch.device("cpu")):
-            self.network = FusionModel(**self.settings)
-        if pretrained is not None:
-            load_pretrained(self.network, pretrained[1])
-        if self.network.log_theta is not None:
-            self.network.log_theta.data = torch.from_numpy(np.log(theta)).float()
+            self.network = FusionEnsemble(**self.settings)
+        members = cast("list[FusionModel]", list(self.network.members))
+        self._base, self._offset = torch.from_numpy(base).to(device), torch.from_numpy(offset).to(device)
+        train = data.train_rows
+        rate = log_rate_of(torch.from_numpy(base[train])) + torch.from_numpy(offset[train])
+        theta = dispersion_by_moments(
+            data.counts[train], rate.exp().numpy() * (data.totals[train] / PER)[:, None]
+        )
+        for member in members:
+            if pretrained is not None:
+                load_pretrained(member, pretrained[1])
+            if member.log_theta is not None:
+                member.log_theta.data = torch.from_numpy(np.log(theta)).float()
         self._fusion = FusionInputs.to_device(
             data.inputs,
             data.weights,
@@ -157,32 +232,81 @@ class FusionStage:
             data.centred,
             device=device,
         )
-        self._log_rate = torch.from_numpy(log_rate).to(device)
+        # What is to be added to the base: only the pattern within the group counts, for its level cannot be known.
+        rank = np.unique(data.groups.group, return_inverse=True)[1]
+        level = group_means(base, data.groups.group)[rank].astype(np.float32)
+        self._pattern = torch.from_numpy(data.centred - (base - level)).to(device)
+        self._constants = self._fit_constants()
         self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
-        """Negative log-likelihood of the raw counts, a mean over spots and genes."""
-        nll = self._nll(rows)
-        return LossTerms(total=nll, parts={"nll": float(nll.detach())}, n=len(rows))
+        """Squared error and negative log-likelihood, means over spots, genes and members."""
+        batch = self._fusion.batch(rows)
+        terms = [self._errors(rows, member(batch)) for member in self.network.members]
+        # Each member minimises its own loss, so that one alone and several together learn alike: a sum.
+        total = torch.stack([error + nll for error, nll in terms]).sum()
+        parts = {
+            name: float(torch.stack([pair[i] for pair in terms]).mean().detach())
+            for i, name in enumerate(("error", "nll"))
+        }
+        return LossTerms(total=total, parts=parts, n=len(rows))
 
     def validate(self) -> dict[str, float]:
-        """Negative log-likelihood per spot and gene of the held-out spots."""
-        rows, size = self.data.val_rows, self.config.batch_size
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        return {"loss": sum(float(self._nll(batch)) * len(batch) for batch in batches) / len(rows)}
+        """Figures of the averaged members on the held-out spots; nothing where none are held out.
+
+        ``loss`` is 1 - Pearson, within each section and averaged over genes: the score that predictions are judged by.
+        Squared error and likelihood would stop earlier, when amplitudes begin to be too large, while patterns go on
+        to improve (docs/experiments.md).
+        """
+        rows = self.data.val_rows
+        if not len(rows):
+            return {}
+        outputs = self._outputs(rows)
+        errors = [(len(batch), *map(float, self._errors(batch, out))) for batch, out in outputs]
+        n, error, nll = np.array(errors).T
+        pearson = within_section_pearson(
+            self._expression(outputs), self.data.expression[rows], self.data.section_of[rows]
+        )
+        mean = float(np.nanmean(pearson)) if np.isfinite(pearson).any() else 0.0
+        total = n.sum()
+        return {
+            "loss": 1.0 - mean,
+            "pearson": mean,
+            "error": float(n @ error / total),
+            "nll": float(n @ nll / total),
+        }
+
+    def load(self, path: Path) -> None:
+        """Take the weights of a checkpoint of this stage."""
+        tensors = read_checkpoint(path, stage=self.name)[1]
+        prefix = "network."
+        self.network.load_state_dict(
+            {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if k.startswith(prefix)}
+        )
+
+    @torch.no_grad()
+    def judge_heldout(self) -> HeldOut:
+        """Measure accuracy and calibrate intervals on the held-out spots."""
+        rows = self.data.val_rows
+        self.network.eval()
+        outputs = self._outputs(rows)
+        log_mu = torch.cat([self._log_mu(batch, out) for batch, out in outputs])
+        inflation = [out.zi_logits for _, out in outputs if out.zi_logits is not None]
+        theta = outputs[0][1].log_theta
+        return judge(
+            self._expression(outputs),
+            self.data.expression[rows],
+            self.data.section_of[rows],
+            counts=self.data.counts[rows].toarray(),
+            likelihood=self.config.likelihood,
+            mu=log_mu.exp().cpu().numpy(),
+            theta=None if theta is None else theta.exp().cpu().numpy(),
+            pi=torch.sigmoid(torch.cat(inflation)).cpu().numpy() if inflation else None,
+        )
 
     def constants(self) -> dict[str, Array]:
-        """Keep all that prediction needs without the training sections: transforms, linear path, references, baselines."""
-        data = self.data
-        rows = np.flatnonzero(data.totals > 0)
-        return {
-            **data.transform.to_tensors(),
-            **self._path.to_tensors(),
-            **self._baselines.to_tensors(),
-            "bank.inputs": data.inputs[rows],
-            "bank.expression": data.centred[rows],
-            "bank.section": data.section_of[rows].astype(np.int32),
-        }
+        """Keep all that prediction needs without the training sections: transforms, paths, references, baselines."""
+        return self._constants
 
     def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
         """Describe the checkpoint; sections that only pretraining has seen come last among its donors."""
@@ -197,22 +321,67 @@ class FusionStage:
         )
         # Own sections first: "bank.section" counts them.
         only_pretrained = {k: v for k, v in self._pretrained_donors.items() if k not in meta.donors}
-        return dataclasses.replace(meta, donors=meta.donors | only_pretrained)
+        held_out = meta.val_sections if self._judged is None else self._judged[0]
+        return dataclasses.replace(meta, donors=meta.donors | only_pretrained, val_sections=held_out)
+
+    def _fit_constants(self) -> dict[str, Array]:
+        """Fit what prediction needs beside the network, on every spot with counts: none of it has epochs to choose."""
+        data = self.data
+        rows = np.flatnonzero(data.totals > 0)
+        group = data.groups.group[rows]
+        alpha = choose_penalty(data.inputs[rows], data.expression[rows], group)
+        ridge = fit_rate_path(*self._rows(rows), group, alpha=alpha)
+        is_ridge = self.config.path == "ridge"
+        path = ridge if is_ridge else fit_rate_path(*self._rows(rows), group, alpha=None)
+        return {
+            **data.transform.to_tensors(),
+            **path.to_tensors("path"),
+            **ridge.to_tensors("ridge"),
+            **fit_baselines(data).to_tensors(),
+            **({} if self._judged is None else self._judged[1].to_tensors()),
+            "bank.inputs": data.inputs[rows],
+            "bank.expression": data.centred[rows],
+            "bank.section": data.section_of[rows].astype(np.int32),
+        }
 
     def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
         data = self.data
         return data.inputs[rows], data.expression[rows], data.counts[rows], data.totals[rows]
 
-    def _nll(self, rows: Int64[Array, " b"]) -> torch.Tensor:
-        out = self.network(self._fusion.batch(rows))
-        where = torch.from_numpy(rows).to(self._log_rate.device)
-        counts = torch.from_numpy(self.data.counts[rows].toarray()).to(self._log_rate.device)
-        with torch.autocast(self._log_rate.device.type, enabled=False):
-            log_mu = self._log_rate[where] + self._log_size[where, None] + out.residual.float()
+    def _outputs(self, rows: Int64[Array, " b"]) -> list[tuple[Array, FusionOutput]]:
+        """Ask the averaged members about these rows, batch by batch."""
+        size = self.config.batch_size
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return [(batch, self.network(self._fusion.batch(batch))) for batch in batches]
+
+    def _expression(self, outputs: list[tuple[Array, FusionOutput]]) -> Array:
+        """Predicted log1p(CP10k) of all batches."""
+        parts = [
+            self._base[torch.from_numpy(batch).to(self._base.device)] + out.expression.float()
+            for batch, out in outputs
+        ]
+        return torch.cat(parts).cpu().numpy()
+
+    def _log_mu(self, rows: Int64[Array, " b"], out: FusionOutput) -> torch.Tensor:
+        """Logarithm of the expected counts; the expression decoder is not moved by them."""
+        where = torch.from_numpy(rows).to(self._base.device)
+        expression = self._base[where] + out.expression.float().detach()
+        log_rate: torch.Tensor = log_rate_of(expression) + self._offset[where] + out.log_rate.float()
+        return log_rate + self._log_size[where, None]
+
+    def _errors(self, rows: Int64[Array, " b"], out: FusionOutput) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of the pattern, and negative log-likelihood of the counts, per spot and gene."""
+        where = torch.from_numpy(rows).to(self._base.device)
+        counts = torch.from_numpy(self.data.counts[rows].toarray()).to(self._base.device)
+        with torch.autocast(self._base.device.type, enabled=False):
             distribution = build_distribution(
-                self.config.likelihood, log_mu=log_mu, log_theta=out.log_theta, zi_logits=out.zi_logits
+                self.config.likelihood,
+                log_mu=self._log_mu(rows, out),
+                log_theta=out.log_theta,
+                zi_logits=None if out.zi_logits is None else out.zi_logits.float(),
             )
-            return -distribution.log_prob(counts, validate=False).mean()
+            error = (out.expression.float() - self._pattern[where]).square().mean()
+            return error, -distribution.log_prob(counts, validate=False).mean()
 
 
 def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
@@ -229,6 +398,8 @@ def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
         "gene_encoder": network.gene_encoder,
     }
     for name, module in parts.items():
+        if module is None:
+            continue  # a branch that is not used
         prefix = f"network.{name}."
         weights = {
             key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)

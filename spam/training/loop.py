@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,10 @@ NOT_IN_DIGEST = (
     *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
     *("memory_gb", "grad_checkpointing"),
 )
+
+
+# A killed run loses no more than this; short epochs are not slowed by writing.
+_SECONDS_BETWEEN_WRITES = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,7 @@ class Stage(Protocol):
         """Loss of one step on these rows."""
 
     def validate(self) -> dict[str, float]:
-        """Figures on the held-out spots; ``loss`` among them decides which epoch is best."""
+        """Figures on the held-out spots; ``loss`` among them decides which epoch is best, without it the last is."""
 
     def constants(self) -> dict[str, Array]:
         """Arrays that a checkpoint keeps beside the network's weights."""
@@ -101,9 +106,9 @@ class Run:
 def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress: Progress) -> Run:
     """Train a stage for ``config.epochs`` epochs, or the rest of them.
 
-    Epoch 0 is the state before the first step and takes part in the choice of the best. After each epoch
-    `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell. A run that was killed goes on
-    after its last whole epoch and ends with the same bits as an unbroken one (on one machine and device).
+    Epoch 0 is the state before the first step and takes part in the choice of the best. After an epoch, at most every ten
+    seconds, `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell. A run that was killed goes
+    on after the last epoch that was written and ends with the same bits as an unbroken one (on one machine and device).
 
     Raises
     ------
@@ -132,6 +137,8 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     resolved = {"config": config.to_mapping(), "software": stage.meta(epoch=0, history=[], best={}).software}
     write_text(folder / "config.json", json.dumps(resolved, indent=2))
     resumed_from = len(history) - 1 if history else 0
+    unwritten: tuple[CheckpointMeta, dict[str, Array]] | None = None
+    written = time.monotonic()
     with progress.task(stage.name, config.epochs) as advance:
         advance(resumed_from)
         for epoch in range(len(history), config.epochs + 1):
@@ -142,21 +149,27 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
                 network.eval()
                 figures |= {f"val_{name}": value for name, value in stage.validate().items()}
             history.append(figures)
-            is_best = not best or figures["val_loss"] < best["val_loss"]
+            # A stage that holds nothing out keeps its last epoch.
+            is_best = "val_loss" not in figures or not best or figures["val_loss"] < best["val_loss"]
             best = figures if is_best else best
             meta = stage.meta(epoch=epoch, history=history, best=best)
             weights = {
-                f"network.{name}": value.detach().cpu().numpy()
+                f"network.{name}": value.detach().cpu().numpy().copy()
                 for name, value in network.state_dict().items()
             }
             if is_best:
-                write_checkpoint(best_path, meta, weights | stage.constants())
-            write_checkpoint(
-                last_path, meta, weights | stage.constants() | _optimizer_state(optimizer, scaler)
-            )
-            write_text(folder / "history.json", json.dumps(history, indent=1))
+                unwritten = (meta, weights)
+            if epoch == config.epochs or time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                if unwritten is not None:
+                    write_checkpoint(best_path, unwritten[0], unwritten[1] | stage.constants())
+                    unwritten = None
+                write_checkpoint(
+                    last_path, meta, weights | stage.constants() | _optimizer_state(optimizer, scaler)
+                )
+                write_text(folder / "history.json", json.dumps(history, indent=1))
+                written = time.monotonic()
             if epoch > 0:
-                advance(note=f"val {figures['val_loss']:.4f}")
+                advance(note=f"val {figures['val_loss']:.4f}" if "val_loss" in figures else "")
     return Run(
         best_path=best_path, last_path=last_path, best=best, history=history, resumed_from=resumed_from
     )

@@ -1,8 +1,9 @@
-"""The linear path of the decoder: a ridge on image features, turned into log expression rates."""
+"""The path that the network is added to: mean expression or a ridge on image features, and the rates that belong to it."""
 
 import dataclasses
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 
 from spam.models.linear import Ridge, choose_alpha, fit_ridge
@@ -14,10 +15,11 @@ __all__ = [
     "PER",
     "RatePath",
     "choose_penalty",
-    "cross_fit_log_rate",
+    "cross_fit",
     "dispersion_by_moments",
     "fit_rate_path",
     "group_means",
+    "log_rate_of",
 ]
 
 ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # tried inside the groups that a path is fitted on
@@ -63,25 +65,25 @@ class RatePath:
         log_rate: Array = _log_rate(self.ridge.predict(inputs) + self.gene_mean) + self.offset
         return log_rate.astype(np.float32)
 
-    def to_tensors(self) -> dict[str, Array]:
-        """Return the arrays that a checkpoint keeps."""
+    def to_tensors(self, name: str) -> dict[str, Array]:
+        """Return the arrays that a checkpoint keeps, under `name`."""
         return {
-            "path.coefficients": self.ridge.coefficients,
-            "path.intercept": self.ridge.intercept,
-            "path.alpha": np.asarray([self.ridge.alpha]),
-            "path.gene_mean": self.gene_mean,
-            "path.offset": self.offset,
+            f"{name}.coefficients": self.ridge.coefficients,
+            f"{name}.intercept": self.ridge.intercept,
+            f"{name}.alpha": np.asarray([self.ridge.alpha]),
+            f"{name}.gene_mean": self.gene_mean,
+            f"{name}.offset": self.offset,
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Array]) -> "RatePath":
-        """Rebuild from what `to_tensors` returned."""
+    def from_tensors(cls, tensors: dict[str, Array], name: str) -> "RatePath":
+        """Rebuild from what `to_tensors` returned for the same name."""
         ridge = Ridge(
-            coefficients=tensors["path.coefficients"],
-            intercept=tensors["path.intercept"],
-            alpha=float(tensors["path.alpha"][0]),
+            coefficients=tensors[f"{name}.coefficients"],
+            intercept=tensors[f"{name}.intercept"],
+            alpha=float(tensors[f"{name}.alpha"][0]),
         )
-        return cls(ridge=ridge, gene_mean=tensors["path.gene_mean"], offset=tensors["path.offset"])
+        return cls(ridge=ridge, gene_mean=tensors[f"{name}.gene_mean"], offset=tensors[f"{name}.offset"])
 
 
 def group_means(expression: Float[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n_groups g"]:
@@ -96,12 +98,22 @@ def fit_rate_path(
     totals: Float64[Array, " n"],
     group: Int64[Array, " n"],
     *,
-    alpha: float,
+    alpha: float | None,
 ) -> RatePath:
-    """Fit the path on spots of one or more groups; targets are centred within each group."""
+    """Fit the path on spots of one or more groups; targets are centred within each group.
+
+    Parameters
+    ----------
+    alpha
+        Penalty of the ridge; None leaves the mean alone.
+    """
     means = group_means(expression, group)
     rank = np.unique(group, return_inverse=True)[1]
-    ridge = fit_ridge(inputs, expression - means[rank], alpha=alpha)
+    if alpha is None:
+        nothing = np.zeros((inputs.shape[1], expression.shape[1]))
+        ridge = Ridge(coefficients=nothing, intercept=nothing[0], alpha=np.inf)
+    else:
+        ridge = fit_ridge(inputs, expression - means[rank], alpha=alpha)
     gene_mean = means.mean(axis=0)
     rates = np.exp(_log_rate(ridge.predict(inputs) + gene_mean)) * (totals / PER)[:, None]
     observed = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
@@ -120,28 +132,30 @@ def choose_penalty(
     return choose_alpha(inputs, expression - group_means(expression, group)[rank], group, ALPHAS)
 
 
-def cross_fit_log_rate(
+def cross_fit(
     inputs: Float[Array, "n q"],
     expression: Float[Array, "n n_genes"],
     counts: csr_matrix,
     totals: Float64[Array, " n"],
     groups: Groups,
-) -> Float32[Array, "n n_genes"]:
-    """Log-rates of every spot from a path that has seen neither its group nor any validation spot.
+    *,
+    has_ridge: bool,
+) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
+    """Log1p(CP10k) and rate offset of every spot by a path that has seen neither its group nor any validation spot.
 
     The penalty is chosen anew for each group, without it. So a training spot meets the path as a new section will: its
     own counts cannot reach its own prediction.
     """
-    log_rate = np.empty(expression.shape, dtype=np.float32)
+    predicted, offset = np.empty((2, *expression.shape), dtype=np.float32)
     for g in np.unique(groups.group):
         rows = groups.group == g
         fit = ~groups.is_val & ~rows & (totals > 0)
-        alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit])
+        alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit]) if has_ridge else None
         path = fit_rate_path(
             inputs[fit], expression[fit], counts[fit], totals[fit], groups.group[fit], alpha=alpha
         )
-        log_rate[rows] = path.log_rate(inputs[rows])
-    return log_rate
+        predicted[rows], offset[rows] = path.expression(inputs[rows]), path.offset
+    return predicted, offset
 
 
 def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> Float64[Array, " n_genes"]:
@@ -153,6 +167,12 @@ def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> 
     squares = (np.asarray(mu, dtype=np.float64) ** 2).sum(axis=0)
     theta: Array = np.clip(squares / np.maximum(excess, squares / _THETA_RANGE[1] + 1e-12), *_THETA_RANGE)
     return theta
+
+
+def log_rate_of(expression: Float[torch.Tensor, "*b n_genes"]) -> Float[torch.Tensor, "*b n_genes"]:
+    """Logarithm of expm1 of log1p expression, softly floored at zero: `RatePath`'s own, for tensors."""
+    floored = torch.logaddexp(expression.new_zeros(()), _SHARPNESS * expression) / _SHARPNESS
+    return torch.log(torch.expm1(floored.clamp(min=1e-6)))
 
 
 def _log_rate(expression: Float[Array, "n n_genes"]) -> Float64[Array, "n n_genes"]:

@@ -21,7 +21,7 @@ def test_image_projector_by_its_formula():
 def test_gene_encoder_keeps_mean_and_variance_of_standardised_input():
     # The fixed point of self-normalising networks (Klambauer et al., theorem 1), dropout included.
     torch.manual_seed(0)
-    encoder = GeneEncoder(401, 307, hidden_dim=503, dropout=0.1)
+    encoder = GeneEncoder(401, 307, dropout=0.1)
     hidden = encoder.layers[:-1](torch.randn(997, 401))
     assert abs(hidden.mean().item()) < 0.05
     assert abs(hidden.std().item() - 1) < 0.1
@@ -29,9 +29,9 @@ def test_gene_encoder_keeps_mean_and_variance_of_standardised_input():
 
 def test_gene_encoder_starts_lecun_normal_with_zero_biases():
     torch.manual_seed(0)
-    encoder = GeneEncoder(401, 307, hidden_dim=503, dropout=0.1)
+    encoder = GeneEncoder(401, 307, dropout=0.1)
     layers = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
-    assert [layer.in_features for layer in layers] == [401, 503, 503]
+    assert [layer.in_features for layer in layers] == [401, 614, 614]
     for layer in layers:
         assert not layer.bias.any()
         # A standard deviation over 1e5 draws is within 1 % of the true one.
@@ -40,7 +40,7 @@ def test_gene_encoder_starts_lecun_normal_with_zero_biases():
 
 def test_gene_encoder_keeps_leading_axes():
     torch.manual_seed(0)
-    encoder = GeneEncoder(13, 5, hidden_dim=7, dropout=0.2).eval()
+    encoder = GeneEncoder(13, 5, dropout=0.2).eval()
     x = torch.randn(3, 11, 13)
     expected = torch.stack([torch.stack([encoder(profile[None])[0] for profile in rows]) for rows in x])
     torch.testing.assert_close(encoder(x), expected)

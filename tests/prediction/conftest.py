@@ -23,6 +23,7 @@ def train(store: Path, likelihood: str) -> Path:
         epochs=3,
         fuse_dim=24,
         heads=3,
+        members=2,
         k=5,
         n_neighbours=4,
         n_references=5,

@@ -191,9 +191,11 @@ def test_zero_inflation_that_rounds_to_none_or_all_has_a_likelihood(
     store: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     meta, tensors = read_checkpoint(checkpoint, stage="finetune")
-    bias = tensors["network.zi_head.bias"].copy()
-    bias[:2] = 40.0, -120.0
-    write_checkpoint(tmp_path / "x.safetensors", meta, {**tensors, "network.zi_head.bias": bias})
+    extreme = {}
+    for name in ("network.members.0.zi_head.bias", "network.members.1.zi_head.bias"):
+        extreme[name] = tensors[name].copy()
+        extreme[name][:2] = 40.0, -120.0
+    write_checkpoint(tmp_path / "x.safetensors", meta, tensors | extreme)
     report = predict(config(store, tmp_path / "x.safetensors", tmp_path / "out", plots=False))
     assert report.board is not None
     assert np.isfinite(report.board.gene_table()["SPAM.nll"]).all()

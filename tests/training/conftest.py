@@ -33,6 +33,7 @@ def finetuned(cohort: Path, pretrained: Path) -> Path:
         epochs=2,
         fuse_dim=24,
         heads=3,
+        members=2,
         k=5,
         n_neighbours=4,
         n_references=5,

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
+import torch
 from scipy import stats
 from scipy.sparse import csr_matrix
 
 from spam.models.expression import log1p_cp10k
 from spam.training.groups import Groups
-from spam.training.rate_path import PER, cross_fit_log_rate, dispersion_by_moments, fit_rate_path
+from spam.training.rate_path import PER, cross_fit, dispersion_by_moments, fit_rate_path, log_rate_of
 from spam.typing import Array
 
 N, Q, G = 67, 5, 11
@@ -46,18 +48,22 @@ def test_a_gene_without_counts_gets_a_small_finite_rate() -> None:
     assert (rate * totals / PER).sum() < 0.51
 
 
-def test_no_group_reaches_its_own_rates_and_no_validation_spot_any() -> None:
+@pytest.mark.parametrize("has_ridge", [True, False])
+def test_no_group_reaches_its_own_rates_and_no_validation_spot_any(has_ridge: bool) -> None:
     inputs, expression, counts, totals, group = spots()
     groups = Groups(group=group, is_val=group == 2, are_blocks=False)
-    before = cross_fit_log_rate(inputs, expression, counts, totals, groups)
+    before = cross_fit(inputs, expression, counts, totals, groups, has_ridge=has_ridge)
     other = spots(seed=5)
     for changed, reached in ((0, [1, 2]), (1, [0, 2]), (2, [])):
         rows = group == changed
         mixed_expression, mixed_counts = expression.copy(), counts.toarray()
         mixed_expression[rows], mixed_counts[rows] = other[1][rows], other[2].toarray()[rows]
-        after = cross_fit_log_rate(inputs, mixed_expression, csr_matrix(mixed_counts), totals, groups)
+        after = cross_fit(
+            inputs, mixed_expression, csr_matrix(mixed_counts), totals, groups, has_ridge=has_ridge
+        )
         for g in range(3):
-            assert np.array_equal(before[group == g], after[group == g]) == (g not in reached)
+            for one, two in zip(before, after, strict=True):  # expression, then offset
+                assert np.array_equal(one[group == g], two[group == g]) == (g not in reached)
 
 
 def test_dispersion_is_recovered() -> None:
@@ -72,3 +78,19 @@ def test_counts_less_dispersed_than_a_poisson_get_the_upper_end() -> None:
     mu = np.full((31, 2), 4.0)
     counts = np.full((31, 2), 4)
     np.testing.assert_allclose(dispersion_by_moments(csr_matrix(counts), mu), [1e4, 1e4], rtol=1e-6)
+
+
+def test_tensors_get_the_rates_that_the_path_gives() -> None:
+    inputs, expression, counts, totals, group = spots()
+    path = fit_rate_path(inputs, expression, counts, totals, group, alpha=3.0)
+    by_tensor = log_rate_of(torch.from_numpy(path.expression(inputs)).double()).numpy() + path.offset
+    np.testing.assert_allclose(by_tensor, path.log_rate(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_a_path_without_a_ridge_is_the_mean_of_the_groups() -> None:
+    inputs, expression, counts, totals, group = spots()
+    path = fit_rate_path(inputs, expression, counts, totals, group, alpha=None)
+    expected = np.mean([expression[group == g].mean(axis=0) for g in np.unique(group)], axis=0)
+    np.testing.assert_allclose(
+        path.expression(inputs), np.broadcast_to(expected, expression.shape), rtol=1e-5
+    )

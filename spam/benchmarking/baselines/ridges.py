@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from spam.benchmarking.method_inputs import (
     CONTEXT,
@@ -20,9 +21,10 @@ from spam.training.groups import Groups, assign_groups
 from spam.training.rate_path import (
     PER,
     choose_penalty,
-    cross_fit_log_rate,
+    cross_fit,
     dispersion_by_moments,
     fit_rate_path,
+    log_rate_of,
 )
 
 __all__ = ["TUNED_RIDGE", "HestRidge", "NegativeBinomialRidge", "RidgeStep"]
@@ -135,7 +137,10 @@ class NegativeBinomialRidge:
         groups = Groups(
             group=assigned.group[targets.rows], is_val=none_held_out, are_blocks=assigned.are_blocks
         )
-        log_rate = cross_fit_log_rate(x, targets.expression, targets.counts, targets.totals, groups)
+        base, offset = cross_fit(
+            x, targets.expression, targets.counts, targets.totals, groups, has_ridge=True
+        )
+        log_rate = log_rate_of(torch.from_numpy(base)).numpy() + offset
         mu = np.exp(log_rate) * (targets.totals / PER)[:, None]
         theta = dispersion_by_moments(targets.counts, mu).astype(np.float32)
         predictions = {}

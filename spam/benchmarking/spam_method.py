@@ -1,0 +1,92 @@
+"""SPAM itself, and variants of it that lack a part, as methods of the benchmark."""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spam.prediction import Predictor
+from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+from spam.training.checkpoint import read_checkpoint
+from spam.training.dataset import training_set_of
+from spam.training.finetuning import finetune_on
+from spam.training.pretraining import pretrain_on
+
+from .task import CountPrediction, FoldTask, MethodPrediction
+
+__all__ = ["ABLATIONS", "SPAM", "SpamMethod"]
+
+_COVERAGE = 0.9  # of the intervals that are scored
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class SpamMethod:
+    """The two stages, trained and used as the commands do, on the spots of a fold.
+
+    Attributes
+    ----------
+    name
+        Name in the tables.
+    options
+        Options of `FinetuneConfig` that differ from its defaults.
+    stage1
+        Options of `PretrainConfig` that differ from its defaults; None trains without stage 1.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stage1: Mapping[str, Any] | None = None
+    is_reference: bool = False
+    is_seeded: bool = True
+
+    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
+        """Train on the fold's training sections, the last of them held out at first; predict the others."""
+        names = [spots.name for spots in task.train]
+        held_out = names[-1:] if len(names) > 1 else ()
+        shared: dict[str, Any] = {"store": "memory", "k": task.k, "seed": seed, "device": "cpu"}
+        with tempfile.TemporaryDirectory() as folder:
+            config = FinetuneConfig(**shared, save_dir=Path(folder) / "finetune", **self.options)
+            data = training_set_of(task.train, task.features, config, held_out=held_out, genes=task.genes)
+            pretrained = None
+            if self.stage1 is not None:
+                first = PretrainConfig(**shared, save_dir=Path(folder) / "pretrain", **self.stage1)
+                run = pretrain_on(data, first).run
+                pretrained = read_checkpoint(run.best_path, stage="pretrain")
+            report = finetune_on(data, config, pretrained=pretrained)
+            predictor = Predictor.load(report.run.best_path, torch.device("cpu"))
+        likelihood = predictor.meta.settings["likelihood"]
+        level = predictor.interval_level(_COVERAGE)
+        predictions = {}
+        for spots in task.test:
+            inferred = predictor.infer(spots)
+            predictions[spots.name] = MethodPrediction(
+                expression=inferred.expression,
+                counts=CountPrediction(
+                    likelihood=likelihood,
+                    rate=inferred.rate,
+                    theta=None if likelihood == "poisson" else inferred.theta,
+                    pi=inferred.pi if likelihood == "zinb" else None,
+                    lower=(1 - level) / 2,
+                    upper=(1 + level) / 2,
+                ),
+            )
+        return predictions
+
+
+SPAM = SpamMethod(name="SPAM")
+
+ABLATIONS = (
+    *(
+        SpamMethod(name=f"SPAM attending to {what}", options={"attend": what})
+        for what in ("none", "neighbours", "references", "both")
+    ),
+    SpamMethod(name="SPAM + stage 1", stage1={}),
+    SpamMethod(name="SPAM on a ridge path", options={"path": "ridge"}),
+    SpamMethod(name="SPAM of one network", options={"members": 1}),
+    SpamMethod(name="SPAM with NB", options={"likelihood": "nb"}),
+    SpamMethod(name="SPAM with Poisson", options={"likelihood": "poisson"}),
+)
+"""SPAM with one part changed."""
