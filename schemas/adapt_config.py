@@ -11,7 +11,7 @@ __all__ = ["UNUSED_BY_ADAPT", "AdaptConfig"]
 UNUSED_BY_ADAPT = ("n_components",)
 """Options of pretraining that adaptation has no use for: the encoder's features enter whole."""
 
-_OF_THE_CONTRAST = ("mode", "temperature", "mixing")
+_OF_THE_CONTRAST = ("mode", "temperature", "mixing", "targets", "mask_neighbours")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from spam.models import AlignmentModel, Embeddings, ImageProjector, closure, pearson_per_gene
 from spam.schemas.adapt_config import AdaptConfig
-from spam.training.contrast import contrast_figures, pair_losses
+from spam.training.contrast import contrast_figures, training_losses
 from spam.training.dataset import TrainingSet
 from spam.typing import Array, Float, Float32, Int64
 
@@ -73,7 +73,13 @@ class Contrast:
         self, features: Float[torch.Tensor, "b dim"], rows: Int64[Array, " b"]
     ) -> dict[str, torch.Tensor]:
         """Contrast each pair that the mode asks for."""
-        return pair_losses(self._embed(features, rows), self._config)
+        return training_losses(
+            self._embed(features, rows),
+            self._config,
+            expression=self._expression[torch.from_numpy(rows).to(self._expression.device)],
+            weights=self._weights,
+            rows=rows,
+        )
 
     def figures(
         self, batches: list[tuple[Float[torch.Tensor, "..."], Int64[Array, "..."]]]

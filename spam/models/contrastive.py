@@ -7,9 +7,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from spam.errors import ConfigError
-from spam.typing import Float
+from spam.typing import Float, Int64
 
-__all__ = ["info_nce", "recall_at_k"]
+__all__ = ["info_nce", "partner_rank", "recall_at_k"]
 
 # Similarities of unit vectors in float32 carry rounding of this size: closer ones are ties.
 _TIE = 1e-6
@@ -113,29 +113,42 @@ def info_nce(
 
 
 @torch.no_grad()
-def recall_at_k(a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"], *, k: int) -> float:
-    """Share of rows of `a` whose partner in `b` is among the `k` most similar rows (cosine).
+def partner_rank(a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"]) -> Int64[torch.Tensor, " b"]:
+    """Count, for each row of `a`, the rows of `b` that are at least as similar to it (cosine) as its partner.
 
-    A row as similar as the partner (within float32 rounding) counts as more similar, so equal embeddings
-    score 0 for `k` below the number of rows, and 1 from there on. Chance is k / b.
+    The partner counts, so 1 is the best. So does a row that is as similar as the partner within float32 rounding: where
+    all embeddings are equal, every rank is the number of rows.
 
     Raises
     ------
     ConfigError
-        If `k` is below 1, there are no rows, or the shapes differ.
+        If there are no rows, or the shapes differ.
     """
-    if k < 1 or not len(a) or a.shape != b.shape:
+    if not len(a) or a.shape != b.shape:
         message = (
-            f"recall@k needs k >= 1 and two equal, non-empty sets of rows, not k={k!r} with shapes "
-            f"{tuple(a.shape)!r} and {tuple(b.shape)!r}; give the embeddings of the same spots"
+            f"ranks of partners need two equal, non-empty sets of rows, not shapes {tuple(a.shape)!r} and "
+            f"{tuple(b.shape)!r}; give the embeddings of the same spots"
         )
         raise ConfigError(message)
     unit_a = nn.functional.normalize(a.float(), dim=1)
     unit_b = nn.functional.normalize(b.float(), dim=1)
-    hits = 0
+    ranks = []
     for start in range(0, len(a), 4096):
         rows = unit_a[start : start + 4096]
         own = (rows * unit_b[start : start + 4096]).sum(1, keepdim=True)
-        n_ahead = (rows @ unit_b.T >= own - _TIE).sum(1) - 1  # the partner itself is one of them
-        hits += int((n_ahead < k).sum())
-    return hits / len(a)
+        ranks.append((rows @ unit_b.T >= own - _TIE).sum(1))
+    return torch.cat(ranks)
+
+
+def recall_at_k(ranks: Int64[torch.Tensor, " b"], *, k: int) -> float:
+    """Share of rows whose partner is among the `k` most similar rows, by their `partner_rank`. Chance is k / b.
+
+    Raises
+    ------
+    ConfigError
+        If `k` is below 1, or there are no rows.
+    """
+    if k < 1 or not len(ranks):
+        message = f"recall@k needs k >= 1 and at least one row, not k={k!r} with {len(ranks)} rows"
+        raise ConfigError(message)
+    return int((ranks <= k).sum()) / len(ranks)

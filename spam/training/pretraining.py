@@ -1,10 +1,14 @@
 """Stage 1: contrastive alignment of image, spatial neighbourhood and gene expression."""
 
+import dataclasses
+import json
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
+from spam.atomic import write_text
 from spam.errors import StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models import AlignmentModel, Embeddings, closure
@@ -13,38 +17,44 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
-from .contrast import RECALLS, contrast_figures, pair_losses
+from .checkpoint import read_checkpoint
+from .contrast import contrast_figures, training_losses
 from .dataset import TrainingSet, build_training_set
 from .description import describe_training
-from .loop import LossTerms, fit
+from .health import ContrastHealth, pair_health
+from .loop import LossTerms, Run, fit
+from .probing import probe_labels
 from .report import TrainingReport
 
-__all__ = ["AlignmentStage", "PretrainReport", "pretrain"]
+__all__ = ["AlignmentStage", "PretrainReport", "pretrain", "pretrain_on"]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainReport(TrainingReport):
-    """Outcome of `pretrain`."""
+    """Outcome of `pretrain`.
+
+    Attributes
+    ----------
+    health
+        Whether the alignment was learned, and what else the embeddings carry; also in ``health.json`` in the save dir.
+    """
+
+    health: ContrastHealth
 
     def summary(self) -> str:
         """Say in a few lines whether the alignment was learned."""
-        best = self.run.best
         lines = [
             f"{self.n_train} spots trained on, {self.n_val} held out "
-            f"({self.held_out}); best epoch {best['epoch']:.0f}"
+            f"({self.held_out}); best epoch {self.run.best['epoch']:.0f}",
+            *self.health.lines(),
+            f"checkpoint: {self.run.best_path}",
         ]
-        for pair in ("gene", "coord"):
-            if f"val_{pair}_loss" in best:
-                loss, chance = best[f"val_{pair}_loss"], best["val_ln_batch"]
-                recalls = ", ".join(
-                    f"recall@{k} {best[f'val_{pair}_recall_{k}']:.2f} (chance {min(1.0, k / self.n_val):.2f})"
-                    for k in RECALLS
-                )
-                state = "learned" if loss < 0.97 * chance else "NOT learned: the loss stays at ln(batch)"
-                lines.append(
-                    f"image-{pair}: loss {loss:.3f}, ln(batch) {chance:.3f}, {recalls}: alignment {state}"
-                )
-        lines.append(f"checkpoint: {self.run.best_path}")
         return "\n".join(lines)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        # Not super(): a class with slots is made twice, and super() finds the first.
+        return {**TrainingReport.to_mapping(self), "health": self.health.to_mapping()}
 
 
 def pretrain(config: PretrainConfig, *, progress: Progress = SILENT) -> PretrainReport:
@@ -63,17 +73,45 @@ def pretrain(config: PretrainConfig, *, progress: Progress = SILENT) -> Pretrain
     OutputExistsError
         If the save dir holds another run.
     """
+    return pretrain_on(build_training_set(config), config, progress=progress)
+
+
+def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress = SILENT) -> PretrainReport:
+    """Do what `pretrain` does, on spots that were read already."""
     device = resolve_device(config.device)
-    data = build_training_set(config)
     stage = AlignmentStage(config, data, device)
     with limited_threads(config.num_workers):
         run = fit(stage, config, device=device, progress=progress)
+        health = _check_health(stage, run)
     return PretrainReport(
         run=run,
+        health=health,
         n_train=len(data.train_rows),
         n_val=len(data.val_rows),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
     )
+
+
+def _check_health(stage: "AlignmentStage", run: Run) -> ContrastHealth:
+    """Judge the best epoch, and write the judgement beside its checkpoint."""
+    config, data = stage.config, stage.data
+    _, tensors = read_checkpoint(run.best_path, stage=stage.name)
+    stage.network.load_state_dict(
+        {name: torch.from_numpy(tensors[f"network.{name}"]) for name in stage.network.state_dict()}
+    )
+    stage.network.eval()
+    health = ContrastHealth(
+        pairs=pair_health(
+            run.best,
+            run.history[-1],
+            n_val=len(data.val_rows),
+            train_ln_batch=math.log(min(config.batch_size, len(data.train_rows))),
+            dim=config.proj_dim,
+        ),
+        probes=probe_labels(data, stage._embed, batch_size=config.batch_size, seed=config.seed),
+    )
+    write_text(run.best_path.parent / "health.json", json.dumps(health.to_mapping(), indent=2))
+    return health
 
 
 class AlignmentStage:
@@ -104,7 +142,13 @@ class AlignmentStage:
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Sum of the contrastive losses of the pairs that the mode asks for."""
-        parts = pair_losses(self._embed(rows), self.config)
+        parts = training_losses(
+            self._embed(rows),
+            self.config,
+            expression=self.expression[torch.from_numpy(rows).to(self.expression.device)],
+            weights=self.data.weights,
+            rows=rows,
+        )
         total = torch.stack(list(parts.values())).sum()
         return LossTerms(
             total=total, parts={f"{k}_loss": float(v.detach()) for k, v in parts.items()}, n=len(rows)

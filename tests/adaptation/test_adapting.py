@@ -206,6 +206,8 @@ CHANGES = [
     {"proj_dim": 17},
     {"temperature": 0.3},
     {"mixing": 0.9},
+    {"targets": "soft"},
+    {"mask_neighbours": True},
     {"lora_r": 5},
     {"lora_alpha": 7.0},
     {"lora_dropout": 0.5},
@@ -382,8 +384,8 @@ class TestRefusals:
     [
         ({"n_components": 5}, "--n-components changes nothing with --objective contrastive"),
         (
-            {"objective": "supervised", "temperature": 0.3, "mode": "img-gene"},
-            "--mode, --temperature changes",
+            {"objective": "supervised", "temperature": 0.3, "mode": "img-gene", "mask_neighbours": True},
+            "--mode, --temperature, --mask-neighbours changes",
         ),
         ({"lora_r": 0}, "--lora-r must be at least 1, not 0"),
         ({"lora_alpha": 0.0}, "--lora-alpha must be positive, not 0"),

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spam.errors import ConfigError
 from spam.models import info_nce, recall_at_k
+from spam.models.contrastive import partner_rank
 
 
 def _pair(n, d, seed=0, dtype=torch.float64):
@@ -124,16 +125,18 @@ def test_recall_equals_the_loop_with_ties(n, k, n_kinds, seed):
     rng = np.random.default_rng(seed)
     kinds = rng.normal(size=(n_kinds, 3)).astype(np.float32)  # few kinds: many ties
     a, b = kinds[rng.integers(0, n_kinds, n)], kinds[rng.integers(0, n_kinds, n)]
-    got = recall_at_k(torch.as_tensor(a), torch.as_tensor(b), k=k)
+    got = recall_at_k(partner_rank(torch.as_tensor(a), torch.as_tensor(b)), k=k)
     assert got == pytest.approx(contrast_truth.recall_at_k(a.astype(float), b.astype(float), k))
 
 
 def test_recall_by_hand():
     eye = torch.eye(5)
-    assert recall_at_k(eye, eye, k=1) == 1.0
-    assert recall_at_k(eye, eye.roll(1, 0), k=4) == 0.0
-    assert recall_at_k(torch.ones(5, 2), torch.ones(5, 2), k=4) == 0.0  # all tie: the partner comes last
-    assert recall_at_k(torch.ones(5, 2), torch.ones(5, 2), k=5) == 1.0
+    torch.testing.assert_close(partner_rank(eye, eye), torch.ones(5, dtype=torch.int64))
+    torch.testing.assert_close(partner_rank(eye, eye.roll(1, 0)), torch.full((5,), 5))
+    # All tie: the partner comes last.
+    torch.testing.assert_close(partner_rank(torch.ones(5, 2), torch.ones(5, 2)), torch.full((5,), 5))
+    ranks = torch.tensor([1, 2, 2, 5, 7])
+    assert [recall_at_k(ranks, k=k) for k in (1, 2, 4, 5, 11)] == [0.2, 0.6, 0.6, 0.8, 1.0]
 
 
 def test_recall_counts_rows_beyond_the_first_chunk():
@@ -143,17 +146,19 @@ def test_recall_counts_rows_beyond_the_first_chunk():
     b = a.clone()
     b[4097] = torch.tensor([0.0, 0.0, 1.0])
     # Neighbours on the circle differ by 1.2e-6 in cosine, more than a tie.
-    assert recall_at_k(a, b, k=1) == pytest.approx(4098 / 4099)
+    assert recall_at_k(partner_rank(a, b), k=1) == pytest.approx(4098 / 4099)
 
 
 def test_recall_refuses_what_has_no_partner():
-    with pytest.raises(ConfigError, match=r"k >= 1.*k=0"):
-        recall_at_k(torch.ones(2, 2), torch.ones(2, 2), k=0)
-    with pytest.raises(ConfigError, match=r"non-empty"):
-        recall_at_k(torch.ones(0, 2), torch.ones(0, 2), k=1)
+    with pytest.raises(ConfigError, match=r"k >= 1.*k=0 with 2 rows"):
+        recall_at_k(torch.ones(2, dtype=torch.int64), k=0)
+    with pytest.raises(ConfigError, match=r"at least one row.*with 0 rows"):
+        recall_at_k(torch.ones(0, dtype=torch.int64), k=1)
+    with pytest.raises(ConfigError, match=r"non-empty.*\(0, 2\).*the same spots"):
+        partner_rank(torch.ones(0, 2), torch.ones(0, 2))
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_recall_refuses_sets_of_different_size():
+def test_ranks_refuse_sets_of_different_size():
     with pytest.raises(ConfigError, match=r"\(2, 2\) and \(3, 2\)"):
-        recall_at_k(torch.ones(2, 2), torch.ones(3, 2), k=1)
+        partner_rank(torch.ones(2, 2), torch.ones(3, 2))
