@@ -139,8 +139,9 @@ class FinetuneConfig(TrainingConfig):
     path: Literal["mean", "ridge"] = option(
         "mean", "what the networks are added to: the mean of the training sections, or a ridge on the image"
     )
-    attend: Literal["both", "neighbours", "references", "none"] = option(
-        "both", "what a spot attends to: its spatial neighbours, spots retrieved from other sections, or both"
+    attend: Literal["none", "neighbours", "references", "both"] = option(
+        "none",
+        "what a spot attends to beside its own inputs: its spatial neighbours, spots retrieved from other sections, or both",
     )
     fuse_dim: int = option(128, "width of the attention and of the merged embedding")
     heads: int = option(4, "attention heads; must divide --fuse-dim")

@@ -24,6 +24,7 @@ def train(store: Path, likelihood: str) -> Path:
         fuse_dim=24,
         heads=3,
         members=2,
+        attend="both",
         k=5,
         n_neighbours=4,
         n_references=5,

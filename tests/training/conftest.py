@@ -34,6 +34,7 @@ def finetuned(cohort: Path, pretrained: Path) -> Path:
         fuse_dim=24,
         heads=3,
         members=2,
+        attend="both",
         k=5,
         n_neighbours=4,
         n_references=5,

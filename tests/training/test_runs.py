@@ -24,6 +24,7 @@ SMALL_FINETUNE = {
     "fuse_dim": 24,
     "heads": 3,
     "members": 2,
+    "attend": "both",
     "k": 5,
     "n_neighbours": 4,
     "n_references": 5,
