@@ -86,7 +86,7 @@ def probe_labels(
 
 
 def _donors(data: TrainingSet) -> Int64[Array, " n_sections"]:
-    """Number the donor of each section, -1 where it is not known."""
+    """Give each section the number of its donor, -1 where it is not known."""
     names = sorted({s.donor for s in data.spots if s.donor is not None})
     return np.array([-1 if s.donor is None else names.index(s.donor) for s in data.spots], dtype=np.int64)
 
