@@ -58,7 +58,7 @@ class HestReport:
             [
                 "# HEST benchmark",
                 "",
-                f"Encoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson correlation with log1p(raw counts) "
+                f"Encoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson with log1p(raw counts) "
                 "per gene, over all test spots of a split; mean over genes, then over splits. Depth is part of the target, "
                 "so such a score says less about tissue than those of `spam benchmark`.",
                 "",
