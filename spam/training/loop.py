@@ -17,7 +17,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import TrainingConfig
 from spam.typing import Array, Int64
 
-from .checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint, read_checkpoint_meta, write_checkpoint
 
 __all__ = ["LossTerms", "Run", "Stage", "fit"]
 
@@ -107,8 +107,9 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     """Train a stage for ``config.epochs`` epochs, or the rest of them.
 
     Epoch 0 is the state before the first step and takes part in the choice of the best. After an epoch, at most every ten
-    seconds, `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell. A run that was killed goes
-    on after the last epoch that was written and ends with the same bits as an unbroken one (on one machine and device).
+    seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell. A run that
+    was stopped goes on after the last epoch that was written and ends with the same bits as an unbroken one (on one machine
+    and device).
 
     Raises
     ------
@@ -137,42 +138,64 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     resolved = {"config": config.to_mapping(), "software": stage.meta(epoch=0, history=[], best={}).software}
     write_text(folder / "config.json", json.dumps(resolved, indent=2))
     resumed_from = len(history) - 1 if history else 0
-    unwritten: tuple[CheckpointMeta, dict[str, Array]] | None = None
-    written = time.monotonic()
-    with progress.task(stage.name, config.epochs) as advance:
-        advance(resumed_from)
-        for epoch in range(len(history), config.epochs + 1):
-            figures: dict[str, float] = {"epoch": float(epoch)}
-            if epoch > 0:
-                figures |= _train_epoch(stage, config, epoch, optimizer, scaler)
-            with seeded(config.seed, epoch, device=device), torch.no_grad():
-                network.eval()
-                figures |= {f"val_{name}": value for name, value in stage.validate().items()}
-            history.append(figures)
-            # A stage that holds nothing out keeps its last epoch.
-            is_best = "val_loss" not in figures or not best or figures["val_loss"] < best["val_loss"]
-            best = figures if is_best else best
-            meta = stage.meta(epoch=epoch, history=history, best=best)
-            weights = {
-                f"network.{name}": value.detach().cpu().numpy().copy()
-                for name, value in network.state_dict().items()
-            }
-            if is_best:
-                unwritten = (meta, weights)
-            if epoch == config.epochs or time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
-                if unwritten is not None:
-                    write_checkpoint(best_path, unwritten[0], unwritten[1] | stage.constants())
-                    unwritten = None
-                write_checkpoint(
-                    last_path, meta, weights | stage.constants() | _optimizer_state(optimizer, scaler)
-                )
-                write_text(folder / "history.json", json.dumps(history, indent=1))
-                written = time.monotonic()
-            if epoch > 0:
-                advance(note=f"val {figures['val_loss']:.4f}" if "val_loss" in figures else "")
+    kept = _Checkpoints(stage, folder)
+    try:
+        with progress.task(stage.name, config.epochs) as advance:
+            advance(resumed_from)
+            for epoch in range(len(history), config.epochs + 1):
+                figures: dict[str, float] = {"epoch": float(epoch)}
+                if epoch > 0:
+                    figures |= _train_epoch(stage, config, epoch, optimizer, scaler)
+                with seeded(config.seed, epoch, device=device), torch.no_grad():
+                    network.eval()
+                    figures |= {f"val_{name}": value for name, value in stage.validate().items()}
+                history = [*history, figures]
+                # A stage that holds nothing out keeps its last epoch.
+                is_best = "val_loss" not in figures or not best or figures["val_loss"] < best["val_loss"]
+                best = figures if is_best else best
+                meta = stage.meta(epoch=epoch, history=history, best=best)
+                kept.add(meta, network, _optimizer_state(optimizer, scaler), is_best=is_best)
+                if epoch > 0:
+                    advance(note=f"val {figures['val_loss']:.4f}" if "val_loss" in figures else "")
+    finally:
+        kept.write()  # also after an interruption or a loss that is not a number: no whole epoch is lost
     return Run(
         best_path=best_path, last_path=last_path, best=best, history=history, resumed_from=resumed_from
     )
+
+
+class _Checkpoints:
+    """The best and the last epoch of a run, written at most every few seconds."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        self.stage, self.folder = stage, folder
+        self.best: Checkpoint | None = None
+        self.last: Checkpoint | None = None
+        self.written = time.monotonic()
+
+    def add(
+        self, meta: CheckpointMeta, network: torch.nn.Module, optimizer: dict[str, Array], *, is_best: bool
+    ) -> None:
+        """Take the state after an epoch, and write if it is time."""
+        weights = {
+            f"network.{name}": value.detach().cpu().numpy().copy()
+            for name, value in network.state_dict().items()
+        }
+        self.best = (meta, weights) if is_best else self.best
+        self.last = (meta, weights | optimizer)
+        if time.monotonic() - self.written > _SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not written yet; the best first, so that a last one never stands without it."""
+        for name, checkpoint in (("best", self.best), ("last", self.last)):
+            if checkpoint is not None:
+                meta, tensors = checkpoint
+                write_checkpoint(self.folder / f"{name}.safetensors", meta, tensors | self.stage.constants())
+        if self.last is not None:
+            write_text(self.folder / "history.json", json.dumps(self.last[0].history, indent=1))
+        self.best = self.last = None
+        self.written = time.monotonic()
 
 
 def _train_epoch(
@@ -237,10 +260,10 @@ def _save_dir(config: TrainingConfig) -> Path:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Array]:
-    """Flatten the optimizer's state, one array per parameter and moment."""
+    """Flatten a copy of the optimizer's state, one array per parameter and moment."""
     state: dict[str, Any] = optimizer.state_dict()["state"]
     flat = {
-        f"optimizer.{index}.{name}": np.asarray(value.cpu())
+        f"optimizer.{index}.{name}": np.asarray(value.cpu()).copy()
         for index, part in state.items()
         for name, value in part.items()
     }

@@ -48,7 +48,7 @@ def features_with(tiles: EmbedConfig, section: str, lora: Path) -> np.ndarray:
 
 
 def test_the_contrast_is_learned(tiles: EmbedConfig, tmp_path: Path) -> None:
-    config = training(tiles, tmp_path / "lora", epochs=12, mode="img-gene")
+    config = training(tiles, tmp_path / "lora", epochs=20, mode="img-gene")
     report = adapt(config, tiles)
     best = report.run.best
     assert best["val_loss"] < 0.8 * best["val_ln_batch"]
