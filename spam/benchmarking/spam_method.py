@@ -20,6 +20,7 @@ from .task import CountPrediction, FoldTask, MethodPrediction
 __all__ = ["ABLATIONS", "SPAM", "SpamMethod"]
 
 _COVERAGE = 0.9  # of the intervals that are scored
+_N_NEIGHBOURS: int = FinetuneConfig.__dataclass_fields__["n_neighbours"].default  # type: ignore[assignment]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -48,7 +49,9 @@ class SpamMethod:
         held_out = names[-1:] if len(names) > 1 else ()
         shared: dict[str, Any] = {"store": "memory", "k": task.k, "seed": seed, "device": "cpu"}
         with tempfile.TemporaryDirectory() as folder:
-            config = FinetuneConfig(**shared, save_dir=Path(folder) / "finetune", **self.options)
+            # Where the graphs of the benchmark have fewer neighbours than SPAM would attend to, it attends to these.
+            options = {"n_neighbours": min(_N_NEIGHBOURS, task.k), **self.options}
+            config = FinetuneConfig(**shared, save_dir=Path(folder) / "finetune", **options)
             data = training_set_of(task.train, task.features, config, held_out=held_out, genes=task.genes)
             pretrained = None
             if self.stage1 is not None:

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from spam.errors import CheckpointError
+from spam.hardware import seeded
 from spam.models import FusionEnsemble, count_interval
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
@@ -87,7 +88,8 @@ class Predictor:
             If it is not there, or is no such checkpoint.
         """
         meta, tensors = read_checkpoint(path, stage="finetune")
-        network = FusionEnsemble(**meta.settings)
+        with seeded(0, device=torch.device("cpu")):
+            network = FusionEnsemble(**meta.settings)
         weights = {
             k[len("network.") :]: torch.from_numpy(v) for k, v in tensors.items() if k.startswith("network.")
         }
@@ -166,6 +168,7 @@ class Predictor:
             lower=spread(np.log1p(lower * (PER / depth)).astype(np.float32)),
             upper=spread(np.log1p(upper * (PER / depth)).astype(np.float32)),
             coverage=coverage,
+            heldout_pearson=self.tensors.get("heldout.pearson", np.full(len(self.meta.genes), np.nan)),
             baselines={
                 "training mean": spread(np.broadcast_to(baselines.mean, mu.shape).astype(np.float32)),
                 "HEST ridge": spread(baselines.ridge.predict(recipe).astype(np.float32)),

@@ -46,6 +46,9 @@ class PredictedSection:
         Ends of the central predictive interval of log1p(CP10k) of a spot of `depth` counts.
     coverage
         Probability mass of the interval.
+    heldout_pearson
+        Correlation of each gene on the spots that training held out at first, within their section, (n_genes,): how far to
+        trust a gene on tissue like the training sections'. NaN where it is not defined or was not measured.
     baselines
         Log1p(CP10k) by the baselines of the checkpoint, by name.
     raw_scale_baselines
@@ -69,6 +72,7 @@ class PredictedSection:
     lower: Float32[Array, "n_spots n_genes"]
     upper: Float32[Array, "n_spots n_genes"]
     coverage: float
+    heldout_pearson: Float64[Array, " n_genes"]
     baselines: Mapping[str, Float32[Array, "n_spots n_genes"]]
     raw_scale_baselines: Mapping[str, tuple[tuple[str, ...], Array]]
     provenance: dict[str, Any]
@@ -94,15 +98,17 @@ class PredictedSection:
         )
 
     def to_anndata(self) -> anndata.AnnData:
-        """Return ``X`` = log1p(CP10k) with layers ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``; flags in ``obs``."""
+        """Return ``X`` = log1p(CP10k) with its layers, flags in ``obs`` and ``heldout_pearson`` in ``var``.
+
+        Layers: ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``.
+        """
         obs = pd.DataFrame(index=pd.Index(self.ids.astype(str), name="spot_id"))
         obs["section"] = self.section
         obs["donor"] = self.donor or "unknown"
         for flag, values in self.flags.items():
             obs[flag_column(flag)] = values
-        result = anndata.AnnData(
-            X=self.expression, obs=obs, var=pd.DataFrame(index=pd.Index(self.genes, name="gene"))
-        )
+        var = pd.DataFrame({"heldout_pearson": self.heldout_pearson}, index=pd.Index(self.genes, name="gene"))
+        result = anndata.AnnData(X=self.expression, obs=obs, var=var)
         result.layers["mu"] = self.mu
         result.layers["theta"] = np.broadcast_to(self.theta, self.mu.shape).copy()
         result.layers["pi"] = self.pi

@@ -40,7 +40,7 @@ def read_checkpoint_meta(path: Path) -> CheckpointMeta:
     MissingInputError
         If there is no such file.
     CheckpointError
-        If the file is not a checkpoint of SPAM, or of a newer version.
+        If the file is not a checkpoint of SPAM, or is one of another version.
     """
     if not path.is_file():
         message = f"there is no checkpoint {str(path)!r}; give the best.safetensors that training wrote"
@@ -54,6 +54,12 @@ def read_checkpoint_meta(path: Path) -> CheckpointMeta:
         message = (
             f"{str(path)!r} is a checkpoint of version {plain['version']}; this SPAM reads up to version "
             f"{CHECKPOINT_VERSION}: update it with `pip install --upgrade spam-st`"
+        )
+        raise CheckpointError(message)
+    if plain["version"] < CHECKPOINT_VERSION:
+        message = (
+            f"{str(path)!r} is a checkpoint of version {plain['version']}, from a time when networks differed from "
+            f"those of version {CHECKPOINT_VERSION}; train again with `spam {plain['stage']}`"
         )
         raise CheckpointError(message)
     return CheckpointMeta.from_mapping(plain)

@@ -153,6 +153,9 @@ def test_the_written_matrix_is_the_predicted_one(checkpoint: Path, store: Path, 
     np.testing.assert_array_equal(read.obsm["spatial"], found.xy_px)
     assert list(read.obs_names) == list(found.ids)
     assert list(read.var_names) == list(found.genes)
+    heldout = load_file(checkpoint)["heldout.pearson"]
+    np.testing.assert_array_equal(read.var["heldout_pearson"], heldout)
+    assert np.nanmedian(heldout) > 0.3
     provenance = json.loads(read.uns["spam"]["provenance"])
     assert provenance["trained_on"] == ["S1", "S2", "S3"]
     assert provenance["validated_on"] == ["S3"]

@@ -73,11 +73,18 @@ def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
         read_checkpoint_meta(tmp_path / "other.safetensors")
 
 
-def test_a_newer_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    plain = {**meta().to_mapping(), "version": 99}
+@pytest.mark.parametrize(
+    ("version", "way_out"),
+    [
+        (99, r"version 99; .*pip install --upgrade spam-st"),
+        (1, r"version 1, .*train again with `spam pretrain`"),
+    ],
+)
+def test_another_version_is_refused_with_the_way_out(tmp_path: Path, version: int, way_out: str) -> None:
+    plain = {**meta().to_mapping(), "version": version}
     header = json.dumps({"__metadata__": {"spam": json.dumps(plain)}}).encode()
     (tmp_path / "new.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(CheckpointError, match=r"version 99; .*pip install --upgrade spam-st"):
+    with pytest.raises(CheckpointError, match=way_out):
         read_checkpoint_meta(tmp_path / "new.safetensors")
 
 

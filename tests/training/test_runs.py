@@ -15,7 +15,7 @@ from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training import finetune, pretrain
 from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.training.dataset import build_training_set
-from spam.training.finetuning import FusionStage
+from spam.training.fusion_stage import FusionStage
 from spam.training.loop import fit
 from spam.training.pretraining import AlignmentStage
 
