@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from spam.errors import ConfigError
-from spam.typing import Array, Float, Float64
+from spam.typing import Array, Float, Float64, Num
 
 from .distributions import Likelihood
 
@@ -65,7 +65,7 @@ def count_interval(
 
 def count_cdf(
     likelihood: Likelihood,
-    counts: Float[Array, "*shape"],
+    counts: Num[Array, "*shape"],
     mu: Float[Array, "*shape"],
     theta: Float[Array, "..."] | None,
     pi: Float[Array, "..."] | None,
