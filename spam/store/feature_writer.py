@@ -168,9 +168,10 @@ class FeatureWriter:
     def _of_others(self, index: SectionIndex) -> list[str]:
         """Name what goes with the features that are replaced: their graph, and the quality of other tiles.
 
-        Also what the index does not name: whoever left it out was killed before its files were gone.
+        Where there are none yet, a graph is that of another process, which writes it from these very features.
         """
-        gone = [*graph_nodes(feature_graph_key(self._meta.key))]
+        is_replaced = f"obsm/{self._meta.key}" in index.nodes
+        gone = [*graph_nodes(feature_graph_key(self._meta.key))] if is_replaced else []
         quality = quality_key(self._meta.key)
         node = f"obsm/{quality}"
         if quality in quality_names(index):  # that of the same tiles was finished before their features

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,12 @@ class FinetuneReport(TrainingReport):
     selection: Run
     n_genes: int
     heldout_pearson: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types; figures are those on the spots that were held out at first."""
+        values = TrainingReport.to_mapping(self)
+        del values["selection"]
+        return values | {"metrics": self.selection.best}
 
     def summary(self) -> str:
         """Say in a few lines what training learned."""

@@ -150,7 +150,7 @@ def test_flag() -> None:
         (PretrainConfig, {"proj_dim": 0}, "--proj-dim must be positive"),
         (PretrainConfig, {"temperature": 0.0}, "--temperature must be positive"),
         (PretrainConfig, {"mixing": 1.5}, r"--mixing must be in \[0, 1\], not 1.5"),
-        (FinetuneConfig, {"heads": 7}, "--heads must divide --fuse-dim, not 7 into 512"),
+        (FinetuneConfig, {"heads": 7}, "--heads must divide --fuse-dim, not 7 into 128"),
         (FinetuneConfig, {"heads": 0}, "--heads must divide"),
         (FinetuneConfig, {"n_neighbours": 1}, "--n-neighbours must be at least 2, not 1"),
         (FinetuneConfig, {"n_references": 1}, "--n-references must be at least 2, not 1"),
