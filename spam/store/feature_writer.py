@@ -168,10 +168,12 @@ class FeatureWriter:
     def _of_others(self, index: SectionIndex) -> list[str]:
         """Name what goes with the features that are replaced: their graph, and the quality of other tiles.
 
-        Where there are none yet, a graph is that of another process, which writes it from these very features.
+        Where there are none yet, a graph of the index is that of another process, which wrote it from these very
+        features. One that the index does not name was left out by a writer who was killed before its files were gone.
         """
         is_replaced = f"obsm/{self._meta.key}" in index.nodes
-        gone = [*graph_nodes(feature_graph_key(self._meta.key))] if is_replaced else []
+        graph = graph_nodes(feature_graph_key(self._meta.key))
+        gone = [node for node in graph if is_replaced or node not in index.nodes]
         quality = quality_key(self._meta.key)
         node = f"obsm/{quality}"
         if quality in quality_names(index):  # that of the same tiles was finished before their features

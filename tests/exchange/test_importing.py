@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from cohorts import DIMS, make_cohort
 from foreign_layouts import TRIDENT_COORDS, write_h5
+from quality_arrays import add_quality, good_measures
 
 from spam.errors import ConfigError, SectionError, StoreError
 from spam.exchange import import_features
 from spam.schemas.store_config import ImportConfig
+from spam.schemas.store_meta import Sampling
 from spam.schemas.training_config import PretrainConfig
-from spam.store import open_store
+from spam.store import open_store, readable_spots
 from spam.training import pretrain
 
 SIDE = 200  # px at level 0
@@ -94,6 +96,35 @@ def test_every_option_is_honoured(store, tmp_path):
     np.testing.assert_array_equal(half, expected.astype(np.float16).astype(np.float32))
     with pytest.raises(ConfigError, match=r"2 sections \(S1, S2\).*--section"):
         import_features(ImportConfig(**{**loose, "section": None}))
+
+
+def test_features_that_replace_embedded_ones_have_no_quality(store, tmp_path):
+    """Spots whose tiles could not be read when they were embedded have features now, and are trained on."""
+    section = open_store(store, is_read_only=False).section("S1")
+    key = section.feature_keys[0]
+    sampling = Sampling(mpp=0.5, native_px=224.0, level=0, padding="edge", interpolation="bicubic")
+    embedded = dataclasses.replace(section.feature_meta(key), sampling=sampling)
+    writer = section.feature_writer(embedded, is_overwrite=True)
+    for chunk in writer.pending:
+        writer.write(chunk, np.ones((chunk.stop - chunk.start, embedded.dim), np.float32))
+    writer.finish()
+    add_quality(section, key, good_measures(section.n_spots, [2]))
+    assert not readable_spots(open_store(store).section("S1"), [key])[2]
+    path, expected = write_trident(store, "S1", tmp_path)
+    encoder, _, tile = key.rpartition("_")
+    config = ImportConfig(
+        store=store,
+        file=path,
+        section="S1",
+        enc_name=encoder,
+        tile_um=float(tile.removesuffix("um")),
+        overwrite=True,
+    )
+    assert import_features(config).key == key
+    section = open_store(store).section("S1")
+    np.testing.assert_array_equal(section.features(key), expected.astype(np.float16).astype(np.float32))
+    assert section.quality(key) is None
+    assert readable_spots(section, [key]).all()
 
 
 def test_arrays_and_anndata_come_in_by_id(store, tmp_path):

@@ -9,6 +9,7 @@ what the last kill left; each time that it gets to the end the store is compared
 This process itself never touches Zarr, whose threads do not survive a fork.
 """
 
+import dataclasses
 import hashlib
 import os
 import random
@@ -24,7 +25,7 @@ import numpy as np
 from scipy import sparse
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, SectionMeta
+from spam.schemas.store_meta import QUALITY, FeatureMeta, GraphMeta, SectionMeta, quality_key
 from spam.store import Graph, Overview, SectionRecord, StoredSection, create_store, feature_format, open_store
 from spam.typing import Array
 
@@ -107,6 +108,15 @@ def prepare(path: Path, operation: str) -> None:
         write_graph(section, OLD)
         if operation in ("replace", "features anew"):
             write_features(section, OLD)
+        if operation == "features anew":  # what goes with the old features
+            write_graph(section, OLD, GRAPHS[1])
+            measured = dataclasses.replace(
+                feature_meta(KEY, {"tile_px": OLD}), key=quality_key(KEY), origin=QUALITY
+            )
+            writer = section.feature_writer(measured)
+            for chunk in writer.pending:
+                writer.write(chunk, np.zeros((chunk.stop - chunk.start, DIM)))
+            writer.finish()
 
 
 def operate(path: Path, operation: str) -> None:
