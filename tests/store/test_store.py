@@ -1,4 +1,7 @@
+import getpass
 import json
+import re
+import socket
 import tempfile
 from pathlib import Path
 
@@ -156,8 +159,28 @@ def test_creating_again_opens_what_is_there(store, section):
     assert create_store(store.folder).section_names == ("C2",)
 
 
-def test_a_written_store_holds_no_absolute_path(store, section, tree):
-    assert not [name for name, content in tree(store.folder).items() if str(store.folder).encode() in content]
+def test_a_written_store_tells_no_path_user_or_machine(
+    store, section, make_feature_meta, make_graph, fill, tree, monkeypatch
+):
+    """Neither when it is finished nor while it is being written."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "user-of-this-test")
+    secrets = [str(store.folder), str(Path.home()), socket.gethostname(), getpass.getuser()]
+    found = {}
+    with section.lock("tiny_112um"):
+        writer = section.feature_writer(make_feature_meta())
+        writer.write(slice(0, 3), np.zeros((3, 5), np.float32))
+        found |= tree(store.folder)
+    assert any(name.endswith(".lock") for name in found)
+    fill(writer, np.zeros((13, 5), np.float32))
+    section.write_graph("spatial", make_graph())
+    found |= tree(store.folder)
+    texts = {name: content for name, content in found.items() if name.endswith((".json", ".lock"))}
+    assert len(texts) > 20
+    for secret in secrets:
+        word = re.compile(rb"(?<!\w)" + re.escape(secret.encode()) + rb"(?!\w)")
+        assert [name for name, content in texts.items() if word.search(content)] == []
+    assert [name for name, content in found.items() if secrets[0].encode() in content] == []
 
 
 def test_what_is_no_store_is_refused(tmp_path):
