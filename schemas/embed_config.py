@@ -11,7 +11,7 @@ from .store_meta import FeatureDtype, Stain
 
 __all__ = ["DEFAULT_ENCODER", "DEFAULT_TILE_UM", "EmbedConfig", "InputConfig"]
 
-DEFAULT_ENCODER = "efficientnet_lite0"
+DEFAULT_ENCODER = "efficientnet_lite0_stages"
 DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark (arXiv 2406.16192)
 
 

