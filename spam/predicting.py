@@ -53,6 +53,10 @@ class PredictReport:
         Modelled genes that the section has not measured.
     n_unreadable
         Spots whose tiles could not be read: nothing is predicted for them, and they are not scored.
+    n_unlike
+        Spots whose image is unlike all that was trained on.
+    n_predictable
+        Genes that held-out spots have shown to be predicted better than by chance.
     """
 
     section: str
@@ -63,6 +67,8 @@ class PredictReport:
     board: BoardReport | None
     n_unmeasured: int
     n_unreadable: int
+    n_unlike: int
+    n_predictable: int
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -73,6 +79,8 @@ class PredictReport:
             "is_training_section": self.is_training_section,
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
+            "n_unlike": self.n_unlike,
+            "n_predictable": self.n_predictable,
             "files": [str(path) for path in self.files],
             "metrics": None if self.board is None else self.board.to_mapping(),
         }
@@ -84,6 +92,7 @@ class PredictReport:
             lines.append(
                 "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
             )
+        lines.append(self._trust())
         if 0 < self.n_unmeasured < self.n_genes:
             lines.append(
                 f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
@@ -96,6 +105,15 @@ class PredictReport:
         lines.append("no ground truth, so no scores" if self.board is None else self.board.markdown())
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)
+
+    def _trust(self) -> str:
+        """Say in a line how far the numbers can be trusted; more of an unseen section than a hundredth is unusual."""
+        warning = "WARNING: " if 2 * self.n_unlike > self.n_spots else ""
+        return (
+            f"{warning}{self.n_unlike} of {self.n_spots} spots ({self.n_unlike / self.n_spots:.0%}) look unlike the "
+            "training sections (obs['is_out_of_distribution']); on held-out spots, "
+            f"{self.n_predictable} of {self.n_genes} genes were predicted better than by chance (var['is_predictable'])"
+        )
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
@@ -162,6 +180,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         board=board,
         n_unmeasured=len(predicted.genes) - len(measured),
         n_unreadable=n_unreadable,
+        n_unlike=int(predicted.is_out_of_distribution.sum()),
+        n_predictable=int(predicted.is_predictable.sum()),
     )
 
 

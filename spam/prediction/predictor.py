@@ -15,6 +15,7 @@ from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta
 from spam.store import StoredSection, flagged_spots, readable_spots
+from spam.training.appearance import AppearanceBank
 from spam.training.baselines import Baselines
 from spam.training.batches import FusionInputs
 from spam.training.checkpoint import read_checkpoint
@@ -25,7 +26,7 @@ from spam.training.heldout import HeldOut
 from spam.training.inputs import InputTransform, context_features
 from spam.training.neighbours import cohort_neighbours
 from spam.training.rate_path import PER, RatePath, log_rate_of
-from spam.typing import Array, Float32
+from spam.typing import Array, Bool, Float, Float32
 
 from .result import PredictedSection
 
@@ -133,8 +134,8 @@ class Predictor:
         check_section(self.meta, section)
         is_readable = readable_spots(section, self.meta.feature_keys)
 
-        def spread(values: Float32[Array, "n_read n_genes"]) -> Float32[Array, "n_spots n_genes"]:
-            whole = np.full((section.n_spots, values.shape[1]), np.nan, dtype=np.float32)
+        def spread(values: Float[Array, "n_read *genes"]) -> Float[Array, "n_spots *genes"]:
+            whole = np.full((section.n_spots, *values.shape[1:]), np.nan, dtype=values.dtype)
             whole[is_readable] = values
             return whole
 
@@ -152,6 +153,8 @@ class Predictor:
         )
         baselines = Baselines.from_tensors(self.tensors)
         recipe = baselines.transform.apply(spots.features[:, : baselines.dim])
+        appearance = AppearanceBank.from_tensors(self.tensors)
+        unknown = np.full(len(self.meta.genes), np.nan)
         return PredictedSection(
             section=section.meta.name,
             donor=section.meta.donor,
@@ -168,7 +171,9 @@ class Predictor:
             lower=spread(np.log1p(lower * (PER / depth)).astype(np.float32)),
             upper=spread(np.log1p(upper * (PER / depth)).astype(np.float32)),
             coverage=coverage,
-            heldout_pearson=self.tensors.get("heldout.pearson", np.full(len(self.meta.genes), np.nan)),
+            heldout_pearson=unknown if self.heldout is None else self.heldout.pearson,
+            heldout_q=unknown if self.heldout is None else self.heldout.q_value,
+            bank_distance=spread(appearance.distance(spots.features, self._is_foreign(spots.name))),
             baselines={
                 "training mean": spread(np.broadcast_to(baselines.mean, mu.shape).astype(np.float32)),
                 "HEST ridge": spread(baselines.ridge.predict(recipe).astype(np.float32)),
@@ -215,19 +220,25 @@ class Predictor:
             pi=pi,
         )
 
-    def interval_level(self, coverage: float) -> float:
-        """Nominal level of the interval that covered this share of the counts of held-out spots.
+    @property
+    def heldout(self) -> HeldOut | None:
+        """What training found on spots that it held out; None for the run that chooses the epochs, which ends before."""
+        return HeldOut.from_tensors(self.tensors) if "heldout.levels" in self.tensors else None
 
-        The run that chooses the epochs ends before they are judged: its checkpoints take intervals as they are.
-        """
-        is_judged = "heldout.levels" in self.tensors
-        return HeldOut.from_tensors(self.tensors).level_for(coverage) if is_judged else coverage
+    def interval_level(self, coverage: float) -> float:
+        """Nominal level of the interval that covered this share of the counts of held-out spots, where there are some."""
+        return coverage if self.heldout is None else self.heldout.level_for(coverage)
+
+    def _is_foreign(self, section: str) -> Bool[Array, " m"]:
+        """Spots of the bank that are not the section's own: a section that is in the bank does not see itself there."""
+        sections = list(self.meta.donors)
+        own = sections.index(section) if section in sections else -1
+        is_foreign: Array = self.tensors["bank.section"] != own
+        return is_foreign
 
     def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:
-        """Look up references in the bank; a section that is in the bank itself does not see its own spots there."""
-        sections = list(self.meta.donors)
-        own = sections.index(spots.name) if spots.name in sections else -1
-        rows = np.flatnonzero(self.tensors["bank.section"] != own)
+        """Look up references in the bank."""
+        rows = np.flatnonzero(self._is_foreign(spots.name))
         device = next(self.network.parameters()).device
         return FusionInputs.to_device(
             inputs,

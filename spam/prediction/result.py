@@ -12,6 +12,7 @@ import pandas as pd
 
 from spam.atomic import replacing
 from spam.schemas.tile_quality import TileFlag, flag_column
+from spam.training.heldout import FALSE_DISCOVERY_RATE
 from spam.typing import Array, Bool, Float32, Float64, Shaped
 
 __all__ = ["PredictedSection", "write_predictions", "write_table"]
@@ -49,6 +50,13 @@ class PredictedSection:
     heldout_pearson
         Correlation of each gene on the spots that training held out at first, within their section, (n_genes,): how far to
         trust a gene on tissue like the training sections'. NaN where it is not defined or was not measured.
+    heldout_q
+        False-discovery rate at which that correlation is above zero, (n_genes,): spots that lie together count as fewer,
+        and the number of genes is adjusted for (`HeldOut.q_value`). NaN where the correlation is.
+    bank_distance
+        How unlike all training images a spot's image is, (n_spots,); above 1 it is farther from them than 99 % of what an
+        unseen training section shows (`AppearanceBank`). NaN for spots without a prediction, and where the checkpoint was
+        trained on this section alone.
     baselines
         Log1p(CP10k) by the baselines of the checkpoint, by name.
     raw_scale_baselines
@@ -73,6 +81,8 @@ class PredictedSection:
     upper: Float32[Array, "n_spots n_genes"]
     coverage: float
     heldout_pearson: Float64[Array, " n_genes"]
+    heldout_q: Float64[Array, " n_genes"]
+    bank_distance: Float64[Array, " n_spots"]
     baselines: Mapping[str, Float32[Array, "n_spots n_genes"]]
     raw_scale_baselines: Mapping[str, tuple[tuple[str, ...], Array]]
     provenance: dict[str, Any]
@@ -82,10 +92,20 @@ class PredictedSection:
         """Spots that something was predicted for: those whose tiles could be read."""
         return ~self.flags["unreadable"] if self.flags else np.ones(len(self.ids), dtype=bool)
 
+    @property
+    def is_predictable(self) -> Bool[Array, " n_genes"]:
+        """Genes that held-out spots have shown to be predicted better than by chance."""
+        return self.heldout_q <= FALSE_DISCOVERY_RATE
+
+    @property
+    def is_out_of_distribution(self) -> Bool[Array, " n_spots"]:
+        """Spots whose image is unlike the training sections': their predictions are not to be trusted."""
+        return self.bank_distance > 1.0
+
     def without_unpredicted(self) -> "PredictedSection":
         """Leave out the spots that nothing was predicted for."""
         rows = self.is_predicted
-        per_spot = ("ids", "xy_px", "expression", "mu", "pi", "lower", "upper")
+        per_spot = ("ids", "xy_px", "expression", "mu", "pi", "lower", "upper", "bank_distance")
         return dataclasses.replace(
             self,
             **{name: getattr(self, name)[rows] for name in per_spot},
@@ -98,16 +118,26 @@ class PredictedSection:
         )
 
     def to_anndata(self) -> anndata.AnnData:
-        """Return ``X`` = log1p(CP10k) with its layers, flags in ``obs`` and ``heldout_pearson`` in ``var``.
+        """Return ``X`` = log1p(CP10k) with its layers, and how far to trust it.
 
-        Layers: ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``.
+        Layers: ``mu``, ``theta``, ``pi``, ``lower`` and ``upper``. In ``obs``: flags of the tiles, ``bank_distance`` and
+        ``is_out_of_distribution``. In ``var``: ``heldout_pearson``, ``heldout_q`` and ``is_predictable``.
         """
         obs = pd.DataFrame(index=pd.Index(self.ids.astype(str), name="spot_id"))
         obs["section"] = self.section
         obs["donor"] = self.donor or "unknown"
         for flag, values in self.flags.items():
             obs[flag_column(flag)] = values
-        var = pd.DataFrame({"heldout_pearson": self.heldout_pearson}, index=pd.Index(self.genes, name="gene"))
+        obs["bank_distance"] = self.bank_distance
+        obs["is_out_of_distribution"] = self.is_out_of_distribution
+        var = pd.DataFrame(
+            {
+                "heldout_pearson": self.heldout_pearson,
+                "heldout_q": self.heldout_q,
+                "is_predictable": self.is_predictable,
+            },
+            index=pd.Index(self.genes, name="gene"),
+        )
         result = anndata.AnnData(X=self.expression, obs=obs, var=var)
         result.layers["mu"] = self.mu
         result.layers["theta"] = np.broadcast_to(self.theta, self.mu.shape).copy()

@@ -14,6 +14,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
 from spam.typing import Array, Int64
 
+from .appearance import fit_appearance
 from .baselines import fit_baselines
 from .batches import FusionInputs
 from .checkpoint import Checkpoint, read_checkpoint
@@ -180,6 +181,7 @@ class FusionStage:
             self._expression(outputs),
             self.data.expression[rows],
             self.data.section_of[rows],
+            xy=np.concatenate([spots.xy for spots in self.data.spots])[rows],
             counts=self.data.counts[rows].toarray(),
             likelihood=self.config.likelihood,
             mu=log_mu.exp().cpu().numpy(),
@@ -221,6 +223,7 @@ class FusionStage:
             **path.to_tensors("path"),
             **ridge.to_tensors("ridge"),
             **fit_baselines(data).to_tensors(),
+            **fit_appearance(data).to_tensors(),
             **({} if self._judged is None else self._judged[1].to_tensors()),
             "bank.inputs": data.inputs[rows],
             "bank.expression": data.centred[rows],

@@ -53,7 +53,10 @@ def test_other_spots_get_what_they_get_without_them(stores: dict[str, Path], che
         np.testing.assert_array_equal(getattr(whole, name)[KEPT], getattr(partial, name), err_msg=name)
     for name, values in whole.baselines.items():
         np.testing.assert_array_equal(values[KEPT], partial.baselines[name], err_msg=name)
+    np.testing.assert_array_equal(whole.bank_distance[KEPT], partial.bank_distance)
+    assert not whole.is_out_of_distribution[list(UNREADABLE)].any()
     rest = whole.without_unpredicted()
+    np.testing.assert_array_equal(rest.bank_distance, partial.bank_distance)
     np.testing.assert_array_equal(rest.ids, partial.ids)
     np.testing.assert_array_equal(rest.xy_px, partial.xy_px)
     assert {name: values.any() for name, values in rest.flags.items()} == dict.fromkeys(whole.flags, False)
@@ -62,7 +65,9 @@ def test_other_spots_get_what_they_get_without_them(stores: dict[str, Path], che
 def test_files_say_which_spots_these_are(results: dict[str, Path]) -> None:
     found = anndata.read_h5ad(results["whole"] / "predictions.h5ad")
     columns = ["tile_unreadable", "tile_blank", "tile_pen", "tile_blurred"]
-    assert list(found.obs.columns) == ["section", "donor", *columns]
+    reliability = ["bank_distance", "is_out_of_distribution"]
+    assert list(found.obs.columns) == ["section", "donor", *columns, *reliability]
+    assert np.flatnonzero(np.isnan(found.obs["bank_distance"])).tolist() == list(UNREADABLE)
     assert np.flatnonzero(found.obs["tile_unreadable"]).tolist() == list(UNREADABLE)
     assert np.flatnonzero(np.isnan(found.X).all(axis=1)).tolist() == list(UNREADABLE)
     table = pd.read_csv(results["whole"] / "predictions.csv", index_col=0)
@@ -70,7 +75,7 @@ def test_files_say_which_spots_these_are(results: dict[str, Path]) -> None:
     assert table["tile_unreadable"].dtype == bool
     assert np.flatnonzero(table[found.var_names].isna().all(axis=1)).tolist() == list(UNREADABLE)
     partial = anndata.read_h5ad(results["partial"] / "predictions.h5ad")
-    assert list(partial.obs.columns) == ["section", "donor"]
+    assert list(partial.obs.columns) == ["section", "donor", *reliability]
 
 
 def test_scores_are_those_of_the_other_spots(results: dict[str, Path]) -> None:

@@ -25,11 +25,13 @@ def add_section(
     order: np.ndarray | None = None,
     encoder: str = "tiny",
     unreadable: tuple[int, ...] | None = None,
+    shift: float = 0.0,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
     `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
-    `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality.
+    `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
+    added to all features, as another stain would.
     """
     shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
     loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
@@ -46,7 +48,7 @@ def add_section(
     depth = rng.lognormal(np.log(3000), 0.3, n_spots)
     counts = rng.poisson(rate * depth[:, None] / 1e4)
     features = {
-        um: (hidden @ mixing[um] + rng.normal(0, 0.3, (n_spots, dim))).astype(np.float16)
+        um: (hidden @ mixing[um] + rng.normal(0, 0.3, (n_spots, dim)) + shift).astype(np.float16)
         for um, dim in DIMS.items()
     }
     if change_counts == "zero":

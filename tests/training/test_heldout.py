@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -26,7 +28,15 @@ def test_coverage_is_that_of_the_intervals_themselves(likelihood: Likelihood) ->
     counts, mu, theta, pi = drawn(likelihood)
     noise = np.random.default_rng(0).normal(size=(N, G))
     found = judge(
-        noise, noise, np.zeros(N, dtype=int), counts=counts, likelihood=likelihood, mu=mu, theta=theta, pi=pi
+        noise,
+        noise,
+        np.zeros(N, dtype=int),
+        xy=np.random.default_rng(1).random((N, 2)),
+        counts=counts,
+        likelihood=likelihood,
+        mu=mu,
+        theta=theta,
+        pi=pi,
     )
     for level in (0.05, 0.5, 0.9, 0.99):
         lower, upper = count_interval(likelihood, mu, theta, pi, level)
@@ -58,6 +68,7 @@ def test_cumulative_probabilities_are_sums_of_probabilities(likelihood: Likeliho
 def test_intervals_too_wide_are_narrowed() -> None:
     heldout = HeldOut(
         pearson=np.zeros(2),
+        p_value=np.zeros(2),
         n_spots=5,
         levels=np.array([0.5, 0.8, 0.9, 0.99]),
         coverage=np.array([0.7, 0.9, 0.95, 1.0]),
@@ -67,6 +78,19 @@ def test_intervals_too_wide_are_narrowed() -> None:
     assert heldout.level_for(0.1) == pytest.approx(0.5)  # nothing narrower was looked at
     again = HeldOut.from_tensors(heldout.to_tensors())
     assert again.level_for(0.97) == heldout.level_for(0.97)
+
+
+def test_q_values_are_those_of_benjamini_and_hochberg() -> None:
+    p = np.array([0.04, np.nan, 0.001, 0.03, 0.9, 0.001, np.nan, 0.02])
+    heldout = HeldOut(pearson=p, p_value=p, n_spots=5, levels=np.ones(1), coverage=np.ones(1))
+    tested = np.flatnonzero(np.isfinite(p))
+    expected = np.full(8, np.nan)
+    for i in tested:  # the lowest rate at which the step-up procedure rejects this gene
+        expected[i] = min(p[j] * len(tested) / (p[tested] <= p[j]).sum() for j in tested if p[j] >= p[i])
+    np.testing.assert_allclose(heldout.q_value, expected, rtol=1e-12)
+    np.testing.assert_array_equal(HeldOut.from_tensors(heldout.to_tensors()).p_value, p)
+    nothing = dataclasses.replace(heldout, p_value=np.full(3, np.nan))
+    assert np.isnan(nothing.q_value).tolist() == [True] * 3
 
 
 def test_correlations_are_taken_within_each_section_and_then_averaged() -> None:

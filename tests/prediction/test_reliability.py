@@ -1,0 +1,65 @@
+"""What a prediction says of itself: genes and spots that it can be trusted in."""
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import torch
+from cohorts import add_section
+
+from spam.predicting import predict
+from spam.prediction import PredictedSection, Predictor
+from spam.schemas.predict_config import PredictConfig
+from spam.store import open_store
+
+
+def of(checkpoint: Path, store: Path, name: str) -> PredictedSection:
+    return Predictor.load(checkpoint, torch.device("cpu")).predict(open_store(store).section(name))
+
+
+def test_a_shift_that_standardisation_hides_from_the_model_is_flagged(
+    checkpoint: Path, store: Path, tmp_path: Path
+) -> None:
+    add_section(tmp_path / "shifted.zarr", "S4", seed=3, n_spots=43, shift=8.0)
+    plain, shifted = of(checkpoint, store, "S4"), of(checkpoint, tmp_path / "shifted.zarr", "S4")
+    # Features are kept in half precision, so the shifted ones are coarser.
+    np.testing.assert_allclose(shifted.expression, plain.expression, atol=0.05)
+    assert plain.is_out_of_distribution.mean() < 0.1
+    assert shifted.is_out_of_distribution.all()
+
+
+def test_summary_and_file_say_it(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    add_section(tmp_path / "shifted.zarr", "S4", seed=3, n_spots=43, shift=8.0, change_counts="delete")
+    for name, where in (("plain", store), ("shifted", tmp_path / "shifted.zarr")):
+        out = tmp_path / name
+        report = predict(PredictConfig(store=where, section="S4", ckpt=checkpoint, out_dir=out, plots=False))
+        found = anndata.read_h5ad(out / "predictions.h5ad")
+        n_unlike, n_predictable = found.obs["is_out_of_distribution"].sum(), found.var["is_predictable"].sum()
+        assert (report.n_unlike, report.n_predictable) == (n_unlike, n_predictable)
+        assert report.to_mapping()["n_unlike"] == n_unlike
+        line = f"{n_unlike} of 43 spots ({n_unlike / 43:.0%}) look unlike the training sections"
+        assert line in report.summary()
+        assert f"{n_predictable} of {found.n_vars} genes were predicted better" in report.summary()
+        assert (f"WARNING: {line}" in report.summary()) == (name == "shifted")
+
+
+def test_a_training_section_is_not_compared_with_itself(checkpoint: Path, store: Path) -> None:
+    assert of(checkpoint, store, "S2").bank_distance.min() > 0.05
+
+
+def test_before_held_out_spots_are_judged_nothing_is_called_predictable(
+    checkpoint: Path, store: Path
+) -> None:
+    found = of(checkpoint.parent / "selection" / "last.safetensors", store, "S4")
+    assert np.isnan(found.heldout_q).all()
+    assert not found.is_predictable.any()
+    assert found.coverage == 0.9
+
+
+def test_order_of_the_spots_does_not_matter(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(43)
+    add_section(tmp_path / "permuted.zarr", "S4", seed=3, n_spots=43, order=order)
+    permuted = of(checkpoint, tmp_path / "permuted.zarr", "S4")
+    np.testing.assert_allclose(
+        permuted.bank_distance, of(checkpoint, store, "S4").bank_distance[order], rtol=1e-5
+    )
