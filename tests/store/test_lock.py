@@ -252,19 +252,32 @@ def contend(store: Path, n: int, seed: int) -> None:
                 lock_file(store).write_text(json.dumps(content))
 
 
+CONTEND = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_lock
+test_lock.lock_module._RETRY_S = 0.001
+children = []
+for seed in range(6):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            test_lock.contend(Path(sys.argv[2]), 50, seed)
+            code = 0
+        finally:
+            os._exit(code)
+    children.append(child)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_never_two_inside(tmp_path, monkeypatch):
+def test_never_two_inside(tmp_path):
     """6 processes take one lock 50 times each; many of their locks are left behind by 'killed' owners."""
-    monkeypatch.setattr(lock_module, "_RETRY_S", 0.001)
     (tmp_path / "counter").write_text("0")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_lock; test_lock.lock_module._RETRY_S = 0.001; "
-        "from pathlib import Path; test_lock.contend(Path(sys.argv[2]), 50, int(sys.argv[3]))"
-    )
-    here = str(Path(__file__).parent)
-    processes = [
-        subprocess.Popen([sys.executable, "-P", "-c", code, here, str(tmp_path), str(seed)])
-        for seed in range(6)
-    ]
-    assert [process.wait() for process in processes] == [0] * 6
+    command = [sys.executable, "-P", "-c", CONTEND, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "counter").read_text() == "300"
