@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -37,6 +38,14 @@ CARD = {
     "pooling": "cls",
     "licence": "Apache-2.0",
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_power_cut() -> Iterator[None]:
+    """Nobody cuts the power in a test, and waiting for the disk takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")

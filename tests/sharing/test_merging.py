@@ -27,14 +27,6 @@ from spam.store.store import write_root
 SCRIPT = Path(__file__).with_name("killed_merges.py")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cut():
-    """Nobody cuts the power in a test, and waiting for the disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
-
-
 def merged(out: Path, *stores: Path) -> MergeReport:
     return merge(MergeConfig(out=out, stores=tuple(map(str, stores))))
 

@@ -24,14 +24,6 @@ from spam.store import create_store, open_store
 from spam.store.lock import locked
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cut():
-    """Nobody cuts the power in a test, and waiting for the disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
-
-
 def packed(folder: Path, out: Path | None = None) -> Path:
     return pack(PackConfig(store=folder, out=out)).out
 

@@ -1,7 +1,6 @@
 """The quality of tiles goes where the features go that were made from them, and no licence of an encoder concerns it."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,6 @@ from spam.store import create_store, open_store
 
 SMALL, LARGE = "tiny_112um", "tiny_224um"
 UNREADABLE = (4, 17)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cut():
-    """Nobody cuts the power in a test, and waiting for the disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 def measures() -> np.ndarray:

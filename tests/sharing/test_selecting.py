@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import os
 import re
 from pathlib import Path
 
@@ -20,14 +19,6 @@ from spam.sharing.selecting import SelectReport, select
 from spam.sharing.validating import validate
 from spam.store import StoredSection, create_store, open_store, spots_digest
 from spam.store.store import write_root
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cut():
-    """Nobody cuts the power in a test, and waiting for the disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 def selected(store: Path, out: Path, **options) -> SelectReport:
