@@ -1,7 +1,7 @@
 """The model of stage 2: a spot attends to neighbours and references, and a decoder corrects the ridge."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -78,10 +78,10 @@ class FusionOutput:
         Log-odds of an inflated zero.
     """
 
-    expression: Float[torch.Tensor, "b n_genes"]
-    log_rate: Float[torch.Tensor, "b n_genes"]
-    log_theta: Float[torch.Tensor, " n_genes"] | None
-    zi_logits: Float[torch.Tensor, "b n_genes"] | None
+    expression: Float[torch.Tensor, "*members b n_genes"]
+    log_rate: Float[torch.Tensor, "*members b n_genes"]
+    log_theta: Float[torch.Tensor, "*members n_genes"] | None
+    zi_logits: Float[torch.Tensor, "*members b n_genes"] | None
 
 
 class FusionModel(nn.Module):
@@ -217,17 +217,32 @@ class FusionEnsemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(FusionModel(**settings) for _ in range(members))
 
-    def forward(self, batch: FusionBatch) -> FusionOutput:
-        """Average what the members predict."""
+    def each(self, batch: FusionBatch) -> FusionOutput:
+        """Predict by every member: each value gets one more axis, the first."""
         outputs = [member(batch) for member in self.members]
 
-        def mean(name: str) -> torch.Tensor | None:
+        def stacked(name: str) -> torch.Tensor | None:
             values = [getattr(out, name) for out in outputs]
-            return None if values[0] is None else torch.stack(values).mean(dim=0)
+            return None if values[0] is None else torch.stack(values)
 
-        expression, log_rate = mean("expression"), mean("log_rate")
-        assert expression is not None
-        assert log_rate is not None
-        return FusionOutput(
-            expression=expression, log_rate=log_rate, log_theta=mean("log_theta"), zi_logits=mean("zi_logits")
-        )
+        return _output_of(stacked)
+
+    def forward(self, batch: FusionBatch) -> FusionOutput:
+        """Average what the members predict."""
+        each = self.each(batch)
+
+        def mean(name: str) -> torch.Tensor | None:
+            values: torch.Tensor | None = getattr(each, name)
+            return None if values is None else values.mean(dim=0)
+
+        return _output_of(mean)
+
+
+def _output_of(value: Callable[[str], torch.Tensor | None]) -> FusionOutput:
+    """Fill in the fields by their names."""
+    expression, log_rate = value("expression"), value("log_rate")
+    assert expression is not None
+    assert log_rate is not None
+    return FusionOutput(
+        expression=expression, log_rate=log_rate, log_theta=value("log_theta"), zi_logits=value("zi_logits")
+    )

@@ -19,7 +19,6 @@ from .cohort import FeatureChoice, SpotData, choose_features, choose_sections, d
 from .genes import GeneChoice, choose_genes
 from .groups import Groups, assign_groups
 from .inputs import InputTransform, context_features
-from .rate_path import group_means
 
 __all__ = [
     "References",
@@ -73,7 +72,7 @@ class TrainingSet:
     expression
         Log1p(CP10k), (n, n_genes).
     centred
-        `expression` relative to the mean of the spot's group.
+        `expression` relative to the mean of the section's spots that are not held out; of all of them where all are.
     weights
         Spatial weights (n, n); no edge between sections.
     digest
@@ -191,8 +190,6 @@ def training_set_of(
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
     totals = np.concatenate([s.totals for s in spots if s.totals is not None])
     expression = log1p_cp10k(counts, totals)
-    rank = np.unique(groups.group, return_inverse=True)[1]
-    centred = (expression - group_means(expression, groups.group)[rank]).astype(np.float32)
     return TrainingSet(
         spots=spots,
         features=features,
@@ -203,7 +200,7 @@ def training_set_of(
         counts=counts,
         totals=totals,
         expression=expression,
-        centred=centred,
+        centred=_centred(expression, spots, groups),
         weights=csr_matrix(block_diag([s.graph.connectivities for s in spots], format="csr")),
         digest=data_digest(spots),
     )
@@ -218,12 +215,25 @@ def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> Train
         Components to fit again, on all spots; None keeps the transform, which a pretraining has settled.
     """
     groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
+    data = dataclasses.replace(data, groups=groups, centred=_centred(data.expression, data.spots, groups))
     if n_components is None:
-        return dataclasses.replace(data, groups=groups)
+        return data
     context = [context_features(s) for s in data.spots]
     transform = InputTransform.fit(context, n_components)
     inputs = np.concatenate([transform.apply(c) for c in context])
-    return dataclasses.replace(data, groups=groups, transform=transform, inputs=inputs)
+    return dataclasses.replace(data, transform=transform, inputs=inputs)
+
+
+def _centred(
+    expression: Float32[Array, "n n_genes"], spots: Sequence[SpotData], groups: Groups
+) -> Float32[Array, "n n_genes"]:
+    """Expression relative to its section, of which held-out spots say nothing where others are there."""
+    ends = np.cumsum([s.n_spots for s in spots])[:-1]
+    parts = []
+    for part, is_val in zip(np.split(expression, ends), np.split(groups.is_val, ends), strict=True):
+        known = part if is_val.all() else part[~is_val]
+        parts.append(part - known.mean(axis=0, dtype=np.float64))
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:

@@ -81,7 +81,9 @@ class FusionStage:
         self.train_rows = data.train_rows
         self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
         has_ridge = config.path == "ridge"
-        base, offset = cross_fit(*self._rows(np.arange(len(data.totals))), data.groups, has_ridge=has_ridge)
+        everything = self._rows(np.arange(len(data.totals)))
+        ridge, level, offset = cross_fit(*everything, data.section_of, data.groups, has_ridge=has_ridge)
+        base = ridge + level
         self.settings: dict[str, Any] = {
             "members": config.members,
             "image_dim": data.inputs.shape[1],
@@ -113,26 +115,20 @@ class FusionStage:
             data.weights,
             cohort_neighbours(data.spots, config.n_neighbours),
             retrieve_across_groups(data, config.n_references),
-            data.centred,
+            self._reference_expression(),
             device=device,
         )
-        # What is to be added to the base: only the pattern within the group counts, for its level cannot be known.
-        rank = np.unique(data.groups.group, return_inverse=True)[1]
-        level = group_means(base, data.groups.group)[rank].astype(np.float32)
-        self._pattern = torch.from_numpy(data.centred - (base - level)).to(device)
+        # What is to be added to the base: only the pattern within the section counts, for its level cannot be known.
+        self._pattern = torch.from_numpy(data.centred - ridge).to(device)
         self._constants = self._fit_constants()
         self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Squared error and negative log-likelihood, means over spots, genes and members."""
-        batch = self._fusion.batch(rows)
-        terms = [self._errors(rows, member(batch)) for member in self.network.members]
+        error, nll = self._errors(rows, self.network.each(self._fusion.batch(rows)))
         # Each member minimises its own loss, so that one alone and several together learn alike: a sum.
-        total = torch.stack([error + nll for error, nll in terms]).sum()
-        parts = {
-            name: float(torch.stack([pair[i] for pair in terms]).mean().detach())
-            for i, name in enumerate(("error", "nll"))
-        }
+        total = self.config.members * (error + nll)
+        parts = {"error": float(error.detach()), "nll": float(nll.detach())}
         return LossTerms(total=total, parts=parts, n=len(rows))
 
     def validate(self) -> dict[str, float]:
@@ -213,11 +209,11 @@ class FusionStage:
         """Fit what prediction needs beside the network, on every spot with counts: none of it has epochs to choose."""
         data = self.data
         rows = np.flatnonzero(data.totals > 0)
-        group = data.groups.group[rows]
-        alpha = choose_penalty(data.inputs[rows], data.expression[rows], group)
-        ridge = fit_rate_path(*self._rows(rows), group, alpha=alpha)
+        section = data.section_of[rows]
+        alpha = choose_penalty(data.inputs[rows], data.expression[rows], data.groups.group[rows])
+        ridge = fit_rate_path(*self._rows(rows), section, alpha=alpha)
         is_ridge = self.config.path == "ridge"
-        path = ridge if is_ridge else fit_rate_path(*self._rows(rows), group, alpha=None)
+        path = ridge if is_ridge else fit_rate_path(*self._rows(rows), section, alpha=None)
         return {
             **data.transform.to_tensors(),
             **path.to_tensors("path"),
@@ -226,9 +222,16 @@ class FusionStage:
             **fit_appearance(data).to_tensors(),
             **({} if self._judged is None else self._judged[1].to_tensors()),
             "bank.inputs": data.inputs[rows],
-            "bank.expression": data.centred[rows],
+            "bank.expression": self._reference_expression()[rows],
             "bank.section": data.section_of[rows].astype(np.int32),
         }
+
+    def _reference_expression(self) -> Array:
+        """Expression relative to the mean of the group: no spot of another group, which may refer to it, is in that."""
+        group = self.data.groups.group
+        rank = np.unique(group, return_inverse=True)[1]
+        centred: Array = self.data.expression - group_means(self.data.expression, group)[rank]
+        return centred.astype(np.float32)
 
     def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
         data = self.data
@@ -263,7 +266,7 @@ class FusionStage:
             distribution = build_distribution(
                 self.config.likelihood,
                 log_mu=self._log_mu(rows, out),
-                log_theta=out.log_theta,
+                log_theta=None if out.log_theta is None else out.log_theta[..., None, :],
                 zi_logits=None if out.zi_logits is None else out.zi_logits.float(),
             )
             error = (out.expression.float() - self._pattern[where]).square().mean()

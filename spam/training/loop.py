@@ -119,7 +119,9 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     folder = _save_dir(config)
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=_amp_dtype(config) is torch.float16)
     history: list[dict[str, float]] = []
     best: dict[str, float] = {}

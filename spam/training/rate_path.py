@@ -35,7 +35,7 @@ _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or 
 class RatePath:
     """Expression per 10k as a ridge sees it.
 
-    The ridge predicts log1p(CP10k) relative to the group's mean; adding the mean over the training groups, flooring
+    The ridge predicts log1p(CP10k) relative to the section's mean; adding the mean over the training sections, flooring
     softly at zero and undoing the log1p gives a rate, and a gene's offset makes the rates add up to the counts (a mean
     of logarithms is not the logarithm of a mean):
 
@@ -46,7 +46,7 @@ class RatePath:
     ridge
         From inputs (n, q) to centred log1p(CP10k) (n, n_genes).
     gene_mean
-        Mean log1p(CP10k) over the training groups, (n_genes,).
+        Mean log1p(CP10k) over the training sections, (n_genes,).
     offset
         Correction of the log-rate, (n_genes,).
     """
@@ -96,19 +96,19 @@ def fit_rate_path(
     expression: Float[Array, "n n_genes"],
     counts: csr_matrix,
     totals: Float64[Array, " n"],
-    group: Int64[Array, " n"],
+    section: Int64[Array, " n"],
     *,
     alpha: float | None,
 ) -> RatePath:
-    """Fit the path on spots of one or more groups; targets are centred within each group.
+    """Fit the path on spots of one or more sections; targets are centred within each section.
 
     Parameters
     ----------
     alpha
         Penalty of the ridge; None leaves the mean alone.
     """
-    means = group_means(expression, group)
-    rank = np.unique(group, return_inverse=True)[1]
+    means = group_means(expression, section)
+    rank = np.unique(section, return_inverse=True)[1]
     if alpha is None:
         nothing = np.zeros((inputs.shape[1], expression.shape[1]))
         ridge = Ridge(coefficients=nothing, intercept=nothing[0], alpha=np.inf)
@@ -137,25 +137,32 @@ def cross_fit(
     expression: Float[Array, "n n_genes"],
     counts: csr_matrix,
     totals: Float64[Array, " n"],
+    section: Int64[Array, " n"],
     groups: Groups,
     *,
     has_ridge: bool,
-) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-    """Log1p(CP10k) and rate offset of every spot by a path that has seen neither its group nor any validation spot.
+) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
+    """Predict every spot by a path that has seen neither its group nor any validation spot.
 
     The penalty is chosen anew for each group, without it. So a training spot meets the path as a new section will: its
     own counts cannot reach its own prediction.
+
+    Returns
+    -------
+    What the ridge adds (0 without one), the mean that it is added to, both in log1p(CP10k), and the offset of the
+    log-rate: (n, n_genes) each.
     """
-    predicted, offset = np.empty((2, *expression.shape), dtype=np.float32)
+    pattern, level, offset = np.empty((3, *expression.shape), dtype=np.float32)
     for g in np.unique(groups.group):
         rows = groups.group == g
         fit = ~groups.is_val & ~rows & (totals > 0)
         alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit]) if has_ridge else None
         path = fit_rate_path(
-            inputs[fit], expression[fit], counts[fit], totals[fit], groups.group[fit], alpha=alpha
+            inputs[fit], expression[fit], counts[fit], totals[fit], section[fit], alpha=alpha
         )
-        predicted[rows], offset[rows] = path.expression(inputs[rows]), path.offset
-    return predicted, offset
+        pattern[rows], level[rows] = path.ridge.predict(inputs[rows]), path.gene_mean
+        offset[rows] = path.offset
+    return pattern, level, offset
 
 
 def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> Float64[Array, " n_genes"]:

@@ -137,10 +137,10 @@ class NegativeBinomialRidge:
         groups = Groups(
             group=assigned.group[targets.rows], is_val=none_held_out, are_blocks=assigned.are_blocks
         )
-        base, offset = cross_fit(
-            x, targets.expression, targets.counts, targets.totals, groups, has_ridge=True
+        ridge, level, offset = cross_fit(
+            x, targets.expression, targets.counts, targets.totals, targets.section, groups, has_ridge=True
         )
-        log_rate = log_rate_of(torch.from_numpy(base)).numpy() + offset
+        log_rate = log_rate_of(torch.from_numpy(ridge + level)).numpy() + offset
         mu = np.exp(log_rate) * (targets.totals / PER)[:, None]
         theta = dispersion_by_moments(targets.counts, mu).astype(np.float32)
         predictions = {}
