@@ -67,6 +67,11 @@ class SectionTables:
         return unchanged(self._location, self.index, *nodes)
 
     @property
+    def store_address(self) -> str:
+        """Folder, packed file or address of the store, to be named in messages."""
+        return self._location.address
+
+    @property
     def n_spots(self) -> int:
         """Number of spots."""
         return self.meta.n_spots

@@ -263,8 +263,9 @@ def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
     same = same and (meta.stain, meta.is_averaged) == (features.stain, features.is_averaged)
     if meta.encoder_name != features.encoder or not same:
         message = (
-            f"the checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}…), "
-            f"the store offers {', '.join(features.keys)} (weights {features.weights_sha256[:8]}…); choose the same with "
+            f"the checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}…, "
+            f"tiles {', '.join(map(str, meta.tiles))}), the store offers {', '.join(features.keys)} (weights "
+            f"{features.weights_sha256[:8]}…, tiles {', '.join(map(str, features.tiles))}); choose the same with "
             "--enc-name, --tile-um, --stain and --dihedral, or embed them with `spam embed`"
         )
         raise CheckpointError(message)

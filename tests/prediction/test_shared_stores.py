@@ -50,6 +50,9 @@ def test_features_of_other_tiles_are_refused(checkpoint: Path, tmp_path: Path) -
     node["attributes"]["spam"]["meta"]["tile"]["out_px"] = 448
     write_sealed(index, document)
     section: StoredSection = open_store(tmp_path / "s.zarr").section("X")
-    words = r"'tiny_112um' of section 'X' .*'out_px': 448.* are not those the checkpoint was trained on.*--overwrite"
+    words = (
+        r"'tiny_112um' of section 'X' .*'out_px': 448.* are not those the checkpoint was trained on .*"
+        r"'out_px': 224.*`spam embed --store .*s\.zarr --enc-name tiny --tile-um 112 .*--overwrite`"
+    )
     with pytest.raises(CheckpointError, match=words):
         Predictor.load(checkpoint, torch.device("cpu")).predict(section)

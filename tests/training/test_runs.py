@@ -328,7 +328,8 @@ def test_a_killed_overwriting_run_is_not_taken_for_the_one_before(cohort: Path, 
 
 def test_a_checkpoint_of_other_features_is_refused(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"trained on features tiny_112um, tiny_224um .* offers tiny_112um"
+        CheckpointError,
+        match=r"trained on features tiny_112um, tiny_224um .*'tile_um': 224\.0.* offers tiny_112um .*--tile-um",
     ):
         finetune(finetuning(cohort, tmp_path, tile_um=(112.0,), pretrained_ckpt=pretrained))
 
