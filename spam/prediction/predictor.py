@@ -278,12 +278,13 @@ def check_section(meta: CheckpointMeta, section: StoredSection) -> None:
     )
     sizes += f" --stain {meta.stain}" if meta.stain else ""
     sizes += " --dihedral" if meta.is_averaged else ""
+    embed = f"spam embed --store {section.store_address} --enc-name {meta.encoder_name} {sizes}"
     missing = [key for key in meta.feature_keys if key not in section.feature_keys]
     if missing:
         message = (
             f"section {section.meta.name!r} has no features {', '.join(missing)} (it has "
             f"{', '.join(section.feature_keys) or 'none'}), which the checkpoint was trained on; make them with "
-            f"`spam embed --enc-name {meta.encoder_name} {sizes}`"
+            f"`{embed}`"
         )
         raise CheckpointError(message)
     for key in meta.feature_keys:
@@ -292,7 +293,7 @@ def check_section(meta: CheckpointMeta, section: StoredSection) -> None:
         if weights != meta.weights_sha256 or found.tile not in meta.tiles:
             message = (
                 f"features {key!r} of section {section.meta.name!r} (weights {weights[:8]}…, tile {found.tile}) "
-                f"are not those the checkpoint was trained on (weights {meta.weights_sha256[:8]}…); embed the section "
-                f"again with `spam embed --enc-name {meta.encoder_name} {sizes} --overwrite`"
+                f"are not those the checkpoint was trained on (weights {meta.weights_sha256[:8]}…, tiles "
+                f"{', '.join(map(str, meta.tiles))}); embed the section again with `{embed} --overwrite`"
             )
             raise CheckpointError(message)
