@@ -18,6 +18,11 @@ class PredictConfig(Config):
     )
     section: str | None = option(None, "section to predict (default: the only one in the store)")
     ckpt: Path | None = option(None, "checkpoint of `spam finetune`")
+    context_h5ad: Path | None = option(
+        None,
+        "raw counts of a part of the section (some spots, some genes, or some genes of some spots): the rest is predicted "
+        "from them too",
+    )
     out_dir: Path | None = option(
         None, "folder for predictions.h5ad, metrics.json, genes.csv and plots", flags=("--save-dir",)
     )

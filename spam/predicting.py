@@ -12,10 +12,19 @@ from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, BoardReport, score_predicted
 from spam.hardware import resolve_device
 from spam.models import log1p_cp10k
-from spam.prediction import PredictedSection, Predictor, write_predictions, write_table
+from spam.prediction import (
+    Context,
+    ContextReport,
+    PredictedSection,
+    Predictor,
+    condition,
+    write_predictions,
+    write_table,
+)
 from spam.progress import SILENT, Progress
 from spam.reports import SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
 from spam.schemas.predict_config import PredictConfig
+from spam.sections import read_measured_part
 from spam.store import StoredSection, open_store
 
 __all__ = ["PredictReport", "predict"]
@@ -57,6 +66,8 @@ class PredictReport:
         Spots whose image is unlike all that was trained on.
     n_predictable
         Genes that held-out spots have shown to be predicted better than by chance.
+    context
+        What ``--context-h5ad`` gave of the section; None without it.
     """
 
     section: str
@@ -69,6 +80,7 @@ class PredictReport:
     n_unreadable: int
     n_unlike: int
     n_predictable: int
+    context: ContextReport | None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -81,6 +93,7 @@ class PredictReport:
             "n_unreadable": self.n_unreadable,
             "n_unlike": self.n_unlike,
             "n_predictable": self.n_predictable,
+            "context": None if self.context is None else dataclasses.asdict(self.context),
             "files": [str(path) for path in self.files],
             "metrics": None if self.board is None else self.board.to_mapping(),
         }
@@ -93,6 +106,8 @@ class PredictReport:
                 "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
             )
         lines.append(self._trust())
+        if self.context is not None:
+            lines.append(self.context.sentence())
         if 0 < self.n_unmeasured < self.n_genes:
             lines.append(
                 f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
@@ -102,7 +117,8 @@ class PredictReport:
                 f"tiles of {self.n_unreadable} of these spots could not be read when they were embedded: nothing is "
                 "predicted for these spots, and they are not scored"
             )
-        lines.append("no ground truth, so no scores" if self.board is None else self.board.markdown())
+        unscored = "no ground truth, so no scores" if self.context is None else "nothing is left to score"
+        lines.append(unscored if self.board is None else self.board.markdown())
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)
 
@@ -119,12 +135,15 @@ class PredictReport:
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
     """Predict one section of a store, score it where it has counts, and draw it.
 
-    The prediction reads no counts of the section; the scores do, afterwards.
+    The prediction reads no counts of the section in the store, only those that ``--context-h5ad`` gives; the scores do,
+    afterwards, and leave out what was given.
 
     Raises
     ------
     MissingInputError, StoreError, CheckpointError
         If store, section or checkpoint are missing or do not fit together.
+    SectionError, ConfigError
+        If what is given of the section is not raw counts of it, or nothing that the checkpoint can use.
     OutputExistsError
         If the out dir holds predictions already and overwriting was not asked for.
     """
@@ -135,28 +154,37 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     predictor = Predictor.load(config.ckpt, resolve_device(config.device))
     _check_out_dir(config, section.meta.name)
     _check_plot_genes(config, predictor.meta.genes)
+    context, given = _read_context(config, section, predictor)
     predicted = predictor.predict(
         section, depth=config.depth, coverage=config.coverage, batch_size=config.batch_size, progress=progress
     )
+    if context is not None:
+        predicted = condition(predictor, predicted, context)
     out = config.out_dir
     out.mkdir(parents=True, exist_ok=True)
     for name in _WRITTEN:  # with --overwrite: scores of another section must not lie beside these predictions
         (out / name).unlink(missing_ok=True)
     files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
-    write_predictions(predicted, files[0])
+    write_predictions(
+        predicted,
+        files[0],
+        is_given_spot=None if context is None else context.is_given_spot,
+        is_given_gene=None if context is None else context.is_given_gene,
+    )
     for path in files[1:]:
         write_table(predicted, path)
     measured = (
         set() if section.genes is None else {str(gene) for gene in section.genes} & set(predicted.genes)
     )
     n_unreadable = int((~predicted.is_predicted).sum())
-    board = score_predicted(section, predictor, predicted)
+    board = score_predicted(section, predictor, predicted, context)
     if board is not None:
         files += [out / "metrics.json", out / "genes.csv"]
         metrics = {
             "section": predicted.section,
             "is_training_section": predicted.provenance["is_training_section"],
             "n_unreadable": n_unreadable,
+            "context": None if given is None else dataclasses.asdict(given),
             "model": MODEL,
             **board.to_mapping(),
             "provenance": predicted.provenance,
@@ -164,6 +192,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
                 **config.to_mapping(),
                 "store": PurePath(str(config.store)).name,
                 "ckpt": config.ckpt.name,
+                "context_h5ad": None if config.context_h5ad is None else config.context_h5ad.name,
                 "out_dir": None,
             },
         }
@@ -182,6 +211,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         n_unreadable=n_unreadable,
         n_unlike=int(predicted.is_out_of_distribution.sum()),
         n_predictable=int(predicted.is_predictable.sum()),
+        context=given,
     )
 
 
@@ -195,6 +225,25 @@ def _choose_section(config: PredictConfig) -> StoredSection:
         )
         raise ConfigError(message)
     return store.section(config.section or store.section_names[0])
+
+
+def _read_context(
+    config: PredictConfig, section: StoredSection, predictor: Predictor
+) -> tuple[Context | None, ContextReport | None]:
+    """Read what is given of the section, before anything is predicted."""
+    if config.context_h5ad is None:
+        return None, None
+    part = read_measured_part(config.context_h5ad, section=section.meta.name, ids=section.ids)
+    context = Context.gather(
+        part.counts, part.genes, part.rows, n_spots=section.n_spots, modelled=predictor.meta.genes
+    )
+    given = ContextReport.of(
+        context,
+        n_genes_of_file=len(part.genes),
+        n_spots_of_file=len(part.rows) + part.n_unknown,
+        n_unknown=part.n_unknown,
+    )
+    return context, given
 
 
 def _check_out_dir(config: PredictConfig, section: str) -> None:

@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     "reports": {"schemas", "evaluation"},
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
-    "predicting": {"schemas", *MODEL_SIDE, "reports"},
+    "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
     "simulation": {"schemas"},
     "demonstration": ABOVE - {"demonstration", "diagnosis", "console"},
     "diagnosis": {"graphs", "encoders"},

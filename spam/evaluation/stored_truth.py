@@ -3,7 +3,7 @@
 import numpy as np
 
 from spam.graphs import ensure_spatial_graph
-from spam.prediction import PredictedSection, Predictor
+from spam.prediction import Context, PredictedSection, Predictor
 from spam.store import StoredSection
 from spam.typing import Array
 
@@ -18,24 +18,32 @@ MODEL = "SPAM"
 
 
 def score_predicted(
-    section: StoredSection, predictor: Predictor, predicted: PredictedSection
+    section: StoredSection,
+    predictor: Predictor,
+    predicted: PredictedSection,
+    context: Context | None = None,
 ) -> BoardReport | None:
     """Score the model and its baselines against the section's counts.
 
-    Spots that nothing was predicted for are left out, as if they had not been measured.
+    Spots that nothing was predicted for are left out, as if they had not been measured; so are the spots, or else the
+    genes, that `context` has given (`Context.scores_spots`).
 
     Returns
     -------
-    The boards, or None where the section has no counts of any modelled gene.
+    The boards, or None where the section has no counts of any modelled gene, or none that is left to score.
     """
     if section.genes is None:
         return None
-    is_scored = predicted.is_predicted
-    predicted = predicted.without_unpredicted()
+    is_scored, given_genes = predicted.is_predicted, set[str]()
+    if context is not None and context.scores_spots:
+        is_scored = is_scored & ~context.is_given_spot
+    elif context is not None:
+        given_genes = set(np.asarray(predicted.genes)[context.is_given_gene].tolist())
+    predicted = predicted.of_spots(is_scored)
     counts = section.counts()[is_scored]
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     order = {str(gene): i for i, gene in enumerate(section.genes)}
-    measured = [gene for gene in predicted.genes if gene in order]
+    measured = [gene for gene in predicted.genes if gene in order and gene not in given_genes]
     if not measured or not totals.any():
         return None
     truth = SectionTruth(

@@ -1,6 +1,16 @@
 """Store + checkpoint -> expression of a section."""
 
+from .context import Context, condition
+from .context_report import ContextReport
 from .predictor import Predictor
 from .result import PredictedSection, write_predictions, write_table
 
-__all__ = ["PredictedSection", "Predictor", "write_predictions", "write_table"]
+__all__ = [
+    "Context",
+    "ContextReport",
+    "PredictedSection",
+    "Predictor",
+    "condition",
+    "write_predictions",
+    "write_table",
+]

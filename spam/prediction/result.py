@@ -102,9 +102,8 @@ class PredictedSection:
         """Spots whose image is unlike the training sections': their predictions are not to be trusted."""
         return self.bank_distance > 1.0
 
-    def without_unpredicted(self) -> "PredictedSection":
-        """Leave out the spots that nothing was predicted for."""
-        rows = self.is_predicted
+    def of_spots(self, rows: Bool[Array, " n_spots"]) -> "PredictedSection":
+        """Leave out all spots but these."""
         per_spot = ("ids", "xy_px", "expression", "mu", "pi", "lower", "upper", "bank_distance")
         return dataclasses.replace(
             self,
@@ -156,10 +155,21 @@ class PredictedSection:
         return result
 
 
-def write_predictions(predicted: PredictedSection, path: Path) -> None:
-    """Write an ``.h5ad`` that replaces an older one in one step."""
+def write_predictions(
+    predicted: PredictedSection,
+    path: Path,
+    *,
+    is_given_spot: Bool[Array, " n_spots"] | None = None,
+    is_given_gene: Bool[Array, " n_genes"] | None = None,
+) -> None:
+    """Write an ``.h5ad`` that replaces an older one in one step; what was given stands in ``is_given`` of obs and var."""
+    adata = predicted.to_anndata()
+    if is_given_spot is not None:
+        adata.obs["is_given"] = is_given_spot
+    if is_given_gene is not None:
+        adata.var["is_given"] = is_given_gene
     with replacing(path) as partial:
-        predicted.to_anndata().write_h5ad(partial, compression="gzip")
+        adata.write_h5ad(partial, compression="gzip")
 
 
 def write_table(predicted: PredictedSection, path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from .join_report import JoinReport
 from .manifest import read_manifest
+from .measured import MeasuredPart, read_measured_part
 from .reading import read_section
 from .section import Section, SlideSource, TileFiles, TileSource
 
 __all__ = [
     "JoinReport",
+    "MeasuredPart",
     "Section",
     "SlideSource",
     "TileFiles",
     "TileSource",
     "read_manifest",
+    "read_measured_part",
     "read_section",
 ]

@@ -1,6 +1,6 @@
 """Raw counts: finite, non-negative whole numbers, or an error that says what they look like instead."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -18,12 +18,17 @@ _LOG_MAX = 20.0  # log1p of half a billion: no log-transformed count is larger
 
 
 def read_counts(
-    adata: AnnData, *, layer: str | None, where: str
+    adata: AnnData,
+    *,
+    layer: str | None,
+    where: str,
+    option: Literal["--h5ad", "--context-h5ad"] = "--h5ad",
 ) -> tuple[csr_matrix | None, Shaped[Array, " n_genes"] | None]:
     """Take raw counts from `layer`, else from ``layers['counts']``, else from ``X``.
 
     Returns the counts as canonical int32 CSR and the gene names, or (None, None) for a file without genes or
-    matrix. Floats that hold whole numbers are taken; `where` names the file in messages.
+    matrix. Floats that hold whole numbers are taken; `where` names the file in messages, and `option` the one that
+    gave it: ``--counts-layer`` belongs to ``--h5ad``.
 
     Raises
     ------
@@ -52,12 +57,12 @@ def read_counts(
         )
         raise SectionError(message)
     place = f"layers[{name!r}]" if name is not None else "X"
-    return _whole_numbers(
-        csr_matrix(matrix), place=f"{where}: {place}", others=[x for x in layers if x != name]
-    ), genes
+    others = [x for x in layers if x != name] if option == "--h5ad" else []
+    whole = _whole_numbers(csr_matrix(matrix), place=f"{where}: {place}", others=others, option=option)
+    return whole, genes
 
 
-def _whole_numbers(matrix: csr_matrix, *, place: str, others: list[str]) -> csr_matrix:
+def _whole_numbers(matrix: csr_matrix, *, place: str, others: list[str], option: str) -> csr_matrix:
     """Return the matrix as canonical int32 CSR, or raise and say what its values look like."""
     values = matrix.data
     fault = _fault(values)
@@ -74,7 +79,7 @@ def _whole_numbers(matrix: csr_matrix, *, place: str, others: list[str]) -> csr_
         )
         message = (
             f"{place} must hold raw counts (whole numbers >= 0), but {fault} (values {span}); give the raw "
-            f"counts: {instead}; for prediction without counts leave out --h5ad"
+            f"counts: {instead}; for prediction without counts leave out {option}"
         )
         raise SectionError(message)
     counts = csr_matrix((values.astype(np.int32), matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -55,7 +55,7 @@ def test_other_spots_get_what_they_get_without_them(stores: dict[str, Path], che
         np.testing.assert_array_equal(values[KEPT], partial.baselines[name], err_msg=name)
     np.testing.assert_array_equal(whole.bank_distance[KEPT], partial.bank_distance)
     assert not whole.is_out_of_distribution[list(UNREADABLE)].any()
-    rest = whole.without_unpredicted()
+    rest = whole.of_spots(whole.is_predicted)
     np.testing.assert_array_equal(rest.bank_distance, partial.bank_distance)
     np.testing.assert_array_equal(rest.ids, partial.ids)
     np.testing.assert_array_equal(rest.xy_px, partial.xy_px)

@@ -1,0 +1,218 @@
+"""Prediction of a section that is measured in part: some spots, a panel of genes, or a panel at some spots."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
+
+from spam.errors import SectionError
+from spam.models import count_interval, log1p_cp10k
+from spam.training.rate_path import PER, log_rate_of
+from spam.typing import Array, Bool, Float32, Float64, Int64, Shaped
+
+from .kriging import krige
+from .panel import Bank, normalised_panel, predict_from_panel
+from .predictor import Predictor
+from .result import PredictedSection
+
+__all__ = ["Context", "condition"]
+
+_N_NEAREST = 4  # the baseline's neighbours; better than 8 where few spots are measured (docs/experiments.md)
+_WHOLE = (
+    1.25  # within this factor, sums of counts are taken for library sizes: at most .22 on the scale of log1p
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Context:
+    """Given entries of a section: counts of these genes at these spots; nothing is known of any other entry.
+
+    Attributes
+    ----------
+    is_given_spot, is_given_gene
+        Which spots of the section, and which modelled genes; an entry is given where both are true.
+    counts
+        Raw counts of the given genes at the given spots, in the order of the section and of the model, (n, p).
+    totals
+        Sum of each given spot's counts over all genes of the file, modelled or not, (n,).
+    """
+
+    is_given_spot: Bool[Array, " n_spots"]
+    is_given_gene: Bool[Array, " n_genes"]
+    counts: csr_matrix
+    totals: Float64[Array, " n"]
+
+    @classmethod
+    def gather(
+        cls,
+        counts: csr_matrix,
+        genes: Shaped[Array, " n_measured_genes"],
+        rows: Int64[Array, " n_measured"],
+        *,
+        n_spots: int,
+        modelled: Sequence[str],
+    ) -> "Context":
+        """Find the modelled genes among what was measured; spots without a count of them are not given.
+
+        Parameters
+        ----------
+        counts, genes
+            What was measured, (n_measured, n_measured_genes).
+        rows
+            Its spots as rows of the section, rising.
+
+        Raises
+        ------
+        SectionError
+            If none of the genes is modelled.
+        """
+        position = {str(gene): i for i, gene in enumerate(genes)}
+        is_given_gene = np.array([gene in position for gene in modelled], dtype=bool)
+        if not is_given_gene.any() and len(genes):
+            message = (
+                f"none of the {len(genes)} genes of --context-h5ad ({', '.join(map(repr, map(str, genes[:5])))}) is among "
+                f"the {len(modelled)} genes of the checkpoint ({', '.join(map(repr, modelled[:5]))}); name genes alike "
+                "(symbols or Ensembl ids), or train on a gene set that holds the panel"
+            )
+            raise SectionError(message)
+        chosen = counts[:, [position[gene] for gene in modelled if gene in position]]
+        is_measured = np.asarray(chosen.sum(axis=1)).ravel() > 0
+        is_given_spot = np.zeros(n_spots, dtype=bool)
+        is_given_spot[rows[is_measured]] = True
+        totals = np.asarray(counts[is_measured].sum(axis=1), dtype=np.float64).ravel()
+        return cls(
+            is_given_spot=is_given_spot,
+            is_given_gene=is_given_gene,
+            counts=chosen[is_measured],
+            totals=totals,
+        )
+
+    @property
+    def scores_spots(self) -> bool:
+        """Whether spots that are not given are scored (of all genes), or genes that are not given (at all spots).
+
+        Entries that are scored make up a matrix without any given entry; of the two, the larger one is taken.
+        """
+        n_spots, n_genes = len(self.is_given_spot), len(self.is_given_gene)
+        left_spots = (n_spots - int(self.is_given_spot.sum())) * n_genes
+        return left_spots >= n_spots * (n_genes - int(self.is_given_gene.sum()))
+
+    def at(self, is_predicted: Bool[Array, " n_spots"]) -> "Context":
+        """Forget all spots but these: the others are no longer part of the section."""
+        kept = is_predicted[self.is_given_spot]
+        return Context(
+            is_given_spot=self.is_given_spot[is_predicted],
+            is_given_gene=self.is_given_gene,
+            counts=self.counts[kept],
+            totals=self.totals[kept],
+        )
+
+    def expression(self, bank: Bank) -> tuple[Float64[Array, "n p"], bool]:
+        """Log1p(CP10k) of the given entries, and whether library sizes were known.
+
+        They are known if the modelled genes make up about as much of the file's counts as of the bank's: then the sums of
+        the file are library sizes. Otherwise the file is a panel, and `normalised_panel` says how it is brought to 10k.
+        """
+        panel_sum = bank.panel_sum(np.flatnonzero(self.is_given_gene))
+        dense = self.counts.toarray().astype(np.float64)
+        per_10k = float((dense.sum(axis=1) / self.totals).mean()) * PER
+        if np.isnan(panel_sum) or max(per_10k / panel_sum, panel_sum / per_10k) <= _WHOLE:
+            return log1p_cp10k(dense, self.totals).astype(np.float64), True
+        return normalised_panel(dense, panel_sum), False
+
+
+def condition(predictor: Predictor, predicted: PredictedSection, context: Context) -> PredictedSection:
+    r"""Correct a prediction by what was measured of the section; no other entry of the section is looked at.
+
+    1. Genes that were not measured at a measured spot are predicted from those that were (`predict_from_panel`).
+    2. What the prediction missed at measured spots is carried to the others by `krige`.
+
+    The count distribution follows: its mean is multiplied by what the correction is on the scale of rates. Dispersion,
+    and so the relative width of intervals, stays as it was calibrated without context.
+
+    Given entries are predicted like all others: the measured value has its say there by as much as it is found to
+    say of a spot's neighbours, and is not copied. Use your own counts where you have them.
+
+    The baselines then hold the prediction without context, too; the mean of the four nearest measured spots where all
+    genes were given, and a ridge on the panel alone where all spots were.
+
+    Raises
+    ------
+    ConfigError
+        If a panel is given, and the checkpoint holds no spots of other sections.
+    """
+    is_predicted = predicted.is_predicted
+    given = context.at(is_predicted)
+    if not given.is_given_spot.any() or not given.is_given_gene.any():
+        return predicted
+    sections = list(predictor.meta.donors)
+    own = sections.index(predicted.section) if predicted.section in sections else -1
+    bank = Bank.without(predictor.tensors, own)
+    before = predicted.expression[is_predicted]
+    xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
+    correction, measured, facts = _correction(before, xy, given, bank)
+    after = np.maximum(before + correction, 0.0).astype(np.float32)
+    change = log_rate_of(torch.from_numpy(after)) - log_rate_of(torch.from_numpy(before))
+    mu = predicted.mu[is_predicted] * change.exp().numpy()
+    likelihood = predictor.meta.settings["likelihood"]
+    lower, upper = count_interval(
+        likelihood,
+        mu,
+        None if likelihood == "poisson" else predicted.theta,
+        predicted.pi[is_predicted] if likelihood == "zinb" else None,
+        predictor.interval_level(predicted.coverage),
+    )
+
+    def spread(values: Array) -> Float32[Array, "n_spots n_genes"]:
+        whole = np.full((len(is_predicted), values.shape[1]), np.nan, dtype=np.float32)
+        whole[is_predicted] = values
+        return whole
+
+    return dataclasses.replace(
+        predicted,
+        expression=spread(after),
+        mu=spread(mu),
+        lower=spread(np.log1p(lower * (PER / predicted.depth))),
+        upper=spread(np.log1p(upper * (PER / predicted.depth))),
+        baselines={
+            **predicted.baselines,
+            "SPAM without context": predicted.expression,
+            **{name: spread(values) for name, values in measured.items()},
+        },
+        provenance={**predicted.provenance, "context": facts},
+    )
+
+
+def _correction(
+    before: Float32[Array, "n_spots n_genes"], xy: Float64[Array, "n_spots 2"], given: Context, bank: Bank
+) -> tuple[Float64[Array, "n_spots n_genes"], dict[str, Array], dict[str, object]]:
+    """Compute what is to be added to the prediction, baselines that need no model, and facts to keep."""
+    rows, genes = np.flatnonzero(given.is_given_spot), np.flatnonzero(given.is_given_gene)
+    others = np.flatnonzero(~given.is_given_gene)
+    measured, is_whole = given.expression(bank)
+    correction = np.zeros(before.shape)
+    correction[:, genes], field = krige(measured - before[np.ix_(rows, genes)], rows, xy)
+    facts: dict[str, object] = {
+        "n_spots": len(rows),
+        "n_genes": len(genes),
+        "library_size": "sum of the file" if is_whole else "panel, scaled to its mean in the reference bank",
+        "kriging": dataclasses.asdict(field),
+    }
+    baselines: dict[str, Array] = {}
+    if len(others):
+        missing = before[np.ix_(rows, others)]
+        found = predict_from_panel(measured, missing, bank, genes, is_normalised=not is_whole)
+        correction[:, others], field = krige(found.expression - missing, rows, xy)
+        correction[np.ix_(rows, others)] = found.expression - missing  # of their own spot it is not noise
+        facts |= {"panel_weights": list(found.weights), "panel_kriging": dataclasses.asdict(field)}
+        if len(rows) == len(before):
+            alone = np.tile(bank.gene_mean, (len(rows), 1))
+            alone[:, others] = found.from_panel
+            baselines["panel ridge"] = alone
+    else:
+        nearest = cKDTree(xy[rows]).query(xy, k=np.arange(1, min(_N_NEAREST, len(rows)) + 1))[1]
+        baselines["nearest measured spots"] = measured[nearest].mean(axis=1)
+    return correction, baselines, facts

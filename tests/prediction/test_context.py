@@ -1,0 +1,345 @@
+"""Partly measured targets: only given entries matter, they matter, and they help."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cohorts import add_section
+from scipy.sparse import csr_matrix
+
+from spam.errors import ConfigError, SectionError
+from spam.models.expression import log1p_cp10k
+from spam.models.linear import pearson_per_gene
+from spam.predicting import predict
+from spam.prediction import Context, PredictedSection, Predictor, condition
+from spam.prediction.panel import Bank
+from spam.schemas.predict_config import PredictConfig
+from spam.schemas.training_config import FinetuneConfig
+from spam.store import open_store
+from spam.training import finetune
+
+N_SPOTS = 43
+ARRAYS = ("expression", "mu", "theta", "pi", "lower", "upper")
+SPOTS = np.random.default_rng(0).random(N_SPOTS) < 0.5
+Lab = tuple[Predictor, PredictedSection, csr_matrix, list[str]]
+
+
+@pytest.fixture(scope="module")
+def lab(store: Path, checkpoint: Path) -> Lab:
+    """The checkpoint, its plain prediction of S4, and all counts of S4."""
+    predictor = Predictor.load(checkpoint, torch.device("cpu"))
+    section = open_store(store).section("S4")
+    assert section.genes is not None
+    return predictor, predictor.predict(section), section.counts(), [str(gene) for gene in section.genes]
+
+
+def context_of(lab: Lab, spots: np.ndarray, genes: list[str], counts: csr_matrix | None = None) -> Context:
+    """What a file of these spots and genes gives."""
+    predictor, _, whole, names = lab
+    counts = whole if counts is None else counts
+    rows = np.flatnonzero(spots)
+    chosen = csr_matrix(counts[rows][:, [names.index(gene) for gene in genes]])
+    return Context.gather(
+        chosen, np.array(genes, dtype=str), rows, n_spots=N_SPOTS, modelled=predictor.meta.genes
+    )
+
+
+def panel_of(lab: Lab) -> list[str]:
+    return list(lab[0].meta.genes[2:19:2])
+
+
+def truth_of(lab: Lab) -> np.ndarray:
+    predictor, _, counts, names = lab
+    totals = np.asarray(counts.sum(axis=1), dtype=float).ravel()
+    return log1p_cp10k(counts[:, [names.index(gene) for gene in predictor.meta.genes]], totals)
+
+
+def assert_identical(a: PredictedSection, b: PredictedSection) -> None:
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+CASES = {
+    "some spots": lambda lab: (SPOTS, lab[3]),
+    "some genes": lambda lab: (np.ones(N_SPOTS, dtype=bool), panel_of(lab)),
+    "some genes of some spots": lambda lab: (SPOTS, panel_of(lab)),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+Case = Callable[[Lab], tuple[np.ndarray, list[str]]]
+
+
+@cases
+@pytest.mark.parametrize("change", ["zero", "shuffle", "delete"])
+def test_counts_of_the_store_do_not_reach_the_prediction(
+    lab: Lab, tmp_path: Path, case: Case, change: str
+) -> None:
+    """The same given entries, and a store whose own counts are others, or none."""
+    add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=N_SPOTS, change_counts=change)
+    predictor, plain, _, _ = lab
+    context = context_of(lab, *case(lab))
+    other = predictor.predict(open_store(tmp_path / "x.zarr").section("S4"))
+    assert_identical(condition(predictor, other, context), condition(predictor, plain, context))
+
+
+@cases
+def test_a_given_entry_reaches_others(lab: Lab, case: Case) -> None:
+    predictor, plain, counts, names = lab
+    spots, genes = case(lab)
+    changed = counts.toarray()
+    gene = next(gene for gene in genes if gene in predictor.meta.genes)
+    changed[np.flatnonzero(spots)[3], names.index(gene)] += 500
+    before = condition(predictor, plain, context_of(lab, spots, genes))
+    after = condition(predictor, plain, context_of(lab, spots, genes, csr_matrix(changed)))
+    moved = before.expression != after.expression
+    moved[np.ix_(spots, np.isin(predictor.meta.genes, genes))] = False
+    assert moved.any()
+    assert not np.array_equal(before.expression, plain.expression)
+
+
+def test_an_empty_context_is_the_plain_prediction(lab: Lab) -> None:
+    predictor, plain, _, names = lab
+    assert_identical(
+        condition(predictor, plain, context_of(lab, np.zeros(N_SPOTS, dtype=bool), names)), plain
+    )
+    assert_identical(condition(predictor, plain, context_of(lab, SPOTS, [])), plain)
+    silent = csr_matrix(np.zeros((N_SPOTS, len(names)), dtype=np.int32))
+    assert_identical(condition(predictor, plain, context_of(lab, SPOTS, names, silent)), plain)
+
+
+def mean_pearson(predicted: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.nanmean(pearson_per_gene(predicted, truth)))
+
+
+def test_a_panel_helps_where_images_say_little(lab: Lab) -> None:
+    predictor, plain, _, _ = lab
+    panel = panel_of(lab)
+    found = condition(predictor, plain, context_of(lab, np.ones(N_SPOTS, dtype=bool), panel))
+    others = ~np.isin(predictor.meta.genes, panel)
+    truth = truth_of(lab)[:, others]
+    assert (
+        mean_pearson(found.expression[:, others], truth)
+        > mean_pearson(plain.expression[:, others], truth) + 0.1
+    )
+    alone = mean_pearson(found.baselines["panel ridge"][:, others], truth)
+    assert (
+        mean_pearson(found.expression[:, others], truth) > alone - 0.01
+    )  # nine genes tell both hidden states
+    np.testing.assert_array_equal(found.baselines["SPAM without context"], plain.expression)
+
+
+def test_measured_spots_mend_what_a_prediction_gets_wrong_around_them(lab: Lab) -> None:
+    """A section whose expression is raised on one side, by what no image tells of."""
+    predictor, plain, counts, _ = lab
+    raised = counts.toarray().astype(np.int64)
+    side = plain.xy_px[:, 0] > np.median(plain.xy_px[:, 0])
+    raised[np.ix_(side, np.arange(0, 61, 2))] *= 4
+    changed = csr_matrix(raised.astype(np.int32))
+    found = condition(predictor, plain, context_of(lab, SPOTS, lab[3], changed))
+    truth = truth_of((predictor, plain, changed, lab[3]))[~SPOTS]
+
+    def error(predicted: np.ndarray) -> float:
+        return float(((predicted[~SPOTS] - truth) ** 2).mean())
+
+    nearest = found.baselines["nearest measured spots"]
+    assert error(found.expression) < 0.9 * min(error(plain.expression), error(nearest))
+
+
+def test_the_nearest_measured_spots_are_those_of_a_loop(lab: Lab) -> None:
+    predictor, plain, _, _ = lab
+    found = condition(predictor, plain, context_of(lab, SPOTS, lab[3])).baselines["nearest measured spots"]
+    rows, truth = np.flatnonzero(SPOTS), truth_of(lab)
+    for i in range(N_SPOTS):
+        near = rows[np.argsort(((plain.xy_px[rows] - plain.xy_px[i]) ** 2).sum(axis=1))[:4]]
+        np.testing.assert_allclose(found[i], truth[near].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+@cases
+def test_rates_and_intervals_follow_the_expression(lab: Lab, case: Case) -> None:
+    predictor, plain, _, _ = lab
+    found = condition(predictor, plain, context_of(lab, *case(lab)))
+    ratio = found.mu / plain.mu
+    away = (plain.expression > 1) & (found.expression > 1)  # far from the soft floor of the rate
+    expected = np.expm1(found.expression) / np.expm1(plain.expression)
+    np.testing.assert_allclose(ratio[away], expected[away], rtol=1e-3)
+    assert (found.expression >= 0).all()
+    assert (found.lower <= found.upper).all()
+    rises = found.expression > plain.expression
+    assert (found.upper >= plain.upper)[rises].all()
+    assert (found.upper <= plain.upper)[~rises].all()
+    np.testing.assert_array_equal(found.theta, plain.theta)
+
+
+def test_a_panel_of_some_spots_reaches_other_genes_of_other_spots(lab: Lab) -> None:
+    predictor, plain, _, _ = lab
+    panel = panel_of(lab)
+    found = condition(predictor, plain, context_of(lab, SPOTS, panel))
+    others = ~np.isin(predictor.meta.genes, panel)
+    facts = found.provenance["context"]
+    assert facts["library_size"].startswith("panel")
+    assert facts["n_spots"] == SPOTS.sum()
+    assert facts["n_genes"] == len(panel)
+    assert (found.expression != plain.expression)[np.ix_(SPOTS, others)].any()
+    assert set(found.baselines) - set(plain.baselines) == {"SPAM without context"}
+
+
+def test_library_sizes_are_those_of_the_file_where_it_holds_more_than_a_panel(lab: Lab) -> None:
+    predictor, _, _, names = lab
+    bank = Bank.without(predictor.tensors, -1)
+    whole = context_of(lab, SPOTS, names)
+    expression, is_whole = whole.expression(bank)
+    assert is_whole
+    np.testing.assert_allclose(expression, truth_of(lab)[SPOTS], rtol=1e-5, atol=1e-6)
+    panel, is_whole = context_of(lab, SPOTS, panel_of(lab)).expression(bank)
+    assert not is_whole
+    np.testing.assert_allclose(
+        np.expm1(panel).sum(axis=1),
+        bank.panel_sum(np.flatnonzero(np.isin(predictor.meta.genes, panel_of(lab)))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_spots", "n_genes", "scores_spots"),
+    [(0, 29, True), (42, 29, True), (43, 3, False), (20, 3, False), (5, 20, True)],
+)
+def test_the_larger_part_without_given_entries_is_scored(
+    n_spots: int, n_genes: int, scores_spots: bool
+) -> None:
+    context = Context(
+        is_given_spot=np.arange(N_SPOTS) < n_spots,
+        is_given_gene=np.arange(29) < n_genes,
+        counts=csr_matrix((n_spots, n_genes), dtype=np.int32),
+        totals=np.ones(n_spots),
+    )
+    assert context.scores_spots == scores_spots
+
+
+# --- spam predict --context-h5ad ------------------------------------------------------------------------------------------
+
+
+def write_context(
+    lab: Lab, path: Path, spots: np.ndarray, genes: list[str], *, order: np.ndarray | None = None
+) -> Path:
+    _, plain, counts, names = lab
+    rows = np.flatnonzero(spots)
+    rows = rows if order is None else rows[order]
+    anndata.AnnData(
+        X=counts[rows][:, [names.index(gene) for gene in genes]],
+        obs=pd.DataFrame(index=plain.ids[rows].astype(str)),
+        var=pd.DataFrame(index=genes),
+    ).write_h5ad(path)
+    return path
+
+
+def config(store: Path, checkpoint: Path, out: Path, **changes: object) -> PredictConfig:
+    values = {"store": store, "section": "S4", "ckpt": checkpoint, "out_dir": out, "plots": False, **changes}
+    return PredictConfig(**values)  # type: ignore[arg-type]
+
+
+def test_given_spots_are_marked_and_not_scored(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = write_context(lab, tmp_path / "spots.h5ad", SPOTS, lab[3])
+    report = predict(config(store, checkpoint, tmp_path / "out", context_h5ad=path))
+    found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
+    np.testing.assert_array_equal(found.obs["is_given"], SPOTS)
+    assert found.var["is_given"].all()
+    assert report.board is not None
+    assert report.board.n_spots == (~SPOTS).sum()
+    table = report.board.gene_table().loc[list(found.var_names)]
+    expected = pearson_per_gene(found.X[~SPOTS], truth_of(lab)[~SPOTS])
+    np.testing.assert_allclose(table["SPAM.pearson"], expected, atol=1e-5)
+    assert {"SPAM without context.pearson", "nearest measured spots.pearson"} <= set(table.columns)
+    assert (
+        f"given: counts of 50 modelled genes at {SPOTS.sum()} spots (left out: 11 genes" in report.summary()
+    )
+    assert "only spots that were not given are scored" in report.summary()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["context"]["scored"] == "spots"
+    assert metrics["config"]["context_h5ad"] == "spots.h5ad"
+    assert report.to_mapping()["context"]["n_spots"] == SPOTS.sum()
+
+
+def test_given_genes_are_marked_and_not_scored(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    everywhere, panel = np.ones(N_SPOTS, dtype=bool), panel_of(lab)
+    path = write_context(lab, tmp_path / "panel.h5ad", everywhere, panel)
+    report = predict(config(store, checkpoint, tmp_path / "out", context_h5ad=path))
+    found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
+    np.testing.assert_array_equal(found.var["is_given"], np.isin(found.var_names, panel))
+    assert report.board is not None
+    assert report.board.n_spots == N_SPOTS
+    assert set(report.board.gene_table().index) == set(found.var_names) - set(panel)
+    assert "panel ridge.pearson" in report.board.gene_table()
+    assert "only genes that were not given are scored" in report.summary()
+
+
+def test_the_order_of_the_file_changes_nothing(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    a = write_context(lab, tmp_path / "a.h5ad", SPOTS, lab[3])
+    genes = [str(gene) for gene in rng.permutation(lab[3])]
+    b = write_context(lab, tmp_path / "b.h5ad", SPOTS, genes, order=rng.permutation(int(SPOTS.sum())))
+    for path in (a, b):
+        predict(config(store, checkpoint, tmp_path / path.stem, context_h5ad=path))
+    first, second = (anndata.read_h5ad(tmp_path / name / "predictions.h5ad") for name in "ab")
+    np.testing.assert_array_equal(first.X, second.X)
+    for layer in ("mu", "lower", "upper"):
+        np.testing.assert_array_equal(first.layers[layer], second.layers[layer])
+
+
+def test_where_all_is_given_nothing_is_scored(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = write_context(lab, tmp_path / "all.h5ad", np.ones(N_SPOTS, dtype=bool), lab[3])
+    report = predict(config(store, checkpoint, tmp_path / "out", context_h5ad=path))
+    assert report.board is None
+    assert "nothing is left to score" in report.summary()
+
+
+def test_genes_that_are_not_modelled_are_refused_before_anything_is_written(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    unknown = [gene for gene in lab[3] if gene not in lab[0].meta.genes]
+    path = write_context(lab, tmp_path / "x.h5ad", SPOTS, unknown)
+    with pytest.raises(
+        SectionError, match=r"none of the 11 genes of --context-h5ad .* among the 50 genes of the checkpoint"
+    ):
+        predict(config(store, checkpoint, tmp_path / "out", context_h5ad=path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_panel_of_the_only_training_section_is_refused(tmp_path: Path) -> None:
+    add_section(tmp_path / "one.zarr", "S4", seed=3, n_spots=N_SPOTS)
+    checkpoint = finetune(
+        FinetuneConfig(
+            store=tmp_path / "one.zarr", save_dir=tmp_path / "c", epochs=1, fuse_dim=16, n_top_genes=29
+        )
+    ).run.best_path
+    predictor = Predictor.load(checkpoint, torch.device("cpu"))
+    section = open_store(tmp_path / "one.zarr").section("S4")
+    assert section.genes is not None
+    lone = (predictor, predictor.predict(section), section.counts(), [str(gene) for gene in section.genes])
+    with pytest.raises(ConfigError, match="measured spots of other sections"):
+        condition(predictor, lone[1], context_of(lone, SPOTS, panel_of(lone)))
+    assert np.isfinite(condition(predictor, lone[1], context_of(lone, SPOTS, lone[3])).expression).all()
+
+
+def test_spots_whose_tiles_could_not_be_read_are_left_out(checkpoint: Path, lab: Lab, tmp_path: Path) -> None:
+    """What was measured there is not used, and nothing is predicted for them."""
+    add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=N_SPOTS, unreadable=(4, 11))
+    predictor = lab[0]
+    plain = predictor.predict(open_store(tmp_path / "x.zarr").section("S4"))
+    given = np.ones(N_SPOTS, dtype=bool)
+    found = condition(predictor, plain, context_of(lab, given, panel_of(lab)))
+    assert np.isnan(found.expression[[4, 11]]).all()
+    assert np.isfinite(np.delete(found.expression, [4, 11], axis=0)).all()
+    given[[4, 11]] = False
+    without = condition(predictor, plain, context_of(lab, given, panel_of(lab)))
+    assert_identical(found, without)
