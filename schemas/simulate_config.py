@@ -24,6 +24,11 @@ class SimulateConfig(Config):
     signal: float = option(
         1.0, "standard deviation of the log-rates that morphology explains; 0 is pure noise"
     )
+    null_share: float = option(0.0, "share of genes that morphology does not move")
+    hidden: float = option(
+        0.0,
+        "standard deviation of log-rate patterns that are as smooth as the tissue, but that no image shows",
+    )
     donor_effect: float = option(0.2, "standard deviation of a gene's log-rate between donors")
     section_effect: float = option(0.1, "standard deviation of a gene's log-rate between sections of a donor")
     depth: float = option(3000.0, "mean library size of a spot")
@@ -36,11 +41,14 @@ class SimulateConfig(Config):
     def __post_init__(self) -> None:
         counts = ("n_donors", "n_sections", "n_spots", "n_genes", "n_programmes")
         sizes = ("depth", "theta", "mpp", "pitch_um")
-        spreads = ("signal", "donor_effect", "section_effect")
+        spreads = ("signal", "hidden", "donor_effect", "section_effect")
         check(
             [
                 "--out-dir is missing: say where the cohort goes" if self.out_dir is None else None,
                 f"--seed must not be negative, not {self.seed}" if self.seed < 0 else None,
+                f"--null-share must be in [0, 1], not {self.null_share}"
+                if not 0 <= self.null_share <= 1
+                else None,
                 *(
                     f"--{n.replace('_', '-')} must be at least 1, not {getattr(self, n)}"
                     for n in counts

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from spam.schemas.simulate_config import SimulateConfig
-from spam.typing import Array, Float, Int
+from spam.typing import Array, Bool, Float, Int
 
 from .morphology import share_covariance
 from .streams import random_stream
@@ -28,11 +28,14 @@ class GeneProgrammes:
         Mean log rate of each gene.
     loadings
         Change of the log rate per unit of a programme's share; programme ``j`` is ``KINDS[j]``.
+    is_null
+        Genes that morphology does not move: all their loadings are 0.
     """
 
     names: tuple[str, ...]
     base: Float[Array, " n_genes"]
     loadings: Float[Array, "n_genes n_programmes"]
+    is_null: Bool[Array, " n_genes"]
 
 
 def draw_gene_programmes(config: SimulateConfig) -> GeneProgrammes:
@@ -40,7 +43,7 @@ def draw_gene_programmes(config: SimulateConfig) -> GeneProgrammes:
 
     The loadings of a gene are scaled so that ``loadings @ shares`` has standard deviation ``config.signal``
     over all the tissue that could be simulated (`share_covariance`); within one section it differs from gene
-    to gene.
+    to gene. A share ``config.null_share`` of the genes, chosen at random, has none.
     """
     rng = random_stream(config.seed, "gene")
     base = rng.normal(0, _BASE_SD, config.n_genes)
@@ -48,10 +51,15 @@ def draw_gene_programmes(config: SimulateConfig) -> GeneProgrammes:
     _, covariance = share_covariance()
     covariance = covariance[: config.n_programmes, : config.n_programmes]
     spread = np.sqrt(np.einsum("gi,ij,gj->g", loadings, covariance, loadings))
+    loadings *= config.signal / spread[:, None]
+    order = random_stream(config.seed, "null").permutation(config.n_genes)
+    is_null = order < round(config.null_share * config.n_genes)
+    loadings[is_null] = 0.0
     return GeneProgrammes(
         names=tuple(f"SIM{number:04d}" for number in range(1, config.n_genes + 1)),
         base=base,
-        loadings=config.signal * loadings / spread[:, None],
+        loadings=loadings,
+        is_null=is_null,
     )
 
 
@@ -59,15 +67,29 @@ def expression_rates(
     genes: GeneProgrammes,
     shares: Float[Array, "n_spots n_kinds"],
     effect: Float[Array, " n_genes"],
+    hidden: Float[Array, "n_spots n_genes"] | float = 0.0,
 ) -> Float[Array, "n_spots n_genes"]:
     """Compute the true expression of each spot as shares of its library, which sum to 1 over the genes.
 
-    ``rate = softmax_g(base_g + loadings_g . (shares - mean shares) + effect_g)``; `effect` is the sum of the
-    donor's and the section's effect on each gene.
+    ``rate = softmax_g(base_g + loadings_g . (shares - mean shares) + effect_g + hidden_g)``; `effect` is the sum of the
+    donor's and the section's effect on each gene, and `hidden` what no image shows. Genes that morphology does not
+    move share a part of the library among themselves that it does not move either: else they would yield where
+    others rise.
     """
     n_programmes = genes.loadings.shape[1]
     mean, _ = share_covariance()
-    log_rate = genes.base + effect + (shares - mean)[:, :n_programmes] @ genes.loadings.T
+    level = genes.base + effect
+    log_rate = level + (shares - mean)[:, :n_programmes] @ genes.loadings.T + hidden
+    part_of = _softmax(level[None])[0]
+    rates = np.empty_like(log_rate)
+    for part in (genes.is_null, ~genes.is_null):
+        if part.any():
+            rates[:, part] = part_of[part].sum() * _softmax(log_rate[:, part])
+    return rates
+
+
+def _softmax(log_rate: Float[Array, "n n_genes"]) -> Float[Array, "n n_genes"]:
+    """Exponentials that sum to 1 in each row."""
     rate = np.exp(log_rate - log_rate.max(axis=1, keepdims=True))
     return np.asarray(rate / rate.sum(axis=1, keepdims=True))
 

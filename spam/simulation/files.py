@@ -31,8 +31,8 @@ def write_section(section: SimulatedSection, folder: Path) -> tuple[Path, Path, 
 
     The h5ad has raw counts in ``X`` and, beside what a real section has, the truth: ``layers['true_rate']``
     (expected expression per 10k), ``obs['true_depth']``, ``obsm['true_programmes']`` (named by
-    ``uns['true_programmes']``) and in ``var`` the base rate, the effects and the loadings of each gene. Files
-    that are there are replaced.
+    ``uns['true_programmes']``) and in ``var`` the base rate, the effects and the loadings of each gene, and
+    ``is_null`` where morphology does not move it. Files that are there are replaced.
 
     Returns
     -------
@@ -102,6 +102,7 @@ def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:
             "base_log_rate": section.base,
             "donor_effect": section.donor_effect,
             "section_effect": section.section_effect,
+            "is_null": section.is_null,
             **{f"loading_{name}": section.loadings[:, i] for i, name in enumerate(section.programme_names)},
         },
         index=pd.Index(section.genes, dtype=object),

@@ -7,7 +7,7 @@ import numpy as np
 
 from spam.typing import Array, Float
 
-__all__ = ["KINDS", "MixtureField", "TissueKind", "share_covariance"]
+__all__ = ["KINDS", "MixtureField", "TissueKind", "share_covariance", "smooth_patterns"]
 
 _CORRELATION_UM = 220.0  # regions of one kind span a few spots, as tumour nests in a biopsy do
 _SHARPNESS = 2.6  # high enough that most places are clearly of one kind, low enough for soft transitions
@@ -140,8 +140,7 @@ def share_covariance() -> tuple[Float[Array, " n_kinds"], Float[Array, "n_kinds 
 class MixtureField:
     """Shares of the tissue kinds as a smooth function of the position in µm.
 
-    Each kind has a Gaussian random field with a squared-exponential covariance, as a sum of random cosines
-    (random Fourier features; Rahimi and Recht, 2007): it can be evaluated anywhere, so the truth does not
+    Each kind has a random field of its own: a sum of cosines that can be evaluated anywhere, so the truth does not
     depend on the resolution of the image.
     """
 
@@ -151,15 +150,40 @@ class MixtureField:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "MixtureField":
         """Draw the fields of one section."""
-        return cls(
-            frequencies=rng.standard_normal((len(KINDS), _N_WAVES, 2)) / _CORRELATION_UM,
-            phases=rng.uniform(0, 2 * np.pi, (len(KINDS), _N_WAVES)),
-        )
+        frequencies, phases = _draw_waves(rng, len(KINDS))
+        return cls(frequencies=frequencies, phases=phases)
 
     def shares(self, xy_um: Float[Array, "*points 2"]) -> Float[Array, "*points n_kinds"]:
         """Evaluate the shares of `KINDS` at positions in µm; they are positive and sum to 1."""
-        fields = [
-            np.cos(xy_um @ frequencies.T + phases).sum(axis=-1) * np.sqrt(2 / _N_WAVES)
-            for frequencies, phases in zip(self.frequencies, self.phases, strict=True)
-        ]
-        return _shares(np.stack(fields, axis=-1))
+        return _shares(_add_waves(self.frequencies, self.phases, xy_um))
+
+
+def smooth_patterns(
+    rng: np.random.Generator, xy_um: Float[Array, "n_spots 2"], n_patterns: int
+) -> Float[Array, "n_spots n_patterns"]:
+    """Draw independent patterns of unit variance that vary over tissue as smoothly as its kinds do."""
+    return _add_waves(*_draw_waves(rng, n_patterns), xy_um)
+
+
+def _draw_waves(
+    rng: np.random.Generator, n_fields: int
+) -> tuple[Float[Array, "n_fields n_waves 2"], Float[Array, "n_fields n_waves"]]:
+    """Draw frequencies and phases of standard normal fields with a squared-exponential covariance.
+
+    Random Fourier features: Rahimi and Recht, 2007.
+    """
+    frequencies = rng.standard_normal((n_fields, _N_WAVES, 2)) / _CORRELATION_UM
+    return frequencies, rng.uniform(0, 2 * np.pi, (n_fields, _N_WAVES))
+
+
+def _add_waves(
+    frequencies: Float[Array, "n_fields n_waves 2"],
+    phases: Float[Array, "n_fields n_waves"],
+    xy_um: Float[Array, "*points 2"],
+) -> Float[Array, "*points n_fields"]:
+    """Evaluate the fields."""
+    fields = [
+        np.cos(xy_um @ waves.T + shifts).sum(axis=-1) * np.sqrt(2 / _N_WAVES)
+        for waves, shifts in zip(frequencies, phases, strict=True)
+    ]
+    return np.stack(fields, axis=-1)

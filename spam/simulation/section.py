@@ -6,13 +6,13 @@ import numpy as np
 
 from spam.errors import ConfigError
 from spam.schemas.simulate_config import SimulateConfig
-from spam.typing import Array, Float, Int, UInt8
+from spam.typing import Array, Bool, Float, Int, UInt8
 
 from .expression import draw_counts, draw_gene_programmes, expression_rates
 from .frame import Frame
 from .histology import Stain, draw_histology
 from .lattice import lay_spots
-from .morphology import KINDS, MixtureField
+from .morphology import KINDS, MixtureField, smooth_patterns
 from .streams import random_stream
 
 __all__ = ["SimulatedSection", "simulate_section"]
@@ -52,6 +52,8 @@ class SimulatedSection:
         Programmes that drive expression, and their share in each spot's tissue.
     base, loadings
         Mean log rate of each gene and its change per unit of each programme's share.
+    is_null
+        Genes that morphology does not move.
     donor_effect, section_effect
         Shifts of each gene's log rate.
     """
@@ -73,6 +75,7 @@ class SimulatedSection:
     programmes: Float[Array, "n_spots n_programmes"]
     base: Float[Array, " n_genes"]
     loadings: Float[Array, "n_genes n_programmes"]
+    is_null: Bool[Array, " n_genes"]
     donor_effect: Float[Array, " n_genes"]
     section_effect: Float[Array, " n_genes"]
 
@@ -120,7 +123,9 @@ def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0
     )
     spot_diameter_um = round(_SPOT_PER_PITCH * config.pitch_um, 6)
     shares = _mean_shares(mixture, xy_um, spot_diameter_um)
-    rates = expression_rates(genes, shares, donor_effect + section_effect)
+    unseen = random_stream(config.seed, "hidden", donor, section)
+    hidden = config.hidden * smooth_patterns(unseen, xy_um, config.n_genes) if config.hidden else 0.0
+    rates = expression_rates(genes, shares, donor_effect + section_effect, hidden)
     depths, counts = draw_counts(
         rates,
         depth=config.depth,
@@ -145,6 +150,7 @@ def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0
         programmes=shares[:, : config.n_programmes],
         base=genes.base,
         loadings=genes.loadings,
+        is_null=genes.is_null,
         donor_effect=donor_effect,
         section_effect=section_effect,
     )

@@ -163,6 +163,8 @@ def test_flag() -> None:
         (SimulateConfig, {"n_spots": 0}, "--n-spots must be at least 1, not 0"),
         (SimulateConfig, {"depth": 0.0}, "--depth must be positive"),
         (SimulateConfig, {"signal": -1.0}, "--signal must not be negative"),
+        (SimulateConfig, {"hidden": -1.0}, "--hidden must not be negative"),
+        (SimulateConfig, {"null_share": 1.2}, r"--null-share must be in \[0, 1\], not 1.2"),
         (PretrainConfig, {"seed": -1}, "--seed must not be negative, not -1"),
         (SimulateConfig, {"seed": -3}, "--seed must not be negative, not -3"),
         (DemoConfig, {"seed": -3}, "--seed must not be negative, not -3"),

@@ -60,6 +60,7 @@ def test_section_survives_its_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(adata.obsm["true_programmes"], section.programmes)
     assert tuple(adata.uns["true_programmes"]) == section.programme_names
     np.testing.assert_array_equal(adata.var["loading_stroma"], section.loadings[:, 1])
+    np.testing.assert_array_equal(adata.var["is_null"], section.is_null)
     np.testing.assert_array_equal(adata.obs["true_depth"], section.depths)
     spatial = adata.uns["spatial"]["D2S3"]
     assert spatial["metadata"] == {

@@ -47,6 +47,40 @@ def test_rates_are_the_softmax_of_the_log_rates() -> None:
         np.testing.assert_allclose(rates[spot], np.array(score) / sum(score), rtol=1e-10)
 
 
+def test_null_genes_keep_their_part_of_the_library_wherever_they_are() -> None:
+    genes = draw_gene_programmes(config(n_genes=11, n_programmes=3, null_share=0.45, signal=1.3))
+    null = genes.is_null
+    assert null.sum() == 5
+    assert (genes.loadings[null] == 0).all()
+    plain = draw_gene_programmes(config(n_genes=11, n_programmes=3, signal=1.3))
+    np.testing.assert_array_equal(genes.loadings[~null], plain.loadings[~null])
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(len(KINDS)), 7)
+    effect = np.linspace(-0.3, 0.4, 11)
+    rates = expression_rates(genes, shares, effect)
+    level = np.exp(genes.base + effect) / np.exp(genes.base + effect).sum()
+    np.testing.assert_allclose(rates[:, null], np.tile(level[null], (7, 1)), rtol=1e-12)
+    # The others compete for the rest alone.
+    weight = np.exp(genes.base + effect + (shares[:, :3] - share_covariance()[0][:3]) @ genes.loadings.T)[
+        :, ~null
+    ]
+    expected = (1 - level[null].sum()) * weight / weight.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(rates[:, ~null], expected, rtol=1e-10)
+    # What no image shows moves them, but leaves each part of the library as large as it is.
+    moved = expression_rates(genes, shares, effect, rng.normal(size=(7, 11)))
+    assert (moved[:, null].std(axis=0) > 0).all()
+    np.testing.assert_allclose(moved[:, null].sum(axis=1), level[null].sum(), rtol=1e-10)
+    np.testing.assert_allclose(moved.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize(("null_share", "n_null"), [(0.0, 0), (1.0, 7), (0.5, 4)])
+def test_any_share_of_the_genes_can_be_null(null_share: float, n_null: int) -> None:
+    genes = draw_gene_programmes(config(n_genes=7, null_share=null_share, seed=2))
+    assert genes.is_null.sum() == n_null
+    rates = expression_rates(genes, np.full((2, len(KINDS)), 1 / len(KINDS)), np.zeros(7))
+    np.testing.assert_allclose(rates.sum(axis=1), 1.0)
+
+
 def test_counts_have_the_mean_and_variance_of_a_negative_binomial() -> None:
     n_spots, theta = 200_003, 1.7
     rates = np.tile([0.2, 0.8], (n_spots, 1))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spam.simulation.morphology import KINDS, MixtureField, share_covariance
+from spam.simulation.morphology import KINDS, MixtureField, share_covariance, smooth_patterns
 
 N_SECTIONS = 1201
 SHARPNESS = 2.6
@@ -53,3 +53,14 @@ def test_shares_do_not_depend_on_which_points_are_asked_for_together() -> None:
     together = mixture.shares(points)
     np.testing.assert_allclose(together[2, 3], mixture.shares(points[2, 3]), rtol=1e-12)
     assert together.shape == (5, 7, len(KINDS))
+
+
+def test_smooth_patterns_are_standard_normal_and_as_smooth_as_the_tissue() -> None:
+    points = np.array([[-50.0, 20.0], [-50.0, 151.0], [900.0, 900.0]])
+    n = 4001
+    patterns = smooth_patterns(np.random.default_rng(9), points, n)
+    expected = np.exp(-(131.0**2) / (2 * CORRELATION_UM**2))
+    covariance = patterns @ patterns.T / n
+    close = np.array([[1.0, expected, 0.0], [expected, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(covariance, close, atol=4 * np.sqrt(2 / n))
+    assert abs(patterns.mean()) < 4 / np.sqrt(n)

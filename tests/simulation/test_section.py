@@ -97,6 +97,20 @@ def test_without_signal_rates_are_the_same_in_every_spot() -> None:
     np.testing.assert_allclose(section.rates[0], expected / expected.sum())
 
 
+def test_hidden_patterns_are_no_part_of_the_image() -> None:
+    small = {"n_spots": 31, "n_genes": 97, "signal": 0.0}
+    plain, hidden = simulate_section(config(**small)), simulate_section(config(**small, hidden=0.6))
+    np.testing.assert_array_equal(plain.image, hidden.image)
+    np.testing.assert_array_equal(plain.programmes, hidden.programmes)
+    # Log-rates move by the stated spread; what they share is the library that they add up to.
+    moved = np.log(hidden.rates) - np.log(plain.rates)
+    moved -= moved.mean(axis=1, keepdims=True)
+    assert moved.std() == pytest.approx(0.6, rel=0.1)
+    other = simulate_section(config(**small, hidden=0.6), section=1)
+    again = np.log(other.rates) - np.log(simulate_section(config(**small), section=1).rates)
+    assert abs(np.corrcoef(moved[0], again[0])[0, 1]) < 4 / np.sqrt(97)
+
+
 def test_effects_have_their_spread_and_belong_to_donor_and_section() -> None:
     small = config(n_spots=2, n_genes=5003, donor_effect=0.4, section_effect=0.15, signal=0.0)
     first, second = (simulate_section(small, donor=0, section=number) for number in (0, 1))
@@ -133,6 +147,7 @@ def test_same_seed_gives_the_same_section_whatever_the_cohort() -> None:
     "change",
     [
         *({"signal": 0.3}, {"donor_effect": 0.9}, {"section_effect": 0.9}, {"depth": 9.0}, {"theta": 0.5}),
+        *({"null_share": 0.5}, {"hidden": 0.5}),
         *({"n_programmes": 2}, {"n_genes": 11}, {"seed": 5}, {"pitch_um": 61.0}, {"n_spots": 17}),
     ],
     ids=lambda change: next(iter(change)),
