@@ -134,7 +134,7 @@ class Predictor:
         check_section(self.meta, section)
         is_readable = readable_spots(section, self.meta.feature_keys)
 
-        def spread(values: Float[Array, "n_read *genes"]) -> Float[Array, "n_spots *genes"]:
+        def spread(values: Float[Array, "n_read ..."]) -> Float[Array, "n_spots ..."]:
             whole = np.full((section.n_spots, *values.shape[1:]), np.nan, dtype=values.dtype)
             whole[is_readable] = values
             return whole

@@ -1,4 +1,4 @@
-"""How unlike all that was trained on is the image of a spot?"""
+"""How unlike the image of a spot is to all that was trained on."""
 
 import dataclasses
 

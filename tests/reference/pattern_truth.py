@@ -33,7 +33,7 @@ def hexagonal_disc(n: int) -> np.ndarray:
 def smooth_noise(
     rng: np.random.Generator, xy: np.ndarray, length: float, n: int, *, nugget: float = 0.0
 ) -> np.ndarray:
-    """Normal patterns of unit variance, a share `nugget` of it independent and the rest smooth over `length`, (n_spots, n)."""
+    """Normal patterns of unit variance: a share `nugget` of it is independent, the rest smooth over `length`."""
     covariance = np.exp(-cdist(xy, xy, "sqeuclidean") / (2 * length**2)) + 1e-8 * np.eye(len(xy))
     smooth = np.linalg.cholesky(covariance) @ rng.standard_normal((len(xy), n))
     return np.sqrt(1 - nugget) * smooth + np.sqrt(nugget) * rng.standard_normal((len(xy), n))
