@@ -4,18 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, check, folder_fault, option
-from .graph_config import DEFAULT_K
-from .store_meta import Stain
+from .config import check, folder_fault, option
+from .feature_options import FeatureOptions
 
 __all__ = ["BenchmarkConfig"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkConfig(Config):
+class BenchmarkConfig(FeatureOptions):
     """Options of `spam benchmark`: cross-validation of all methods on the same features, folds and scores."""
 
-    store: Path | str | None = option(None, "feature store (folder, packed store, or address) with counts")
     by: Literal["section", "donor", "block"] | None = option(
         None,
         "what is held out in turn: section, donor, or block, a spatial block of each section "
@@ -28,19 +26,6 @@ class BenchmarkConfig(Config):
         ("all",), "methods to compare, by their names in the tables, e.g. 'training mean,tuned ridge'"
     )
     seeds: int = option(5, "seeds of each method that depends on one")
-    enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
-    tile_um: tuple[float, ...] = option(
-        (), "tile sizes to use together, in µm (default: all that every section has)"
-    )
-    stain: Stain | None = option(
-        None,
-        "use features of tiles with normalised stains: macenko or reinhard (default: the only kind in the store)",
-    )
-    dihedral: bool = option(
-        False,  # noqa: FBT003
-        "use features averaged over the symmetries of the tile (default: the only kind in the store)",
-    )
-    k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph")
     n_top_genes: int = option(
         541, "most variable genes to predict, chosen in each fold; the 50 genes of the HEST board come on top"
     )

@@ -4,9 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, check, option
-from .graph_config import DEFAULT_K
-from .store_meta import Stain
+from .config import check, option
+from .feature_options import FeatureOptions
 
 __all__ = ["FinetuneConfig", "PretrainConfig", "TrainingConfig"]
 
@@ -14,27 +13,14 @@ _POSITIVE = ("epochs", "batch_size", "k", "n_top_genes", "lr", "n_components")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingConfig(Config):
+class TrainingConfig(FeatureOptions):
     """What both stages share: which data, which features, how long."""
 
-    store: Path | str | None = option(None, "feature store (folder, packed store, or address) to train from")
     sections: tuple[str, ...] = option((), "sections to train on, e.g. C2,C3,C4 (default: all of the store)")
     val_sections: tuple[str, ...] = option(
         (),
         "sections held out for validation, among --sections or beside them "
         "(default: the last one; with one section, a block of it)",
-    )
-    enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
-    tile_um: tuple[float, ...] = option(
-        (), "tile sizes to use together, in µm (default: all that every section has)"
-    )
-    stain: Stain | None = option(
-        None,
-        "use features of tiles with normalised stains: macenko or reinhard (default: the only kind in the store)",
-    )
-    dihedral: bool = option(
-        False,  # noqa: FBT003
-        "use features averaged over the symmetries of the tile (default: the only kind in the store)",
     )
     save_dir: Path | None = option(None, "folder for best.safetensors, last.safetensors and the run's log")
     epochs: int = option(50, "passes over the training spots")
@@ -42,7 +28,6 @@ class TrainingConfig(Config):
     lr: float = option(3e-4, "learning rate of AdamW")
     weight_decay: float = option(0.05, "weight decay of AdamW")
     dropout: float = option(0.1, "share of activations dropped in training")
-    k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph")
     n_components: int = option(256, "principal components kept of the image features (or as pretrained)")
     use_hvg: bool = option(
         True,  # noqa: FBT003

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from spam.errors import ConfigError
 from spam.typing import Float, Int64
 
-__all__ = ["info_nce", "partner_rank", "recall_at_k"]
+__all__ = ["check_contrast", "info_nce", "partner_rank", "precise_directions", "recall_at_k"]
 
 # Similarities of unit vectors in float32 carry rounding of this size: closer ones are ties.
 _TIE = 1e-6
@@ -90,6 +90,24 @@ def info_nce(
     ConfigError
         If there is no other row to contrast with, or an argument is outside its range.
     """
+    fault = f"chunk_rows={chunk_rows!r}, but it must be at least 1" if chunk_rows < 1 else ""
+    check_contrast(a, b, temperature=temperature, mixing=mixing, other_fault=fault)
+    with torch.autocast(a.device.type, enabled=False):
+        unit_a, unit_b = precise_directions(a, b)
+        loss: torch.Tensor = _SymmetricInfoNCE.apply(unit_a, unit_b, temperature, mixing, chunk_rows)
+    return loss
+
+
+def check_contrast(
+    a: torch.Tensor, b: torch.Tensor, *, temperature: float, mixing: float, other_fault: str = ""
+) -> None:
+    """Refuse what cannot be contrasted, all faults at once.
+
+    Raises
+    ------
+    ConfigError
+        If there is no other row to contrast with, shapes differ, an argument is outside its range, or there is `other_fault`.
+    """
     faults = [
         f"{len(a)} row(s), but a contrast needs at least 2 (--batch-size)" if len(a) < 2 else "",
         f"a and b of shapes {tuple(a.shape)!r} and {tuple(b.shape)!r}, but they must be equal"
@@ -99,17 +117,19 @@ def info_nce(
         if not temperature > 0
         else "",
         f"mixing={mixing!r}, but it must be in [0, 1] (--mixing)" if not 0 <= mixing <= 1 else "",
-        f"chunk_rows={chunk_rows!r}, but it must be at least 1" if chunk_rows < 1 else "",
+        other_fault,
     ]
     if any(faults):
         message = "InfoNCE was given " + "; ".join(fault for fault in faults if fault)
         raise ConfigError(message)
-    with torch.autocast(a.device.type, enabled=False):
-        precise = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        unit_a = nn.functional.normalize(a.to(precise), dim=1)
-        unit_b = nn.functional.normalize(b.to(precise), dim=1)
-        loss: torch.Tensor = _SymmetricInfoNCE.apply(unit_a, unit_b, temperature, mixing, chunk_rows)
-    return loss
+
+
+def precise_directions(
+    a: Float[torch.Tensor, "n d"], b: Float[torch.Tensor, "m d"]
+) -> tuple[Float[torch.Tensor, "n d"], Float[torch.Tensor, "m d"]]:
+    """Rows of length 1, in float32 (float64 for float64)."""
+    precise = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return nn.functional.normalize(a.to(precise), dim=1), nn.functional.normalize(b.to(precise), dim=1)
 
 
 @torch.no_grad()

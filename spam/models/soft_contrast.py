@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from spam.errors import ConfigError
 from spam.typing import Bool, Float
+
+from .contrastive import check_contrast, precise_directions
 
 __all__ = ["profile_targets", "soft_info_nce"]
 
@@ -85,25 +86,19 @@ def soft_info_nce(
     ConfigError
         If there is no other row to contrast with, or an argument is outside its range.
     """
-    faults = [
-        f"{len(a)} row(s), but a contrast needs at least 2 (--batch-size)" if len(a) < 2 else "",
-        f"temperature={temperature!r}, but it must be positive (--temperature)"
-        if not temperature > 0
-        else "",
-        f"mixing={mixing!r}, but it must be in [0, 1] (--mixing)" if not 0 <= mixing <= 1 else "",
-        "a spot that is left out of its own row, but each must keep its partner"
-        if is_left_out is not None and bool(is_left_out.diagonal().any())
-        else "",
-    ]
-    if any(faults):
-        message = "soft InfoNCE was given " + "; ".join(fault for fault in faults if fault)
-        raise ConfigError(message)
+    is_own_left_out = is_left_out is not None and bool(is_left_out.diagonal().any())
+    fault = (
+        "a spot that is left out of its own row, but each must keep its partner" if is_own_left_out else ""
+    )
+    check_contrast(a, b, temperature=temperature, mixing=mixing, other_fault=fault)
     with torch.autocast(a.device.type, enabled=False):
-        precise = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        unit_a = nn.functional.normalize(a.to(precise), dim=1)
-        unit_b = nn.functional.normalize(b.to(precise), dim=1)
+        unit_a, unit_b = precise_directions(a, b)
         similarity = unit_a @ unit_b.T / temperature
-        share = torch.eye(len(a), dtype=precise, device=a.device) if targets is None else targets.to(precise)
+        share = (
+            torch.eye(len(a), dtype=unit_a.dtype, device=a.device)
+            if targets is None
+            else targets.to(unit_a.dtype)
+        )
         there = _cross_entropy(similarity, share, is_left_out)
         return mixing * there + (1 - mixing) * _cross_entropy(similarity.T, share, is_left_out)
 
