@@ -137,7 +137,7 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     say of a spot's neighbours, and is not copied. Use your own counts where you have them.
 
     The baselines then hold the prediction without context, too; the mean of the four nearest measured spots where all
-    genes were given, and a ridge on the panel alone where all spots were.
+    genes were given, else a ridge on the panel alone.
 
     Raises
     ------
@@ -208,10 +208,8 @@ def _correction(
         correction[:, others], field = krige(found.expression - missing, rows, xy)
         correction[np.ix_(rows, others)] = found.expression - missing  # of their own spot it is not noise
         facts |= {"panel_weights": list(found.weights), "panel_kriging": dataclasses.asdict(field)}
-        if len(rows) == len(before):
-            alone = np.tile(bank.gene_mean, (len(rows), 1))
-            alone[:, others] = found.from_panel
-            baselines["panel ridge"] = alone
+        baselines["panel ridge"] = np.tile(bank.gene_mean, (len(before), 1))
+        baselines["panel ridge"][np.ix_(rows, others)] = found.from_panel
     else:
         nearest = cKDTree(xy[rows]).query(xy, k=np.arange(1, min(_N_NEAREST, len(rows)) + 1))[1]
         baselines["nearest measured spots"] = measured[nearest].mean(axis=1)
