@@ -7,7 +7,8 @@ import fsspec
 from counting_server import CountingServer
 
 from spam.schemas.store_config import PushConfig
-from spam.sharing.pushing import PushReport, push
+from spam.sharing.push_report import PushReport
+from spam.sharing.pushing import push
 from spam.store import StoredSection, open_store
 
 ADDRESS = "s3://cohorts/team/small.zarr"
