@@ -50,17 +50,17 @@ class ContextReport:
 
     def sentence(self) -> str:
         """Say in one line what was given, what was left out, and what is scored."""
-        left_out = [
+        beside = [
             f"{n} {what}"
             for n, what in (
                 (self.n_unknown_spots, "spots that the section does not have"),
-                (self.n_empty_spots, "spots without counts"),
+                (self.n_empty_spots, "spots without counts of these genes"),
                 (self.n_unmodelled_genes, "genes that the checkpoint does not predict"),
             )
             if n
         ]
         return (
             f"given: counts of {self.n_genes} modelled genes at {self.n_spots} spots"
-            + (f" (left out: {', '.join(left_out)})" if left_out else "")
+            + (f" (also in the file: {', '.join(beside)})" if beside else "")
             + f"; only {self.scored} that were not given are scored"
         )

@@ -83,8 +83,7 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
     if not is_known.any():
         message = (
             f"{where}: none of its {len(names)} spots ({quoted(names.tolist())}) is among the {len(ids)} spots of section "
-            f"{section!r} ({quoted(ids.tolist())}); give counts of this section, with obs_names as they are stored "
-            "(`spam store info` names the section)"
+            f"{section!r} ({quoted(ids.tolist())}); give counts of this section, with obs_names as they are stored"
         )
         raise SectionError(message)
     counts, genes = read_counts(adata, layer=None, where=where, option="--context-h5ad")

@@ -255,7 +255,7 @@ def test_given_spots_are_marked_and_not_scored(
     np.testing.assert_allclose(table["SPAM.pearson"], expected, atol=1e-5)
     assert {"SPAM without context.pearson", "nearest measured spots.pearson"} <= set(table.columns)
     assert (
-        f"given: counts of 50 modelled genes at {SPOTS.sum()} spots (left out: 11 genes" in report.summary()
+        f"given: counts of 50 modelled genes at {SPOTS.sum()} spots (also in the file: 11 genes" in report.summary()
     )
     assert "only spots that were not given are scored" in report.summary()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
