@@ -1,0 +1,100 @@
+"""What `spam predict` says of its run."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from spam.evaluation import BoardReport
+from spam.prediction import ContextReport
+
+__all__ = ["PredictReport"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PredictReport:
+    """Outcome of `predict`.
+
+    Attributes
+    ----------
+    section
+        Section that was predicted.
+    n_spots, n_genes
+        Size of the predicted matrix.
+    is_training_section
+        True if the checkpoint has seen the section's counts: then the scores say nothing about new tissue.
+    files
+        Everything that was written.
+    board
+        Scores of the model and every baseline, or None without ground truth.
+    n_unmeasured
+        Modelled genes that the section has not measured.
+    n_unreadable
+        Spots whose tiles could not be read: nothing is predicted for them, and they are not scored.
+    n_unlike
+        Spots whose image is unlike all that was trained on.
+    n_predictable
+        Genes that held-out spots have shown to be predicted better than by chance.
+    context
+        What ``--context-h5ad`` gave of the section; None without it.
+    """
+
+    section: str
+    n_spots: int
+    n_genes: int
+    is_training_section: bool
+    files: tuple[Path, ...]
+    board: BoardReport | None
+    n_unmeasured: int
+    n_unreadable: int
+    n_unlike: int
+    n_predictable: int
+    context: ContextReport | None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {
+            "section": self.section,
+            "n_spots": self.n_spots,
+            "n_genes": self.n_genes,
+            "is_training_section": self.is_training_section,
+            "n_unmeasured": self.n_unmeasured,
+            "n_unreadable": self.n_unreadable,
+            "n_unlike": self.n_unlike,
+            "n_predictable": self.n_predictable,
+            "context": None if self.context is None else dataclasses.asdict(self.context),
+            "files": [str(path) for path in self.files],
+            "metrics": None if self.board is None else self.board.to_mapping(),
+        }
+
+    def summary(self) -> str:
+        """Show the boards, or say why there are none."""
+        lines = [f"section {self.section}: {self.n_spots} spots x {self.n_genes} genes"]
+        if self.is_training_section:
+            lines.append(
+                "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
+            )
+        lines.append(self._trust())
+        if self.context is not None:
+            lines.append(self.context.sentence())
+        if 0 < self.n_unmeasured < self.n_genes:
+            lines.append(
+                f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
+            )
+        if self.n_unreadable:
+            lines.append(
+                f"tiles of {self.n_unreadable} of these spots could not be read when they were embedded: nothing is "
+                "predicted for these spots, and they are not scored"
+            )
+        unscored = "no ground truth, so no scores" if self.context is None else "nothing is left to score"
+        lines.append(unscored if self.board is None else self.board.markdown())
+        lines.append(f"written: {', '.join(str(path) for path in self.files)}")
+        return "\n".join(lines)
+
+    def _trust(self) -> str:
+        """Say in a line how far the numbers can be trusted; more of an unseen section than a hundredth is unusual."""
+        warning = "WARNING: " if 2 * self.n_unlike > self.n_spots else ""
+        return (
+            f"{warning}{self.n_unlike} of {self.n_spots} spots ({self.n_unlike / self.n_spots:.0%}) look unlike the "
+            "training sections (obs['is_out_of_distribution']); on held-out spots, "
+            f"{self.n_predictable} of {self.n_genes} genes were predicted better than by chance (var['is_predictable'])"
+        )
