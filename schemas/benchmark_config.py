@@ -29,6 +29,7 @@ class BenchmarkConfig(FeatureOptions):
     n_top_genes: int = option(
         541, "most variable genes to predict, chosen in each fold; the 50 genes of the HEST board come on top"
     )
+    jobs: int = option(1, "methods to run side by side, each in a process with its share of the cores")
     out_dir: Path | None = option(
         None, "folder for benchmark.md, benchmark.json, genes.csv, the figures and the finished cells"
     )
@@ -69,7 +70,7 @@ class BenchmarkConfig(FeatureOptions):
                 "--methods names nobody; leave it out for all" if not self.methods else None,
                 *(
                     f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}"
-                    for name in ("seeds", "k", "n_top_genes")
+                    for name in ("seeds", "k", "n_top_genes", "jobs")
                     if getattr(self, name) < 1
                 ),
             ]

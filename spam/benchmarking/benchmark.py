@@ -18,8 +18,8 @@ from spam.training.cohort import choose_features, data_digest, read_spots
 from spam.training.description import software_versions
 
 from .cells import Cell, cell_path, read_gene_tables
-from .fold_data import FoldData, build_fold, split_fold, tile_width
-from .folds import Fold, chosen_sections, plan_folds
+from .fold_data import FoldBuilder, split_fold, tile_width
+from .folds import chosen_sections, plan_folds
 from .leakage import describe_leakage, find_leakage, refuse_adapted
 from .methods import ALL_METHODS, choose_methods
 from .report import BenchmarkReport, describe_hardware, method_costs
@@ -76,9 +76,7 @@ def benchmark(
     for line in describe_leakage(leakage):
         _LOG.warning("%s", line)
 
-    def build(fold: Fold) -> FoldData:
-        return build_fold(sides[folds.index(fold)], features, k=config.k, n_top=config.n_top_genes)
-
+    build = FoldBuilder(sides=tuple(sides), features=features, k=config.k, n_top=config.n_top_genes)
     software = software_versions()
     digest = data_digest(list(spots.values()))
     out = open_folder(config, folds, data_digest=digest, software=software)
@@ -86,7 +84,7 @@ def benchmark(
     if config.overwrite:
         for piece in pieces:
             _path(out, piece).unlink(missing_ok=True)
-    cells = run_pieces(pieces, build, out, progress=progress)
+    cells = run_pieces(pieces, build, out, jobs=config.jobs, progress=progress)
     scored = [cell for cell in cells if cell.failure is None]
     if not scored:
         told = dict.fromkeys(

@@ -18,7 +18,16 @@ from spam.typing import Array, Bool
 from .folds import Fold
 from .task import FoldTask
 
-__all__ = ["FoldData", "FoldSides", "block_roles", "build_fold", "part_of", "split_fold", "tile_width"]
+__all__ = [
+    "FoldBuilder",
+    "FoldData",
+    "FoldSides",
+    "block_roles",
+    "build_fold",
+    "part_of",
+    "split_fold",
+    "tile_width",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,6 +130,29 @@ def build_fold(sides: FoldSides, features: FeatureChoice, *, k: int, n_top: int)
         ),
         truths={part.name: _truth_of(part, genes.genes) for part in sides.test},
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldBuilder:
+    """Builds any fold of a benchmark; can be sent to another process.
+
+    Attributes
+    ----------
+    sides
+        Both sides of every fold.
+    features, k, n_top
+        As in `build_fold`.
+    """
+
+    sides: tuple[FoldSides, ...]
+    features: FeatureChoice
+    k: int
+    n_top: int
+
+    def __call__(self, fold: Fold) -> FoldData:
+        """Build the fold of this plan."""
+        (sides,) = (each for each in self.sides if each.fold == fold)
+        return build_fold(sides, self.features, k=self.k, n_top=self.n_top)
 
 
 def part_of(section: SpotData, rows: Bool[Array, " n_spots"], *, k: int) -> SpotData:

@@ -18,7 +18,7 @@ __all__ = ["open_folder"]
 
 # Where things are, and how many cells there are, changes no cell; what the folds are stands in the record itself.
 _NOT_IN_RECORD = (
-    *("store", "out_dir", "overwrite", "methods", "seeds"),
+    *("store", "out_dir", "overwrite", "methods", "seeds", "jobs"),
     *("by", "sections", "train_sections", "test_sections"),
 )
 

@@ -14,8 +14,9 @@ from .fold_data import FoldData
 from .folds import Fold
 from .scoring import DEPTH_NULL, depth_null, prediction_digest, score_fold
 from .task import Method, MethodPrediction
+from .workers import side_by_side
 
-__all__ = ["Piece", "list_pieces", "run_pieces"]
+__all__ = ["Piece", "PieceRunner", "list_pieces", "run_pieces"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,26 +54,51 @@ def run_pieces(
     build: Callable[[Fold], FoldData],
     folder: Path,
     *,
+    jobs: int = 1,
     progress: Progress = SILENT,
 ) -> list[Cell]:
     """Run the pieces that are not finished in `folder` yet, and return the cells of all.
 
     A piece that fails with a `SpamError` becomes a cell with its message, is run again the next time, and the others go
-    on. A fold is built when its first unfinished piece is met, and let go with its last.
+    on.
+
+    Parameters
+    ----------
+    jobs
+        Pieces to run side by side, in processes of their own; `build` and the methods are sent there by pickle.
     """
-    cells = []
-    ready: tuple[Fold, FoldData] | None = None
+    paths = [cell_path(folder, piece.fold.name, piece.name, piece.seed) for piece in pieces]
+    cells = {path: cell for path in paths if (cell := read_cell(path)) is not None}
+    waiting = [each for each in zip(pieces, paths, strict=True) if each[1] not in cells]
     with progress.task("benchmark", len(pieces)) as advance:
-        for piece in pieces:
-            path = cell_path(folder, piece.fold.name, piece.name, piece.seed)
-            cell = read_cell(path)
-            if cell is None:
-                if ready is None or ready[0] is not piece.fold:
-                    ready = (piece.fold, build(piece.fold))
-                cell = _run(piece, ready[1], path)
-            cells.append(cell)
+        advance(len(cells))
+        run = PieceRunner(build)
+        finished = ((run(*each), each) for each in waiting)
+        for cell, (piece, path) in finished if jobs == 1 else side_by_side(run, waiting, n_processes=jobs):
+            cells[path] = cell
             advance(note=f"{piece.fold.name}: {piece.name}")
-    return cells
+    return [cells[path] for path in paths]
+
+
+class PieceRunner:
+    """Runs pieces of one benchmark; the fold of the last one is kept, for the next is mostly of the same.
+
+    Parameters
+    ----------
+    build
+        Builds a fold from its plan.
+    """
+
+    def __init__(self, build: Callable[[Fold], FoldData]) -> None:
+        self._build = build
+        self._ready: tuple[Fold, FoldData] | None = None
+
+    def __call__(self, piece: Piece, path: Path) -> Cell:
+        """Run a piece, write its cell to `path`, and return it."""
+        if self._ready is None or self._ready[0] != piece.fold:
+            self._ready = None  # the old one goes before the new one comes
+            self._ready = (piece.fold, self._build(piece.fold))
+        return _run(piece, self._ready[1], path)
 
 
 def _run(piece: Piece, data: FoldData, path: Path) -> Cell:

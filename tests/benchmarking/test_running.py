@@ -53,6 +53,21 @@ def test_each_method_runs_on_each_fold_with_each_seed_and_the_same_run_ends_in_t
     assert len(numbers(tmp_path / "a")) == 2 * (3 + 3 + 6)  # depth null, one seed, two seeds
 
 
+def test_side_by_side_a_bug_ends_the_run_and_what_was_finished_is_as_if_run_alone(
+    store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyError, match="cat"):
+        run(store, tmp_path / "broken", [TrainingMean(), Failing(fold="S2", is_bug=True)], jobs=2)
+    known = [TrainingMean(), Failing(fold="S2")]
+    report = run(store, tmp_path / "whole", known)
+    finished, whole = numbers(tmp_path / "broken"), numbers(tmp_path / "whole")
+    assert 3 <= len(finished) < len(whole)  # at least a cell and its table beyond the depth null
+    assert finished == {name: whole[name] for name in finished}
+    again = run(store, tmp_path / "broken", known)
+    assert numbers(tmp_path / "broken") == whole
+    assert [(c.fold, c.method) for c in again.failures] == [(c.fold, c.method) for c in report.failures]
+
+
 def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(store: Path, tmp_path: Path) -> None:
     whole = run(store, tmp_path / "whole", [TrainingMean(), Noisy()])
     killed = Noisy(killed_at=3)
