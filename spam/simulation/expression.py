@@ -81,7 +81,7 @@ def expression_rates(
     level = genes.base + effect
     log_rate = level + (shares - mean)[:, :n_programmes] @ genes.loadings.T + hidden
     part_of = _softmax(level[None])[0]
-    rates = np.empty_like(log_rate)
+    rates: Array = np.empty_like(log_rate)
     for part in (genes.is_null, ~genes.is_null):
         if part.any():
             rates[:, part] = part_of[part].sum() * _softmax(log_rate[:, part])

@@ -79,7 +79,8 @@ def effective_sizes(
     n_pairs = np.maximum(_sums_of_products(np.ones((n, 1)), cells, distance), 1.0)
     both = _autocorrelation(a, cells, distance, n_pairs) * _autocorrelation(b, cells, distance, n_pairs)
     variance = (1.0 + (n_pairs * both).sum(axis=1) / n) / n
-    return np.clip(1.0 + 1.0 / np.maximum(variance, 1.0 / n), _FEWEST, n)
+    sizes: Array = np.clip(1.0 + 1.0 / np.maximum(variance, 1.0 / n), _FEWEST, n)
+    return sizes
 
 
 def _raster(xy: Float[Array, "n 2"]) -> tuple[Int[Array, "n 2"], Int[Array, "height width"]]:
@@ -118,5 +119,6 @@ def _autocorrelation(
     """Autocorrelation of each gene at each distance; 0 for a constant."""
     centred = values - values.mean(axis=0, dtype=np.float64)
     variance = (centred**2).mean(axis=0)
-    sums = _sums_of_products(centred, cells, distance)
-    return sums / n_pairs / np.where(variance > 0, variance, np.inf)[:, None]
+    mean_product = _sums_of_products(centred, cells, distance) / n_pairs
+    autocorrelation: Array = mean_product / np.where(variance > 0, variance, np.inf)[:, None]
+    return autocorrelation

@@ -89,7 +89,7 @@ def test_q_values_are_those_of_benjamini_and_hochberg() -> None:
         expected[i] = min(p[j] * len(tested) / (p[tested] <= p[j]).sum() for j in tested if p[j] >= p[i])
     np.testing.assert_allclose(heldout.q_value, expected, rtol=1e-12)
     np.testing.assert_array_equal(HeldOut.from_tensors(heldout.to_tensors()).p_value, p)
-    nothing = dataclasses.replace(heldout, p_value=np.full(3, np.nan))
+    nothing = dataclasses.replace(heldout, pearson=np.full(3, np.nan), p_value=np.full(3, np.nan))
     assert np.isnan(nothing.q_value).tolist() == [True] * 3
 
 

@@ -1,0 +1,80 @@
+"""What SPAM recovers of a known truth, and how often it claims what is not there; with real training throughout.
+
+``pytest benchmarks/test_reliability.py --benchmark-enable -n 0 -s`` takes about half an hour on one core that others use
+too: five strengths of signal for two cohorts, and three times 100 cohorts without signal in all or half of the genes. Without
+``--benchmark-enable`` the same code runs once on few, so that it cannot rot.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spam.training.heldout import FALSE_DISCOVERY_RATE
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reference"))
+
+from recovery_lab import QUICK, cohort, heldout_of, recovery  # what the tests use, too
+
+SIGNALS = (0.03, 0.1, 0.3, 1.0, 2.0)
+N_COHORTS = 100
+NOISE = {
+    "independent from spot to spot": {"null_share": 1.0},
+    "as smooth as tissue": {"null_share": 1.0, "hidden": 1.0},
+    "as smooth as tissue, half of the genes with signal": {"null_share": 0.5, "hidden": 0.5},
+}
+
+
+def test_recovery(benchmark, tmp_path, capsys):
+    signals, seeds = (SIGNALS, range(2)) if benchmark.enabled else ((0.3,), range(1))
+    rows = []
+    for signal in signals:
+        found = [
+            recovery(
+                cohort(4, n_spots=151, n_genes=101, signal=signal, seed=seed), tmp_path / f"{signal}-{seed}"
+            )
+            for seed in seeds
+        ]
+        spam, oracle = np.mean([(f.spam, f.oracle) for f in found], axis=0)
+        rows.append((signal, spam, oracle))
+        with capsys.disabled():
+            print(f"\nsignal {signal}: SPAM {spam:.3f}, oracle {oracle:.3f}, share {spam / oracle:.3f}")
+    benchmark(lambda: None)
+    if benchmark.enabled:
+        _, spam, oracle = np.array(rows).T
+        assert (np.diff(spam) > -0.01).all()
+        assert spam[-1] > 0.75
+        assert spam[-1] / oracle[-1] > spam[0] / oracle[0]
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_false_discoveries(benchmark, tmp_path, capsys, noise):
+    n_cohorts = N_COHORTS if benchmark.enabled else 2
+    tested, flagged, false, possible = np.zeros((4, n_cohorts))
+    for seed in range(n_cohorts):
+        sections = cohort(3, n_spots=199, n_genes=101, seed=seed, **NOISE[noise])
+        heldout, genes = heldout_of(sections, tmp_path / str(seed), **QUICK)
+        is_flagged = heldout.q_value <= FALSE_DISCOVERY_RATE
+        is_null = sections[0].is_null[[sections[0].genes.index(gene) for gene in genes]]
+        # A network that learns nothing on its held-out section stays at the mean, and has nothing to test.
+        tested[seed] = np.isfinite(heldout.p_value).any()
+        flagged[seed], false[seed] = is_flagged.sum(), (is_flagged & is_null).sum()
+        possible[seed] = (~is_null).sum()
+    rates = false / np.maximum(flagged, 1)
+    error = rates.std(ddof=1) / np.sqrt(n_cohorts)
+    with capsys.disabled():
+        print(
+            f"\nnoise {noise}: {int((false > 0).sum())} of {n_cohorts} cohorts with a false discovery "
+            f"({int(tested.sum())} were tested), rate "
+            f"{rates.mean():.4f} ± {error:.4f}, {flagged.mean():.1f} genes flagged of {possible.mean():.1f} with signal"
+        )
+    benchmark(lambda: None)
+    if benchmark.enabled:
+        # Without any signal a cohort's rate is 0 or 1; in both cases what 99 of 100 runs of this would not exceed.
+        if not possible.any():
+            assert (false > 0).sum() <= stats.binom.ppf(0.99, n_cohorts, FALSE_DISCOVERY_RATE)
+        else:
+            assert rates.mean() <= FALSE_DISCOVERY_RATE + 2.33 * error
+            assert flagged.sum() > 0.3 * possible.sum()

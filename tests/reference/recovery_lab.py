@@ -1,0 +1,141 @@
+"""Simulated cohorts with known truth, in memory: drawn images seen by plain colour statistics, and trained on for real."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from spam.graphs import spatial_knn_graph
+from spam.prediction import Predictor
+from spam.progress import SILENT
+from spam.schemas.simulate_config import SimulateConfig
+from spam.schemas.training_config import FinetuneConfig
+from spam.simulation import SimulatedSection, simulate_section
+from spam.training.cohort import FeatureChoice, SpotData
+from spam.training.dataset import TrainingSet, training_set_of
+from spam.training.finetuning import finetune_on
+from spam.training.fusion_stage import FusionStage
+from spam.training.heldout import HeldOut
+from spam.training.loop import fit
+
+TILES_UM = (112.0, 224.0)
+DIM = 12
+K = 8
+# Small networks and few epochs: what is judged is the judging, hundreds of times.
+QUICK = {
+    "members": 1,
+    "fuse_dim": 32,
+    "epochs": 6,
+    "batch_size": 128,
+    "lr": 2e-3,
+    "n_components": 24,
+    "n_neighbours": 8,
+}
+
+
+def colours(section: SimulatedSection, tile_um: float) -> np.ndarray:
+    """Mean, spread and tails of each colour in the square around each spot: an encoder that nobody has trained."""
+    half = round(tile_um / section.mpp / 2)
+    rows = []
+    for x, y in np.rint(section.xy_px).astype(int):
+        tile = section.image[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
+        pixels = tile.reshape(-1, 3).astype(float)
+        rows.append(
+            np.concatenate([pixels.mean(0), pixels.std(0), np.percentile(pixels, (3, 97), axis=0).ravel()])
+        )
+    return np.array(rows)
+
+
+def spots_of(section: SimulatedSection) -> SpotData:
+    """The section as a trainer sees it."""
+    xy = section.xy_px * section.mpp
+    return SpotData(
+        name=section.name,
+        donor=section.donor,
+        features=np.concatenate([colours(section, um) for um in TILES_UM], axis=1).astype(np.float32),
+        xy=xy,
+        graph=spatial_knn_graph(xy, k=K),
+        counts=csr_matrix(section.counts),
+        genes=np.array(section.genes),
+        totals=section.counts.sum(axis=1).astype(float),
+    )
+
+
+def cohort(n_sections: int, **options: object) -> list[SimulatedSection]:
+    """Sections of one donor each; drawn coarsely, which is enough for colours."""
+    config = SimulateConfig(out_dir=Path("unused"), **{"mpp": 8.0, **options})  # type: ignore[arg-type]
+    return [simulate_section(config, donor=donor) for donor in range(n_sections)]
+
+
+def prepared(
+    sections: list[SimulatedSection], folder: Path, **options: object
+) -> tuple[TrainingSet, FinetuneConfig]:
+    """What `spam finetune` would train on: all genes; the last section is the one held out at first."""
+    spots = tuple(spots_of(section) for section in sections)
+    config = FinetuneConfig(  # type: ignore[arg-type]
+        **{"store": "memory", "save_dir": folder, "device": "cpu", "k": K, "use_hvg": False, **options}
+    )
+    features = FeatureChoice(
+        encoder="colours",
+        weights_sha256="",
+        keys=tuple(f"colours_{um:g}um" for um in TILES_UM),
+        tiles=tuple({"tile_um": um, "tile_px": None} for um in TILES_UM),
+        dims=(DIM, DIM),
+    )
+    return training_set_of(spots, features, config, held_out=(spots[-1].name,)), config
+
+
+def train(sections: list[SimulatedSection], folder: Path, **options: object) -> Predictor:
+    """Train as `spam finetune` does."""
+    data, config = prepared(sections, folder, **options)
+    return Predictor.load(finetune_on(data, config).run.best_path, torch.device("cpu"))
+
+
+def heldout_of(
+    sections: list[SimulatedSection], folder: Path, **options: object
+) -> tuple[HeldOut, tuple[str, ...]]:
+    """Train the first of the two times that `spam finetune` does, and judge; also names the genes."""
+    data, config = prepared(sections, folder, **options)
+    device = torch.device("cpu")
+    stage = FusionStage(config, data, None, device)
+    stage.load(fit(stage, config, device=device, progress=SILENT).best_path)
+    return stage.judge_heldout(), data.genes.genes
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """Correlation with the log of the true rate of an unseen section, mean over genes."""
+
+    spam: float
+    oracle: float
+
+
+def recovery(sections: list[SimulatedSection], folder: Path, **options: object) -> Recovery:
+    """Train on all sections but the last, and compare with an oracle there.
+
+    The oracle learns from the same counts, but from the true shares of the tissue kinds that the expression was made of,
+    in place of images: least squares on log1p(CP10k), both relative to their section's mean.
+    """
+    *known, unseen = sections
+    predictor = train(known, folder, **options)
+    columns = [unseen.genes.index(gene) for gene in predictor.meta.genes]
+    truth = np.log1p(1e4 * unseen.rates[:, columns])
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        return values - values.mean(axis=0)
+
+    shares = np.concatenate([centred(s.programmes) for s in known])
+    cp10k = [s.counts / s.counts.sum(axis=1, keepdims=True) * 1e4 for s in known]
+    expression = np.concatenate([centred(np.log1p(values[:, columns])) for values in cp10k])
+    response = np.linalg.lstsq(shares, expression, rcond=None)[0]
+    return Recovery(
+        spam=mean_correlation(predictor.infer(spots_of(unseen)).expression, truth),
+        oracle=mean_correlation(unseen.programmes @ response, truth),
+    )
+
+
+def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of each column, averaged."""
+    return float(np.mean([np.corrcoef(a[:, g], b[:, g])[0, 1] for g in range(a.shape[1])]))
