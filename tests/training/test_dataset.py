@@ -10,7 +10,12 @@ from spam.errors import ConfigError, StoreError
 from spam.schemas.training_config import PretrainConfig
 from spam.store import open_store
 from spam.training.cohort import choose_sections, data_digest, read_spots
-from spam.training.dataset import build_training_set, retrieve, retrieve_across_groups
+from spam.training.dataset import (
+    build_training_set,
+    retrieve,
+    retrieve_across_groups,
+    with_all_trained_on,
+)
 from spam.training.genes import choose_genes
 from spam.training.inputs import context_features
 from spam.training.neighbours import cohort_neighbours, neighbour_table
@@ -178,3 +183,24 @@ def test_other_gene_names_are_other_data(cohort: Path) -> None:
     renamed = replace(spots, genes=np.array([f"{gene}b" for gene in spots.genes]))
     assert data_digest([spots]) == data_digest([replace(spots)])
     assert data_digest([spots]) != data_digest([renamed])
+
+
+def test_expression_is_centred_within_the_section(cohort: Path) -> None:
+    data = build_training_set(config(cohort))
+    for i in range(4):  # the last one is held out
+        rows = data.section_of == i
+        expected = data.expression[rows] - data.expression[rows].mean(axis=0)
+        np.testing.assert_allclose(data.centred[rows], expected, atol=1e-6)
+
+
+def test_blocks_of_a_lone_section_keep_their_differences_and_the_held_out_one_says_nothing(
+    cohort: Path,
+) -> None:
+    data = build_training_set(config(cohort, sections=("S3",)))
+    known = ~data.groups.is_val
+    assert 0 < known.sum() < len(known)
+    np.testing.assert_allclose(data.centred, data.expression - data.expression[known].mean(axis=0), atol=1e-6)
+    blocks = [data.centred[data.groups.group == g].mean(axis=0) for g in range(5)]
+    assert np.abs(blocks).max() > 0.1
+    whole = with_all_trained_on(data, n_components=None)
+    np.testing.assert_allclose(whole.centred, data.expression - data.expression.mean(axis=0), atol=1e-6)
