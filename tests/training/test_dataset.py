@@ -190,7 +190,7 @@ def test_expression_is_centred_within_the_section(cohort: Path) -> None:
     for i in range(4):  # the last one is held out
         rows = data.section_of == i
         expected = data.expression[rows] - data.expression[rows].mean(axis=0)
-        np.testing.assert_allclose(data.centred[rows], expected, atol=1e-6)
+        np.testing.assert_allclose(data.centred[rows], expected, atol=1e-5)
 
 
 def test_blocks_of_a_lone_section_keep_their_differences_and_the_held_out_one_says_nothing(
@@ -199,8 +199,8 @@ def test_blocks_of_a_lone_section_keep_their_differences_and_the_held_out_one_sa
     data = build_training_set(config(cohort, sections=("S3",)))
     known = ~data.groups.is_val
     assert 0 < known.sum() < len(known)
-    np.testing.assert_allclose(data.centred, data.expression - data.expression[known].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(data.centred, data.expression - data.expression[known].mean(axis=0), atol=1e-5)
     blocks = [data.centred[data.groups.group == g].mean(axis=0) for g in range(5)]
     assert np.abs(blocks).max() > 0.1
     whole = with_all_trained_on(data, n_components=None)
-    np.testing.assert_allclose(whole.centred, data.expression - data.expression.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(whole.centred, data.expression - data.expression.mean(axis=0), atol=1e-5)
