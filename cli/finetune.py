@@ -1,4 +1,4 @@
-"""`spam finetune`: stage 2, cross-attention and count likelihood."""
+"""`spam finetune`: stage 2, expression and count likelihood."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def _work(values: dict[str, Any], progress: Progress) -> Report:
 
 FINETUNE = Command(
     name="finetune",
-    does="Train cross-attention and the count head on raw counts (stage 2). Reads from a feature store.",
+    does="Train networks for expression and its count distribution on raw counts (stage 2). Reads from a feature store.",
     example="spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
     "    --pretrained-ckpt ckpt/pretrain/best.safetensors --save-dir ckpt/finetune",
     options=(*_OPTIONS, *lab_file_options(_OPTIONS)),

@@ -110,7 +110,7 @@ class PretrainConfig(TrainingConfig):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig(TrainingConfig):
-    """Options of `spam finetune` (stage 2, cross-attention and count likelihood)."""
+    """Options of `spam finetune` (stage 2, expression and count likelihood)."""
 
     pretrained_ckpt: Path | None = option(
         None, "checkpoint of `spam pretrain`; without it the encoders start fresh"

@@ -1,4 +1,4 @@
-"""The model of stage 2: a spot attends to neighbours and references, and a decoder corrects the ridge."""
+"""The model of stage 2: an image that may attend to neighbours and references, and decoders that correct the path."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

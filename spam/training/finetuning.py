@@ -74,8 +74,8 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     log-likelihood of the raw counts.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
-    spot's own; attention runs over several neighbours and references; counts are modelled raw, with the library size as
-    offset; expression has a decoder of its own; several networks are averaged.
+    spot's own; attention runs over several neighbours and references, and only where ``--attend`` asks for it; counts are
+    modelled raw, with the library size as offset; expression has a decoder of its own; several networks are averaged.
 
     Raises
     ------
