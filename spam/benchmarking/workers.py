@@ -4,8 +4,13 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple, cast
+
+import torch
+
+from spam.errors import ConfigError
 
 __all__ = ["side_by_side"]
 
@@ -26,6 +31,11 @@ def side_by_side(
 
     Each process gets a copy of `work` when it starts, and an equal share of the cores. The first error ends the iteration,
     after the pieces that have begun; those that have not are dropped.
+
+    Raises
+    ------
+    ConfigError
+        If a process was killed, or could not start.
     """
     with _cores_shared_by(n_processes):
         pool = ProcessPoolExecutor(
@@ -39,6 +49,13 @@ def side_by_side(
             pending = {pool.submit(_do, each): each for each in arguments}
             for done in as_completed(pending):
                 yield cast("_Result", done.result()), pending[done]
+        except BrokenProcessPool as error:
+            message = (
+                f"one of the processes of --jobs {n_processes} was killed, most likely for want of memory, or could not "
+                "start; what was finished is kept: give the same command with fewer --jobs (a script of your own must "
+                'call spam.benchmark under `if __name__ == "__main__":`)'
+            )
+            raise ConfigError(message) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -60,8 +77,8 @@ def _do(arguments: tuple[object, ...]) -> object:
 def _cores_shared_by(n_processes: int) -> Iterator[None]:
     """Let processes that start in a ``with`` block use that share of the threads which this one may use."""
     before = {name: os.environ.get(name) for name in _THREADS}
-    n_threads = int(before["OMP_NUM_THREADS"] or 0) or os.cpu_count() or 1
-    os.environ.update(dict.fromkeys(_THREADS, str(max(1, n_threads // n_processes))))
+    # Of PyTorch, which knows of OMP_NUM_THREADS and of the cores that a job on a cluster was given.
+    os.environ.update(dict.fromkeys(_THREADS, str(max(1, torch.get_num_threads() // n_processes))))
     try:
         yield
     finally:
