@@ -44,9 +44,10 @@ def test_recovery(benchmark, tmp_path, capsys):
     benchmark(lambda: None)
     if benchmark.enabled:
         _, spam, oracle = np.array(rows).T
-        assert (np.diff(spam) > -0.01).all()
-        assert spam[-1] > 0.75
-        assert spam[-1] / oracle[-1] > spam[0] / oracle[0]
+        # Beyond a signal of 1 a few genes fill the library, and the oracle's least squares do worse, too.
+        assert (np.diff(spam / oracle) > -0.02).all()
+        assert spam[0] / oracle[0] < 0.5
+        assert spam[-1] / oracle[-1] > 0.7
 
 
 @pytest.mark.parametrize("noise", NOISE)
