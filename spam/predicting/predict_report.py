@@ -31,9 +31,10 @@ class PredictReport:
     n_unreadable
         Spots whose tiles could not be read: nothing is predicted for them, and they are not scored.
     n_unlike
-        Spots whose image is unlike all that was trained on.
+        Spots whose image is unlike all that was trained on; None where that was this section alone.
     n_predictable
-        Genes that held-out spots have shown to be predicted better than by chance.
+        Genes that held-out spots have shown to be predicted better than by chance; None where training has not judged
+        them.
     context
         What ``--context-h5ad`` gave of the section; None without it.
     """
@@ -46,8 +47,8 @@ class PredictReport:
     board: BoardReport | None
     n_unmeasured: int
     n_unreadable: int
-    n_unlike: int
-    n_predictable: int
+    n_unlike: int | None
+    n_predictable: int | None
     context: ContextReport | None
 
     def to_mapping(self) -> dict[str, Any]:
@@ -91,10 +92,19 @@ class PredictReport:
         return "\n".join(lines)
 
     def _trust(self) -> str:
-        """Say in a line how far the numbers can be trusted; more of an unseen section than a hundredth is unusual."""
-        warning = "WARNING: " if 2 * self.n_unlike > self.n_spots else ""
+        """Say in a line how far the numbers can be trusted: a hundredth of an unseen section may look unlike, not half."""
+        if self.n_unlike is None:
+            spots = "nothing but this section was trained on, so that no spot can be called unlike"
+        else:
+            warning = "WARNING: " if 2 * self.n_unlike > self.n_spots else ""
+            share = f"({self.n_unlike / self.n_spots:.0%})"
+            spots = (
+                f"{warning}{self.n_unlike} of {self.n_spots} spots {share} look unlike the training sections "
+                "(obs['is_out_of_distribution'])"
+            )
+        if self.n_predictable is None:
+            return f"{spots}; this checkpoint was not judged on held-out spots"
         return (
-            f"{warning}{self.n_unlike} of {self.n_spots} spots ({self.n_unlike / self.n_spots:.0%}) look unlike the "
-            "training sections (obs['is_out_of_distribution']); on held-out spots, "
-            f"{self.n_predictable} of {self.n_genes} genes were predicted better than by chance (var['is_predictable'])"
+            f"{spots}; on held-out spots, {self.n_predictable} of {self.n_genes} genes were predicted better than by "
+            "chance (var['is_predictable'])"
         )

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import PurePath
 
+import numpy as np
+
 from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, score_predicted
@@ -108,8 +110,10 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         board=board,
         n_unmeasured=len(predicted.genes) - len(measured),
         n_unreadable=n_unreadable,
-        n_unlike=int(predicted.is_out_of_distribution.sum()),
-        n_predictable=int(predicted.is_predictable.sum()),
+        n_unlike=None
+        if np.isnan(predicted.bank_distance).all()
+        else int(predicted.is_out_of_distribution.sum()),
+        n_predictable=None if predictor.heldout is None else int(predicted.is_predictable.sum()),
         context=given,
     )
 

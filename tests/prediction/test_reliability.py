@@ -10,7 +10,9 @@ from cohorts import add_section
 from spam.predicting import predict
 from spam.prediction import PredictedSection, Predictor
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.training_config import FinetuneConfig
 from spam.store import open_store
+from spam.training import finetune
 
 
 def of(checkpoint: Path, store: Path, name: str) -> PredictedSection:
@@ -48,12 +50,37 @@ def test_a_training_section_is_not_compared_with_itself(checkpoint: Path, store:
 
 
 def test_before_held_out_spots_are_judged_nothing_is_called_predictable(
-    checkpoint: Path, store: Path
+    checkpoint: Path, store: Path, tmp_path: Path
 ) -> None:
-    found = of(checkpoint.parent / "selection" / "last.safetensors", store, "S4")
+    unjudged = checkpoint.parent / "selection" / "last.safetensors"
+    found = of(unjudged, store, "S4")
     assert np.isnan(found.heldout_q).all()
     assert not found.is_predictable.any()
     assert found.coverage == 0.9
+    config = PredictConfig(store=store, section="S4", ckpt=unjudged, out_dir=tmp_path, plots=False)
+    report = predict(config)
+    assert report.n_predictable is None
+    assert "this checkpoint was not judged on held-out spots" in report.summary()
+    assert "better than by chance" not in report.summary()
+
+
+def test_where_a_section_is_all_that_was_trained_on_nothing_is_called_unlike(tmp_path: Path) -> None:
+    add_section(tmp_path / "one.zarr", "S4", seed=3, n_spots=43)
+    training = FinetuneConfig(
+        store=tmp_path / "one.zarr", save_dir=tmp_path / "c", epochs=1, fuse_dim=16, n_top_genes=29
+    )
+    report = predict(
+        PredictConfig(
+            store=tmp_path / "one.zarr",
+            ckpt=finetune(training).run.best_path,
+            out_dir=tmp_path / "out",
+            plots=False,
+        )
+    )
+    assert report.n_unlike is None
+    assert (
+        "nothing but this section was trained on, so that no spot can be called unlike;" in report.summary()
+    )
 
 
 def test_order_of_the_spots_does_not_matter(checkpoint: Path, store: Path, tmp_path: Path) -> None:
