@@ -22,7 +22,7 @@ __all__ = ["Context", "condition"]
 
 _N_NEAREST = 4  # the baseline's neighbours; better than 8 where few spots are measured (docs/experiments.md)
 _WHOLE = (
-    1.25  # within this factor, sums of counts are taken for library sizes: at most .22 on the scale of log1p
+    1.25  # up to this factor, sums of counts are taken for library sizes: at most .22 on the scale of log1p
 )
 
 
@@ -113,13 +113,14 @@ class Context:
     def expression(self, bank: Bank) -> tuple[Float64[Array, "n p"], bool]:
         """Log1p(CP10k) of the given entries, and whether library sizes were known.
 
-        They are known if the modelled genes make up about as much of the file's counts as of the bank's: then the sums of
-        the file are library sizes. Otherwise the file is a panel, and `normalised_panel` says how it is brought to 10k.
+        Where the modelled genes make up clearly more of the file's counts than of the bank's, the rest of the library is
+        not in the file: it is a panel, and `normalised_panel` says how it is brought to 10k. Otherwise the sums of the
+        file are library sizes, also where these genes make up less: other tissue does that, and no panel.
         """
         panel_sum = bank.panel_sum(np.flatnonzero(self.is_given_gene))
         dense = self.counts.toarray().astype(np.float64)
         per_10k = float((dense.sum(axis=1) / self.totals).mean()) * PER
-        if np.isnan(panel_sum) or max(per_10k / panel_sum, panel_sum / per_10k) <= _WHOLE:
+        if np.isnan(panel_sum) or per_10k <= _WHOLE * panel_sum:
             return log1p_cp10k(dense, self.totals).astype(np.float64), True
         return normalised_panel(dense, panel_sum), False
 

@@ -194,6 +194,15 @@ def test_library_sizes_are_those_of_the_file_where_it_holds_more_than_a_panel(la
     expression, is_whole = whole.expression(bank)
     assert is_whole
     np.testing.assert_allclose(expression, truth_of(lab)[SPOTS], rtol=1e-5, atol=1e-6)
+    # Also in tissue in which genes that are not modelled take a much larger part of the library than in the bank.
+    changed = lab[2].toarray()
+    changed[:, ~np.isin(names, predictor.meta.genes)] *= 10
+    other = csr_matrix(changed)
+    expression, is_whole = context_of(lab, SPOTS, names, other).expression(bank)
+    assert is_whole
+    truth = truth_of((predictor, lab[1], other, names))[SPOTS]
+    assert np.expm1(truth).sum(axis=1).mean() < 0.7 * np.expm1(truth_of(lab)).sum(axis=1).mean()
+    np.testing.assert_allclose(expression, truth, rtol=1e-5, atol=1e-6)
     panel, is_whole = context_of(lab, SPOTS, panel_of(lab)).expression(bank)
     assert not is_whole
     np.testing.assert_allclose(
@@ -255,7 +264,8 @@ def test_given_spots_are_marked_and_not_scored(
     np.testing.assert_allclose(table["SPAM.pearson"], expected, atol=1e-5)
     assert {"SPAM without context.pearson", "nearest measured spots.pearson"} <= set(table.columns)
     assert (
-        f"given: counts of 50 modelled genes at {SPOTS.sum()} spots (also in the file: 11 genes" in report.summary()
+        f"given: counts of 50 modelled genes at {SPOTS.sum()} spots (also in the file: 11 genes"
+        in report.summary()
     )
     assert "only spots that were not given are scored" in report.summary()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
