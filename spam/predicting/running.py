@@ -13,7 +13,7 @@ from spam.hardware import resolve_device
 from spam.prediction import Context, ContextReport, Predictor, condition, write_predictions, write_table
 from spam.progress import SILENT, Progress
 from spam.schemas.predict_config import PredictConfig
-from spam.sections import read_measured_part
+from spam.sections import MeasuredPart, read_measured_part
 from spam.store import StoredSection, open_store
 
 from .drawing import draw
@@ -55,12 +55,20 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     predictor = Predictor.load(config.ckpt, resolve_device(config.device))
     _check_out_dir(config, section.meta.name)
     _check_plot_genes(config, predictor.meta.genes)
-    context, given = _read_context(config, section, predictor)
+    part, context = _read_context(config, section, predictor)
     predicted = predictor.predict(
         section, depth=config.depth, coverage=config.coverage, batch_size=config.batch_size, progress=progress
     )
-    if context is not None:
+    given = None
+    if part is not None and context is not None:
         predicted = condition(predictor, predicted, context)
+        given = ContextReport.of(
+            context,
+            predicted,
+            n_genes_of_file=len(part.genes),
+            n_spots_of_file=len(part.rows) + part.n_unknown,
+            n_unknown=part.n_unknown,
+        )
     out = config.out_dir
     out.mkdir(parents=True, exist_ok=True)
     for name in _WRITTEN:  # with --overwrite: scores of another section must not lie beside these predictions
@@ -132,7 +140,7 @@ def _choose_section(config: PredictConfig) -> StoredSection:
 
 def _read_context(
     config: PredictConfig, section: StoredSection, predictor: Predictor
-) -> tuple[Context | None, ContextReport | None]:
+) -> tuple[MeasuredPart | None, Context | None]:
     """Read what is given of the section, before anything is predicted."""
     if config.context_h5ad is None:
         return None, None
@@ -140,13 +148,7 @@ def _read_context(
     context = Context.gather(
         part.counts, part.genes, part.rows, n_spots=section.n_spots, modelled=predictor.meta.genes
     )
-    given = ContextReport.of(
-        context,
-        n_genes_of_file=len(part.genes),
-        n_spots_of_file=len(part.rows) + part.n_unknown,
-        n_unknown=part.n_unknown,
-    )
-    return context, given
+    return part, context
 
 
 def _check_out_dir(config: PredictConfig, section: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from .context import Context
+from .result import PredictedSection
 
 __all__ = ["ContextReport"]
 
@@ -22,6 +23,10 @@ class ContextReport:
         Spots of the file that the section does not have.
     n_empty_spots
         Spots of the file without a count of any modelled gene.
+    n_unreadable_spots
+        Spots of the file that nothing is predicted for, since their tiles could not be read.
+    is_panel
+        Whether the file was taken for a panel of genes, which tells no library sizes (`Context.expression`).
     scored
         What is scored where there is ground truth: the spots, or the genes, that were not given.
     """
@@ -31,20 +36,32 @@ class ContextReport:
     n_unmodelled_genes: int
     n_unknown_spots: int
     n_empty_spots: int
+    n_unreadable_spots: int
+    is_panel: bool
     scored: Literal["spots", "genes"]
 
     @classmethod
     def of(
-        cls, context: Context, *, n_genes_of_file: int, n_spots_of_file: int, n_unknown: int
+        cls,
+        context: Context,
+        predicted: PredictedSection,
+        *,
+        n_genes_of_file: int,
+        n_spots_of_file: int,
+        n_unknown: int,
     ) -> "ContextReport":
-        """Count what was given, and what of the file was not used."""
-        n_spots, n_genes = int(context.is_given_spot.sum()), int(context.is_given_gene.sum())
+        """Count what was given to a prediction (as `condition` returned it), and what of the file was not used."""
+        n_given, n_genes = int(context.is_given_spot.sum()), int(context.is_given_gene.sum())
+        n_spots = int((context.is_given_spot & predicted.is_predicted).sum())
+        facts = predicted.provenance.get("context", {})
         return cls(
             n_spots=n_spots,
             n_genes=n_genes,
             n_unmodelled_genes=n_genes_of_file - n_genes,
             n_unknown_spots=n_unknown,
-            n_empty_spots=n_spots_of_file - n_unknown - n_spots,
+            n_empty_spots=n_spots_of_file - n_unknown - n_given,
+            n_unreadable_spots=n_given - n_spots,
+            is_panel=facts.get("library_size", "").startswith("panel"),
             scored="spots" if context.scores_spots else "genes",
         )
 
@@ -55,6 +72,7 @@ class ContextReport:
             for n, what in (
                 (self.n_unknown_spots, "spots that the section does not have"),
                 (self.n_empty_spots, "spots without counts of these genes"),
+                (self.n_unreadable_spots, "spots whose tiles could not be read"),
                 (self.n_unmodelled_genes, "genes that the checkpoint does not predict"),
             )
             if n
@@ -62,5 +80,6 @@ class ContextReport:
         return (
             f"given: counts of {self.n_genes} modelled genes at {self.n_spots} spots"
             + (f" (also in the file: {', '.join(beside)})" if beside else "")
+            + ("; taken for a panel, whose library sizes are not known" if self.is_panel else "")
             + f"; only {self.scored} that were not given are scored"
         )

@@ -268,6 +268,7 @@ def test_given_spots_are_marked_and_not_scored(
         in report.summary()
     )
     assert "only spots that were not given are scored" in report.summary()
+    assert "taken for a panel" not in report.summary()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["context"]["scored"] == "spots"
     assert metrics["config"]["context_h5ad"] == "spots.h5ad"
@@ -286,7 +287,10 @@ def test_given_genes_are_marked_and_not_scored(
     assert report.board.n_spots == N_SPOTS
     assert set(report.board.gene_table().index) == set(found.var_names) - set(panel)
     assert "panel ridge.pearson" in report.board.gene_table()
-    assert "only genes that were not given are scored" in report.summary()
+    assert (
+        "taken for a panel, whose library sizes are not known; only genes that were not given are scored"
+        in report.summary()
+    )
 
 
 def test_the_order_of_the_file_changes_nothing(
@@ -342,7 +346,7 @@ def test_a_panel_of_the_only_training_section_is_refused(tmp_path: Path) -> None
 
 
 def test_spots_whose_tiles_could_not_be_read_are_left_out(checkpoint: Path, lab: Lab, tmp_path: Path) -> None:
-    """What was measured there is not used, and nothing is predicted for them."""
+    """What was measured there is not used, which is told, and nothing is predicted for them."""
     add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=N_SPOTS, unreadable=(4, 11))
     predictor = lab[0]
     plain = predictor.predict(open_store(tmp_path / "x.zarr").section("S4"))
@@ -353,3 +357,8 @@ def test_spots_whose_tiles_could_not_be_read_are_left_out(checkpoint: Path, lab:
     given[[4, 11]] = False
     without = condition(predictor, plain, context_of(lab, given, panel_of(lab)))
     assert_identical(found, without)
+    path = write_context(lab, tmp_path / "panel.h5ad", np.ones(N_SPOTS, dtype=bool), panel_of(lab))
+    report = predict(config(tmp_path / "x.zarr", checkpoint, tmp_path / "out", context_h5ad=path))
+    assert report.context is not None
+    assert (report.context.n_spots, report.context.n_unreadable_spots) == (N_SPOTS - 2, 2)
+    assert "(also in the file: 2 spots whose tiles could not be read)" in report.summary()
