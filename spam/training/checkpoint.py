@@ -58,8 +58,8 @@ def read_checkpoint_meta(path: Path) -> CheckpointMeta:
         raise CheckpointError(message)
     if plain["version"] < CHECKPOINT_VERSION:
         message = (
-            f"{str(path)!r} is a checkpoint of version {plain['version']}, from a time when networks differed from "
-            f"those of version {CHECKPOINT_VERSION}; train again with `spam {plain['stage']}`"
+            f"{str(path)!r} is a checkpoint of version {plain['version']}, which does not hold all that "
+            f"version {CHECKPOINT_VERSION} does; train again with `spam {plain['stage']}`"
         )
         raise CheckpointError(message)
     return CheckpointMeta.from_mapping(plain)

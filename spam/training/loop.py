@@ -120,7 +120,10 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        network.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),  # several times faster; other devices may lack it
     )
     scaler = torch.amp.GradScaler(device.type, enabled=_amp_dtype(config) is torch.float16)
     history: list[dict[str, float]] = []

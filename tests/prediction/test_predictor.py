@@ -166,8 +166,13 @@ def test_the_written_matrix_is_the_predicted_one(checkpoint: Path, store: Path, 
     assert provenance["trained_on"] == ["S1", "S2", "S3"]
     assert provenance["validated_on"] == ["S3"]
     table = pd.read_csv(tmp_path / "p.csv", index_col=0)
-    np.testing.assert_allclose(table.to_numpy(), found.expression, rtol=1e-4)
-    np.testing.assert_array_equal(pd.read_parquet(tmp_path / "p.parquet").to_numpy(), found.expression)
+    columns = ["bank_distance", "is_out_of_distribution"]
+    assert list(table.columns) == [*found.genes, *columns]
+    np.testing.assert_allclose(table[list(found.genes)].to_numpy(), found.expression, rtol=1e-4)
+    np.testing.assert_allclose(table["bank_distance"], found.bank_distance, rtol=1e-4)
+    as_parquet = pd.read_parquet(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(as_parquet[list(found.genes)].to_numpy(), found.expression)
+    np.testing.assert_array_equal(as_parquet["is_out_of_distribution"], found.is_out_of_distribution)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.csv", "p.h5ad", "p.parquet"]
 
 

@@ -71,7 +71,7 @@ def test_files_say_which_spots_these_are(results: dict[str, Path]) -> None:
     assert np.flatnonzero(found.obs["tile_unreadable"]).tolist() == list(UNREADABLE)
     assert np.flatnonzero(np.isnan(found.X).all(axis=1)).tolist() == list(UNREADABLE)
     table = pd.read_csv(results["whole"] / "predictions.csv", index_col=0)
-    assert list(table.columns) == [*found.var_names, *columns]
+    assert list(table.columns) == [*found.var_names, *reliability, *columns]
     assert table["tile_unreadable"].dtype == bool
     assert np.flatnonzero(table[found.var_names].isna().all(axis=1)).tolist() == list(UNREADABLE)
     partial = anndata.read_h5ad(results["partial"] / "predictions.h5ad")
