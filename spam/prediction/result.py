@@ -176,7 +176,8 @@ def write_table(predicted: PredictedSection, path: Path) -> None:
     """Write the predicted matrix as ``.csv`` or ``.parquet``: one row per spot, one column per gene.
 
     The last columns say how far to trust a spot: ``bank_distance`` and ``is_out_of_distribution``, and where the quality of
-    the tiles was measured their flags (``tile_blank`` and so on). Numbers of a spot that nothing was predicted for are missing.
+    the tiles was measured their flags (``tile_blank`` and so on). Numbers of a spot that nothing was predicted for are
+    missing.
     """
     index = pd.Index(predicted.ids.astype(str), name="spot_id")
     table = pd.DataFrame(predicted.expression, index=index, columns=list(predicted.genes))
