@@ -76,6 +76,11 @@ def run_pieces(
         finished = ((run(*each), each) for each in waiting)
         for cell, (piece, path) in finished if jobs == 1 else side_by_side(run, waiting, n_processes=jobs):
             cells[path] = cell
+            if cell.failure is not None:
+                level = logging.INFO if cell.failure.is_expected else logging.WARNING
+                _LOG.log(
+                    level, "%s: %s gave no scores: %s", piece.fold.name, piece.name, cell.failure.message
+                )
             advance(note=f"{piece.fold.name}: {piece.name}")
     return [cells[path] for path in paths]
 
@@ -111,8 +116,6 @@ def _run(piece: Piece, data: FoldData, path: Path) -> Cell:
         scores = score_fold(data, piece.name, predictions, is_reference=piece.is_reference)
     except SpamError as error:
         failure = Failure(kind=type(error).__name__, message=str(error))
-        level = logging.INFO if failure.is_expected else logging.WARNING
-        _LOG.log(level, "%s: %s gave no scores: %s", piece.fold.name, piece.name, error)
     cell = Cell(
         fold=piece.fold.name,
         method=piece.name,
