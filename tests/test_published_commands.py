@@ -1,30 +1,15 @@
 """The published commands, with `spam` in front, on a real Visium section: each option named, at its published value."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata
 import pytest
-
-from spam.training.checkpoint import read_checkpoint_meta
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "spam.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+from published import run, visium_files
 
 
 @pytest.fixture(scope="module")
 def lab_files(shared_data: Path) -> list[object]:
-    folder = shared_data / "visium_mouse_brain_crop"
-    return [
-        *("--h5ad", folder / "visium_mouse_brain_crop.h5ad"),
-        *("--csv", folder / "mapping.csv"),
-        *("--root", folder / "images"),
-    ]
+    return visium_files(shared_data)
 
 
 @pytest.mark.slow
@@ -51,26 +36,6 @@ def test_published_commands_run_as_they_stand(lab_files: list[object], tmp_path:
     assert list(predicted.obs_names) == list(truth.obs_names)
     assert set(predicted.var_names) <= set(truth.var_names)
     assert predicted.n_vars >= 541
-
-
-@pytest.mark.slow
-def test_the_published_lora_options(lab_files: list[object], tmp_path: Path) -> None:
-    """LoRA as published, but for the epochs; fine-tuning then finds the adapter beside the checkpoint."""
-    shared = [*lab_files, "--enc_name", "efficientnet_lite0", "--device", "auto", "--epochs", 1]
-    options = "--mode joint --with_lora --lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --lora_epochs 1"
-    done = run("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
-    assert done.returncode == 0, done.stderr
-    best = tmp_path / "pretrain" / "best.safetensors"
-    done = run("finetune", *shared, "--pretrained_ckpt", best, "--save_dir", tmp_path / "finetune")
-    assert done.returncode == 0, done.stderr
-    name = json.loads((tmp_path / "pretrain" / "lora" / "spam_adapter.json").read_text())["adapter_sha256"][
-        :8
-    ]
-    best = tmp_path / "finetune" / "best.safetensors"
-    assert read_checkpoint_meta(best).feature_keys == (f"efficientnet_lite0-lora-{name}_112um",)
-    done = run("inference", *lab_files, "--ckpt", best, "--out_dir", tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    assert "WARNING: the checkpoint was trained on this section" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["uni_v1", "h-optimus-0"])

@@ -64,7 +64,7 @@ def test_the_page_shows_verdict_scores_and_cost(report: BenchmarkReport, written
     assert all(len(set(table)) == 1 for table in _column_counts(page))
     assert len(rows) > 30
     command = re.search(r"```bash\n(.*)\n```", page).group(1)
-    assert command == "spam benchmark --store c.zarr --seeds 2 --k 5 --n-top-genes 23 --out-dir results"
+    assert command == "spam benchmark --store c.zarr --k 5 --seeds 2 --n-top-genes 23 --out-dir results"
 
 
 def _column_counts(page: str) -> list[list[int]]:

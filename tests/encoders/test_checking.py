@@ -18,7 +18,7 @@ from spam.encoders.weight_files import find_weights
 from spam.errors import EncoderError
 
 # Their weights come with the installation.
-HERE = ("efficientnet_lite0", "efficientnet_lite0_stages")
+HERE = ("efficientnet_lite0_stages", "efficientnet_lite0")
 
 
 @pytest.fixture

@@ -1,0 +1,30 @@
+"""The published LoRA options on a real Visium section."""
+
+import json
+from pathlib import Path
+
+import pytest
+from published import run, visium_files
+
+from spam.training.checkpoint import read_checkpoint_meta
+
+
+@pytest.mark.slow
+def test_the_published_lora_options(shared_data: Path, tmp_path: Path) -> None:
+    """LoRA as published, but for the epochs; fine-tuning then finds the adapter beside the checkpoint."""
+    lab_files = visium_files(shared_data)
+    shared = [*lab_files, "--enc_name", "efficientnet_lite0", "--device", "auto", "--epochs", 1]
+    options = "--mode joint --with_lora --lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --lora_epochs 1"
+    done = run("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
+    assert done.returncode == 0, done.stderr
+    best = tmp_path / "pretrain" / "best.safetensors"
+    done = run("finetune", *shared, "--pretrained_ckpt", best, "--save_dir", tmp_path / "finetune")
+    assert done.returncode == 0, done.stderr
+    name = json.loads((tmp_path / "pretrain" / "lora" / "spam_adapter.json").read_text())["adapter_sha256"][
+        :8
+    ]
+    best = tmp_path / "finetune" / "best.safetensors"
+    assert read_checkpoint_meta(best).feature_keys == (f"efficientnet_lite0-lora-{name}_112um",)
+    done = run("inference", *lab_files, "--ckpt", best, "--out_dir", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: the checkpoint was trained on this section" in done.stdout
