@@ -26,7 +26,7 @@ def score_predicted(
     """Score the model and its baselines against the section's counts.
 
     Spots that nothing was predicted for are left out, as if they had not been measured; so are the spots, or else the
-    genes, that `context` has given (`Context.scores_spots`).
+    genes, that `context` has given (`Context.is_scored_spot`).
 
     Returns
     -------
@@ -34,16 +34,15 @@ def score_predicted(
     """
     if section.genes is None:
         return None
-    is_scored, given_genes = predicted.is_predicted, set[str]()
-    if context is not None and context.scores_spots:
-        is_scored = is_scored & ~context.is_given_spot
-    elif context is not None:
-        given_genes = set(np.asarray(predicted.genes)[context.is_given_gene].tolist())
+    is_scored, scored_genes = predicted.is_predicted, set(predicted.genes)
+    if context is not None:
+        is_scored = is_scored & context.is_scored_spot
+        scored_genes = set(np.asarray(predicted.genes)[context.is_scored_gene].tolist())
     predicted = predicted.of_spots(is_scored)
     counts = section.counts()[is_scored]
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     order = {str(gene): i for i, gene in enumerate(section.genes)}
-    measured = [gene for gene in predicted.genes if gene in order and gene not in given_genes]
+    measured = [gene for gene in predicted.genes if gene in order and gene in scored_genes]
     if not measured or not totals.any():
         return None
     truth = SectionTruth(

@@ -108,7 +108,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         write_text(out / "metrics.json", json.dumps(metrics, indent=1))
         write_text(out / "genes.csv", board.gene_table().to_csv())
     if config.plots:
-        files += draw(config, section, predicted, board)
+        files += draw(config, section, predicted, board, context)
     return PredictReport(
         section=predicted.section,
         n_spots=len(predicted.ids),
@@ -146,7 +146,12 @@ def _read_context(
         return None, None
     part = read_measured_part(config.context_h5ad, section=section.meta.name, ids=section.ids)
     context = Context.gather(
-        part.counts, part.genes, part.rows, n_spots=section.n_spots, modelled=predictor.meta.genes
+        part.counts,
+        part.genes,
+        part.rows,
+        n_spots=section.n_spots,
+        modelled=predictor.meta.genes,
+        library_size=part.library_size,
     )
     return part, context
 

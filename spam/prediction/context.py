@@ -9,10 +9,11 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from spam.errors import SectionError
-from spam.models import count_interval, log1p_cp10k
+from spam.models import log1p_cp10k
 from spam.training.rate_path import PER, log_rate_of
 from spam.typing import Array, Bool, Float32, Float64, Int64, Shaped
 
+from .context_facts import ContextFacts, LibrarySize
 from .kriging import krige
 from .panel import Bank, normalised_panel, predict_from_panel
 from .predictor import Predictor
@@ -21,9 +22,8 @@ from .result import PredictedSection
 __all__ = ["Context", "condition"]
 
 _N_NEAREST = 4  # the baseline's neighbours; better than 8 where few spots are measured (docs/experiments.md)
-_WHOLE = (
-    1.25  # up to this factor, sums of counts are taken for library sizes: at most .22 on the scale of log1p
-)
+# Up to this factor, sums of the file are taken for library sizes: at most .22 on the scale of log1p.
+_WHOLE = 1.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,13 +37,17 @@ class Context:
     counts
         Raw counts of the given genes at the given spots, in the order of the section and of the model, (n, p).
     totals
-        Sum of each given spot's counts over all genes of the file, modelled or not, (n,).
+        Library size of each given spot where it is stated, else the sum of its counts over all genes of the file, modelled
+        or not, (n,).
+    is_stated
+        Whether library sizes are stated.
     """
 
     is_given_spot: Bool[Array, " n_spots"]
     is_given_gene: Bool[Array, " n_genes"]
     counts: csr_matrix
     totals: Float64[Array, " n"]
+    is_stated: bool = False
 
     @classmethod
     def gather(
@@ -54,6 +58,7 @@ class Context:
         *,
         n_spots: int,
         modelled: Sequence[str],
+        library_size: Float64[Array, " n_measured"] | None = None,
     ) -> "Context":
         """Find the modelled genes among what was measured; spots without a count of them are not given.
 
@@ -63,6 +68,8 @@ class Context:
             What was measured, (n_measured, n_measured_genes).
         rows
             Its spots as rows of the section, rising.
+        library_size
+            Their library sizes, where they are known otherwise than from `counts`.
 
         Raises
         ------
@@ -82,12 +89,13 @@ class Context:
         is_measured = np.asarray(chosen.sum(axis=1)).ravel() > 0
         is_given_spot = np.zeros(n_spots, dtype=bool)
         is_given_spot[rows[is_measured]] = True
-        totals = np.asarray(counts[is_measured].sum(axis=1), dtype=np.float64).ravel()
+        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         return cls(
             is_given_spot=is_given_spot,
             is_given_gene=is_given_gene,
             counts=chosen[is_measured],
-            totals=totals,
+            totals=(totals if library_size is None else library_size)[is_measured],
+            is_stated=library_size is not None,
         )
 
     @property
@@ -100,29 +108,48 @@ class Context:
         left_spots = (n_spots - int(self.is_given_spot.sum())) * n_genes
         return left_spots >= n_spots * (n_genes - int(self.is_given_gene.sum()))
 
+    @property
+    def is_scored_spot(self) -> Bool[Array, " n_spots"]:
+        """Spots of the matrix that is scored."""
+        return ~self.is_given_spot if self.scores_spots else np.ones_like(self.is_given_spot)
+
+    @property
+    def is_scored_gene(self) -> Bool[Array, " n_genes"]:
+        """Genes of the matrix that is scored."""
+        return np.ones_like(self.is_given_gene) if self.scores_spots else ~self.is_given_gene
+
     def at(self, is_predicted: Bool[Array, " n_spots"]) -> "Context":
         """Forget all spots but these: the others are no longer part of the section."""
         kept = is_predicted[self.is_given_spot]
-        return Context(
+        return dataclasses.replace(
+            self,
             is_given_spot=self.is_given_spot[is_predicted],
-            is_given_gene=self.is_given_gene,
             counts=self.counts[kept],
             totals=self.totals[kept],
         )
 
-    def expression(self, bank: Bank) -> tuple[Float64[Array, "n p"], bool]:
-        """Log1p(CP10k) of the given entries, and whether library sizes were known.
+    def library(self, bank: Bank) -> tuple[LibrarySize, float | None]:
+        """Tell where library sizes come from, and `ContextFacts.relative_share`, which decides it if they are not stated.
 
         Where the modelled genes make up clearly more of the file's counts than of the bank's, the rest of the library is
-        not in the file: it is a panel, and `normalised_panel` says how it is brought to 10k. Otherwise the sums of the
-        file are library sizes, also where these genes make up less: other tissue does that, and no panel.
+        not in the file: it is a panel. Otherwise the sums of the file are library sizes, also where these genes make up
+        less: other tissue does that, and no panel. Tissue in which they make up more cannot be told from a panel.
         """
+        if self.is_stated:
+            return "stated", None
         panel_sum = bank.panel_sum(np.flatnonzero(self.is_given_gene))
+        if np.isnan(panel_sum):
+            return "sums", None
+        sums = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
+        share = float((sums / self.totals).mean()) * PER / panel_sum
+        return ("panel" if share > _WHOLE else "sums"), share
+
+    def expression(self, bank: Bank, library_size: LibrarySize) -> Float64[Array, "n p"]:
+        """Log1p(CP10k) of the given entries; of a panel, see `normalised_panel`."""
         dense = self.counts.toarray().astype(np.float64)
-        per_10k = float((dense.sum(axis=1) / self.totals).mean()) * PER
-        if np.isnan(panel_sum) or per_10k <= _WHOLE * panel_sum:
-            return log1p_cp10k(dense, self.totals).astype(np.float64), True
-        return normalised_panel(dense, panel_sum), False
+        if library_size == "panel":
+            return normalised_panel(dense, bank.panel_sum(np.flatnonzero(self.is_given_gene)))
+        return log1p_cp10k(dense, self.totals).astype(np.float64)
 
 
 def condition(predictor: Predictor, predicted: PredictedSection, context: Context) -> PredictedSection:
@@ -131,8 +158,10 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     1. Genes that were not measured at a measured spot are predicted from those that were (`predict_from_panel`).
     2. What the prediction missed at measured spots is carried to the others by `krige`.
 
-    The count distribution follows: its mean is multiplied by what the correction is on the scale of rates. Dispersion,
-    and so the relative width of intervals, stays as it was calibrated without context.
+    Both work on what the network says, also where it is below 0; the expression that is shown is clipped at the very end.
+    The count distribution follows: its rate becomes the one that belongs to the corrected expression (`log_rate_of`), with
+    what the network adds to the log-rate as it was. Dispersion, and so the relative width of intervals, stays as it was
+    calibrated without context.
 
     Given entries are predicted like all others: the measured value has its say there by as much as it is found to
     say of a spot's neighbours, and is not copied. Use your own counts where you have them.
@@ -152,19 +181,14 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     sections = list(predictor.meta.donors)
     own = sections.index(predicted.section) if predicted.section in sections else -1
     bank = Bank.without(predictor.tensors, own)
-    before = predicted.expression[is_predicted]
+    before = predicted.unclipped[is_predicted]
     xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
     correction, measured, facts = _correction(before, xy, given, bank)
-    after = np.maximum(before + correction, 0.0).astype(np.float32)
+    after = (before + correction).astype(np.float32)
     change = log_rate_of(torch.from_numpy(after)) - log_rate_of(torch.from_numpy(before))
     mu = predicted.mu[is_predicted] * change.exp().numpy()
-    likelihood = predictor.meta.settings["likelihood"]
-    lower, upper = count_interval(
-        likelihood,
-        mu,
-        None if likelihood == "poisson" else predicted.theta,
-        predicted.pi[is_predicted] if likelihood == "zinb" else None,
-        predictor.interval_level(predicted.coverage),
+    lower, upper = predictor.interval(
+        mu, predicted.theta, predicted.pi[is_predicted], depth=predicted.depth, coverage=predicted.coverage
     )
 
     def spread(values: Array) -> Float32[Array, "n_spots n_genes"]:
@@ -174,44 +198,50 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
 
     return dataclasses.replace(
         predicted,
-        expression=spread(after),
+        unclipped=spread(after),
         mu=spread(mu),
-        lower=spread(np.log1p(lower * (PER / predicted.depth))),
-        upper=spread(np.log1p(upper * (PER / predicted.depth))),
+        lower=spread(lower),
+        upper=spread(upper),
         baselines={
             **predicted.baselines,
             "SPAM without context": predicted.expression,
             **{name: spread(values) for name, values in measured.items()},
         },
-        provenance={**predicted.provenance, "context": facts},
+        context=facts,
+        provenance={**predicted.provenance, "context": dataclasses.asdict(facts)},
     )
 
 
 def _correction(
     before: Float32[Array, "n_spots n_genes"], xy: Float64[Array, "n_spots 2"], given: Context, bank: Bank
-) -> tuple[Float64[Array, "n_spots n_genes"], dict[str, Array], dict[str, object]]:
+) -> tuple[Float64[Array, "n_spots n_genes"], dict[str, Array], ContextFacts]:
     """Compute what is to be added to the prediction, baselines that need no model, and facts to keep."""
     rows, genes = np.flatnonzero(given.is_given_spot), np.flatnonzero(given.is_given_gene)
     others = np.flatnonzero(~given.is_given_gene)
-    measured, is_whole = given.expression(bank)
+    library_size, share = given.library(bank)
+    measured = given.expression(bank, library_size)
     correction = np.zeros(before.shape)
     correction[:, genes], field = krige(measured - before[np.ix_(rows, genes)], rows, xy)
-    facts: dict[str, object] = {
-        "n_spots": len(rows),
-        "n_genes": len(genes),
-        "library_size": "sum of the file" if is_whole else "panel, scaled to its mean in the reference bank",
-        "kriging": dataclasses.asdict(field),
-    }
+    panel_weights, panel_field = None, None
     baselines: dict[str, Array] = {}
     if len(others):
         missing = before[np.ix_(rows, others)]
-        found = predict_from_panel(measured, missing, bank, genes, is_normalised=not is_whole)
-        correction[:, others], field = krige(found.expression - missing, rows, xy)
+        found = predict_from_panel(measured, missing, bank, genes, is_normalised=library_size == "panel")
+        correction[:, others], panel_field = krige(found.expression - missing, rows, xy)
         correction[np.ix_(rows, others)] = found.expression - missing  # of their own spot it is not noise
-        facts |= {"panel_weights": list(found.weights), "panel_kriging": dataclasses.asdict(field)}
+        panel_weights = found.weights
         baselines["panel ridge"] = np.tile(bank.gene_mean, (len(before), 1))
         baselines["panel ridge"][np.ix_(rows, others)] = found.from_panel
     else:
         nearest = cKDTree(xy[rows]).query(xy, k=np.arange(1, min(_N_NEAREST, len(rows)) + 1))[1]
         baselines["nearest measured spots"] = measured[nearest].mean(axis=1)
+    facts = ContextFacts(
+        n_spots=len(rows),
+        n_genes=len(genes),
+        library_size=library_size,
+        relative_share=share,
+        kriging=field,
+        panel_weights=panel_weights,
+        panel_kriging=panel_field,
+    )
     return correction, baselines, facts

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from .context import Context
+from .context_facts import LibrarySize
 from .result import PredictedSection
 
 __all__ = ["ContextReport"]
@@ -25,8 +26,8 @@ class ContextReport:
         Spots of the file without a count of any modelled gene.
     n_unreadable_spots
         Spots of the file that nothing is predicted for, since their tiles could not be read.
-    is_panel
-        Whether the file was taken for a panel of genes, which tells no library sizes (`Context.expression`).
+    library_size, relative_share
+        Where library sizes come from, and what decided it (`ContextFacts`); None where nothing could be used.
     scored
         What is scored where there is ground truth: the spots, or the genes, that were not given.
     """
@@ -37,7 +38,8 @@ class ContextReport:
     n_unknown_spots: int
     n_empty_spots: int
     n_unreadable_spots: int
-    is_panel: bool
+    library_size: LibrarySize | None
+    relative_share: float | None
     scored: Literal["spots", "genes"]
 
     @classmethod
@@ -53,7 +55,7 @@ class ContextReport:
         """Count what was given to a prediction (as `condition` returned it), and what of the file was not used."""
         n_given, n_genes = int(context.is_given_spot.sum()), int(context.is_given_gene.sum())
         n_spots = int((context.is_given_spot & predicted.is_predicted).sum())
-        facts = predicted.provenance.get("context", {})
+        facts = predicted.context
         return cls(
             n_spots=n_spots,
             n_genes=n_genes,
@@ -61,7 +63,8 @@ class ContextReport:
             n_unknown_spots=n_unknown,
             n_empty_spots=n_spots_of_file - n_unknown - n_given,
             n_unreadable_spots=n_given - n_spots,
-            is_panel=facts.get("library_size", "").startswith("panel"),
+            library_size=None if facts is None else facts.library_size,
+            relative_share=None if facts is None else facts.relative_share,
             scored="spots" if context.scores_spots else "genes",
         )
 
@@ -80,6 +83,22 @@ class ContextReport:
         return (
             f"given: counts of {self.n_genes} modelled genes at {self.n_spots} spots"
             + (f" (also in the file: {', '.join(beside)})" if beside else "")
-            + ("; taken for a panel, whose library sizes are not known" if self.is_panel else "")
+            + self._library()
             + f"; only {self.scored} that were not given are scored"
         )
+
+    def _library(self) -> str:
+        """Say where library sizes come from, and how to say otherwise."""
+        match self.library_size:
+            case "stated":
+                return "; library sizes are those of its obs['library_size']"
+            case "sums":
+                return "; library sizes are the sums of its counts (if they are not: put them into obs['library_size'])"
+            case "panel":
+                return (
+                    "; taken for a panel, whose library sizes are not known, since these genes make up "
+                    f"{self.relative_share:.3g} times as much of its counts as of the training spots' (if they are known: "
+                    "put them into obs['library_size'])"
+                )
+            case None:
+                return ""

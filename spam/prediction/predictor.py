@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.errors import CheckpointError
 from spam.hardware import seeded
 from spam.models import FusionEnsemble, count_interval
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta
 from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.appearance import AppearanceBank
 from spam.training.baselines import Baselines
@@ -28,6 +26,7 @@ from spam.training.neighbours import cohort_neighbours
 from spam.training.rate_path import PER, RatePath, log_rate_of
 from spam.typing import Array, Bool, Float, Float32
 
+from .compatibility import check_section
 from .result import PredictedSection
 
 __all__ = ["Predictor", "SpotPredictions"]
@@ -41,8 +40,8 @@ class SpotPredictions:
     ----------
     inputs
         Image inputs, (n, q).
-    expression
-        Expected log1p(CP10k), (n, n_genes), at least 0.
+    unclipped
+        Expected log1p(CP10k) as the network says it, (n, n_genes): below 0 for what it takes to be absent.
     rate
         Mean per 10k counts before zero inflation, (n, n_genes).
     theta
@@ -52,10 +51,16 @@ class SpotPredictions:
     """
 
     inputs: Float32[Array, "n q"]
-    expression: Float32[Array, "n n_genes"]
+    unclipped: Float32[Array, "n n_genes"]
     rate: Float32[Array, "n n_genes"]
     theta: Float32[Array, " n_genes"]
     pi: Float32[Array, "n n_genes"]
+
+    @property
+    def expression(self) -> Float32[Array, "n n_genes"]:
+        """Expected log1p(CP10k), at least 0."""
+        expression: Array = np.maximum(self.unclipped, 0.0)
+        return expression
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,16 +146,9 @@ class Predictor:
 
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
         inferred = self.infer(spots, batch_size=batch_size, progress=progress)
-        theta, pi = inferred.theta, inferred.pi
         depth = depth or self.meta.depth
         mu = inferred.rate * np.float32(depth / PER)
-        lower, upper = count_interval(
-            self.meta.settings["likelihood"],
-            mu,
-            None if np.isinf(theta).all() else theta,
-            pi if self.meta.settings["likelihood"] == "zinb" else None,
-            self.interval_level(coverage),
-        )
+        lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
         baselines = Baselines.from_tensors(self.tensors)
         recipe = baselines.transform.apply(spots.features[:, : baselines.dim])
         appearance = AppearanceBank.from_tensors(self.tensors)
@@ -163,13 +161,13 @@ class Predictor:
             xy_px=section.xy_px,
             xy_um=section.xy_um,
             flags=flagged_spots(section, self.meta.feature_keys),
-            expression=spread(inferred.expression),
+            unclipped=spread(inferred.unclipped),
             depth=float(depth),
             mu=spread(mu),
-            theta=theta,
-            pi=spread(pi),
-            lower=spread(np.log1p(lower * (PER / depth)).astype(np.float32)),
-            upper=spread(np.log1p(upper * (PER / depth)).astype(np.float32)),
+            theta=inferred.theta,
+            pi=spread(inferred.pi),
+            lower=spread(lower),
+            upper=spread(upper),
             coverage=coverage,
             heldout_pearson=unknown if self.heldout is None else self.heldout.pearson,
             heldout_q=unknown if self.heldout is None else self.heldout.q_value,
@@ -199,14 +197,14 @@ class Predictor:
         path = RatePath.from_tensors(self.tensors, "path")
         base = path.expression(inputs)
         fusion = self._fusion_inputs(spots, inputs)
-        expression, log_rate, pi = np.empty((3, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
+        unclipped, log_rate, pi = np.empty((3, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
         theta = np.full(len(self.meta.genes), np.inf, dtype=np.float32)
         with progress.task(f"predict {spots.name}", spots.n_spots) as advance:
             for start in range(0, spots.n_spots, batch_size):
                 rows = np.arange(start, min(start + batch_size, spots.n_spots))
                 out = self.network(fusion.batch(rows))
                 total = torch.from_numpy(base[rows]) + out.expression.cpu()
-                expression[rows] = total.numpy()
+                unclipped[rows] = total.numpy()
                 log_rate[rows] = (log_rate_of(total) + out.log_rate.cpu()).numpy()
                 pi[rows] = 0.0 if out.zi_logits is None else torch.sigmoid(out.zi_logits).cpu().numpy()
                 if out.log_theta is not None:
@@ -214,7 +212,7 @@ class Predictor:
                 advance(len(rows))
         return SpotPredictions(
             inputs=inputs,
-            expression=np.maximum(expression, 0.0),
+            unclipped=unclipped,
             rate=np.exp(log_rate + path.offset.astype(np.float32)),
             theta=theta,
             pi=pi,
@@ -228,6 +226,27 @@ class Predictor:
     def interval_level(self, coverage: float) -> float:
         """Nominal level of the interval that covered this share of the counts of held-out spots, where there are some."""
         return coverage if self.heldout is None else self.heldout.level_for(coverage)
+
+    def interval(
+        self,
+        mu: Float32[Array, "n n_genes"],
+        theta: Float32[Array, " n_genes"],
+        pi: Float32[Array, "n n_genes"],
+        *,
+        depth: float,
+        coverage: float,
+    ) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
+        """Return the ends of the central interval of log1p(CP10k) of spots of `depth` counts, whose mean count is `mu`."""
+        likelihood = self.meta.settings["likelihood"]
+        ends = count_interval(
+            likelihood,
+            mu,
+            None if likelihood == "poisson" else theta,
+            pi if likelihood == "zinb" else None,
+            self.interval_level(coverage),
+        )
+        lower, upper = (np.log1p(end * (PER / depth)).astype(np.float32) for end in ends)
+        return lower, upper
 
     def _is_foreign(self, section: str) -> Bool[Array, " m"]:
         """Spots of the bank that are not the section's own: a section that is in the bank does not see itself there."""
@@ -262,38 +281,3 @@ class Predictor:
             "likelihood": self.meta.settings["likelihood"],
             "software": software_versions(),
         }
-
-
-def check_section(meta: CheckpointMeta, section: StoredSection) -> None:
-    """Refuse a section whose features are not those that a checkpoint was trained on.
-
-    Raises
-    ------
-    CheckpointError
-        Naming what is missing or different, and the command that embeds it.
-    """
-    sizes = " ".join(
-        f"--tile-um {tile['tile_um']:g}" if tile["tile_um"] else f"--tile-px {tile['tile_px']}"
-        for tile in meta.tiles
-    )
-    sizes += f" --stain {meta.stain}" if meta.stain else ""
-    sizes += " --dihedral" if meta.is_averaged else ""
-    embed = f"spam embed --store {section.store_address} --enc-name {meta.encoder_name} {sizes}"
-    missing = [key for key in meta.feature_keys if key not in section.feature_keys]
-    if missing:
-        message = (
-            f"section {section.meta.name!r} has no features {', '.join(missing)} (it has "
-            f"{', '.join(section.feature_keys) or 'none'}), which the checkpoint was trained on; make them with "
-            f"`{embed}`"
-        )
-        raise CheckpointError(message)
-    for key in meta.feature_keys:
-        found: FeatureMeta = section.feature_meta(key)
-        weights = found.weights_sha256 or UNKNOWN_WEIGHTS
-        if weights != meta.weights_sha256 or found.tile not in meta.tiles:
-            message = (
-                f"features {key!r} of section {section.meta.name!r} (weights {weights[:8]}…, tile {found.tile}) "
-                f"are not those the checkpoint was trained on (weights {meta.weights_sha256[:8]}…, tiles "
-                f"{', '.join(map(str, meta.tiles))}); embed the section again with `{embed} --overwrite`"
-            )
-            raise CheckpointError(message)

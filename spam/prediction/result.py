@@ -15,6 +15,8 @@ from spam.schemas.tile_quality import TileFlag, flag_column
 from spam.training.heldout import FALSE_DISCOVERY_RATE
 from spam.typing import Array, Bool, Float32, Float64, Shaped
 
+from .context_facts import ContextFacts
+
 __all__ = ["PredictedSection", "write_predictions", "write_table"]
 
 
@@ -33,8 +35,9 @@ class PredictedSection:
     flags
         Spots by the flags of their tiles (`spam.store.flagged_spots`); empty where no quality was measured. Nothing is
         predicted for those of ``unreadable``: all numbers of these spots are NaN.
-    expression
-        Log1p of the expected expression per 10k counts, (n_spots, n_genes).
+    unclipped
+        Log1p of the expected expression per 10k counts as the network says it, (n_spots, n_genes): below 0 for what it
+        takes to be absent, which the rates know and `expression` does not show.
     depth
         Library size at which `mu` and the interval are stated.
     mu
@@ -63,6 +66,8 @@ class PredictedSection:
         Log1p of raw counts by the HEST recipe, for its own board, with its genes.
     provenance
         Where the numbers come from; JSON-ready.
+    context
+        What measured spots of the section have said (`condition`); None where nothing of it was given.
     """
 
     section: str
@@ -72,7 +77,7 @@ class PredictedSection:
     xy_px: Float64[Array, "n_spots 2"]
     xy_um: Float64[Array, "n_spots 2"] | None
     flags: Mapping[TileFlag, Bool[Array, " n_spots"]]
-    expression: Float32[Array, "n_spots n_genes"]
+    unclipped: Float32[Array, "n_spots n_genes"]
     depth: float
     mu: Float32[Array, "n_spots n_genes"]
     theta: Float32[Array, " n_genes"]
@@ -86,6 +91,13 @@ class PredictedSection:
     baselines: Mapping[str, Float32[Array, "n_spots n_genes"]]
     raw_scale_baselines: Mapping[str, tuple[tuple[str, ...], Array]]
     provenance: dict[str, Any]
+    context: ContextFacts | None = None
+
+    @property
+    def expression(self) -> Float32[Array, "n_spots n_genes"]:
+        """Log1p of the expected expression per 10k counts, at least 0: what is shown and scored."""
+        expression: Array = np.maximum(self.unclipped, 0.0)
+        return expression
 
     @property
     def is_predicted(self) -> Bool[Array, " n_spots"]:
@@ -104,7 +116,7 @@ class PredictedSection:
 
     def of_spots(self, rows: Bool[Array, " n_spots"]) -> "PredictedSection":
         """Leave out all spots but these."""
-        per_spot = ("ids", "xy_px", "expression", "mu", "pi", "lower", "upper", "bank_distance")
+        per_spot = ("ids", "xy_px", "unclipped", "mu", "pi", "lower", "upper", "bank_distance")
         return dataclasses.replace(
             self,
             **{name: getattr(self, name)[rows] for name in per_spot},

@@ -1,6 +1,7 @@
 """Plots and maps from arrays."""
 
 from .expression_maps import build_expression_maps, plot_expression_maps
+from .given_entries import GivenEntries
 from .histogram import build_pcc_histogram, plot_pcc_histogram
 from .method_charts import (
     MethodScore,
@@ -13,6 +14,7 @@ from .scatter import build_scatter, plot_scatter
 from .section_view import SectionView
 
 __all__ = [
+    "GivenEntries",
     "MethodScore",
     "SectionView",
     "build_cost_chart",

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from spam.errors import ConfigError
-from spam.typing import Array, Float
+from spam.typing import Array, Bool, Float
 
+from .given_entries import GivenEntries
 from .scatter import UNIT
 from .scores import score_genes, score_title
 from .section_view import SectionView
@@ -24,6 +25,7 @@ __all__ = ["build_expression_maps", "plot_expression_maps"]
 
 _PANEL_IN = 3.1  # width of a panel in inches
 _PERCENTILES = (2, 98)  # a single outlying spot must not wash out the map
+_OUTLINE_PT, _OUTLINE_COLOUR = 1.0, "0.1"
 _BAR_STEPS_UM = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000])
 
 
@@ -32,12 +34,14 @@ def build_expression_maps(
     genes: Sequence[str],
     prediction: Float[Array, "n_spots n_genes"],
     truth: Float[Array, "n_spots n_genes"] | None = None,
+    given: GivenEntries | None = None,
 ) -> Figure:
     """Draw a row of panels for each gene: the H&E, the measured and the predicted expression over it.
 
     Measured and predicted expression of a gene (log1p CP10k) share one colour scale, from the 2nd to the 98th
     percentile of both together. Spots without a finite value are grey. The H&E is left out without an
-    overview, the measured panel without `truth`. Spots are drawn at their true size.
+    overview, the measured panel without `truth`. Spots are drawn at their true size, those that were given with a dark
+    outline; the correlation in the title is that of the entries that are scored.
 
     Raises
     ------
@@ -52,12 +56,11 @@ def build_expression_maps(
     layers = {"measured": truth, "predicted": prediction}
     panels = [name for name, values in layers.items() if values is not None]
     n_columns = len(panels) + (view.overview is not None)
-    scores = None if truth is None else score_genes(truth, prediction)
     with house_style():
         figure = new_figure(
             _PANEL_IN * n_columns + 1.1, (_PANEL_IN * aspect + 0.3) * len(genes) + 0.5, layout="compressed"
         )
-        figure.suptitle(f"Section {view.name}")
+        figure.suptitle(f"Section {view.name}" + ("" if given is None else f"\n{given.note}"))
         grid = figure.subplots(len(genes), n_columns, squeeze=False)
         for row, gene in enumerate(genes):
             shown = {name: values[:, row] for name, values in layers.items() if values is not None}
@@ -68,13 +71,16 @@ def build_expression_maps(
             if view.overview is not None:
                 _draw_overview(grid[row, 0], view, alpha=1.0)
                 grid[row, 0].set_title("H&E")
+            is_given = np.zeros(len(prediction), dtype=bool) if given is None else given.is_given[:, row]
             for axes, (name, values) in zip(grid[row, -len(panels) :], shown.items(), strict=True):
                 _draw_overview(axes, view, alpha=0.45)
-                _draw_spots(axes, view, values, norm)
-                if name == "predicted" and scores is not None:
-                    axes.set_title(score_title(name, float(scores[row])))
-                else:
-                    axes.set_title(name)
+                _draw_spots(axes, view, values, norm, is_given)
+                axes.set_title(name)
+            if truth is not None:
+                is_scored = np.ones(len(prediction), dtype=bool) if given is None else given.is_scored[:, row]
+                grid[row, -1].set_title(
+                    _scored_title("predicted", truth[:, row], prediction[:, row], is_scored)
+                )
             _add_scale_bar(grid[row, 0], view)
             figure.colorbar(
                 ScalarMappable(norm, _colours()),
@@ -94,9 +100,23 @@ def plot_expression_maps(
     path: Path,
     *,
     truth: Float[Array, "n_spots n_genes"] | None = None,
+    given: GivenEntries | None = None,
 ) -> Path:
     """Write what `build_expression_maps` draws as PNG to `path`."""
-    return save_figure(build_expression_maps(view, genes, prediction, truth), path)
+    return save_figure(build_expression_maps(view, genes, prediction, truth, given), path)
+
+
+def _scored_title(
+    text: str,
+    truth: Float[Array, " n_spots"],
+    prediction: Float[Array, " n_spots"],
+    is_scored: Bool[Array, " n_spots"],
+) -> str:
+    """Add the correlation over the scored entries to a title, or that there are none."""
+    if not is_scored.any():
+        return f"{text}, not scored"
+    (r,) = score_genes(truth[is_scored, None], prediction[is_scored, None])
+    return score_title(text, float(r))
 
 
 def _colours() -> matplotlib.colors.Colormap:
@@ -148,8 +168,14 @@ def _draw_overview(axes: Axes, view: SectionView, *, alpha: float) -> None:
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def _draw_spots(axes: Axes, view: SectionView, values: Float[Array, " n_spots"], norm: Normalize) -> None:
-    """Draw each spot as a disc of its true size, coloured by its value."""
+def _draw_spots(
+    axes: Axes,
+    view: SectionView,
+    values: Float[Array, " n_spots"],
+    norm: Normalize,
+    is_given: Bool[Array, " n_spots"],
+) -> None:
+    """Draw each spot as a disc of its true size, coloured by its value; one that was given has an outline."""
     diameter = view.drawn_diameter_px()
     spots = EllipseCollection(
         diameter,
@@ -160,7 +186,8 @@ def _draw_spots(axes: Axes, view: SectionView, values: Float[Array, " n_spots"],
         offset_transform=axes.transData,
         cmap=_colours(),
         norm=norm,
-        linewidths=0,
+        linewidths=np.where(is_given, _OUTLINE_PT, 0.0),
+        edgecolors=_OUTLINE_COLOUR,
         zorder=1,
     )
     spots.set_array(np.ma.masked_invalid(values))

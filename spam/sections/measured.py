@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from spam.errors import MissingInputError, SectionError
-from spam.typing import Array, Int64, Shaped
+from spam.typing import Array, Float64, Int64, Shaped
 
 from .counts import read_counts
 from .h5ad import named_values, read_h5ad
@@ -30,6 +31,9 @@ class MeasuredPart:
         Their raw counts, (n_measured, n_genes).
     genes
         Genes of the file.
+    library_size
+        Counts of each of these spots over all genes, measured here or not, (n_measured,); None where the file does not
+        say (``obs['library_size']``).
     n_unknown
         Spots of the file that the section does not have; they are left out.
     """
@@ -37,6 +41,7 @@ class MeasuredPart:
     rows: Int64[Array, " n_measured"]
     counts: csr_matrix
     genes: Shaped[Array, " n_genes"]
+    library_size: Float64[Array, " n_measured"] | None
     n_unknown: int
 
 
@@ -44,7 +49,8 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
     """Read what ``--context-h5ad`` gives of a section: spots by obs_names, genes by var_names, in any order.
 
     Counts are taken from ``layers['counts']``, else from ``X``. Where ``obs['section']`` names sections, only the rows of
-    `section` are taken.
+    `section` are taken. ``obs['library_size']`` says how many counts each spot has in all, where the file holds those of
+    some genes alone.
 
     Parameters
     ----------
@@ -60,7 +66,8 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
     MissingInputError
         If there is no such file.
     SectionError
-        If it is no AnnData of raw counts, if ids or genes occur twice, or if no spot of it is of this section.
+        If it is no AnnData of raw counts, if ids or genes occur twice, if no spot of it is of this section, or if
+        ``obs['library_size']`` cannot be.
     """
     if not path.is_file():
         message = f"--context-h5ad {str(path)!r} is not a file; give an h5ad with raw counts of a part of section {section!r}"
@@ -92,9 +99,30 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
         raise SectionError(message)
     kept = np.flatnonzero(is_known)
     kept = kept[np.argsort(rows[kept])]  # the order of the file must not matter, not even for rounding
+    library_size = _library_size(adata, counts, where)
     return MeasuredPart(
         rows=rows[kept].astype(np.int64),
         counts=counts[kept],
         genes=genes,
+        library_size=None if library_size is None else library_size[kept],
         n_unknown=int((~is_known).sum()),
     )
+
+
+def _library_size(adata: AnnData, counts: csr_matrix, where: str) -> Float64[Array, " n"] | None:
+    """Read ``obs['library_size']``, which must be at least the sum of each spot's counts."""
+    if "library_size" not in adata.obs:
+        return None
+    column = pd.Series(adata.obs["library_size"].to_numpy(dtype=object))  # text may have come as categories
+    stated: Array = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    sums = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    is_wrong = ~(np.isfinite(stated) & (stated >= sums))
+    if is_wrong.any():
+        first = int(np.flatnonzero(is_wrong)[0])
+        message = (
+            f"{where}: obs['library_size'] of {int(is_wrong.sum())} of {len(stated)} spots is no library size: that of "
+            f"{str(adata.obs_names[first])!r} is {str(column[first])!r}, and its counts add up to "
+            f"{sums[first]:.0f}; state the number of counts over all genes, or remove the column"
+        )
+        raise SectionError(message)
+    return stated

@@ -1,6 +1,8 @@
 """Partly measured targets: only given entries matter, they matter, and they help."""
 
+import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,14 +40,25 @@ def lab(store: Path, checkpoint: Path) -> Lab:
     return predictor, predictor.predict(section), section.counts(), [str(gene) for gene in section.genes]
 
 
-def context_of(lab: Lab, spots: np.ndarray, genes: list[str], counts: csr_matrix | None = None) -> Context:
+def context_of(
+    lab: Lab,
+    spots: np.ndarray,
+    genes: list[str],
+    counts: csr_matrix | None = None,
+    library_size: np.ndarray | None = None,
+) -> Context:
     """What a file of these spots and genes gives."""
     predictor, _, whole, names = lab
     counts = whole if counts is None else counts
     rows = np.flatnonzero(spots)
     chosen = csr_matrix(counts[rows][:, [names.index(gene) for gene in genes]])
     return Context.gather(
-        chosen, np.array(genes, dtype=str), rows, n_spots=N_SPOTS, modelled=predictor.meta.genes
+        chosen,
+        np.array(genes, dtype=str),
+        rows,
+        n_spots=N_SPOTS,
+        modelled=predictor.meta.genes,
+        library_size=None if library_size is None else library_size[rows],
     )
 
 
@@ -162,16 +175,43 @@ def test_the_nearest_measured_spots_are_those_of_a_loop(lab: Lab) -> None:
 def test_rates_and_intervals_follow_the_expression(lab: Lab, case: Case) -> None:
     predictor, plain, _, _ = lab
     found = condition(predictor, plain, context_of(lab, *case(lab)))
-    ratio = found.mu / plain.mu
-    away = (plain.expression > 1) & (found.expression > 1)  # far from the soft floor of the rate
-    expected = np.expm1(found.expression) / np.expm1(plain.expression)
-    np.testing.assert_allclose(ratio[away], expected[away], rtol=1e-3)
-    assert (found.expression >= 0).all()
+    expected = rate_of(found.unclipped) / rate_of(plain.unclipped)
+    np.testing.assert_allclose(found.mu / plain.mu, expected, rtol=1e-3)
+    np.testing.assert_array_equal(found.expression, np.where(found.unclipped > 0, found.unclipped, 0))
     assert (found.lower <= found.upper).all()
-    rises = found.expression > plain.expression
+    rises = found.unclipped > plain.unclipped
     assert (found.upper >= plain.upper)[rises].all()
     assert (found.upper <= plain.upper)[~rises].all()
     np.testing.assert_array_equal(found.theta, plain.theta)
+
+
+def rate_of(expression: np.ndarray) -> np.ndarray:
+    """Counts per 10k of log1p expression, floored at zero within a twentieth of its unit."""
+    return np.expm1(np.log1p(np.exp(20 * expression.astype(float))) / 20)
+
+
+def test_a_gene_that_images_deny_gets_the_rate_that_is_measured(lab: Lab) -> None:
+    """Predicted far below zero, measured as 50 of 10 000 everywhere: half the spots tell it to the others."""
+    predictor, plain, counts, names = lab
+    column, gene = 0, names.index(predictor.meta.genes[0])
+    correction = 1.1  # what the network adds to the rate of expression
+    unclipped, mu = plain.unclipped.copy(), plain.mu.copy()
+    unclipped[:, column] = -0.3
+    mu[:, column] = correction * rate_of(unclipped[:, column]) * plain.depth / 1e4
+    denied = dataclasses.replace(plain, unclipped=unclipped, mu=mu, pi=np.zeros_like(plain.pi))
+    assert (denied.expression[:, column] == 0).all()
+    found_counts = counts.toarray()
+    found_counts[:, gene] = 50
+    found_counts[:, (gene + 1) % 61] += 10_000 - found_counts.sum(axis=1)  # each library is 10 000
+    assert (found_counts >= 0).all()
+    found = condition(predictor, denied, context_of(lab, SPOTS, names, csr_matrix(found_counts)))
+    expression = found.expression[:, column].astype(float)
+    np.testing.assert_allclose(expression, np.log(51), atol=0.3)  # of what others were mispredicted by, a part is shared
+    scale = correction * plain.depth / 1e4
+    np.testing.assert_allclose(found.mu[:, column], scale * np.expm1(expression), rtol=1e-3)
+    np.testing.assert_allclose(found.mu[:, column], scale * 50, rtol=0.3)
+    assert (found.lower[:, column] < np.log1p(correction * 50)).all()
+    assert (found.upper[:, column] > np.log1p(correction * 50)).all()
 
 
 def test_a_panel_of_some_spots_reaches_other_genes_of_other_spots(lab: Lab) -> None:
@@ -180,7 +220,7 @@ def test_a_panel_of_some_spots_reaches_other_genes_of_other_spots(lab: Lab) -> N
     found = condition(predictor, plain, context_of(lab, SPOTS, panel))
     others = ~np.isin(predictor.meta.genes, panel)
     facts = found.provenance["context"]
-    assert facts["library_size"].startswith("panel")
+    assert facts["library_size"] == "panel"
     assert facts["n_spots"] == SPOTS.sum()
     assert facts["n_genes"] == len(panel)
     assert (found.expression != plain.expression)[np.ix_(SPOTS, others)].any()
@@ -191,24 +231,50 @@ def test_library_sizes_are_those_of_the_file_where_it_holds_more_than_a_panel(la
     predictor, _, _, names = lab
     bank = Bank.without(predictor.tensors, -1)
     whole = context_of(lab, SPOTS, names)
-    expression, is_whole = whole.expression(bank)
-    assert is_whole
-    np.testing.assert_allclose(expression, truth_of(lab)[SPOTS], rtol=1e-5, atol=1e-6)
+    kind, share = whole.library(bank)
+    assert (kind, share) == ("sums", pytest.approx(1, abs=0.1))
+    np.testing.assert_allclose(whole.expression(bank, kind), truth_of(lab)[SPOTS], rtol=1e-5, atol=1e-6)
     # Also in tissue in which genes that are not modelled take a much larger part of the library than in the bank.
     changed = lab[2].toarray()
     changed[:, ~np.isin(names, predictor.meta.genes)] *= 10
     other = csr_matrix(changed)
-    expression, is_whole = context_of(lab, SPOTS, names, other).expression(bank)
-    assert is_whole
+    kind, share = context_of(lab, SPOTS, names, other).library(bank)
+    assert kind == "sums"
+    assert share is not None
+    assert share < 0.7
+    expression = context_of(lab, SPOTS, names, other).expression(bank, kind)
     truth = truth_of((predictor, lab[1], other, names))[SPOTS]
     assert np.expm1(truth).sum(axis=1).mean() < 0.7 * np.expm1(truth_of(lab)).sum(axis=1).mean()
     np.testing.assert_allclose(expression, truth, rtol=1e-5, atol=1e-6)
-    panel, is_whole = context_of(lab, SPOTS, panel_of(lab)).expression(bank)
-    assert not is_whole
+    given = context_of(lab, SPOTS, panel_of(lab))
+    kind, share = given.library(bank)
+    panel_sum = bank.panel_sum(np.flatnonzero(given.is_given_gene))
+    assert (kind, share) == (
+        "panel",
+        pytest.approx(1e4 / panel_sum),
+    )  # the file holds nothing beside the panel
+    np.testing.assert_allclose(np.expm1(given.expression(bank, kind)).sum(axis=1), panel_sum)
+
+
+def test_stated_library_sizes_make_a_panel_what_it_is_in_the_whole_file(lab: Lab) -> None:
+    predictor, plain, counts, names = lab
+    bank, panel = Bank.without(predictor.tensors, -1), panel_of(lab)
+    totals = np.asarray(counts.sum(axis=1), dtype=float).ravel()
+    given = context_of(lab, SPOTS, panel, library_size=totals)
+    assert given.library(bank) == ("stated", None)
+    is_panel = np.isin(predictor.meta.genes, panel)
     np.testing.assert_allclose(
-        np.expm1(panel).sum(axis=1),
-        bank.panel_sum(np.flatnonzero(np.isin(predictor.meta.genes, panel_of(lab)))),
+        given.expression(bank, "stated"), truth_of(lab)[np.ix_(SPOTS, is_panel)], rtol=1e-5, atol=1e-6
     )
+    stated = condition(predictor, plain, given)
+    guessed = condition(predictor, plain, context_of(lab, SPOTS, panel))
+    assert stated.context is not None
+    assert guessed.context is not None
+    assert (stated.context.library_size, guessed.context.library_size) == ("stated", "panel")
+    assert not np.array_equal(stated.expression, guessed.expression)
+    # Beside all genes, the sums of the file say the same as stated sums.
+    all_stated = condition(predictor, plain, context_of(lab, SPOTS, names, library_size=totals))
+    assert_identical(all_stated, condition(predictor, plain, context_of(lab, SPOTS, names)))
 
 
 @pytest.mark.parametrize(
@@ -225,20 +291,32 @@ def test_the_larger_part_without_given_entries_is_scored(
         totals=np.ones(n_spots),
     )
     assert context.scores_spots == scores_spots
+    is_scored = np.outer(context.is_scored_spot, context.is_scored_gene)
+    assert not (is_scored & np.outer(context.is_given_spot, context.is_given_gene)).any()
+    assert is_scored.sum() == max((43 - n_spots) * 29, 43 * (29 - n_genes))
 
 
 # --- spam predict --context-h5ad ------------------------------------------------------------------------------------------
 
 
 def write_context(
-    lab: Lab, path: Path, spots: np.ndarray, genes: list[str], *, order: np.ndarray | None = None
+    lab: Lab,
+    path: Path,
+    spots: np.ndarray,
+    genes: list[str],
+    *,
+    order: np.ndarray | None = None,
+    states_library_size: bool = False,
 ) -> Path:
     _, plain, counts, names = lab
     rows = np.flatnonzero(spots)
     rows = rows if order is None else rows[order]
+    totals = np.asarray(counts.sum(axis=1)).ravel()[rows]
     anndata.AnnData(
         X=counts[rows][:, [names.index(gene) for gene in genes]],
-        obs=pd.DataFrame(index=plain.ids[rows].astype(str)),
+        obs=pd.DataFrame(
+            {"library_size": totals} if states_library_size else {}, index=plain.ids[rows].astype(str)
+        ),
         var=pd.DataFrame(index=genes),
     ).write_h5ad(path)
     return path
@@ -268,9 +346,13 @@ def test_given_spots_are_marked_and_not_scored(
         in report.summary()
     )
     assert "only spots that were not given are scored" in report.summary()
-    assert "taken for a panel" not in report.summary()
+    assert (
+        "; library sizes are the sums of its counts (if they are not: put them into obs['library_size'])"
+        in (report.summary())
+    )
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["context"]["scored"] == "spots"
+    assert metrics["context"]["library_size"] == "sums"
     assert metrics["config"]["context_h5ad"] == "spots.h5ad"
     assert report.to_mapping()["context"]["n_spots"] == SPOTS.sum()
 
@@ -287,10 +369,25 @@ def test_given_genes_are_marked_and_not_scored(
     assert report.board.n_spots == N_SPOTS
     assert set(report.board.gene_table().index) == set(found.var_names) - set(panel)
     assert "panel ridge.pearson" in report.board.gene_table()
-    assert (
-        "taken for a panel, whose library sizes are not known; only genes that were not given are scored"
-        in report.summary()
+    assert re.search(
+        r"taken for a panel, whose library sizes are not known, since these genes make up [\d.]+ times as much of its counts "
+        r"as of the training spots' \(if they are known: put them into obs\['library_size'\]\); only genes that were not "
+        "given are scored",
+        report.summary(),
     )
+
+
+def test_library_sizes_are_read_from_the_file(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = write_context(lab, tmp_path / "panel.h5ad", SPOTS, panel_of(lab), states_library_size=True)
+    report = predict(config(store, checkpoint, tmp_path / "out", context_h5ad=path))
+    assert "; library sizes are those of its obs['library_size']; only" in report.summary()
+    found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
+    predictor, plain, counts, _ = lab
+    totals = np.asarray(counts.sum(axis=1), dtype=float).ravel()
+    expected = condition(predictor, plain, context_of(lab, SPOTS, panel_of(lab), library_size=totals))
+    np.testing.assert_array_equal(found.X, expected.expression)
 
 
 def test_the_order_of_the_file_changes_nothing(

@@ -9,7 +9,7 @@ from matplotlib.offsetbox import AnchoredOffsetbox
 from PIL import Image
 
 from spam.errors import ConfigError
-from spam.reports import SectionView, build_expression_maps, plot_expression_maps
+from spam.reports import GivenEntries, SectionView, build_expression_maps, plot_expression_maps
 
 GENES = ("ERBB2", "CD3E")
 N_SPOTS = 37
@@ -75,6 +75,23 @@ def test_panels_and_titles(view, expression) -> None:
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert [label for label in labels if label in GENES] == list(GENES)
     assert labels.count("log1p CP10k") == 2  # one colour bar a gene
+
+
+def test_given_entries_are_outlined_and_the_correlation_is_that_of_the_scored_ones(view, expression) -> None:
+    truth, prediction = expression
+    is_given, is_scored = np.zeros((2, N_SPOTS, 2), dtype=bool)
+    is_given[[2, 3, 29], 0] = True
+    is_scored[4:23, 0] = True
+    given = GivenEntries(is_given=is_given, is_scored=is_scored, note="outlined: given")
+    figure = build_expression_maps(view, GENES, prediction, truth, given)
+    measured, predicted, *others = spots(figure)
+    for layer in (measured, predicted):
+        assert np.flatnonzero(layer.get_linewidths()).tolist() == [2, 3, 29]
+    assert not any(np.any(layer.get_linewidths()) for layer in others)
+    r = np.corrcoef(truth[4:23, 0], prediction[4:23, 0])[0, 1]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title().startswith("predicted")]
+    assert titles == [f"predicted, r = {r:.2f}", "predicted, not scored"]
+    assert figure.get_suptitle() == "Section C6\noutlined: given"
 
 
 def test_overview_lies_under_the_spots_in_slide_pixels(view, expression) -> None:

@@ -35,6 +35,30 @@ def test_spots_are_found_by_id_and_brought_into_the_order_of_the_section(tmp_pat
     assert part.n_unknown == 1
 
 
+def test_library_sizes_are_read_where_the_file_states_them(tmp_path: Path) -> None:
+    ids = ["S4_6", "elsewhere", "S4_0", "S4_3", "S4_2"]
+    path = write(tmp_path / "c.h5ad", ids, obs={"library_size": [3.0, 12, 999, 30, 1000]})
+    part = read_measured_part(path, section="S4", ids=IDS)
+    np.testing.assert_array_equal(part.library_size, [999, 1000, 30, 3])
+    assert read_measured_part(write(path, ids), section="S4", ids=IDS).library_size is None
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (99.0, 99, 20, 99, 99),
+        (99, 99, np.nan, 99, 99),
+        (99, 99, np.inf, 99, 99),
+        ("99", "99", "many", "99", "99"),
+    ],
+)
+def test_library_sizes_that_cannot_be_are_refused(tmp_path: Path, sizes: tuple[object, ...]) -> None:
+    path = write(tmp_path / "c.h5ad", IDS[:5].tolist(), obs={"library_size": sizes})
+    words = rf"obs\['library_size'\] of 1 of 5 spots .*'S4_2' is '{sizes[2]}.*add up to 21; state .*or remove the column"
+    with pytest.raises(SectionError, match=words):
+        read_measured_part(path, section="S4", ids=IDS)
+
+
 def test_raw_counts_are_taken_from_the_layer_before_x(tmp_path: Path) -> None:
     path = write(tmp_path / "c.h5ad", IDS[:5].tolist(), np.log1p(COUNTS), layers={"counts": COUNTS})
     np.testing.assert_array_equal(read_measured_part(path, section="S4", ids=IDS).counts.toarray(), COUNTS)
