@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +19,13 @@ from spam.training.cohort import choose_features, data_digest, read_spots
 from spam.training.description import software_versions
 
 from .cells import Cell, cell_path, read_gene_tables
-from .fold_data import FoldBuilder, split_fold, tile_width
+from .fold_data import build_one_of
+from .fold_sides import split_fold, tile_width
 from .folds import chosen_sections, plan_folds
 from .leakage import describe_leakage, find_leakage, refuse_adapted
+from .method_cost import method_costs, ran_alike
 from .methods import ALL_METHODS, choose_methods
-from .report import BenchmarkReport, describe_hardware, method_costs
+from .report import BenchmarkReport, describe_hardware
 from .report_text import write_markdown
 from .run_record import open_folder
 from .running import Piece, list_pieces, run_pieces
@@ -71,12 +74,12 @@ def benchmark(
     spots = {section.meta.name: read_spots(section, features.keys, k=config.k) for section in sections}
     has_blocks = any(fold.block is not None for fold in folds)
     widths = {s.meta.name: tile_width(s, features.keys) for s in sections} if has_blocks else {}
-    sides = [split_fold(fold, spots, k=config.k, tile_widths=widths) for fold in folds]
-    leakage = [find_leakage(each) for each in sides]
+    sides = {fold: split_fold(fold, spots, k=config.k, tile_widths=widths) for fold in folds}
+    leakage = [find_leakage(each) for each in sides.values()]
     for line in describe_leakage(leakage):
         _LOG.warning("%s", line)
 
-    build = FoldBuilder(sides=tuple(sides), features=features, k=config.k, n_top=config.n_top_genes)
+    build = partial(build_one_of, sides, features=features, k=config.k, n_top=config.n_top_genes)
     software = software_versions()
     digest = data_digest(list(spots.values()))
     out = open_folder(config, folds, data_digest=digest, software=software)
@@ -128,7 +131,8 @@ def _write(report: BenchmarkReport, pieces: Sequence[Piece], cells: Sequence[Cel
     interval = f"interval: 95 % bootstrap over {report.unit}; circles: test {_part(report)}"
     plot_score_chart(drawn, out / "scores.png", label=label, title=interval)
     fitted = [method for method in drawn if method.name != DEPTH_NULL]  # which costs nothing
-    plot_cost_chart(fitted, out / "cost.png", label=label, title=f"mean over {report.unit}")
+    alike = "" if ran_alike(report.costs) else "; fits did not run alike, see benchmark.md"
+    plot_cost_chart(fitted, out / "cost.png", label=label, title=f"mean over {report.unit}{alike}")
 
 
 def _gene_table(methods: Sequence[str], paths: Sequence[Path]) -> pd.DataFrame:

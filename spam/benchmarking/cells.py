@@ -46,6 +46,9 @@ class Cell:
         Whether the method is a baseline.
     seconds, peak_mb
         Cost of fitting and predicting, see `Cost`.
+    jobs, threads
+        How many cells ran side by side, and the threads that each of them had; None where an earlier version did not keep
+        it.
     sections
         Scores of each test section; empty after a failure.
     hest
@@ -62,6 +65,8 @@ class Cell:
     is_reference: bool
     seconds: float
     peak_mb: float | None
+    jobs: int | None = None
+    threads: int | None = None
     sections: Mapping[str, tuple[SetScore, ...]] = dataclasses.field(default_factory=dict)
     hest: SetScore | None = None
     prediction_sha256: str | None = None

@@ -9,7 +9,7 @@ from spam.errors import ConfigError
 from spam.graphs import knn
 from spam.training.cohort import FeatureChoice, SpotData
 
-from .fold_data import FoldSides
+from .fold_sides import FoldSides
 from .folds import Fold
 
 __all__ = ["FoldLeakage", "describe_leakage", "find_leakage", "refuse_adapted"]

@@ -18,18 +18,10 @@ from spam.training.cohort import FeatureChoice
 from .cells import Cell
 from .folds import Fold
 from .leakage import FoldLeakage
+from .method_cost import MethodCost
 from .summary import PairedDifference, ScoreSummary, UnitKind
 
-__all__ = ["BenchmarkReport", "MethodCost", "describe_hardware", "method_costs"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class MethodCost:
-    """What a method costs: seconds of one fit and prediction on the average, and its largest memory."""
-
-    method: str
-    seconds: float
-    peak_mb: float | None
+__all__ = ["BenchmarkReport", "describe_hardware"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,24 +134,12 @@ class BenchmarkReport:
         return "\n".join(lines)
 
 
-def method_costs(cells: Sequence[Cell]) -> list[MethodCost]:
-    """Average the seconds of each method over its cells; its memory is the largest of them."""
-    costs = []
-    for method in dict.fromkeys(cell.method for cell in cells if cell.failure is None):
-        own = [cell for cell in cells if cell.method == method and cell.failure is None]
-        peaks = [cell.peak_mb for cell in own if cell.peak_mb is not None]
-        seconds = float(np.mean([cell.seconds for cell in own]))
-        costs.append(MethodCost(method=method, seconds=seconds, peak_mb=max(peaks, default=None)))
-    return costs
-
-
 def describe_hardware() -> dict[str, Any]:
     """Describe the machine as far as it decides seconds, without a name of it."""
     return {
         "machine": platform.machine(),
         "system": platform.system(),
         "cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
 

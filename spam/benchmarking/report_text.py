@@ -10,6 +10,7 @@ from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 
 from .leakage import describe_leakage
+from .method_cost import tell_circumstances
 from .report import BenchmarkReport
 from .scoring import ALL_GENES
 from .summary import COMPARED
@@ -63,8 +64,8 @@ def _introduction(report: BenchmarkReport) -> list[str]:
         f"fitted, on the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, "
         f"averaged over genes, seeds, sections and donors in this order. Intervals: 95 % bootstrap over {report.unit}."
         f"{_UNIT_NOTES[report.unit]}\n",
-        f"Run on {hardware['system']} {hardware['machine']} with {hardware['cpus']} CPU cores, {hardware['torch_threads']} "
-        f"threads, {hardware['gpu'] or 'no GPU'}; {', '.join(f'{k} {v}' for k, v in report.software.items())}; data "
+        f"Run on {hardware['system']} {hardware['machine']} with {hardware['cpus']} CPU cores, "
+        f"{hardware['gpu'] or 'no GPU'}; {', '.join(f'{k} {v}' for k, v in report.software.items())}; data "
         f"{report.data_sha256[:12]}.\n",
     ]
 
@@ -134,7 +135,7 @@ def _headline(report: BenchmarkReport) -> list[str]:
         "HEST board: Pearson on log1p(raw counts), the spots of all test sections of a fold pooled; depth leaks in. NLL: "
         "negative log-likelihood per spot and gene in nats; coverage: share of counts in the predicted interval that is "
         "meant to hold 90 %; both of all predicted genes. Seconds: wall time of one fit with "
-        "its prediction. Peak: the whole process.\n"
+        f"its prediction. Peak: the whole process. {tell_circumstances(report.costs)}\n"
     )
     return [*_table(head, rows), notes]
 

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from spam.errors import SpamError
 from spam.progress import SILENT, Progress
 
@@ -72,7 +74,7 @@ def run_pieces(
     waiting = [each for each in zip(pieces, paths, strict=True) if each[1] not in cells]
     with progress.task("benchmark", len(pieces)) as advance:
         advance(len(cells))
-        run = PieceRunner(build)
+        run = PieceRunner(build, jobs=jobs)
         finished = ((run(*each), each) for each in waiting)
         for cell, (piece, path) in finished if jobs == 1 else side_by_side(run, waiting, n_processes=jobs):
             cells[path] = cell
@@ -92,10 +94,13 @@ class PieceRunner:
     ----------
     build
         Builds a fold from its plan.
+    jobs
+        How many of these run side by side.
     """
 
-    def __init__(self, build: Callable[[Fold], FoldData]) -> None:
+    def __init__(self, build: Callable[[Fold], FoldData], *, jobs: int) -> None:
         self._build = build
+        self._jobs = jobs
         self._ready: tuple[Fold, FoldData] | None = None
 
     def __call__(self, piece: Piece, path: Path) -> Cell:
@@ -103,10 +108,10 @@ class PieceRunner:
         if self._ready is None or self._ready[0] != piece.fold:
             self._ready = None  # the old one goes before the new one comes
             self._ready = (piece.fold, self._build(piece.fold))
-        return _run(piece, self._ready[1], path)
+        return _run(piece, self._ready[1], path, jobs=self._jobs)
 
 
-def _run(piece: Piece, data: FoldData, path: Path) -> Cell:
+def _run(piece: Piece, data: FoldData, path: Path, *, jobs: int) -> Cell:
     """Run one piece and write its cell."""
     scores, digest, failure = None, None, None
     try:
@@ -123,6 +128,8 @@ def _run(piece: Piece, data: FoldData, path: Path) -> Cell:
         is_reference=piece.is_reference,
         seconds=cost.seconds,
         peak_mb=cost.peak_mb,
+        jobs=jobs,
+        threads=torch.get_num_threads(),
         sections={} if scores is None else scores.sections,
         hest=None if scores is None else scores.hest,
         prediction_sha256=digest,

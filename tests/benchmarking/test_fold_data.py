@@ -10,15 +10,8 @@ from benchmark_lab import make_store
 from cohorts import add_section
 from scipy.sparse import csr_matrix, issparse
 
-from spam.benchmarking.fold_data import (
-    FoldData,
-    FoldSides,
-    block_roles,
-    build_fold,
-    part_of,
-    split_fold,
-    tile_width,
-)
+from spam.benchmarking.fold_data import FoldData, build_fold, build_one_of
+from spam.benchmarking.fold_sides import FoldSides, block_roles, part_of, split_fold, tile_width
 from spam.benchmarking.folds import Fold
 from spam.errors import ConfigError, StoreError
 from spam.graphs import spatial_knn_graph
@@ -91,6 +84,18 @@ def test_a_part_of_a_section_does_not_lead_back_to_the_whole(lone: Lab) -> None:
     assert not any(np.shares_memory(a, b) for a in hidden for b in arrays_in(data.task))
     assert data.task.test[0].counts is None
     assert data.task.test[0].n_spots + data.task.train[0].n_spots + sides.n_dropped == 151
+
+
+def test_one_of_several_folds_is_built_by_its_plan(lab: Lab) -> None:
+    folds = [Fold(name="a", train=("S3",), test=("S1",)), Fold(name="b", train=("S1", "S2"), test=("S4",))]
+    sides = {fold: split_fold(fold, lab.spots, k=K, tile_widths={}) for fold in folds}
+    for fold in folds:
+        data = build_one_of(sides, fold, features=lab.features, k=K, n_top=19)
+        assert (data.task.name, data.task.train, list(data.truths)) == (
+            fold.name,
+            sides[fold].train,
+            [*fold.test],
+        )
 
 
 def test_truths_are_what_was_measured(lab: Lab) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from benchmark_lab import make_store
 
-from spam.benchmarking.fold_data import FoldSides
+from spam.benchmarking.fold_sides import FoldSides
 from spam.benchmarking.folds import Fold
 from spam.benchmarking.leakage import FoldLeakage, describe_leakage, find_leakage, refuse_adapted
 from spam.errors import ConfigError

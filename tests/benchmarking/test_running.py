@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmark_lab import Failing, FirstFeature, Noisy, TrainingMean, make_store
 from cohorts import add_section
 
@@ -30,16 +31,22 @@ def run(store: Path, out: Path, known: Sequence[Method], **options: object) -> B
 
 
 def numbers(out: Path) -> dict[str, object]:
-    """What the cells of a folder hold, but for their cost; arrays by their bytes."""
+    """What the cells of a folder hold, but for their cost and how they ran; arrays by their bytes."""
     found: dict[str, object] = {}
     for path in sorted((out / "cells").rglob("*")):
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))
-            del values["seconds"], values["peak_mb"]
+            del values["seconds"], values["peak_mb"], values["jobs"], values["threads"]
             found[str(path.relative_to(out))] = values
         elif path.is_file():
             found[str(path.relative_to(out))] = path.read_bytes()
     return found
+
+
+def ran(out: Path) -> dict[str, tuple[int, int]]:
+    """How many cells ran beside each cell, itself among them, and its threads."""
+    cells = {str(path.relative_to(out)): json.loads(path.read_text()) for path in out.rglob("seed-*.json")}
+    return {name: (cell["jobs"], cell["threads"]) for name, cell in cells.items() if not cell["failure"]}
 
 
 def test_each_method_runs_on_each_fold_with_each_seed_and_the_same_run_ends_in_the_same_bytes(
@@ -63,6 +70,9 @@ def test_side_by_side_a_bug_ends_the_run_and_what_was_finished_is_as_if_run_alon
     finished, whole = numbers(tmp_path / "broken"), numbers(tmp_path / "whole")
     assert 3 <= len(finished) < len(whole)  # at least a cell and its table beyond the depth null
     assert finished == {name: whole[name] for name in finished}
+    threads = max(1, torch.get_num_threads() // 2)
+    assert ran(tmp_path / "broken") == dict.fromkeys(ran(tmp_path / "broken"), (2, threads))
+    assert set(ran(tmp_path / "whole").values()) == {(1, torch.get_num_threads())}
     again = run(store, tmp_path / "broken", known)
     assert numbers(tmp_path / "broken") == whole
     assert [(c.fold, c.method) for c in again.failures] == [(c.fold, c.method) for c in report.failures]
@@ -182,6 +192,25 @@ def test_genes_of_a_cell_read_back(store: Path, tmp_path: Path) -> None:
     (everything,) = (score for score in scores if score.gene_set == "all")
     assert table["pearson"].mean() == pytest.approx(everything.means["pearson"])
     assert table["nll"].mean() == pytest.approx(everything.means["nll"])
+
+
+def test_a_cell_of_an_earlier_version_is_kept_and_its_circumstances_are_not_known(
+    store: Path, tmp_path: Path
+) -> None:
+    run(store, tmp_path, [FirstFeature()])
+    path = cell_path(tmp_path, "S2", "first feature", 0)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["jobs"], values["threads"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    report = run(store, tmp_path, [FirstFeature()])
+    assert "jobs" not in json.loads(path.read_text(encoding="utf-8"))  # it was not computed again
+    (cost,) = [cost for cost in report.to_mapping()["costs"] if cost["method"] == "first feature"]
+    now = {"jobs": 1, "threads": torch.get_num_threads()}
+    assert cost["fits"] == [
+        {"circumstances": now, "n": 2},
+        {"circumstances": {"jobs": None, "threads": None}, "n": 1},
+    ]
+    assert "**Fits did not run alike" in (tmp_path / "benchmark.md").read_text(encoding="utf-8")
 
 
 def test_names_that_look_alike_get_files_of_their_own(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from benchmark_lab import FirstFeature, first_feature, make_store
 from scipy import stats
 
 from spam.benchmarking import CountPrediction, MethodPrediction
-from spam.benchmarking.fold_data import FoldData, build_fold, split_fold
+from spam.benchmarking.fold_data import FoldData, build_fold
+from spam.benchmarking.fold_sides import split_fold
 from spam.benchmarking.folds import Fold
 from spam.benchmarking.scoring import FoldScores, depth_null, prediction_digest, score_fold
 from spam.errors import SectionError
