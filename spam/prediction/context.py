@@ -158,10 +158,10 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     1. Genes that were not measured at a measured spot are predicted from those that were (`predict_from_panel`).
     2. What the prediction missed at measured spots is carried to the others by `krige`.
 
-    Both work on what the network says, also where it is below 0; the expression that is shown is clipped at the very end.
-    The count distribution follows: its rate becomes the one that belongs to the corrected expression (`log_rate_of`), with
-    what the network adds to the log-rate as it was. Dispersion, and so the relative width of intervals, stays as it was
-    calibrated without context.
+    Both work on what the network says, also where it is below 0. They can bring a gene down to 0, but not below, where the
+    network alone may be. The count distribution follows: its rate becomes the one that belongs to the corrected expression
+    (`log_rate_of`), with what the network adds to the log-rate as it was. Dispersion, and so the relative width of
+    intervals, stays as it was calibrated without context.
 
     Given entries are predicted like all others: the measured value has its say there by as much as it is found to
     say of a spot's neighbours, and is not copied. Use your own counts where you have them.
@@ -184,7 +184,8 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     before = predicted.unclipped[is_predicted]
     xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
     correction, measured, facts = _correction(before, xy, given, bank)
-    after = (before + correction).astype(np.float32)
+    # Below 0 rates fall steeply: a correction that went there made the likelihood of counts that were not given worse.
+    after = np.maximum(before + correction, np.minimum(before, 0.0)).astype(np.float32)
     change = log_rate_of(torch.from_numpy(after)) - log_rate_of(torch.from_numpy(before))
     mu = predicted.mu[is_predicted] * change.exp().numpy()
     lower, upper = predictor.interval(

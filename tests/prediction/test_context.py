@@ -192,26 +192,50 @@ def rate_of(expression: np.ndarray) -> np.ndarray:
 
 def test_a_gene_that_images_deny_gets_the_rate_that_is_measured(lab: Lab) -> None:
     """Predicted far below zero, measured as 50 of 10 000 everywhere: half the spots tell it to the others."""
+    denied, found = conditioned_gene(lab, predicted=np.full(N_SPOTS, -0.3), measured=50)
+    assert (denied.expression[:, 0] == 0).all()
+    expression = found.expression[:, 0].astype(float)
+    np.testing.assert_allclose(
+        expression, np.log(51), atol=0.3
+    )  # not all of what was missed is shared by spots
+    scale = RATE_CORRECTION * found.depth / 1e4
+    np.testing.assert_allclose(found.mu[:, 0], scale * np.expm1(expression), rtol=1e-3)
+    np.testing.assert_allclose(found.mu[:, 0], scale * 50, rtol=0.3)
+    assert (found.lower[:, 0] < np.log1p(RATE_CORRECTION * 50)).all()
+    assert (found.upper[:, 0] > np.log1p(RATE_CORRECTION * 50)).all()
+
+
+def test_a_gene_that_is_measured_as_absent_falls_to_zero_and_no_further(lab: Lab) -> None:
+    """Where much was predicted, much was missed; that is not carried to where little was predicted, as less than none."""
+    predicted = np.where(np.arange(N_SPOTS) % 3 == 0, 0.2, 4.0)
+    predicted[[0, 1]] = -0.3
+    _, found = conditioned_gene(lab, predicted=predicted, measured=0)
+    little = predicted == 0.2
+    np.testing.assert_array_equal(found.unclipped[little, 0], 0)
+    np.testing.assert_array_equal(found.unclipped[:2, 0], np.float32(-0.3))
+    rate = (
+        RATE_CORRECTION * np.expm1(np.log(2) / 20) * found.depth / 1e4
+    )  # the soft floor at zero is log(2) / 20
+    np.testing.assert_allclose(found.mu[little, 0], rate, rtol=1e-4)
+
+
+RATE_CORRECTION = 1.1  # what the network adds to the rate of expression, as a factor
+
+
+def conditioned_gene(
+    lab: Lab, *, predicted: np.ndarray, measured: int
+) -> tuple[PredictedSection, PredictedSection]:
+    """Set the prediction of the first gene, and its count in libraries of 10 000; give half of the spots."""
     predictor, plain, counts, names = lab
-    column, gene = 0, names.index(predictor.meta.genes[0])
-    correction = 1.1  # what the network adds to the rate of expression
+    gene = names.index(predictor.meta.genes[0])
     unclipped, mu = plain.unclipped.copy(), plain.mu.copy()
-    unclipped[:, column] = -0.3
-    mu[:, column] = correction * rate_of(unclipped[:, column]) * plain.depth / 1e4
-    denied = dataclasses.replace(plain, unclipped=unclipped, mu=mu, pi=np.zeros_like(plain.pi))
-    assert (denied.expression[:, column] == 0).all()
-    found_counts = counts.toarray()
-    found_counts[:, gene] = 50
-    found_counts[:, (gene + 1) % 61] += 10_000 - found_counts.sum(axis=1)  # each library is 10 000
-    assert (found_counts >= 0).all()
-    found = condition(predictor, denied, context_of(lab, SPOTS, names, csr_matrix(found_counts)))
-    expression = found.expression[:, column].astype(float)
-    np.testing.assert_allclose(expression, np.log(51), atol=0.3)  # of what others were mispredicted by, a part is shared
-    scale = correction * plain.depth / 1e4
-    np.testing.assert_allclose(found.mu[:, column], scale * np.expm1(expression), rtol=1e-3)
-    np.testing.assert_allclose(found.mu[:, column], scale * 50, rtol=0.3)
-    assert (found.lower[:, column] < np.log1p(correction * 50)).all()
-    assert (found.upper[:, column] > np.log1p(correction * 50)).all()
+    unclipped[:, 0] = predicted
+    mu[:, 0] = RATE_CORRECTION * rate_of(predicted) * plain.depth / 1e4
+    before = dataclasses.replace(plain, unclipped=unclipped, mu=mu, pi=np.zeros_like(plain.pi))
+    changed = counts.toarray()
+    changed[:, gene] = measured
+    changed[:, (gene + 1) % len(names)] += 10_000 - changed.sum(axis=1)
+    return before, condition(predictor, before, context_of(lab, SPOTS, names, csr_matrix(changed)))
 
 
 def test_a_panel_of_some_spots_reaches_other_genes_of_other_spots(lab: Lab) -> None:
