@@ -100,7 +100,6 @@ SOURCES = {
     for folder in ("spam", "cli", "schemas")
     for file in sorted((ROOT / folder).rglob("*.py"))
 }
-parsed = functools.cache(ast.parse)
 
 
 def room_of(path: str) -> str:
@@ -130,34 +129,42 @@ def faults_of(sources: dict[str, str]) -> list[str]:
     faults: list[str] = []
     single: dict[str, set[str]] = {package: set() for package in IN_ONE_FILE}
     for path, text in sources.items():
-        room = room_of(path)
-        if room not in ARROWS:
-            faults.append(
-                f"{path}: room {room!r} is unknown; add it to docs/architecture.md and to this test"
-            )
-            continue
-        tree = parsed(text)
-        for module in imported(tree, path):
-            package = module.split(".")[0]
-            if package == "spam":
-                target = room_of(module.replace(".", "/"))
-                if target not in {room, *LEAVES, *ARROWS[room]}:
-                    faults.append(f"{path}: {room} must not import {target}")
-                if target == "hardware" and room in NEVER:
-                    faults.append(f"{path}: {room} must not import torch, which hardware does")
-            elif package in PLACES and not path.startswith(PLACES[package] or ("nowhere",)):
-                faults.append(f"{path}: {package} must not be imported here")
-            elif package in NEVER.get(room, ()):
-                faults.append(f"{path}: {room} must not import {package}")
-            if package in IN_ONE_FILE:
-                single[package].add(path)
-        faults += late_imports(tree, path)
+        of_file, packages = faults_of_file(path, text)
+        faults += of_file
+        for package in packages & single.keys():
+            single[package].add(path)
     faults += [
         f"{package} is imported in {len(paths)} files, not in one: {', '.join(sorted(paths))}"
         for package, paths in single.items()
         if len(paths) > 1
     ]
     return faults
+
+
+@functools.cache
+def faults_of_file(path: str, text: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """List the breaches that one file commits by itself, and the packages that it imports."""
+    room = room_of(path)
+    if room not in ARROWS:
+        fault = f"{path}: room {room!r} is unknown; add it to docs/architecture.md and to this test"
+        return (fault,), frozenset()
+    faults: list[str] = []
+    packages: set[str] = set()
+    tree = ast.parse(text)
+    for module in imported(tree, path):
+        package = module.split(".")[0]
+        packages.add(package)
+        if package == "spam":
+            target = room_of(module.replace(".", "/"))
+            if target not in {room, *LEAVES, *ARROWS[room]}:
+                faults.append(f"{path}: {room} must not import {target}")
+            if target == "hardware" and room in NEVER:
+                faults.append(f"{path}: {room} must not import torch, which hardware does")
+        elif package in PLACES and not path.startswith(PLACES[package] or ("nowhere",)):
+            faults.append(f"{path}: {package} must not be imported here")
+        elif package in NEVER.get(room, ()):
+            faults.append(f"{path}: {room} must not import {package}")
+    return (*faults, *late_imports(tree, path)), frozenset(packages)
 
 
 def late_imports(tree: ast.AST, path: str) -> list[str]:
