@@ -21,7 +21,7 @@ class PredictConfig(Config):
     context_h5ad: Path | None = option(
         None,
         "raw counts of a part of the section (some spots, some genes, or some genes of some spots): the rest is predicted "
-        "from them too",
+        "from them too (obs['library_size']: their library sizes, where genes are left out)",
     )
     out_dir: Path | None = option(
         None, "folder for predictions.h5ad, metrics.json, genes.csv and plots", flags=("--save-dir",)

@@ -106,7 +106,8 @@ def _given_entries(context: Context, columns: Sequence[int], *, has_scores: bool
     """Mark what was given of the drawn genes, and what of them is scored."""
     is_given = np.outer(context.is_given_spot, context.is_given_gene[columns])
     is_scored = np.outer(context.is_scored_spot, context.is_scored_gene[columns])
-    note = "outlined: given (--context-h5ad)" if is_given.any() else "none of these values was given"
+    note = "outlined: given" if is_given.any() else "counts of other genes were given"
+    note += " (--context-h5ad)"
     if has_scores and context.scores_spots:
         note += "; r of spots that were not given"
     return GivenEntries(is_given=is_given, is_scored=is_scored, note=note)

@@ -17,9 +17,10 @@ from scipy.sparse import csr_matrix
 from spam.errors import ConfigError, SectionError
 from spam.models.expression import log1p_cp10k
 from spam.models.linear import pearson_per_gene
-from spam.predicting import predict
+from spam.predicting import drawing, predict
 from spam.prediction import Context, PredictedSection, Predictor, condition
 from spam.prediction.panel import Bank
+from spam.reports import GivenEntries
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import open_store
@@ -412,6 +413,66 @@ def test_library_sizes_are_read_from_the_file(
     totals = np.asarray(counts.sum(axis=1), dtype=float).ravel()
     expected = condition(predictor, plain, context_of(lab, SPOTS, panel_of(lab), library_size=totals))
     np.testing.assert_array_equal(found.X, expected.expression)
+
+
+def drawn_by(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]
+) -> tuple[GivenEntries | None, tuple[np.ndarray, np.ndarray, list[str]] | None]:
+    """What a run hands to the plots: the marks on the maps, and what the scatter shows, if there is one."""
+    maps, scatters = [], []
+    monkeypatch.setattr(
+        drawing, "plot_expression_maps", lambda *a, **options: maps.append(options["given"]) or a[-1]
+    )
+    monkeypatch.setattr(drawing, "plot_scatter", lambda *a: scatters.append(a[:3]) or a[-1])
+    run()
+    (given,) = maps
+    return given, scatters[0] if scatters else None
+
+
+@pytest.mark.parametrize("is_panel", [False, True])
+def test_plots_mark_what_was_given_and_show_what_is_scored(
+    lab: Lab,
+    store: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_panel: bool,
+) -> None:
+    genes = list(lab[0].meta.genes[:5])  # every other one from the third on is of the panel
+    path = write_context(lab, tmp_path / "c.h5ad", SPOTS, panel_of(lab) if is_panel else lab[3])
+    options = config(
+        store, checkpoint, tmp_path / "out", context_h5ad=path, plots=True, plot_genes=tuple(genes)
+    )
+    given, scatter = drawn_by(monkeypatch, lambda: predict(options))
+    found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
+    is_given = np.outer(SPOTS, np.isin(genes, panel_of(lab)) if is_panel else np.ones(5, dtype=bool))
+    rows = np.ones(N_SPOTS, dtype=bool) if is_panel else ~SPOTS
+    shown = [0, 1, 3] if is_panel else [0, 1, 2, 3, 4]
+    assert given is not None
+    np.testing.assert_array_equal(given.is_given, is_given)
+    np.testing.assert_array_equal(given.is_scored, np.outer(rows, np.isin(np.arange(5), shown)))
+    assert given.note.startswith("outlined: given (--context-h5ad)")
+    assert ("r of spots that were not given" in given.note) == (not is_panel)
+    assert scatter is not None
+    truth, prediction, names = scatter
+    assert names == [genes[i] for i in shown]
+    np.testing.assert_array_equal(truth, truth_of(lab)[:, :5][np.ix_(rows, shown)])
+    np.testing.assert_array_equal(prediction, found.X[:, :5][np.ix_(rows, shown)])
+
+
+def test_without_a_gene_that_is_scored_there_is_no_scatter(
+    lab: Lab, store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = write_context(lab, tmp_path / "c.h5ad", SPOTS, panel_of(lab))
+    report = predict(
+        config(
+            store, checkpoint, tmp_path / "out", context_h5ad=path, plots=True, plot_genes=(panel_of(lab)[0],)
+        )
+    )
+    drawn = sorted(path.name for path in (tmp_path / "out" / "plots").iterdir())
+    assert drawn == ["expression_maps.png", "pcc_histogram.png"]
+    assert not any(path.name == "scatter.png" for path in report.files)
 
 
 def test_the_order_of_the_file_changes_nothing(
