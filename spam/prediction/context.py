@@ -138,7 +138,7 @@ class Context:
         if self.is_stated:
             return "stated", None
         panel_sum = bank.panel_sum(np.flatnonzero(self.is_given_gene))
-        if np.isnan(panel_sum):
+        if not panel_sum > 0:  # no spots of other sections, or none that shows any of these genes
             return "sums", None
         sums = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
         share = float((sums / self.totals).mean()) * PER / panel_sum

@@ -24,7 +24,7 @@ class ContextFacts:
         How their counts were brought to 10k.
     relative_share
         What these genes make up of the file's counts, over what they make up of the reference bank's: 1 in tissue alike,
-        above 1 where the file lacks genes. None where library sizes are stated, and without spots of other sections.
+        above 1 where the file lacks genes. None where library sizes are stated, and where the bank shows none of them.
     kriging
         Covariance of what the prediction missed of the measured genes.
     panel_weights

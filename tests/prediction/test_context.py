@@ -281,6 +281,20 @@ def test_library_sizes_are_those_of_the_file_where_it_holds_more_than_a_panel(la
     np.testing.assert_allclose(np.expm1(given.expression(bank, kind)).sum(axis=1), panel_sum)
 
 
+@pytest.mark.parametrize("n_spots", [0, 7])
+def test_a_bank_that_shows_none_of_the_genes_cannot_tell_a_panel(lab: Lab, n_spots: int) -> None:
+    n_genes = len(lab[0].meta.genes)
+    bank = Bank(
+        inputs=np.zeros((n_spots, 3), dtype=np.float32),
+        expression=np.zeros((n_spots, n_genes)),
+        group=np.zeros(n_spots, dtype=np.int64),
+        gene_mean=np.zeros(n_genes),
+    )
+    given = context_of(lab, SPOTS, panel_of(lab))
+    assert given.library(bank) == ("sums", None)
+    assert np.isfinite(given.expression(bank, "sums")).all()
+
+
 def test_stated_library_sizes_make_a_panel_what_it_is_in_the_whole_file(lab: Lab) -> None:
     predictor, plain, counts, names = lab
     bank, panel = Bank.without(predictor.tensors, -1), panel_of(lab)
