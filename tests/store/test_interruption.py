@@ -33,6 +33,7 @@ def test_a_killed_writer_leaves_old_or_new_or_nothing(operation, n_kills):
     assert "changes" in kill_writers(operation, n_kills)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_two_hundred_kills_end_in_the_store_of_an_unbroken_run():
     assert "200 kills on the way" in kill_writers("cohort", 200)
