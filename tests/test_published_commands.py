@@ -4,12 +4,12 @@ from pathlib import Path
 
 import anndata
 import pytest
-from published import run, visium_files
+from published import run, write_visium_files
 
 
 @pytest.fixture(scope="module")
-def lab_files(shared_data: Path) -> list[object]:
-    return visium_files(shared_data)
+def lab_files(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    return write_visium_files(shared_data, tmp_path_factory.mktemp("lab"))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from published import run, visium_files
+from published import run, write_visium_files
 
 from spam.training.checkpoint import read_checkpoint_meta
 
@@ -12,7 +12,7 @@ from spam.training.checkpoint import read_checkpoint_meta
 @pytest.mark.slow
 def test_the_published_lora_options(shared_data: Path, tmp_path: Path) -> None:
     """LoRA as published, but for the epochs; fine-tuning then finds the adapter beside the checkpoint."""
-    lab_files = visium_files(shared_data)
+    lab_files = write_visium_files(shared_data, tmp_path)
     shared = [*lab_files, "--enc_name", "efficientnet_lite0", "--device", "auto", "--epochs", 1]
     options = "--mode joint --with_lora --lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --lora_epochs 1"
     done = run("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
