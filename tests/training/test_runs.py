@@ -197,9 +197,11 @@ PRETRAIN_CHANGES = {
     "targets": "soft",
     "mask_neighbours": True,
 }
+SHORT_FINETUNE = {"epochs": 1, "members": 1}  # what the changes of options are compared with
 FINETUNE_CHANGES = {
     **CHANGES,
-    "members": 1,
+    "epochs": 2,
+    "members": 2,
     "path": "ridge",
     "attend": "references",
     "fuse_dim": 12,
@@ -229,7 +231,7 @@ def differ(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 def plain_runs(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("plain")
     pretrain(pretraining(cohort, out / "pretrain"))
-    finetune(finetuning(cohort, out / "finetune"))
+    finetune(finetuning(cohort, out / "finetune", **SHORT_FINETUNE))
     return {
         "pretrain": out / "pretrain" / "last.safetensors",
         "finetune": out / "finetune" / "selection" / "last.safetensors",
@@ -248,7 +250,7 @@ def test_every_option_of_pretrain_changes_the_result(
 def test_every_option_of_finetune_changes_the_result(
     cohort: Path, plain_runs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    finetune(finetuning(cohort, tmp_path, **{name: FINETUNE_CHANGES[name]}))
+    finetune(finetuning(cohort, tmp_path, **{**SHORT_FINETUNE, name: FINETUNE_CHANGES[name]}))
     assert differ(weights(tmp_path / "selection" / "last.safetensors"), weights(plain_runs["finetune"]))
 
 
