@@ -14,12 +14,13 @@ from spam.schemas.encoder_card import EncoderCard
 
 from .hub_access import HubFile, fetch_file
 from .loading_errors import explained
+from .registry import STAGES
 from .timm_models import n_registers
 
 __all__ = ["describe_timm_model", "timm_repository"]
 
 
-def describe_timm_model(name: str, revision: str | None = None) -> EncoderCard:
+def describe_timm_model(name: str, revision: str | None = None, *, has_stages: bool = False) -> EncoderCard:
     """Make the card of ``timm:<model>``, ``hf-hub:<organisation>/<name>`` or ``local:<folder or file>``.
 
     Sizes, channel statistics and licence are those of timm's configuration of the pretrained weights. A folder or
@@ -31,6 +32,8 @@ def describe_timm_model(name: str, revision: str | None = None) -> EncoderCard:
         Name of the encoder.
     revision
         Branch, tag or commit, where the weights lie on the Hub; None for the main branch.
+    has_stages
+        Whether features are statistics of the maps of all stages (`pool_stages`), not the pooled last layer.
 
     Raises
     ------
@@ -71,13 +74,17 @@ def describe_timm_model(name: str, revision: str | None = None) -> EncoderCard:
         )
         raise EncoderError(message)
     tag = f".{config['tag']}" if config.get("tag") else ""
+    own_name = f"local:{Path(place).resolve().name}" if kind == "local" else shown
     return EncoderCard(
-        name=f"local:{Path(place).resolve().name}" if kind == "local" else shown,
+        name=f"{own_name}{STAGES}" if has_stages else own_name,
         source=f"timm:{config['architecture']}{tag}" if kind == "timm" else name,
         revision=revision,
         architecture=config["architecture"],
         kwargs=tuple(_model_args(folder).items()) if folder else (),
-        dim=int(getattr(model, "head_hidden_size", None) or model.num_features),
+        dim=_stages_dim(model, shown)
+        if has_stages
+        else int(getattr(model, "head_hidden_size", None) or model.num_features),
+        pooling="stages" if has_stages else "model",
         n_registers=n_registers(model),
         input_px=height,
         mean=tuple(data["mean"]),
@@ -92,6 +99,24 @@ def timm_repository(model: str) -> str | None:
     config = timm.get_pretrained_cfg(model)
     repository: str | None = config.hf_hub_id if config else None
     return repository or None
+
+
+def _stages_dim(model: Any, shown: str) -> int:
+    """Count what `pool_stages` makes of a network.
+
+    Raises
+    ------
+    EncoderError
+        If it has tokens and no stages, as a vision transformer.
+    """
+    stages = getattr(model, "feature_info", None) or []
+    if not stages or not hasattr(model, "forward_intermediates") or hasattr(model, "num_prefix_tokens"):
+        message = (
+            f"encoder {shown!r} has no stages of maps that {STAGES!r} could pool, as convolutional networks have; "
+            f"ask for {shown!r} alone"
+        )
+        raise EncoderError(message)
+    return 2 * sum(stage["num_chs"] for stage in stages)
 
 
 def _config_folder(kind: str, place: str, revision: str | None) -> Path | None:

@@ -14,6 +14,7 @@ from spam.schemas.encoder_card import EncoderCard
 __all__ = ["encoder_card", "list_encoders"]
 
 OPEN_SOURCES = ("timm:", "hf-hub:", "local:")
+STAGES = "+stages"  # behind a name of these sources
 
 
 def list_encoders(pattern: str = "*") -> tuple[EncoderCard, ...]:
@@ -31,7 +32,8 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
     Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` (with ``@<revision>`` if
     need be) and ``local:<folder or file>``, whose cards are made from timm's own configuration of the model. The first
     builds on timm's list, the second fetches the repository's ``config.json``, the third reads it from the folder,
-    or from beside the file.
+    or from beside the file. ``+stages`` behind any of these asks for statistics of all stages of a convolutional network,
+    as the default encoder's features are, in place of its last layer.
 
     Parameters
     ----------
@@ -46,6 +48,8 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
         If the name is unknown (names the nearest ones), names a model that cannot be reached, or a revision is asked
         for where there are none.
     """
+    stages = STAGES if name.startswith(OPEN_SOURCES) and name.endswith(STAGES) else ""
+    name = name.removesuffix(stages)
     name, _, at = name.partition("@") if name.startswith("hf-hub:") else (name, "", "")
     if at and revision and at != revision:
         message = (
@@ -58,7 +62,7 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
         # timm and torch take seconds to import, and the names above need neither.
         from .describing import describe_timm_model
 
-        return describe_timm_model(name, revision)
+        return describe_timm_model(name, revision, has_stages=bool(stages))
     if card is None:
         raise EncoderError(_unknown(name))
     if revision is None:

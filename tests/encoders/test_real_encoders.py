@@ -42,6 +42,14 @@ def test_package_and_folder_give_the_same_features(encoder_folders: Path) -> Non
     np.testing.assert_array_equal(features, folder.embed(tiles))
 
 
+def test_stages_of_a_folder_are_those_of_the_default_encoder(encoder_folders: Path) -> None:
+    default = build_encoder(encoder_card("efficientnet_lite0_stages"), device=CPU)
+    card = encoder_card(f"local:{encoder_folders / 'tf_efficientnet_lite0'}+stages")
+    assert (card.name, card.dim, card.pooling) == ("local:tf_efficientnet_lite0+stages", 1024, "stages")
+    tiles = np.random.default_rng(0).integers(0, 256, size=(3, 224, 224, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(build_encoder(card, device=CPU).embed(tiles), default.embed(tiles))
+
+
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
 def test_photographs_are_recognised(encoder_folders: Path, name: str) -> None:
     folder = encoder_folders / name

@@ -1,5 +1,6 @@
 """Models that timm knows: described by its own configuration, loaded whole or not at all."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -38,6 +39,27 @@ def test_card_of_a_timm_model(name: str, source: str, dim: int, px: int) -> None
     model = timm.create_model(name, num_classes=0).eval()
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, px, px)).shape == (1, dim)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
+def test_stages_of_a_timm_model(name: str) -> None:
+    card = encoder_card(f"timm:{name}+stages")
+    whole = encoder_card(f"timm:{name}")
+    model = timm.create_model(name, features_only=True)
+    dim = 2 * sum(model.feature_info.channels())
+    assert card == dataclasses.replace(whole, name=f"timm:{name}+stages", pooling="stages", dim=dim)
+    with torch.inference_mode():
+        maps = model.eval()(torch.zeros(1, 3, 64, 64))
+    assert sum(one.shape[1] for one in maps) * 2 == dim
+
+
+def test_a_transformer_has_no_stages() -> None:
+    with pytest.raises(
+        EncoderError, match=r"'timm:test_vit' has no stages of maps.*ask for 'timm:test_vit' alone"
+    ):
+        encoder_card("timm:test_vit+stages")
+    with pytest.raises(EncoderError, match=r"no encoder 'uni_v1\+stages'; did you mean 'uni_v1'"):
+        encoder_card("uni_v1+stages")
 
 
 def test_unknown_models_are_told_with_the_nearest() -> None:
