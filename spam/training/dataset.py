@@ -13,7 +13,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
 from spam.schemas.training_config import TrainingConfig
 from spam.store import open_store
-from spam.typing import Array, Float32, Float64, Int64
+from spam.typing import Array, Bool, Float32, Float64, Int64
 
 from .cohort import FeatureChoice, SpotData, choose_features, choose_sections, data_digest, read_spots
 from .genes import GeneChoice, choose_genes
@@ -72,7 +72,8 @@ class TrainingSet:
     expression
         Log1p(CP10k), (n, n_genes).
     centred
-        `expression` relative to the mean of the section's spots that are not held out; of all of them where all are.
+        `expression` relative to the mean of the section's spots with counts that are not held out; of all with counts where
+        all are.
     weights
         Spatial weights (n, n); no edge between sections.
     digest
@@ -200,7 +201,7 @@ def training_set_of(
         counts=counts,
         totals=totals,
         expression=expression,
-        centred=_centred(expression, spots, groups),
+        centred=_centred(expression, totals > 0, spots, groups),
         weights=csr_matrix(block_diag([s.graph.connectivities for s in spots], format="csr")),
         digest=data_digest(spots),
     )
@@ -215,7 +216,8 @@ def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> Train
         Components to fit again, on all spots; None keeps the transform, which a pretraining has settled.
     """
     groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
-    data = dataclasses.replace(data, groups=groups, centred=_centred(data.expression, data.spots, groups))
+    centred = _centred(data.expression, data.totals > 0, data.spots, groups)
+    data = dataclasses.replace(data, groups=groups, centred=centred)
     if n_components is None:
         return data
     context = [context_features(s) for s in data.spots]
@@ -225,14 +227,20 @@ def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> Train
 
 
 def _centred(
-    expression: Float32[Array, "n n_genes"], spots: Sequence[SpotData], groups: Groups
+    expression: Float32[Array, "n n_genes"],
+    has_counts: Bool[Array, " n"],
+    spots: Sequence[SpotData],
+    groups: Groups,
 ) -> Float32[Array, "n n_genes"]:
     """Expression relative to its section, of which held-out spots say nothing where others are there."""
     ends = np.cumsum([s.n_spots for s in spots])[:-1]
     parts = []
-    for part, is_val in zip(np.split(expression, ends), np.split(groups.is_val, ends), strict=True):
-        known = part if is_val.all() else part[~is_val]
-        parts.append(part - known.mean(axis=0, dtype=np.float64))
+    for part, has, is_val in zip(
+        *(np.split(values, ends) for values in (expression, has_counts, groups.is_val)), strict=True
+    ):
+        # A spot without any count says nothing of its section's mean.
+        known = part[has & ~is_val] if (has & ~is_val).any() else part[has]
+        parts.append(part - known.mean(axis=0, dtype=np.float64) if len(known) else part)
     return np.concatenate(parts).astype(np.float32)
 
 

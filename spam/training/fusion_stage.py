@@ -228,10 +228,12 @@ class FusionStage:
 
     def _reference_expression(self) -> Array:
         """Expression relative to the mean of the group: no spot of another group, which may refer to it, is in that."""
-        group = self.data.groups.group
-        rank = np.unique(group, return_inverse=True)[1]
-        centred: Array = self.data.expression - group_means(self.data.expression, group)[rank]
-        return centred.astype(np.float32)
+        group, has_counts = self.data.groups.group, self.data.totals > 0
+        centred = np.zeros_like(self.data.expression)  # also where a spot has no counts: nobody refers to it
+        rank = np.unique(group[has_counts], return_inverse=True)[1]
+        known = self.data.expression[has_counts]
+        centred[has_counts] = known - group_means(known, group[has_counts])[rank]
+        return centred
 
     def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
         data = self.data

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cohorts import add_section, make_cohort
+from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.schemas.training_config import PretrainConfig
@@ -14,6 +15,7 @@ from spam.training.dataset import (
     build_training_set,
     retrieve,
     retrieve_across_groups,
+    training_set_of,
     with_all_trained_on,
 )
 from spam.training.genes import choose_genes
@@ -191,6 +193,27 @@ def test_expression_is_centred_within_the_section(cohort: Path) -> None:
         rows = data.section_of == i
         expected = data.expression[rows] - data.expression[rows].mean(axis=0)
         np.testing.assert_allclose(data.centred[rows], expected, atol=1e-5)
+
+
+def test_spots_without_counts_say_nothing_of_their_section(cohort: Path) -> None:
+    names = ("S1", "S2", "S3")
+    spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in names]
+    counts = [s.counts.tolil() for s in spots if s.counts is not None]
+    for row in (0, 7):
+        counts[0][row] = 0
+    counts[2][:] = 0
+    emptied = tuple(
+        replace(s, counts=csr_matrix(c), totals=np.asarray(c.sum(axis=1), dtype=float).ravel())
+        for s, c in zip(spots, counts, strict=True)
+    )
+    whole = build_training_set(config(cohort, sections=names))
+    data = training_set_of(emptied, whole.features, config(cohort), held_out=("S2",), genes=whole.genes)
+    rows = data.section_of == 0
+    has = rows & (data.totals > 0)
+    assert rows.sum() - has.sum() == 2
+    expected = data.expression[rows] - data.expression[has].mean(axis=0)
+    np.testing.assert_allclose(data.centred[rows], expected, atol=1e-5)
+    np.testing.assert_array_equal(data.centred[data.section_of == 2], 0.0)
 
 
 def test_blocks_of_a_lone_section_keep_their_differences_and_the_held_out_one_says_nothing(
