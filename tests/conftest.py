@@ -10,6 +10,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A thread that waits in a busy loop keeps the one it waits for from its core: two took 8 to 20 times as long as one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Processes that tests start would compile all of the package each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Slow references and small cohorts of known content, importable from every test.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))

@@ -2,29 +2,30 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from published import run, write_visium_files
+from published import write_visium_files
 
 from spam.training.checkpoint import read_checkpoint_meta
 
 
 @pytest.mark.slow
-def test_the_published_lora_options(shared_data: Path, tmp_path: Path) -> None:
+def test_the_published_lora_options(spam: Any, shared_data: Path, tmp_path: Path) -> None:
     """LoRA as published, but for the epochs; fine-tuning then finds the adapter beside the checkpoint."""
     lab_files = write_visium_files(shared_data, tmp_path)
     shared = [*lab_files, "--enc_name", "efficientnet_lite0", "--device", "auto", "--epochs", 1]
     options = "--mode joint --with_lora --lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --lora_epochs 1"
-    done = run("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
-    assert done.returncode == 0, done.stderr
+    done = spam("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
+    assert done.code == 0, done.err
     best = tmp_path / "pretrain" / "best.safetensors"
-    done = run("finetune", *shared, "--pretrained_ckpt", best, "--save_dir", tmp_path / "finetune")
-    assert done.returncode == 0, done.stderr
+    done = spam("finetune", *shared, "--pretrained_ckpt", best, "--save_dir", tmp_path / "finetune")
+    assert done.code == 0, done.err
     name = json.loads((tmp_path / "pretrain" / "lora" / "spam_adapter.json").read_text())["adapter_sha256"][
         :8
     ]
     best = tmp_path / "finetune" / "best.safetensors"
     assert read_checkpoint_meta(best).feature_keys == (f"efficientnet_lite0-lora-{name}_112um",)
-    done = run("inference", *lab_files, "--ckpt", best, "--out_dir", tmp_path / "results")
-    assert done.returncode == 0, done.stderr
-    assert "WARNING: the checkpoint was trained on this section" in done.stdout
+    done = spam("inference", *lab_files, "--ckpt", best, "--out_dir", tmp_path / "results")
+    assert done.code == 0, done.err
+    assert "WARNING: the checkpoint was trained on this section" in done.out
