@@ -88,6 +88,10 @@ class PretrainConfig(TrainingConfig):
         False,  # noqa: FBT003
         "do not contrast a spot with its spatial neighbours, which may be near copies of it",
     )
+    balance_donors: bool = option(
+        False,  # noqa: FBT003
+        "have equally many spots of each donor in every batch; those of donors with fewer spots come more often",
+    )
 
     def __post_init__(self) -> None:
         check(

@@ -11,6 +11,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.training.dataset import TrainingSet
 from spam.training.description import describe_training
 from spam.training.loop import LossTerms
+from spam.training.order import check_donors, random_order
 from spam.typing import Array, Float, Float32, Int64
 
 from .augmentation import augment
@@ -58,6 +59,8 @@ class AdaptationStage:
         cut: Callable[[], TileBank],
         is_forgiving: bool,
     ) -> None:
+        if config.balance_donors:
+            check_donors(data.train_rows, data)
         self.config, self.data, self.network = config, data, network
         self._objective, self._device = objective, device
         self._cut, self._is_forgiving = cut, is_forgiving
@@ -78,6 +81,10 @@ class AdaptationStage:
     def val_rows(self) -> Int64[Array, " n_val"]:
         """Rows of the spots that are held out."""
         return self._with_tiles(self.data.val_rows)
+
+    def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
+        """Rows to train on: each of them once, or those of every donor equally often."""
+        return random_order(self.train_rows, self.data, rng, balance_donors=self.config.balance_donors)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Loss of augmented tiles."""

@@ -123,6 +123,11 @@ class FusionStage:
         self._constants = self._fit_constants()
         self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
 
+    def order(self, rng: np.random.Generator) -> Int64[Array, " n_train"]:
+        """Rows to train on, each of them once."""
+        shuffled: Array = rng.permutation(self.train_rows)
+        return shuffled
+
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Squared error and negative log-likelihood, means over spots, genes and members."""
         error, nll = self._errors(rows, self.network.each(self._fusion.batch(rows)))

@@ -63,9 +63,8 @@ class Stage(Protocol):
     def network(self) -> torch.nn.Module:
         """The network that is trained."""
 
-    @property
-    def train_rows(self) -> Int64[Array, " n_train"]:
-        """Rows that an epoch visits once each, in random order."""
+    def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
+        """Rows that an epoch visits, in order."""
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Loss of one step on these rows."""
@@ -210,9 +209,9 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> dict[str, float]:
-    """Visit every training row once; return the mean of each loss part."""
+    """Visit the training rows; return the mean of each loss part."""
     stage.network.train()
-    order = np.random.default_rng([config.seed, epoch]).permutation(stage.train_rows)
+    order = stage.order(np.random.default_rng([config.seed, epoch]))
     batches = _batches(order, config.batch_size)
     device = next(stage.network.parameters()).device
     amp = _amp_dtype(config)

@@ -23,6 +23,7 @@ from .dataset import TrainingSet, build_training_set
 from .description import describe_training
 from .health import ContrastHealth, pair_health
 from .loop import LossTerms, Run, fit
+from .order import check_donors, random_order
 from .probing import probe_labels
 from .report import TrainingReport
 
@@ -128,6 +129,8 @@ class AlignmentStage:
             raise StoreError(message)
         self.config, self.data = config, data
         self.train_rows = data.train_rows
+        if config.balance_donors:
+            check_donors(data.train_rows, data)
         self.inputs = torch.from_numpy(data.inputs).to(device)
         self.expression = torch.from_numpy(data.centred).to(device)
         self.settings: dict[str, Any] = {
@@ -139,6 +142,10 @@ class AlignmentStage:
         }
         with seeded(config.seed, device=torch.device("cpu")):
             self.network = AlignmentModel(**self.settings)
+
+    def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
+        """Rows to train on: each of them once, or those of every donor equally often."""
+        return random_order(self.train_rows, self.data, rng, balance_donors=self.config.balance_donors)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Sum of the contrastive losses of the pairs that the mode asks for."""

@@ -208,6 +208,7 @@ CHANGES = [
     {"mixing": 0.9},
     {"targets": "soft"},
     {"mask_neighbours": True},
+    {"balance_donors": True},
     {"lora_r": 5},
     {"lora_alpha": 7.0},
     {"lora_dropout": 0.5},

@@ -14,6 +14,8 @@ from spam.schemas.embed_config import EmbedConfig
 
 STEP, COLUMNS, ROWS, N_GENES = 40, 7, 5, 11
 
+DONORS = {"A": "D1", "B": "D2", "C": "D1"}
+
 
 def write_section(folder: Path, name: str, *, seed: int) -> None:
     """Write slide and h5ad of one section of 35 spots; each tile of 32 px lies within a cell of 40 px."""
@@ -32,7 +34,7 @@ def write_section(folder: Path, name: str, *, seed: int) -> None:
     ids = [f"{name}{i}" for i in range(n)]
     adata = anndata.AnnData(
         X=sparse.csr_matrix(rng.poisson(rate).astype(np.int32)),
-        obs=pd.DataFrame({"donor": "D1"}, index=ids),
+        obs=pd.DataFrame({"donor": DONORS[name]}, index=ids),
         var=pd.DataFrame(index=[f"G{j}" for j in range(N_GENES)]),
     )
     adata.write_h5ad(folder / f"{name}.h5ad")
@@ -48,7 +50,7 @@ def make_cohort_files(folder: Path) -> EmbedConfig:
     manifest = pd.DataFrame(
         {
             "section": list("ABC"),
-            "donor": "D1",
+            "donor": list(DONORS.values()),
             "h5ad": [f"{name}.h5ad" for name in "ABC"],
             "csv": [f"{name}.csv" for name in "ABC"],
             "root": "images",

@@ -109,7 +109,7 @@ def add_section(
 
 
 def make_cohort(store: Path, n_sections: int = 4, **options: object) -> Path:
-    """Add sections S1, S2, … that differ by their seed."""
+    """Add sections S1, S2, … that differ by their seed; two of a donor."""
     for i in range(n_sections):
-        add_section(store, f"S{i + 1}", seed=i, n_spots=37 + 2 * i, **options)  # type: ignore[arg-type]
+        add_section(store, f"S{i + 1}", seed=i, n_spots=37 + 2 * i, donor=f"d{1 + i // 2}", **options)  # type: ignore[arg-type]
     return store

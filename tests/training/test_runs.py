@@ -196,6 +196,7 @@ PRETRAIN_CHANGES = {
     "mixing": 0.1,
     "targets": "soft",
     "mask_neighbours": True,
+    "balance_donors": True,
 }
 SHORT_FINETUNE = {"epochs": 1, "members": 1}  # what the changes of options are compared with
 FINETUNE_CHANGES = {
