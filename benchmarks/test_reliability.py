@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from spam.benchmarking.methods import choose_methods
 from spam.training.heldout import FALSE_DISCOVERY_RATE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reference"))
 
-from recovery_lab import QUICK, cohort, heldout_of, recovery  # what the tests use, too
+# What the tests use, too.
+from recovery_lab import QUICK, cohort, fold_of, heldout_of, mean_correlation, recovery
 
 SIGNALS = (0.03, 0.1, 0.3, 1.0, 2.0)
+METHODS = (
+    *("tuned ridge", "HEST ridge", "image kNN", "ridge + kNN + RBF", "MLP (squared error)", "BLEEP"),
+    *("ST-Net MLP", "STFlow/DeepSpot-style set", "TRIPLEX-style", "SPAM"),
+)
 N_COHORTS = 100
 NOISE = {
     "independent from spot to spot": {"null_share": 1.0},
@@ -48,6 +54,25 @@ def test_recovery(benchmark, tmp_path, capsys):
         assert (np.diff(spam / oracle) > -0.02).all()
         assert spam[0] / oracle[0] < 0.5
         assert spam[-1] / oracle[-1] > 0.7
+
+
+def test_recovery_by_other_methods(benchmark, capsys):
+    """Whether SPAM recovers as much as others would on the same spots."""
+    signals, seeds, names = (
+        (SIGNALS[1:], range(2), METHODS) if benchmark.enabled else ((0.3,), range(1), METHODS[:1])
+    )
+    for signal in signals:
+        folds = [fold_of(cohort(4, n_spots=151, n_genes=101, signal=signal, seed=seed)) for seed in seeds]
+        for method in choose_methods(names)[0]:
+            found = [
+                mean_correlation(prediction.expression, truth)
+                for task, truth in folds
+                for prediction in method.fit_predict(task, seed=0).values()
+            ]
+            assert len(found) == len(folds)
+            with capsys.disabled():
+                print(f"\nsignal {signal}: {method.name} {np.mean(found):.3f}")
+    benchmark(lambda: None)
 
 
 @pytest.mark.parametrize("noise", NOISE)

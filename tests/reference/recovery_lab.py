@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from spam.benchmarking.fold_data import build_fold
+from spam.benchmarking.fold_sides import FoldSides
+from spam.benchmarking.folds import Fold
+from spam.benchmarking.task import FoldTask
 from spam.graphs import spatial_knn_graph
 from spam.prediction import Predictor
 from spam.progress import SILENT
@@ -23,6 +27,13 @@ from spam.training.loop import fit
 TILES_UM = (112.0, 224.0)
 DIM = 12
 K = 8
+FEATURES = FeatureChoice(
+    encoder="colours",
+    weights_sha256="",
+    keys=tuple(f"colours_{um:g}um" for um in TILES_UM),
+    tiles=tuple({"tile_um": um, "tile_px": None} for um in TILES_UM),
+    dims=(DIM, DIM),
+)
 # Small networks and few epochs: what is judged is the judging, hundreds of times.
 QUICK = {
     "members": 1,
@@ -77,14 +88,7 @@ def prepared(
     config = FinetuneConfig(  # type: ignore[arg-type]
         **{"store": "memory", "save_dir": folder, "device": "cpu", "k": K, "use_hvg": False, **options}
     )
-    features = FeatureChoice(
-        encoder="colours",
-        weights_sha256="",
-        keys=tuple(f"colours_{um:g}um" for um in TILES_UM),
-        tiles=tuple({"tile_um": um, "tile_px": None} for um in TILES_UM),
-        dims=(DIM, DIM),
-    )
-    return training_set_of(spots, features, config, held_out=(spots[-1].name,)), config
+    return training_set_of(spots, FEATURES, config, held_out=(spots[-1].name,)), config
 
 
 def train(sections: list[SimulatedSection], folder: Path, **options: object) -> Predictor:
@@ -134,6 +138,19 @@ def recovery(sections: list[SimulatedSection], folder: Path, **options: object) 
         spam=mean_correlation(predictor.infer(spots_of(unseen)).expression, truth),
         oracle=mean_correlation(unseen.programmes @ response, truth),
     )
+
+
+def fold_of(sections: list[SimulatedSection]) -> tuple[FoldTask, np.ndarray]:
+    """The last section to be predicted from the others by any method of `spam benchmark`, and its log of the true rates."""
+    *known, unseen = map(spots_of, sections)
+    sides = FoldSides(
+        fold=Fold(name="unseen", train=tuple(s.name for s in known), test=(unseen.name,)),
+        train=tuple(known),
+        test=(unseen,),
+    )
+    task = build_fold(sides, FEATURES, k=K, n_top=len(sections[0].genes)).task
+    columns = [sections[-1].genes.index(gene) for gene in task.genes.genes]
+    return task, np.log1p(1e4 * sections[-1].rates[:, columns])
 
 
 def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:
