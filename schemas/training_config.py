@@ -90,7 +90,8 @@ class PretrainConfig(TrainingConfig):
     )
     balance_donors: bool = option(
         False,  # noqa: FBT003
-        "have equally many spots of each donor in every batch; those of donors with fewer spots come more often",
+        "have equally many spots of each donor in every batch: an epoch draws as many of each as the one with fewest has; "
+        "a section without a donor counts as one",
     )
 
     def __post_init__(self) -> None:

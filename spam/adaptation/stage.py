@@ -83,7 +83,7 @@ class AdaptationStage:
         return self._with_tiles(self.data.val_rows)
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
-        """Rows to train on: each of them once, or those of every donor equally often."""
+        """Rows to train on: all of them, or equally many of every donor."""
         return random_order(self.train_rows, self.data, rng, balance_donors=self.config.balance_donors)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:

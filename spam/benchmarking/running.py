@@ -72,6 +72,7 @@ def run_pieces(
     paths = [cell_path(folder, piece.fold.name, piece.name, piece.seed) for piece in pieces]
     cells = {path: cell for path in paths if (cell := read_cell(path)) is not None}
     waiting = [each for each in zip(pieces, paths, strict=True) if each[1] not in cells]
+    jobs = max(1, min(jobs, len(waiting)))  # no core idles for a process that has nothing to run
     with progress.task("benchmark", len(pieces)) as advance:
         advance(len(cells))
         run = PieceRunner(build, jobs=jobs)

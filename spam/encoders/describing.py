@@ -38,8 +38,8 @@ def describe_timm_model(name: str, revision: str | None = None, *, has_stages: b
     Raises
     ------
     EncoderError
-        If there is no such model, it has no pretrained weights, or its configuration cannot be reached or
-        used.
+        If there is no such model, it has no pretrained weights or not the stages that are asked for, or its
+        configuration cannot be reached or used.
     """
     kind, _, place = name.partition(":")
     if kind == "local" and revision:
@@ -110,13 +110,15 @@ def _stages_dim(model: Any, shown: str) -> int:
         If it has tokens and no stages, as a vision transformer.
     """
     stages = getattr(model, "feature_info", None) or []
-    if not stages or not hasattr(model, "forward_intermediates") or hasattr(model, "num_prefix_tokens"):
+    # Mixers and the like keep one resolution: their maps are those of one stage, at many depths.
+    n_sizes = len({stage["reduction"] for stage in stages})
+    if n_sizes < 2 or not hasattr(model, "forward_intermediates"):
         message = (
             f"encoder {shown!r} has no stages of maps that {STAGES!r} could pool, as convolutional networks have; "
             f"ask for {shown!r} alone"
         )
         raise EncoderError(message)
-    return 2 * sum(stage["num_chs"] for stage in stages)
+    return 2 * sum(int(stage["num_chs"]) for stage in stages)
 
 
 def _config_folder(kind: str, place: str, revision: str | None) -> Path | None:

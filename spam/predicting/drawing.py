@@ -48,7 +48,9 @@ def draw(
         prediction,
         folder / "expression_maps.png",
         truth=truth,
-        given=None if context is None else _given_entries(context, columns, has_scores=board is not None),
+        given=_given_entries(context, columns, has_scores=board is not None)
+        if context is not None and context.is_given_spot.any()
+        else None,
     )
     if board is None or truth is None:
         return [maps]

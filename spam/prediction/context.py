@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from spam.errors import SectionError
 from spam.models import log1p_cp10k
 from spam.training.rate_path import PER, log_rate_of
-from spam.typing import Array, Bool, Float32, Float64, Int64, Shaped
+from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
 from .context_facts import ContextFacts, LibrarySize
 from .kriging import krige
@@ -213,6 +213,13 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     )
 
 
+def _missed(
+    known: Float[Array, "n_given n_some"], before: Float[Array, "n_given n_some"]
+) -> Float64[Array, "n_given n_some"]:
+    """Compute what the prediction lacks; nothing where both say that the gene is absent, one of them by less than 0."""
+    return np.where((known <= 0) & (before <= 0), 0.0, known - before)
+
+
 def _correction(
     before: Float32[Array, "n_spots n_genes"], xy: Float64[Array, "n_spots 2"], given: Context, bank: Bank
 ) -> tuple[Float64[Array, "n_spots n_genes"], dict[str, Array], ContextFacts]:
@@ -222,14 +229,15 @@ def _correction(
     library_size, share = given.library(bank)
     measured = given.expression(bank, library_size)
     correction = np.zeros(before.shape)
-    correction[:, genes], field = krige(measured - before[np.ix_(rows, genes)], rows, xy)
+    correction[:, genes], field = krige(_missed(measured, before[np.ix_(rows, genes)]), rows, xy)
     panel_weights, panel_field = None, None
     baselines: dict[str, Array] = {}
     if len(others):
         missing = before[np.ix_(rows, others)]
         found = predict_from_panel(measured, missing, bank, genes, is_normalised=library_size == "panel")
-        correction[:, others], panel_field = krige(found.expression - missing, rows, xy)
-        correction[np.ix_(rows, others)] = found.expression - missing  # of their own spot it is not noise
+        missed = _missed(found.expression, missing)
+        correction[:, others], panel_field = krige(missed, rows, xy)
+        correction[np.ix_(rows, others)] = missed  # of their own spot it is not noise
         panel_weights = found.weights
         baselines["panel ridge"] = np.tile(bank.gene_mean, (len(before), 1))
         baselines["panel ridge"][np.ix_(rows, others)] = found.from_panel

@@ -99,12 +99,12 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
         raise SectionError(message)
     kept = np.flatnonzero(is_known)
     kept = kept[np.argsort(rows[kept])]  # the order of the file must not matter, not even for rounding
-    library_size = _library_size(adata, counts, where)
+    counts = counts[kept]
     return MeasuredPart(
         rows=rows[kept].astype(np.int64),
-        counts=counts[kept],
+        counts=counts,
         genes=genes,
-        library_size=None if library_size is None else library_size[kept],
+        library_size=_library_size(adata[kept], counts, where),
         n_unknown=int((~is_known).sum()),
     )
 

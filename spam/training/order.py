@@ -13,7 +13,7 @@ __all__ = ["balanced", "check_donors", "random_order"]
 def random_order(
     rows: Int64[Array, " n"], data: TrainingSet, rng: np.random.Generator, *, balance_donors: bool
 ) -> Int64[Array, " n_visits"]:
-    """Shuffle rows of `data`: each comes once, or those of every donor come equally often."""
+    """Shuffle rows of `data`: all of them, or at random equally many of every donor."""
     shuffled: Array = rng.permutation(rows)
     return balanced(shuffled, _donor_of(data)[shuffled]) if balance_donors else shuffled
 
@@ -23,11 +23,12 @@ def balanced(rows: Int64[Array, " n"], label: Shaped[Array, " n"]) -> Int64[Arra
 
     Returns
     -------
-    As many rows of each label as the most frequent one has. Those of the others come again when all of them have come.
+    As many rows of each label as the rarest one has: its first ones. None comes twice, for a batch must not contrast a
+    spot with itself.
     """
     each = [rows[label == one] for one in np.unique(label)]
-    longest = max(map(len, each))
-    turns: Array = np.stack([np.resize(one, longest) for one in each], axis=1)
+    shortest = min(map(len, each))
+    turns: Array = np.stack([one[:shortest] for one in each], axis=1)
     return turns.ravel()
 
 
@@ -42,7 +43,7 @@ def check_donors(rows: Int64[Array, " n"], data: TrainingSet) -> None:
     donors = np.unique(_donor_of(data)[rows])
     if len(donors) < 2:
         message = (
-            f"--balance-donors has nothing to balance: all spots to train on are of donor {', '.join(donors)!r}; "
+            f"--balance-donors has nothing to balance: all spots to train on are of one donor ({', '.join(donors)}); "
             "leave it out, or name sections of other donors in --sections"
         )
         raise ConfigError(message)
@@ -50,4 +51,5 @@ def check_donors(rows: Int64[Array, " n"], data: TrainingSet) -> None:
 
 def _donor_of(data: TrainingSet) -> Shaped[Array, " n"]:
     """Name each spot's donor; a section without one stands for itself."""
-    return np.array([s.donor or s.name for s in data.spots])[data.section_of]
+    donors: Array = np.array([s.donor or s.name for s in data.spots])[data.section_of]
+    return donors

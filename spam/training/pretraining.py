@@ -106,7 +106,9 @@ def _check_health(stage: "AlignmentStage", run: Run) -> ContrastHealth:
             run.best,
             run.history[-1],
             n_val=len(data.val_rows),
-            train_ln_batch=math.log(min(config.batch_size, len(data.train_rows))),
+            train_ln_batch=math.log(
+                min(config.batch_size, len(stage.order(np.random.default_rng(config.seed))))
+            ),
             dim=config.proj_dim,
         ),
         probes=probe_labels(data, stage._embed, batch_size=config.batch_size, seed=config.seed),
@@ -144,7 +146,7 @@ class AlignmentStage:
             self.network = AlignmentModel(**self.settings)
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
-        """Rows to train on: each of them once, or those of every donor equally often."""
+        """Rows to train on: all of them, or equally many of every donor."""
         return random_order(self.train_rows, self.data, rng, balance_donors=self.config.balance_donors)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:

@@ -213,6 +213,15 @@ def test_a_cell_of_an_earlier_version_is_kept_and_its_circumstances_are_not_know
     assert "**Fits did not run alike" in (tmp_path / "benchmark.md").read_text(encoding="utf-8")
 
 
+def test_a_single_fit_that_is_left_has_the_machine_for_itself(store: Path, tmp_path: Path) -> None:
+    run(store, tmp_path, [FirstFeature()])
+    path = cell_path(tmp_path, "S2", "first feature", 0)
+    path.unlink()
+    run(store, tmp_path, [FirstFeature()], jobs=3)
+    cell = json.loads(path.read_text(encoding="utf-8"))
+    assert (cell["jobs"], cell["threads"]) == (1, torch.get_num_threads())
+
+
 def test_names_that_look_alike_get_files_of_their_own(tmp_path: Path) -> None:
     names = ["a/b", "a b", "a-b", "../a", "", "é", "x" * 300, "x" * 301]
     paths = {cell_path(tmp_path, name, "m", 0) for name in names}

@@ -13,7 +13,8 @@ import timm
 import torch
 
 from spam.encoders import build_encoder, encoder_card, list_encoders
-from spam.encoders.timm_models import LAYERS, build_timm_model
+from spam.encoders.network import TileNetwork
+from spam.encoders.timm_models import LAYERS, build_timm_model, create_network
 from spam.errors import EncoderError
 
 # As conftest.py writes it.
@@ -45,19 +46,22 @@ def test_card_of_a_timm_model(name: str, source: str, dim: int, px: int) -> None
 def test_stages_of_a_timm_model(name: str) -> None:
     card = encoder_card(f"timm:{name}+stages")
     whole = encoder_card(f"timm:{name}")
-    model = timm.create_model(name, features_only=True)
-    dim = 2 * sum(model.feature_info.channels())
+    dim = 2 * sum(timm.create_model(name, features_only=True).feature_info.channels())
     assert card == dataclasses.replace(whole, name=f"timm:{name}+stages", pooling="stages", dim=dim)
+    network = TileNetwork(create_network(card), card).eval()
     with torch.inference_mode():
-        maps = model.eval()(torch.zeros(1, 3, 64, 64))
-    assert sum(one.shape[1] for one in maps) * 2 == dim
+        assert network(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
 
 
-def test_a_transformer_has_no_stages() -> None:
+@pytest.mark.parametrize("name", ["test_vit", "mixer_b16_224"])
+def test_networks_of_one_resolution_have_no_stages(name: str) -> None:
     with pytest.raises(
-        EncoderError, match=r"'timm:test_vit' has no stages of maps.*ask for 'timm:test_vit' alone"
+        EncoderError, match=rf"'timm:{name}' has no stages of maps.*ask for 'timm:{name}' alone"
     ):
-        encoder_card("timm:test_vit+stages")
+        encoder_card(f"timm:{name}+stages")
+
+
+def test_cards_of_the_registry_take_no_other_pooling() -> None:
     with pytest.raises(EncoderError, match=r"no encoder 'uni_v1\+stages'; did you mean 'uni_v1'"):
         encoder_card("uni_v1+stages")
 

@@ -220,6 +220,12 @@ def test_a_gene_that_is_measured_as_absent_falls_to_zero_and_no_further(lab: Lab
     np.testing.assert_allclose(found.mu[little, 0], rate, rtol=1e-4)
 
 
+def test_a_gene_that_image_and_measurement_call_absent_stays_as_it_is(lab: Lab) -> None:
+    denied, found = conditioned_gene(lab, predicted=np.full(N_SPOTS, -0.3), measured=0)
+    np.testing.assert_array_equal(found.unclipped[:, 0], denied.unclipped[:, 0])
+    np.testing.assert_allclose(found.mu[:, 0], denied.mu[:, 0], rtol=1e-6)
+
+
 RATE_CORRECTION = 1.1  # what the network adds to the rate of expression, as a factor
 
 

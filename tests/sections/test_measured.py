@@ -37,7 +37,7 @@ def test_spots_are_found_by_id_and_brought_into_the_order_of_the_section(tmp_pat
 
 def test_library_sizes_are_read_where_the_file_states_them(tmp_path: Path) -> None:
     ids = ["S4_6", "elsewhere", "S4_0", "S4_3", "S4_2"]
-    path = write(tmp_path / "c.h5ad", ids, obs={"library_size": [3.0, 12, 999, 30, 1000]})
+    path = write(tmp_path / "c.h5ad", ids, obs={"library_size": [3.0, np.nan, 999, 30, 1000]})
     part = read_measured_part(path, section="S4", ids=IDS)
     np.testing.assert_array_equal(part.library_size, [999, 1000, 30, 3])
     assert read_measured_part(write(path, ids), section="S4", ids=IDS).library_size is None

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cohorts import add_section, make_cohort
 from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
-from spam.schemas.training_config import PretrainConfig
+from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training.cohort import choose_sections, data_digest, read_spots
 from spam.training.dataset import (
@@ -18,6 +19,7 @@ from spam.training.dataset import (
     training_set_of,
     with_all_trained_on,
 )
+from spam.training.fusion_stage import FusionStage
 from spam.training.genes import choose_genes
 from spam.training.inputs import context_features
 from spam.training.neighbours import cohort_neighbours, neighbour_table
@@ -196,7 +198,7 @@ def test_expression_is_centred_within_the_section(cohort: Path) -> None:
 
 
 def test_spots_without_counts_say_nothing_of_their_section(cohort: Path) -> None:
-    names = ("S1", "S2", "S3")
+    names = ("S1", "S2", "S3", "S4")
     spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in names]
     counts = [s.counts.tolil() for s in spots if s.counts is not None]
     for row in (0, 7):
@@ -207,13 +209,22 @@ def test_spots_without_counts_say_nothing_of_their_section(cohort: Path) -> None
         for s, c in zip(spots, counts, strict=True)
     )
     whole = build_training_set(config(cohort, sections=names))
-    data = training_set_of(emptied, whole.features, config(cohort), held_out=("S2",), genes=whole.genes)
+    data = training_set_of(emptied, whole.features, config(cohort), held_out=("S4",), genes=whole.genes)
     rows = data.section_of == 0
     has = rows & (data.totals > 0)
     assert rows.sum() - has.sum() == 2
     expected = data.expression[rows] - data.expression[has].mean(axis=0)
     np.testing.assert_allclose(data.centred[rows], expected, atol=1e-5)
     np.testing.assert_array_equal(data.centred[data.section_of == 2], 0.0)
+
+    options = FinetuneConfig(
+        store=cohort, save_dir=Path("unused"), k=5, n_neighbours=5, members=1, fuse_dim=8
+    )
+    bank = FusionStage(options, data, None, torch.device("cpu")).constants()
+    known = [data.expression[(data.section_of == i) & (data.totals > 0)] for i in (0, 1, 3)]
+    np.testing.assert_array_equal(bank["bank.section"], np.repeat([0, 1, 3], [len(e) for e in known]))
+    wanted = np.concatenate([e - e.mean(axis=0) for e in known])
+    np.testing.assert_allclose(bank["bank.expression"], wanted, atol=1e-5)
 
 
 def test_blocks_of_a_lone_section_keep_their_differences_and_the_held_out_one_says_nothing(
