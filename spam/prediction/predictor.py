@@ -236,7 +236,19 @@ class Predictor:
         depth: float,
         coverage: float,
     ) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-        """Return the ends of the central interval of log1p(CP10k) of spots of `depth` counts, whose mean count is `mu`."""
+        """Return the ends of central intervals, in log1p(CP10k).
+
+        Parameters
+        ----------
+        mu
+            Expected counts of spots with `depth` counts over all genes.
+        theta, pi
+            Inverse dispersion per gene and share of inflated zeros, as far as the likelihood has them.
+        depth
+            Library size that `mu` is stated for, in counts.
+        coverage
+            Share of counts that the intervals are to cover.
+        """
         likelihood = self.meta.settings["likelihood"]
         ends = count_interval(
             likelihood,

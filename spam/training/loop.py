@@ -64,7 +64,7 @@ class Stage(Protocol):
         """The network that is trained."""
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
-        """Rows that an epoch visits, in order."""
+        """Rows that an epoch visits, in order; a row may be left out of some epochs."""
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Loss of one step on these rows."""
