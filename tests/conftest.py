@@ -18,11 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "servers"))  # the servers on loopback, likewise
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real sections; tests that need it skip with a reason where it is absent (CI: that is a failure)."""

@@ -153,6 +153,7 @@ def _resume(lab, left):
     np.testing.assert_array_equal(lab.features(), lab.features(store="unbroken.zarr"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(lab):
     values = json.loads(json.dumps(lab.values(), default=str))
     script = KILLED.format(left=5, values=values)

@@ -80,6 +80,7 @@ def test_a_part_is_embedded_once(lab):
     assert (rest.n_embedded, rest.n_left) == (first.n_left, 0)
 
 
+@pytest.mark.slow
 def test_processes_at_once_equal_one_run(lab):
     embed(lab.config(store=lab.folder / "whole.zarr"))
     script = "from spam.cli import main; main()"
@@ -113,6 +114,7 @@ def test_torchrun_says_which_part_it_is(lab, monkeypatch, rank):
     assert one.n_left > 0
 
 
+@pytest.mark.slow
 def test_torchrun_embeds_with_two_processes(lab):
     embed(lab.config(store=lab.folder / "whole.zarr"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "spam.cli"]

@@ -22,6 +22,10 @@ class PredictReport:
         Size of the predicted matrix.
     is_training_section
         True if the checkpoint has seen the section's counts: then the scores say nothing about new tissue.
+    new_donor
+        Donor of the section, if it is none of the training donors; None otherwise, or where donors are not known.
+    coverage
+        Share of counts that the intervals were to hold.
     files
         Everything that was written.
     board
@@ -43,6 +47,8 @@ class PredictReport:
     n_spots: int
     n_genes: int
     is_training_section: bool
+    new_donor: str | None
+    coverage: float
     files: tuple[Path, ...]
     board: BoardReport | None
     n_unmeasured: int
@@ -58,6 +64,8 @@ class PredictReport:
             "n_spots": self.n_spots,
             "n_genes": self.n_genes,
             "is_training_section": self.is_training_section,
+            "new_donor": self.new_donor,
+            "coverage": self.coverage,
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
             "n_unlike": self.n_unlike,
@@ -75,6 +83,11 @@ class PredictReport:
                 "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
             )
         lines.append(self._trust())
+        if self.new_donor is not None:
+            lines.append(
+                f"donor {self.new_donor} was not trained on: intervals were calibrated on sections of the training "
+                f"donors, and may hold fewer counts than the {self.coverage:.0%} that were asked for"
+            )
         if self.context is not None:
             lines.append(self.context.sentence())
         if 0 < self.n_unmeasured < self.n_genes:

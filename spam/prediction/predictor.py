@@ -280,6 +280,11 @@ class Predictor:
             device=device,
         )
 
+    def _new_donor(self, donor: str | None) -> str | None:
+        """Return a donor that was not trained on; None where that is not known."""
+        known = set(self.meta.donors.values())
+        return None if donor in known or None in known else donor
+
     def _provenance(self, section: StoredSection) -> dict[str, object]:
         return {
             "checkpoint_sha256": self.sha256,
@@ -287,6 +292,7 @@ class Predictor:
             "trained_on": list(self.meta.train_sections),
             "validated_on": list(self.meta.val_sections),
             "is_training_section": section.meta.name in self.meta.donors,
+            "new_donor": self._new_donor(section.meta.donor),
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

@@ -79,6 +79,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
     assert backbone.batches == [2]
 
 
+@pytest.mark.slow
 def test_a_real_lack_of_memory_is_survived():
     """A process that may have 120 MB more is given a batch that needs more."""
     code = """
@@ -135,6 +136,7 @@ def test_the_mixed_precision_is_that_of_the_card(precision):
     assert 0 < error < 4 * eps
 
 
+@pytest.mark.slow
 def test_a_compiled_encoder_gives_the_same_features():
     tiles = some_tiles(5)
     compiled = make(Backbone(), is_compiled=True)

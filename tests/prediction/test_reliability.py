@@ -1,5 +1,6 @@
 """What a prediction says of itself: genes and spots that it can be trusted in."""
 
+import json
 from pathlib import Path
 
 import anndata
@@ -43,6 +44,18 @@ def test_summary_and_file_say_it(checkpoint: Path, store: Path, tmp_path: Path) 
         assert line in report.summary()
         assert f"{n_predictable} of {found.n_vars} genes were predicted better" in report.summary()
         assert (f"WARNING: {line}" in report.summary()) == (name == "shifted")
+
+
+def test_a_donor_that_was_not_trained_on_is_told(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    add_section(tmp_path / "other.zarr", "S5", seed=4, donor="d9")
+    for name, where, donor in (("S4", store, None), ("S5", tmp_path / "other.zarr", "d9")):
+        config = PredictConfig(
+            store=where, section=name, ckpt=checkpoint, out_dir=tmp_path / name, coverage=0.8, plots=False
+        )
+        report = predict(config)
+        found = anndata.read_h5ad(tmp_path / name / "predictions.h5ad")
+        assert report.new_donor == json.loads(found.uns["spam"]["provenance"])["new_donor"] == donor
+        assert ("may hold fewer counts than the 80%" in report.summary()) == (name == "S5")
 
 
 def test_a_training_section_is_not_compared_with_itself(checkpoint: Path, store: Path) -> None:
