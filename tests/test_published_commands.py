@@ -1,4 +1,4 @@
-"""The published commands, with `spam` in front, on a real Visium section: each option named, at its published value."""
+"""The published commands, with `spam` in front, on a third of a real Visium section: each option at its published value."""
 
 from pathlib import Path
 

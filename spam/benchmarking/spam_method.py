@@ -86,7 +86,11 @@ ABLATIONS = (
         SpamMethod(name=f"SPAM attending to {what}", options={"attend": what})
         for what in ("none", "neighbours", "references", "both")
     ),
-    SpamMethod(name="SPAM + stage 1", stage1={}),
+    *(
+        SpamMethod(name=f"SPAM + stage 1 ({mode})", stage1={"mode": mode})
+        for mode in ("joint", "img-gene", "img-coord")
+    ),
+    SpamMethod(name="SPAM + stage 1 (batch of 256)", stage1={"batch_size": 256}),
     SpamMethod(name="SPAM on a ridge path", options={"path": "ridge"}),
     SpamMethod(name="SPAM of one network", options={"members": 1}),
     SpamMethod(name="SPAM with NB", options={"likelihood": "nb"}),

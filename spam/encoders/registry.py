@@ -48,9 +48,10 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
         If the name is unknown (names the nearest ones), names a model that cannot be reached, or a revision is asked
         for where there are none.
     """
-    stages = STAGES if name.startswith(OPEN_SOURCES) and name.endswith(STAGES) else ""
-    name = name.removesuffix(stages)
     name, _, at = name.partition("@") if name.startswith("hf-hub:") else (name, "", "")
+    has_stages = name.startswith(OPEN_SOURCES) and STAGES in (name[-len(STAGES) :], at[-len(STAGES) :])
+    if has_stages:  # before or behind the revision
+        name, at = name.removesuffix(STAGES), at.removesuffix(STAGES)
     if at and revision and at != revision:
         message = (
             f"encoder '{name}@{at}' names its revision, and so does --revision {revision!r}; give one of them"
@@ -62,7 +63,7 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
         # timm and torch take seconds to import, and the names above need neither.
         from .describing import describe_timm_model
 
-        return describe_timm_model(name, revision, has_stages=bool(stages))
+        return describe_timm_model(name, revision, has_stages=has_stages)
     if card is None:
         raise EncoderError(_unknown(name))
     if revision is None:

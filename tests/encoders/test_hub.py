@@ -58,8 +58,9 @@ def test_a_revision_is_where_the_name_or_the_option_says(hub: HubModels, tiny: P
     assert named == given
     assert (named.name, named.source, named.revision) == ("hf-hub:org/tiny@v2", "hf-hub:org/tiny", "v2")
     built("hf-hub:org/tiny@v2")
-    with pytest.raises(EncoderError, match=r"encoder 'hf-hub:org/tiny@v2' has no stages"):
-        encoder_card("hf-hub:org/tiny@v2+stages")
+    for name in ("hf-hub:org/tiny@v2+stages", "hf-hub:org/tiny+stages@v2"):
+        with pytest.raises(EncoderError, match=r"encoder 'hf-hub:org/tiny@v2' has no stages"):
+            encoder_card(name)
     assert {path.split("/")[4] for path in hub.asked} == {"v2"}
 
 
