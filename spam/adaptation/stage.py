@@ -47,6 +47,7 @@ class AdaptationStage:
     """
 
     name = "adapt"
+    tolerance = 0.0
 
     def __init__(
         self,

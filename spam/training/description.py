@@ -61,7 +61,11 @@ def describe_training(
         gene_sets=data.genes.sets,
         train_sections=tuple(n for i, n in enumerate(names) if (~roles[data.section_of == i]).any()),
         val_sections=data.held_out_sections,
-        donors={**dict.fromkeys(data.features.adapted_on), **{s.name: s.donor for s in data.spots}},
+        # Own sections first: "bank.section" counts them. Of whom the others are is not known.
+        donors={
+            **{s.name: s.donor for s in data.spots},
+            **{name: None for name in data.features.adapted_on if name not in names},
+        },
         depth=float(np.median(data.totals[data.train_rows])),
         metrics=history[-1] if history else {},
         history=history,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,6 @@ from .report import TrainingReport
 
 __all__ = ["FinetuneReport", "finetune", "finetune_on"]
 
-_TOLERANCE = 0.01  # of Pearson correlation: what seeds differ by
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneReport(TrainingReport):
@@ -38,11 +35,14 @@ class FinetuneReport(TrainingReport):
         Genes modelled.
     heldout_pearson
         Correlation on the held-out spots, within their section, mean over genes where it is defined.
+    adapted_on
+        Sections with held-out spots that an adapted encoder has seen: what is measured there is too good.
     """
 
     selection: Run
     n_genes: int
     heldout_pearson: float
+    adapted_on: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types; figures are those on the spots that were held out at first."""
@@ -56,11 +56,17 @@ class FinetuneReport(TrainingReport):
         verdict = (
             f"{best['val_nll']:.4f} at epoch {best['epoch']:.0f} ({start['val_nll']:.4f} before training)"
             if best["epoch"] > 0
-            else f"{start['val_nll']:.4f} before training, and no better after it: the untrained path is kept"
+            else f"{start['val_nll']:.4f} before training, and no better correlation after it: nothing is learned"
+        )
+        seen = (
+            f"\nthe encoder was adapted with the counts of {', '.join(self.adapted_on)} at hand, so accuracy and intervals "
+            "that were measured there are too good"
+            if self.adapted_on
+            else ""
         )
         return (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out at first ({self.held_out})\n"
-            f"held-out NLL per spot and gene {verdict}; Pearson {self.heldout_pearson:.3f}\n"
+            f"held-out NLL per spot and gene {verdict}; Pearson {self.heldout_pearson:.3f}{seen}\n"
             f"then trained on all spots for as many epochs; checkpoint: {self.run.best_path}"
         )
 
@@ -113,12 +119,12 @@ def finetune_on(
         selection = fit(stage, chosen, device=device, progress=progress)
         stage.load(selection.best_path)
         heldout = stage.judge_heldout()
-        epochs = last_good_epoch(selection.history)
         whole = with_all_trained_on(data, n_components=None if pretrained else config.n_components)
         judged = (data.held_out_sections, heldout)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
         # Without held-out spots each epoch counts as the best: the last one is kept.
-        run = fit(final, dataclasses.replace(config, epochs=epochs), device=device, progress=progress)
+        epochs = int(selection.best["epoch"])
+        run = fit(final, config, device=device, progress=progress, epochs=epochs)
     pearson = heldout.pearson[np.isfinite(heldout.pearson)]
     return FinetuneReport(
         run=run,
@@ -128,18 +134,8 @@ def finetune_on(
         n_genes=len(data.genes.genes),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
+        adapted_on=tuple(name for name in data.held_out_sections if name in data.features.adapted_on),
     )
-
-
-def last_good_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """Choose the last epoch whose held-out loss is hardly above the lowest.
-
-    The curve is flat around its lowest point, which a few held-out spots place at random; and averaged networks gain
-    from what each of them alone has begun to overfit.
-    """
-    losses = [figures["val_loss"] for figures in history]
-    good = [epoch for epoch, loss in enumerate(losses) if loss <= min(losses) + _TOLERANCE]
-    return good[-1]
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:

@@ -59,6 +59,9 @@ class Stage(Protocol):
     def name(self) -> str:
         """``pretrain``, ``finetune`` or ``adapt``."""
 
+    tolerance: float
+    """How far above the lowest validation loss before it an epoch still counts as the best."""
+
     @property
     def network(self) -> torch.nn.Module:
         """The network that is trained."""
@@ -102,13 +105,20 @@ class Run:
     resumed_from: int
 
 
-def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress: Progress) -> Run:
-    """Train a stage for ``config.epochs`` epochs, or the rest of them.
+def fit(
+    stage: Stage,
+    config: TrainingConfig,
+    *,
+    device: torch.device,
+    progress: Progress,
+    epochs: int | None = None,
+) -> Run:
+    """Train a stage for `epochs` epochs (None: ``config.epochs``), or the rest of them.
 
-    Epoch 0 is the state before the first step and takes part in the choice of the best. After an epoch, at most every ten
-    seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell. A run that
-    was stopped goes on after the last epoch that was written and ends with the same bits as an unbroken one (on one machine
-    and device).
+    Epoch 0 is the state before the first step and takes part in the choice of the best; there may be no other. After an
+    epoch, at most every ten seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation
+    loss fell, or rose by less than the stage tolerates. A run that was stopped goes on after the last epoch that was written
+    and ends with the same bits as an unbroken one (on one machine and device).
 
     Raises
     ------
@@ -116,6 +126,7 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
         If the save dir holds a run of other options or data, or of more epochs.
     """
     folder = _save_dir(config)
+    epochs = config.epochs if epochs is None else epochs
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)
     optimizer = torch.optim.AdamW(
@@ -129,9 +140,9 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     best: dict[str, float] = {}
     if last_path.exists() and not config.overwrite:
         history, best = _resume(stage, last_path, network, optimizer, scaler)
-        if len(history) - 1 > config.epochs:
+        if len(history) - 1 > epochs:
             message = (
-                f"{str(folder)!r} holds a run of {len(history) - 1} epochs, more than --epochs {config.epochs}; "
+                f"{str(folder)!r} holds a run of {len(history) - 1} epochs, more than --epochs {epochs}; "
                 "choose another --save-dir, or start again here with --overwrite"
             )
             raise OutputExistsError(message)
@@ -139,23 +150,25 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
         folder.mkdir(parents=True, exist_ok=True)
         for old in (last_path, best_path):  # a run that is killed now must not be taken for the old one
             old.unlink(missing_ok=True)
-    resolved = {"config": config.to_mapping(), "software": stage.meta(epoch=0, history=[], best={}).software}
+    resolved = {
+        "config": config.to_mapping() | {"epochs": epochs},
+        "software": stage.meta(epoch=0, history=[], best={}).software,
+    }
     write_text(folder / "config.json", json.dumps(resolved, indent=2))
     resumed_from = len(history) - 1 if history else 0
     kept = _Checkpoints(stage, folder)
     try:
-        with progress.task(stage.name, config.epochs) as advance:
+        with progress.task(stage.name, epochs) as advance:
             advance(resumed_from)
-            for epoch in range(len(history), config.epochs + 1):
+            for epoch in range(len(history), epochs + 1):
                 figures: dict[str, float] = {"epoch": float(epoch)}
                 if epoch > 0:
                     figures |= _train_epoch(stage, config, epoch, optimizer, scaler)
                 with seeded(config.seed, epoch, device=device), torch.no_grad():
                     network.eval()
                     figures |= {f"val_{name}": value for name, value in stage.validate().items()}
+                is_best = _is_best(figures, history, stage.tolerance)
                 history = [*history, figures]
-                # A stage that holds nothing out keeps its last epoch.
-                is_best = "val_loss" not in figures or not best or figures["val_loss"] < best["val_loss"]
                 best = figures if is_best else best
                 meta = stage.meta(epoch=epoch, history=history, best=best)
                 kept.add(meta, network, _optimizer_state(optimizer, scaler), is_best=is_best)
@@ -166,6 +179,13 @@ def fit(stage: Stage, config: TrainingConfig, *, device: torch.device, progress:
     return Run(
         best_path=best_path, last_path=last_path, best=best, history=history, resumed_from=resumed_from
     )
+
+
+def _is_best(figures: dict[str, float], before: list[dict[str, float]], tolerance: float) -> bool:
+    """Compare an epoch with those before it; a stage that holds nothing out keeps its last one."""
+    if "val_loss" not in figures or not before:
+        return True
+    return figures["val_loss"] < min(epoch["val_loss"] for epoch in before) + tolerance
 
 
 class _Checkpoints:

@@ -121,6 +121,7 @@ class AlignmentStage:
     """What stage 1 brings to the training loop."""
 
     name = "pretrain"
+    tolerance = 0.0
 
     def __init__(self, config: PretrainConfig, data: TrainingSet, device: torch.device) -> None:
         if min(len(data.train_rows), len(data.val_rows)) < 2:

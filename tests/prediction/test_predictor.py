@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
@@ -6,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cohorts import add_section
+from cohorts import add_section, make_cohort
 from safetensors.numpy import load_file
 from scipy import stats
 
@@ -56,6 +57,15 @@ def test_a_section_beside_it_in_the_store_changes_nothing(
     add_section(tmp_path / "two.zarr", "S4", seed=3, n_spots=43)
     add_section(tmp_path / "two.zarr", "unrelated", seed=8)
     assert_identical(predict(checkpoint, store, "S4"), predict(checkpoint, tmp_path / "two.zarr", "S4"))
+
+
+def test_a_section_that_was_not_trained_on_changes_nothing_in_the_model(
+    checkpoint: Path, store: Path, train_on: Callable[[Path, str], Path], tmp_path: Path
+) -> None:
+    more = make_cohort(tmp_path / "cohort.zarr")
+    add_section(more, "S0", seed=8, donor="d7", signal=-2.0)
+    again = train_on(more, "zinb")
+    assert_identical(predict(checkpoint, store, "S4"), predict(again, store, "S4"))
 
 
 def test_predicting_twice_gives_the_same_bits_and_any_batch_size_the_same_numbers(

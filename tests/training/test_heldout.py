@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from spam.models import Likelihood, count_cdf, count_interval
-from spam.training.finetuning import last_good_epoch
 from spam.training.heldout import HeldOut, judge, within_section_pearson
 
 N, G = 43, 7
@@ -111,17 +110,3 @@ def test_correlations_are_taken_within_each_section_and_then_averaged() -> None:
         assert (np.isnan(found[g])) == (not parts)
         if parts:
             assert found[g] == pytest.approx(np.mean(parts))
-
-
-@pytest.mark.parametrize(
-    ("losses", "epoch"),
-    [
-        ([1.0], 0),
-        ([1.0, 0.7, 0.705, 0.8], 2),
-        ([1.0, 0.7, 0.6, 0.65], 2),
-        ([0.5, 0.9, 0.505], 2),
-        ([0.5, 0.6], 0),
-    ],
-)
-def test_the_last_epoch_of_the_flat_part_is_taken(losses: list[float], epoch: int) -> None:
-    assert last_good_epoch([{"val_loss": loss} for loss in losses]) == epoch

@@ -10,8 +10,10 @@ from cohorts import add_section, make_cohort
 from safetensors.numpy import load_file
 
 from spam.errors import CheckpointError, OutputExistsError, StoreError
+from spam.prediction import Predictor
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+from spam.store import open_store
 from spam.training import finetune, pretrain
 from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.training.dataset import build_training_set
@@ -372,3 +374,41 @@ def differ_in_inputs(a: FusionStage, b: FusionStage, rows: np.ndarray) -> bool:
     pairs += [(first.graph.x_inputs, second.graph.x_inputs)]
     pairs += [(a._base[rows], b._base[rows]), (a._offset[rows], b._offset[rows])]
     return not all(torch.equal(x, y) for x, y in pairs)
+
+
+_WALK = 1.0 + np.random.default_rng(0).normal(0.0, 0.008, 30).cumsum()
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [[1.0], [1.0, 0.7, 0.705, 0.8], [1.0, 0.7, 0.6, 0.65], [0.5, 0.9, 0.505], [0.5, 0.6], list(_WALK)],
+)
+def test_the_last_epoch_of_the_flat_part_is_kept(
+    losses: list[float], cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finetuning(cohort, tmp_path, members=1, attend="none")
+    stage = FusionStage(config, build_training_set(config, None), None, torch.device("cpu"))
+    script = iter(losses)
+    monkeypatch.setattr(stage, "validate", lambda: {"loss": next(script)})
+    run = fit(stage, config, device=torch.device("cpu"), progress=SILENT, epochs=len(losses) - 1)
+    flat = np.flatnonzero(np.array(losses) <= min(losses) + 0.01)
+    assert run.best["epoch"] == read_checkpoint_meta(run.best_path).epoch == flat[-1]
+    assert read_checkpoint_meta(run.last_path).epoch == len(losses) - 1
+
+
+def test_where_held_out_spots_contradict_what_is_learned_the_mean_is_predicted(tmp_path: Path) -> None:
+    for i, signal in enumerate((1.5, 1.5, -1.5), start=1):
+        add_section(tmp_path / "store.zarr", f"S{i}", seed=i, signal=signal)
+    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", sections=("S1", "S2", "S3"), lr=3e-3)
+    report = finetune(config)
+    assert report.val_sections == ("S3",)
+    assert report.selection.best["epoch"] == 0
+    assert report.selection.history[-1]["val_pearson"] < -0.1
+    assert len(report.run.history) == 1
+    assert "nothing is learned" in report.summary()
+    predictor = Predictor.load(report.run.best_path, torch.device("cpu"))
+    found = predictor.predict(open_store(tmp_path / "store.zarr").section("S3"))
+    assert np.ptp(found.expression, axis=0).max() < 1e-5
+    assert not found.is_predictable.any()
+    # The same command finds it done.
+    assert finetune(config).run.resumed_from == 0
