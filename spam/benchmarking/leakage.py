@@ -14,7 +14,7 @@ from .folds import Fold
 
 __all__ = ["FoldLeakage", "describe_leakage", "find_leakage", "refuse_adapted"]
 
-_NEAR_DUPLICATE = 0.999  # cosine; two cuts of one tile of tissue, or two scans of it, lie above
+_NEAR_DUPLICATE = 0.999  # cosine; the same pixels lie above, and of pixels compressed anew about half
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class FoldLeakage:
         Name of the fold.
     shared_donors
         Donors with sections on both sides: their sections may be serial cuts of one block of tissue.
+    unknown_donors
+        Sections on either side of whom nobody said which donor they are of.
     near_duplicates
         Share of the spots of each test section whose features point almost the same way (cosine above 0.999) as those of
         a training spot.
@@ -40,6 +42,7 @@ class FoldLeakage:
 
     fold: str
     shared_donors: tuple[str, ...]
+    unknown_donors: tuple[str, ...]
     near_duplicates: Mapping[str, float]
     n_dropped: int
     buffer: float
@@ -53,7 +56,12 @@ class FoldLeakage:
                 f"training spots lie at least {self.buffer:.0f} {self.unit} from test spots and are joined with none in the "
                 f"graph; {self.n_dropped} spots between them are on neither side"
             )
-        elif self.shared_donors:
+        elif self.unknown_donors:
+            lines.append(
+                f"nobody said of which donor {', '.join(self.unknown_donors)} are (spam embed --donor): if one is on both "
+                "sides, this says nothing about other donors, and serial sections of one block of tissue make it easy"
+            )
+        if self.shared_donors and not self.buffer:
             lines.append(
                 f"donor {', '.join(self.shared_donors)} is on both sides, so this says nothing about other donors, and "
                 "serial sections of one block of tissue make it easy"
@@ -94,6 +102,7 @@ def find_leakage(sides: FoldSides) -> FoldLeakage:
     return FoldLeakage(
         fold=sides.fold.name,
         shared_donors=tuple(donor for donor in donors if donor is not None),
+        unknown_donors=tuple(spots.name for spots in (*sides.train, *sides.test) if spots.donor is None),
         near_duplicates={spots.name: _near_duplicates(bank, spots) for spots in sides.test},
         n_dropped=sides.n_dropped,
         buffer=sides.buffer,

@@ -19,7 +19,7 @@ __all__ = ["write_markdown"]
 
 _UNIT_NOTES = {
     "donors": "",
-    "sections": " There is one test donor, so no interval says anything about other donors.",
+    "sections": " Not all donors are known, or there is one: no interval says anything about other donors.",
     "blocks": " There is one section, so no interval says anything about other sections or donors.",
 }
 
@@ -105,10 +105,16 @@ def _headline(report: BenchmarkReport) -> list[str]:
     ]
     costs = {cost.method: cost for cost in report.costs}
     rows = []
+    chosen = report.scores[
+        (report.scores["gene_set"] == HEADLINE_SET) & (report.scores["score"] == "pearson")
+    ]
+    n_parts = chosen.groupby("method")["part"].nunique()
     for method in dict.fromkeys(summary.method for summary in report.summaries):
         top = report.find(method, HEADLINE_SET, "pearson")
         if top is None:
             continue
+        # A mean over other sections than the rest must not pass for comparable.
+        missing = "" if n_parts[method] == n_parts.max() else f" ({n_parts[method]} of {n_parts.max()} tests)"
         others = [
             report.find(method, gene_set, score)
             for gene_set, score in (
@@ -121,7 +127,7 @@ def _headline(report: BenchmarkReport) -> list[str]:
         cost = costs[method]
         rows.append(
             [
-                method if top.is_reference else f"**{method}**",
+                (method if top.is_reference else f"**{method}**") + missing,
                 _number(top.interval.mean),
                 f"{_number(top.interval.lower)} to {_number(top.interval.upper)}",
                 _number(top.sd_units),

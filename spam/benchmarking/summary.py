@@ -30,6 +30,8 @@ UnitKind = Literal["donors", "sections", "blocks"]
 COMPARED = ((HEADLINE_SET, "pearson"), ("HVG-250", "pearson"), (ALL_GENES, "nll"))
 """Gene set and score of each paired comparison; the first one decides the verdict."""
 
+_FEW = 6  # of fewer units, all may be better by chance more than once in twenty (both sides)
+_UNKNOWN = ""  # no donor has this name
 _LOWER_IS_BETTER = ("nll", "mse", "mae")
 _LEVELS: dict[UnitKind, list[str]] = {
     "blocks": ["donor", "section", "part"],
@@ -102,8 +104,8 @@ class PairedDifference:
             return f"{self.method} and {self.other} have no test section with a {what} in common"
         one = self.unit.removesuffix("s")
         reach = {
-            "donors": "",
-            "sections": "; one donor, so this says nothing about other donors",
+            "donors": "; so few donors say little about others" if d.n_units < _FEW else "",
+            "sections": "; not over donors, so this says nothing about other donors",
             "blocks": "; one section, so this says nothing about other sections or donors",
         }[self.unit]
         if d.n_units > 1:
@@ -126,7 +128,7 @@ def score_table(
     Parameters
     ----------
     donors
-        Donor of each section; a section of unknown donor counts as a donor of its own.
+        Donor of each section; sections of unknown donor may be of one, and then no interval is drawn over donors.
     """
     blocks = {fold.name: fold.block is not None for fold in folds}
     rows: list[dict[str, Any]] = []
@@ -142,7 +144,7 @@ def score_table(
                     "is_reference": cell.is_reference,
                     "seed": cell.seed,
                     "fold": cell.fold,
-                    "donor": donors[section] or section,
+                    "donor": donors[section] or _UNKNOWN,
                     "section": section,
                     "part": cell.fold if blocks[cell.fold] else section,
                     "gene_set": score.gene_set,
@@ -157,8 +159,9 @@ def score_table(
 
 
 def unit_kind(table: pd.DataFrame) -> UnitKind:
-    """Choose what intervals are drawn over: donors, sections where there is one donor, blocks where there is one section."""
-    if table["donor"].nunique() > 1:
+    """Choose what intervals are drawn over: donors if there are several; sections, if these are; or blocks of the section."""
+    donors = set(table["donor"])
+    if len(donors) > 1 and _UNKNOWN not in donors:
         return "donors"
     return "sections" if table["section"].nunique() > 1 else "blocks"
 

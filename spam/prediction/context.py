@@ -60,7 +60,9 @@ class Context:
         modelled: Sequence[str],
         library_size: Float64[Array, " n_measured"] | None = None,
     ) -> "Context":
-        """Find the modelled genes among what was measured; spots without a count of them are not given.
+        """Find the modelled genes among what was measured.
+
+        Spots without a count of them are not given, unless their library sizes are known: then these are true zeros.
 
         Parameters
         ----------
@@ -86,7 +88,8 @@ class Context:
             )
             raise SectionError(message)
         chosen = counts[:, [position[gene] for gene in modelled if gene in position]]
-        is_measured = np.asarray(chosen.sum(axis=1)).ravel() > 0
+        known = np.asarray(chosen.sum(axis=1)).ravel() if library_size is None else library_size
+        is_measured = known > 0
         is_given_spot = np.zeros(n_spots, dtype=bool)
         is_given_spot[rows[is_measured]] = True
         totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

@@ -58,11 +58,21 @@ def test_donors_on_both_sides_are_told(lab) -> None:
     assert find_leakage(sides(spots, ("S1", "S3", "S4"), ("S2",))).shared_donors == ("a",)
     assert find_leakage(sides(spots, ("S1", "S2"), ("S3", "S4"))).shared_donors == ()
     nameless = {name: dataclasses.replace(s, donor=None) for name, s in spots.items()}
-    assert find_leakage(sides(nameless, ("S1",), ("S2",))).shared_donors == ()
+    found = find_leakage(sides(nameless, ("S1",), ("S2",)))
+    assert (found.shared_donors, found.unknown_donors) == ((), ("S1", "S2"))
+    (line,) = leakage(unknown_donors=("S1", "S2")).sentences()
+    assert line.startswith("nobody said of which donor S1, S2 are (spam embed --donor)")
 
 
 def leakage(**changes: object) -> FoldLeakage:
-    plain = {"fold": "f", "shared_donors": (), "near_duplicates": {"S1": 0.0}, "n_dropped": 0, "buffer": 0.0}
+    plain = {
+        "fold": "f",
+        "shared_donors": (),
+        "unknown_donors": (),
+        "near_duplicates": {"S1": 0.0},
+        "n_dropped": 0,
+        "buffer": 0.0,
+    }
     return FoldLeakage(**{**plain, "unit": "µm", **changes})
 
 

@@ -158,6 +158,8 @@ def test_what_fails_is_told_and_tried_again_and_the_others_go_on(store: Path, tm
     assert "failing gave no scores in S2 (seed 0): the cat sat on the matrix" in report.summary()
     page = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
     assert "- failing failed in S2 (seed 0): the cat sat on the matrix" in page
+    assert "| failing (2 of 3 tests) |" in page
+    assert "| first feature |" in page
     mended = run(store, tmp_path, [FirstFeature(), Failing(fold="nowhere")])
     assert mended.is_complete
     assert set(mended.scores[mended.scores["method"] == "failing"]["section"]) == {"S1", "S2", "S3"}

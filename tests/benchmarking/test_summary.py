@@ -11,7 +11,7 @@ from spam.benchmarking.folds import Fold
 from spam.benchmarking.summary import PairedDifference, compare, score_table, summarise, unit_kind
 from spam.evaluation import Interval, SetScore
 
-DONORS = {"A1": "a", "A2": "a", "A3": "a", "B1": "b", "B2": "b", "C1": None}
+DONORS = {"A1": "a", "A2": "a", "A3": "a", "B1": "b", "B2": "b", "C1": "c"}
 FOLDS = [Fold(name=s, train=tuple(t for t in DONORS if t != s), test=(s,)) for s in DONORS]
 
 
@@ -67,11 +67,11 @@ def table() -> pd.DataFrame:
 
 
 def donor_means(method: str, seeds: range = range(3)) -> list[float]:
-    """Mean over seeds, then over the sections of each donor; C1 is a donor of its own."""
+    """Mean over seeds, then over the sections of each donor."""
     by_donor: dict[str, list[float]] = {}
     for section, donor in DONORS.items():
         own = [VALUES[method, section, seed] for seed in seeds if (method, section, seed) in VALUES]
-        by_donor.setdefault(donor or section, []).append(sum(own) / len(own))
+        by_donor.setdefault(donor, []).append(sum(own) / len(own))
     return [sum(means) / len(means) for means in by_donor.values()]
 
 
@@ -156,6 +156,12 @@ def test_cells_that_failed_are_in_no_row() -> None:
     }
 
 
+def test_where_a_donor_is_not_known_no_interval_is_drawn_over_donors() -> None:
+    """Sections that nobody has named a donor of may all be of one."""
+    assert unit_kind(score_table(CELLS, FOLDS, {**DONORS, "C1": None})) == "sections"
+    assert unit_kind(score_table(CELLS, FOLDS, dict.fromkeys(DONORS))) == "sections"
+
+
 def test_a_score_that_is_undefined_in_a_section_is_left_out_there() -> None:
     cells = [
         cell(
@@ -201,14 +207,21 @@ def test_blocks_are_the_units_of_a_lone_section_and_weigh_the_same_in_their_sect
             "donors",
             3,
             (0.1, 0.2),
-            "mine beats it on HVG-50 pearson: +0.150 (95% bootstrap over 3 donors: +0.100 to +0.200)",
+            "mine beats it on HVG-50 pearson: +0.150 (95% bootstrap over 3 donors: +0.100 to +0.200; so few "
+            "donors say little about others)",
+        ),
+        (
+            "donors",
+            6,
+            (0.1, 0.2),
+            "mine beats it on HVG-50 pearson: +0.150 (95% bootstrap over 6 donors: +0.100 to +0.200)",
         ),
         (
             "sections",
             2,
             (-0.1, 0.2),
-            "mine does not beat it on HVG-50 pearson: +0.150 (95% bootstrap over 2 sections: -0.100 to +0.200; one donor, "
-            "so this says nothing about other donors)",
+            "mine does not beat it on HVG-50 pearson: +0.150 (95% bootstrap over 2 sections: -0.100 to +0.200; not over "
+            "donors, so this says nothing about other donors)",
         ),
         (
             "blocks",
@@ -221,8 +234,8 @@ def test_blocks_are_the_units_of_a_lone_section_and_weigh_the_same_in_their_sect
             "sections",
             1,
             (math.nan, math.nan),
-            "mine cannot be told to beat it on HVG-50 pearson: +0.150 (one section, so no interval; one donor, so this says "
-            "nothing about other donors)",
+            "mine cannot be told to beat it on HVG-50 pearson: +0.150 (one section, so no interval; not over donors, so this "
+            "says nothing about other donors)",
         ),
         (
             "donors",

@@ -322,6 +322,26 @@ def test_stated_library_sizes_make_a_panel_what_it_is_in_the_whole_file(lab: Lab
     assert_identical(all_stated, condition(predictor, plain, context_of(lab, SPOTS, names)))
 
 
+def test_a_measured_zero_is_given_where_the_library_size_is_known(lab: Lab) -> None:
+    predictor, plain, counts, names = lab
+    totals = np.asarray(counts.sum(axis=1), dtype=float).ravel()
+    dense = counts.toarray()
+    share = {gene: (dense[SPOTS, names.index(gene)] == 0).mean() for gene in predictor.meta.genes}
+    marker = min(share, key=lambda gene: abs(share[gene] - 0.5))
+    is_zero = SPOTS & (dense[:, names.index(marker)] == 0)
+    assert 0 < is_zero.sum() < SPOTS.sum()
+    stated = context_of(lab, SPOTS, [marker], library_size=totals)
+    np.testing.assert_array_equal(stated.is_given_spot, SPOTS)
+    np.testing.assert_array_equal(context_of(lab, SPOTS, [marker]).is_given_spot, SPOTS & ~is_zero)
+    truth = truth_of(lab)[np.ix_(SPOTS, np.isin(predictor.meta.genes, [marker]))]
+    found = condition(predictor, plain, stated)
+    np.testing.assert_allclose(
+        stated.expression(Bank.without(predictor.tensors, -1), "stated"), truth, rtol=1e-5, atol=1e-6
+    )
+    assert np.isfinite(found.expression).all()
+    assert not np.array_equal(found.expression, plain.expression)
+
+
 @pytest.mark.parametrize(
     ("n_spots", "n_genes", "scores_spots"),
     [(0, 29, True), (42, 29, True), (43, 3, False), (20, 3, False), (5, 20, True)],
