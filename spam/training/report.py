@@ -30,7 +30,10 @@ class TrainingReport:
     @property
     def held_out(self) -> str:
         """What was held out, in words."""
-        return ", ".join(self.val_sections) or "a block of the section, next to spots trained on: too easy for other sections"
+        return (
+            ", ".join(self.val_sections)
+            or "a block of the section, next to spots trained on: too easy for other sections"
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""

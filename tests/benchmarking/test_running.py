@@ -14,6 +14,7 @@ from cohorts import add_section
 from spam.benchmarking import BenchmarkReport, Method, benchmark
 from spam.benchmarking.cells import cell_path, read_cell, read_gene_tables
 from spam.benchmarking.cost import measured
+from spam.benchmarking.spam_method import SpamMethod
 from spam.errors import ConfigError, OutputExistsError, SpamError
 from spam.schemas.benchmark_config import BenchmarkConfig
 
@@ -250,13 +251,15 @@ def test_cost_sees_seconds_and_memory() -> None:
 def test_changed_counts_of_a_test_section_change_no_prediction(store: Path, tmp_path: Path) -> None:
     """The leak guard of the whole command: the digest of what was predicted stays the same."""
     options = {"train_sections": ("S1", "S2"), "test_sections": ("S3",), "by": None}
-    run(store, tmp_path / "a", [TrainingMean(), Noisy()], **options)
+    small = {"epochs": 2, "members": 1, "fuse_dim": 16, "attend": "both", "n_references": 3}
+    methods = [TrainingMean(), Noisy(), SpamMethod(name="SPAM", options=small, stage1={"epochs": 1})]
+    run(store, tmp_path / "a", methods, **options)
     other = tmp_path / "other.zarr"
     shutil.copytree(store, other)
     shutil.rmtree(other / "S3")
     add_section(other, "S3", seed=2, n_spots=45, donor="b", change_counts="shuffle")
-    run(other, tmp_path / "b", [TrainingMean(), Noisy()], **options)
-    for method in ("tuned ridge", "noisy"):
+    run(other, tmp_path / "b", methods, **options)
+    for method in ("tuned ridge", "noisy", "SPAM"):
         cells = [read_cell(cell_path(tmp_path / x, "S1+S2 -> S3", method, 0)) for x in "ab"]
         assert cells[0].prediction_sha256 == cells[1].prediction_sha256
         assert cells[0].sections != cells[1].sections
