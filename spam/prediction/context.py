@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from spam.errors import SectionError
 from spam.models import log1p_cp10k
+from spam.store import StoredSection
 from spam.training.rate_path import PER, log_rate_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
@@ -19,11 +20,13 @@ from .panel import Bank, normalised_panel, predict_from_panel
 from .predictor import Predictor
 from .result import PredictedSection
 
-__all__ = ["Context", "condition"]
+__all__ = ["Context", "condition", "panel_share"]
 
 _N_NEAREST = 4  # the baseline's neighbours; better than 8 where few spots are measured (docs/experiments.md)
 # Up to this factor, sums of the file are taken for library sizes: at most .22 on the scale of log1p.
 _WHOLE = 1.25
+# From this factor on, a section is taken for one of a panel: another patient's tissue comes to .8 and 1.3 (her2st A and C).
+_PANEL = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,6 +158,29 @@ class Context:
         return log1p_cp10k(dense, self.totals).astype(np.float64)
 
 
+def panel_share(predictor: Predictor, section: StoredSection) -> float | None:
+    """Tell whether the section's counts are those of a panel, while training saw whole libraries.
+
+    Returns
+    -------
+    How many times as much of the section's counts as of the training sections' the modelled genes make up, from 2 on;
+    None below, or where it cannot be told.
+    """
+    if section.genes is None:
+        return None
+    counts = section.counts()
+    has_counts = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() > 0)
+    whole = Context.gather(
+        counts[has_counts],
+        section.genes,
+        has_counts,
+        n_spots=section.n_spots,
+        modelled=predictor.meta.genes,
+    )
+    share = whole.library(Bank.without(predictor.tensors, predictor.bank_section(section.meta.name)))[1]
+    return share if share is not None and share >= _PANEL else None
+
+
 def condition(predictor: Predictor, predicted: PredictedSection, context: Context) -> PredictedSection:
     r"""Correct a prediction by what was measured of the section; no other entry of the section is looked at.
 
@@ -181,9 +207,7 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     given = context.at(is_predicted)
     if not given.is_given_spot.any() or not given.is_given_gene.any():
         return predicted
-    sections = list(predictor.meta.donors)
-    own = sections.index(predicted.section) if predicted.section in sections else -1
-    bank = Bank.without(predictor.tensors, own)
+    bank = Bank.without(predictor.tensors, predictor.bank_section(predicted.section))
     before = predicted.unclipped[is_predicted]
     xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
     correction, measured, facts = _correction(before, xy, given, bank)

@@ -260,11 +260,14 @@ class Predictor:
         lower, upper = (np.log1p(end * (PER / depth)).astype(np.float32) for end in ends)
         return lower, upper
 
+    def bank_section(self, section: str) -> int:
+        """Return the number of a section in ``bank.section``; -1 where it was not trained on."""
+        sections = list(self.meta.donors)
+        return sections.index(section) if section in sections else -1
+
     def _is_foreign(self, section: str) -> Bool[Array, " m"]:
         """Spots of the bank that are not the section's own: a section that is in the bank does not see itself there."""
-        sections = list(self.meta.donors)
-        own = sections.index(section) if section in sections else -1
-        is_foreign: Array = self.tensors["bank.section"] != own
+        is_foreign: Array = self.tensors["bank.section"] != self.bank_section(section)
         return is_foreign
 
     def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:

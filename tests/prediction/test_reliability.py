@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pytest
 import torch
 from cohorts import add_section
 
@@ -56,6 +57,25 @@ def test_a_donor_that_was_not_trained_on_is_told(checkpoint: Path, store: Path, 
         found = anndata.read_h5ad(tmp_path / name / "predictions.h5ad")
         assert report.new_donor == json.loads(found.uns["spam"]["provenance"])["new_donor"] == donor
         assert ("may hold fewer counts than the 80%" in report.summary()) == (name == "S5")
+
+
+def test_a_section_of_a_panel_is_told(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(checkpoint, torch.device("cpu"))
+    panel = tuple(int(gene.removeprefix("G")) for gene in predictor.meta.genes[:7])
+    add_section(tmp_path / "panel.zarr", "S4", seed=3, n_spots=43, panel=panel)
+    whole = open_store(store).section("S4").counts().toarray().astype(float)
+    in_panel = whole[:, list(panel)].sum(axis=1) / whole.sum(axis=1)
+    for name, where in (("whole", store), ("panel", tmp_path / "panel.zarr")):
+        config = PredictConfig(
+            store=where, section="S4", ckpt=checkpoint, out_dir=tmp_path / name, plots=False
+        )
+        report = predict(config)
+        assert ("WARNING: the modelled genes make up" in report.summary()) == (name == "panel")
+        if name == "whole":
+            assert report.panel_share is None
+        else:
+            # All that was measured is of the panel; of this cohort's libraries it is about this share.
+            assert report.panel_share == pytest.approx(1 / in_panel.mean(), rel=0.2)
 
 
 def test_a_training_section_is_not_compared_with_itself(checkpoint: Path, store: Path) -> None:

@@ -26,12 +26,13 @@ def add_section(
     encoder: str = "tiny",
     unreadable: tuple[int, ...] | None = None,
     shift: float = 0.0,
+    panel: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
     `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
     `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
-    added to all features, as another stain would.
+    added to all features, as another stain would. Of a `panel`, no gene but these is measured.
     """
     shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
     loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
@@ -57,12 +58,13 @@ def add_section(
         counts = np.random.default_rng(99).permutation(counts)
     order = np.arange(n_spots) if order is None else order
     has_counts = change_counts != "delete"
+    measured = list(range(n_genes) if panel is None else panel)
     n_spots = len(order)
     meta = SectionMeta(
         name=name,
         donor=donor,
         n_spots=n_spots,
-        n_genes=n_genes if has_counts else 0,
+        n_genes=len(measured) if has_counts else 0,
         has_counts=has_counts,
         mpp=0.5,
         mpp_source="option",
@@ -76,8 +78,8 @@ def add_section(
         ids=np.array([f"{name}_{i}" for i in order]),
         xy_px=xy_px[order],
         xy_um=xy_px[order] * 0.5,
-        counts=csr_matrix(counts[order]) if has_counts else None,
-        genes=np.array([f"G{i}" for i in range(n_genes)]) if has_counts else None,
+        counts=csr_matrix(counts[order][:, measured]) if has_counts else None,
+        genes=np.array([f"G{i}" for i in measured]) if has_counts else None,
         obs={},
         overview=Overview(image=np.full((30, 30, 3), 200, dtype=np.uint8), scale=0.01),
     )
