@@ -376,12 +376,12 @@ def differ_in_inputs(a: FusionStage, b: FusionStage, rows: np.ndarray) -> bool:
     return not all(torch.equal(x, y) for x, y in pairs)
 
 
-_WALK = 1.0 + np.random.default_rng(0).normal(0.0, 0.008, 30).cumsum()
+_WALK: list[float] = (1.0 + np.random.default_rng(0).normal(0.0, 0.008, 30).cumsum()).tolist()
 
 
 @pytest.mark.parametrize(
     "losses",
-    [[1.0], [1.0, 0.7, 0.705, 0.8], [1.0, 0.7, 0.6, 0.65], [0.5, 0.9, 0.505], [0.5, 0.6], list(_WALK)],
+    [[1.0], [1.0, 0.7, 0.705, 0.8], [1.0, 0.7, 0.6, 0.65], [0.5, 0.9, 0.505], [0.5, 0.6], _WALK],
 )
 def test_the_last_epoch_of_the_flat_part_is_kept(
     losses: list[float], cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
