@@ -111,6 +111,12 @@ def test_sections_that_the_encoder_was_adapted_to_count_as_seen(tmp_path: Path) 
     meta = read_checkpoint_meta(pretrain(config).run.best_path)
     assert list(meta.donors.items()) == [("S1", "d1"), ("S2", "d1"), ("S9", None)]
     assert set(meta.train_sections) | set(meta.val_sections) == {"S1", "S2"}
+    small = {"epochs": 1, "n_top_genes": 23, "fuse_dim": 16, "members": 1}
+    for held_out, seen in (("S1", ("S1",)), ("S2", ())):
+        options = FinetuneConfig(store=folder, save_dir=tmp_path / held_out, val_sections=(held_out,), **small)
+        report = finetune(options)
+        assert report.adapted_on == seen
+        assert ("adapted with the counts of S1 at hand" in report.summary()) == bool(seen)
 
 
 def test_a_checkpoint_keeps_to_its_kind(store: Path, tmp_path: Path) -> None:
