@@ -113,7 +113,9 @@ def test_sections_that_the_encoder_was_adapted_to_count_as_seen(tmp_path: Path) 
     assert set(meta.train_sections) | set(meta.val_sections) == {"S1", "S2"}
     small = {"epochs": 1, "n_top_genes": 23, "fuse_dim": 16, "members": 1}
     for held_out, seen in (("S1", ("S1",)), ("S2", ())):
-        options = FinetuneConfig(store=folder, save_dir=tmp_path / held_out, val_sections=(held_out,), **small)
+        options = FinetuneConfig(
+            store=folder, save_dir=tmp_path / held_out, val_sections=(held_out,), **small
+        )
         report = finetune(options)
         assert report.adapted_on == seen
         assert ("adapted with the counts of S1 at hand" in report.summary()) == bool(seen)
