@@ -54,5 +54,5 @@ class AdaptationNetwork(nn.Module):
         if strict and (other := sorted(self.state_dict().keys() ^ state_dict.keys())):
             message = f"the state of an adaptation does not fit its network: {', '.join(other[:5])}"
             raise RuntimeError(message)
-        with torch.no_grad():
+        with torch.no_grad():  # not strict: frozen weights are not in it, and what is was compared above
             return super().load_state_dict(state_dict, strict=False, assign=assign)

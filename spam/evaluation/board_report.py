@@ -113,6 +113,9 @@ class BoardReport:
         One per model; none if the rival was not among the predictions.
     genes
         Scores per gene, see `gene_table`.
+    panel_share
+        How many times as much of the section's counts as of the training sections' the modelled genes make up, where it
+        is so much that a panel must have been measured; else None.
     """
 
     n_spots: int
@@ -120,11 +123,13 @@ class BoardReport:
     hest: Sequence[SetScore]
     verdicts: Sequence[Verdict]
     genes: pd.DataFrame
+    panel_share: float | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return all but the genes as JSON-ready types; NaN becomes None."""
         return {
             "n_spots": self.n_spots,
+            "panel_share": self.panel_share,
             "honest": [_plain(dataclasses.asdict(score)) for score in self.honest],
             "hest": [_plain(dataclasses.asdict(score)) for score in self.hest],
             "verdicts": [
@@ -154,6 +159,13 @@ class BoardReport:
             f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes.",
             _table(self.honest),
         ]
+        if self.panel_share is not None:
+            parts.insert(
+                0,
+                f"WARNING: the modelled genes make up {self.panel_share:.1f} times as much of this section's counts as of "
+                "the training sections', as if a panel was measured: library sizes are sums over what was measured, so "
+                "scores that depend on the level (R², MSE, MAE, NLL, coverage) say little.",
+            )
         if self.hest:
             parts += ["HEST board: log1p(raw counts); depth leaks in, so it says less.", _table(self.hest)]
         parts += [verdict.sentence() + "." for verdict in self.verdicts] or ["No verdict: nobody to compare."]

@@ -1,11 +1,15 @@
 """Ground truth of a stored section beside what was predicted for it: the model, and every baseline."""
 
+import dataclasses
+
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from spam.graphs import ensure_spatial_graph
 from spam.prediction import Context, PredictedSection, Predictor
+from spam.prediction.panel import Bank
 from spam.store import StoredSection
-from spam.typing import Array
+from spam.typing import Array, Shaped
 
 from .board import score_section
 from .board_report import BoardReport
@@ -15,6 +19,8 @@ from .predicted import PredictedExpression, SectionTruth
 __all__ = ["MODEL", "score_predicted"]
 
 MODEL = "SPAM"
+# From this factor on, a section is taken for one of a panel: another patient's tissue comes to .8 and 1.3 (her2st A and C).
+_PANEL = 2.0
 
 
 def score_predicted(
@@ -70,7 +76,22 @@ def score_predicted(
         )
     depth = np.broadcast_to(np.log1p(totals)[:, None], predicted.expression.shape)
     baselines.append(PredictedExpression(name="depth null", expression=depth, genes=genes, is_reference=True))
-    return score_section(truth, [model, *baselines], predictor.meta.gene_sets)
+    board = score_section(truth, [model, *baselines], predictor.meta.gene_sets)
+    return dataclasses.replace(
+        board, panel_share=_panel_share(predictor, section.meta.name, counts, section.genes)
+    )
+
+
+def _panel_share(
+    predictor: Predictor, name: str, counts: csr_matrix, genes: Shaped[Array, " n_genes"]
+) -> float | None:
+    """Compute `BoardReport.panel_share`."""
+    n_spots = counts.shape[0]
+    whole = Context.gather(counts, genes, np.arange(n_spots), n_spots=n_spots, modelled=predictor.meta.genes)
+    if not whole.is_given_spot.any():
+        return None
+    share = whole.library(Bank.without(predictor.tensors, predictor.bank_section(name)))[1]
+    return share if share is not None and share >= _PANEL else None
 
 
 def _with_likelihood(

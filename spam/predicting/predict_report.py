@@ -26,8 +26,6 @@ class PredictReport:
         Donor of the section, if it is none of the training donors; None otherwise, or where donors are not known.
     coverage
         Share of counts that the intervals were to hold.
-    panel_share
-        Where the section is scored, and its counts look like those of a panel: `spam.prediction.panel_share`; else None.
     files
         Everything that was written.
     board
@@ -51,7 +49,6 @@ class PredictReport:
     is_training_section: bool
     new_donor: str | None
     coverage: float
-    panel_share: float | None
     files: tuple[Path, ...]
     board: BoardReport | None
     n_unmeasured: int
@@ -69,7 +66,6 @@ class PredictReport:
             "is_training_section": self.is_training_section,
             "new_donor": self.new_donor,
             "coverage": self.coverage,
-            "panel_share": self.panel_share,
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
             "n_unlike": self.n_unlike,
@@ -91,12 +87,6 @@ class PredictReport:
             lines.append(
                 f"donor {self.new_donor} was not trained on: intervals were calibrated on sections of the training "
                 f"donors, and may hold fewer counts than the {self.coverage:.0%} that were asked for"
-            )
-        if self.panel_share is not None:
-            lines.append(
-                f"WARNING: the modelled genes make up {self.panel_share:.1f} times as much of this section's counts as of "
-                "the training sections', as if a panel was measured: library sizes are sums over what was measured, so "
-                "scores that depend on the level (R², MSE, MAE, NLL, coverage) say little"
             )
         if self.context is not None:
             lines.append(self.context.sentence())

@@ -10,15 +10,7 @@ from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, score_predicted
 from spam.hardware import resolve_device
-from spam.prediction import (
-    Context,
-    ContextReport,
-    Predictor,
-    condition,
-    panel_share,
-    write_predictions,
-    write_table,
-)
+from spam.prediction import Context, ContextReport, Predictor, condition, write_predictions, write_table
 from spam.progress import SILENT, Progress
 from spam.schemas.predict_config import PredictConfig
 from spam.sections import MeasuredPart, read_measured_part
@@ -124,7 +116,6 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         is_training_section=bool(predicted.provenance["is_training_section"]),
         new_donor=predicted.provenance["new_donor"],
         coverage=predicted.coverage,
-        panel_share=None if board is None else panel_share(predictor, section),
         files=tuple(files),
         board=board,
         n_unmeasured=len(predicted.genes) - len(measured),

@@ -1,6 +1,6 @@
 """Store + checkpoint -> expression of a section."""
 
-from .context import Context, condition, panel_share
+from .context import Context, condition
 from .context_facts import ContextFacts, LibrarySize
 from .context_report import ContextReport
 from .predictor import Predictor
@@ -14,7 +14,6 @@ __all__ = [
     "PredictedSection",
     "Predictor",
     "condition",
-    "panel_share",
     "write_predictions",
     "write_table",
 ]

@@ -10,7 +10,6 @@ from scipy.spatial import cKDTree
 
 from spam.errors import SectionError
 from spam.models import log1p_cp10k
-from spam.store import StoredSection
 from spam.training.rate_path import PER, log_rate_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
@@ -20,13 +19,11 @@ from .panel import Bank, normalised_panel, predict_from_panel
 from .predictor import Predictor
 from .result import PredictedSection
 
-__all__ = ["Context", "condition", "panel_share"]
+__all__ = ["Context", "condition"]
 
 _N_NEAREST = 4  # the baseline's neighbours; better than 8 where few spots are measured (docs/experiments.md)
 # Up to this factor, sums of the file are taken for library sizes: at most .22 on the scale of log1p.
 _WHOLE = 1.25
-# From this factor on, a section is taken for one of a panel: another patient's tissue comes to .8 and 1.3 (her2st A and C).
-_PANEL = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,29 +153,6 @@ class Context:
         if library_size == "panel":
             return normalised_panel(dense, bank.panel_sum(np.flatnonzero(self.is_given_gene)))
         return log1p_cp10k(dense, self.totals).astype(np.float64)
-
-
-def panel_share(predictor: Predictor, section: StoredSection) -> float | None:
-    """Tell whether the section's counts are those of a panel, while training saw whole libraries.
-
-    Returns
-    -------
-    How many times as much of the section's counts as of the training sections' the modelled genes make up, from 2 on;
-    None below, or where it cannot be told.
-    """
-    if section.genes is None:
-        return None
-    counts = section.counts()
-    has_counts = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() > 0)
-    whole = Context.gather(
-        counts[has_counts],
-        section.genes,
-        has_counts,
-        n_spots=section.n_spots,
-        modelled=predictor.meta.genes,
-    )
-    share = whole.library(Bank.without(predictor.tensors, predictor.bank_section(section.meta.name)))[1]
-    return share if share is not None and share >= _PANEL else None
 
 
 def condition(predictor: Predictor, predicted: PredictedSection, context: Context) -> PredictedSection:

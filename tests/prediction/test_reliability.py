@@ -71,11 +71,16 @@ def test_a_section_of_a_panel_is_told(checkpoint: Path, store: Path, tmp_path: P
         )
         report = predict(config)
         assert ("WARNING: the modelled genes make up" in report.summary()) == (name == "panel")
+        assert report.board is not None
+        assert (
+            json.loads((tmp_path / name / "metrics.json").read_text())["panel_share"]
+            == report.board.panel_share
+        )
         if name == "whole":
-            assert report.panel_share is None
+            assert report.board.panel_share is None
         else:
             # All that was measured is of the panel; of this cohort's libraries it is about this share.
-            assert report.panel_share == pytest.approx(1 / in_panel.mean(), rel=0.2)
+            assert report.board.panel_share == pytest.approx(1 / in_panel.mean(), rel=0.2)
 
 
 def test_a_training_section_is_not_compared_with_itself(checkpoint: Path, store: Path) -> None:
