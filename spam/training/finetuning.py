@@ -58,6 +58,9 @@ class FinetuneReport(TrainingReport):
             if best["epoch"] > 0
             else f"{start['val_nll']:.4f} before training, and no better correlation after it: nothing is learned"
         )
+        then = (
+            "then trained on all spots for as many epochs" if best["epoch"] > 0 else "the mean is predicted"
+        )
         seen = (
             f"\nthe encoder was adapted with the counts of {', '.join(self.adapted_on)} at hand, so accuracy and intervals "
             "that were measured there are too good"
@@ -67,7 +70,7 @@ class FinetuneReport(TrainingReport):
         return (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out at first ({self.held_out})\n"
             f"held-out NLL per spot and gene {verdict}; Pearson {self.heldout_pearson:.3f}{seen}\n"
-            f"then trained on all spots for as many epochs; checkpoint: {self.run.best_path}"
+            f"{then}; checkpoint: {self.run.best_path}"
         )
 
 

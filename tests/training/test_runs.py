@@ -406,6 +406,7 @@ def test_where_held_out_spots_contradict_what_is_learned_the_mean_is_predicted(t
     assert report.selection.history[-1]["val_pearson"] < -0.1
     assert len(report.run.history) == 1
     assert "nothing is learned" in report.summary()
+    assert "the mean is predicted; checkpoint" in report.summary()
     predictor = Predictor.load(report.run.best_path, torch.device("cpu"))
     found = predictor.predict(open_store(tmp_path / "store.zarr").section("S3"))
     assert np.ptp(found.expression, axis=0).max() < 1e-5
