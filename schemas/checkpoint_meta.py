@@ -8,7 +8,7 @@ from .store_meta import Stain
 __all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_VERSION", "CheckpointMeta"]
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from spam.errors import StoreError
 from spam.models.expression import log1p_cp10k
 from spam.models.linear import standardise_per_section
 from spam.training.cohort import SpotData
-from spam.training.inputs import InputTransform, context_features
+from spam.training.inputs import Components, context_features
 from spam.training.rate_path import group_means
 from spam.typing import Array, Float, Float32, Float64, Int64
 
@@ -32,8 +32,7 @@ class InputView:
     normalisation
         Features as they are, centred within each section, or standardised there: by images alone.
     has_context
-        Whether means over the neighbourhood stand beside the spot's own features (`context_features`, which always
-        takes all scales and standardises).
+        Whether means over the neighbourhood stand beside the spot's own features (`context_features`, of all scales).
     """
 
     scales: Literal["smallest", "all"] = "all"
@@ -96,7 +95,7 @@ def fold_inputs(task: FoldTask, view: InputView) -> FoldInputs:
     """Put the images of a fold into principal components, fitted on those of the training sections."""
     dim = task.features.dims[0]
     train = [_features(spots, view, dim) for spots in task.train]
-    transform = InputTransform.fit(train, N_COMPONENTS)
+    transform = Components.fit(np.concatenate(train), N_COMPONENTS)
     return FoldInputs(
         train=np.concatenate([transform.apply(features) for features in train]),
         test={spots.name: transform.apply(_features(spots, view, dim)) for spots in task.test},
@@ -141,8 +140,9 @@ def fold_targets(task: FoldTask) -> FoldTargets:
 def _features(spots: SpotData, view: InputView, dim: int) -> Float[Array, "n_spots wide"]:
     """Features of one section as `view` asks for them; `dim` leading columns belong to the smallest tiles."""
     if view.has_context:
-        return context_features(spots)
-    features = spots.features[:, :dim] if view.scales == "smallest" else spots.features
+        features = context_features(spots)
+    else:
+        features = spots.features[:, :dim] if view.scales == "smallest" else spots.features
     if view.normalisation == "standardised":
         return standardise_per_section(features).astype(np.float32)
     if view.normalisation == "centred":

@@ -260,14 +260,24 @@ def neighbour_mean(f: Num[Array, "n d"], weights: CsrMatrix, hops: int) -> Float
     return averaged
 
 
-def standardise_per_section(f: Float[Array, "n d"]) -> Float64[Array, "n d"]:
+def standardise_per_section(
+    f: Float[Array, "n d"], *, at_least: Float64[Array, " d"] | None = None
+) -> Float64[Array, "n d"]:
     """Centre and scale the features of one section by that section's own mean and standard deviation.
 
     Uses the image alone, so it may be done on a section whose expression is unknown. ``1e-3`` is added to the
     standard deviation.
+
+    Parameters
+    ----------
+    f
+        Features of the spots of one section.
+    at_least
+        Standard deviation to divide by where the section's own is smaller; None: always its own.
     """
     f = np.asarray(f, dtype=np.float64)
-    standardised: Array = (f - f.mean(axis=0)) / (f.std(axis=0) + _STD_FLOOR)
+    scale = f.std(axis=0) if at_least is None else np.maximum(f.std(axis=0), at_least)
+    standardised: Array = (f - f.mean(axis=0)) / (scale + _STD_FLOOR)
     return standardised
 
 

@@ -186,8 +186,8 @@ def training_set_of(
     if transform is None:
         # Held-out spots have no part in it: with few spots, minor components are those of the training spots alone, and
         # new tissue hardly varies along them.
-        pooled = np.concatenate(context)
-        transform = InputTransform.fit([pooled[~groups.is_val]], config.n_components)
+        ends = np.cumsum([s.n_spots for s in spots])[:-1]
+        transform = InputTransform.fit(context, config.n_components, is_fitted=np.split(~groups.is_val, ends))
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
     totals = np.concatenate([s.totals for s in spots if s.totals is not None])
     expression = log1p_cp10k(counts, totals)

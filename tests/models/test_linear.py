@@ -207,6 +207,19 @@ def test_standardise_divides_by_the_sections_own_spread():
     )
 
 
+def test_a_section_that_varies_less_than_others_is_not_stretched():
+    f = np.array([[1.0, 5.0, 0.0], [3.0, 5.0, 10.0], [5.0, 5.0, 20.0]], dtype=np.float32)
+    own = np.sqrt(8 / 3)
+    scale = (
+        np.array([4.0, 2.0, 5 * own]) + 1e-3
+    )  # the last varies more than the others do, and is brought down
+    np.testing.assert_allclose(
+        standardise_per_section(f, at_least=np.array([4.0, 2.0, 0.5])),
+        [[-2, 0, -10], [0, 0, 0], [2, 0, 10]] / scale,
+        rtol=1e-6,
+    )
+
+
 def test_hest_probe_equals_sklearns_recipe():
     x, new = _features(6, 61, 19), _features(7, 5, 19)
     y = np.abs(_features(8, 61, 3))

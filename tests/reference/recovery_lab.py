@@ -1,6 +1,7 @@
 """Simulated cohorts with known truth, in memory: drawn images seen by plain colour statistics, and trained on for real."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,27 +82,20 @@ def cohort(n_sections: int, **options: object) -> list[SimulatedSection]:
 
 
 def prepared(
-    sections: list[SimulatedSection], folder: Path, **options: object
+    spots: Sequence[SpotData], folder: Path, *, features: FeatureChoice = FEATURES, **options: object
 ) -> tuple[TrainingSet, FinetuneConfig]:
     """What `spam finetune` would train on: all genes; the last section is the one held out at first."""
-    spots = tuple(spots_of(section) for section in sections)
     config = FinetuneConfig(  # type: ignore[arg-type]
         **{"store": "memory", "save_dir": folder, "device": "cpu", "k": K, "use_hvg": False, **options}
     )
-    return training_set_of(spots, FEATURES, config, held_out=(spots[-1].name,)), config
-
-
-def train(sections: list[SimulatedSection], folder: Path, **options: object) -> Predictor:
-    """Train as `spam finetune` does."""
-    data, config = prepared(sections, folder, **options)
-    return Predictor.load(finetune_on(data, config).run.best_path, torch.device("cpu"))
+    return training_set_of(tuple(spots), features, config, held_out=(spots[-1].name,)), config
 
 
 def heldout_of(
     sections: list[SimulatedSection], folder: Path, **options: object
 ) -> tuple[HeldOut, tuple[str, ...]]:
     """Train the first of the two times that `spam finetune` does, and judge; also names the genes."""
-    data, config = prepared(sections, folder, **options)
+    data, config = prepared([spots_of(section) for section in sections], folder, **options)
     device = torch.device("cpu")
     stage = FusionStage(config, data, None, device)
     stage.load(fit(stage, config, device=device, progress=SILENT).best_path)
@@ -116,16 +110,32 @@ class Recovery:
     oracle: float
 
 
-def recovery(sections: list[SimulatedSection], folder: Path, **options: object) -> Recovery:
-    """Train on all sections but the last, and compare with an oracle there.
+def recovery(
+    sections: Sequence[SimulatedSection],
+    folder: Path,
+    *,
+    n_unseen: int = 1,
+    spots: Sequence[SpotData] | None = None,
+    features: FeatureChoice = FEATURES,
+    **options: object,
+) -> Recovery:
+    """Train as `spam finetune` does on all sections but the last ones, and compare with an oracle on these: means over them.
 
     The oracle learns from the same counts, but from the true shares of the tissue kinds that the expression was made of,
     in place of images: least squares on log1p(CP10k), both relative to their section's mean.
+
+    Parameters
+    ----------
+    sections, n_unseen
+        The cohort, and how many at its end are not trained on.
+    spots, features
+        How a trainer sees the sections; None: by colours.
     """
-    *known, unseen = sections
-    predictor = train(known, folder, **options)
-    columns = [unseen.genes.index(gene) for gene in predictor.meta.genes]
-    truth = np.log1p(1e4 * unseen.rates[:, columns])
+    spots = spots or [spots_of(section) for section in sections]
+    known, unseen = sections[:-n_unseen], sections[-n_unseen:]
+    data, config = prepared(spots[:-n_unseen], folder, features=features, **options)
+    predictor = Predictor.load(finetune_on(data, config).run.best_path, torch.device("cpu"))
+    columns = [sections[0].genes.index(gene) for gene in predictor.meta.genes]
 
     def centred(values: np.ndarray) -> np.ndarray:
         return values - values.mean(axis=0)
@@ -134,10 +144,15 @@ def recovery(sections: list[SimulatedSection], folder: Path, **options: object) 
     cp10k = [s.counts / s.counts.sum(axis=1, keepdims=True) * 1e4 for s in known]
     expression = np.concatenate([centred(np.log1p(values[:, columns])) for values in cp10k])
     response = np.linalg.lstsq(shares, expression, rcond=None)[0]
-    return Recovery(
-        spam=mean_correlation(predictor.infer(spots_of(unseen)).expression, truth),
-        oracle=mean_correlation(unseen.programmes @ response, truth),
-    )
+    found = []
+    for section, seen in zip(unseen, spots[-n_unseen:], strict=True):
+        truth = np.log1p(1e4 * section.rates[:, columns])
+        predicted = predictor.infer(seen).expression
+        found.append(
+            (mean_correlation(predicted, truth), mean_correlation(section.programmes @ response, truth))
+        )
+    spam, oracle = np.mean(found, axis=0)
+    return Recovery(spam=float(spam), oracle=float(oracle))
 
 
 def fold_of(sections: list[SimulatedSection]) -> tuple[FoldTask, np.ndarray]:

@@ -78,7 +78,7 @@ def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
     [
         (99, r"version 99; .*pip install --upgrade spam-st"),
         (1, r"version 1, .*train again with `spam pretrain`"),
-        (2, r"version 2, .*version 3 does; train again with `spam pretrain`"),
+        (3, r"version 3, .*version 4 does; train again with `spam pretrain`"),
     ],
 )
 def test_another_version_is_refused_with_the_way_out(tmp_path: Path, version: int, way_out: str) -> None:

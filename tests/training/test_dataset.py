@@ -7,6 +7,8 @@ import pytest
 import torch
 from cohorts import add_section, make_cohort
 from scipy.sparse import csr_matrix
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from spam.errors import ConfigError, StoreError
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -21,7 +23,7 @@ from spam.training.dataset import (
 )
 from spam.training.fusion_stage import FusionStage
 from spam.training.genes import choose_genes
-from spam.training.inputs import context_features
+from spam.training.inputs import InputTransform, context_features
 from spam.training.neighbours import cohort_neighbours, neighbour_table
 
 KEYS = ("tiny_112um", "tiny_224um")
@@ -110,17 +112,48 @@ def test_variable_genes_are_those_of_pandas(cohort: Path) -> None:
     assert choice.sets["hest-50"] == list(hest.index[:50])
 
 
-def test_context_is_standardised_within_the_section(cohort: Path) -> None:
+def test_context_is_a_mean_over_the_neighbourhood(cohort: Path) -> None:
     s = read_spots(open_store(cohort).section("S1"), KEYS, k=5)
-    context = context_features(s)
-    assert context.shape == (37, 72)
-    np.testing.assert_allclose(context.mean(axis=0), 0, atol=1e-5)
     weights = s.graph.connectivities.toarray() + np.eye(37)
     weights /= weights.sum(axis=1, keepdims=True)
     f = s.features.astype(float)
     slow = np.concatenate([f, weights @ f, weights @ (weights @ (weights @ f))], axis=1)
-    slow = (slow - slow.mean(axis=0)) / (slow.std(axis=0) + 1e-3)
-    np.testing.assert_allclose(context, slow, atol=1e-4)
+    context = context_features(s)
+    assert context.shape == (37, 72)
+    np.testing.assert_allclose(context, slow, atol=1e-5)
+
+
+def test_inputs_are_scaled_by_the_larger_of_two_spreads() -> None:
+    rng = np.random.default_rng(0)
+    even, flat, new = (
+        rng.normal(size=(n, 7)).astype(np.float32) * scale + 3 for n, scale in ((53, 1), (41, 0.5), (31, 0.2))
+    )
+    transform = InputTransform.fit([even, flat], 5)
+    spread = np.sqrt((53 * even.var(axis=0) + 41 * flat.var(axis=0)) / 94)
+    np.testing.assert_allclose(transform.spread, spread, rtol=1e-5)
+
+    def scaled(section: np.ndarray) -> np.ndarray:
+        return (section - section.mean(axis=0)) / (np.maximum(section.std(axis=0), spread) + 1e-3)
+
+    pooled = np.concatenate([scaled(even), scaled(flat)])
+    components = PCA(5).fit(StandardScaler().fit_transform(pooled))
+    slow = components.transform((scaled(new) - pooled.mean(axis=0)) / pooled.std(axis=0))
+    unit = np.sqrt((components.transform(StandardScaler().fit_transform(pooled)) ** 2).mean())
+    found = transform.apply(new)
+    sign = np.sign((found * slow).sum(axis=0))  # of a component is arbitrary
+    np.testing.assert_allclose(found, sign * slow / unit, atol=1e-4)
+    again = InputTransform.from_tensors(transform.to_tensors())
+    np.testing.assert_array_equal(again.apply(new), found)
+
+
+def test_held_out_spots_have_no_part_in_the_inputs() -> None:
+    rng = np.random.default_rng(1)
+    known, held_out = (rng.normal(size=(n, 7)).astype(np.float32) for n in (53, 41))
+    is_fitted = [np.ones(53, dtype=bool), np.zeros(41, dtype=bool)]
+    alone = InputTransform.fit([known], 5)
+    beside = InputTransform.fit([known, held_out], 5, is_fitted=is_fitted)
+    np.testing.assert_allclose(beside.spread, alone.spread, rtol=1e-12)
+    np.testing.assert_allclose(beside.apply(held_out), alone.apply(held_out), atol=1e-6)
 
 
 def test_neighbours_are_the_nearest_of_their_own_section(cohort: Path) -> None:
