@@ -1,8 +1,8 @@
 """What SPAM recovers of a known truth, and how often it claims what is not there; with real training throughout.
 
-``pytest benchmarks/test_reliability.py --benchmark-enable -n 0 -s`` takes about 45 minutes on one core: five strengths of
-signal for two cohorts seen by colours and for one that is drawn, embedded and trained on as users would, and three times
-100 cohorts without signal in all or half of the genes. Without
+``pytest benchmarks/test_reliability.py --benchmark-enable -n 0 -s`` takes about 50 minutes on one core: five strengths of
+signal for two cohorts seen by colours and for one that is drawn, embedded and trained on as users would, intervals for new
+donors, and three times 100 cohorts without signal in all or half of the genes. Without
 ``--benchmark-enable`` the same code runs once on few, so that it cannot rot.
 """
 
@@ -15,6 +15,8 @@ import pytest
 from scipy import stats
 
 from spam.benchmarking.methods import choose_methods
+from spam.benchmarking.scoring import score_fold
+from spam.benchmarking.spam_method import SPAM, SpamMethod
 from spam.embedding import embed
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.simulate_config import SimulateConfig
@@ -26,7 +28,17 @@ from spam.training.heldout import FALSE_DISCOVERY_RATE
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reference"))
 
 # What the tests use, too.
-from recovery_lab import QUICK, K, cohort, fold_of, heldout_of, mean_correlation, recovery, spots_of
+from recovery_lab import (
+    QUICK,
+    K,
+    cohort,
+    fold_data_of,
+    fold_of,
+    heldout_of,
+    mean_correlation,
+    recovery,
+    spots_of,
+)
 
 SIGNALS = (0.03, 0.1, 0.3, 1.0, 2.0)
 METHODS = (
@@ -81,9 +93,7 @@ def test_recovery_by_the_default_encoder(benchmark, tmp_path, capsys):
     rows = []
     for signal in signals:
         # The same tissue with other genes, and drawn coarsely: it was looked at already.
-        truth = cohort(
-            mpp=16.0, n_sections=len(seen), signal=signal, **{k: sizes[k] for k in ("n_spots", "n_genes")}
-        )
+        truth = cohort(len(seen), mpp=16.0, signal=signal, **{k: sizes[k] for k in ("n_spots", "n_genes")})
         spots = []
         for section, look in zip(truth, seen, strict=True):
             np.testing.assert_allclose(look.xy - look.xy[0], (section.xy_px - section.xy_px[0]) * 16, atol=1)
@@ -130,6 +140,41 @@ def test_other_methods(benchmark, capsys):
             assert min(found) > 0.05  # the mean of a section correlates with nothing
             with capsys.disabled():
                 print(f"\nsignal {signal}: {method.name} {np.mean(found):.3f}")
+    benchmark(lambda: None)
+
+
+def test_intervals_for_new_donors(benchmark, capsys):
+    """Two sections of each of four donors, and four others: what it is worth to hold out all of a donor at first."""
+    effects, seeds, n_donors, size = (
+        ((0.2, 0.6), range(3), 4, {"n_spots": 151, "n_genes": 101})
+        if benchmark.enabled
+        else ((0.6,), range(1), 3, {"n_spots": 37, "n_genes": 23})
+    )
+    spam = SPAM if benchmark.enabled else SpamMethod(name="SPAM", options={**QUICK, "epochs": 1})
+    for effect in effects:
+        scores = []
+        for seed in seeds:
+            options = {"donor_effect": effect, "seed": seed, **size}
+            known = cohort(n_donors, per_donor=2, **options)
+            # Each new donor's first section.
+            spots = [spots_of(s) for s in (*known, *cohort(2 * n_donors, **options)[n_donors:])]
+            nameless = [
+                dataclasses.replace(s, donor=None) for s in spots
+            ]  # then the last section alone is held out
+            for data in (fold_data_of(cohort_, n_donors) for cohort_ in (nameless, spots)):
+                found = score_fold(data, spam.name, spam.fit_predict(data.task, seed=0), is_reference=False)
+                means = [rows[-1].means for rows in found.sections.values()]
+                scores.append([np.mean([mean[key] for mean in means]) for key in ("coverage", "pearson")])
+        section, donor = np.array(scores).reshape(len(seeds), 2, 2).mean(axis=0)
+        assert np.isfinite([section, donor]).all()
+        with capsys.disabled():
+            print(
+                f"\ndonor effect {effect}: 90 % intervals cover {section[0]:.3f} where a section is held out, "
+                f"{donor[0]:.3f} where a donor is; Pearson {section[1]:.3f}, {donor[1]:.3f}"
+            )
+        if benchmark.enabled:
+            assert abs(donor[0] - 0.9) < abs(section[0] - 0.9)
+            assert donor[1] > section[1] - 0.01
     benchmark(lambda: None)
 
 

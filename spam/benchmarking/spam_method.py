@@ -11,6 +11,7 @@ import torch
 from spam.prediction import Predictor
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training.checkpoint import read_checkpoint
+from spam.training.cohort import held_out_by_default
 from spam.training.dataset import training_set_of
 from spam.training.finetuning import finetune_on
 from spam.training.pretraining import pretrain_on
@@ -44,9 +45,9 @@ class SpamMethod:
     is_seeded: bool = True
 
     def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Train on the fold's training sections, the last of them held out at first; predict the others."""
+        """Train on the fold's training sections, some of them held out at first; predict the others."""
         names = [spots.name for spots in task.train]
-        held_out = names[-1:] if len(names) > 1 else ()
+        held_out = held_out_by_default(names, [spots.donor for spots in task.train]) if len(names) > 1 else ()
         shared: dict[str, Any] = {"store": "memory", "k": task.k, "seed": seed, "device": "cpu"}
         with tempfile.TemporaryDirectory() as folder:
             # Where the graphs of the benchmark have fewer neighbours than SPAM would attend to, it attends to these.

@@ -14,7 +14,17 @@ from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
 
-__all__ = ["FeatureChoice", "SpotData", "choose_features", "choose_sections", "data_digest", "read_spots"]
+__all__ = [
+    "FeatureChoice",
+    "SpotData",
+    "choose_features",
+    "choose_sections",
+    "data_digest",
+    "held_out_by_default",
+    "read_spots",
+]
+
+_DONORS_TO_SPARE_ONE = 3  # of two, the other one alone would be trained on at first
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +120,7 @@ class SpotData:
 def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Settle which sections are trained on and which are held out.
 
-    Without ``--val-sections`` the last section is held out; a lone section is both, and is later cut into blocks.
+    Without ``--val-sections`` `held_out_by_default` decides; a lone section is both, and is later cut into blocks.
 
     Returns
     -------
@@ -137,7 +147,9 @@ def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ..
         raise ConfigError(message)
     if not config.val_sections and len(names) == 1:
         return names, names
-    held_out = config.val_sections or names[-1:]
+    held_out = config.val_sections or held_out_by_default(
+        names, [store.section(name).meta.donor for name in names]
+    )
     train = tuple(name for name in names if name not in held_out)
     if not train:
         message = (
@@ -145,6 +157,17 @@ def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ..
         )
         raise ConfigError(message)
     return train, held_out
+
+
+def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> tuple[str, ...]:
+    """Name the sections that are held out where nobody says which: all of the last one's donor, or the last one alone.
+
+    A whole donor where three or more are known: accuracy and intervals that are measured on a donor who is trained on
+    are too good for others (docs/experiments.md). Fewer donors cannot spare one.
+    """
+    if None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE:
+        return tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
+    return tuple(names[-1:])
 
 
 def choose_features(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.benchmarking.fold_data import build_fold
+from spam.benchmarking.fold_data import FoldData, build_fold
 from spam.benchmarking.fold_sides import FoldSides
 from spam.benchmarking.folds import Fold
 from spam.benchmarking.task import FoldTask
@@ -75,10 +75,14 @@ def spots_of(section: SimulatedSection) -> SpotData:
     )
 
 
-def cohort(n_sections: int, **options: object) -> list[SimulatedSection]:
-    """Sections of one donor each; drawn coarsely, which is enough for colours."""
+def cohort(n_donors: int, *, per_donor: int = 1, **options: object) -> list[SimulatedSection]:
+    """Sections, donor by donor; drawn coarsely, which is enough for colours."""
     config = SimulateConfig(out_dir=Path("unused"), **{"mpp": 8.0, **options})  # type: ignore[arg-type]
-    return [simulate_section(config, donor=donor) for donor in range(n_sections)]
+    return [
+        simulate_section(config, donor=donor, section=section)
+        for donor in range(n_donors)
+        for section in range(per_donor)
+    ]
 
 
 def prepared(
@@ -157,15 +161,22 @@ def recovery(
 
 def fold_of(sections: list[SimulatedSection]) -> tuple[FoldTask, np.ndarray]:
     """The last section to be predicted from the others by any method of `spam benchmark`, and its log of the true rates."""
-    *known, unseen = map(spots_of, sections)
-    sides = FoldSides(
-        fold=Fold(name="unseen", train=tuple(s.name for s in known), test=(unseen.name,)),
-        train=tuple(known),
-        test=(unseen,),
-    )
-    task = build_fold(sides, FEATURES, k=K, n_top=len(sections[0].genes)).task
+    task = fold_data_of([spots_of(section) for section in sections]).task
     columns = [sections[-1].genes.index(gene) for gene in task.genes.genes]
     return task, np.log1p(1e4 * sections[-1].rates[:, columns])
+
+
+def fold_data_of(spots: Sequence[SpotData], n_unseen: int = 1) -> FoldData:
+    """The last sections to be predicted from the others; all genes."""
+    known, unseen = tuple(spots[:-n_unseen]), tuple(spots[-n_unseen:])
+    sides = FoldSides(
+        fold=Fold(name="unseen", train=tuple(s.name for s in known), test=tuple(s.name for s in unseen)),
+        train=known,
+        test=unseen,
+    )
+    return build_fold(
+        sides, FEATURES, k=K, n_top=int(max(len(s.genes) for s in spots if s.genes is not None))
+    )
 
 
 def mean_correlation(a: np.ndarray, b: np.ndarray) -> float:

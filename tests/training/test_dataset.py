@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from spam.errors import ConfigError, StoreError
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
-from spam.training.cohort import choose_sections, data_digest, read_spots
+from spam.training.cohort import choose_sections, data_digest, held_out_by_default, read_spots
 from spam.training.dataset import (
     build_training_set,
     retrieve,
@@ -48,6 +48,30 @@ def test_the_last_section_is_held_out_unless_told_otherwise(
     cohort: Path, asked: dict[str, object], train: tuple[str, ...], val: tuple[str, ...]
 ) -> None:
     assert choose_sections(open_store(cohort), config(cohort, **asked)) == (train, val)
+
+
+@pytest.mark.parametrize(
+    ("donors", "held_out"),
+    [
+        (["p", "p", "q", "q"], ("4",)),  # a donor of two cannot be spared
+        (["p", "q", "r", "r"], ("3", "4")),
+        (["r", "p", "q", "r"], ("1", "4")),
+        (["p", "q", "r", "s"], ("4",)),
+        (["p", "q", None, "r"], ("4",)),
+        (["p"], ("1",)),
+    ],
+)
+def test_all_of_a_donor_is_held_out_where_there_are_three(
+    donors: list[str | None], held_out: tuple[str, ...]
+) -> None:
+    assert held_out_by_default([str(i + 1) for i in range(len(donors))], donors) == held_out
+
+
+def test_the_store_says_which_sections_are_of_the_last_donor(tmp_path: Path) -> None:
+    for i, donor in enumerate(("p", "q", "r", "r")):
+        add_section(tmp_path / "s.zarr", f"S{i + 1}", seed=i, n_spots=11, donor=donor)
+    store = open_store(tmp_path / "s.zarr")
+    assert choose_sections(store, config(tmp_path / "s.zarr")) == (("S1", "S2"), ("S3", "S4"))
 
 
 @pytest.mark.parametrize(
