@@ -92,6 +92,10 @@ ABLATIONS = (
         for mode in ("joint", "img-gene", "img-coord")
     ),
     SpamMethod(name="SPAM + stage 1 (batch of 256)", stage1={"batch_size": 256}),
+    SpamMethod(name="SPAM + stage 1 (soft targets)", stage1={"targets": "soft"}),
+    SpamMethod(name="SPAM + stage 1 (masked neighbours)", stage1={"mask_neighbours": True}),
+    SpamMethod(name="SPAM + stage 1 (balanced donors)", stage1={"balance_donors": True}),
+    SpamMethod(name="SPAM attending to both + stage 1", options={"attend": "both"}, stage1={}),
     SpamMethod(name="SPAM on a ridge path", options={"path": "ridge"}),
     SpamMethod(name="SPAM of one network", options={"members": 1}),
     SpamMethod(name="SPAM with NB", options={"likelihood": "nb"}),

@@ -40,7 +40,7 @@ def score_section(
 ) -> BoardReport:
     """Score every predictor on every gene set of a section.
 
-    Honest board: log1p(CP10k), each score per gene over the spots of this section, then averaged over the
+    Honest board: log1p(CP10k), each score per gene over the spots of this section that have counts, then averaged over the
     genes of a set where it is defined; the others are counted. HEST board, for the set named ``hest-50`` if
     there is one: Pearson on log1p(raw counts). The verdict compares each model with the predictor named
     ``tuned ridge`` on ``HVG-50``, gene by gene. Spots of all predictions are in the order of the truth.
@@ -72,7 +72,7 @@ def score_section(
     ]
     hest_genes = gene_sets.get(HEST_SET, ())
     return BoardReport(
-        n_spots=len(truth.totals),
+        n_spots=int((truth.totals > 0).sum()),
         honest=tuple(honest),
         hest=tuple(_score_hest(truth, p, hest_genes) for p in predictions if len(hest_genes)),
         verdicts=_judge(predictions, tables, gene_sets.get(HEADLINE_SET, ()), seed=seed),
@@ -117,16 +117,20 @@ def _shared(
 def _score_genes(truth: SectionTruth, predicted: PredictedExpression) -> pd.DataFrame:
     """Compute all scores of one predictor, one row per gene that it shares with the section."""
     columns, kept = _shared(truth, predicted.genes)
-    counts = truth.counts[:, columns]
-    expression, prediction = log1p_cp10k(counts, truth.totals), predicted.expression[:, kept]
+    # A spot without any count has no expression: it is unknown, not zero.
+    rows = np.flatnonzero(truth.totals > 0)
+    counts = truth.counts[rows][:, columns]
+    expression, prediction = log1p_cp10k(counts, truth.totals[rows]), predicted.expression[rows][:, kept]
     scores = {name: score(expression, prediction) for name, score in _PER_GENE.items()}
     if truth.weights is not None:
-        scores["morans_i"] = morans_i(prediction, truth.weights)
-        scores["true_morans_i"] = morans_i(expression, truth.weights)
+        weights = truth.weights[rows][:, rows]
+        scores["morans_i"] = morans_i(prediction, weights)
+        scores["true_morans_i"] = morans_i(expression, weights)
     if predicted.nll is not None:
         scores["nll"] = predicted.nll[kept]
     if predicted.lower is not None and predicted.upper is not None:
-        scores["coverage"] = metrics.coverage(counts, predicted.lower[:, kept], predicted.upper[:, kept])
+        lower, upper = predicted.lower[rows][:, kept], predicted.upper[rows][:, kept]
+        scores["coverage"] = metrics.coverage(counts, lower, upper)
     return pd.DataFrame(scores, index=pd.Index(truth.genes[columns], name="gene"))
 
 
@@ -222,7 +226,8 @@ def _join(
     }
     parts = [pd.DataFrame(facts, index=genes)]
     if truth.weights is not None:
-        moran = morans_i(log1p_cp10k(counts, truth.totals), truth.weights)
+        rows = np.flatnonzero(truth.totals > 0)
+        moran = morans_i(log1p_cp10k(counts[rows], truth.totals[rows]), truth.weights[rows][:, rows])
         parts.append(pd.DataFrame({"morans_i": moran}, index=genes))
     for name, table in tables.items():
         own = table.drop(columns="true_morans_i", errors="ignore").reindex(genes)

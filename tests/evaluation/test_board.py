@@ -1,5 +1,6 @@
 """Boards of one section against scores of scipy, gene by gene, and their messages."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -172,6 +173,27 @@ class TestHonestBoard:
         for gene_set in ("HVG-50", "all"):
             expected = row(report.honest, "tuned ridge", gene_set).means
             assert row(found.honest, "tuned ridge", gene_set).means == pytest.approx(expected, rel=1e-6)
+
+    def test_spots_without_counts_are_left_out(self, report, truth, predictions):
+        counts = sparse.vstack([truth.counts, sparse.csr_matrix((3, N_GENES), dtype=np.int32)], format="csr")
+        weights = sparse.block_diag([truth.weights, np.ones((3, 3))], format="csr")
+        longer = SectionTruth(
+            counts=counts, genes=GENES, totals=np.append(truth.totals, [0, 0, 0]), weights=weights
+        )
+
+        def grown(values):
+            return None if values is None else np.concatenate([values, np.full((3, values.shape[1]), 7.0)])
+
+        fields = ("expression", "lower", "upper", "raw_scale")
+        more = [
+            dataclasses.replace(p, **{name: grown(getattr(p, name)) for name in fields}) for p in predictions
+        ]
+        found = score_section(longer, more, GENE_SETS)
+        assert found.n_spots == N_SPOTS
+        assert [s.means for s in found.honest] == [
+            pytest.approx(s.means, rel=1e-6, nan_ok=True) for s in report.honest
+        ]
+        np.testing.assert_allclose(found.genes["morans_i"], report.genes["morans_i"])
 
 
 class TestHestBoard:
