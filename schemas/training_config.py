@@ -20,7 +20,8 @@ class TrainingConfig(FeatureOptions):
     val_sections: tuple[str, ...] = option(
         (),
         "sections held out for validation, among --sections or beside them "
-        "(default: the last one, all of its donor where there are three donors or more; with one section, a block of it)",
+        "(default: the last section; with three or more donors, all of them known, every section of its donor, unless that "
+        "is more than half; with one section, a block of it)",
     )
     save_dir: Path | None = option(None, "folder for best.safetensors, last.safetensors and the run's log")
     epochs: int = option(50, "passes over the training spots")

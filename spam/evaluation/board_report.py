@@ -104,7 +104,7 @@ class BoardReport:
     Attributes
     ----------
     n_spots
-        Spots that were scored.
+        Spots with counts, which the honest board scores.
     honest
         Scores of log1p(CP10k), per gene set and predictor.
     hest

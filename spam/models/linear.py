@@ -263,7 +263,7 @@ def neighbour_mean(f: Num[Array, "n d"], weights: CsrMatrix, hops: int) -> Float
 def standardise_per_section(
     f: Float[Array, "n d"], *, at_least: Float64[Array, " d"] | None = None
 ) -> Float64[Array, "n d"]:
-    """Centre and scale the features of one section by that section's own mean and standard deviation.
+    """Centre and scale the features of one section by its own mean and standard deviation, or by a larger one.
 
     Uses the image alone, so it may be done on a section whose expression is unknown. ``1e-3`` is added to the
     standard deviation.

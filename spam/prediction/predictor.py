@@ -288,6 +288,13 @@ class Predictor:
         known = set(self.meta.donors.values())
         return None if donor in known or None in known else donor
 
+    @property
+    def _is_calibrated_on_new_donors(self) -> bool:
+        """Whether the held-out sections, which intervals were calibrated on, were of donors that nothing else was of."""
+        held_out = {self.meta.donors[name] for name in self.meta.val_sections}
+        others = {donor for name, donor in self.meta.donors.items() if name not in self.meta.val_sections}
+        return bool(others) and None not in held_out | others and held_out.isdisjoint(others)
+
     def _provenance(self, section: StoredSection) -> dict[str, object]:
         return {
             "checkpoint_sha256": self.sha256,
@@ -296,6 +303,7 @@ class Predictor:
             "validated_on": list(self.meta.val_sections),
             "is_training_section": section.meta.name in self.meta.donors,
             "new_donor": self._new_donor(section.meta.donor),
+            "is_calibrated_on_new_donors": self._is_calibrated_on_new_donors,
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

@@ -14,7 +14,9 @@ __all__ = ["Baselines", "fit_baselines"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Baselines:
-    """Training mean and HEST ridge; the third baseline, the tuned ridge, is the model's own linear path.
+    """Training mean and HEST ridge; the third baseline, the tuned ridge, is fitted on the model's own inputs.
+
+    These are scaled a little otherwise than those of the tuned ridge of `spam benchmark` (`InputTransform`).
 
     Attributes
     ----------

@@ -162,12 +162,13 @@ def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ..
 def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> tuple[str, ...]:
     """Name the sections that are held out where nobody says which: all of the last one's donor, or the last one alone.
 
-    A whole donor where three or more are known: accuracy and intervals that are measured on a donor who is trained on
-    are too good for others (docs/experiments.md). Fewer donors cannot spare one.
+    A whole donor where three or more are known, all of them, and at most half of the sections are this donor's: accuracy
+    and intervals that are measured on a donor who is trained on are too good for others ("Intervals for new donors" in
+    docs/experiments.md). Stage 2 trains on them afterwards; stage 1 and `spam adapt` never do.
     """
-    if None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE:
-        return tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
-    return tuple(names[-1:])
+    own = tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
+    can_be_spared = None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE
+    return own if can_be_spared and 2 * len(own) <= len(names) else tuple(names[-1:])
 
 
 def choose_features(
@@ -291,7 +292,9 @@ def data_digest(spots: Sequence[SpotData]) -> str:
     """Hash what training sees, so that a run is not resumed on other data."""
     digest = hashlib.sha256()
     for section in spots:
-        digest.update(section.name.encode())
+        digest.update(
+            f"{section.name}\0{section.donor}\0".encode()
+        )  # donors decide which sections are held out
         digest.update(np.ascontiguousarray(section.features).tobytes())
         digest.update(np.ascontiguousarray(section.xy).tobytes())
         if section.counts is not None and section.genes is not None:

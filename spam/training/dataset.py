@@ -184,8 +184,8 @@ def training_set_of(
     context = [context_features(s) for s in spots]
     genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
     if transform is None:
-        # Held-out spots have no part in it: with few spots, minor components are those of the training spots alone, and
-        # new tissue hardly varies along them.
+        # Held-out spots have no part in it but in the mean of a section that is cut: with few spots, minor components are
+        # those of the training spots alone, and new tissue hardly varies along them.
         ends = np.cumsum([s.n_spots for s in spots])[:-1]
         transform = InputTransform.fit(context, config.n_components, is_fitted=np.split(~groups.is_val, ends))
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))

@@ -148,7 +148,7 @@ def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
     seen = sorted(held_out & (set(meta.train_sections) - set(meta.val_sections)))
     if seen:
         is_cut = bool((~data.groups.is_val[data.section_of == names.index(seen[0])]).any())
-        held = "a block of which is held out" if is_cut else "which --val-sections holds out"
+        held = "a block of which is held out" if is_cut else "which would be held out"
         message = (
             f"the pretrained checkpoint was trained on {', '.join(seen)}, {held} now; hold out "
             f"{', '.join(meta.val_sections)} as in pretraining, or pretrain again with the same --sections and "

@@ -100,7 +100,10 @@ class InputTransform:
         """
         used = is_fitted or [np.ones(len(f), dtype=bool) for f in sections]
         parts = list(zip(sections, used, strict=True))
-        squares = sum(((f - f.mean(axis=0, dtype=np.float64))[rows] ** 2).sum(axis=0) for f, rows in parts)
+        # A NaN is told below, with its row, and must not spread to other sections.
+        squares = sum(
+            np.nansum((f - f.mean(axis=0, dtype=np.float64))[rows] ** 2, axis=0) for f, rows in parts
+        )
         spread = np.sqrt(squares / sum(int(rows.sum()) for rows in used))
         scaled = [_scaled(f, spread)[rows] for f, rows in parts]
         return cls(spread=spread, components=Components.fit(np.concatenate(scaled), n_components))

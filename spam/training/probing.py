@@ -33,7 +33,7 @@ class Probe:
     chance
         Share of the most frequent label.
     accuracy
-        By what it was read off: ``frozen`` features as stored; ``input`` of the stage, which is standardised within each
+        By what it was read off: ``frozen`` features as stored; ``input`` of the stage, which is centred within each
         section, so that means tell nothing (a fitted rule then falls below chance: a spot that is left out has moved the
         mean of the others of its section away from itself); and the embeddings, ``image``, ``gene`` and ``coord``.
     """

@@ -1,14 +1,18 @@
 """SPAM inside the harness: it learns, repeats itself, and knows nothing of the test spots' expression or order."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from method_cohorts import CONSTANT, cohort_task, permuted, section, task, unmeasured
 from scipy import stats
 
-from spam.benchmarking import FoldTask, MethodPrediction
+from spam.benchmarking import FoldTask, MethodPrediction, spam_method
 from spam.benchmarking.methods import ABLATIONS, ALL_METHODS, choose_methods
 from spam.benchmarking.spam_method import SpamMethod
+from spam.training.finetuning import FinetuneReport
 
 SHORT = {"epochs": 4, "members": 2, "fuse_dim": 24, "heads": 3, "n_neighbours": 3, "n_references": 3}
 
@@ -58,6 +62,26 @@ def test_a_lone_training_section_is_enough() -> None:
     assert np.isfinite(found.expression).all()
     assert found.counts is not None
     assert 0 < found.counts.lower < 0.5 < found.counts.upper < 1
+
+
+def test_all_of_a_donor_is_held_out_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    donors = {"S0": "p", "S1": "q", "S2": "r", "S3": "r"}
+    train = tuple(
+        dataclasses.replace(section(name, i).spots, donor=donor)
+        for i, (name, donor) in enumerate(donors.items())
+    )
+    held_out = []
+    finetuned = spam_method.finetune_on
+
+    def spied(*args: Any, **kwargs: Any) -> FinetuneReport:
+        report = finetuned(*args, **kwargs)
+        held_out.append(report.val_sections)
+        return report
+
+    monkeypatch.setattr(spam_method, "finetune_on", spied)
+    method = SpamMethod(name="SPAM", options={**SHORT, "epochs": 1})
+    predict(method, task(train, (unmeasured(section("T", 9).spots),)))
+    assert held_out == [("S2", "S3")]
 
 
 def test_ablations_are_run_by_name_alone() -> None:

@@ -49,14 +49,32 @@ def test_summary_and_file_say_it(checkpoint: Path, store: Path, tmp_path: Path) 
 
 def test_a_donor_that_was_not_trained_on_is_told(checkpoint: Path, store: Path, tmp_path: Path) -> None:
     add_section(tmp_path / "other.zarr", "S5", seed=4, donor="d9")
-    for name, where, donor in (("S4", store, None), ("S5", tmp_path / "other.zarr", "d9")):
-        config = PredictConfig(
-            store=where, section=name, ckpt=checkpoint, out_dir=tmp_path / name, coverage=0.8, plots=False
-        )
-        report = predict(config)
-        found = anndata.read_h5ad(tmp_path / name / "predictions.h5ad")
-        assert report.new_donor == json.loads(found.uns["spam"]["provenance"])["new_donor"] == donor
-        assert ("may hold fewer counts than the 80%" in report.summary()) == (name == "S5")
+    small = {"epochs": 1, "n_top_genes": 29, "members": 1, "fuse_dim": 24, "k": 5, "n_neighbours": 4}
+    config = FinetuneConfig(store=store, sections=("S1", "S3", "S4"), save_dir=tmp_path / "run", **small)
+    of_known_donors = finetune(config).run.best_path  # S4 was held out, and S3 is of its donor, too
+    for ckpt, is_calibrated in ((checkpoint, True), (of_known_donors, False)):
+        for name, where, donor in (("S2", store, None), ("S5", tmp_path / "other.zarr", "d9")):
+            out = tmp_path / f"{name}-{is_calibrated}"
+            report = predict(
+                PredictConfig(store=where, section=name, ckpt=ckpt, out_dir=out, coverage=0.8, plots=False)
+            )
+            said = json.loads(anndata.read_h5ad(out / "predictions.h5ad").uns["spam"]["provenance"])
+            assert report.new_donor == said["new_donor"] == donor
+            assert report.is_calibrated_on_new_donors == said["is_calibrated_on_new_donors"] == is_calibrated
+            warns = "may hold fewer counts than the 80%" in report.summary()
+            assert warns == (name == "S5" and not is_calibrated)
+
+
+def test_a_block_of_a_lone_section_says_nothing_of_new_donors(tmp_path: Path) -> None:
+    add_section(tmp_path / "lone.zarr", "S1", seed=0)
+    add_section(tmp_path / "lone.zarr", "S2", seed=1, donor="d9")
+    small = {"epochs": 1, "n_top_genes": 29, "members": 1, "fuse_dim": 24, "k": 5, "n_neighbours": 4}
+    shared = {"store": tmp_path / "lone.zarr"}
+    ckpt = finetune(
+        FinetuneConfig(sections=("S1",), save_dir=tmp_path / "run", **shared, **small)
+    ).run.best_path
+    config = PredictConfig(section="S2", ckpt=ckpt, out_dir=tmp_path / "out", plots=False, **shared)
+    assert "may hold fewer counts" in predict(config).summary()
 
 
 def test_a_section_of_a_panel_is_told(checkpoint: Path, store: Path, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_the_last_section_is_held_out_unless_told_otherwise(
         (["r", "p", "q", "r"], ("1", "4")),
         (["p", "q", "r", "s"], ("4",)),
         (["p", "q", None, "r"], ("4",)),
+        (["p", "q", "r", "r", "r"], ("5",)),  # most of what there is
         (["p"], ("1",)),
     ],
 )
@@ -180,6 +181,26 @@ def test_held_out_spots_have_no_part_in_the_inputs() -> None:
     np.testing.assert_allclose(beside.apply(held_out), alone.apply(held_out), atol=1e-6)
 
 
+def test_held_out_spots_of_a_cut_section_move_its_mean_alone() -> None:
+    rng = np.random.default_rng(2)
+    section = rng.normal(size=(53, 7)).astype(np.float32)
+    is_fitted = np.arange(53) < 37
+    transform = InputTransform.fit([section], 5, is_fitted=[is_fitted])
+    centred = section - section.mean(axis=0)
+    spread = np.sqrt((centred[is_fitted] ** 2).mean(axis=0))
+    np.testing.assert_allclose(transform.spread, spread, rtol=1e-5)
+    scaled = centred / (np.maximum(section.std(axis=0), spread) + 1e-3)
+    np.testing.assert_allclose(transform.components.pca.mean, scaled[is_fitted].mean(axis=0), atol=1e-6)
+
+
+def test_a_nan_is_told_by_its_own_section() -> None:
+    rng = np.random.default_rng(3)
+    good, bad = (rng.normal(size=(n, 7)).astype(np.float32) for n in (53, 41))
+    bad[11, 3] = np.nan
+    with pytest.raises(StoreError, match="41 of 94 feature rows hold NaN"):
+        InputTransform.fit([good, bad], 5)
+
+
 def test_neighbours_are_the_nearest_of_their_own_section(cohort: Path) -> None:
     spots = [read_spots(open_store(cohort).section(name), KEYS, k=5) for name in ("S1", "S2")]
     table = cohort_neighbours(spots, 3)
@@ -244,6 +265,8 @@ def test_other_gene_names_are_other_data(cohort: Path) -> None:
     renamed = replace(spots, genes=np.array([f"{gene}b" for gene in spots.genes]))
     assert data_digest([spots]) == data_digest([replace(spots)])
     assert data_digest([spots]) != data_digest([renamed])
+    # Donors decide which sections are held out.
+    assert data_digest([spots]) != data_digest([replace(spots, donor="another")])
 
 
 def test_expression_is_centred_within_the_section(cohort: Path) -> None:

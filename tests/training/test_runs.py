@@ -108,6 +108,18 @@ def test_a_stopped_pretraining_ends_as_an_unbroken_one(cohort: Path, tmp_path: P
         assert_same_files(tmp_path / "whole" / name, tmp_path / "parts" / name)
 
 
+def test_stage_2_sees_images_as_stage_1_did(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
+    run = finetune(finetuning(cohort, tmp_path, epochs=1, pretrained_ckpt=pretrained)).run
+    first, second = (
+        read_checkpoint(path, stage=stage)[1]
+        for path, stage in ((pretrained, "pretrain"), (run.best_path, "finetune"))
+    )
+    inputs = [name for name in first if name.startswith("inputs.")]
+    assert {"inputs.spread", "inputs.components"} < set(inputs)
+    for name in inputs:
+        np.testing.assert_array_equal(second[name], first[name])
+
+
 def test_a_stopped_finetuning_ends_as_an_unbroken_one(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
     finetune(finetuning(cohort, tmp_path / "whole", epochs=4, pretrained_ckpt=pretrained))
     finetune(finetuning(cohort, tmp_path / "parts", epochs=1, pretrained_ckpt=pretrained))
@@ -282,9 +294,7 @@ def test_finetuning_starts_from_the_pretrained_encoders(
 def test_pretraining_on_the_section_that_is_held_out_now_is_refused(
     cohort: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"trained on S2, which --val-sections holds out now; hold out S4"
-    ):
+    with pytest.raises(CheckpointError, match=r"trained on S2, which would be held out now; hold out S4"):
         finetune(finetuning(cohort, tmp_path, val_sections=("S2",), pretrained_ckpt=pretrained))
 
 
