@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LEAVES = {"atomic", "errors", "typing", "progress", "hardware"}
+LEAVES = {"atomic", "errors", "typing", "progress", "hardware", "versions"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "typing": set(),
     "progress": set(),
     "hardware": set(),
+    "versions": set(),
     "console": set(),
     "schemas": set(),
     "sections": {"schemas"},

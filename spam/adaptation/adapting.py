@@ -15,7 +15,8 @@ from spam.encoders.network import TileNetwork, weights_digest
 from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.linear import standardise_per_section
-from spam.planning import plan, software_versions
+from spam.planning import plan
+from spam.versions import software_versions
 from spam.progress import SILENT, Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.adapter_card import AdapterCard

@@ -16,7 +16,7 @@ from spam.reports import MethodScore, plot_cost_chart, plot_score_chart
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
 from spam.training.cohort import choose_features, data_digest, read_spots
-from spam.training.description import software_versions
+from spam.versions import software_versions
 
 from .cells import Cell, cell_path, read_gene_tables
 from .fold_data import build_one_of

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from spam.encoders import Encoder
-from spam.planning import software_versions
+from spam.versions import software_versions
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.store_meta import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
 from spam.schemas.tile_quality import MEASURES

@@ -2,6 +2,6 @@
 
 from .checking import plan, slide_of
 from .planned import EmbedPlan, PlannedSection
-from .records import differences, software_versions
+from .records import differences
 
-__all__ = ["EmbedPlan", "PlannedSection", "differences", "plan", "slide_of", "software_versions"]
+__all__ = ["EmbedPlan", "PlannedSection", "differences", "plan", "slide_of"]

@@ -1,23 +1,13 @@
 """Sections as the store holds them, and whether it holds the same already."""
 
-import platform
-from importlib import metadata
-
 import numpy as np
 
 from spam.schemas.store_meta import SectionMeta
 from spam.sections import Section
 from spam.store import SectionRecord, StoredSection, spots_digest
+from spam.versions import software_versions
 
-__all__ = ["differences", "record_of", "software_versions"]
-
-_SOFTWARE = {"spam": "spam-st", "numpy": "numpy", "torch": "torch", "timm": "timm", "zarr": "zarr"}
-
-
-def software_versions() -> dict[str, str]:
-    """Name the versions of Python, spam and the packages that touch features."""
-    versions = {name: metadata.version(distribution) for name, distribution in _SOFTWARE.items()}
-    return {"python": platform.python_version(), **versions}
+__all__ = ["differences", "record_of"]
 
 
 def record_of(

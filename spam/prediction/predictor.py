@@ -19,7 +19,7 @@ from spam.training.batches import FusionInputs
 from spam.training.checkpoint import read_checkpoint
 from spam.training.cohort import SpotData, read_spots
 from spam.training.dataset import retrieve
-from spam.training.description import software_versions
+from spam.versions import software_versions
 from spam.training.heldout import HeldOut
 from spam.training.inputs import InputTransform, context_features
 from spam.training.neighbours import cohort_neighbours

@@ -1,29 +1,17 @@
 """What a checkpoint says about the run that made it."""
 
-import functools
-import platform
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import TrainingConfig
+from spam.versions import software_versions
 
 from .dataset import TrainingSet
 from .loop import NOT_IN_DIGEST
 
-__all__ = ["describe_training", "software_versions"]
-
-
-# Read from files; described is every epoch.
-_version = functools.cache(version)
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    names = ("spam-st", "torch", "numpy", "scipy", "zarr", "anndata")
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+__all__ = ["describe_training"]
 
 
 def describe_training(
