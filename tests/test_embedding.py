@@ -97,7 +97,7 @@ def test_the_store_holds_the_section_and_where_it_came_from(lab):
         ("csv", "map.csv"),
         ("slide", "slide.png"),
     ]
-    assert set(meta.software) == {"spam", "python", "numpy", "torch", "timm", "zarr"}
+    assert {"spam-st", "python", "torch", "timm"} <= set(meta.software)
     np.testing.assert_array_equal(
         stored.overview().image, np.asarray(Image.open(lab.folder / "images" / "slide.png"))
     )

@@ -16,7 +16,6 @@ from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.linear import standardise_per_section
 from spam.planning import plan
-from spam.versions import software_versions
 from spam.progress import SILENT, Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.adapter_card import AdapterCard
@@ -27,6 +26,7 @@ from spam.training.checkpoint import read_checkpoint
 from spam.training.dataset import TrainingSet, build_training_set
 from spam.training.loop import NOT_IN_DIGEST, Run, fit
 from spam.typing import Array, Int64
+from spam.versions import software_versions
 
 from .choosing import agreed, choose, embed_command, in_training_order
 from .network import AdaptationNetwork

@@ -19,12 +19,12 @@ from spam.training.batches import FusionInputs
 from spam.training.checkpoint import read_checkpoint
 from spam.training.cohort import SpotData, read_spots
 from spam.training.dataset import retrieve
-from spam.versions import software_versions
 from spam.training.heldout import HeldOut
 from spam.training.inputs import InputTransform, context_features
 from spam.training.neighbours import cohort_neighbours
 from spam.training.rate_path import PER, RatePath, log_rate_of
 from spam.typing import Array, Bool, Float, Float32
+from spam.versions import software_versions
 
 from .compatibility import check_section
 from .result import PredictedSection
