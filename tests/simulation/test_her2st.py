@@ -13,6 +13,7 @@ import pytest
 from spam.errors import MissingInputError
 from spam.progress import SILENT
 from spam.sections import read_manifest, read_section
+from spam.simulation import her2st
 from spam.simulation.her2st import FILES, SECTIONS, FetchedCohort, fetch_her2st
 
 
@@ -78,7 +79,10 @@ def test_the_manifest_leads_to_whole_sections(fetched: FetchedCohort) -> None:
     assert section.join.n_matched == 178
 
 
-def test_files_are_downloaded_once(address: str, tmp_path: Path) -> None:
+def test_files_are_downloaded_once(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(her2st, "SECTIONS", ("C2",))
+    FILES = {path: digest for path, digest in her2st.FILES.items() if "C2" in path}
+    monkeypatch.setattr(her2st, "FILES", FILES)
     fetch_her2st(tmp_path, copy=None, progress=SILENT, address=address)
     times = {path: (tmp_path / "raw" / path).stat().st_mtime_ns for path in FILES}
     fetch_her2st(tmp_path, copy=None, progress=SILENT, address="http://127.0.0.1:9")  # no server
