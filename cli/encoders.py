@@ -9,7 +9,7 @@ from .command import Command
 from .options import Option
 
 if TYPE_CHECKING:
-    from spam.encoders.checking import CheckReport
+    from spam.encoders.weight_access import CheckReport
     from spam.schemas.encoder_card import EncoderCard
 
 __all__ = ["ENCODERS_CHECK", "ENCODERS_INFO", "ENCODERS_LIST"]

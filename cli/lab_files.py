@@ -53,7 +53,8 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
     ConfigError
         If it needs an adapter, and neither `lora` nor the folder ``lora`` beside the checkpoint is that one.
     """
-    from spam.encoders.adapter import CARD, frozen_name, read_adapter
+    from spam.encoders.lora_adapter import CARD, frozen_name
+    from spam.encoders import read_adapter
     from spam.training.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)

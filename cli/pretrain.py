@@ -19,7 +19,7 @@ _OPTIONS = options_of(PretrainConfig)
 def _work(values: dict[str, Any], progress: Progress) -> Report:
     values, lora = take_lora(values)
     if lora is not None:
-        from spam.encoders.lora import peft_package
+        from spam.encoders.lora_adapter import peft_package
 
         peft_package()  # better missed now than after the first embedding
     if "mode" in values:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from spam.encoders.adapter import write_adapter
-from spam.encoders.build import build_network
-from spam.encoders.lora import add_lora, peft_package, target_patterns
-from spam.encoders.network import TileNetwork, weights_digest
+from spam.encoders.lora_adapter import write_adapter
+from spam.encoders.encoder import build_network
+from spam.encoders.lora_adapter import add_lora, peft_package, target_patterns
+from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.linear import standardise_per_section
 from spam.planning import plan
 from spam.progress import SILENT, Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
-from spam.schemas.adapter_card import AdapterCard
+from spam.schemas.encoder_card import AdapterCard
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.store import open_store, readable_spots

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spam.encoders.network import TileNetwork
+from spam.encoders.tile_network import TileNetwork
 
 __all__ = ["AdaptationNetwork"]
 

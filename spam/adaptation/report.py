@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from spam.schemas.adapter_card import AdapterCard
+from spam.schemas.encoder_card import AdapterCard
 from spam.training.report import TrainingReport
 
 __all__ = ["AdaptReport"]

@@ -19,10 +19,10 @@ from spam.adaptation.augmentation import augment
 from spam.adaptation.network import AdaptationNetwork
 from spam.adaptation.tile_bank import TileBank, cut_tiles
 from spam.embedding import embed
-from spam.encoders.adapter import read_adapter
-from spam.encoders.build import build_network
-from spam.encoders.lora import add_lora, target_patterns
-from spam.encoders.network import TileNetwork, weights_digest
+from spam.encoders import read_adapter
+from spam.encoders.encoder import build_network
+from spam.encoders.lora_adapter import add_lora, target_patterns
+from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.encoders.registry import encoder_card
 from spam.errors import ConfigError, OutputExistsError, SlideError, StoreError
 from spam.models import pearson_per_gene
@@ -37,7 +37,7 @@ from spam.tiles import TileReader
 
 def features_with(tiles: EmbedConfig, section: str, lora: Path) -> np.ndarray:
     """Features of a section by the adapted encoder, tile by tile."""
-    from spam.encoders.build import build_encoder
+    from spam.encoders import build_encoder
 
     planned = plan(tiles)
     (one,) = (one for one in planned.sections if one.section.name == section)

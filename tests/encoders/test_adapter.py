@@ -17,13 +17,15 @@ import torch
 from hub_models import HubModels
 from torch import nn
 
-from spam.encoders.adapter import adapted_card, frozen_name, merge_adapter, read_adapter, write_adapter
-from spam.encoders.build import build_encoder, build_network
-from spam.encoders.lora import add_lora, lora_targets, target_patterns
-from spam.encoders.network import TileNetwork, weights_digest
+from spam.encoders import adapted_card, read_adapter
+from spam.encoders.lora_adapter import frozen_name, merge_adapter, write_adapter
+from spam.encoders import build_encoder
+from spam.encoders.encoder import build_network
+from spam.encoders.lora_adapter import add_lora, lora_targets, target_patterns
+from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.encoders.registry import encoder_card
 from spam.errors import EncoderError, MissingInputError
-from spam.schemas.adapter_card import AdapterCard
+from spam.schemas.encoder_card import AdapterCard
 from spam.schemas.encoder_card import EncoderCard
 
 # One small model per kind: how many layers of each name LoRA updates, counted by hand on the printed models.

@@ -8,7 +8,8 @@ from dino_truth import attend
 from random_weights import randomise
 from torch import nn
 
-from spam.encoders.architectures import ARCHITECTURES, AttentionPool, ConvStem, create
+from spam.encoders.architectures import ARCHITECTURES, create
+from spam.encoders.tile_network import AttentionPool, ConvStem
 from spam.errors import EncoderError
 
 # Name -> side of the image, length of the features.

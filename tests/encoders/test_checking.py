@@ -12,9 +12,9 @@ from hub_models import HubModels
 from pointing import point_at_models
 
 from spam.encoders import build_encoder, check_encoders, encoder_card, require_reachable
-from spam.encoders.checking import CheckReport, EncoderCheck
+from spam.encoders.weight_access import CheckReport, EncoderCheck
 from spam.encoders.registry import list_encoders
-from spam.encoders.weight_files import find_weights
+from spam.encoders.weight_access import find_weights
 from spam.errors import EncoderError
 
 # Their weights come with the installation.

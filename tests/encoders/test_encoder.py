@@ -14,7 +14,7 @@ import torch
 
 from spam.encoders import build_encoder, encoder_card
 from spam.encoders.encoder import Encoder
-from spam.encoders.network import TileNetwork, pool_stages, pool_tokens, weights_digest
+from spam.encoders.tile_network import TileNetwork, pool_stages, pool_tokens, weights_digest
 from spam.encoders.timm_models import create_network
 from spam.errors import EncoderError
 

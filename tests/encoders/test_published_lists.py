@@ -17,7 +17,7 @@ from torch import nn
 
 from spam.encoders import encoder_card, list_encoders
 from spam.encoders.timm_models import create_network
-from spam.encoders.weight_layouts import to_timm
+from spam.encoders.published_weights import to_timm
 
 
 def test_hand_written_lists_are_those_of_transformers(tmp_path: Path) -> None:

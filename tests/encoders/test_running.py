@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spam.encoders.encoder import Encoder
-from spam.encoders.network import TileNetwork
+from spam.encoders.tile_network import TileNetwork
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
 

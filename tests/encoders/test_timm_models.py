@@ -13,7 +13,7 @@ import timm
 import torch
 
 from spam.encoders import build_encoder, encoder_card, list_encoders
-from spam.encoders.network import TileNetwork
+from spam.encoders.tile_network import TileNetwork
 from spam.encoders.timm_models import LAYERS, build_timm_model, create_network
 from spam.errors import EncoderError
 

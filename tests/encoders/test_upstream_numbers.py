@@ -10,7 +10,7 @@ from random_weights import randomise
 from torch import Tensor, nn
 
 from spam.encoders import encoder_card, list_encoders
-from spam.encoders.network import TileNetwork
+from spam.encoders.tile_network import TileNetwork
 from spam.encoders.timm_models import create_network
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard

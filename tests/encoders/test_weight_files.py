@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from spam.encoders import build_encoder, encoder_card
-from spam.encoders.weight_files import read_weights
+from spam.encoders.published_weights import read_weights
 from spam.errors import EncoderError
 
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ from original_networks import (
 from random_weights import randomise
 from torch import Tensor, nn
 
-from spam.encoders.weight_layouts import LAYOUTS, to_timm
+from spam.encoders.weight_layouts import LAYOUTS
+from spam.encoders.published_weights import to_timm
 from spam.errors import EncoderError
 
 # Random weights make features of about one, and float32 knows them to 1e-6.
