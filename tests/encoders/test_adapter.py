@@ -17,16 +17,20 @@ import torch
 from hub_models import HubModels
 from torch import nn
 
-from spam.encoders import adapted_card, read_adapter
-from spam.encoders.lora_adapter import frozen_name, merge_adapter, write_adapter
-from spam.encoders import build_encoder
+from spam.encoders import adapted_card, build_encoder, read_adapter
 from spam.encoders.encoder import build_network
-from spam.encoders.lora_adapter import add_lora, lora_targets, target_patterns
-from spam.encoders.tile_network import TileNetwork, weights_digest
+from spam.encoders.lora_adapter import (
+    add_lora,
+    frozen_name,
+    lora_targets,
+    merge_adapter,
+    target_patterns,
+    write_adapter,
+)
 from spam.encoders.registry import encoder_card
+from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import EncoderError, MissingInputError
-from spam.schemas.encoder_card import AdapterCard
-from spam.schemas.encoder_card import EncoderCard
+from spam.schemas.encoder_card import AdapterCard, EncoderCard
 
 # One small model per kind: how many layers of each name LoRA updates, counted by hand on the printed models.
 KINDS: dict[str, dict[str, int]] = {
