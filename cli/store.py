@@ -39,7 +39,7 @@ STORE_COMMANDS = (
         "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
         store_config.VerifyConfig,
         ("store",),
-        twin="sharing.verify",
+        twin="store.verify",
         exit_code=has_faults,
     ),
     store_command(
