@@ -8,8 +8,8 @@ import numpy as np
 from spam.errors import ConfigError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
-from spam.sections.scale import find_scale
-from spam.sections.sources import describe_sources
+from spam.sections.coordinates import find_scale
+from spam.sections.lab_section import describe_sources
 from spam.typing import Array, Bool, Float64
 
 from .grid_slides import section_name

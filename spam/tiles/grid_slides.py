@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
-from spam.sections.slide_files import is_slide_folder, slide_files
+from spam.sections.lab_section import is_slide_folder, slide_files
 
 from .opening import reader_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import openslide
 
 from spam.errors import MissingInputError, SlideError
-from spam.sections.slide_files import is_ome_zarr, is_slide_folder, slide_files
+from spam.sections.lab_section import is_ome_zarr, is_slide_folder, slide_files
 
 from .image_slide import ImageSlide
 from .ome_zarr_slide import OmeZarrSlide

@@ -10,8 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from spam.errors import ConfigError, SectionError
 from spam.sections import read_section
-from spam.sections.coordinates import CENTRE_COLUMNS, Reading, compare_with_h5ad, to_pixels
-from spam.sections.scale import Scale
+from spam.sections.coordinates import CENTRE_COLUMNS, Reading, Scale, compare_with_h5ad, to_pixels
 
 MPP, HIRES = 0.25, 0.125
 LIBRARY = {"S": {"metadata": {"mpp": MPP}, "scalefactors": {"tissue_hires_scalef": HIRES}}}

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from spam.errors import SectionError
 from spam.sections import read_section
-from spam.sections.counts import read_counts
+from spam.sections.h5ad import read_counts
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, np.float32, np.float64])

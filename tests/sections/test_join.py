@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.sections import read_section
-from spam.sections.ids import requested_ids
-from spam.sections.join import join_rows
-from spam.sections.table import Table
+from spam.sections.tile_table import Table, join_rows, requested_ids
 
 
 def _tables(lab, *, h5ad, table):

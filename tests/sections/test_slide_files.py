@@ -7,8 +7,7 @@ import pytest
 
 from spam.errors import MissingInputError
 from spam.sections import SlideSource, TileFiles, read_section
-from spam.sections.slide_files import is_slide, slide_files
-from spam.sections.sources import describe_sources
+from spam.sections.lab_section import describe_sources, is_slide, slide_files
 
 DICOM = bytes(128) + b"DICM"
 

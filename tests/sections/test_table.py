@@ -5,7 +5,7 @@ import pytest
 
 from spam.errors import SectionError
 from spam.sections import TileFiles, read_section
-from spam.sections.table import ID_COLUMNS, TILE_COLUMNS, read_table
+from spam.sections.tile_table import ID_COLUMNS, TILE_COLUMNS, read_table
 
 XY = "x,y,source_image"
 
