@@ -5,8 +5,6 @@ written.
 """
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections import Counter
 
@@ -20,8 +18,7 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.embed_report import EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
 from spam.schemas.store_meta import Sampling
-from spam.schemas.tile_quality import tile_flags
-from spam.schemas.tile_spec import TileSpec
+from spam.schemas.tile_spec import TileSpec, tile_flags
 from spam.sections import Section
 from spam.store import Overview, Store, StoredSection, create_store
 from spam.tiles import Slide, TileReader, overview, sweep_order
@@ -74,9 +71,6 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
 def _run(one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
     """Name what changes features beside their meta: the last bits, by the order of sums, and the estimate of the stains."""
     run: dict[str, str | int] = {"--batch-size": config.batch_size, "--device": encoder.device.type}
-    if one.stain is not None:
-        estimate = json.dumps(one.stain.parameters, sort_keys=True).encode()
-        run["estimate of the stains"] = hashlib.sha256(estimate).hexdigest()[:12]
     return run
 
 
@@ -127,7 +121,6 @@ def _embed_section(
                         spec,
                         slide=slide,
                         interpolation=encoder.card.interpolation,
-                        stain=one.stain,
                         is_forgiving=config.skip_bad_tiles,
                     )
                     with (

@@ -9,8 +9,7 @@ import numpy as np
 from spam.encoders import Encoder
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.store_meta import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
-from spam.schemas.tile_quality import MEASURES
-from spam.schemas.tile_spec import TileSpec
+from spam.schemas.tile_spec import MEASURES, TileSpec
 from spam.store import FeatureWriter, StoredSection, default_chunk_rows
 from spam.typing import Array, Float32, Int64
 from spam.versions import software_versions

@@ -7,28 +7,22 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from spam.encoders import adapted_card, encoder_card, read_adapter, require_reachable
 from spam.errors import SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
-from spam.schemas.store_meta import Sampling, Stain
+from spam.schemas.store_meta import Sampling
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
 from spam.store import Store, open_store
 from spam.tiles import (
     Slide,
-    StainNormaliser,
     TileReader,
-    common_side_px,
     grid_section,
     grid_slides,
     level_of,
     locate,
-    mosaic,
     open_slide,
-    overview,
     resolve_tile_specs,
 )
 
@@ -41,15 +35,13 @@ _log = logging.getLogger(__name__)
 
 _OWN_PER_ROW = ("h5ad", "csv", "root", "section", "donor")  # what a manifest says of each section by itself
 _BYTES = {"float16": 2, "float32": 4, "bfloat16": 2}
-_MOST_IN_MOSAIC = 64  # tiles that stand for a section without a slide
-_MOSAIC_TILE_PX = 224
 
 
 def plan(config: EmbedConfig) -> EmbedPlan:
     """Read and check everything that `embed` would use, without computing or writing anything.
 
     Checked are the encoder, and whether its weights can be had, the files, the joins, the coordinates against the slides,
-    the tile sizes, the stains and the sections that the store holds already. The faults of all sections are reported
+    the tile sizes and the sections that the store holds already. The faults of all sections are reported
     together.
 
     Raises
@@ -152,11 +144,6 @@ def _check_section(
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
             TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
-        stain = (
-            None
-            if config.stain is None
-            else _normaliser(config.stain, section, slide, is_forgiving=config.skip_bad_tiles)
-        )
     record = record_of(section, *size, licence=config.licence)
     if store is not None and record.meta.name in store.section_names and not config.overwrite:
         found = differences(store.section(record.meta.name), record)
@@ -167,7 +154,7 @@ def _check_section(
                 "features and graphs, with --overwrite"
             )
             raise StoreError(message)
-    return PlannedSection(section=section, record=record, specs=specs, samplings=samplings, stain=stain)
+    return PlannedSection(section=section, record=record, specs=specs, samplings=samplings)
 
 
 def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: EncoderCard) -> Sampling:
@@ -179,19 +166,3 @@ def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: Encod
         padding="edge",
         interpolation=card.interpolation,
     )
-
-
-def _normaliser(name: Stain, section: Section, slide: Slide | None, *, is_forgiving: bool) -> StainNormaliser:
-    """Estimate the stains of a section from a picture of all of it: its slide, or tiles from all over it."""
-    if slide is not None:
-        purpose = "the picture that its stains are estimated from"
-        return StainNormaliser.fit(name, overview(slide, purpose=purpose, is_forgiving=is_forgiving).image)
-    # Whole tile files: what is estimated must not depend on the tile sizes that are asked for.
-    assert isinstance(section.tiles, TileFiles)  # there is no slide
-    side = common_side_px(section.tiles.paths, is_forgiving=is_forgiving)
-    spec = TileSpec(tile_px=side, out_px=min(side, _MOSAIC_TILE_PX))
-    chosen = np.unique(np.linspace(0, section.n_spots - 1, _MOST_IN_MOSAIC).astype(np.int64))
-    with TileReader(section, spec, is_forgiving=is_forgiving) as reader:
-        batch = reader.read_batch(chosen)
-    is_read = np.array([row not in batch.faults for row in range(len(chosen))])
-    return StainNormaliser.fit(name, mosaic(batch.pixels[is_read]))

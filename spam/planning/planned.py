@@ -9,7 +9,6 @@ from spam.schemas.store_meta import Sampling
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section
 from spam.store import SectionRecord
-from spam.tiles import StainNormaliser
 
 __all__ = ["EmbedPlan", "PlannedSection"]
 
@@ -28,15 +27,12 @@ class PlannedSection:
         The tile sizes that it is to get.
     samplings
         How the tiles of each size are cut.
-    stain
-        Normalises the stains of the tiles; None leaves them as they are.
     """
 
     section: Section
     record: SectionRecord
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
-    stain: StainNormaliser | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

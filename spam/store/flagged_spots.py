@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spam.errors import StoreError
-from spam.schemas.tile_quality import TileFlag, tile_flags
+from spam.schemas.tile_spec import TileFlag, tile_flags
 from spam.typing import Array, Bool
 
 from .section import StoredSection

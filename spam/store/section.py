@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spam.errors import StoreError
 from spam.schemas.store_meta import FeatureMeta, quality_key
-from spam.schemas.tile_quality import MEASURES
+from spam.schemas.tile_spec import MEASURES
 from spam.typing import Array, Float32, Int64, Shaped
 
 from .elements import array_at
@@ -102,7 +102,7 @@ class StoredSection(SectionTables):
     def quality(self, key: str) -> Float32[Array, "n_spots 4"] | None:
         """Read the quality of the tiles that features `key` were made from; None where it was not measured.
 
-        Columns are `spam.schemas.tile_quality.MEASURES`; `spam.schemas.tile_quality.tile_flags` makes flags of them.
+        Columns are `spam.schemas.tile_spec.MEASURES`; `spam.schemas.tile_spec.tile_flags` makes flags of them.
 
         Raises
         ------
