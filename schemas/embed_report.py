@@ -24,7 +24,7 @@ class SectionReport:
     n_left
         Tiles that are left to other processes (``--shard``); the features are put together by the last of them.
     flags
-        How many tiles have which flag, counted over all tile sizes; see `spam.schemas.tile_quality.tile_flags`.
+        How many tiles have which flag, counted over all tile sizes; see `spam.schemas.tile_spec.tile_flags`.
     seconds
         Time that it took.
     """

@@ -18,8 +18,7 @@ from spam.embedding import embed, plan
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, SlideError
 from spam.schemas.embed_config import EmbedConfig
-from spam.schemas.tile_quality import tile_flags
-from spam.schemas.tile_spec import TileSpec
+from spam.schemas.tile_spec import TileSpec, tile_flags
 from spam.sections import read_section
 from spam.store import FeatureWriter, open_store
 from spam.tiles import StainNormaliser, TileReader, measure_quality, open_slide, overview

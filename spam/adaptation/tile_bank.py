@@ -151,7 +151,6 @@ def _batches(
             spec,
             slide=slide,
             interpolation=card.interpolation,
-            stain=one.stain,
             is_forgiving=is_forgiving,
         )
         parts = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import replacing
-from spam.schemas.tile_quality import TileFlag, flag_column
+from spam.schemas.tile_spec import TileFlag, flag_column
 from spam.training.heldout import FALSE_DISCOVERY_RATE
 from spam.typing import Array, Bool, Float32, Float64, Shaped
 

@@ -39,7 +39,7 @@ class FeatureInfo:
     n_bytes
         Size of their files.
     tiles
-        Spots by the flags of the tiles (`spam.schemas.tile_quality.tile_flags`); None where no quality was measured.
+        Spots by the flags of the tiles (`spam.schemas.tile_spec.tile_flags`); None where no quality was measured.
     """
 
     key: str

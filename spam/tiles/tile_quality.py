@@ -1,14 +1,11 @@
-"""Quality of tiles: how much tissue and how much pen ink they show, and how sharp they are."""
+"""Quality of tiles: share of tissue, share of pen ink, sharpness."""
 
 import math
-from itertools import starmap
 
 import numpy as np
 
-from spam.schemas.tile_quality import MEASURES
-from spam.typing import Array, Bool, Float32, Int, UInt8
-
-__all__ = ["is_tissue", "measure_quality"]
+from spam.schemas.tile_spec import MEASURES
+from spam.typing import Array, Float32, Int, UInt8
 
 # Borders of a colour that is the ink of a marker pen: red above, green and blue below; red below, green and blue
 # above; red and green below, blue above.
@@ -30,9 +27,7 @@ _BLACK_BELOW = 60
 _GREEN_BELOW = 206  # optical density 0.15 under light of 240, Macenko's border of transparent pixels
 _GREY_RANGE = 15  # channels that differ by no more are grey: glass, dust, the black of a scanner's border
 
-_PLAIN_BELOW = (
-    3  # standard deviation of the luminance: spots of real sections have 8 to 50, tinted glass at most 2
-)
+_PLAIN_BELOW = 3  # standard deviation of the luminance: real spots have 8 to 50, tinted glass at most 2
 _OTHER, _TISSUE, _INK = range(3)  # what a colour shows
 
 _TYPICAL_SHARPNESS = 0.66  # median of the tiles of an Aperio scan at 20x, see docs/experiments.md
@@ -42,35 +37,36 @@ _SHARED_PX = 8  # a tile has at least as many lengths of its finest detail acros
 def measure_quality(
     tiles: UInt8[Array, "n px px 3"], *, native_px: float | None = None
 ) -> Float32[Array, "n 4"]:
-    r"""Measure how much tissue and ink tiles show, and how sharp they are.
+    r"""Measure share of tissue, share of pen ink, and sharpness of tiles.
 
     No measure changes when a tile is turned or mirrored, and none depends on the other tiles of the batch.
 
-    **Tissue** is the share of pixels that `is_tissue` accepts; a tile that is all but plain, like tinted glass, shows
-    none. **Pen** is the share of pixels in the colours of red,
-    green and blue marker ink, by the rules of CODAIT's *deep-histopath* (also in *histolab*), or nearly black. Dense
-    haematoxylin has such colours too: up to a sixth of the pixels of a real tile, so a flag needs more than that.
+    **Tissue** is the share of pixels that hold back green light, as both stains do (optical density above 0.15, Macenko et
+    al. 2009, doi:10.1109/ISBI.2009.5193250), and are not grey (channels within 15 of each other); it is 0 for a plain tile,
+    such as tinted glass. **Pen** is the share of pixels in the colours of red, green and blue marker ink, by the rules of
+    CODAIT's *deep-histopath* (also in *histolab*), or nearly black. Dense haematoxylin has such colours too, in up to a
+    sixth of the pixels of a real tile, so a flag needs more than that.
 
     **Sharpness** compares differences of second and first order. With the luminance :math:`g` smoothed by the
     binomial :math:`(1, 2, 1)/4` in both directions and :math:`\Delta` the difference over `step` pixels,
 
     .. math:: \frac{\sum (\Delta_x^2 g)^2 + (\Delta_y^2 g)^2}{\sum (\Delta_x g)^2 + (\Delta_y g)^2}
 
-    divided by what a sharp scan typically has: 1 for such a scan, less with every blur. It is the energy of the
-    Laplacian (Pech-Pacheco et al. 2000, doi:10.1109/ICPR.2000.903548) in the normalised form that pure contrast,
-    and so the strength of the staining, cannot change; images whose spectrum falls like that of natural scenes
-    (power :math:`1/f^2`) have the same value whatever they show. The smoothing keeps noise from passing as detail.
+    divided by the typical value of a sharp scan: 1 for such a scan, less with every blur. It is the energy of the
+    Laplacian (Pech-Pacheco et al. 2000, doi:10.1109/ICPR.2000.903548), normalised so that contrast, and so the strength of
+    the staining, does not change it; images with the spectrum of natural scenes (power :math:`1/f^2`) all have the same
+    value. The smoothing keeps noise from passing as detail.
 
-    Its limits: it falls where all detail is coarse (fat, mucus, smears), it says nothing of a blank tile, a strong
-    pattern of compression counts as detail, and blur of less than a pixel of the slide goes unseen.
+    Limits: it falls if all detail is coarse (fat, mucus, smears), is meaningless for a blank tile, counts strong
+    compression artefacts as detail, and misses blur of less than a pixel of the slide.
 
     Parameters
     ----------
     tiles
         RGB tiles.
     native_px
-        Side of a tile in pixels of the slide, where it has fewer than `px`: then `step` is the length of one such
-        pixel in the tile, since a tile that was enlarged has no finer detail. None takes it as not enlarged.
+        Side of a tile in pixels of the slide. If it is less than `px`, the tile was enlarged and has no detail finer than
+        one such pixel, whose length in the tile is the `step`. None: not enlarged.
 
     Returns
     -------
@@ -92,46 +88,33 @@ def measure_quality(
     return measures
 
 
-def is_tissue(pixels: UInt8[Array, "*shape 3"]) -> Bool[Array, "*shape"]:
-    """Tell which pixels show tissue: they hold back green light, as both stains do, and are not grey.
-
-    Green counts from an optical density of 0.15 (Macenko et al. 2009, doi:10.1109/ISBI.2009.5193250), and grey is what
-    *deep-histopath* calls so: channels within 15 of each other. Glass, dust and black borders are no tissue.
-    """
-    highest, lowest = pixels.max(axis=-1), pixels.min(axis=-1)
-    return np.asarray((pixels[..., 1] < _GREEN_BELOW) & (highest - lowest > _GREY_RANGE))
-
-
-def _is_ink(pixels: UInt8[Array, "*shape 3"]) -> Bool[Array, "*shape"]:
-    """Tell which pixels have the colour of a marker pen."""
-    red, green, blue = (pixels[..., channel] for channel in range(3))
-    rules = (
-        *starmap(lambda r, g, b: (red > r) & (green < g) & (blue < b), _RED_INK),
-        *starmap(lambda r, g, b: (red < r) & (green > g) & (blue > b), _GREEN_INK),
-        *starmap(lambda r, g, b: (red < r) & (green < g) & (blue > b), _BLUE_INK),
-    )
-    highest, lowest = pixels.max(axis=-1), pixels.min(axis=-1)
-    is_black = (highest < _BLACK_BELOW) & (highest - lowest <= _GREY_RANGE)
-    return np.asarray(np.any([*rules, is_black], axis=0))
-
-
 def _colour_kinds() -> UInt8[Array, "32768"]:
-    """Make the table of what colours show, ink before tissue; one entry for 8 x 8 x 8 colours, as its middle is."""
+    """Tabulate the kind of each colour, ink before tissue; one entry per 8 x 8 x 8 colours, judged by its centre."""
     centres = np.arange(4, 256, 8, dtype=np.uint8)
     colours = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(-1, 3)
-    return np.where(_is_ink(colours), _INK, np.where(is_tissue(colours), _TISSUE, _OTHER)).astype(np.uint8)
+    red, green, blue = colours.T
+    highest, is_grey = colours.max(axis=1), np.ptp(colours, axis=1) <= _GREY_RANGE
+    is_ink = (highest < _BLACK_BELOW) & is_grey
+    for r, g, b in _RED_INK:
+        is_ink |= (red > r) & (green < g) & (blue < b)
+    for r, g, b in _GREEN_INK:
+        is_ink |= (red < r) & (green > g) & (blue > b)
+    for r, g, b in _BLUE_INK:
+        is_ink |= (red < r) & (green < g) & (blue > b)
+    is_tissue = (green < _GREEN_BELOW) & ~is_grey
+    return np.where(is_ink, _INK, np.where(is_tissue, _TISSUE, _OTHER)).astype(np.uint8)
 
 
 def _colour_bin(
     red: UInt8[Array, "px px"], green: UInt8[Array, "px px"], blue: UInt8[Array, "px px"]
 ) -> Array:
-    """Find the entry of each pixel in the table of colours."""
+    """Return the index of each pixel in the table of colours."""
     high = np.left_shift(red & 0xF8, 7, dtype=np.uint16)
     return np.asarray(high | np.left_shift(green & 0xF8, 2, dtype=np.uint16) | (blue >> 3))
 
 
 def _sharpness(light: Int[Array, "px px"], step: int) -> float:
-    """Compare the energy of second and first differences of one tile; 0 where there is no difference."""
+    """Divide the energy of second by that of first differences of one tile; 0 for a tile of one colour."""
     rows = light[: -2 * step] + light[2 * step :] + 2 * light[step:-step]
     smooth = rows[:, : -2 * step] + rows[:, 2 * step :] + 2 * rows[:, step:-step]
     first = second = 0.0
@@ -143,7 +126,7 @@ def _sharpness(light: Int[Array, "px px"], step: int) -> float:
 
 
 def _energy(values: Array) -> float:
-    """Take the mean square."""
+    """Return the mean square."""
     flat = values.ravel(order="K").astype(np.float32)
     return float(flat @ flat) / flat.size
 
