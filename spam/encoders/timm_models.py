@@ -21,8 +21,8 @@ from spam.errors import EncoderError
 from spam.hub import HUB_ERRORS, hub_refusal
 from spam.schemas.encoder_card import EncoderCard
 
-from .tile_network import AttentionPool, AttentionPooledNetwork, ConvStem
 from .published_weights import in_order, read_weights, to_timm
+from .tile_network import AttentionPool, AttentionPooledNetwork, ConvStem
 from .weight_access import HubFile, find_weights
 
 LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}  # layers that a card names

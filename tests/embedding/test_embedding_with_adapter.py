@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from adaptation_lab import make_cohort_files, training
 
-from spam.adaptation import adapt
+from spam.embedding import adapt
 from spam.embedding import embed
 from spam.errors import CheckpointError, EncoderError, StoreError
-from spam.planning import plan
+from spam.embedding import plan
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from spam.adaptation import augmentation
-from spam.adaptation.augmentation import augment
+from spam.embedding.adaptation_stage import augment
 
 
 def eight_views(tile: np.ndarray) -> list[np.ndarray]:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from spam.adaptation.tile_bank import cut_tiles
+from spam.embedding.tile_bank import cut_tiles
 from spam.errors import SlideError
-from spam.planning import plan, slide_of
+from spam.embedding import plan
+from spam.planning import slide_of
 from spam.progress import SILENT
 from spam.schemas.embed_config import EmbedConfig
 from spam.tiles import TileReader
