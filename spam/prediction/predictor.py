@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from spam.hardware import seeded
 from spam.models import FusionEnsemble, count_interval
 from spam.models.checkpoint import from_tensors, read_checkpoint, weights_of
-from spam.models.fusion import FusionInputs
+from spam.models.fusion import FusionInputs, retrieve
 from spam.models.inputs import InputTransform, context_features
 from spam.models.rate_path import PER, Baselines, RatePath, log_rate_of
 from spam.models.reliability import AppearanceBank, HeldOut
@@ -19,7 +19,6 @@ from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
-from spam.training.dataset import retrieve
 from spam.typing import Array, Float, Float32
 from spam.versions import software_versions
 
