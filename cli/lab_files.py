@@ -155,7 +155,7 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
     """
     from spam.encoders import read_adapter
     from spam.encoders.lora_adapter import CARD, frozen_name
-    from spam.training.checkpoint import read_checkpoint_meta
+    from spam.models.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)
     assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}

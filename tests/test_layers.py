@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "store": {"schemas", "sections"},
     "embedding": {"schemas", *SLIDE_SIDE, "store", "graphs", "models", "training"},
     "graphs": {"schemas", "store"},
-    "models": {"schemas"},
+    "models": {"schemas", "graphs"},
     "training": {"schemas", "store", "graphs", "models"},
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},

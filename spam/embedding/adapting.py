@@ -25,10 +25,10 @@ from spam.schemas.encoder_card import AdapterCard, EncoderCard
 from spam.schemas.store_format import feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store, readable_spots
-from spam.training.checkpoint import read_checkpoint
-from spam.training.dataset import TrainingSet, build_training_set
+from spam.models.checkpoint import read_checkpoint
+from spam.training.training_set import TrainingSet, build_training_set
 from spam.training.loop import NOT_IN_DIGEST, Run, fit
-from spam.training.report import TrainingReport
+from spam.training.loop import TrainingReport
 from spam.typing import Array, Int64
 from spam.versions import software_versions
 

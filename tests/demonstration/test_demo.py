@@ -4,7 +4,7 @@ import anndata
 import numpy as np
 import pytest
 
-from spam.demonstration import demo
+from spam.simulation.demo import demo
 from spam.errors import ConfigError, OutputExistsError
 from spam.schemas.simulate_config import DemoConfig
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spam.demonstration.her2st import FILES, SECTIONS, FetchedCohort, fetch_her2st
+from spam.demonstration.her2st import FILES, SECTIONS
+from spam.simulation.her2st import FetchedCohort, fetch_her2st
 from spam.errors import MissingInputError
 from spam.progress import SILENT
 from spam.sections import read_manifest, read_section

@@ -15,7 +15,7 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune, pretrain
-from spam.training.checkpoint import read_checkpoint_meta
+from spam.models.checkpoint import read_checkpoint_meta
 
 
 @pytest.fixture(scope="module")
