@@ -31,7 +31,7 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
     if not is_dry_run:
         return call("embedding.embed", config, progress=progress)
     config.check_paths()
-    from spam.planning import plan
+    from spam.embedding import plan
 
     return plan(config)
 
@@ -66,7 +66,7 @@ def adapt_configs(values: dict[str, Any]) -> tuple[AdaptConfig, EmbedConfig]:
 
 
 def _adapt(values: dict[str, Any], progress: Progress) -> Any:
-    return call("adaptation.adapt", *adapt_configs(values), progress=progress)
+    return call("embedding.adapt", *adapt_configs(values), progress=progress)
 
 
 _ADAPT_OPTIONS = options_of(AdaptConfig, leave_out=UNUSED_BY_ADAPT)
@@ -77,7 +77,7 @@ ADAPT = command(
     "spam adapt --store cohort.zarr --manifest sections.csv --root images --sections C2,C3,C4,C5 --save-dir lora\n"
     "spam embed --store cohort.zarr --manifest sections.csv --root images --lora lora",
     AdaptConfig,
-    "adaptation.adapt",
+    "embedding.adapt",
     options=(
         *_ADAPT_OPTIONS,
         *options_of(EmbedConfig, leave_out={*_OF_FEATURES, *(option.name for option in _ADAPT_OPTIONS)}),

@@ -153,8 +153,9 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
     ConfigError
         If it needs an adapter that is neither `lora` nor in the folder ``lora`` beside the checkpoint.
     """
-    from spam.encoders.adapter import CARD, frozen_name, read_adapter
-    from spam.training.checkpoint import read_checkpoint_meta
+    from spam.encoders import read_adapter
+    from spam.encoders.lora_adapter import CARD, frozen_name
+    from spam.models.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)
     assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
@@ -202,7 +203,7 @@ def take_lora(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | 
     settings = {back.get(name, name): values[name] for name in given}
     AdaptConfig.from_mapping({"store": STORE_NAME, "save_dir": ADAPTER_NAME, **settings})  # checks the values
     if importlib.util.find_spec("peft") is None:
-        from spam.encoders.lora import peft_package
+        from spam.encoders.lora_adapter import peft_package
 
         peft_package()  # raises: better now than after the first embedding
     return others, settings
@@ -232,7 +233,7 @@ def adapt_and_embed(
         {**shared, **settings, "save_dir": Path(mapping["save_dir"]) / ADAPTER_NAME}
     )
     tiles = embed_config(values, mapping["store"])
-    adapted = call("adaptation.adapt", adapting, tiles, progress=progress)
+    adapted = call("embedding.adapt", adapting, tiles, progress=progress)
     call("embedding.embed", dataclasses.replace(tiles, lora=adapted.folder), progress=progress)
     return dataclasses.replace(config, enc_name=adapted.card.encoder_name)
 

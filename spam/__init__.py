@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adaptation import adapt as adapt
+    from .embedding import adapt as adapt
     from .benchmarking import benchmark as benchmark
     from .diagnosis import diagnose as diagnose
     from .embedding import embed as embed
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 
 # Module -> its public names.
 _HOMES = {
-    "adaptation": ("adapt",),
     "benchmarking": ("benchmark",),
     "diagnosis": ("diagnose",),
-    "embedding": ("embed",),
+    "embedding": ("adapt", "embed"),
     "errors": ("SpamError",),
     "graphs": ("build_graphs",),
     "hest": ("hest_benchmark",),

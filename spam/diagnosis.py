@@ -111,8 +111,9 @@ def _versions(*packages: str) -> Finding:
 
 def _weights() -> str:
     """Check the digest of the default encoder's weights, which are installed as a package."""
-    weights = importlib.import_module("spam.encoders.package_weights")
-    weights.read_package_weights(weights.EFFICIENTNET_LITE0_PACKAGE)
+    card = importlib.import_module("spam.encoders").encoder_card("efficientnet_lite0")
+    file = importlib.import_module("spam.encoders.weight_access").weights_here(card)
+    importlib.import_module("spam.encoders.published_weights").read_weights(file, encoder=card.name)
     return "EfficientNet-Lite0 is installed and its digest is correct"
 
 

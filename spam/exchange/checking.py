@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array
 
 from .records import Places

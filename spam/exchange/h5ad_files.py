@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from spam.errors import ConfigError, SectionError
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 
 from .hdf5_files import open_hdf5, read_numbers, refuse_claims
 from .records import Found, Places

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from spam.errors import SectionError, SpamError
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array
 
 from .claims import claim_fault

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from spam.errors import ConfigError, SectionError
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array, Bool, Float64, Int64, Shaped
 
 from .records import ForeignFeatures

@@ -8,8 +8,8 @@ import pandas as pd
 
 from spam.errors import SectionError
 from spam.sections.coordinates import BOX_COLUMNS, CENTRE_COLUMNS, UM_COLUMNS
-from spam.sections.table import ID_COLUMNS, first_column, read_csv_text
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
+from spam.sections.tile_table import ID_COLUMNS, first_column, read_csv_text
 from spam.typing import Array
 
 from .records import Places

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from spam.progress import SILENT, Progress
 from spam.schemas.graph_config import GraphConfig
-from spam.schemas.store_meta import GraphMeta
+from spam.schemas.store_format import GraphMeta
 from spam.store import CsrMatrix, Graph, StoredSection, open_store, readable_spots
 from spam.store.layout import feature_graph_key
 from spam.typing import Array, Bool, Float, Float64, Num

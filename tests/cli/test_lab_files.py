@@ -12,13 +12,13 @@ from adaptation_lab import make_cohort_files
 from published import write_visium_files
 
 from spam.cli.lab_files import take_lora, with_store
-from spam.encoders.adapter import read_adapter
+from spam.encoders import read_adapter
 from spam.errors import ConfigError
+from spam.models.checkpoint import read_checkpoint_meta
 from spam.progress import SILENT
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
-from spam.training.checkpoint import read_checkpoint_meta
 
 
 @pytest.fixture

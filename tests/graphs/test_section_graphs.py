@@ -21,7 +21,7 @@ from spam.graphs import (
 )
 from spam.graphs.section_graphs import gaussian_width
 from spam.schemas.graph_config import GraphConfig
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, GraphMeta, SectionMeta
 from spam.store import Graph, SectionRecord, Store, StoredSection, create_store, open_store
 
 KEY = "tiny_112um"

@@ -19,7 +19,7 @@ from spam.schemas.store_config import (
     ValidateConfig,
     VerifyConfig,
 )
-from spam.schemas.tile_quality import MEASURES
+from spam.schemas.tile_spec import MEASURES
 from spam.sharing.comparing import diff
 from spam.sharing.describing import describe
 from spam.sharing.merging import merge
