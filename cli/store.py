@@ -25,15 +25,6 @@ STORE_COMMANDS = (
         twin="sharing.describe",
     ),
     store_command(
-        "validate",
-        "Check a store against the format. All faults are listed; exit code 2 if there are any.",
-        "spam store validate cohort.zarr",
-        store_config.ValidateConfig,
-        ("store",),
-        twin="sharing.validate",
-        exit_code=has_faults,
-    ),
-    store_command(
         "verify",
         "Compare every byte of a store with its digests. Damage is named by array, chunk and rows; exit code 2 then.",
         "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
@@ -41,14 +32,6 @@ STORE_COMMANDS = (
         ("store",),
         twin="sharing.verify",
         exit_code=has_faults,
-    ),
-    store_command(
-        "diff",
-        "Say in what two stores differ.",
-        "spam store diff cohort.zarr other.zarr",
-        store_config.DiffConfig,
-        ("a", "b"),
-        twin="sharing.diff",
     ),
     store_command(
         "merge",
@@ -62,7 +45,7 @@ STORE_COMMANDS = (
         "select",
         "Copy a part of a store: some sections, features or genes, or without what must not leave.",
         "spam store select cohort.zarr part.zarr --sections C2,C3 --genes ERBB2,CD74\n"
-        "spam store select cohort.zarr open.zarr --without-counts --salted-ids",
+        "spam store select cohort.zarr open.zarr --without-counts",
         store_config.SelectConfig,
         ("store", "out"),
         twin="sharing.select",
@@ -89,7 +72,7 @@ STORE_COMMANDS = (
         "spam store export cohort.zarr exported --to h5ad",
         store_config.ExportConfig,
         ("store", "out"),
-        twin="exchange.export",
+        twin="exporting.export",
     ),
     store_command(
         "import",
@@ -97,7 +80,7 @@ STORE_COMMANDS = (
         "spam store import cohort.zarr C2.h5 --section C2",
         store_config.ImportConfig,
         ("store", "file"),
-        twin="exchange.import_features",
+        twin="importing.import_features",
     ),
     store_command(
         "push",

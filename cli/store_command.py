@@ -1,6 +1,7 @@
 """How a command of `spam store …` is made of its configuration and its library twin."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,14 +48,12 @@ def has_faults(report: Any) -> int:
     return 2 if report.faults else 0
 
 
-def _load(room: str) -> Any:
-    if room == "sharing":
+def _load(module: str) -> Any:
+    if module == "sharing":
         from spam import sharing
 
         return sharing
-    from spam import exchange  # heavier: AnnData and torch
-
-    return exchange
+    return importlib.import_module(f"spam.store.{module}")
 
 
 def store_command(
@@ -68,7 +67,7 @@ def store_command(
     shown: Callable[[Any], Report] = _same,
     exit_code: Callable[[Any], int] = _done,
 ) -> Command:
-    """Make a command whose library twin, ``room.function``, is imported when the command runs."""
+    """Make a command whose library twin, ``module.function`` of `spam.store`, is imported when the command runs."""
 
     def work(values: dict[str, Any], progress: Progress) -> Report:
         made = config.from_mapping(values)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spam.atomic import replacing
 from spam.errors import SectionError
-from spam.exchange.hdf5_files import open_hdf5, read_numbers, refuse_claims
+from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
 from spam.sections.wording import quoted
 from spam.typing import Array, Num
 
