@@ -13,7 +13,7 @@ STORE_COMMANDS = (
         "spam store ls cohort.zarr",
         store_config.InfoConfig,
         ("store",),
-        twin="sharing.describe",
+        twin="describing.describe",
         shown=in_short,
     ),
     store_command(
@@ -22,7 +22,7 @@ STORE_COMMANDS = (
         "spam store info cohort.zarr\nspam store info s3://bucket/cohort.zarr",
         store_config.InfoConfig,
         ("store",),
-        twin="sharing.describe",
+        twin="describing.describe",
     ),
     store_command(
         "verify",
@@ -30,7 +30,7 @@ STORE_COMMANDS = (
         "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
         store_config.VerifyConfig,
         ("store",),
-        twin="sharing.verify",
+        twin="verify.verify",
         exit_code=has_faults,
     ),
     store_command(
@@ -39,7 +39,7 @@ STORE_COMMANDS = (
         "spam store merge all.zarr a.zarr b.zarr",
         store_config.MergeConfig,
         ("out", "stores"),
-        twin="sharing.merge",
+        twin="copying.merge",
     ),
     store_command(
         "select",
@@ -48,7 +48,7 @@ STORE_COMMANDS = (
         "spam store select cohort.zarr open.zarr --without-counts",
         store_config.SelectConfig,
         ("store", "out"),
-        twin="sharing.select",
+        twin="copying.select",
     ),
     store_command(
         "pack",
@@ -56,7 +56,7 @@ STORE_COMMANDS = (
         "spam store pack cohort.zarr",
         store_config.PackConfig,
         ("store", "out"),
-        twin="sharing.pack",
+        twin="packing.pack",
     ),
     store_command(
         "unpack",
@@ -64,7 +64,7 @@ STORE_COMMANDS = (
         "spam store unpack cohort.zarr.zip",
         store_config.UnpackConfig,
         ("packed", "out"),
-        twin="sharing.unpack",
+        twin="packing.unpack",
     ),
     store_command(
         "export",
@@ -88,7 +88,7 @@ STORE_COMMANDS = (
         "spam store push cohort.zarr hf://datasets/org/name",
         store_config.PushConfig,
         ("store", "to"),
-        twin="sharing.push",
+        twin="publishing.push",
     ),
     store_command(
         "pull",
@@ -96,6 +96,6 @@ STORE_COMMANDS = (
         "spam store pull hf://datasets/org/name cohort.zarr --sections C2",
         store_config.PullConfig,
         ("store", "out"),
-        twin="sharing.pull",
+        twin="publishing.pull",
     ),
 )

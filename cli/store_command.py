@@ -48,14 +48,6 @@ def has_faults(report: Any) -> int:
     return 2 if report.faults else 0
 
 
-def _load(module: str) -> Any:
-    if module == "sharing":
-        from spam import sharing
-
-        return sharing
-    return importlib.import_module(f"spam.store.{module}")
-
-
 def store_command(
     name: str,
     does: str,
@@ -71,8 +63,9 @@ def store_command(
 
     def work(values: dict[str, Any], progress: Progress) -> Report:
         made = config.from_mapping(values)
-        room, function = twin.split(".")
-        return shown(getattr(_load(room), function)(made, progress=progress))
+        module, function = twin.split(".")
+        twin_of = getattr(importlib.import_module(f"spam.store.{module}"), function)
+        return shown(twin_of(made, progress=progress))
 
     return Command(
         name=name,
