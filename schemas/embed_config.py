@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from .config import Config, check, flag, folder_fault, option
-from .store_meta import FeatureDtype, Stain
+from .store_format import FeatureDtype, Stain
 
 __all__ = ["DEFAULT_ENCODER", "DEFAULT_TILE_UM", "EmbedConfig", "InputConfig"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .config import Config, option
 from .graph_config import DEFAULT_K
-from .store_meta import Stain
+from .store_format import Stain
 
 __all__ = ["FeatureOptions"]
 

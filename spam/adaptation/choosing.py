@@ -10,7 +10,7 @@ from spam.planning import EmbedPlan, PlannedSection
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.config import check, flag
 from spam.schemas.embed_config import EmbedConfig
-from spam.schemas.store_meta import feature_key
+from spam.schemas.store_format import feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store
 from spam.training.dataset import TrainingSet
@@ -131,7 +131,7 @@ def embed_command(tiles: EmbedConfig, *, lora: Path | None = None) -> str:
 def _keys(specs: Sequence[TileSpec], tiles: EmbedConfig, planned: EmbedPlan) -> tuple[str, ...]:
     """Name the frozen features of some tile sizes."""
     return tuple(
-        feature_key(planned.card.name, spec.label, stain=tiles.stain, is_averaged=tiles.dihedral)
+        feature_key(planned.card.name, spec.label, is_averaged=tiles.dihedral)
         for spec in specs
     )
 

@@ -4,7 +4,6 @@ Everything that can be wrong with the files is found before the first tile is co
 written.
 """
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -19,7 +18,7 @@ from spam.progress import SILENT, Progress
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.embed_report import EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
-from spam.schemas.store_meta import Sampling
+from spam.schemas.store_format import Sampling
 from spam.schemas.tile_quality import tile_flags
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section
@@ -91,12 +90,10 @@ def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, 
     if config.overwrite or one.section.name not in store.section_names:
         return
     stored = store.section(one.section.name)
-    with slide_of(one.section) as slide:
-        for spec, sampling in zip(one.specs, one.samplings, strict=True):
-            meta = feature_meta_of(spec, sampling, encoder, config)
-            if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
-                order = _order(one.section, slide, sampling, spec)
-                stored.feature_writer(meta, run=_run(one, encoder, config), order=order)
+    for spec, sampling in zip(one.specs, one.samplings, strict=True):
+        meta = feature_meta_of(spec, sampling, encoder, config)
+        if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
+            stored.feature_writer(meta, run=_run(one, encoder, config))
 
 
 def _embed_section(
@@ -165,14 +162,20 @@ def _stored_section(
     name = one.section.name
     if name in store.section_names:
         stored = store.section(name)
-        if not differences(stored, one.record):  # else `plan` has made sure of --overwrite
+        if not differences(stored, one.section, one.licence):  # else `plan` has made sure of --overwrite
             return stored
-    record = one.record
+    small = None
     if slide is not None and config.overview:
-        small = overview(slide, is_forgiving=config.skip_bad_tiles)
-        record = dataclasses.replace(record, overview=Overview(image=small.image, scale=small.scale))
+        picture = overview(slide, is_forgiving=config.skip_bad_tiles)
+        small = Overview(image=picture.image, scale=picture.scale)
     try:
-        return store.add_section(record, is_overwrite=config.overwrite)
+        return store.add_section(
+            one.section,
+            slide_size_px=one.slide_size_px,
+            licence=one.licence,
+            overview=small,
+            is_overwrite=config.overwrite,
+        )
     except StoreError:
         if share.n == 1 or name not in store.section_names:
             raise

@@ -5,7 +5,7 @@ import os
 from spam.errors import ConfigError
 from spam.planning import EmbedPlan
 from spam.schemas.embed_config import EmbedConfig
-from spam.store import cut, default_chunk_rows
+from spam.store import chunk_slices, default_chunk_rows
 
 __all__ = ["Share"]
 
@@ -58,4 +58,4 @@ class Share:
 
 def _n_chunks(n_spots: int, dim: int, config: EmbedConfig) -> int:
     rows = config.chunk_rows or default_chunk_rows(dim, config.dtype)
-    return len(cut(n_spots, dim, config.dtype, chunk_rows=rows).chunks)
+    return len(chunk_slices(n_spots, rows))

@@ -8,7 +8,7 @@ import numpy as np
 
 from spam.encoders import Encoder
 from spam.schemas.embed_config import EmbedConfig
-from spam.schemas.store_meta import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
+from spam.schemas.store_format import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
 from spam.schemas.tile_quality import MEASURES
 from spam.schemas.tile_spec import TileSpec
 from spam.store import FeatureWriter, StoredSection, default_chunk_rows
@@ -37,12 +37,17 @@ class TileArrays:
         run: Mapping[str, str | int],
         is_overwrite: bool,
     ) -> None:
-        self._order = order
-        self.features = stored.feature_writer(meta, run=run, order=order, is_overwrite=is_overwrite)
+        self.features = stored.feature_writer(meta, run=run, is_overwrite=is_overwrite)
+        spots = np.arange(stored.n_spots)
+        # Tiles of one chunk are read in the order of the slide.
+        rank = spots if order is None else np.argsort(order)
+        self._order = np.concatenate(
+            [spots[chunk][np.argsort(rank[chunk])] for chunk in self.features.chunks]
+        )
         self._quality: FeatureWriter | None = None
         if not self.features.is_finished:
             about = _quality_meta(meta)
-            self._quality = stored.feature_writer(about, run=run, order=order, is_overwrite=is_overwrite)
+            self._quality = stored.feature_writer(about, run=run, is_overwrite=is_overwrite)
 
     @property
     def chunks(self) -> list[slice]:
@@ -59,11 +64,13 @@ class TileArrays:
         return [chunk for chunk in self.chunks if chunk in missing]
 
     def rows(self, chunk: slice) -> Int64[Array, " n"]:
-        """Name the spots of a chunk."""
-        return np.arange(chunk.start, chunk.stop) if self._order is None else self._order[chunk]
+        """Name the spots of a chunk, or of a part of it, in the order in which they are computed."""
+        return self._order[chunk]
 
     def write(self, chunk: slice, features: Float32[Array, "n dim"], quality: Float32[Array, "n 4"]) -> None:
-        """Write what is missing of one chunk."""
+        """Write what is missing of one chunk; the rows come in the order of `rows`."""
+        back = np.argsort(self.rows(chunk))
+        features, quality = features[back], quality[back]
         if self._quality is not None and chunk in self._quality.pending:
             self._quality.write(chunk, quality)
         if chunk in self.features.pending:
@@ -82,7 +89,7 @@ def feature_meta_of(spec: TileSpec, sampling: Sampling, encoder: Encoder, config
     if encoder.card.source.startswith("local:"):
         card["source"] = encoder.card.name  # where the folder lies is this machine's affair, and may change
     return FeatureMeta(
-        key=feature_key(encoder.card.name, spec.label, stain=config.stain, is_averaged=config.dihedral),
+        key=feature_key(encoder.card.name, spec.label, is_averaged=config.dihedral),
         origin="embed",
         encoder=card,
         weights_sha256=encoder.weights_sha256,
@@ -94,7 +101,6 @@ def feature_meta_of(spec: TileSpec, sampling: Sampling, encoder: Encoder, config
         dtype=config.dtype,
         chunk_rows=config.chunk_rows or default_chunk_rows(encoder.card.dim, config.dtype),
         software=software_versions(),
-        stain=config.stain,
         is_averaged=config.dihedral,
         adapted_on=encoder.adapted_on,
     )
@@ -112,7 +118,6 @@ def _quality_meta(features: FeatureMeta) -> FeatureMeta:
         precision="float32",
         dim=len(MEASURES),
         dtype="float32",
-        stain=None,  # measured before
         is_averaged=False,
         adapted_on=(),
     )

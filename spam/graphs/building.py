@@ -6,7 +6,7 @@ from typing import Any
 
 from spam.progress import SILENT, Progress
 from spam.schemas.graph_config import GraphConfig
-from spam.schemas.store_meta import GraphMeta
+from spam.schemas.store_format import GraphMeta
 from spam.store import Graph, StoredSection, open_store
 
 from .stored_graphs import SPATIAL_KEY, ensure_feature_graph, ensure_spatial_graph, feature_graph_key

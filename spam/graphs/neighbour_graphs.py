@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from spam.schemas.store_meta import GraphMeta
+from spam.schemas.store_format import GraphMeta
 from spam.store import Graph
 from spam.typing import Array, Float, Float64, Num
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from spam.schemas.store_meta import GraphMeta
+from spam.schemas.store_format import GraphMeta
 from spam.store import CsrMatrix, Graph, StoredSection, readable_spots
 from spam.store.layout import feature_graph_key
 from spam.typing import Array, Bool

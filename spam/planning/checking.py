@@ -13,7 +13,7 @@ from spam.encoders import adapted_card, encoder_card, read_adapter, require_reac
 from spam.errors import SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
-from spam.schemas.store_meta import Sampling, Stain
+from spam.schemas.store_format import Sampling, Stain
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
 from spam.store import Store, open_store
@@ -33,7 +33,7 @@ from spam.tiles import (
 )
 
 from .planned import EmbedPlan, PlannedSection
-from .records import differences, record_of
+from .records import differences
 
 __all__ = ["plan", "slide_of"]
 
@@ -145,7 +145,7 @@ def _check_section(
     with slide_of(section) as slide:
         if slide is not None:
             section = locate(section, slide)
-        size = (slide.width, slide.height) if slide is not None else (None, None)
+        size = None if slide is None else (slide.width, slide.height)
         mpp_note = None if slide is None else slide.mpp_note
         specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
         samplings = tuple(_sampling(section, spec, slide, card) for spec in specs)
@@ -157,9 +157,8 @@ def _check_section(
             if config.stain is None
             else _normaliser(config.stain, section, slide, is_forgiving=config.skip_bad_tiles)
         )
-    record = record_of(section, *size, licence=config.licence)
-    if store is not None and record.meta.name in store.section_names and not config.overwrite:
-        found = differences(store.section(record.meta.name), record)
+    if store is not None and section.name in store.section_names and not config.overwrite:
+        found = differences(store.section(section.name), section, config.licence)
         if found:
             message = (
                 f"store {store.address!r} holds a section {section.name!r} that was made from "
@@ -167,7 +166,14 @@ def _check_section(
                 "features and graphs, with --overwrite"
             )
             raise StoreError(message)
-    return PlannedSection(section=section, record=record, specs=specs, samplings=samplings, stain=stain)
+    return PlannedSection(
+        section=section,
+        slide_size_px=size,
+        licence=config.licence,
+        specs=specs,
+        samplings=samplings,
+        stain=stain,
+    )
 
 
 def _sampling(section: Section, spec: TileSpec, slide: Slide | None, card: EncoderCard) -> Sampling:

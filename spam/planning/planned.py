@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from spam.schemas.encoder_card import EncoderCard
-from spam.schemas.store_meta import Sampling
+from spam.schemas.store_format import Sampling
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section
-from spam.store import SectionRecord
 from spam.tiles import StainNormaliser
 
 __all__ = ["EmbedPlan", "PlannedSection"]
@@ -22,8 +21,8 @@ class PlannedSection:
     ----------
     section
         The section, located on its slide.
-    record
-        The same as the store will hold it, without the overview.
+    slide_size_px, licence
+        Width and height of the slide at full resolution (None for tile files), and the licence to be stored.
     specs
         The tile sizes that it is to get.
     samplings
@@ -33,7 +32,8 @@ class PlannedSection:
     """
 
     section: Section
-    record: SectionRecord
+    slide_size_px: tuple[int, int] | None
+    licence: str | None
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
     stain: StainNormaliser | None = None

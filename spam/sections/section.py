@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from scipy.sparse import csr_matrix
 
-from spam.schemas.store_meta import SourceFile
+from spam.schemas.store_format import SourceFile
 from spam.typing import Array, Float64, Shaped
 
 from .join_report import JoinReport

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from spam.schemas.store_meta import SourceFile
+from spam.schemas.store_format import SourceFile
 
 from .section import SlideSource, TileSource
 from .slide_files import slide_files

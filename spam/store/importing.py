@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from spam.errors import ConfigError, SectionError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ImportConfig
-from spam.schemas.store_meta import FeatureMeta, feature_key
+from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.sections.wording import quoted
 from spam.typing import Array, Bool, Float32, Float64, Int, Int64, Shaped

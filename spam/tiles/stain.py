@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from spam.errors import ConfigError, SlideError
-from spam.schemas.store_meta import Stain
+from spam.schemas.store_format import Stain
 from spam.typing import Array, Float32, Float64, UInt8
 
 from .quality import is_tissue

@@ -1,4 +1,4 @@
-"""Metadata that a feature store carries: the contract between whoever embeds and whoever trains."""
+"""Metadata of a feature store: sections, features, graphs and files, as they are written to its ``zarr.json`` files."""
 
 import dataclasses
 import hashlib
@@ -6,57 +6,61 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = [
-    "MAY_BE_ABSENT",
-    "QUALITY",
-    "STORE_FORMAT",
-    "STORE_VERSION",
-    "UNKNOWN_WEIGHTS",
-    "FeatureDtype",
-    "FeatureMeta",
-    "GraphMeta",
-    "Sampling",
-    "SectionMeta",
-    "SourceFile",
-    "Stain",
-    "feature_identity",
-    "feature_key",
-    "quality_key",
-]
-
 STORE_FORMAT = "spam-store"
-STORE_VERSION = 1
+STORE_VERSION = 2
 UNKNOWN_WEIGHTS = "unknown"
-"""Stands for the digest of an encoder's weights where features were made elsewhere."""
-
-MAY_BE_ABSENT = "may_be_absent"
-"""Metadata of a field that only some stores have; all others are always written."""
+"""Digest of the encoder's weights where features were computed by other software."""
 
 QUALITY = "quality"
-"""Origin of arrays that hold no features, but measures of the quality of the tiles that features were made from."""
+"""Origin of arrays that hold quality measures of the tiles instead of features."""
 
-Stain = Literal["macenko", "reinhard"]
-"""Stain normalisation of Macenko et al. (doi:10.1109/ISBI.2009.5193250) or Reinhard et al. (doi:10.1109/38.946629)."""
+FeatureDtype = Literal["float16", "float32"]
+"""Number formats of stored features."""
 
-FeatureDtype = Literal["float16", "float32", "bfloat16"]
-"""Number formats of stored features; bfloat16 is stored as its bits, uint16, since Zarr has no such type."""
+Stain = Literal["macenko", "reinhard"]  # goes with the last option --stain
 
 
-def feature_key(
-    encoder: str, tile_label: str, *, stain: Stain | None = None, is_averaged: bool = False
-) -> str:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """Size and SHA-256 (64 hexadecimal digits) of one file of a section."""
+
+    n_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """An objection to sharing a store that its owner overrode.
+
+    Attributes
+    ----------
+    what
+        Subject: ``section 'C2'`` or ``features 'uni_v1_112um'``.
+    licence
+        Name of the licence, or None if none is stated.
+    clause
+        Clause of the licence that forbids sharing; None if the licence is unstated or unknown.
+    message
+        The reason in words.
+    """
+
+    what: str
+    licence: str | None
+    clause: str | None
+    message: str
+
+
+def feature_key(encoder: str, tile_label: str, *, is_averaged: bool = False) -> str:
     """Name the features of one encoder and one tile size within a section, e.g. ``efficientnet_lite0_112um``.
 
-    Features of stain-normalised tiles, and means over the symmetries of the square, have names of their own
-    (``efficientnet_lite0_112um_macenko_d4``). Characters that a file name or an AnnData key should not hold are
-    replaced by ``-``.
+    Means over the symmetries of the square end in ``_d4``. Characters that do not suit a file name are replaced by ``-``.
     """
     safe = "".join(c if c.isalnum() or c in "_.-" else "-" for c in encoder)
-    return "_".join([safe, tile_label, *([stain] if stain else []), *(["d4"] if is_averaged else [])])
+    return "_".join([safe, tile_label, *(["d4"] if is_averaged else [])])
 
 
 def quality_key(key: str) -> str:
-    """Name the array that holds the quality of the tiles that the features `key` were made from."""
+    """Name the array with the quality of the tiles behind the features `key`."""
     return f"{key}_{QUALITY}"
 
 
@@ -77,7 +81,7 @@ class SectionMeta:
     Attributes
     ----------
     name, donor
-        Section and donor; the donor is None where nobody said.
+        Section and donor; the donor is None if unknown.
     n_spots, n_genes
         Sizes; ``n_genes`` is 0 and ``has_counts`` False for a section without counts.
     mpp
@@ -91,14 +95,14 @@ class SectionMeta:
     software
         Versions of spam and of the packages that touch the data.
     has_coordinates
-        False for a copy that was made without them.
+        False for a copy without coordinates.
     spots_sha256
         Digest of the spots' ids and pixel coordinates as they were embedded, see `spots_digest` in
         ``spam/store``; None where that is not known.
     licence
-        Licence of the counts and images, as an SPDX name (``CC-BY-4.0``), or None where nobody said.
+        Licence of the counts and images, as an SPDX name (``CC-BY-4.0``), or None if unknown.
     redacted
-        What was taken out of this copy before it was shared: ``counts``, ``coordinates``, ``ids``, ``genes``.
+        What was removed from this copy before it was shared: ``counts``, ``coordinates``, ``ids``, ``genes``.
     """
 
     name: str
@@ -120,9 +124,7 @@ class SectionMeta:
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
         plain = dataclasses.asdict(self)
-        plain["sources"] = list(plain["sources"])
-        plain["redacted"] = list(plain["redacted"])
-        return plain
+        return {**plain, "sources": list(plain["sources"]), "redacted": list(plain["redacted"])}
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "SectionMeta":
@@ -165,8 +167,8 @@ class FeatureMeta:
     key
         Name of the array, see `feature_key`.
     origin
-        ``embed`` for features of `spam embed`; ``import:<kind>`` for those that were made elsewhere
-        (``import:trident``); ``quality`` for measures of the tiles' quality, which are no features.
+        ``embed`` for features of `spam embed`; ``import:<kind>`` for features of other software
+        (``import:trident``); ``quality`` for quality measures of the tiles.
     encoder
         The encoder card as a mapping (`EncoderCard.to_mapping`).
     weights_sha256
@@ -187,12 +189,10 @@ class FeatureMeta:
         Rows in one chunk: what a killed run loses at most.
     software
         Versions of spam and of the packages that touch the features, when the array was begun.
-    stain
-        Stain normalisation of the tiles, or None.
     is_averaged
         Whether features are means over the eight symmetries of the square.
     adapted_on
-        Sections whose counts the encoder has seen while it was adapted: no score on them is one on unseen tissue.
+        Sections on whose counts the encoder was adapted; scores on them are not scores on unseen tissue.
     """
 
     key: str
@@ -207,59 +207,42 @@ class FeatureMeta:
     dtype: FeatureDtype
     chunk_rows: int
     software: dict[str, str]
-    stain: Stain | None = dataclasses.field(default=None, metadata={MAY_BE_ABSENT: True})
-    is_averaged: bool = dataclasses.field(default=False, metadata={MAY_BE_ABSENT: True})
-    adapted_on: tuple[str, ...] = dataclasses.field(default=(), metadata={MAY_BE_ABSENT: True})
+    is_averaged: bool = False
+    adapted_on: tuple[str, ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types; what says that nothing was done is left out."""
-        plain = {**dataclasses.asdict(self), "adapted_on": list(self.adapted_on)}
-        rare = ("stain", "is_averaged", "adapted_on")
-        return {key: value for key, value in plain.items() if value or key not in rare}
+        """Return the values as JSON-ready types."""
+        return {**dataclasses.asdict(self), "adapted_on": list(self.adapted_on)}
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "FeatureMeta":
         """Rebuild from what `to_mapping` returned."""
         sampling = None if values["sampling"] is None else Sampling(**values["sampling"])
-        return cls(**{**values, "sampling": sampling, "adapted_on": tuple(values.get("adapted_on", ()))})
+        return cls(**{**values, "sampling": sampling, "adapted_on": tuple(values["adapted_on"])})
 
 
-_CARD_IDENTITY = (
-    "source",
-    "revision",
-    "architecture",
-    "kwargs",
-    "input_px",
-    "mean",
-    "std",
-    "interpolation",
-    "pooling",
-)
+_CARD_IDENTITY = "source revision architecture kwargs input_px mean std interpolation pooling".split()
 """Entries of an encoder card that change its features; the others only describe it."""
 
 
+_META_IDENTITY = (
+    "origin weights_sha256 lora_sha256 tile sampling precision dim dtype is_averaged adapted_on".split()
+)
+
+
 def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
-    """Hash what features were made from and how: equal on every machine, whatever the bytes turned out to be.
+    """Hash what features were computed from and how: equal on every machine, even if the last bits differ.
 
-    It covers the spots (ids and coordinates), the digests of slide or tile files, the encoder with its weights
-    and its transform, the tile, how it was cut and normalised, the precision and the number format. Counts, donors and
-    versions of software are not part of it.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
+    The SHA-256 covers the spots (ids and coordinates), the digests of slide or tile files, the encoder with its weights
+    and its transform, the tile, how it was cut, the precision and the number format. Counts, donors and software versions
+    are not part of it.
     """
-    images = sorted(source.sha256 for source in section.sources if source.role in ("slide", "tiles"))
     made = features.to_mapping()
-    kept = ("origin", "weights_sha256", "lora_sha256", "tile", "sampling", "precision", "dim", "dtype")
     inputs: Mapping[str, Any] = {
         "spots": section.spots_sha256,
-        "images": images,
+        "images": sorted(source.sha256 for source in section.sources if source.role in ("slide", "tiles")),
         "encoder": {key: made["encoder"].get(key) for key in _CARD_IDENTITY},
-        **{key: made[key] for key in kept},
-        # Left out where nothing was done, so that the digests of older stores stay what they are.
-        **{key: made[key] for key in ("stain", "is_averaged", "adapted_on") if key in made},
+        **{key: made[key] for key in _META_IDENTITY},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
