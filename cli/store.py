@@ -30,7 +30,7 @@ STORE_COMMANDS = (
         "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
         store_config.VerifyConfig,
         ("store",),
-        twin="verify.verify",
+        twin="verifying.verify",
         exit_code=has_faults,
     ),
     store_command(
