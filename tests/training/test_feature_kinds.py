@@ -12,7 +12,7 @@ from spam.models.checkpoint import read_checkpoint_meta
 from spam.schemas.store_config import SelectConfig
 from spam.schemas.store_format import feature_key
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
-from spam.sharing import select
+from spam.store.copying import select
 from spam.store import open_store
 from spam.training import finetune, pretrain
 from spam.training.cohort import choose_features
