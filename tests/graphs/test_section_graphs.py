@@ -22,7 +22,8 @@ from spam.graphs import (
 from spam.graphs.section_graphs import gaussian_width
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_format import FeatureMeta, GraphMeta, SectionMeta
-from spam.store import Graph, SectionRecord, Store, StoredSection, create_store, open_store
+from spam.store import Graph, Store, StoredSection, create_store, open_store
+from spam.store.writing import write_root, write_section
 
 KEY = "tiny_112um"
 MPP = 0.5
@@ -159,18 +160,18 @@ def add_section(store: Store, name: str, *, n_spots: int, mpp: float | None = MP
         sources=(),
         software={},
     )
-    section = store.add_section(
-        SectionRecord(
-            meta=meta,
-            ids=np.array([f"{name}_{i}" for i in range(n_spots)]),
-            xy_px=xy_px,
-            xy_um=None if mpp is None else xy_px * mpp,
-            counts=None,
-            genes=None,
-            obs={},
-            overview=None,
-        )
+    write_section(
+        store.folder,
+        meta,
+        ids=np.array([f"{name}_{i}" for i in range(n_spots)]),
+        xy_px=xy_px,
+        xy_um=None if mpp is None else xy_px * mpp,
+        counts=None,
+        genes=None,
+        overview=None,
     )
+    write_root(store.folder)
+    section = open_store(store.folder, is_read_only=False).section(name)
     features = FeatureMeta(
         key=KEY,
         origin="embed",
