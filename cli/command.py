@@ -13,7 +13,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import typer
 from typer.core import TyperCommand
@@ -29,7 +29,17 @@ _USER_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOTDIR, errno.ENAMETOOLONG),
 }
-_PANELS = ("Data", "Options", "Training", "Model", "Output", "Advanced", "Lab files")
+# Options of every command.
+_SHARED = (
+    Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
+    Option(
+        name="json",
+        kind=bool,
+        default=False,
+        help="print one JSON object on standard output, everything else on standard error",
+    ),
+)
+_PANELS = ("Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
 
 
 class Report(Protocol):
@@ -55,11 +65,14 @@ class Command:
 
 
 def call(twin: str, *configs: Config, progress: Progress, positional: tuple[str, ...] = ()) -> Any:
-    """Call a library function, e.g. ``"graphs.build_graphs"``; it is imported after the paths have been checked."""
+    """Call a function of `spam` or of a module below it, imported after the paths have been checked.
+
+    For example ``"embed"`` or ``"store.packing.pack"``.
+    """
     for config in configs:
         config.check_paths(positional=positional)
-    room, function = twin.rsplit(".", 1)
-    return getattr(importlib.import_module(f"spam.{room}"), function)(*configs, progress=progress)
+    module, _, function = f"spam.{twin}".rpartition(".")
+    return getattr(importlib.import_module(module), function)(*configs, progress=progress)
 
 
 def command(
@@ -182,21 +195,10 @@ def add_command(app: typer.Typer, command: Command) -> None:
     """Add a command to `app`, with its options, ``--config`` and ``--json``."""
 
     def run(**given: Any) -> None:
-        is_json = given.pop("json")
+        is_json = bool(given.pop("json"))
         raise typer.Exit(_run(command, given, given.pop("config"), is_json=is_json))
 
-    recipe_help = "TOML file of these options; flags override it"
-    json_help = "print one JSON object on standard output, everything else on standard error"
-    shared = (
-        ("config", None, Annotated[Path | None, typer.Option("--config", help=recipe_help)]),
-        ("json", False, Annotated[bool, typer.Option("--json", help=json_help)]),
-    )
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [option.parameter() for option in command.options]
-    parameters += [
-        inspect.Parameter(name, keyword, default=default, annotation=annotation)
-        for name, default, annotation in shared
-    ]
+    parameters = [option.parameter() for option in (*command.options, *_SHARED)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters}
     # "\b" keeps the line breaks of the example.

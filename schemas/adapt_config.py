@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from .config import check, flag, option
+from .config import flag, option
 from .training_config import PretrainConfig
 
 UNUSED_BY_ADAPT = ("n_components",)
@@ -34,20 +34,15 @@ class AdaptConfig(PretrainConfig):
         "recompute activations instead of storing them: less memory, a third more time",
     )
 
-    def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is created twice, and super() finds the first.
-        PretrainConfig.__post_init__(self)
+    def faults(self) -> list[str | None]:
+        """List contradictions between options."""
         default = {field.name: field.default for field in dataclasses.fields(self)}
         unused = (*UNUSED_BY_ADAPT, *(_CONTRASTIVE if self.objective == "supervised" else ()))
         given = [flag(name) for name in unused if getattr(self, name) != default[name]]
-        check(
-            [
-                *self.field_faults(),
-                f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
-                if isinstance(self.store, str)
-                else None,
-                f"{', '.join(given)} has no effect with --objective {self.objective}; omit it"
-                if given
-                else None,
-            ]
-        )
+        return [
+            *PretrainConfig.faults(self),  # not super(): a dataclass with slots is created twice
+            f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
+            if isinstance(self.store, str)
+            else None,
+            f"{', '.join(given)} has no effect with --objective {self.objective}; omit it" if given else None,
+        ]

@@ -75,7 +75,7 @@ def test_lora_options_are_separated() -> None:
         ({"with_lora": True, "lora": Path("x")}, "--with-lora .* --lora"),
         ({"with_lora": True, "store": "s.zarr"}, "--with-lora .*instead of --store"),
         ({"with_lora": True, "lora_r": 0}, "--lora-r must be at least 1"),
-        ({"with_lora": True, "lora_epochs": 0}, "--epochs must be positive"),
+        ({"with_lora": True, "lora_epochs": 0}, "--epochs must be at least 1"),
     ],
 )
 def test_mistakes_about_lora(values: dict[str, Any], words: str) -> None:

@@ -153,7 +153,7 @@ def test_options_are_listed_by_panel(capsys: pytest.CaptureFixture[str]) -> None
     app_of([])(["--help"], standalone_mode=False)
     text = capsys.readouterr().out
     places = [
-        text.index(word) for word in ("Options:", "--rate", "Training:", "--batch-size", "Model:", "--mode")
+        text.index(word) for word in ("Training:", "--batch-size", "Model:", "--mode", "Options:", "--rate")
     ]
     assert places == sorted(places)
 

@@ -188,7 +188,7 @@ def test_a_remote_address_is_no_folder() -> None:
         (EmbedConfig, {"tile_um": (1.0,), "tile_px": (3,)}, "--tile-um or --tile-px, not both"),
         (EmbedConfig, {"tile_um": (0.0,)}, "--tile-um must be positive"),
         (PretrainConfig, {"save_dir": None}, "--save-dir is missing"),
-        (PretrainConfig, {"epochs": 0}, "--epochs must be positive"),
+        (PretrainConfig, {"epochs": 0}, "--epochs must be at least 1"),
         (PretrainConfig, {"batch_size": 1}, "--batch-size must be at least 2"),
         (PretrainConfig, {"dropout": 1.0}, r"--dropout must be in \[0, 1\)"),
         (PretrainConfig, {"mixing": 1.5}, r"--mixing must be in \[0, 1\]"),
