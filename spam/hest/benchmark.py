@@ -14,7 +14,7 @@ from spam.hardware import resolve_device
 from spam.models.linear import pearson_per_gene
 from spam.progress import SILENT, Progress
 from spam.schemas.hest_config import HestConfig, HestSolver
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array, Float64, Num
 
 from .embeddings import read_embeddings

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from spam.errors import SectionError
 from spam.sections.h5ad import read_h5ad
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array, Float64
 
 __all__ = ["read_expression"]

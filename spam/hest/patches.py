@@ -8,9 +8,9 @@ import numpy as np
 
 from spam.encoders import Encoder
 from spam.errors import SectionError
-from spam.exchange.hdf5_files import open_hdf5, read_numbers, refuse_claims
+from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
 from spam.progress import Progress
-from spam.tiles.cutting import resample
+from spam.tiles.tile_cutting import resample
 from spam.typing import Array, UInt8
 
 from .embeddings import Embeddings, read_barcodes, write_embeddings

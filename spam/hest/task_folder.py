@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from spam.errors import ConfigError, MissingInputError, SectionError
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 
 __all__ = ["GENE_FILE", "HestSample", "HestSplit", "HestTask", "find_tasks", "read_task"]
 

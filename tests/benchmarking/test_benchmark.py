@@ -13,7 +13,7 @@ from scipy import stats
 
 from spam.benchmarking import BenchmarkReport, benchmark
 from spam.benchmarking.methods import ALL_METHODS, choose_methods
-from spam.cli.benchmark import BENCHMARK
+from spam.cli.commands import BENCHMARK
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
 

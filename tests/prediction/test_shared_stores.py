@@ -16,7 +16,7 @@ from spam.predicting import predict
 from spam.prediction import Predictor
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.store_config import PackConfig
-from spam.sharing import pack
+from spam.store.packing import pack
 from spam.store import StoredSection, open_store
 from spam.store.sealing import write_sealed
 

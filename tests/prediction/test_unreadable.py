@@ -14,7 +14,7 @@ from quality_arrays import add_quality, good_measures
 from spam.predicting import predict
 from spam.prediction import Predictor
 from spam.schemas.predict_config import PredictConfig
-from spam.schemas.tile_quality import MEASURES
+from spam.schemas.tile_spec import MEASURES
 from spam.store import open_store
 
 UNREADABLE = (2, 19, 42)

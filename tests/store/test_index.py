@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spam.errors import StoreError
-from spam.schemas.store_index import FileEntry
+from spam.schemas.store_format import FileEntry
 from spam.store import open_store
-from spam.store.index import change_index, content_digest, file_entry, read_index
-from spam.store.sealing import read_sealed, sealed, write_sealed
-from spam.store.store import write_root
+from spam.store.index import change_index, read_index
+from spam.store.section_index import content_digest, file_entry
+from spam.store.section_index import read_sealed, sealed
+from spam.store.sealing import write_sealed
+from spam.store.writing import write_root
 
 
 def sha256(content: bytes) -> str:

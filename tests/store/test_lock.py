@@ -14,7 +14,8 @@ import pytest
 
 from spam.errors import StoreError
 from spam.store import lock as lock_module
-from spam.store.lock import live_locks, locked, locked_part, remove_stale_locks
+from spam.store.writing import live_locks, locked, locked_part
+from spam.store.lock import remove_stale_locks
 
 OTHER_MACHINE = {"owner": "ab" * 16, "machine": "0123456789abcdef", "pid": os.getpid(), "started": "1"}
 NAME = "C2/obsm/tiny_112um"

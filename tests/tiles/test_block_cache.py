@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from spam.errors import SlideError
 from spam.tiles import cut_tile, open_slide, sweep_order
-from spam.tiles.block_cache import CachedSlide, region_size
 from spam.tiles.slide import Slide
+from spam.tiles.slide_cache import CachedSlide, region_size
 
 WIDTH, HEIGHT = 1409, 1103
 

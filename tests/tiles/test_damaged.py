@@ -13,7 +13,7 @@ from PIL import Image
 
 from spam.errors import SlideError
 from spam.tiles import open_slide, overview
-from spam.tiles.openslide_slide import OpenSlideSlide
+from spam.tiles.slide_formats import OpenSlideSlide
 from spam.tiles.tiff_slide import TiffSlide
 
 SVS = "slides/CMU-1-Small-Region.svs"

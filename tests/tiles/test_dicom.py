@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid  # noqa: E402
 
 from spam.errors import SlideError  # noqa: E402
 from spam.tiles import grid_slides, open_slide  # noqa: E402
-from spam.tiles.openslide_slide import OpenSlideSlide  # noqa: E402
+from spam.tiles.slide_formats import OpenSlideSlide
 
 
 @pytest.fixture

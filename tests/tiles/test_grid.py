@@ -9,7 +9,7 @@ from PIL import Image
 
 from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import EmbedConfig
-from spam.schemas.store_meta import SourceFile
+from spam.schemas.store_format import SourceFile
 from spam.sections import SlideSource
 from spam.tiles import grid_section, grid_slides, locate, open_slide
 

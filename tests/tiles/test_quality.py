@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from tile_truth import SYMMETRIES, detail_ratio
 
-from spam.schemas.tile_quality import MEASURES, tile_flags
+from spam.schemas.tile_spec import MEASURES, tile_flags
 from spam.tiles import cut_tile, measure_quality, open_slide
 
 PINK, WHITE, GREY = (214, 130, 180), (244, 242, 245), (128, 130, 126)

@@ -6,7 +6,8 @@ import tifffile
 from PIL import Image
 
 from spam.tiles import open_slide
-from spam.tiles.resolution import UNSTATED, ome_pixel_size, pixel_size
+from spam.tiles.slide import UNSTATED, pixel_size
+from spam.tiles.tiff_slide import ome_pixel_size
 
 OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels {}/></Image></OME>'
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from spam.errors import MissingInputError, SlideError
 from spam.tiles import open_slide
-from spam.tiles.image_slide import ImageSlide
+from spam.tiles.slide_formats import ImageSlide
 from spam.tiles.tiff_slide import TiffSlide
 from spam.typing import Array, UInt8
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from spam.errors import MissingInputError, SlideError, TileError
-from spam.tiles.tile_files import common_side_px, side_px
+from spam.tiles import common_side_px
+from spam.tiles.tile_files import side_px
 
 
 @pytest.fixture

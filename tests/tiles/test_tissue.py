@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 
-from spam.tiles.tissue import otsu_threshold, tissue_mask
+from spam.tiles.tissue_grid import otsu_threshold, tissue_mask
 
 GLASS, TINTED = (244, 242, 243), (234, 217, 233)
 EOSIN, HAEMATOXYLIN, GREY = (215, 160, 190), (110, 80, 150), (120, 118, 122)

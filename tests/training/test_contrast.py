@@ -14,14 +14,14 @@ from scipy.stats import entropy
 
 from spam.errors import ConfigError
 from spam.models import Embeddings
+from spam.models.checkpoint import read_checkpoint
 from spam.models.probe import probe_accuracy
 from spam.schemas.training_config import PretrainConfig
 from spam.training import PretrainReport, pretrain
-from spam.training.checkpoint import read_checkpoint
 from spam.training.contrast import contrast_figures, near_pairs, pair_losses, training_losses
-from spam.training.dataset import build_training_set
+from spam.training.training_set import build_training_set
 from spam.training.groups import spatial_blocks
-from spam.training.health import ContrastHealth, PairHealth, pair_health
+from spam.training.contrast import ContrastHealth, PairHealth, pair_health
 from spam.training.pretraining import AlignmentStage
 from spam.training.probing import Probe, probe_labels
 
@@ -102,7 +102,7 @@ def test_a_pair_that_the_mode_does_not_make_is_not_trained() -> None:
 
 
 def test_soft_targets_without_expression_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--targets soft changes nothing with --mode img-coord"):
+    with pytest.raises(ConfigError, match="--targets soft .* --mode img-coord"):
         pretraining(Path("s"), Path("o"), targets="soft", mode="img-coord")
 
 
