@@ -13,10 +13,8 @@ from spam.models import AlignmentModel, Embeddings, ImageProjector, closure, pea
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.training.contrast import contrast_figures, training_losses
-from spam.training.training_set import TrainingSet
-from spam.training.training_set import describe_training
 from spam.training.loop import LossTerms
-from spam.training.training_set import check_donors, random_order
+from spam.training.training_set import TrainingSet, check_donors, describe_training, random_order
 from spam.typing import Array, Float, Float32, Int64, Shaped
 
 from .tile_bank import TileBank

@@ -16,6 +16,7 @@ from spam.encoders.lora_adapter import add_lora, peft_package, target_patterns, 
 from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
+from spam.models.checkpoint import read_checkpoint, weights_of
 from spam.models.linear import standardise_per_section
 from spam.progress import SILENT, Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
@@ -25,10 +26,8 @@ from spam.schemas.encoder_card import AdapterCard, EncoderCard
 from spam.schemas.store_format import feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store, readable_spots
-from spam.models.checkpoint import read_checkpoint
+from spam.training.loop import NOT_IN_DIGEST, Run, TrainingReport, fit
 from spam.training.training_set import TrainingSet, build_training_set
-from spam.training.loop import NOT_IN_DIGEST, Run, fit
-from spam.training.loop import TrainingReport
 from spam.typing import Array, Int64
 from spam.versions import software_versions
 
@@ -173,13 +172,7 @@ def _adapt(
     training = dataclasses.replace(config, save_dir=config.save_dir / "training")
     run = fit(stage, training, device=device, progress=progress)
     _, best = read_checkpoint(run.best_path, stage=stage.name)
-    stage.network.load_state_dict(
-        {
-            name.removeprefix("network."): torch.from_numpy(value)
-            for name, value in best.items()
-            if name.startswith("network.")
-        }
-    )
+    stage.network.load_state_dict(weights_of(best))
     card = _describe(config, planned.card, data, run, digest=digest, targets=targets)
     return AdaptReport(
         run=run,

@@ -14,12 +14,10 @@ import pytest
 import torch
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import AdaptReport, adapt
 from spam.adaptation import adapting, stage
-from spam.embedding.adaptation_stage import augment
-from spam.embedding.adaptation_stage import AdaptationNetwork
+from spam.embedding import AdaptReport, adapt, embed, plan
+from spam.embedding.adaptation_stage import AdaptationNetwork, augment
 from spam.embedding.tile_bank import TileBank, cut_tiles
-from spam.embedding import embed
 from spam.encoders import read_adapter
 from spam.encoders.encoder import build_network
 from spam.encoders.lora_adapter import add_lora, target_patterns
@@ -28,7 +26,6 @@ from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import ConfigError, OutputExistsError, SlideError, StoreError
 from spam.models import pearson_per_gene
 from spam.models.linear import fit_ridge, standardise_per_section
-from spam.embedding import plan
 from spam.planning import slide_of
 from spam.progress import Advance
 from spam.schemas.adapt_config import AdaptConfig

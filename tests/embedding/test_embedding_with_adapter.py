@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import adapt
-from spam.embedding import embed
+from spam.embedding import adapt, embed, plan
 from spam.errors import CheckpointError, EncoderError, StoreError
-from spam.embedding import plan
+from spam.models.checkpoint import read_checkpoint_meta
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune, pretrain
-from spam.models.checkpoint import read_checkpoint_meta
 
 
 @pytest.fixture(scope="module")

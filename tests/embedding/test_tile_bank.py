@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from spam.embedding import plan
 from spam.embedding.tile_bank import cut_tiles
 from spam.errors import SlideError
-from spam.embedding import plan
 from spam.planning import slide_of
 from spam.progress import SILENT
 from spam.schemas.embed_config import EmbedConfig
