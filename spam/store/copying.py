@@ -158,8 +158,9 @@ def parts_of(index: SectionIndex) -> dict[Part, tuple[str, ...]]:
 
 
 def named(section: StoredSection, part: Part) -> str:
-    """Name a part in reports: ``C2: features 'uni_112um'``."""
-    return f"{section.meta.name}: {part[0]} {part[1]!r}"
+    """Name a part in reports: ``C2: features 'uni_112um'``, or ``section 'C2'``."""
+    name = f"{part[0]} {part[1]!r}"
+    return name if part[0] == "section" else f"{section.meta.name}: {name}"
 
 
 def chosen_parts(sections: Sequence[StoredSection], names: Sequence[str]) -> dict[str, Parts]:

@@ -83,7 +83,8 @@ class SectionInfo:
         mpp = "µm/px unknown" if self.mpp is None else f"{self.mpp:g} µm/px"
         head = (
             f"{self.name}: donor {self.donor or 'unknown'}, {self._sizes}, "
-            f"{mpp if self.has_coordinates else 'no coordinates'}, licence {self.licence or 'unknown'}, content {self.content}"
+            f"{mpp if self.has_coordinates else 'no coordinates'}, licence {self.licence or 'unknown'}, "
+            f"content {self.content}"
         )
         if self.redacted:
             head += f", shared without original {', '.join(self.redacted)}"

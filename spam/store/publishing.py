@@ -9,6 +9,7 @@ import re
 import tempfile
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from .stored_section import StoredSection
 
 _README = "README.md"
 _HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
+_N_THREADS = 8  # transfers at a time
 _CHANGED_MEANWHILE = 412  # status of a commit on top of another one than asked for
 
 
@@ -167,9 +169,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         plans = merge_plans(
             own.values(), [(section, parts_of(section.index)) for section in sections.values()]
         )
-        replaced = tuple(
-            f"section {name!r}: {part}" for name, plan in plans.items() for part in plan.conflicts
-        )
+        replaced = tuple(named(plan.base, part) for plan in plans.values() for part in plan.conflicts)
         if not config.overwrite:
             advice = "Push to another address, or replace them with --overwrite."
             require_no_conflicts(
@@ -307,31 +307,40 @@ class _Place:
         small: Mapping[str, bytes],
         advance: Advance,
     ) -> list[FileEntry]:
-        """Send files, then the indexes, then delete what no index names; return the files that were sent."""
-        sent = []
+        """Send sections, then the root and other `small` files; return the files of sections that were sent."""
         if self.location.read_index("") is None:  # so that a killed push leaves a store
             self.put(INDEX, _root(()))
-        for name, change in changes.items():
-            found = self.found(name)
-            if self.location.read_index(name) != (None if change.old is None else change.old.data):
-                message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
-                raise StoreError(message)
-            index = f"{name}/{INDEX}"
-            if change.interim is not None:
-                self.put(index, change.interim) if change.interim else self.delete(index)
-            for path, entry in change.files.items():
-                data = source.location.read(f"{name}/{path}", entry)
-                if not self._has(found.get(f"{name}/{path}"), data):
-                    self.put(f"{name}/{path}", data, _file(source.location, f"{name}/{path}"))
-                    sent.append(entry)
-                advance(note=name)
-            if change.old is None or change.old.data != change.index.data:
-                self.put(index, change.index.data)
-            for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
-                self.delete(path)
+        sent = [entry for change in changes.values() for entry in self._send(source, change, advance)]
         for path, data in small.items():
             self.put(path, data)
         self.finish()
+        return sent
+
+    def _send(self, source: Store, change: _Change, advance: Advance) -> list[FileEntry]:
+        """Send the files of a section, then its index, and delete files that it does not name."""
+        name = change.index.meta.name
+        index, found = f"{name}/{INDEX}", self.found(name)
+        if self.location.read_index(name) != (None if change.old is None else change.old.data):
+            message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
+            raise StoreError(message)
+        if change.interim is not None:
+            self.put(index, change.interim) if change.interim else self.delete(index)
+
+        def send(path: str) -> FileEntry | None:
+            where, entry = f"{name}/{path}", change.index.files[path]
+            data = source.location.read(where, entry)
+            is_there = self._has(found.get(where), data)
+            if not is_there:
+                self.put(where, data, _file(source.location, where))
+            advance(note=name)
+            return None if is_there else entry
+
+        with ThreadPoolExecutor(_N_THREADS) as pool:
+            sent = list(filter(None, pool.map(send, change.files)))
+        if change.old is None or change.old.data != change.index.data:
+            self.put(index, change.index.data)
+        for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
+            self.delete(path)
         return sent
 
     def _has(self, info: dict[str, Any] | None, data: bytes) -> bool:
@@ -376,6 +385,7 @@ class _HubPlace(_Place):
         with remote_errors(address, "opening the dataset"):
             self._parent = self._head(is_private=is_private)
         super().__init__(f"hf://datasets/{self._repository}@{self._parent}/{self._folder}".rstrip("/"), cache)
+        self.address = address
 
     def _head(self, *, is_private: bool) -> str:
         """Find the last commit; create the repository if there is none."""

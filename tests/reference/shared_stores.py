@@ -11,14 +11,14 @@ from spam.store import open_store
 
 
 def make_store(path: Path, *names: str, encoder: str = "tiny", has_graphs: bool = True) -> Path:
-    """Write sections with two feature arrays and, for the first section, tile quality; equal names, equal sections."""
+    """Write sections with two feature arrays; the first has tile quality and graphs too. Equal names, equal sections."""
     for name in names:
         unreadable = (2, 5) if name == names[0] else None
         add_section(
             path, name, seed=ord(name[-1]), n_spots=23, n_genes=17, encoder=encoder, unreadable=unreadable
         )
     if has_graphs:
-        build_graphs(GraphConfig(store=path, k_spatial=3, k_features=3))
+        build_graphs(GraphConfig(store=path, sections=names[:1], k_spatial=3, k_features=3))
     return path
 
 

@@ -203,7 +203,7 @@ def test_merge_refuses_what_differs(store, tmp_path):
     with pytest.raises(StoreError, match=r"S1: features 'tiny_112um'") as caught:
         merged(tmp_path / "x.zarr", store, other)
     assert "S2" not in str(caught.value)
-    with pytest.raises(StoreError, match=r"S2: section 'S2': different .*n_genes"):
+    with pytest.raises(StoreError, match=r"section 'S2': different .*n_genes"):
         merged(tmp_path / "x.zarr", store, part)
     assert not (tmp_path / "x.zarr").exists()
     assert tree(store) == before
