@@ -123,7 +123,7 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     ------
     ConfigError
         If tiles or step are in µm and µm per pixel is unknown, ``--mpp`` is impossible, or the step is too small (over
-        twenty million cells) or larger than a slide without tissue.
+        twenty million cells).
     MissingInputError
         If the slide does not exist.
     SlideError
@@ -134,36 +134,27 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     with open_slide(path) as slide:
         mpp = option.mpp or slide.mpp
         tile_px, stride_px = _sizes(slide, config, mpp, name)
-        size = f"{slide.width} x {slide.height} px"
-        is_narrow = stride_px > min(slide.width, slide.height)
+        step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
+        where = f"slide {str(path)!r} ({slide.width} x {slide.height} px)"
         n_cells = slide.width / stride_px * slide.height / stride_px
         if n_cells > _MOST_CELLS:
-            # One per cent more, so that the rounded step of the message is accepted.
-            least = _length(1.01 * math.sqrt(slide.width / _MOST_CELLS * slide.height), mpp)
             message = (
-                f"A grid every {_length(stride_px, mpp)} over slide {str(path)!r} ({size}) has {n_cells:.2g} cells. Use "
-                f"--stride-um (default: the smallest tile) of at least {least}, or correct --mpp."
+                f"A grid every {step} over {where} has {n_cells:.2g} cells, more than {_MOST_CELLS:.0e}. Use a larger "
+                "--stride-um (default: the smallest tile), or correct --mpp."
             )
             raise ConfigError(message)
-        cell_px = min(tile_px, stride_px)
         picture = shrink(
             slide,
             scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
             purpose="the tissue mask: no tiles are laid there",
             is_forgiving=config.skip_bad_tiles,
         )
-        is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=cell_px)
+        is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
     rows, columns = np.nonzero(is_kept)
-    if not len(rows) and is_narrow:
-        message = (
-            f"Slide {str(path)!r} ({size}) is narrower than a step of the grid, {_length(stride_px, mpp)}. Choose a "
-            "smaller --stride-um (default: the smallest tile, --tile-um or --tile-px), or correct --mpp."
-        )
-        raise ConfigError(message)
     if not len(rows):
         message = (
-            f"Slide {str(path)!r} shows no tissue: none of {is_kept.size} cells of {cell_px:.0f} px has tissue on "
-            f"{_LEAST_TISSUE:.0%} of its area. Give the tiles with --csv."
+            f"No tissue on {where}: none of {is_kept.size} cells every {step} has tissue on {_LEAST_TISSUE:.0%} of its "
+            "area. Check --mpp and --stride-um (default: the smallest tile), or give the tiles with --csv."
         )
         raise SlideError(message)
     xy_px = (np.stack([columns, rows], axis=1) + 0.5) * stride_px
@@ -196,10 +187,6 @@ def _sizes(slide: Slide, config: EmbedConfig, mpp: float | None, name: str) -> t
         raise ConfigError(unknown_mpp(asked, name, slide.path, slide.mpp_note))
     tile_px = min([um / (mpp or 1.0) for um in tile_um] + [float(px) for px in config.tile_px])
     return tile_px, tile_px if config.stride_um is None else config.stride_um / (mpp or 1.0)
-
-
-def _length(px: float, mpp: float | None) -> str:
-    return f"{px:.4g} px" if mpp is None else f"{px:.4g} px ({px * mpp:.4g} µm)"
 
 
 def _cells_with_tissue(
