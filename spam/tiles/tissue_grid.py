@@ -20,9 +20,7 @@ from .tile_specs import unknown_mpp
 
 _log = logging.getLogger(__name__)
 
-_SLIDE_NAMES = tuple(
-    [".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".zarr", ".png", ".jpg", ".jpeg"]
-)
+_SLIDE_NAMES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".zarr", ".png", ".jpg", ".jpeg")
 
 # Strength of colour, largest minus smallest channel. Real sections (HER2ST, Xenium lung, olfactory bulb, mouse brain,
 # an Aperio slide) have their Otsu threshold at 22 to 30, tinted glass 3 to 18 and tissue 39 to 55 on average.
