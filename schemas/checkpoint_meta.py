@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from .store_meta import Stain
+from .store_format import Stain
 
 __all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_VERSION", "CheckpointMeta"]
 

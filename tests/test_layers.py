@@ -9,17 +9,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LEAVES = {"atomic", "errors", "typing", "progress", "hardware", "versions"}
+LEAVES = {"atomic", "errors", "hub", "typing", "progress", "hardware", "versions"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
-ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
+ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "simulation"}
 ABOVE |= {
-    "demonstration",
     "diagnosis",
     "console",
     "sharing",
     "exchange",
-    "adaptation",
     "benchmarking",
     "hest",
 }
@@ -27,6 +25,7 @@ ABOVE |= {
 ARROWS: dict[str, set[str]] = {
     "atomic": set(),
     "errors": set(),
+    "hub": {"errors"},
     "typing": set(),
     "progress": set(),
     "hardware": set(),
@@ -36,10 +35,8 @@ ARROWS: dict[str, set[str]] = {
     "sections": {"schemas"},
     "tiles": {"schemas", "sections"},
     "encoders": {"schemas"},
-    "store": {"schemas"},
-    "planning": {"schemas", *SLIDE_SIDE, "store"},
-    "embedding": {"schemas", *SLIDE_SIDE, "store", "planning", "graphs"},
-    "adaptation": {"schemas", *SLIDE_SIDE, "store", "planning", "graphs", "models", "training"},
+    "store": {"schemas", "sections"},
+    "embedding": {"schemas", *SLIDE_SIDE, "store", "graphs", "models", "training"},
     "graphs": {"schemas", "store"},
     "models": {"schemas"},
     "training": {"schemas", "store", "graphs", "models"},
@@ -51,8 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
-    "simulation": {"schemas"},
-    "demonstration": ABOVE - {"demonstration", "diagnosis", "console"},
+    "simulation": ABOVE - {"simulation", "diagnosis", "console"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
     # spam/__init__.py is the door: it names what the rooms offer.
@@ -61,12 +57,12 @@ ARROWS: dict[str, set[str]] = {
 # Package -> the folders or files that may import it. faiss and peft are imported in a single file each.
 PLACES = {
     "faiss": ("spam/graphs/",),
-    "timm": ("spam/encoders/",),
-    "peft": ("spam/encoders/",),
+    "timm": ("spam/encoders/timm_models.py",),
+    "peft": ("spam/encoders/lora_adapter.py",),
     "zarr": ("spam/store/", "spam/tiles/ome_zarr_slide.py"),
     "rich": ("spam/console.py", "cli/"),
     "fsspec": ("spam/store/", "spam/sharing/"),
-    "huggingface_hub": ("spam/encoders/", "spam/sharing/"),
+    "huggingface_hub": ("spam/hub.py", "spam/encoders/weight_access.py", "spam/sharing/"),
     "matplotlib": ("spam/reports/",),
     "sklearn": ("spam/hest/recipe.py",),
     "typer": ("cli/",),
@@ -78,10 +74,9 @@ IN_ONE_FILE = ("faiss", "peft")
 NEVER = {"store": ("torch", "timm"), "schemas": ("torch", "timm", "numpy", "zarr")}
 # A function may import these: what most runs never ask for, and an extra that need not be installed.
 LATE_IMPORTS = {
-    ("spam/encoders/registry.py", "spam.encoders.describing"),
-    ("spam/encoders/hub_access.py", "spam.encoders.describing"),
-    ("spam/encoders/lora.py", "peft"),
-    ("spam/tiles/stain.py", "torchstain.numpy.normalizers"),
+    ("spam/encoders/registry.py", "spam.encoders.timm_models"),
+    ("spam/encoders/lora_adapter.py", "peft"),
+    ("spam/store/remote.py", "spam.hub"),
     ("spam/hest/recipe.py", "sklearn.decomposition"),
     ("spam/hest/recipe.py", "sklearn.linear_model"),
     ("spam/hest/recipe.py", "sklearn.pipeline"),
@@ -92,7 +87,9 @@ DYNAMIC_IMPORTS = {
     "spam/sharing/__init__.py",
     "spam/__init__.py",
     "spam/encoders/__init__.py",
+    "spam/embedding/__init__.py",
     "spam/diagnosis.py",
+    "cli/command.py",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from spam.errors import ConfigError
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_format import SectionMeta
 from spam.training.groups import N_BLOCKS
 
 __all__ = ["Fold", "chosen_sections", "plan_folds"]

@@ -18,8 +18,8 @@ from spam.atomic import replacing
 from spam.errors import OutputExistsError, StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ExportConfig
-from spam.schemas.store_meta import quality_key
-from spam.schemas.tile_spec import MEASURES, flag_column
+from spam.schemas.store_format import quality_key
+from spam.schemas.tile_quality import MEASURES, flag_column
 from spam.store import Graph, StoredSection, choose_features, choose_sections, flagged_spots, open_store
 
 __all__ = ["ExportReport", "export", "to_anndata"]

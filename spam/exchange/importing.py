@@ -9,7 +9,7 @@ import numpy as np
 from spam.errors import ConfigError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ImportConfig
-from spam.schemas.store_meta import FeatureMeta, feature_key
+from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import choose_sections, default_chunk_rows, open_store
 from spam.typing import Array, Float32, Int

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from scipy.sparse import csr_matrix
 
-from spam.schemas.store_meta import SourceFile
+from spam.schemas.store_format import SourceFile
 from spam.typing import Array, Float64, Shaped
 
 _N_EXAMPLES = 5  # enough to see a pattern, few enough to read

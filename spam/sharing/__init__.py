@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .selecting import select
     from .unpacking import unpack
     from .validating import validate
-    from .verifying import verify
 
 __all__ = [
     "describe",
@@ -28,7 +27,6 @@ __all__ = [
     "select",
     "unpack",
     "validate",
-    "verify",
 ]
 
 _HOMES = {
@@ -41,7 +39,6 @@ _HOMES = {
     "select": ".selecting",
     "unpack": ".unpacking",
     "validate": ".validating",
-    "verify": ".verifying",
 }
 
 

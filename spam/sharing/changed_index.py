@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from spam.schemas.store_meta import STORE_FORMAT, STORE_VERSION
+from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION
 from spam.store.index import SectionIndex, read_index
 from spam.store.layout import FILES, FORMAT, META, SECTIONS, SPAM, VERSION
 from spam.store.sealing import sealed

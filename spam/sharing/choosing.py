@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from spam.errors import ConfigError, MissingInputError, StoreError
-from spam.schemas.store_meta import quality_key
+from spam.schemas.store_format import quality_key
 from spam.store import Store, StoredSection
 
 from .redacting import Redaction

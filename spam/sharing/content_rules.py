@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import QUALITY, FeatureMeta, feature_identity, quality_key
-from spam.schemas.tile_spec import MEASURES
+from spam.schemas.store_format import QUALITY, FeatureMeta, feature_identity, quality_key
+from spam.schemas.tile_quality import MEASURES
 from spam.store import StoredSection, spots_digest
 from spam.store.graph_elements import graph_nodes
 from spam.store.layout import DONOR, META, SECTION, SPAM, SPATIAL, SPATIAL_UM, duplicates, name_fault

@@ -6,7 +6,7 @@ from typing import Any
 from spam.errors import StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import InfoConfig
-from spam.schemas.store_meta import FeatureDtype
+from spam.schemas.store_format import FeatureDtype
 from spam.store import Store, StoredSection, flagged_spots, open_store
 from spam.store.feature_format import cut
 from spam.store.location import FolderLocation

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from spam.errors import StoreError
 from spam.schemas.licences import encoder_terms, known_licences, licence
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, SectionMeta
 
 __all__ = [
     "Objection",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from spam.schemas.licences import encoder_terms, licence
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, SectionMeta
 
 from .licence_guard import Objection, encoder_licences, objection_lines, section_licence
 from .markdown import inline

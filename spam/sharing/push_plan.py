@@ -6,7 +6,7 @@ from typing import Any
 
 from spam.errors import StoreError
 from spam.schemas.store_index import FileEntry
-from spam.schemas.store_meta import QUALITY, SectionMeta
+from spam.schemas.store_format import QUALITY, SectionMeta
 from spam.store.feature_reader import quality_names
 from spam.store.index import SectionIndex, read_index
 from spam.store.layout import IDENTITY, INDEX, SPAM

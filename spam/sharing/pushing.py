@@ -9,7 +9,7 @@ from pathlib import Path
 from spam.errors import StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import PushConfig, SelectConfig
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, SectionMeta
 from spam.store import Store, open_store
 from spam.store.index import SectionIndex
 from spam.store.lock import live_locks

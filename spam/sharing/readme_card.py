@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from huggingface_hub import DatasetCardData
 
-from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_identity
+from spam.schemas.store_format import FeatureMeta, SectionMeta, feature_identity
 
 from .licence_guard import Objection, encoder_licences, section_licence
 from .licence_text import hub_licence, licence_list, licences_of, override_list

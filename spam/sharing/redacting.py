@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_format import SectionMeta
 from spam.store import Graph, SectionRecord, StoredSection, spots_digest
 from spam.typing import Array, Int
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from spam.schemas.store_index import FileEntry
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_format import SectionMeta
 from spam.store import StoredSection
 from spam.store.feature_reader import feature_names
 from spam.store.graph_elements import graph_names, graph_nodes

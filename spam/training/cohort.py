@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta, Stain
+from spam.schemas.store_format import UNKNOWN_WEIGHTS, FeatureMeta, Stain
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
@@ -208,7 +208,7 @@ def choose_features(
         )
         message = f"the sections {problem} ({there}); choose one with --enc-name, or run `spam embed` for what is missing"
         raise StoreError(message)
-    kinds = {(meta.stain, meta.is_averaged) for meta in chosen}
+    kinds: set[tuple[Stain | None, bool]] = {(None, meta.is_averaged) for meta in chosen}
     asked = (stain, is_averaged)
     if asked not in kinds and (asked != (None, False) or len(kinds) > 1):
         message = (
@@ -218,7 +218,7 @@ def choose_features(
         )
         raise StoreError(message)
     asked = asked if asked in kinds else kinds.pop()
-    chosen = [meta for meta in chosen if (meta.stain, meta.is_averaged) == asked]
+    chosen = [meta for meta in chosen if (None, meta.is_averaged) == asked]
     _require_sizes(chosen, tile_um, there)
     for key in (meta.key for meta in chosen):
         digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
@@ -235,7 +235,6 @@ def choose_features(
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
-        stain=chosen[0].stain,
         is_averaged=chosen[0].is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
     )

@@ -268,7 +268,7 @@ def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
         Naming both encoders, digests and tile sizes.
     """
     same = meta.weights_sha256 == features.weights_sha256 and list(meta.tiles) == list(features.tiles)
-    same = same and (meta.stain, meta.is_averaged) == (features.stain, features.is_averaged)
+    same = same and meta.is_averaged == features.is_averaged
     if meta.encoder_name != features.encoder or not same:
         message = (
             f"the checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}…, "

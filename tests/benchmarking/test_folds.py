@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spam.benchmarking.folds import Fold, chosen_sections, plan_folds
 from spam.errors import ConfigError
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_format import SectionMeta
 
 
 def config(**options: object) -> BenchmarkConfig:

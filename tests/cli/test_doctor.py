@@ -63,9 +63,9 @@ def test_broken_package_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_damaged_weights_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spam.encoders import package_weights
+    from spam.encoders.published_weights import PACKAGED_SHA256
 
-    monkeypatch.setattr(package_weights, "EFFICIENTNET_LITE0_SHA256", "0" * 64)
+    monkeypatch.setitem(PACKAGED_SHA256, "efficientnet-lite0-57934424.pth", "0" * 64)
     found = finding("default encoder")
     assert found.status == "FAIL"
     assert "damaged" in found.detail

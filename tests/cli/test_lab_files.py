@@ -12,7 +12,7 @@ from adaptation_lab import make_cohort_files
 
 from spam.cli.lab_files import with_store
 from spam.cli.lora import take_lora
-from spam.encoders.adapter import read_adapter
+from spam.encoders import read_adapter
 from spam.errors import ConfigError
 from spam.progress import SILENT
 from spam.schemas.predict_config import PredictConfig

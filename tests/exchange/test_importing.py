@@ -16,7 +16,7 @@ from quality_arrays import add_quality, good_measures
 from spam.errors import ConfigError, SectionError, StoreError
 from spam.exchange import import_features
 from spam.schemas.store_config import ImportConfig
-from spam.schemas.store_meta import Sampling
+from spam.schemas.store_format import Sampling
 from spam.schemas.training_config import PretrainConfig
 from spam.store import open_store, readable_spots
 from spam.training import pretrain

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spam.errors import ConfigError, SectionError
 from spam.graphs import feature_knn_graph, spatial_knn_graph
 from spam.graphs.neighbour_graphs import gaussian_width
-from spam.schemas.store_meta import GraphMeta
+from spam.schemas.store_format import GraphMeta
 from spam.store import Graph
 
 #  5          y = 4

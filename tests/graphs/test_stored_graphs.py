@@ -16,7 +16,7 @@ from spam.graphs import (
     spatial_knn_graph,
 )
 from spam.schemas.graph_config import GraphConfig
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, SectionMeta
 from spam.store import Graph, SectionRecord, Store, StoredSection, create_store, open_store
 
 KEY = "tiny_112um"

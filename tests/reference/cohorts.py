@@ -6,7 +6,7 @@ import numpy as np
 from quality_arrays import add_quality, good_measures
 from scipy.sparse import csr_matrix
 
-from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_key
+from spam.schemas.store_format import FeatureMeta, SectionMeta, feature_key
 from spam.store import Overview, SectionRecord, create_store
 
 DIMS = {112.0: 11, 224.0: 13}

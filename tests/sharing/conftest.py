@@ -19,7 +19,7 @@ from pointing import forget_connections, point_at_hub, point_at_s3, started
 from s3_server import S3Server
 from scipy import sparse
 
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
+from spam.schemas.store_format import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
 from spam.store import Graph, Overview, SectionRecord, StoredSection, create_store, spots_digest
 from spam.store.sealing import write_sealed
 

@@ -11,7 +11,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from spam.encoders import list_encoders
 from spam.errors import StoreError
 from spam.schemas.licences import encoder_terms, known_licences, licence
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, SectionMeta
 from spam.sharing.licence_guard import (
     Objection,
     encoder_licences,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from spam.schemas.store_meta import FeatureMeta, SectionMeta, SourceFile, feature_identity
+from spam.schemas.store_format import FeatureMeta, SectionMeta, SourceFile, feature_identity
 from spam.sharing.licence_guard import Objection, sharing_objections
 from spam.sharing.readme_card import readme_card
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spam.schemas.store_attributes import RootAttributes, SectionAttribute
 from spam.schemas.store_index import FileEntry
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, GraphMeta, SectionMeta
 from spam.sharing.validate_metadata import MetadataKind, metadata_faults
 from spam.store import Graph, SectionRecord, create_store
 

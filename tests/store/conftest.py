@@ -13,7 +13,7 @@ import pytest
 import zarr
 from scipy import sparse
 
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
+from spam.schemas.store_format import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
 from spam.store import FeatureWriter, Graph, Overview, SectionRecord, Store, StoredSection, create_store
 from spam.store.elements import write_array
 from spam.store.sealing import write_sealed

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import sparse
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import QUALITY, FeatureMeta, GraphMeta, SectionMeta, quality_key
+from spam.schemas.store_format import QUALITY, FeatureMeta, GraphMeta, SectionMeta, quality_key
 from spam.store import Graph, Overview, SectionRecord, StoredSection, create_store, feature_format, open_store
 from spam.typing import Array
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import feature_identity
+from spam.schemas.store_format import feature_identity
 from spam.store import create_store, open_store
 from spam.typing import Array
 

@@ -9,7 +9,7 @@ from cohorts import add_section
 
 from spam.errors import CheckpointError, StoreError
 from spam.schemas.store_config import SelectConfig
-from spam.schemas.store_meta import feature_key
+from spam.schemas.store_format import feature_key
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.sharing import select
 from spam.store import open_store
