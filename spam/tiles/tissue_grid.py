@@ -20,7 +20,9 @@ from .tile_specs import unknown_mpp
 
 _log = logging.getLogger(__name__)
 
-_SLIDE_NAMES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".zarr", ".png", ".jpg", ".jpeg")
+_SLIDE_NAMES = (
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".zarr", ".png", ".jpg", ".jpeg",
+)  # fmt: skip
 
 # Strength of colour, largest minus smallest channel. Real sections (HER2ST, Xenium lung, olfactory bulb, mouse brain,
 # an Aperio slide) have their Otsu threshold at 22 to 30, tinted glass 3 to 18 and tissue 39 to 55 on average.
@@ -33,9 +35,7 @@ _MASK_PX_PER_TILE = DEFAULT_TILE_UM / _MASK_UM  # the same if µm per pixel is u
 _LEAST_TISSUE = 0.25
 # Standard deviation of the luminance within a cell. Haze and tinted glass have up to 2, tissue 8 to 50.
 _PLAIN_BELOW = 3.0
-_MOST_CELLS = (
-    20_000_000  # some 50 bytes each while tissue is searched; more come from a wrong --mpp or --stride-um
-)
+_MOST_CELLS = 20_000_000  # some 50 bytes each; more come from a wrong --mpp or --stride-um
 
 
 def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
@@ -70,29 +70,23 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     slides = [entry for entry in entries if reader_of(entry) is not None]
     files = [slide for slide in slides if slide.is_file()]
     loose = [file.name for file in files if root in {part.parent for part in slide_files(file)[1:]}]
-    if loose:
-        message = (
-            f"Folder {str(root)!r} has loose DICOM files ({quoted(loose)}). Give each slide its own folder."
-        )
-        raise SlideError(message)
     companions = {file.with_suffix("") for file in files}
     others = [entry.name for entry in entries if entry not in slides and entry not in companions]
-    if not slides:
-        message = f"Folder {str(root)!r} has no slide (--root), only {quoted(others) or 'nothing'}."
-        raise SlideError(message)
     broken = [name for name in others if name.lower().endswith(_SLIDE_NAMES)]
-    if broken:
-        message = (
-            f"Folder {str(root)!r} has {quoted(broken)}, named like slides, which cannot be read; copy them again, or "
-            "remove them."
-        )
+    fault = None
+    if loose:
+        fault = f"loose DICOM files ({quoted(loose)}). Give each slide its own folder"
+    elif not slides:
+        fault = f"no slide, only {quoted(others) or 'nothing'}"
+    elif broken:
+        fault = f"{quoted(broken)}, which cannot be read; copy them again, or remove them"
+    if fault is not None:
+        message = f"Folder {str(root)!r} (--root) has {fault}."
         raise SlideError(message)
     if others:
         _log.warning("%s: %d entries are no slides: %s", root, len(others), quoted(others))
     if section is not None and len(slides) > 1:
-        message = (
-            f"--section {section!r} names one section, but --root has {len(slides)} slides. Leave it out."
-        )
+        message = f"--section {section!r} names one section, but --root has {len(slides)} slides."
         raise ConfigError(message)
     names = [_section_name(slide) for slide in slides]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -215,7 +209,7 @@ def _overlap(size_px: int, n: int, *, stride_px: float, cell_px: float) -> Float
     centres = (np.arange(max(0, math.ceil(size_px / stride_px - 0.5))) + 0.5) * stride_px * scale
     low, high = ((centres + sign * cell_px * scale / 2)[:, None] for sign in (-1, 1))
     pixels = np.arange(n)
-    return np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
+    return np.asarray(np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None))
 
 
 def tissue_mask(image: UInt8[Array, "h w 3"]) -> Bool[Array, "h w"]:
