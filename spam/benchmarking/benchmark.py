@@ -67,7 +67,7 @@ def benchmark(
     sections = [store.section(name) for name in chosen_sections(store.section_names, config, store.address)]
     folds = plan_folds([section.meta for section in sections], config)
     features = choose_features(
-        sections, config.enc_name, config.tile_um, stain=config.stain, is_averaged=config.dihedral
+        sections, config.enc_name, config.tile_um, is_averaged=config.dihedral
     )
     refuse_adapted(folds, features)
     spots = {section.meta.name: read_spots(section, features.keys, k=config.k) for section in sections}

@@ -8,10 +8,10 @@ from scipy.sparse import csr_matrix, vstack
 
 from spam.errors import StoreError
 from spam.models.expression import log1p_cp10k
+from spam.models.inputs import Components, context_features
 from spam.models.linear import standardise_per_section
+from spam.models.rate_path import group_means
 from spam.training.cohort import SpotData
-from spam.training.inputs import Components, context_features
-from spam.training.rate_path import group_means
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 from .task import FoldTask
@@ -140,7 +140,7 @@ def fold_targets(task: FoldTask) -> FoldTargets:
 def _features(spots: SpotData, view: InputView, dim: int) -> Float[Array, "n_spots wide"]:
     """Features of one section as `view` asks for them; `dim` leading columns belong to the smallest tiles."""
     if view.has_context:
-        features = context_features(spots)
+        features = context_features(spots.features, spots.graph.connectivities)
     else:
         features = spots.features[:, :dim] if view.scales == "smallest" else spots.features
     if view.normalisation == "standardised":

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from spam.models.checkpoint import read_checkpoint
 from spam.prediction import Predictor
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
-from spam.training.checkpoint import read_checkpoint
 from spam.training.cohort import held_out_by_default
 from spam.training.dataset import training_set_of
 from spam.training.finetuning import finetune_on

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from spam.errors import SectionError
 from spam.models import log1p_cp10k
-from spam.training.rate_path import PER, log_rate_of
+from spam.models.rate_path import PER, log_rate_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
 from .kriging import krige
@@ -91,7 +91,9 @@ class Context:
             )
             raise SectionError(message)
         chosen = counts[:, [position[gene] for gene in modelled if gene in position]]
-        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel() if library_size is None else library_size
+        totals = (
+            np.asarray(counts.sum(axis=1), dtype=np.float64).ravel() if library_size is None else library_size
+        )
         is_measured = totals > 0 if library_size is not None else np.asarray(chosen.sum(axis=1)).ravel() > 0
         is_given_spot = np.zeros(n_spots, dtype=bool)
         is_given_spot[rows[is_measured]] = True
@@ -130,7 +132,10 @@ class Context:
         """Keep only these spots of the section."""
         kept = is_kept[self.is_given_spot]
         return dataclasses.replace(
-            self, is_given_spot=self.is_given_spot[is_kept], counts=self.counts[kept], totals=self.totals[kept]
+            self,
+            is_given_spot=self.is_given_spot[is_kept],
+            counts=self.counts[kept],
+            totals=self.totals[kept],
         )
 
     def library(self, bank: Bank) -> tuple[LibrarySize, float | None]:
@@ -211,7 +216,10 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
         baselines={
             **predicted.baselines,
             "SPAM without context": predicted.expression,
-            **{name: at_all_spots(values.astype(np.float32), is_predicted) for name, values in measured.items()},
+            **{
+                name: at_all_spots(values.astype(np.float32), is_predicted)
+                for name, values in measured.items()
+            },
         },
         context=report,
         provenance={**predicted.provenance, "context": dataclasses.asdict(report)},

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from spam.errors import CheckpointError, ConfigError
+from spam.errors import ConfigError
 from spam.models.linear import choose_alpha, fit_ridge
-from spam.training.rate_path import ALPHAS, PER, choose_penalty, group_means
+from spam.models.rate_path import ALPHAS, choose_penalty, group_means, per_10k
 from spam.typing import Array, Float, Float64, Int64, Num
 
 _PENALTIES = (1.0, 3.0, *ALPHAS)
@@ -15,7 +15,7 @@ _N_RUNS = 5  # a single section of the bank is cut into as many runs of spots
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bank:
-    """Reference spots of other sections than the target.
+    """Reference spots of other sections than the target; empty if the checkpoint was trained without ``--with-bank``.
 
     Attributes
     ----------
@@ -27,29 +27,50 @@ class Bank:
         Section of each spot; runs of spots if there is only one section.
     gene_mean
         Mean over the training sections, (n_genes,).
+    per_10k
+        Mean counts per 10k over these spots, or over all training spots if the checkpoint has no bank, (n_genes,).
     """
 
     inputs: Float[Array, "m q"]
     expression: Float64[Array, "m n_genes"]
     group: Int64[Array, " m"]
     gene_mean: Float64[Array, " n_genes"]
+    per_10k: Float64[Array, " n_genes"]
 
     @classmethod
     def without(cls, tensors: dict[str, Array], own: int) -> "Bank":
         """Take the spots of a checkpoint's bank that are not of section number `own`."""
-        rows = np.flatnonzero(tensors["bank.section"] != own)
-        group = tensors["bank.section"][rows].astype(np.int64)
+        mean, level = tensors["path.gene_mean"].astype(np.float64), tensors["cohort.per_10k"]
+        section = tensors.get("bank.section", np.zeros(0, dtype=np.int64))
+        rows = np.flatnonzero(section != own)
+        group = section[rows].astype(np.int64)
         if len(np.unique(group)) == 1:
             group = np.arange(len(rows)) * _N_RUNS // len(rows)
-        mean = tensors["path.gene_mean"].astype(np.float64)
-        expression = tensors["bank.expression"][rows].astype(np.float64) + mean
-        return cls(inputs=tensors["bank.inputs"][rows], expression=expression, group=group, gene_mean=mean)
+        inputs, expression = np.zeros((0, 0)), np.zeros((0, len(mean)))
+        if "bank.section" in tensors:
+            inputs = tensors["bank.inputs"][rows]
+            expression = tensors["bank.expression"][rows].astype(np.float64) + mean
+            level = per_10k(expression).mean(axis=0) if len(rows) else np.full(len(mean), np.nan)
+        return cls(inputs=inputs, expression=expression, group=group, gene_mean=mean, per_10k=level)
 
     def panel_sum(self, genes: Int64[Array, " p"]) -> float:
-        """Counts per 10k of these genes together, mean over spots; NaN without spots."""
-        return (
-            float(_linear(self.expression[:, genes]).sum(axis=1).mean()) if len(self.group) else float("nan")
-        )
+        """Mean counts per 10k of these genes together; NaN if the bank holds the target section alone."""
+        return float(self.per_10k[genes].sum())
+
+    def check(self) -> None:
+        """Refuse a gene panel as context if the bank is empty.
+
+        Raises
+        ------
+        ConfigError
+            With the command that trains a checkpoint with a bank.
+        """
+        if not len(self.group):
+            message = (
+                "A gene panel as context (--context-h5ad) needs training spots of other sections, and the checkpoint holds "
+                "none. Train on other sections with `spam finetune --with-bank`, or give all genes of the measured spots."
+            )
+            raise ConfigError(message)
 
 
 def normalised_panel(counts: Num[Array, "n p"], panel_sum: float) -> Float64[Array, "n p"]:
@@ -100,18 +121,13 @@ def predict_from_panel(
     Raises
     ------
     ConfigError
-        If the bank holds no spots of other sections.
+        If the bank is empty.
     """
-    if len(np.unique(bank.group)) < 2:
-        message = (
-            f"A gene panel (--context-h5ad) needs training spots of other sections; the checkpoint holds {len(bank.group)}. "
-            "Train on other sections (spam finetune --sections ...), or give all modelled genes of the measured spots."
-        )
-        raise ConfigError(message)
+    bank.check()
     is_other = ~np.isin(np.arange(bank.expression.shape[1]), genes)
     known = bank.expression[:, genes]
     if is_normalised:
-        known = normalised_panel(_linear(known), bank.panel_sum(genes))
+        known = normalised_panel(per_10k(known), bank.panel_sum(genes))
     x, y = _centred(known, bank.group), _centred(bank.expression[:, is_other], bank.group)
     alpha = choose_alpha(x, y, bank.group, _PENALTIES, score=_negative_relative_error)
     by_panel, by_image = np.empty_like(y), np.empty_like(y)
@@ -126,12 +142,6 @@ def predict_from_panel(
     level = predicted.mean(axis=0, dtype=np.float64)
     expression = level + weights[0] * (predicted - level) + weights[1] * pattern
     return expression, bank.gene_mean[is_other] + pattern, (float(weights[0]), float(weights[1]))
-
-
-def _linear(expression: Float64[Array, "n g"]) -> Float64[Array, "n g"]:
-    """Counts per 10k of log1p expression."""
-    linear: Array = np.expm1(np.clip(expression, 0.0, np.log1p(PER)))
-    return linear
 
 
 def _centred(values: Float64[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n g"]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from spam.atomic import replacing
 from spam.schemas.tile_quality import TileFlag, flag_column
-from spam.training.heldout import FALSE_DISCOVERY_RATE
+from spam.models.reliability import FALSE_DISCOVERY_RATE
 from spam.typing import Array, Bool, Float, Float32, Float64, Shaped
 
 from .kriging import ResidualField
@@ -194,7 +194,10 @@ class PredictedSection:
 
     def spot_columns(self) -> dict[str, Shaped[Array, " n_spots"]]:
         """Reliability of each spot: ``bank_distance``, ``is_out_of_distribution``, and its tile flags if measured."""
-        reliability = {"bank_distance": self.bank_distance, "is_out_of_distribution": self.is_out_of_distribution}
+        reliability = {
+            "bank_distance": self.bank_distance,
+            "is_out_of_distribution": self.is_out_of_distribution,
+        }
         return reliability | {flag_column(flag): values for flag, values in self.flags.items()}
 
 

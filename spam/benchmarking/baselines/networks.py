@@ -12,7 +12,7 @@ from spam.benchmarking.method_inputs import CONTEXT, FoldTargets, fold_inputs, f
 from spam.benchmarking.method_training import CPU, Schedule, train_network
 from spam.benchmarking.task import CountPrediction, FoldTask, MethodPrediction
 from spam.hardware import seeded
-from spam.training.rate_path import PER, dispersion_by_moments
+from spam.models.rate_path import PER, dispersion_by_moments
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 __all__ = ["CountMlp", "SmallNetwork", "SquaredErrorMlp", "count_loss", "log_rate_of_sections"]

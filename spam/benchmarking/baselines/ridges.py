@@ -17,15 +17,8 @@ from spam.benchmarking.method_inputs import (
 )
 from spam.benchmarking.task import CountPrediction, FoldTask, MethodPrediction
 from spam.models.linear import fit_ridge, hest_ridge_fit
-from spam.training.groups import Groups, assign_groups
-from spam.training.rate_path import (
-    PER,
-    choose_penalty,
-    cross_fit,
-    dispersion_by_moments,
-    fit_rate_path,
-    log_rate_of,
-)
+from spam.models.rate_path import PER, choose_penalty, dispersion_by_moments, fit_rate_path, log_rate_of
+from spam.training.groups import Groups, assign_groups, cross_fit
 
 __all__ = ["TUNED_RIDGE", "HestRidge", "NegativeBinomialRidge", "RidgeStep"]
 

@@ -7,7 +7,7 @@ import torch
 
 from spam.benchmarking.method_inputs import InputView, fold_inputs
 from spam.benchmarking.task import FoldTask
-from spam.training.neighbours import cohort_neighbours
+from spam.training.cohort import cohort_neighbours
 from spam.typing import Array, Bool, Float, Int64
 
 __all__ = ["FoldTensors", "fold_tensors"]
@@ -57,7 +57,7 @@ def fold_tensors(task: FoldTask, view: InputView) -> FoldTensors:
         section=torch.repeat_interleave(torch.arange(len(spots)), torch.tensor(sizes)),
         place=torch.from_numpy(np.concatenate([_centred(s.xy) for s in spots])),
         neighbours=torch.from_numpy(near.index),
-        offset=torch.from_numpy(near.offset),
+        offset=torch.from_numpy(near.relation),
         is_usable=torch.from_numpy(near.is_usable),
         test_rows={s.name: section_rows for s, section_rows in tests},
     )
