@@ -37,62 +37,73 @@ _WRITTEN = (
 _N_DRAWN = 4
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictReport:
     """Outcome of `predict`.
 
     Attributes
     ----------
-    section, n_spots, n_genes
-        Predicted section, and the size of the predicted matrix.
-    is_training_section
-        True if the checkpoint was trained on the section: its scores then do not describe new tissue.
-    is_calibrated_on_new_donors
-        Whether intervals were calibrated on donors without training sections.
-    coverage
-        Requested coverage of the intervals.
+    predicted
+        The prediction.
     n_unmeasured
         Modelled genes that the section has not measured.
-    n_unreadable
-        Spots with unreadable tiles: neither predicted nor scored.
-    n_unlike
-        Spots whose image is unlike the training sections; None if the checkpoint was trained on this section alone.
-    n_predictable
-        Genes predicted better than by chance on held-out spots; None if there were no held-out spots.
-    context
-        What ``--context-h5ad`` gave; None without it.
     files
         Written files.
     board
         Scores of the model and the baselines; None without ground truth.
     """
 
-    section: str
-    n_spots: int
-    n_genes: int
-    is_training_section: bool
-    is_calibrated_on_new_donors: bool
-    coverage: float
+    predicted: PredictedSection
     n_unmeasured: int
-    n_unreadable: int
-    n_unlike: int | None
-    n_predictable: int | None
-    context: ContextReport | None
     files: tuple[Path, ...]
     board: BoardReport | None
 
+    @property
+    def context(self) -> ContextReport | None:
+        """What ``--context-h5ad`` gave; None without it."""
+        return self.predicted.context
+
+    @property
+    def n_unreadable(self) -> int:
+        """Number of spots with unreadable tiles, neither predicted nor scored."""
+        return int((~self.predicted.is_predicted).sum())
+
+    @property
+    def n_unlike(self) -> int | None:
+        """Number of spots whose image is unlike the training sections; None if these are this section alone."""
+        is_alone = np.isnan(self.predicted.bank_distance).all()
+        return None if is_alone else int(self.predicted.is_out_of_distribution.sum())
+
+    @property
+    def n_predictable(self) -> int | None:
+        """Number of genes predicted better than by chance on held-out spots; None without such a test."""
+        return None if np.isnan(self.predicted.heldout_q).all() else int(self.predicted.is_predictable.sum())
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        board = plain.pop("board")
-        plain["context"] = None if self.context is None else dataclasses.asdict(self.context)
-        plain["files"] = [str(path) for path in self.files]
-        return {**plain, "metrics": None if board is None else board.to_mapping()}
+        provenance, context = self.predicted.provenance, self.context
+        return {
+            "section": self.predicted.section,
+            "n_spots": len(self.predicted.ids),
+            "n_genes": len(self.predicted.genes),
+            "is_training_section": provenance["is_training_section"],
+            "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
+            "coverage": self.predicted.coverage,
+            "n_unmeasured": self.n_unmeasured,
+            "n_unreadable": self.n_unreadable,
+            "n_unlike": self.n_unlike,
+            "n_predictable": self.n_predictable,
+            "context": None if context is None else dataclasses.asdict(context),
+            "files": [str(path) for path in self.files],
+            "metrics": None if self.board is None else self.board.to_mapping(),
+        }
 
     def summary(self) -> str:
         """Return the boards, with warnings first."""
-        lines = [f"section {self.section}: {self.n_spots} spots x {self.n_genes} genes"]
-        if self.is_training_section:
+        n_spots, n_genes = self.predicted.unclipped.shape
+        provenance = self.predicted.provenance
+        lines = [f"section {self.predicted.section}: {n_spots} spots x {n_genes} genes"]
+        if provenance["is_training_section"]:
             lines.append(
                 "WARNING: the checkpoint was trained on this section; scores do not describe new tissue"
             )
@@ -100,26 +111,26 @@ class PredictReport:
             lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
         else:
             # On an unseen section of the same kind, one spot in a hundred is unlike.
-            warning = "WARNING: " if 2 * self.n_unlike > self.n_spots else ""
-            share = f"{self.n_unlike} of {self.n_spots} spots ({self.n_unlike / self.n_spots:.0%})"
+            warning = "WARNING: " if 2 * self.n_unlike > n_spots else ""
+            share = f"{self.n_unlike} of {n_spots} spots ({self.n_unlike / n_spots:.0%})"
             lines.append(
                 f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
             )
         if self.n_predictable is None:
             lines.append("the checkpoint was not tested on held-out spots")
         else:
-            share = f"{self.n_predictable} of {self.n_genes} genes"
+            share = f"{self.n_predictable} of {n_genes} genes"
             lines.append(
                 f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
             )
-        if not self.is_training_section and not self.is_calibrated_on_new_donors:
+        if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
             lines.append(
                 "intervals were calibrated on sections of the training donors: for another donor they may cover fewer "
-                f"counts than the requested {self.coverage:.0%}"
+                f"counts than the requested {self.predicted.coverage:.0%}"
             )
         if self.context is not None:
             lines.append(self.context.sentence())
-        if 0 < self.n_unmeasured < self.n_genes:
+        if 0 < self.n_unmeasured < n_genes:
             lines.append(
                 f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
             )
@@ -127,8 +138,7 @@ class PredictReport:
             lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
         unscored = "no ground truth, so no scores" if self.context is None else "no entries left to score"
         lines.append(unscored if self.board is None else self.board.markdown())
-        lines.append(f"written: {', '.join(str(path) for path in self.files)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
@@ -157,7 +167,9 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     predictor = Predictor.load(config.ckpt, resolve_device(config.device))
     unknown = [gene for gene in config.plot_genes if gene not in predictor.meta.genes]
     if unknown:
-        genes = f"{len(predictor.meta.genes)} genes of the checkpoint ({', '.join(predictor.meta.genes[:5])}, …)"
+        genes = (
+            f"{len(predictor.meta.genes)} genes of the checkpoint ({', '.join(predictor.meta.genes[:5])}, …)"
+        )
         message = f"--plot-genes {' '.join(unknown)}: not among the {genes}."
         raise ConfigError(message)
     context = _read_context(config, section, predictor)
@@ -182,40 +194,19 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     for path in files[1:]:
         write_table(predicted, path)
     board = score_predicted(section, predictor, predicted, context)
-    n_unreadable = int((~predicted.is_predicted).sum())
     if board is not None:
-        metrics = {
-            "section": predicted.section,
-            "is_training_section": predicted.provenance["is_training_section"],
-            "n_unreadable": n_unreadable,
-            "context": None if predicted.context is None else dataclasses.asdict(predicted.context),
-            "model": MODEL,
-            **board.to_mapping(),
-            "provenance": predicted.provenance,
-            "config": _without_folders(config),
-        }
         files += [out / "metrics.json", out / "genes.csv"]
-        write_text(out / "metrics.json", json.dumps(metrics, indent=1))
         write_text(out / "genes.csv", board.gene_table().to_csv())
     if config.plots:
-        files += _draw(config, section, predicted, board, context)
+        files += _draw(out, config.plot_genes, section, predicted, board, context)
     measured = set() if section.genes is None else set(section.genes.astype(str)) & set(predicted.genes)
-    is_alone = np.isnan(predicted.bank_distance).all()
-    return PredictReport(
-        section=predicted.section,
-        n_spots=len(predicted.ids),
-        n_genes=len(predicted.genes),
-        is_training_section=bool(predicted.provenance["is_training_section"]),
-        is_calibrated_on_new_donors=bool(predicted.provenance["is_calibrated_on_new_donors"]),
-        coverage=predicted.coverage,
-        n_unmeasured=len(predicted.genes) - len(measured),
-        n_unreadable=n_unreadable,
-        n_unlike=None if is_alone else int(predicted.is_out_of_distribution.sum()),
-        n_predictable=None if predictor.heldout is None else int(predicted.is_predictable.sum()),
-        context=predicted.context,
-        files=tuple(files),
-        board=board,
-    )
+    n_unmeasured = len(predicted.genes) - len(measured)
+    report = PredictReport(predicted=predicted, n_unmeasured=n_unmeasured, files=tuple(files), board=board)
+    if board is not None:
+        shown = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
+        about = {"model": MODEL, "provenance": predicted.provenance, "config": _without_folders(config)}
+        write_text(out / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1))
+    return report
 
 
 def _choose_section(config: PredictConfig) -> StoredSection:
@@ -254,35 +245,32 @@ def _without_folders(config: PredictConfig) -> dict[str, Any]:
 
 
 def _draw(
-    config: PredictConfig,
+    out: Path,
+    plot_genes: Sequence[str],
     section: StoredSection,
     predicted: PredictedSection,
     board: BoardReport | None,
     context: Context | None,
 ) -> list[Path]:
     """Draw maps and, with ground truth, the histogram and the scatter plots of the scored entries."""
-    assert config.out_dir is not None
-    maps, histogram, scatter = (config.out_dir / name for name in _WRITTEN if name.startswith("plots/"))
-    scores = None if board is None else board.gene_table()
-    genes = list(config.plot_genes)
+    maps, histogram, scatter = (out / name for name in _WRITTEN if name.startswith("plots/"))
+    scores = None if board is None else board.gene_table().filter(regex=r"\.pearson$")
+    genes = list(plot_genes)
     if not genes:  # the best predicted ones, else those with the highest predicted variance
-        spread = (
-            np.nanstd(predicted.expression, axis=0)
-            if scores is None
-            else scores[f"{MODEL}.pearson"].to_numpy()
-        )
+        rank = np.nanstd(predicted.expression, axis=0) if scores is None else scores[f"{MODEL}.pearson"]
         names = predicted.genes if scores is None else scores.index
-        order = np.argsort(-spread, kind="stable")  # NaN sorts last
-        genes = [str(names[i]) for i in order[:_N_DRAWN]]
+        genes = [str(names[i]) for i in np.argsort(-np.asarray(rank), kind="stable")[:_N_DRAWN]]  # NaN last
     columns = [predicted.genes.index(gene) for gene in genes]
     prediction = predicted.unclipped[:, columns].clip(min=0)
     truth = None if board is None else _measured(section, genes)
+    is_scored = np.ones(prediction.shape, dtype=bool)
     given, overview = None, section.overview()
+    if context is not None:
+        is_scored = np.outer(context.is_scored_spot, context.is_scored_gene[columns])
     if context is not None and context.is_given_spot.any():
         is_given = np.outer(context.is_given_spot, context.is_given_gene[columns])
         note = "outlined: given" if is_given.any() else "counts of other genes were given"
         scored = "; r of spots that were not given" if board is not None and context.scores_spots else ""
-        is_scored = np.outer(context.is_scored_spot, context.is_scored_gene[columns])
         given = GivenEntries(is_given=is_given, is_scored=is_scored, note=f"{note} (--context-h5ad){scored}")
     view = SectionView(
         name=section.meta.name,
@@ -294,19 +282,12 @@ def _draw(
     plot_expression_maps(view, genes, prediction, truth, given, maps)
     if scores is None or truth is None:
         return [maps]
-    pearson = {
-        column.removesuffix(".pearson"): scores[column].to_numpy()
-        for column in scores.columns
-        if column.endswith(".pearson")
-    }
-    plot_pcc_histogram(pearson, histogram)
-    spots, shown = np.arange(section.n_spots), np.arange(len(genes))
-    if context is not None:
-        spots, shown = np.flatnonzero(context.is_scored_spot), np.flatnonzero(context.is_scored_gene[columns])
-    if not len(shown):
+    plot_pcc_histogram({name.removesuffix(".pearson"): r.to_numpy() for name, r in scores.items()}, histogram)
+    if not is_scored.any():
         return [maps, histogram]
-    entries = np.ix_(spots, shown)
-    plot_scatter(truth[entries], prediction[entries], [genes[i] for i in shown], scatter)
+    entries = np.ix_(is_scored.any(axis=1), is_scored.any(axis=0))  # scored entries form a matrix
+    shown = [gene for gene, is_shown in zip(genes, is_scored.any(axis=0), strict=True) if is_shown]
+    plot_scatter(truth[entries], prediction[entries], shown, scatter)
     return [maps, histogram, scatter]
 
 

@@ -1,7 +1,7 @@
 """Prediction of a partly measured section: some spots, a panel of genes, or a panel at some spots."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -37,9 +37,8 @@ class Context:
         Library size of each given spot: as stated, else the sum of its counts over all genes of the file, (n,).
     is_stated
         Whether library sizes are stated.
-    n_unmodelled_genes, n_unknown_spots, n_empty_spots
-        Parts of the file that are not given entries: genes without a model, spots that are not in the section, spots
-        without counts.
+    ignored
+        Parts of the file that are not given entries, see `ContextReport`.
     """
 
     is_given_spot: Bool[Array, " n_spots"]
@@ -47,9 +46,7 @@ class Context:
     counts: csr_matrix
     totals: Float64[Array, " n"]
     is_stated: bool = False
-    n_unmodelled_genes: int = 0
-    n_unknown_spots: int = 0
-    n_empty_spots: int = 0
+    ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def gather(
@@ -97,15 +94,18 @@ class Context:
         is_measured = totals > 0 if library_size is not None else np.asarray(chosen.sum(axis=1)).ravel() > 0
         is_given_spot = np.zeros(n_spots, dtype=bool)
         is_given_spot[rows[is_measured]] = True
+        n_unmodelled, n_empty = len(genes) - int(is_given_gene.sum()), int((~is_measured).sum())
         return cls(
             is_given_spot=is_given_spot,
             is_given_gene=is_given_gene,
             counts=chosen[is_measured],
             totals=totals[is_measured],
             is_stated=library_size is not None,
-            n_unmodelled_genes=len(genes) - int(is_given_gene.sum()),
-            n_unknown_spots=n_unknown_spots,
-            n_empty_spots=int((~is_measured).sum()),
+            ignored={
+                "unmodelled genes": n_unmodelled,
+                "unknown spots": n_unknown_spots,
+                "empty spots": n_empty,
+            },
         )
 
     @property
@@ -185,13 +185,11 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     """
     is_predicted = predicted.is_predicted
     given = context.of_spots(is_predicted)
+    n_unreadable = int((context.is_given_spot & ~is_predicted).sum())
     report = ContextReport(
         n_spots=int(given.is_given_spot.sum()),
         n_genes=int(given.is_given_gene.sum()),
-        n_unmodelled_genes=context.n_unmodelled_genes,
-        n_unknown_spots=context.n_unknown_spots,
-        n_empty_spots=context.n_empty_spots,
-        n_unreadable_spots=int((context.is_given_spot & ~is_predicted).sum()),
+        ignored={**context.ignored, "unreadable spots": n_unreadable},
         scored="spots" if context.scores_spots else "genes",
     )
     if not report.n_spots or not report.n_genes:
@@ -199,7 +197,7 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     bank = Bank.without(predictor.tensors, predictor.bank_section(predicted.section))
     before = predicted.unclipped[is_predicted]
     xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
-    corrected, measured, report = _correct(before, xy, given, bank, report)
+    corrected, baselines, report = _correct(before, xy, given, bank, report)
     # Below 0 the rate falls steeply: corrections there lowered the likelihood of held-out counts.
     after = np.maximum(corrected, np.minimum(before, 0.0)).astype(np.float32)
     change = log_rate_of(torch.from_numpy(after)) - log_rate_of(torch.from_numpy(before))
@@ -207,20 +205,16 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     lower, upper = predictor.interval(
         mu, predicted.theta, predicted.pi[is_predicted], depth=predicted.depth, coverage=predicted.coverage
     )
+    changed = {"unclipped": after, "mu": mu, "lower": lower, "upper": upper}
+    added = {"SPAM without context": np.maximum(before, 0.0), **baselines}
+    everywhere = {
+        name: at_all_spots(values.astype(np.float32, copy=False), is_predicted)
+        for name, values in {**changed, **added}.items()
+    }
     return dataclasses.replace(
         predicted,
-        unclipped=at_all_spots(after, is_predicted),
-        mu=at_all_spots(mu, is_predicted),
-        lower=at_all_spots(lower, is_predicted),
-        upper=at_all_spots(upper, is_predicted),
-        baselines={
-            **predicted.baselines,
-            "SPAM without context": predicted.expression,
-            **{
-                name: at_all_spots(values.astype(np.float32), is_predicted)
-                for name, values in measured.items()
-            },
-        },
+        **{name: everywhere[name] for name in changed},
+        baselines={**predicted.baselines, **{name: everywhere[name] for name in added}},
         context=report,
         provenance={**predicted.provenance, "context": dataclasses.asdict(report)},
     )

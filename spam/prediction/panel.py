@@ -40,17 +40,18 @@ class Bank:
     @classmethod
     def without(cls, tensors: dict[str, Array], own: int) -> "Bank":
         """Take the spots of a checkpoint's bank that are not of section number `own`."""
-        mean, level = tensors["path.gene_mean"].astype(np.float64), tensors["cohort.per_10k"]
-        section = tensors.get("bank.section", np.zeros(0, dtype=np.int64))
-        rows = np.flatnonzero(section != own)
-        group = section[rows].astype(np.int64)
+        mean = tensors["path.gene_mean"].astype(np.float64)
+        if "bank.section" not in tensors:
+            nothing, group = np.zeros((0, len(mean))), np.zeros(0, dtype=np.int64)
+            level = tensors["cohort.per_10k"]
+            return cls(inputs=nothing, expression=nothing, group=group, gene_mean=mean, per_10k=level)
+        rows = np.flatnonzero(tensors["bank.section"] != own)
+        group = tensors["bank.section"][rows].astype(np.int64)
         if len(np.unique(group)) == 1:
             group = np.arange(len(rows)) * _N_RUNS // len(rows)
-        inputs, expression = np.zeros((0, 0)), np.zeros((0, len(mean)))
-        if "bank.section" in tensors:
-            inputs = tensors["bank.inputs"][rows]
-            expression = tensors["bank.expression"][rows].astype(np.float64) + mean
-            level = per_10k(expression).mean(axis=0) if len(rows) else np.full(len(mean), np.nan)
+        inputs = tensors["bank.inputs"][rows]
+        expression = tensors["bank.expression"][rows].astype(np.float64) + mean
+        level = per_10k(expression).mean(axis=0) if len(rows) else np.full(len(mean), np.nan)
         return cls(inputs=inputs, expression=expression, group=group, gene_mean=mean, per_10k=level)
 
     def panel_sum(self, genes: Int64[Array, " p"]) -> float:

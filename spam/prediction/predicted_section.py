@@ -29,14 +29,9 @@ class ContextReport:
     ----------
     n_spots, n_genes
         Given spots and modelled genes.
-    n_unmodelled_genes
-        Genes of the file that the checkpoint does not predict; they count only for library sizes.
-    n_unknown_spots
-        Spots of the file that are not in the section.
-    n_empty_spots
-        Spots of the file without a count of any modelled gene.
-    n_unreadable_spots
-        Spots of the file without a prediction, because their tiles could not be read.
+    ignored
+        Numbers of ``unmodelled genes`` (they count only for library sizes), ``unknown spots`` (not in the section), ``empty
+        spots`` (no count of a modelled gene) and ``unreadable spots`` (no prediction) of the file.
     scored
         Whether the spots or the genes that were not given are scored.
     library_size
@@ -52,10 +47,7 @@ class ContextReport:
 
     n_spots: int
     n_genes: int
-    n_unmodelled_genes: int
-    n_unknown_spots: int
-    n_empty_spots: int
-    n_unreadable_spots: int
+    ignored: dict[str, int]
     scored: Literal["spots", "genes"]
     library_size: LibrarySize | None = None
     relative_share: float | None = None
@@ -65,13 +57,7 @@ class ContextReport:
 
     def sentence(self) -> str:
         """Return what was given, ignored and scored, in one line."""
-        ignored = {
-            "spots that are not in the section": self.n_unknown_spots,
-            "spots without counts of these genes": self.n_empty_spots,
-            "spots with unreadable tiles": self.n_unreadable_spots,
-            "genes that the checkpoint does not predict": self.n_unmodelled_genes,
-        }
-        left_out = ", ".join(f"{n} {what}" for what, n in ignored.items() if n)
+        ignored = ", ".join(f"{n} {what}" for what, n in self.ignored.items() if n)
         library = {
             None: "",
             "stated": "; library sizes from its obs['library_size']",
@@ -83,7 +69,7 @@ class ContextReport:
         }
         return (
             f"context: counts of {self.n_genes} modelled genes at {self.n_spots} spots"
-            + (f" (ignored: {left_out})" if left_out else "")
+            + (f" (ignored: {ignored})" if ignored else "")
             + f"{library[self.library_size]}; only {self.scored} that were not given are scored"
         )
 

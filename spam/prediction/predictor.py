@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_meta import UNKNOWN_WEIGHTS
 from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
-from spam.typing import Array, Float32
+from spam.typing import Array, Bool, Float32
 from spam.versions import software_versions
 
 from .predicted_section import PredictedSection, at_all_spots
@@ -137,8 +138,15 @@ class Predictor:
         lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
         appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
         distance = appearance.distance(spots.features, without=self.bank_section(spots.name))
-        expression, raw = self._baselines(spots, inferred.inputs) if with_baselines else ({}, {})
+        per_spot = {
+            "unclipped": inferred.unclipped,
+            "mu": mu,
+            "pi": inferred.pi,
+            "lower": lower,
+            "upper": upper,
+        }
         unknown = np.full(len(self.meta.genes), np.nan)
+        none: dict[str, Any] = {"baselines": {}, "raw_scale_baselines": {}}
         return PredictedSection(
             section=section.meta.name,
             donor=section.meta.donor,
@@ -147,21 +155,14 @@ class Predictor:
             xy_px=section.xy_px,
             xy_um=section.xy_um,
             flags=flagged_spots(section, self.meta.feature_keys),
-            unclipped=at_all_spots(inferred.unclipped, is_readable),
-            depth=float(depth),
-            mu=at_all_spots(mu, is_readable),
+            **{name: at_all_spots(values, is_readable) for name, values in per_spot.items()},
             theta=inferred.theta,
-            pi=at_all_spots(inferred.pi, is_readable),
-            lower=at_all_spots(lower, is_readable),
-            upper=at_all_spots(upper, is_readable),
+            depth=float(depth),
             coverage=coverage,
             heldout_pearson=unknown if self.heldout is None else self.heldout.pearson,
             heldout_q=unknown if self.heldout is None else self.heldout.q_value,
             bank_distance=at_all_spots(distance, is_readable),
-            baselines={name: at_all_spots(values, is_readable) for name, values in expression.items()},
-            raw_scale_baselines={
-                name: (genes, at_all_spots(values, is_readable)) for name, (genes, values) in raw.items()
-            },
+            **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
             provenance=self._provenance(section),
         )
 
@@ -213,7 +214,7 @@ class Predictor:
         depth: float,
         coverage: float,
     ) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-        """Ends of the central intervals that cover `coverage` of the counts, in log1p(CP10k).
+        """Compute the central intervals that cover `coverage` of the counts, in log1p(CP10k).
 
         `mu` are expected counts at library size `depth`; `theta` and `pi` as in `SpotPredictions`.
         """
@@ -232,43 +233,39 @@ class Predictor:
         return lower, upper
 
     def bank_section(self, section: str) -> int:
-        """Number of a training section in ``appearance.section`` and ``bank.section``; -1 for other sections."""
+        """Look up the number of a training section in ``appearance.section`` and ``bank.section``; -1 for other sections."""
         sections = list(self.meta.donors)
         return sections.index(section) if section in sections else -1
 
     def _check_features(self, section: StoredSection) -> None:
         """Refuse a section whose features are not those that the checkpoint was trained on."""
-        meta, name = self.meta, section.meta.name
-        sizes = [
-            f"--tile-um {tile['tile_um']:g}" if tile["tile_um"] else f"--tile-px {tile['tile_px']}"
-            for tile in meta.tiles
-        ]
-        options = " ".join([meta.encoder_name, *sizes, *(["--dihedral"] if meta.is_averaged else [])])
-        embed = f"spam embed --store {section.store_address} --enc-name {options}"
-        missing = [key for key in meta.feature_keys if key not in section.feature_keys]
-        if missing:
-            present = ", ".join(section.feature_keys) or "none"
-            message = (
-                f"Section {name!r} has no features {', '.join(missing)} (present: {present}); the checkpoint was trained on "
-                f"these. Run: {embed}"
-            )
-            raise CheckpointError(message)
+        meta, wrong = self.meta, []
         for key in meta.feature_keys:
+            if key not in section.feature_keys:
+                wrong.append(f"{key} is missing (present: {', '.join(section.feature_keys) or 'none'})")
+                continue
             found = section.feature_meta(key)
             weights = found.weights_sha256 or UNKNOWN_WEIGHTS
             if weights != meta.weights_sha256 or found.tile not in meta.tiles:
-                message = (
-                    f"Features {key!r} of section {name!r} have weights {weights[:8]}… and tile {found.tile}; the checkpoint "
-                    f"needs weights {meta.weights_sha256[:8]}… and tiles {', '.join(map(str, meta.tiles))}. "
-                    f"Run: {embed} --overwrite"
-                )
-                raise CheckpointError(message)
+                wrong.append(f"{key} has weights {weights[:8]}… and tile {found.tile}")
+        if wrong:
+            sizes = [
+                f"--tile-um {t['tile_um']:g}" if t["tile_um"] else f"--tile-px {t['tile_px']}"
+                for t in meta.tiles
+            ]
+            flags = [*sizes, *(["--dihedral"] if meta.is_averaged else []), "--overwrite"]
+            message = (
+                f"Section {section.meta.name!r} does not have the features of the checkpoint (weights "
+                f"{meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))}): {'; '.join(wrong)}. Run: "
+                f"spam embed --store {section.store_address} --enc-name {meta.encoder_name} {' '.join(flags)}"
+            )
+            raise CheckpointError(message)
 
     def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:
         """Gather the tokens that the network attends to, if any; a training section does not refer to itself."""
         device = next(self.network.parameters()).device
         branches, config = self.meta.settings["branches"], self.meta.config
-        tokens: dict[str, object] = {}
+        tokens: dict[str, Any] = {}
         if "coord" in branches:
             tokens["neighbours"] = cohort_neighbours([spots], int(config["n_neighbours"]))
             tokens["weights"] = csr_matrix(spots.graph.connectivities)
@@ -280,22 +277,25 @@ class Predictor:
             # Unused places of the table point at row 0.
             bank = self.tensors["bank.expression"][rows if len(rows) else [0]]
             tokens["bank"] = torch.from_numpy(bank).to(device)
-        return FusionInputs(inputs=torch.from_numpy(inputs).to(device), **tokens)  # type: ignore[arg-type]
+        return FusionInputs(inputs=torch.from_numpy(inputs).to(device), **tokens)
 
     def _baselines(
-        self, spots: SpotData, inputs: Float32[Array, "n q"]
-    ) -> tuple[dict[str, Array], dict[str, tuple[tuple[str, ...], Array]]]:
-        """Predictions of the baselines in the checkpoint: log1p(CP10k), and log1p of raw counts with its genes."""
-        baselines = from_tensors(Baselines, self.tensors, "baseline")
+        self, spots: SpotData, inputs: Float32[Array, "n q"], is_readable: Bool[Array, " n_spots"]
+    ) -> dict[str, Any]:
+        """Predict by the baselines in the checkpoint: the two fields of `PredictedSection`."""
+        recipe = from_tensors(Baselines, self.tensors, "baseline")
+        features = recipe.transform.apply(spots.features[:, : recipe.dim])
         tuned = from_tensors(RatePath, self.tensors, "ridge").expression(inputs)
-        features = baselines.transform.apply(spots.features[:, : baselines.dim])
-        expression = {
-            "training mean": np.broadcast_to(baselines.mean.astype(np.float32), tuned.shape),
-            "HEST ridge": baselines.ridge.predict(features).astype(np.float32),
+        found = {
+            "training mean": np.broadcast_to(recipe.mean.astype(np.float32), tuned.shape),
+            "HEST ridge": recipe.ridge.predict(features).astype(np.float32),
             "tuned ridge": tuned,
         }
-        raw = baselines.raw_ridge.predict(features).astype(np.float32)
-        return expression, {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)}
+        raw = at_all_spots(recipe.raw_ridge.predict(features).astype(np.float32), is_readable)
+        return {
+            "baselines": {name: at_all_spots(values, is_readable) for name, values in found.items()},
+            "raw_scale_baselines": {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)},
+        }
 
     @property
     def _is_calibrated_on_new_donors(self) -> bool:

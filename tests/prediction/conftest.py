@@ -25,6 +25,7 @@ def train(store: Path, likelihood: str) -> Path:
         heads=3,
         members=2,
         attend="both",
+        with_bank=True,
         k=5,
         n_neighbours=4,
         n_references=5,
