@@ -75,9 +75,9 @@ class PredictReport:
         return None if is_alone else int(self.predicted.is_out_of_distribution.sum())
 
     @property
-    def n_predictable(self) -> int | None:
-        """Number of genes predicted better than by chance on held-out spots; None without such a test."""
-        return None if np.isnan(self.predicted.heldout_q).all() else int(self.predicted.is_predictable.sum())
+    def n_predictable(self) -> int:
+        """Number of genes predicted better than by chance on held-out spots."""
+        return int(self.predicted.is_predictable.sum())
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -116,13 +116,10 @@ class PredictReport:
             lines.append(
                 f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
             )
-        if self.n_predictable is None:
-            lines.append("the checkpoint was not tested on held-out spots")
-        else:
-            share = f"{self.n_predictable} of {n_genes} genes"
-            lines.append(
-                f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
-            )
+        share = f"{self.n_predictable} of {n_genes} genes"
+        lines.append(
+            f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
+        )
         if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
             lines.append(
                 "intervals were calibrated on sections of the training donors: for another donor they may cover fewer "

@@ -13,7 +13,7 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.store_meta import feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store
-from spam.training.dataset import TrainingSet
+from spam.training.training_set import TrainingSet
 
 __all__ = ["agreed", "choose", "embed_command", "in_training_order"]
 

@@ -9,7 +9,7 @@ from torch import nn
 from spam.models import AlignmentModel, Embeddings, ImageProjector, closure, pearson_per_gene
 from spam.schemas.adapt_config import AdaptConfig
 from spam.training.contrast import contrast_figures, training_losses
-from spam.training.dataset import TrainingSet
+from spam.training.training_set import TrainingSet
 from spam.typing import Array, Float, Float32, Int64
 
 __all__ = ["Contrast", "Objective", "Regression", "build_objective"]
@@ -91,7 +91,7 @@ class Contrast:
         where = torch.from_numpy(rows).to(self._frozen.device)
         mode, graph = self._config.mode, None
         if mode != "img-gene":
-            graph = closure(self._weights, rows).to(self._frozen.device).gather(self._frozen)
+            graph = closure(self._weights, rows).gather(self._frozen)
         embedded: Embeddings = self.head(
             features, self._expression[where] if mode != "img-coord" else None, graph
         )

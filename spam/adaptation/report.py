@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spam.schemas.adapter_card import AdapterCard
-from spam.training.report import TrainingReport
+from spam.training.loop import TrainingReport
 
 __all__ = ["AdaptReport"]
 

@@ -8,10 +8,8 @@ import torch
 
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.training.dataset import TrainingSet
-from spam.training.description import describe_training
 from spam.training.loop import LossTerms
-from spam.training.order import check_donors, random_order
+from spam.training.training_set import TrainingSet, check_donors, describe_training, random_order
 from spam.typing import Array, Float, Float32, Int64
 
 from .augmentation import augment

@@ -9,8 +9,7 @@ from scipy.spatial import KDTree
 from spam.graphs import knn
 from spam.typing import Array, Float, Float32, Float64, Int, Num
 
-from .distributions import Likelihood
-from .intervals import count_cdf
+from .count_likelihood import Likelihood, count_cdf
 from .linear import FeatureTransform, pearson_per_gene
 
 FALSE_DISCOVERY_RATE = 0.05  # of the genes that are called predictable

@@ -105,7 +105,7 @@ class PredictedSection:
         Probability mass of the interval.
     heldout_pearson, heldout_q
         Correlation of each gene within held-out sections of training, and its false-discovery rate
-        (`HeldOut.q_value`), (n_genes,). NaN if undefined or not measured.
+        (`HeldOut.q_value`), (n_genes,). NaN if undefined.
     bank_distance
         Distance of a spot's image to the training images, (n_spots,); 1 is the 99th percentile for an unseen training
         section (`AppearanceBank`). NaN if the checkpoint was trained on this section alone.

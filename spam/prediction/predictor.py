@@ -145,7 +145,6 @@ class Predictor:
             "lower": lower,
             "upper": upper,
         }
-        unknown = np.full(len(self.meta.genes), np.nan)
         none: dict[str, Any] = {"baselines": {}, "raw_scale_baselines": {}}
         return PredictedSection(
             section=section.meta.name,
@@ -159,8 +158,8 @@ class Predictor:
             theta=inferred.theta,
             depth=float(depth),
             coverage=coverage,
-            heldout_pearson=unknown if self.heldout is None else self.heldout.pearson,
-            heldout_q=unknown if self.heldout is None else self.heldout.q_value,
+            heldout_pearson=self.heldout.pearson,
+            heldout_q=self.heldout.q_value,
             bank_distance=at_all_spots(distance, is_readable),
             **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
             provenance=self._provenance(section),
@@ -197,13 +196,13 @@ class Predictor:
         return SpotPredictions(inputs=inputs, unclipped=unclipped, rate=rate, theta=theta, pi=pi)
 
     @property
-    def heldout(self) -> HeldOut | None:
-        """Accuracy on held-out spots; None for the checkpoints of the run that chooses the number of epochs."""
-        return from_tensors(HeldOut, self.tensors, "heldout") if "heldout.levels" in self.tensors else None
+    def heldout(self) -> HeldOut:
+        """Accuracy and interval coverage on held-out spots."""
+        return from_tensors(HeldOut, self.tensors, "heldout")
 
     def interval_level(self, coverage: float) -> float:
-        """Nominal level at which intervals covered this share of held-out counts; `coverage` if none were held out."""
-        return coverage if self.heldout is None else self.heldout.level_for(coverage)
+        """Nominal level at which intervals covered this share of held-out counts."""
+        return self.heldout.level_for(coverage)
 
     def interval(
         self,
@@ -222,13 +221,7 @@ class Predictor:
         lower, upper = np.empty_like(mu), np.empty_like(mu)
         for start in range(0, len(mu), _INTERVAL_ROWS):
             rows = slice(start, start + _INTERVAL_ROWS)
-            ends = count_interval(
-                likelihood,
-                mu[rows],
-                None if likelihood == "poisson" else theta,
-                pi[rows] if likelihood == "zinb" else None,
-                level,
-            )
+            ends = count_interval(likelihood, mu[rows], theta, pi[rows], level)
             lower[rows], upper[rows] = (np.log1p(end * (PER / depth)) for end in ends)
         return lower, upper
 

@@ -4,7 +4,9 @@ import torch
 from scipy import sparse
 
 from spam.errors import ConfigError
-from spam.models import AlignmentModel, FusionModel, closure, info_nce, normalised_adjacency
+from spam.models import AlignmentModel, closure, normalised_adjacency
+from spam.models.fusion import FusionModel
+from spam.models.contrastive import info_nce
 
 MODES = ("joint", "img-gene", "img-coord")
 SPOTS = np.array([11, 2, 7, 3, 5])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spam.errors import ConfigError
-from spam.models import CrossAttention
+from spam.models.networks import CrossAttention
 
 HEADS, DIM = 3, 15
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spam.errors import ConfigError
-from spam.models import info_nce, recall_at_k
+from spam.models.contrastive import info_nce, recall_at_k
 from spam.models.contrastive import partner_rank
 
 

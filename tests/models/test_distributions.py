@@ -5,12 +5,8 @@ import torch
 from scipy import stats
 
 from spam.errors import ConfigError, SectionError
-from spam.models import (
-    NegativeBinomial,
-    Poisson,
-    ZeroInflatedNegativeBinomial,
-    build_distribution,
-)
+from spam.models.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from spam.models import build_distribution
 
 # The extremes that the package promises; some counts equal a mean exactly, most do not.
 X = np.array([0, 1, 2, 3, 7, 8, 9, 31, 100, 1000, 9999, 100_000])

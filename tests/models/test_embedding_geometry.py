@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from spam.models.embedding_geometry import alignment, effective_rank, uniformity
+from spam.models.embedding_geometry import alignment, uniformity
+from spam.models.contrastive import effective_rank
 
 
 @settings(max_examples=30, deadline=None)

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from spam.models import GeneEncoder, ImageProjector
+from spam.models.networks import GeneEncoder
+from spam.models import ImageProjector
 
 
 def test_image_projector_by_its_formula():

@@ -6,15 +6,9 @@ import torch
 from scipy import sparse
 
 from spam.errors import ConfigError
-from spam.models import (
-    ConcatProj,
-    FusionBatch,
-    FusionEnsemble,
-    FusionModel,
-    GatedSum,
-    build_distribution,
-    closure,
-)
+from spam.models.networks import ConcatProj, GatedSum
+from spam.models.fusion import FusionBatch, FusionModel
+from spam.models import FusionEnsemble, build_distribution, closure
 
 B, T, R, U, V, GENES, IMAGE = 5, 3, 4, 11, 19, 17, 13
 CONFIGS = [(m, k) for m in ("gated-sum", "concat-proj") for k in ("zinb", "nb", "poisson")]

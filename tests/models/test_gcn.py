@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from spam.errors import ConfigError
-from spam.models import SpatialGCN, closure, normalised_adjacency
+from spam.models.networks import SpatialGCN
+from spam.models import closure, normalised_adjacency
 
 
 def _graph(rng, n, density=0.2, n_isolated=2):

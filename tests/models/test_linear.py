@@ -9,15 +9,8 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.preprocessing import StandardScaler
 
 from spam.errors import ConfigError, StoreError
-from spam.models import (
-    FeatureTransform,
-    choose_alpha,
-    fit_ridge,
-    hest_ridge_fit,
-    neighbour_mean,
-    pearson_per_gene,
-    standardise_per_section,
-)
+from spam.models.linear import FeatureTransform, choose_alpha, fit_ridge, hest_ridge_fit, neighbour_mean, standardise_per_section
+from spam.models import pearson_per_gene
 
 
 def _features(seed, n, d):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spam.errors import ConfigError
-from spam.models import info_nce
-from spam.models.soft_contrast import profile_targets, soft_info_nce
+from spam.models.contrastive import info_nce
+from spam.models.contrastive import profile_targets, soft_info_nce
 
 
 def left_out(rng: np.random.Generator, n: int, share: float) -> np.ndarray:

@@ -201,8 +201,6 @@ def test_the_report_says_how_far_to_trust_the_prediction(
     trained = predict(config_of(store, checkpoint, tmp_path / "S1", section="S1"))
     assert "WARNING: the checkpoint was trained on this section" in trained.summary()
     assert json.loads((tmp_path / "S1" / "metrics.json").read_text())["is_training_section"]
-    untested = checkpoint.parent / "selection" / "last.safetensors"
-    assert predict(config_of(store, untested, tmp_path / "untested")).n_predictable is None
 
 
 def test_intervals_that_were_not_calibrated_on_new_donors_say_so(

@@ -183,15 +183,6 @@ def test_a_shift_that_standardisation_hides_from_the_model_is_flagged(
     assert shifted.is_out_of_distribution.all()
 
 
-def test_before_held_out_spots_are_tested_no_gene_is_called_predictable(
-    checkpoint: Path, store: Path
-) -> None:
-    found = predict(checkpoint.parent / "selection" / "last.safetensors", store)
-    assert np.isnan(found.heldout_q).all()
-    assert not found.is_predictable.any()
-    assert found.coverage == 0.9
-
-
 def test_unreadable_spots_are_nan_and_do_not_affect_the_others(checkpoint: Path, tmp_path: Path) -> None:
     add_section(tmp_path / "whole.zarr", "S4", seed=3, n_spots=43, unreadable=UNREADABLE)
     add_section(tmp_path / "partial.zarr", "S4", seed=3, n_spots=43, order=KEPT)

@@ -20,10 +20,9 @@ from spam.schemas.simulate_config import SimulateConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.simulation import SimulatedSection, simulate_section
 from spam.training.cohort import FeatureChoice, SpotData
-from spam.training.dataset import TrainingSet, training_set_of
-from spam.training.finetuning import finetune_on
-from spam.training.fusion_stage import FusionStage
+from spam.training.finetuning import FusionStage, finetune_on
 from spam.training.loop import fit
+from spam.training.training_set import TrainingSet, training_set_of
 
 TILES_UM = (112.0, 224.0)
 DIM = 12

@@ -13,7 +13,7 @@ from scipy import sparse
 from spam.errors import StoreError
 from spam.schemas.training_config import PretrainConfig
 from spam.store import StoredSection, open_store
-from spam.training.dataset import TrainingSet, build_training_set
+from spam.training.training_set import TrainingSet, build_training_set
 
 
 def plain(value: Any) -> list[np.ndarray]:

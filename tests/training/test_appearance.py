@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from spam.models.reliability import AppearanceBank, fit_appearance
 from spam.schemas.training_config import FinetuneConfig
-from spam.training.dataset import TrainingSet, build_training_set
+from spam.training.training_set import TrainingSet, build_training_set
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from spam.models.probe import probe_accuracy
 from spam.schemas.training_config import PretrainConfig
 from spam.training import PretrainReport, pretrain
 from spam.training.contrast import contrast_figures, near_pairs, pair_losses, training_losses
-from spam.training.dataset import build_training_set
+from spam.training.training_set import build_training_set
 from spam.training.groups import spatial_blocks
-from spam.training.health import ContrastHealth, PairHealth, pair_health
+from spam.training.contrast import ContrastHealth, PairHealth, pair_health
 from spam.training.pretraining import AlignmentStage
 from spam.training.probing import Probe, probe_labels
 

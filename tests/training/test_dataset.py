@@ -22,14 +22,9 @@ from spam.training.cohort import (
     neighbour_table,
     read_spots,
 )
-from spam.training.dataset import (
-    build_training_set,
-    retrieve,
-    retrieve_across_groups,
-    training_set_of,
-    with_all_trained_on,
-)
-from spam.training.fusion_stage import FusionStage
+from spam.training.training_set import build_training_set, retrieve_across_groups, training_set_of, with_all_trained_on
+from spam.models.fusion import retrieve
+from spam.training.finetuning import FusionStage
 from spam.training.genes import choose_genes
 
 KEYS = ("tiny_112um", "tiny_224um")

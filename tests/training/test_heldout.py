@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spam.models import Likelihood, count_cdf, count_interval
+from spam.models import Likelihood, count_interval
+from spam.models.count_likelihood import count_cdf
 from spam.models.reliability import HeldOut, judge, within_section_pearson
 
 N, G = 43, 7

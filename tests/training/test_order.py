@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from spam.errors import ConfigError
 from spam.schemas.training_config import PretrainConfig
-from spam.training.dataset import TrainingSet, build_training_set
-from spam.training.order import balanced, check_donors, random_order
+from spam.training.training_set import TrainingSet, build_training_set
+from spam.training.training_set import balanced, check_donors, random_order
 
 
 @pytest.fixture

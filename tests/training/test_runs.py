@@ -16,8 +16,8 @@ from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune, pretrain
-from spam.training.dataset import build_training_set
-from spam.training.fusion_stage import FusionStage
+from spam.training.training_set import build_training_set
+from spam.training.finetuning import FusionStage
 from spam.training.loop import fit
 from spam.training.pretraining import AlignmentStage
 

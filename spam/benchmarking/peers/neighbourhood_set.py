@@ -6,7 +6,7 @@ from torch.nn.functional import mse_loss
 
 from spam.benchmarking.method_inputs import InputView
 from spam.benchmarking.method_training import Schedule
-from spam.models.attention import CrossAttention
+from spam.models.networks import CrossAttention
 from spam.typing import Float, Int64
 
 from .fitting import Peer, PeerNetwork, References
