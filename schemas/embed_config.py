@@ -50,7 +50,7 @@ class InputConfig(Config):
 class EmbedConfig(InputConfig):
     """Options of `spam embed`."""
 
-    store: Path | None = option(None, "feature store to write (made if it is not there)")
+    store: Path | None = option(None, "feature store to write (made if it is not there)", is_output=True)
     manifest: Path | None = option(
         None, "CSV with columns section, donor, h5ad, csv, root: embeds a whole cohort"
     )

@@ -14,7 +14,6 @@ MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "planning", "embedding", "reports", "predicting", "simulation"}
 ABOVE |= {
-    "demonstration",
     "diagnosis",
     "console",
     "sharing",
@@ -51,8 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
-    "simulation": {"schemas"},
-    "demonstration": ABOVE - {"demonstration", "diagnosis", "console"},
+    "simulation": ABOVE - {"simulation", "diagnosis", "console"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
     # spam/__init__.py is the door: it names what the rooms offer.
@@ -93,6 +91,7 @@ DYNAMIC_IMPORTS = {
     "spam/__init__.py",
     "spam/encoders/__init__.py",
     "spam/diagnosis.py",
+    "cli/command.py",
 }
 
 

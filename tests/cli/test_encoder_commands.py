@@ -1,4 +1,4 @@
-"""`spam encoders` and `spam store info`."""
+"""`spam encoders`, and commands on small stores and cohorts."""
 
 import json
 import os
@@ -12,39 +12,34 @@ from hub_models import HubModels
 from pointing import point_at_models
 
 from spam.encoders import encoder_card
+from spam.store import create_store
 
 
-def test_encoders_list(spam: Any) -> None:
+def test_list(spam: Any) -> None:
     plain = spam("encoders", "list", "virchow*")
     assert [line.split()[0] for line in plain.out.splitlines()] == ["name", "virchow", "virchow2"]
+    head, row = spam("encoders", "list", "gigapath").out.splitlines()
+    assert head.split() == ["name", "dim", "px", "µm/px", "pooling", "gated", "licence", "source"]
+    assert row.split()[:7] == ["gigapath", "1536", "224", "0.5", "cls", "yes", "Apache-2.0"]
     cards = spam("encoders", "list", "--json").json["encoders"]
-    assert cards[0]["name"] == "efficientnet_lite0_stages"
     assert cards[0] == encoder_card("efficientnet_lite0_stages").to_mapping() | {"kwargs": cards[0]["kwargs"]}
 
 
-def test_encoders_list_of_nothing_tells_the_nearest(spam: Any) -> None:
-    for pattern in ("virchov*", "virchov"):
-        none = spam("encoders", "list", pattern)
-        assert (none.code, none.out) == (2, "")
-        assert f"there is no encoder '{pattern}'; did you mean 'virchow'" in none.err
+@pytest.mark.parametrize("pattern", ["virchov*", "virchov"])
+def test_list_of_nothing_names_the_nearest(spam: Any, pattern: str) -> None:
+    none = spam("encoders", "list", pattern)
+    assert (none.code, none.out, "'virchow'" in none.err) == (2, "", True)
 
 
-def test_encoders_info(spam: Any) -> None:
+def test_info(spam: Any) -> None:
     assert spam("encoders", "info", "h-optimus-0", "--json").json["name"] == "hoptimus0"
     assert "dim: 1024" in spam("encoders", "info", "uni_v1").out
     missing = spam("encoders", "info", "uni_v7", "--json")
     assert (missing.code, missing.json["kind"]) == (2, "EncoderError")
-    assert "name is missing" in spam("encoders", "info").err
+    assert "spam encoders list" in spam("encoders", "info").err
 
 
-def test_encoders_list_says_how_tiles_are_fed(spam: Any) -> None:
-    head, row = spam("encoders", "list", "gigapath").out.splitlines()
-    assert head.split() == ["name", "dim", "px", "µm/px", "pooling", "gated", "licence", "source"]
-    assert row.split()[:7] == ["gigapath", "1536", "224", "0.5", "cls", "yes", "Apache-2.0"]
-    assert spam("encoders", "list", "musk").out.splitlines()[1].split()[3] == "-"  # trained at several scales
-
-
-def test_encoders_check(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with HubModels(tmp_path) as hub:
         point_at_models(hub, monkeypatch, tmp_path / "cache", token=None)
         found = spam("encoders", "check", "uni_v1", "--json").json
@@ -53,12 +48,10 @@ def test_encoders_check(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found == {"has_token": False, "is_offline": False, "endpoint": hub.url}
     assert (uni["name"], uni["access"], uni["is_gated"]) == ("uni_v1", "not found", True)
     assert shown.code == 0
-    assert shown.out.splitlines()[3].split() == ["efficientnet_lite0", "here", "19", "MB", "-"]
-    missing = spam("encoders", "check", "uni_v7", "--json")
-    assert (missing.code, missing.json["kind"]) == (2, "EncoderError")
+    assert spam("encoders", "check", "uni_v7").code == 2
 
 
-def test_encoders_check_obeys_the_settings_of_the_hub(tmp_path: Path) -> None:
+def test_check_uses_the_settings_of_the_hub(tmp_path: Path) -> None:
     card = encoder_card("phikon")
     file = tmp_path / "owkin" / "phikon" / "pytorch_model.bin"
     file.parent.mkdir(parents=True)
@@ -80,20 +73,15 @@ def test_encoders_check_obeys_the_settings_of_the_hub(tmp_path: Path) -> None:
     assert [(one["access"], one["download_bytes"]) for one in found["encoders"]] == [("open", 1234)]
 
 
-def test_store_info_without_a_store(spam: Any, tmp_path: Any) -> None:
-    assert "the store is missing" in spam("store", "info").err
-    assert spam("store", "info", tmp_path / "none.zarr", "--json").code == 2
-
-
-def test_store_info_of_an_empty_store(spam: Any, tmp_path: Any) -> None:
-    from spam.store import create_store
-
+def test_store_info_and_ls(spam: Any, tmp_path: Path) -> None:
+    assert spam("store", "info").code == 2
     create_store(tmp_path / "s.zarr")
-    shown = spam("store", "info", tmp_path / "s.zarr", "--json").json
-    assert (shown["sections"], shown["store"]) == ([], str(tmp_path / "s.zarr"))
+    for name in ("info", "ls"):
+        shown = spam("store", name, tmp_path / "s.zarr", "--json").json
+        assert (shown["sections"], shown["store"]) == ([], str(tmp_path / "s.zarr"))
 
 
-def test_simulate_says_what_comes_next(spam: Any, tmp_path: Any) -> None:
+def test_simulate_names_the_next_command(spam: Any, tmp_path: Path) -> None:
     sizes = ("--n-donors", 1, "--n-sections", 1, "--n-spots", 13, "--n-genes", 5)
     ran = spam("simulate", "--out-dir", tmp_path / "cohort", *sizes)
     assert ran.code == 0, ran.err

@@ -4,9 +4,9 @@ import anndata
 import numpy as np
 import pytest
 
-from spam.demonstration import demo
 from spam.errors import ConfigError, OutputExistsError
 from spam.schemas.simulate_config import DemoConfig
+from spam.simulation.demo import demo
 
 
 @pytest.mark.slow
@@ -24,13 +24,13 @@ def test_the_demo_ends_with_scores_and_a_map_of_an_unseen_section(tmp_path: Path
     assert np.median(r) > 0.6  # against the true rate; morphology is drawn from it
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"is not empty; .*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"is not empty.*--overwrite"):
         demo(DemoConfig(out_dir=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_data_go_with_her2st_alone(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--data .* goes with `spam demo her2st`"):
+def test_data_needs_her2st(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--data .* needs `spam demo her2st`"):
         demo(DemoConfig(out_dir=tmp_path / "out", data=tmp_path))
