@@ -12,7 +12,7 @@ from spam.atomic import write_text
 from spam.errors import SpamError
 from spam.evaluation import HEADLINE_SET
 from spam.progress import SILENT, Progress
-from spam.reports import MethodScore, plot_cost_chart, plot_score_chart
+from spam.reports import MethodScore, plot_score_chart
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
 from spam.training.cohort import choose_features, data_digest, read_spots
@@ -23,13 +23,12 @@ from .fold_data import build_one_of
 from .fold_sides import split_fold, tile_width
 from .folds import chosen_sections, plan_folds
 from .leakage import describe_leakage, find_leakage, refuse_adapted
-from .method_cost import method_costs, ran_alike
+from .method_cost import method_costs
 from .methods import ALL_METHODS, choose_methods
 from .report import BenchmarkReport, describe_hardware
 from .report_text import write_markdown
 from .run_record import open_folder
 from .running import Piece, list_pieces, run_pieces
-from .scoring import DEPTH_NULL
 from .summary import compare, score_table, summarise, unit_kind
 from .task import Method
 
@@ -130,9 +129,6 @@ def _write(report: BenchmarkReport, pieces: Sequence[Piece], cells: Sequence[Cel
     label = f"{HEADLINE_SET} Pearson within test sections"
     interval = f"interval: 95 % bootstrap over {report.unit}; circles: test {_part(report)}"
     plot_score_chart(drawn, out / "scores.png", label=label, title=interval)
-    fitted = [method for method in drawn if method.name != DEPTH_NULL]  # which costs nothing
-    alike = "" if ran_alike(report.costs) else "; fits did not run alike, see benchmark.md"
-    plot_cost_chart(fitted, out / "cost.png", label=label, title=f"mean over {report.unit}{alike}")
 
 
 def _gene_table(methods: Sequence[str], paths: Sequence[Path]) -> pd.DataFrame:
@@ -151,7 +147,6 @@ def _method_scores(report: BenchmarkReport) -> list[MethodScore]:
     scores = report.scores
     chosen = scores[(scores["gene_set"] == HEADLINE_SET) & (scores["score"] == "pearson")]
     points = chosen.groupby(["method", "part"])["value"].mean()
-    seconds = {cost.method: cost.seconds for cost in report.costs}
     return [
         MethodScore(
             name=s.method,
@@ -160,7 +155,6 @@ def _method_scores(report: BenchmarkReport) -> list[MethodScore]:
             lower=s.interval.lower,
             upper=s.interval.upper,
             points=tuple(points[s.method]),
-            seconds=seconds[s.method],
         )
         for s in report.summaries
         if (s.gene_set, s.score) == (HEADLINE_SET, "pearson")
