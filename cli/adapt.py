@@ -40,7 +40,6 @@ def adapt_values(values: dict[str, Any]) -> tuple[AdaptConfig, EmbedConfig]:
         "enc_name",
         "tile_um",
         "num_workers",
-        "stain",
         "dihedral",
     }
     training = {name: value for name, value in values.items() if name in _OWN}

@@ -54,7 +54,7 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
         If it needs an adapter, and neither `lora` nor the folder ``lora`` beside the checkpoint is that one.
     """
     from spam.encoders.adapter import CARD, frozen_name, read_adapter
-    from spam.training.checkpoint import read_checkpoint_meta
+    from spam.models.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)
     name = frozen_name(meta.encoder_name)
@@ -90,7 +90,7 @@ def _asked_of(meta: CheckpointMeta, enc_name: str) -> dict[str, Any]:
         key: tuple(tile[key] for tile in meta.tiles if tile[key] is not None)
         for key in ("tile_um", "tile_px")
     }
-    kind = {"stain": meta.stain, "dihedral": meta.is_averaged}
+    kind = {"dihedral": meta.is_averaged}
     return {"enc_name": enc_name, **{key: value for key, value in {**sizes, **kind}.items() if value}}
 
 
@@ -105,7 +105,7 @@ def embed_values(values: Mapping[str, Any], checkpoint: Path | None = None) -> d
         assumed = {
             name: value
             for name, value in assumed.items()
-            if name in ("enc_name", "lora", "stain", "dihedral")
+            if name in ("enc_name", "lora", "dihedral")
         }
     return {**assumed, **told}
 

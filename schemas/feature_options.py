@@ -5,7 +5,6 @@ from pathlib import Path
 
 from .config import Config, option
 from .graph_config import DEFAULT_K
-from .store_meta import Stain
 
 __all__ = ["FeatureOptions"]
 
@@ -18,10 +17,6 @@ class FeatureOptions(Config):
     enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
     tile_um: tuple[float, ...] = option(
         (), "tile sizes to use together, in µm (default: all that every section has)"
-    )
-    stain: Stain | None = option(
-        None,
-        "use features of tiles with normalised stains: macenko or reinhard (default: the only kind in the store)",
     )
     dihedral: bool = option(
         False,  # noqa: FBT003

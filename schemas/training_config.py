@@ -141,6 +141,11 @@ class FinetuneConfig(TrainingConfig):
     )
     likelihood: Literal["zinb", "nb", "poisson"] = option("zinb", "distribution of the raw counts")
     n_neighbours: int = option(8, "spatial neighbours that a spot attends to")
+    with_bank: bool = option(
+        False,  # noqa: FBT003
+        "store the expression of all training spots in the checkpoint, for --attend references or both and for panels of "
+        "genes in `spam predict --context-h5ad`; share such a checkpoint only if you may share the counts",
+    )
     n_references: int = option(16, "spots of other sections that a spot attends to")
 
     def __post_init__(self) -> None:
@@ -160,6 +165,10 @@ class FinetuneConfig(TrainingConfig):
                 else None,
                 f"--n-references must be at least 2, not {self.n_references}: one token is no attention"
                 if self.n_references < 2
+                else None,
+                f"--attend {self.attend} needs --with-bank: predictions then read the expression of training spots, which "
+                "the checkpoint must hold"
+                if self.attend in ("references", "both") and not self.with_bank
                 else None,
             ]
         )

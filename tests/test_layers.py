@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "embedding": {"schemas", *SLIDE_SIDE, "store", "planning", "graphs"},
     "adaptation": {"schemas", *SLIDE_SIDE, "store", "planning", "graphs", "models", "training"},
     "graphs": {"schemas", "store"},
-    "models": {"schemas"},
+    "models": {"schemas", "graphs"},
     "training": {"schemas", "store", "graphs", "models"},
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},

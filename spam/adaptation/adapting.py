@@ -14,6 +14,7 @@ from spam.encoders.lora import add_lora, peft_package, target_patterns
 from spam.encoders.network import TileNetwork, weights_digest
 from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
+from spam.models.checkpoint import read_checkpoint
 from spam.models.linear import standardise_per_section
 from spam.planning import plan
 from spam.progress import SILENT, Progress
@@ -22,7 +23,6 @@ from spam.schemas.adapter_card import AdapterCard
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.store import open_store, readable_spots
-from spam.training.checkpoint import read_checkpoint
 from spam.training.dataset import TrainingSet, build_training_set
 from spam.training.loop import NOT_IN_DIGEST, Run, fit
 from spam.typing import Array, Int64

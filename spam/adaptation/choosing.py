@@ -27,7 +27,7 @@ def agreed(config: AdaptConfig, tiles: EmbedConfig) -> EmbedConfig:
         If both name a store, an encoder or tile sizes, and not the same; or the tiles are those of another adapter, or
         have no counts.
     """
-    told = {name: getattr(config, name) for name in ("store", "enc_name", "tile_um", "stain", "dihedral")}
+    told = {name: getattr(config, name) for name in ("store", "enc_name", "tile_um", "dihedral")}
     told["store"] = None if config.store is None else Path(config.store)
     faults: list[str | None] = [
         f"{flag(name)} is {value!r} for the training and {getattr(tiles, name)!r} for the tiles; give the same"
@@ -80,7 +80,6 @@ def choose(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> Adapt
         enc_name=planned.card.name,
         sections=names,
         tile_um=sizes,
-        stain=tiles.stain,
         dihedral=tiles.dihedral,
     )
 

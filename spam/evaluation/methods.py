@@ -215,7 +215,7 @@ def fold_targets(task: FoldTask) -> FoldTargets:
 def _features(spots: SpotData, view: InputView, dim: int) -> Float[Array, "n_spots wide"]:
     """Features of one section in a view; the first `dim` columns belong to the smallest tiles."""
     if view.has_context:
-        features = context_features(spots)
+        features = context_features(spots.features, spots.graph.connectivities)
     else:
         features = spots.features[:, :dim] if view.scales == "smallest" else spots.features
     if view.normalisation == "standardised":

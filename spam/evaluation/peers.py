@@ -52,7 +52,7 @@ class FoldTensors:
     neighbours
         Rows of each spot's nearest spots in its section, nearest first, (n, t); unused entries are 0.
     offset
-        Relative positions of the neighbours, see `NeighbourTable`, (n, t, 3).
+        Relative positions of the neighbours, see `TokenTable`, (n, t, 3).
     is_usable
         False for unused entries, (n, t).
     test_rows
@@ -80,7 +80,7 @@ def fold_tensors(task: FoldTask, view: InputView) -> FoldTensors:
         section=torch.repeat_interleave(torch.arange(len(spots)), torch.tensor(sizes)),
         place=torch.from_numpy(np.concatenate([_centred(s.xy) for s in spots])),
         neighbours=torch.from_numpy(near.index),
-        offset=torch.from_numpy(near.offset),
+        offset=torch.from_numpy(near.relation),
         is_usable=torch.from_numpy(near.is_usable),
         test_rows={s.name: r for s, r in zip(task.test, rows[len(task.train) :], strict=True)},
     )

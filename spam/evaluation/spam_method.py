@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from spam.errors import ConfigError
+from spam.models.checkpoint import read_checkpoint
 from spam.prediction import Predictor
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
-from spam.training.checkpoint import read_checkpoint
 from spam.training.cohort import held_out_by_default
 from spam.training.dataset import training_set_of
 from spam.training.finetuning import finetune_on
@@ -55,6 +55,7 @@ class SpamMethod:
         shared: dict[str, Any] = {"store": "memory", "k": task.k, "seed": seed, "device": "cpu"}
         with tempfile.TemporaryDirectory() as folder:
             options = {"n_neighbours": min(_N_NEIGHBOURS, task.k), **self.options}
+            options["with_bank"] = self.options.get("attend") in ("references", "both")
             config = FinetuneConfig(**shared, save_dir=Path(folder) / "finetune", **options)
             data = training_set_of(task.train, task.features, config, held_out=held_out, genes=task.genes)
             pretrained = None

@@ -22,8 +22,6 @@ class PredictReport:
         Size of the predicted matrix.
     is_training_section
         True if the checkpoint has seen the section's counts: then the scores say nothing about new tissue.
-    new_donor
-        Donor of the section, if it is none of the training donors; None otherwise, or where donors are not known.
     is_calibrated_on_new_donors
         Whether intervals were calibrated on donors that were not trained on at first.
     coverage
@@ -49,7 +47,6 @@ class PredictReport:
     n_spots: int
     n_genes: int
     is_training_section: bool
-    new_donor: str | None
     is_calibrated_on_new_donors: bool
     coverage: float
     files: tuple[Path, ...]
@@ -67,7 +64,6 @@ class PredictReport:
             "n_spots": self.n_spots,
             "n_genes": self.n_genes,
             "is_training_section": self.is_training_section,
-            "new_donor": self.new_donor,
             "is_calibrated_on_new_donors": self.is_calibrated_on_new_donors,
             "coverage": self.coverage,
             "n_unmeasured": self.n_unmeasured,
@@ -87,10 +83,10 @@ class PredictReport:
                 "WARNING: the checkpoint was trained on this section; these scores say nothing about new tissue"
             )
         lines.append(self._trust())
-        if self.new_donor is not None and not self.is_calibrated_on_new_donors:
+        if not self.is_training_section and not self.is_calibrated_on_new_donors:
             lines.append(
-                f"donor {self.new_donor} was not trained on: intervals were calibrated on sections of the training "
-                f"donors, and may hold fewer counts than the {self.coverage:.0%} that were asked for"
+                "intervals were calibrated on sections of the training donors: for another donor, they may hold fewer "
+                f"counts than the requested {self.coverage:.0%}"
             )
         if self.context is not None:
             lines.append(self.context.sentence())

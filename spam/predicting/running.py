@@ -114,7 +114,6 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
         n_spots=len(predicted.ids),
         n_genes=len(predicted.genes),
         is_training_section=bool(predicted.provenance["is_training_section"]),
-        new_donor=predicted.provenance["new_donor"],
         is_calibrated_on_new_donors=bool(predicted.provenance["is_calibrated_on_new_donors"]),
         coverage=predicted.coverage,
         files=tuple(files),

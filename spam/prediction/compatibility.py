@@ -20,7 +20,6 @@ def check_section(meta: CheckpointMeta, section: StoredSection) -> None:
         f"--tile-um {tile['tile_um']:g}" if tile["tile_um"] else f"--tile-px {tile['tile_px']}"
         for tile in meta.tiles
     )
-    sizes += f" --stain {meta.stain}" if meta.stain else ""
     sizes += " --dihedral" if meta.is_averaged else ""
     embed = f"spam embed --store {section.store_address} --enc-name {meta.encoder_name} {sizes}"
     missing = [key for key in meta.feature_keys if key not in section.feature_keys]

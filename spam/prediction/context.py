@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from spam.errors import SectionError
 from spam.models import log1p_cp10k
-from spam.training.rate_path import PER, log_rate_of
+from spam.models.rate_path import PER, log_rate_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
 from .context_facts import ContextFacts, LibrarySize

@@ -6,7 +6,7 @@ import numpy as np
 
 from spam.errors import ConfigError
 from spam.models.linear import choose_alpha, fit_ridge
-from spam.training.rate_path import ALPHAS, PER, choose_penalty
+from spam.models.rate_path import ALPHAS, choose_penalty, per_10k
 from spam.typing import Array, Float, Float64, Int64, Num
 
 __all__ = ["Bank", "PanelPrediction", "normalised_panel", "predict_from_panel"]
@@ -29,29 +29,41 @@ class Bank:
         Section of each spot; runs of spots where there is one section only.
     gene_mean
         The mean over the training sections, (n_genes,).
+    per_10k
+        Mean counts per 10k of each gene over the spots; over all training spots if the checkpoint has no bank.
     """
 
     inputs: Float[Array, "m q"]
     expression: Float64[Array, "m n_genes"]
     group: Int64[Array, " m"]
     gene_mean: Float64[Array, " n_genes"]
+    per_10k: Float64[Array, " n_genes"]
 
     @classmethod
     def without(cls, tensors: dict[str, Array], own: int) -> "Bank":
         """Take from the tensors of a checkpoint what is not of section number `own`."""
+        mean = tensors["path.gene_mean"].astype(np.float64)
+        if "bank.section" not in tensors:
+            nothing = np.zeros((0, len(mean)))
+            none = np.zeros(0, dtype=np.int64)
+            level = tensors["cohort.per_10k"]
+            return cls(inputs=nothing, expression=nothing, group=none, gene_mean=mean, per_10k=level)
         rows = np.flatnonzero(tensors["bank.section"] != own)
         group = tensors["bank.section"][rows].astype(np.int64)
         if len(np.unique(group)) == 1:
             group = np.arange(len(rows)) * _N_RUNS // len(rows)
-        mean = tensors["path.gene_mean"].astype(np.float64)
         expression = tensors["bank.expression"][rows].astype(np.float64) + mean
-        return cls(inputs=tensors["bank.inputs"][rows], expression=expression, group=group, gene_mean=mean)
+        return cls(
+            inputs=tensors["bank.inputs"][rows],
+            expression=expression,
+            group=group,
+            gene_mean=mean,
+            per_10k=per_10k(expression).mean(axis=0) if len(rows) else np.full(len(mean), np.nan),
+        )
 
     def panel_sum(self, genes: Int64[Array, " p"]) -> float:
         """Sum the counts per 10k of these genes, mean over spots; NaN without spots."""
-        return (
-            float(_linear(self.expression[:, genes]).sum(axis=1).mean()) if len(self.group) else float("nan")
-        )
+        return float(self.per_10k[genes].sum())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,15 +132,15 @@ def predict_from_panel(
     """
     if len(np.unique(bank.group)) < 2:
         message = (
-            "a panel of genes (--context-h5ad) says something of other genes only where measured spots of other sections "
-            f"show how they go together, and the checkpoint holds {len(bank.group)}; train with `spam finetune` on other "
-            "sections, or give all modelled genes of the measured spots"
+            "A panel of genes (--context-h5ad) predicts other genes from measured spots of other sections, and the "
+            f"checkpoint holds {len(bank.group)} of these. Train with `spam finetune --with-bank` on other sections, or give "
+            "all modelled genes of the measured spots"
         )
         raise ConfigError(message)
     is_other = ~np.isin(np.arange(bank.expression.shape[1]), genes)
     known = bank.expression[:, genes]
     if is_normalised:
-        known = normalised_panel(_linear(known), bank.panel_sum(genes))
+        known = normalised_panel(per_10k(known), bank.panel_sum(genes))
     x = _centred(known, bank.group)
     y = _centred(bank.expression[:, is_other], bank.group)
     alpha = choose_alpha(x, y, bank.group, _PENALTIES, score=_negative_error)
@@ -147,12 +159,6 @@ def predict_from_panel(
         from_panel=bank.gene_mean[is_other] + pattern,
         weights=(float(weights[0]), float(weights[1])),
     )
-
-
-def _linear(expression: Float64[Array, "n g"]) -> Float64[Array, "n g"]:
-    """Undo the logarithm: counts per 10k."""
-    linear: Array = np.expm1(np.clip(expression, 0.0, np.log1p(PER)))
-    return linear
 
 
 def _centred(values: Float64[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n g"]:

@@ -10,20 +10,17 @@ from scipy.sparse import csr_matrix
 
 from spam.hardware import seeded
 from spam.models import FusionEnsemble, count_interval
+from spam.models.checkpoint import from_tensors, read_checkpoint, weights_of
+from spam.models.fusion import FusionInputs
+from spam.models.inputs import InputTransform, context_features
+from spam.models.rate_path import PER, Baselines, RatePath, log_rate_of
+from spam.models.reliability import AppearanceBank, HeldOut
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.store import StoredSection, flagged_spots, readable_spots
-from spam.training.appearance import AppearanceBank
-from spam.training.baselines import Baselines
-from spam.training.batches import FusionInputs
-from spam.training.checkpoint import read_checkpoint
-from spam.training.cohort import SpotData, read_spots
+from spam.training.cohort import SpotData, cohort_neighbours, read_spots
 from spam.training.dataset import retrieve
-from spam.training.heldout import HeldOut
-from spam.training.inputs import InputTransform, context_features
-from spam.training.neighbours import cohort_neighbours
-from spam.training.rate_path import PER, RatePath, log_rate_of
-from spam.typing import Array, Bool, Float, Float32
+from spam.typing import Array, Float, Float32
 from spam.versions import software_versions
 
 from .compatibility import check_section
@@ -96,10 +93,7 @@ class Predictor:
         meta, tensors = read_checkpoint(path, stage="finetune")
         with seeded(0, device=torch.device("cpu")):
             network = FusionEnsemble(**meta.settings)
-        weights = {
-            k[len("network.") :]: torch.from_numpy(v) for k, v in tensors.items() if k.startswith("network.")
-        }
-        network.load_state_dict(weights)
+        network.load_state_dict(weights_of(tensors))
         rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
         return cls(
             meta=meta,
@@ -149,9 +143,9 @@ class Predictor:
         depth = depth or self.meta.depth
         mu = inferred.rate * np.float32(depth / PER)
         lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
-        baselines = Baselines.from_tensors(self.tensors)
+        baselines = from_tensors(Baselines, self.tensors, "baseline")
         recipe = baselines.transform.apply(spots.features[:, : baselines.dim])
-        appearance = AppearanceBank.from_tensors(self.tensors)
+        appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
         unknown = np.full(len(self.meta.genes), np.nan)
         return PredictedSection(
             section=section.meta.name,
@@ -171,12 +165,12 @@ class Predictor:
             coverage=coverage,
             heldout_pearson=unknown if self.heldout is None else self.heldout.pearson,
             heldout_q=unknown if self.heldout is None else self.heldout.q_value,
-            bank_distance=spread(appearance.distance(spots.features, self._is_foreign(spots.name))),
+            bank_distance=spread(appearance.distance(spots.features, without=self.bank_section(spots.name))),
             baselines={
                 "training mean": spread(np.broadcast_to(baselines.mean, mu.shape).astype(np.float32)),
                 "HEST ridge": spread(baselines.ridge.predict(recipe).astype(np.float32)),
                 "tuned ridge": spread(
-                    RatePath.from_tensors(self.tensors, "ridge").expression(inferred.inputs)
+                    from_tensors(RatePath, self.tensors, "ridge").expression(inferred.inputs)
                 ),
             },
             raw_scale_baselines={
@@ -193,8 +187,10 @@ class Predictor:
         self, spots: SpotData, *, batch_size: int = 1024, progress: Progress = SILENT
     ) -> SpotPredictions:
         """Predict spots that were read already; their counts, if there are any, are not looked at."""
-        inputs = InputTransform.from_tensors(self.tensors).apply(context_features(spots))
-        path = RatePath.from_tensors(self.tensors, "path")
+        inputs = from_tensors(InputTransform, self.tensors, "inputs").apply(
+            context_features(spots.features, spots.graph.connectivities)
+        )
+        path = from_tensors(RatePath, self.tensors, "path")
         base = path.expression(inputs)
         fusion = self._fusion_inputs(spots, inputs)
         unclipped, log_rate, pi = np.empty((3, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
@@ -221,7 +217,7 @@ class Predictor:
     @property
     def heldout(self) -> HeldOut | None:
         """What training found on spots that it held out; None for the run that chooses the epochs, which ends before."""
-        return HeldOut.from_tensors(self.tensors) if "heldout.levels" in self.tensors else None
+        return from_tensors(HeldOut, self.tensors, "heldout") if "heldout.levels" in self.tensors else None
 
     def interval_level(self, coverage: float) -> float:
         """Nominal level of the interval that covered this share of the counts of held-out spots, where there are some."""
@@ -261,32 +257,26 @@ class Predictor:
         return lower, upper
 
     def bank_section(self, section: str) -> int:
-        """Return the number of a section in ``bank.section``; -1 where it was not trained on."""
+        """Return the number of a section in ``appearance.section``; -1 where it was not trained on."""
         sections = list(self.meta.donors)
         return sections.index(section) if section in sections else -1
 
-    def _is_foreign(self, section: str) -> Bool[Array, " m"]:
-        """Spots of the bank that are not the section's own: a section that is in the bank does not see itself there."""
-        is_foreign: Array = self.tensors["bank.section"] != self.bank_section(section)
-        return is_foreign
-
     def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:
-        """Look up references in the bank."""
-        rows = np.flatnonzero(self._is_foreign(spots.name))
+        """Gather what the branches of the network read; a training section does not refer to itself."""
         device = next(self.network.parameters()).device
-        return FusionInputs.to_device(
-            inputs,
-            csr_matrix(spots.graph.connectivities),
-            cohort_neighbours([spots], int(self.meta.config["n_neighbours"])),
-            retrieve(inputs, self.tensors["bank.inputs"][rows], int(self.meta.config["n_references"])),
-            np.ascontiguousarray(self.tensors["bank.expression"][rows]),
-            device=device,
-        )
-
-    def _new_donor(self, donor: str | None) -> str | None:
-        """Return a donor that was not trained on; None where that is not known."""
-        known = set(self.meta.donors.values())
-        return None if donor in known or None in known else donor
+        on_device = torch.from_numpy(inputs).to(device)
+        branches, config = self.meta.settings["branches"], self.meta.config
+        fusion = FusionInputs(inputs=on_device)
+        if "coord" in branches:
+            near = cohort_neighbours([spots], int(config["n_neighbours"]))
+            weights = csr_matrix(spots.graph.connectivities)
+            fusion = dataclasses.replace(fusion, neighbours=near, weights=weights)
+        if "gene" in branches:
+            rows = np.flatnonzero(self.tensors["bank.section"] != self.bank_section(spots.name))
+            found = retrieve(inputs, self.tensors["bank.inputs"][rows], int(config["n_references"]))
+            bank = self.tensors["bank.expression"][rows if len(rows) else [0]]  # unused places point at row 0
+            fusion = dataclasses.replace(fusion, references=found, bank=torch.from_numpy(bank).to(device))
+        return fusion
 
     @property
     def _is_calibrated_on_new_donors(self) -> bool:
@@ -302,7 +292,6 @@ class Predictor:
             "trained_on": list(self.meta.train_sections),
             "validated_on": list(self.meta.val_sections),
             "is_training_section": section.meta.name in self.meta.donors,
-            "new_donor": self._new_donor(section.meta.donor),
             "is_calibrated_on_new_donors": self._is_calibrated_on_new_donors,
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import replacing
+from spam.models.reliability import FALSE_DISCOVERY_RATE
 from spam.schemas.tile_quality import TileFlag, flag_column
-from spam.training.heldout import FALSE_DISCOVERY_RATE
 from spam.typing import Array, Bool, Float32, Float64, Shaped
 
 from .context_facts import ContextFacts

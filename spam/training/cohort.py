@@ -9,20 +9,11 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta, Stain
+from spam.models.fusion import TokenTable
+from spam.schemas.store_meta import UNKNOWN_WEIGHTS, FeatureMeta
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
-
-__all__ = [
-    "FeatureChoice",
-    "SpotData",
-    "choose_features",
-    "choose_sections",
-    "data_digest",
-    "held_out_by_default",
-    "read_spots",
-]
 
 _DONORS_TO_SPARE_ONE = 3  # of two, the other one alone would be trained on at first
 
@@ -43,8 +34,8 @@ class FeatureChoice:
         Tile spec of each key, as a mapping.
     dims
         Length of each key's vectors.
-    stain, is_averaged
-        How the tiles were normalised, and whether features are means over symmetries; see `FeatureMeta`.
+    is_averaged
+        Whether features are means over the symmetries of the tile.
     adapted_on
         Sections whose counts the encoder has seen, see `FeatureMeta`.
     """
@@ -54,7 +45,6 @@ class FeatureChoice:
     keys: tuple[str, ...]
     tiles: tuple[dict[str, object], ...]
     dims: tuple[int, ...]
-    stain: Stain | None = None
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
 
@@ -176,13 +166,11 @@ def choose_features(
     enc_name: str | None,
     tile_um: Sequence[float],
     *,
-    stain: Stain | None = None,
     is_averaged: bool = False,
 ) -> FeatureChoice:
     """Settle which features every one of `sections` has and the options ask for.
 
-    Features of normalised tiles, and means over symmetries, are never used together with others: taken are those that
-    `stain` and `is_averaged` ask for, or the only kind that there is where both are left at their defaults.
+    Means over symmetries are never mixed with plain features: `is_averaged` chooses, unless the store has one kind only.
 
     Raises
     ------
@@ -208,17 +196,15 @@ def choose_features(
         )
         message = f"the sections {problem} ({there}); choose one with --enc-name, or run `spam embed` for what is missing"
         raise StoreError(message)
-    kinds = {(meta.stain, meta.is_averaged) for meta in chosen}
-    asked = (stain, is_averaged)
-    if asked not in kinds and (asked != (None, False) or len(kinds) > 1):
+    kinds = {meta.is_averaged for meta in chosen}
+    if is_averaged and True not in kinds:
         message = (
-            f"no features of {encoders[0]!r} that all sections share were made with {_kind(*asked)} ({there}), but some with "
-            f"{' and some with '.join(sorted(_kind(*kind) for kind in kinds))}: choose with --stain and --dihedral, or "
-            "embed what is missing"
+            f"The sections share no features of {encoders[0]!r} made with --dihedral ({there}). Leave --dihedral out, or "
+            "run: spam embed --dihedral"
         )
         raise StoreError(message)
-    asked = asked if asked in kinds else kinds.pop()
-    chosen = [meta for meta in chosen if (meta.stain, meta.is_averaged) == asked]
+    is_averaged = is_averaged or False not in kinds
+    chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
     _require_sizes(chosen, tile_um, there)
     for key in (meta.key for meta in chosen):
         digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
@@ -235,7 +221,6 @@ def choose_features(
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
-        stain=chosen[0].stain,
         is_averaged=chosen[0].is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
     )
@@ -249,12 +234,6 @@ def _require_sizes(chosen: Sequence[FeatureMeta], tile_um: Sequence[float], ther
             f"({there}); embed them with `spam embed --tile-um`"
         )
         raise StoreError(message)
-
-
-def _kind(stain: Stain | None, is_averaged: bool) -> str:  # noqa: FBT001  the two are one word of the options
-    """Name a kind of features by the options that ask for it."""
-    words = [*([f"--stain {stain}"] if stain else []), *(["--dihedral"] if is_averaged else [])]
-    return " ".join(words) or "neither --stain nor --dihedral"
 
 
 def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
@@ -302,3 +281,35 @@ def data_digest(spots: Sequence[SpotData]) -> str:
             digest.update(counts.data.tobytes() + counts.indices.tobytes() + counts.indptr.tobytes())
             digest.update("\0".join(str(gene) for gene in section.genes).encode())
     return digest.hexdigest()
+
+
+def neighbour_table(graph: Graph, xy: Float64[Array, "n 2"], t: int) -> TokenTable:
+    """Take the `t` nearest neighbours that the graph of one section holds for each spot.
+
+    A spot with fewer neighbours leaves its last places unused.
+    """
+    n = len(xy)
+    index = np.zeros((n, t), dtype=np.int64)
+    is_usable = np.zeros((n, t), dtype=bool)
+    distances = graph.distances.tocsr()
+    for i in range(n):
+        columns = distances.indices[distances.indptr[i] : distances.indptr[i + 1]]
+        values = distances.data[distances.indptr[i] : distances.indptr[i + 1]]
+        nearest = columns[np.lexsort((columns, values))][:t]
+        index[i, : len(nearest)], is_usable[i, : len(nearest)] = nearest, True
+    unit = graph.meta.sigma or 1.0
+    step = (xy[index] - xy[:, None, :]) / unit
+    length = np.log1p(np.linalg.norm(step, axis=2, keepdims=True))
+    offset = np.concatenate([step, length], axis=2) * is_usable[:, :, None]
+    return TokenTable(index=index, relation=offset.astype(np.float32), is_usable=is_usable)
+
+
+def cohort_neighbours(spots: Sequence[SpotData], t: int) -> TokenTable:
+    """Put the tables of several sections under one another; rows count through the cohort."""
+    tables = [neighbour_table(s.graph, s.xy, t) for s in spots]
+    starts = np.cumsum([0, *(s.n_spots for s in spots)])[:-1]
+    return TokenTable(
+        index=np.concatenate([table.index + start for table, start in zip(tables, starts, strict=True)]),
+        relation=np.concatenate([table.relation for table in tables]),
+        is_usable=np.concatenate([table.is_usable for table in tables]),
+    )

@@ -7,8 +7,9 @@ import numpy as np
 from scipy.sparse import block_diag, csr_matrix, vstack
 
 from spam.errors import CheckpointError, StoreError
-from spam.graphs import knn
 from spam.models.expression import log1p_cp10k
+from spam.models.fusion import TokenTable, retrieve
+from spam.models.inputs import InputTransform, context_features
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
 from spam.schemas.training_config import TrainingConfig
@@ -18,35 +19,6 @@ from spam.typing import Array, Bool, Float32, Float64, Int64
 from .cohort import FeatureChoice, SpotData, choose_features, choose_sections, data_digest, read_spots
 from .genes import GeneChoice, choose_genes
 from .groups import Groups, assign_groups
-from .inputs import InputTransform, context_features
-
-__all__ = [
-    "References",
-    "TrainingSet",
-    "build_training_set",
-    "retrieve",
-    "training_set_of",
-    "with_all_trained_on",
-]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class References:
-    """Spots that each spot may look up the expression of, most similar first.
-
-    Attributes
-    ----------
-    index
-        Rows of the bank, (n, r); unused places hold 0.
-    similarity
-        Cosine of the image inputs, (n, r).
-    is_usable
-        False at unused places, (n, r).
-    """
-
-    index: Int64[Array, "n r"]
-    similarity: Float32[Array, "n r"]
-    is_usable: Array
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,9 +111,7 @@ def build_training_set(
     train, held_out = choose_sections(store, config)
     names = tuple(dict.fromkeys((*train, *held_out)))
     sections = [store.section(name) for name in names]
-    features = choose_features(
-        sections, config.enc_name, config.tile_um, stain=config.stain, is_averaged=config.dihedral
-    )
+    features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     spots = tuple(read_spots(section, features.keys, k=config.k) for section in sections)
     held_out = held_out if held_out != train else ()
     if pretrained is None:
@@ -181,7 +151,7 @@ def training_set_of(
         If a section has no counts, or the sections share no gene that can be modelled.
     """
     groups = assign_groups(spots, held_out)
-    context = [context_features(s) for s in spots]
+    context = [context_features(s.features, s.graph.connectivities) for s in spots]
     genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
     if transform is None:
         # Held-out spots have no part in it but in the mean of a section that is cut: with few spots, minor components are
@@ -220,7 +190,7 @@ def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> Train
     data = dataclasses.replace(data, groups=groups, centred=centred)
     if n_components is None:
         return data
-    context = [context_features(s) for s in data.spots]
+    context = [context_features(s.features, s.graph.connectivities) for s in data.spots]
     transform = InputTransform.fit(context, n_components)
     inputs = np.concatenate([transform.apply(c) for c in context])
     return dataclasses.replace(data, transform=transform, inputs=inputs)
@@ -268,38 +238,22 @@ def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
         Naming both encoders, digests and tile sizes.
     """
     same = meta.weights_sha256 == features.weights_sha256 and list(meta.tiles) == list(features.tiles)
-    same = same and (meta.stain, meta.is_averaged) == (features.stain, features.is_averaged)
+    same = same and meta.is_averaged == features.is_averaged
     if meta.encoder_name != features.encoder or not same:
         message = (
             f"the checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}…, "
             f"tiles {', '.join(map(str, meta.tiles))}), the store offers {', '.join(features.keys)} (weights "
             f"{features.weights_sha256[:8]}…, tiles {', '.join(map(str, features.tiles))}); choose the same with "
-            "--enc-name, --tile-um, --stain and --dihedral, or embed them with `spam embed`"
+            "--enc-name, --tile-um and --dihedral, or embed them with `spam embed`"
         )
         raise CheckpointError(message)
 
 
-def retrieve(queries: Float32[Array, "n q"], bank: Float32[Array, "m q"], k: int) -> References:
-    """Find the k most similar bank spots of each query, by cosine of the image inputs.
-
-    A bank of fewer than `k` spots leaves the last places unused.
-    """
-    index = np.zeros((len(queries), k), dtype=np.int64)
-    similarity = np.zeros((len(queries), k), dtype=np.float32)
-    is_usable = np.zeros((len(queries), k), dtype=bool)
-    if len(bank) and len(queries):
-        found = knn(bank, queries, k=min(k, len(bank)), metric="cosine")
-        width = found.indices.shape[1]
-        index[:, :width], is_usable[:, :width] = found.indices, True
-        similarity[:, :width] = 1.0 - found.distances
-    return References(index=index, similarity=similarity, is_usable=is_usable)
-
-
-def retrieve_across_groups(data: TrainingSet, k: int) -> References:
-    """Give every spot references among training spots of *other* groups; rows refer to the training set."""
+def retrieve_across_groups(data: TrainingSet, k: int) -> TokenTable:
+    """Retrieve references of every spot among the training spots of *other* groups; rows refer to the training set."""
     n = len(data.inputs)
     index = np.zeros((n, k), dtype=np.int64)
-    similarity = np.zeros((n, k), dtype=np.float32)
+    similarity = np.zeros((n, k, 1), dtype=np.float32)
     is_usable = np.zeros((n, k), dtype=bool)
     is_train = np.zeros(n, dtype=bool)
     is_train[data.train_rows] = True
@@ -307,5 +261,5 @@ def retrieve_across_groups(data: TrainingSet, k: int) -> References:
         rows = np.flatnonzero(data.groups.group == g)
         bank = np.flatnonzero(is_train & (data.groups.group != g))
         found = retrieve(data.inputs[rows], data.inputs[bank], k)
-        index[rows], similarity[rows], is_usable[rows] = bank[found.index], found.similarity, found.is_usable
-    return References(index=index, similarity=similarity, is_usable=is_usable)
+        index[rows], similarity[rows], is_usable[rows] = bank[found.index], found.relation, found.is_usable
+    return TokenTable(index=index, relation=similarity, is_usable=is_usable)

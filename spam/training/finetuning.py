@@ -8,15 +8,15 @@ import numpy as np
 
 from spam.errors import CheckpointError, ConfigError
 from spam.hardware import limited_threads, resolve_device
+from spam.models.checkpoint import Checkpoint, from_tensors, read_checkpoint
+from spam.models.inputs import InputTransform
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
 from spam.typing import Array
 
-from .checkpoint import Checkpoint, read_checkpoint
 from .dataset import TrainingSet, build_training_set, with_all_trained_on
 from .fusion_stage import FusionStage
-from .inputs import InputTransform
 from .loop import Run, fit
 from .report import TrainingReport
 
@@ -96,7 +96,9 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     pretrained = (
         None if config.pretrained_ckpt is None else read_checkpoint(config.pretrained_ckpt, stage="pretrain")
     )
-    transform = None if pretrained is None else (pretrained[0], InputTransform.from_tensors(pretrained[1]))
+    transform = (
+        None if pretrained is None else (pretrained[0], from_tensors(InputTransform, pretrained[1], "inputs"))
+    )
     data = build_training_set(config, transform)
     if pretrained is not None:
         _check_no_leak(pretrained[0], data)

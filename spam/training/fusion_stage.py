@@ -10,30 +10,28 @@ import torch
 from spam.errors import CheckpointError, StoreError
 from spam.hardware import seeded
 from spam.models import Branch, FusionEnsemble, FusionModel, FusionOutput, build_distribution
+from spam.models.checkpoint import Checkpoint, read_checkpoint, to_tensors, weights_of
+from spam.models.fusion import FusionInputs
+from spam.models.rate_path import (
+    PER,
+    choose_penalty,
+    dispersion_by_moments,
+    fit_baselines,
+    fit_rate_path,
+    group_means,
+    log_rate_of,
+    per_10k,
+)
+from spam.models.reliability import HeldOut, fit_appearance, judge, within_section_pearson
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
 from spam.typing import Array, Int64
 
-from .appearance import fit_appearance
-from .baselines import fit_baselines
-from .batches import FusionInputs
-from .checkpoint import Checkpoint, read_checkpoint
+from .cohort import cohort_neighbours
 from .dataset import TrainingSet, retrieve_across_groups
-from .description import describe_training
-from .heldout import HeldOut, judge, within_section_pearson
+from .description import describe_training, with_pretrained_donors
+from .groups import cross_fit
 from .loop import LossTerms
-from .neighbours import cohort_neighbours
-from .rate_path import (
-    PER,
-    choose_penalty,
-    cross_fit,
-    dispersion_by_moments,
-    fit_rate_path,
-    group_means,
-    log_rate_of,
-)
-
-__all__ = ["FusionStage", "load_pretrained"]
 
 _BRANCHES: dict[str, tuple[Branch, ...]] = {
     "both": ("coord", "gene"),
@@ -113,13 +111,13 @@ class FusionStage:
                 load_pretrained(member, pretrained[1])
             if member.log_theta is not None:
                 member.log_theta.data = torch.from_numpy(np.log(theta)).float()
-        self._fusion = FusionInputs.to_device(
-            data.inputs,
-            data.weights,
-            cohort_neighbours(data.spots, config.n_neighbours),
-            retrieve_across_groups(data, config.n_references),
-            self._reference_expression(),
-            device=device,
+        has_coord, has_gene = ("coord" in self.settings["branches"], "gene" in self.settings["branches"])
+        self._fusion = FusionInputs(
+            inputs=torch.from_numpy(data.inputs).to(device),
+            neighbours=cohort_neighbours(data.spots, config.n_neighbours) if has_coord else None,
+            weights=data.weights if has_coord else None,
+            references=retrieve_across_groups(data, config.n_references) if has_gene else None,
+            bank=torch.from_numpy(self._reference_expression()).to(device) if has_gene else None,
         )
         # What is to be added to the base: only the pattern within the section counts, for its level cannot be known.
         self._pattern = torch.from_numpy(data.centred - ridge).to(device)
@@ -166,11 +164,7 @@ class FusionStage:
 
     def load(self, path: Path) -> None:
         """Take the weights of a checkpoint of this stage."""
-        tensors = read_checkpoint(path, stage=self.name)[1]
-        prefix = "network."
-        self.network.load_state_dict(
-            {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        self.network.load_state_dict(weights_of(read_checkpoint(path, stage=self.name)[1]))
 
     @torch.no_grad()
     def judge_heldout(self) -> HeldOut:
@@ -208,10 +202,9 @@ class FusionStage:
             history=history,
             best=best,
         )
-        # Own sections first: "bank.section" counts them.
-        only_pretrained = {k: v for k, v in self._pretrained_donors.items() if k not in meta.donors}
         held_out = meta.val_sections if self._judged is None else self._judged[0]
-        return dataclasses.replace(meta, donors=meta.donors | only_pretrained, val_sections=held_out)
+        donors = with_pretrained_donors(meta.donors, self._pretrained_donors)
+        return dataclasses.replace(meta, donors=donors, val_sections=held_out)
 
     def _fit_constants(self) -> dict[str, Array]:
         """Fit what prediction needs beside the network, on every spot with counts: none of it has epochs to choose."""
@@ -222,17 +215,30 @@ class FusionStage:
         ridge = fit_rate_path(*self._rows(rows), section, alpha=alpha)
         is_ridge = self.config.path == "ridge"
         path = ridge if is_ridge else fit_rate_path(*self._rows(rows), section, alpha=None)
-        return {
-            **data.transform.to_tensors(),
-            **path.to_tensors("path"),
-            **ridge.to_tensors("ridge"),
-            **fit_baselines(data).to_tensors(),
-            **fit_appearance(data).to_tensors(),
-            **({} if self._judged is None else self._judged[1].to_tensors()),
-            "bank.inputs": data.inputs[rows],
-            "bank.expression": self._reference_expression()[rows],
-            "bank.section": data.section_of[rows].astype(np.int32),
+        dim = data.features.dims[0]
+        features = np.concatenate([s.features for s in data.spots])[rows]
+        hest = [data.genes.genes.index(gene) for gene in data.genes.sets["hest-50"]]
+        baselines = fit_baselines(
+            features[:, :dim], data.expression[rows], data.counts[rows][:, hest].toarray()
+        )
+        appearance = fit_appearance(features, data.groups.group[rows], section)
+        tensors = {
+            **to_tensors(data.transform, "inputs"),
+            **to_tensors(path, "path"),
+            **to_tensors(ridge, "ridge"),
+            **to_tensors(baselines, "baseline"),
+            **to_tensors(appearance, "appearance"),
+            **({} if self._judged is None else to_tensors(self._judged[1], "heldout")),
+            # Each group's own level is replaced by the mean over the sections, as in the bank.
+            "cohort.per_10k": per_10k(self._reference_expression()[rows] + path.gene_mean).mean(axis=0),
         }
+        if self.config.with_bank:
+            tensors |= {
+                "bank.inputs": data.inputs[rows],
+                "bank.expression": self._reference_expression()[rows],
+                "bank.section": section.astype(np.int32),
+            }
+        return tensors
 
     def _reference_expression(self) -> Array:
         """Expression relative to the mean of the group: no spot of another group, which may refer to it, is in that."""

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from spam.errors import StoreError
-from spam.typing import Array, Bool, Float, Int64
+from spam.models.rate_path import choose_penalty, fit_rate_path
+from spam.typing import Array, Bool, Float, Float32, Float64, Int64
 
 from .cohort import SpotData
-
-__all__ = ["N_BLOCKS", "Groups", "assign_groups", "spatial_blocks"]
 
 N_BLOCKS = 5  # blocks of a lone section: four to train on, one to validate on
 
@@ -95,3 +95,36 @@ def assign_groups(spots: Sequence[SpotData], val_sections: Sequence[str]) -> Gro
             np.ones(section.n_spots, dtype=bool) if not is_lone else (blocks == N_BLOCKS - 1) & (not held_out)
         )
     return Groups(group=np.concatenate(groups), is_val=np.concatenate(roles), are_blocks=True)
+
+
+def cross_fit(
+    inputs: Float[Array, "n q"],
+    expression: Float[Array, "n n_genes"],
+    counts: csr_matrix,
+    totals: Float64[Array, " n"],
+    section: Int64[Array, " n"],
+    groups: Groups,
+    *,
+    has_ridge: bool,
+) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
+    """Predict every spot by a path that has seen neither its group nor any validation spot.
+
+    The penalty is chosen anew for each group, without it. So a training spot meets the path as a new section will: its
+    own counts cannot reach its own prediction.
+
+    Returns
+    -------
+    What the ridge adds (0 without one), the mean that it is added to, both in log1p(CP10k), and the offset of the
+    log-rate: (n, n_genes) each.
+    """
+    pattern, level, offset = np.empty((3, *expression.shape), dtype=np.float32)
+    for g in np.unique(groups.group):
+        rows = groups.group == g
+        fit = ~groups.is_val & ~rows & (totals > 0)
+        alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit]) if has_ridge else None
+        path = fit_rate_path(
+            inputs[fit], expression[fit], counts[fit], totals[fit], section[fit], alpha=alpha
+        )
+        pattern[rows], level[rows] = path.ridge.predict(inputs[rows]), path.gene_mean
+        offset[rows] = path.offset
+    return pattern, level, offset

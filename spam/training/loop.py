@@ -12,12 +12,11 @@ import torch
 from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.hardware import seeded
+from spam.models.checkpoint import Checkpoint, read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.progress import Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import TrainingConfig
 from spam.typing import Array, Int64
-
-from .checkpoint import Checkpoint, read_checkpoint, read_checkpoint_meta, write_checkpoint
 
 __all__ = ["LossTerms", "Run", "Stage", "fit"]
 

@@ -12,12 +12,12 @@ from spam.atomic import write_text
 from spam.errors import StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models import AlignmentModel, Embeddings, closure
+from spam.models.checkpoint import read_checkpoint, to_tensors
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
-from .checkpoint import read_checkpoint
 from .contrast import contrast_figures, training_losses
 from .dataset import TrainingSet, build_training_set
 from .description import describe_training
@@ -176,7 +176,7 @@ class AlignmentStage:
 
     def constants(self) -> dict[str, Array]:
         """Keep the input transform: the weights mean nothing without it."""
-        return self.data.transform.to_tensors()
+        return to_tensors(self.data.transform, "inputs")
 
     def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
         """Describe the checkpoint."""

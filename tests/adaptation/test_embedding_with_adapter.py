@@ -10,12 +10,12 @@ from adaptation_lab import make_cohort_files, training
 from spam.adaptation import adapt
 from spam.embedding import embed
 from spam.errors import CheckpointError, EncoderError, StoreError
+from spam.models.checkpoint import read_checkpoint_meta
 from spam.planning import plan
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune, pretrain
-from spam.training.checkpoint import read_checkpoint_meta
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ from spam.benchmarking.baselines.networks import count_loss, log_rate_of_section
 from spam.benchmarking.method_inputs import CONTEXT, InputView, fold_targets
 from spam.benchmarking.method_training import Schedule
 from spam.errors import NotApplicableError, StoreError
+from spam.models.rate_path import ALPHAS
 from spam.training.cohort import SpotData
-from spam.training.rate_path import ALPHAS
 from spam.typing import Array
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # inputs are kept in float32

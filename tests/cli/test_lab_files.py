@@ -14,11 +14,11 @@ from spam.cli.lab_files import with_store
 from spam.cli.lora import take_lora
 from spam.encoders.adapter import read_adapter
 from spam.errors import ConfigError
+from spam.models.checkpoint import read_checkpoint_meta
 from spam.progress import SILENT
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
-from spam.training.checkpoint import read_checkpoint_meta
 
 
 def test_store_alone_passes_through() -> None:

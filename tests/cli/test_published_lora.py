@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from published import write_visium_files
 
-from spam.training.checkpoint import read_checkpoint_meta
+from spam.models.checkpoint import read_checkpoint_meta
 
 
 @pytest.mark.slow

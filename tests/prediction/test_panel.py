@@ -6,8 +6,8 @@ from sklearn.linear_model import LinearRegression, Ridge
 
 from spam.errors import ConfigError
 from spam.models.linear import pearson_per_gene
+from spam.models.rate_path import choose_penalty
 from spam.prediction.panel import Bank, normalised_panel, predict_from_panel
-from spam.training.rate_path import choose_penalty
 
 PANEL = np.array([0, 3, 4, 9, 16])
 

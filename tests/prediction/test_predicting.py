@@ -12,12 +12,12 @@ from scipy import stats
 from scipy.special import gammaln
 
 from spam.errors import ConfigError, OutputExistsError
+from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.predicting import predict
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import SectionRecord, create_store, open_store
 from spam.training import finetune
-from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 
 
 def config(store: Path, checkpoint: Path, out: Path, **changes: object) -> PredictConfig:

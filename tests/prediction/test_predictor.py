@@ -12,12 +12,12 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from spam.errors import CheckpointError
+from spam.models.checkpoint import read_checkpoint
+from spam.models.rate_path import PER
 from spam.prediction import PredictedSection, Predictor, write_predictions, write_table
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import open_store
 from spam.training import finetune
-from spam.training.checkpoint import read_checkpoint
-from spam.training.rate_path import PER
 
 ARRAYS = ("expression", "mu", "theta", "pi", "lower", "upper")
 

@@ -13,6 +13,7 @@ from spam.benchmarking.fold_sides import FoldSides
 from spam.benchmarking.folds import Fold
 from spam.benchmarking.task import FoldTask
 from spam.graphs import spatial_knn_graph
+from spam.models.reliability import HeldOut
 from spam.prediction import Predictor
 from spam.progress import SILENT
 from spam.schemas.simulate_config import SimulateConfig
@@ -22,7 +23,6 @@ from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.dataset import TrainingSet, training_set_of
 from spam.training.finetuning import finetune_on
 from spam.training.fusion_stage import FusionStage
-from spam.training.heldout import HeldOut
 from spam.training.loop import fit
 
 TILES_UM = (112.0, 224.0)

@@ -6,8 +6,8 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from spam.models.reliability import AppearanceBank, fit_appearance
 from spam.schemas.training_config import FinetuneConfig
-from spam.training.appearance import AppearanceBank, fit_appearance
 from spam.training.dataset import TrainingSet, build_training_set
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spam.errors import CheckpointError, MissingInputError
+from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 
 
 def meta() -> CheckpointMeta:

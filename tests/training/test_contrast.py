@@ -14,10 +14,10 @@ from scipy.stats import entropy
 
 from spam.errors import ConfigError
 from spam.models import Embeddings
+from spam.models.checkpoint import read_checkpoint
 from spam.models.probe import probe_accuracy
 from spam.schemas.training_config import PretrainConfig
 from spam.training import PretrainReport, pretrain
-from spam.training.checkpoint import read_checkpoint
 from spam.training.contrast import contrast_figures, near_pairs, pair_losses, training_losses
 from spam.training.dataset import build_training_set
 from spam.training.groups import spatial_blocks

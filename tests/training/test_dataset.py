@@ -11,9 +11,17 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from spam.errors import ConfigError, StoreError
+from spam.models.inputs import InputTransform, context_features
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
-from spam.training.cohort import choose_sections, data_digest, held_out_by_default, read_spots
+from spam.training.cohort import (
+    choose_sections,
+    cohort_neighbours,
+    data_digest,
+    held_out_by_default,
+    neighbour_table,
+    read_spots,
+)
 from spam.training.dataset import (
     build_training_set,
     retrieve,
@@ -23,8 +31,6 @@ from spam.training.dataset import (
 )
 from spam.training.fusion_stage import FusionStage
 from spam.training.genes import choose_genes
-from spam.training.inputs import InputTransform, context_features
-from spam.training.neighbours import cohort_neighbours, neighbour_table
 
 KEYS = ("tiny_112um", "tiny_224um")
 

@@ -8,13 +8,13 @@ import pytest
 from cohorts import add_section
 
 from spam.errors import CheckpointError, StoreError
+from spam.models.checkpoint import read_checkpoint_meta
 from spam.schemas.store_config import SelectConfig
 from spam.schemas.store_meta import feature_key
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.sharing import select
 from spam.store import open_store
 from spam.training import finetune, pretrain
-from spam.training.checkpoint import read_checkpoint_meta
 from spam.training.cohort import choose_features
 
 PLAIN = ("tiny_112um", "tiny_224um")

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from spam.models import Likelihood, count_cdf, count_interval
-from spam.training.heldout import HeldOut, judge, within_section_pearson
+from spam.models.reliability import HeldOut, judge, within_section_pearson
 
 N, G = 43, 7
 

@@ -5,8 +5,8 @@ from scipy import stats
 from scipy.sparse import csr_matrix
 
 from spam.models.expression import log1p_cp10k
-from spam.training.groups import Groups
-from spam.training.rate_path import PER, cross_fit, dispersion_by_moments, fit_rate_path, log_rate_of
+from spam.models.rate_path import PER, dispersion_by_moments, fit_rate_path, log_rate_of
+from spam.training.groups import Groups, cross_fit
 from spam.typing import Array
 
 N, Q, G = 67, 5, 11

@@ -10,12 +10,12 @@ from cohorts import add_section, make_cohort
 from safetensors.numpy import load_file
 
 from spam.errors import CheckpointError, OutputExistsError, StoreError
+from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.prediction import Predictor
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune, pretrain
-from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.training.dataset import build_training_set
 from spam.training.fusion_stage import FusionStage
 from spam.training.loop import fit

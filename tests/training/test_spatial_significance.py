@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pattern_truth import hexagonal_disc, slow_effective_size, smooth_noise
 from scipy import stats
 
-from spam.training.spatial_significance import correlation_p_values, effective_sizes
+from spam.models.reliability import correlation_p_values, effective_sizes
 
 
 def grid(rows: int, columns: int) -> np.ndarray:

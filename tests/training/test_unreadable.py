@@ -7,12 +7,12 @@ import pytest
 from cohorts import add_section
 
 from spam.errors import StoreError
+from spam.models.checkpoint import read_checkpoint
+from spam.models.inputs import context_features
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import open_store
 from spam.training import finetune
-from spam.training.checkpoint import read_checkpoint
 from spam.training.cohort import choose_features, data_digest, read_spots
-from spam.training.inputs import context_features
 
 KEYS = ("tiny_112um", "tiny_224um")
 UNREADABLE = (0, 7, 8, 30)

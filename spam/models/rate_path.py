@@ -1,4 +1,4 @@
-"""The path that the network is added to: mean expression or a ridge on image features, and the rates that belong to it."""
+"""What the network's output is added to (gene mean or image ridge), its count rates, and the recipe baselines."""
 
 import dataclasses
 
@@ -6,26 +6,12 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.models.linear import Ridge, choose_alpha, fit_ridge
 from spam.typing import Array, Float, Float32, Float64, Int64
 
-from .groups import Groups
+from .linear import FeatureTransform, Ridge, choose_alpha, fit_ridge, hest_ridge_fit
 
-__all__ = [
-    "PER",
-    "RatePath",
-    "choose_penalty",
-    "cross_fit",
-    "dispersion_by_moments",
-    "fit_rate_path",
-    "group_means",
-    "log_rate_of",
-]
-
-ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # tried inside the groups that a path is fitted on
-DEFAULT_ALPHA = (
-    1e3  # where there is one group only; in the middle of what real cohorts choose (docs/experiments.md)
-)
+ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # candidate penalties
+DEFAULT_ALPHA = 1e3  # for a single group; in the middle of what real cohorts choose (docs/experiments.md)
 PER = 1e4  # expression is stated per 10k counts
 _SHARPNESS = 20.0  # the soft floor at zero bends within 1/20 of log1p units
 _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or a Poisson
@@ -33,11 +19,11 @@ _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RatePath:
-    """Expression per 10k as a ridge sees it.
+    """Expression and count rates from a ridge on image inputs, or from the gene means alone (zero coefficients).
 
-    The ridge predicts log1p(CP10k) relative to the section's mean; adding the mean over the training sections, flooring
-    softly at zero and undoing the log1p gives a rate, and a gene's offset makes the rates add up to the counts (a mean
-    of logarithms is not the logarithm of a mean):
+    The ridge predicts log1p(CP10k) minus the section mean. The rate follows from the mean over the training sections, a
+    soft floor at zero and the inverse of log1p; a gene's offset makes the rates sum to the counts, because a mean of
+    logarithms is not the logarithm of a mean:
 
         log rate = log(expm1(softplus(ridge + gene mean))) + offset
 
@@ -56,7 +42,7 @@ class RatePath:
     offset: Float64[Array, " n_genes"]
 
     def expression(self, inputs: Float[Array, "n q"]) -> Float32[Array, "n n_genes"]:
-        """Log1p(CP10k) by the ridge alone: the tuned ridge baseline."""
+        """Log1p(CP10k)."""
         expression: Array = self.ridge.predict(inputs) + self.gene_mean
         return expression.astype(np.float32)
 
@@ -64,26 +50,6 @@ class RatePath:
         """Logarithm of the expression per 10k."""
         log_rate: Array = _log_rate(self.ridge.predict(inputs) + self.gene_mean) + self.offset
         return log_rate.astype(np.float32)
-
-    def to_tensors(self, name: str) -> dict[str, Array]:
-        """Return the arrays that a checkpoint keeps, under `name`."""
-        return {
-            f"{name}.coefficients": self.ridge.coefficients,
-            f"{name}.intercept": self.ridge.intercept,
-            f"{name}.alpha": np.asarray([self.ridge.alpha]),
-            f"{name}.gene_mean": self.gene_mean,
-            f"{name}.offset": self.offset,
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Array], name: str) -> "RatePath":
-        """Rebuild from what `to_tensors` returned for the same name."""
-        ridge = Ridge(
-            coefficients=tensors[f"{name}.coefficients"],
-            intercept=tensors[f"{name}.intercept"],
-            alpha=float(tensors[f"{name}.alpha"][0]),
-        )
-        return cls(ridge=ridge, gene_mean=tensors[f"{name}.gene_mean"], offset=tensors[f"{name}.offset"])
 
 
 def group_means(expression: Float[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n_groups g"]:
@@ -105,7 +71,7 @@ def fit_rate_path(
     Parameters
     ----------
     alpha
-        Penalty of the ridge; None leaves the mean alone.
+        Penalty of the ridge; None fits the gene means alone.
     """
     means = group_means(expression, section)
     rank = np.unique(section, return_inverse=True)[1]
@@ -125,44 +91,11 @@ def fit_rate_path(
 def choose_penalty(
     inputs: Float[Array, "n q"], expression: Float[Array, "n n_genes"], group: Int64[Array, " n"]
 ) -> float:
-    """Choose the ridge penalty by leaving out one group at a time; a lone group gets a fixed one."""
+    """Choose the ridge penalty by leaving out one group at a time; `DEFAULT_ALPHA` for a single group."""
     names, rank = np.unique(group, return_inverse=True)
     if len(names) == 1:
         return DEFAULT_ALPHA
     return choose_alpha(inputs, expression - group_means(expression, group)[rank], group, ALPHAS)
-
-
-def cross_fit(
-    inputs: Float[Array, "n q"],
-    expression: Float[Array, "n n_genes"],
-    counts: csr_matrix,
-    totals: Float64[Array, " n"],
-    section: Int64[Array, " n"],
-    groups: Groups,
-    *,
-    has_ridge: bool,
-) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-    """Predict every spot by a path that has seen neither its group nor any validation spot.
-
-    The penalty is chosen anew for each group, without it. So a training spot meets the path as a new section will: its
-    own counts cannot reach its own prediction.
-
-    Returns
-    -------
-    What the ridge adds (0 without one), the mean that it is added to, both in log1p(CP10k), and the offset of the
-    log-rate: (n, n_genes) each.
-    """
-    pattern, level, offset = np.empty((3, *expression.shape), dtype=np.float32)
-    for g in np.unique(groups.group):
-        rows = groups.group == g
-        fit = ~groups.is_val & ~rows & (totals > 0)
-        alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit]) if has_ridge else None
-        path = fit_rate_path(
-            inputs[fit], expression[fit], counts[fit], totals[fit], section[fit], alpha=alpha
-        )
-        pattern[rows], level[rows] = path.ridge.predict(inputs[rows]), path.gene_mean
-        offset[rows] = path.offset
-    return pattern, level, offset
 
 
 def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> Float64[Array, " n_genes"]:
@@ -177,14 +110,63 @@ def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> 
 
 
 def log_rate_of(expression: Float[torch.Tensor, "*b n_genes"]) -> Float[torch.Tensor, "*b n_genes"]:
-    """Logarithm of expm1 of log1p expression, softly floored at zero: `RatePath`'s own, for tensors."""
+    """Logarithm of the rate per 10k without offset: log expm1 of log1p(CP10k), softly floored at zero."""
     floored = torch.logaddexp(expression.new_zeros(()), _SHARPNESS * expression) / _SHARPNESS
+    # A floor far below one count in a million keeps the log finite.
     return torch.log(torch.expm1(floored.clamp(min=1e-6)))
 
 
+def per_10k(expression: Float[Array, "n g"]) -> Float64[Array, "n g"]:
+    """Counts per 10k of log1p(CP10k), kept between 0 and 10k."""
+    counts: Array = np.expm1(np.clip(expression, 0.0, np.log1p(PER), dtype=np.float64))
+    return counts
+
+
 def _log_rate(expression: Float[Array, "n n_genes"]) -> Float64[Array, "n n_genes"]:
-    """Logarithm of expm1 of the softly floored log1p expression."""
-    floored = np.logaddexp(0.0, _SHARPNESS * np.asarray(expression, dtype=np.float64)) / _SHARPNESS
-    return np.log(
-        np.expm1(np.maximum(floored, 1e-6))
-    )  # a floor far below one count in a million keeps the log finite
+    log_rate: Array = log_rate_of(torch.from_numpy(np.asarray(expression, dtype=np.float64))).numpy()
+    return log_rate
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Baselines:
+    """Training mean and HEST ridge; the third baseline, the tuned ridge, is a `RatePath` on the model's own inputs.
+
+    Attributes
+    ----------
+    mean
+        Mean log1p(CP10k) over all training spots, (n_genes,).
+    transform
+        Scaler and components of the raw features of the smallest tile.
+    ridge
+        HEST recipe for log1p(CP10k) of all modelled genes (penalty as for the 50 genes of the HEST board).
+    raw_ridge
+        HEST recipe for log1p of raw counts of the genes of ``hest-50``.
+    dim
+        Number of leading feature columns that the recipe reads: one tile size.
+    """
+
+    mean: Float32[Array, " n_genes"]
+    transform: FeatureTransform
+    ridge: Ridge
+    raw_ridge: Ridge
+    dim: int
+
+
+def fit_baselines(
+    features: Float32[Array, "n dim"],
+    expression: Float32[Array, "n n_genes"],
+    hest_counts: Float32[Array, "n n_hest"],
+) -> Baselines:
+    """Fit the HEST recipe on features of one tile size.
+
+    HEST scores 50 genes at a time; the ridge for all modelled genes gets the penalty that these 50 would have.
+    """
+    transform, raw_ridge = hest_ridge_fit(features, np.log1p(hest_counts))
+    ridge = fit_ridge(transform.apply(features), expression, alpha=raw_ridge.alpha, fit_intercept=False)
+    return Baselines(
+        mean=expression.mean(axis=0),
+        transform=transform,
+        ridge=ridge,
+        raw_ridge=raw_ridge,
+        dim=features.shape[1],
+    )
