@@ -13,7 +13,7 @@ __all__ = ["BENCHMARK"]
 
 def _work(values: dict[str, Any], progress: Progress) -> Report:
     config = BenchmarkConfig.from_mapping(values)
-    from spam.benchmarking import benchmark
+    from spam.evaluation import benchmark
 
     return benchmark(config, progress=progress)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adaptation import adapt
-    from .benchmarking import benchmark
+    from .evaluation import benchmark
     from .demonstration import demo
     from .diagnosis import diagnose
     from .embedding import embed
     from .errors import SpamError
     from .graphs import build_graphs
-    from .hest import hest_benchmark
+    from .hest_benchmark import hest_benchmark
     from .predicting import predict
     from .schemas.adapt_config import AdaptConfig
     from .schemas.benchmark_config import BenchmarkConfig
@@ -68,13 +68,13 @@ _HOMES = {
     "SimulateConfig": "spam.schemas.simulate_config",
     "SpamError": "spam.errors",
     "adapt": "spam.adaptation",
-    "benchmark": "spam.benchmarking",
+    "benchmark": "spam.evaluation",
     "build_graphs": "spam.graphs",
     "demo": "spam.demonstration",
     "diagnose": "spam.diagnosis",
     "embed": "spam.embedding",
     "finetune": "spam.training",
-    "hest_benchmark": "spam.hest",
+    "hest_benchmark": "spam.hest_benchmark",
     "open_store": "spam.store",
     "predict": "spam.predicting",
     "pretrain": "spam.training",

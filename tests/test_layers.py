@@ -47,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},
     "benchmarking": {"schemas", *MODEL_SIDE, "reports"},
     "hest": {"schemas", *SLIDE_SIDE, "exchange", "models"},
-    "reports": {"schemas", "evaluation"},
+    "reports": {"schemas", "models"},
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},

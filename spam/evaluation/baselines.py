@@ -16,14 +16,8 @@ from spam.graphs import knn
 from spam.hardware import seeded
 from spam.models.linear import fit_ridge, hest_ridge_fit
 from spam.training.groups import Groups, assign_groups
-from spam.training.rate_path import (
-    PER,
-    choose_penalty,
-    cross_fit,
-    dispersion_by_moments,
-    fit_rate_path,
-    log_rate_of,
-)
+from spam.models.rate_path import PER, choose_penalty, dispersion_by_moments, fit_rate_path, log_rate_of
+from spam.training.groups import cross_fit
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 from .folds import FoldTask

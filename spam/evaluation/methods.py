@@ -14,8 +14,8 @@ from spam.hardware import seeded
 from spam.models.expression import log1p_cp10k
 from spam.models.linear import standardise_per_section
 from spam.training.cohort import SpotData
-from spam.training.inputs import Components, context_features
-from spam.training.rate_path import group_means
+from spam.models.inputs import Components, context_features
+from spam.models.rate_path import group_means
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 from .folds import FoldTask

@@ -16,7 +16,7 @@ from spam.hardware import seeded
 from spam.models.attention import CrossAttention
 from spam.models.linear import pearson_per_gene
 from spam.training.groups import assign_groups
-from spam.training.neighbours import cohort_neighbours
+from spam.training.cohort import cohort_neighbours
 from spam.typing import Array, Bool, Float, Float64, Int64
 
 from .folds import FoldTask

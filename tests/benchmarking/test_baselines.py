@@ -13,26 +13,12 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
-from spam.benchmarking import FoldTask, Method, MethodPrediction
-from spam.benchmarking.baselines import (
-    METHODS,
-    TUNED_RIDGE,
-    Average,
-    CoordinateNeighbours,
-    CountMlp,
-    HestRidge,
-    ImageNeighbours,
-    KernelRidge,
-    NegativeBinomialRidge,
-    RidgeStep,
-    SquaredErrorMlp,
-    TrainingMean,
-    average_of,
-    networks,
-)
-from spam.benchmarking.baselines.networks import count_loss, log_rate_of_sections
-from spam.benchmarking.method_inputs import CONTEXT, InputView, fold_targets
-from spam.benchmarking.method_training import Schedule
+from spam.evaluation import FoldTask, Method, MethodPrediction
+from spam.benchmarking.baselines import METHODS, networks
+from spam.evaluation.baselines import TUNED_RIDGE, Average, CoordinateNeighbours, CountMlp, HestRidge, ImageNeighbours, KernelRidge, NegativeBinomialRidge, RidgeStep, SquaredErrorMlp, TrainingMean, average_of
+from spam.evaluation.baselines import count_loss, log_rate_of_sections
+from spam.evaluation.methods import CONTEXT, InputView, fold_targets
+from spam.evaluation.methods import Schedule
 from spam.errors import NotApplicableError, StoreError
 from spam.models.rate_path import ALPHAS
 from spam.training.cohort import SpotData

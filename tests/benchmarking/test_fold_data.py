@@ -10,9 +10,10 @@ from benchmark_lab import make_store
 from cohorts import add_section
 from scipy.sparse import csr_matrix, issparse
 
-from spam.benchmarking.fold_data import FoldData, build_fold, build_one_of
-from spam.benchmarking.fold_sides import FoldSides, block_roles, part_of, split_fold, tile_width
-from spam.benchmarking.folds import Fold
+from spam.evaluation.folds import FoldData, build_fold
+from spam.benchmarking.fold_data import build_one_of
+from spam.evaluation.folds import FoldSides, block_roles, part_of, split_fold, tile_width
+from spam.evaluation.folds import Fold
 from spam.errors import ConfigError, StoreError
 from spam.graphs import spatial_knn_graph
 from spam.store import open_store

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spam.benchmarking.folds import Fold, chosen_sections, plan_folds
+from spam.evaluation.folds import Fold, plan_folds
+from spam.sharing.choosing import chosen_sections
 from spam.errors import ConfigError
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_meta import SectionMeta

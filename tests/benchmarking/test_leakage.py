@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from benchmark_lab import make_store
 
-from spam.benchmarking.fold_sides import FoldSides
-from spam.benchmarking.folds import Fold
-from spam.benchmarking.leakage import FoldLeakage, describe_leakage, find_leakage, refuse_adapted
+from spam.evaluation.folds import FoldSides
+from spam.evaluation.folds import Fold
+from spam.benchmarking.leakage import FoldLeakage, find_leakage
+from spam.evaluation.folds import describe_leakage, refuse_adapted
 from spam.errors import ConfigError
 from spam.store import open_store
 from spam.training.cohort import FeatureChoice, SpotData, choose_features, read_spots

@@ -11,17 +11,19 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 from torch.nn.functional import normalize
 
-from spam.benchmarking import FoldTask
+from spam.evaluation import FoldTask
 from spam.benchmarking.baselines import METHODS as BASELINES
-from spam.benchmarking.method_inputs import InputView, fold_inputs, fold_targets
-from spam.benchmarking.method_training import Schedule, train_network
-from spam.benchmarking.peers import BLEEP, METHODS, NEIGHBOURHOOD_SET, ST_NET_MLP, TRIPLEX, Peer
-from spam.benchmarking.peers.bleep import ContrastiveRetrieval, soft_target_contrast
-from spam.benchmarking.peers.fitting import References, choose_epochs
-from spam.benchmarking.peers.fold_tensors import FoldTensors, fold_tensors
-from spam.benchmarking.peers.neighbourhood_set import NeighbourhoodSet
-from spam.benchmarking.peers.regression import TileRegression
-from spam.benchmarking.peers.triplex import MultiResolution
+from spam.evaluation.methods import InputView, fold_inputs, fold_targets
+from spam.evaluation.methods import Schedule, train_network
+from spam.benchmarking.peers import BLEEP, METHODS, NEIGHBOURHOOD_SET, ST_NET_MLP, TRIPLEX
+from spam.evaluation.peers import Peer
+from spam.evaluation.peers import ContrastiveRetrieval, soft_target_contrast
+from spam.evaluation.peers import References
+from spam.benchmarking.peers.fitting import choose_epochs
+from spam.evaluation.peers import FoldTensors, fold_tensors
+from spam.evaluation.peers import NeighbourhoodSet
+from spam.evaluation.peers import TileRegression
+from spam.evaluation.peers import MultiResolution
 from spam.errors import StoreError
 from spam.training.groups import assign_groups
 from spam.typing import Array

@@ -9,13 +9,13 @@ import pytest
 from benchmark_lab import FirstFeature, first_feature, make_store
 from scipy import stats
 
-from spam.benchmarking import CountPrediction, MethodPrediction
-from spam.benchmarking.fold_data import FoldData, build_fold
-from spam.benchmarking.fold_sides import split_fold
-from spam.benchmarking.folds import Fold
-from spam.benchmarking.scoring import FoldScores, depth_null, prediction_digest, score_fold
+from spam.evaluation import CountPrediction, MethodPrediction
+from spam.evaluation.folds import FoldData, build_fold
+from spam.evaluation.folds import split_fold
+from spam.evaluation.folds import Fold
+from spam.evaluation.runs import FoldScores, depth_null, prediction_digest, score_fold
 from spam.errors import SectionError
-from spam.evaluation import SetScore
+from spam.evaluation.boards import SetScore
 from spam.store import open_store
 from spam.training.cohort import choose_features, read_spots
 

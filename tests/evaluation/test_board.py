@@ -9,14 +9,9 @@ import pytest
 from scipy import sparse, stats
 
 from spam.errors import SectionError
-from spam.evaluation import (
-    BoardReport,
-    Interval,
-    PredictedExpression,
-    SectionTruth,
-    Verdict,
-    score_section,
-)
+from spam.evaluation import BoardReport, PredictedExpression, SectionTruth, score_section
+from spam.evaluation.metrics import Interval
+from spam.evaluation.boards import Verdict
 from spam.models.expression import morans_i
 
 N_SPOTS, N_GENES = 53, 11

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spam.evaluation.intervals import Interval, bootstrap_mean
+from spam.evaluation.metrics import Interval, bootstrap_mean
 
 
 def test_agrees_with_scipy_up_to_the_noise_of_drawing():

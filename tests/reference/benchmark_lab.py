@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from cohorts import add_section
 
-from spam.benchmarking import CountPrediction, FoldTask, MethodPrediction
+from spam.evaluation import CountPrediction, FoldTask, MethodPrediction
 from spam.errors import NotApplicableError, SectionError
 
 

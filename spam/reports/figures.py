@@ -1,4 +1,4 @@
-"""The look that all plots share, and how they are saved."""
+"""The style that all figures share, and how they are saved."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,23 +8,25 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MAP_COLOURS", "MISSING_COLOUR", "house_style", "new_figure", "save_figure"]
+from spam.atomic import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours of series, told apart by colour-blind readers (Okabe and Ito, 2008)."""
+"""Colours of series, distinguishable with colour blindness (Okabe and Ito, 2008)."""
 
 MAP_COLOURS = "viridis"
 MISSING_COLOUR = "#B3B3B3"
+REFERENCE_COLOUR = "#7F7F7F"
 
 _DPI = 150
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same plot on every machine
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
@@ -35,7 +37,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def house_style() -> AbstractContextManager[None]:
-    """Open the block in which a figure is built: artists take their style when they are made."""
+    """Return the context in which a figure is built; user settings of matplotlib have no effect inside."""
     context: AbstractContextManager[None] = matplotlib.rc_context(_STYLE)
     return context
 
@@ -43,17 +45,16 @@ def house_style() -> AbstractContextManager[None]:
 def new_figure(
     width_in: float, height_in: float, *, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Figure:
-    """Make an empty figure that belongs to no window and no global state."""
+    """Make an empty figure outside pyplot's global state."""
     figure = Figure(figsize=(width_in, height_in), dpi=_DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all, without a word on the machine that made it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    with house_style():
-        figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
-    partial.replace(path)
-    return path
+def save_figure(figure: Figure, path: Path | None) -> Figure:
+    """Write a figure as PNG in one step (no path: nothing is written) and return it; equal figures give equal bytes."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with house_style(), replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
+    return figure
