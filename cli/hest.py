@@ -13,7 +13,7 @@ __all__ = ["HEST"]
 
 def _work(values: dict[str, Any], progress: Progress) -> Report:
     config = HestConfig.from_mapping(values)
-    from spam.hest_benchmark import hest_benchmark
+    from spam.hest_tasks import hest_benchmark
 
     return hest_benchmark(config, progress=progress)
 

@@ -63,11 +63,7 @@ class BenchmarkConfig(FeatureOptions):
                 "--train-sections and --test-sections exclude --by and --sections"
                 if is_transfer and (self.by or self.sections)
                 else None,
-                *(
-                    f"{flag(name)} repeats {', '.join(values)}"
-                    for name, values in repeated.items()
-                    if values
-                ),
+                *(f"{flag(name)} repeats {', '.join(values)}" for name, values in repeated.items() if values),
                 "--methods is empty" if not self.methods else None,
                 *(
                     f"{flag(name)} must be at least 1, not {getattr(self, name)}"

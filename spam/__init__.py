@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .embedding import embed
     from .errors import SpamError
     from .graphs import build_graphs
-    from .hest_benchmark import hest_benchmark
+    from .hest_tasks import hest_benchmark
     from .predicting import predict
     from .schemas.adapt_config import AdaptConfig
     from .schemas.benchmark_config import BenchmarkConfig
@@ -74,7 +74,7 @@ _HOMES = {
     "diagnose": "spam.diagnosis",
     "embed": "spam.embedding",
     "finetune": "spam.training",
-    "hest_benchmark": "spam.hest_benchmark",
+    "hest_benchmark": "spam.hest_tasks",
     "open_store": "spam.store",
     "predict": "spam.predicting",
     "pretrain": "spam.training",

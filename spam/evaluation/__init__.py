@@ -1,6 +1,14 @@
 """Metrics, boards, and the benchmark: cross-validation of baselines, re-implemented peers and SPAM."""
 
-from .boards import HEADLINE_SET, HEST_SET, RIVAL, BoardReport, PredictedExpression, SectionTruth, score_section
+from .boards import (
+    HEADLINE_SET,
+    HEST_SET,
+    RIVAL,
+    BoardReport,
+    PredictedExpression,
+    SectionTruth,
+    score_section,
+)
 from .cross_validation import BenchmarkReport, benchmark
 from .folds import FoldTask
 from .methods import CountPrediction, Method, MethodPrediction

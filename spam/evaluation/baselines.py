@@ -15,9 +15,8 @@ from spam.errors import NotApplicableError
 from spam.graphs import knn
 from spam.hardware import seeded
 from spam.models.linear import fit_ridge, hest_ridge_fit
-from spam.training.groups import Groups, assign_groups
 from spam.models.rate_path import PER, choose_penalty, dispersion_by_moments, fit_rate_path, log_rate_of
-from spam.training.groups import cross_fit
+from spam.training.groups import Groups, assign_groups, cross_fit
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 from .folds import FoldTask
@@ -88,10 +87,11 @@ class CoordinateNeighbours:
         xy = np.concatenate([s.xy for s in task.train])[targets.rows]
         unmeasured = [s.name for s in task.test if s.name not in name]
         if unmeasured:
-            raise NotApplicableError(
+            message = (
                 f"{self.name!r} needs measured spots of the test section, and fold {task.name!r} has none of "
                 f"{', '.join(unmeasured)}. Use it with --by block."
             )
+            raise NotApplicableError(message)
         predictions = {}
         for spots in task.test:
             bank = np.flatnonzero(name == spots.name)
@@ -150,9 +150,7 @@ class KernelRidge:
 
         system = kernel(bank) + _KERNEL_ALPHA * np.eye(len(bank))
         weights = linalg.solve(system, targets.centred.astype(np.float64), assume_a="pos")
-        return _centred_predictions(
-            targets, {name: kernel(x) @ weights for name, x in inputs.test.items()}
-        )
+        return _centred_predictions(targets, {name: kernel(x) @ weights for name, x in inputs.test.items()})
 
 
 class HestRidge:

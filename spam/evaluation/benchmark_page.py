@@ -60,15 +60,12 @@ def _introduction(report: "BenchmarkReport") -> list[str]:
         f"{fold.name} (trained on {'the rest of it' if fold.block is not None else ', '.join(fold.train)})"
         for fold in report.folds
     )
-    hardware = report.hardware
     return [
         f"```bash\n{_command(report.config)}\n```",
         f"Features of {report.features.encoder}, tiles of {sizes}. Tested: {folds}. Genes are chosen and models are fitted on "
         "the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged over genes, "
         f"seeds, sections and donors, in this order. Intervals: 95 % bootstrap over {report.unit}.{_UNIT_NOTES[report.unit]}",
-        f"Run on {hardware['system']} {hardware['machine']} with {hardware['cpus']} CPU cores, "
-        f"{hardware['gpu'] or 'no GPU'}; {', '.join(f'{k} {v}' for k, v in report.software.items())}; data "
-        f"{report.data_sha256[:12]}.",
+        f"Versions: {', '.join(f'{k} {v}' for k, v in report.software.items())}; data {report.data_sha256[:12]}.",
     ]
 
 
@@ -158,9 +155,7 @@ def _differences(report: "BenchmarkReport") -> str:
             cells.append(f"{mark}{mean}{mark} ({lower} to {upper})")
         rows.append([method, other, *cells])
     head = ["method", "minus", *(f"{gene_set} {SCORE_HEADINGS[score]}" for gene_set, score in COMPARED)]
-    note = (
-        f"Same test sections, seeds averaged; 95 % bootstrap over {report.unit}; bold: the whole interval is on the better side."
-    )
+    note = f"Same test sections, seeds averaged; 95 % bootstrap over {report.unit}; bold: the whole interval is on the better side."
     return f"{markdown_table(head, rows)}\n\n{note}"
 
 
@@ -168,7 +163,9 @@ def _by_section(report: "BenchmarkReport") -> str:
     scores = report.scores
     chosen = scores[(scores["gene_set"] == HEADLINE_SET) & (scores["score"] == "pearson")]
     means = chosen.groupby(["method", "part"], sort=False)["value"].mean().unstack()
-    rows = [[str(method), *map(shown, row)] for method, row in zip(means.index, means.to_numpy(), strict=True)]
+    rows = [
+        [str(method), *map(shown, row)] for method, row in zip(means.index, means.to_numpy(), strict=True)
+    ]
     return markdown_table(["method", *map(str, means.columns)], rows)
 
 

@@ -33,6 +33,17 @@ SCORE_HEADINGS = {
 }
 """Heading of each score; the arrow shows the better direction."""
 
+UnitKind = Literal["donors", "sections", "blocks", "genes"]
+
+_SCOPES: dict[UnitKind, str] = {
+    "donors": "",
+    "sections": "; not over donors: no evidence for other donors",
+    "blocks": "; one section: no evidence for other sections or donors",
+    "genes": "; one section: no evidence for other sections or donors",
+}
+_FEW = 6  # with fewer units, all may be better by chance with a probability above .05 (two-sided)
+_FEW_DONORS = "; too few donors to generalise"
+_LOWER_IS_BETTER = ("nll", "mse", "mae")
 _PER_GENE = ("pearson", "spearman", "r2", "mse", "mae", "ssim", "auc")  # functions of `metrics`
 
 
@@ -100,8 +111,6 @@ class SetScore:
     ----------
     predictor, is_reference, gene_set
         Predictor, whether it is a baseline, and the scored genes.
-    scale
-        Scale of the scored prediction.
     n_genes, n_missing
         Genes of the set, and how many of them the section or the predictor lacks.
     means
@@ -113,7 +122,6 @@ class SetScore:
     predictor: str
     is_reference: bool
     gene_set: str
-    scale: Literal["log1p(CP10k)", "log1p(raw)"]
     n_genes: int
     n_missing: int
     means: Mapping[str, float]
@@ -121,36 +129,33 @@ class SetScore:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Comparison of a model with the tuned ridge on one section.
+class PairedDifference:
+    """Score of `method` minus that of `other` on the same data, with an interval over `unit`."""
 
-    `difference` is the Pearson correlation of the model minus that of the rival, over the genes with both.
-    """
-
-    model: str
-    rival: str
+    method: str
+    other: str
     gene_set: str
+    score: str
     difference: Interval
+    unit: UnitKind
 
     @property
     def is_better(self) -> bool:
-        """True if the whole interval of the difference lies above 0."""
-        return self.difference.lower > 0
+        """True if the whole interval lies on the better side; False without an interval."""
+        return self.difference.upper < 0 if self.score in _LOWER_IS_BETTER else self.difference.lower > 0
 
     def sentence(self) -> str:
         """Summarise in one line, with the scope of the interval."""
-        d = self.difference
+        d, what = self.difference, f"{self.gene_set} {self.score}"
         if not d.n_units:
-            return f"{self.model} and {self.rival} share no {self.gene_set} gene with a Pearson correlation"
-        interval = (
-            f"95% bootstrap over {d.n_units} genes: {d.lower:+.3f} to {d.upper:+.3f}"
-            if d.n_units > 1
-            else "one gene, so no interval"
-        )
-        return (
-            f"{self.model} {'beats' if self.is_better else 'does not beat'} the {self.rival} on {self.gene_set}: Pearson "
-            f"{d.mean:+.3f} ({interval}; one section: no evidence for other sections or donors)"
-        )
+            return f"{self.method} and {self.other} have no {what} in common"
+        if d.n_units > 1:
+            verb = "beats" if self.is_better else "does not beat"
+            interval = f"95% bootstrap over {d.n_units} {self.unit}: {d.lower:+.3f} to {d.upper:+.3f}"
+        else:
+            verb, interval = "cannot be compared with", f"one {self.unit.removesuffix('s')}, so no interval"
+        scope = _FEW_DONORS if self.unit == "donors" and d.n_units < _FEW else _SCOPES[self.unit]
+        return f"{self.method} {verb} {self.other} on {what}: {d.mean:+.3f} ({interval}{scope})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -177,7 +182,7 @@ class BoardReport:
     n_spots: int
     honest: Sequence[SetScore]
     hest: Sequence[SetScore]
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[PairedDifference]
     genes: pd.DataFrame
     panel_share: float | None = None
 
@@ -266,7 +271,9 @@ def score_section(
             if name != HEST_SET
             for predicted in predictions
         ],
-        hest=[_score_hest(truth, p, gene_sets[HEST_SET]) for p in predictions] if HEST_SET in gene_sets else [],
+        hest=[_score_hest(truth, p, gene_sets[HEST_SET]) for p in predictions]
+        if HEST_SET in gene_sets
+        else [],
         verdicts=_judge(predictions, tables, gene_sets.get(HEADLINE_SET, ()), seed=seed),
         genes=_join(truth, tables, gene_sets),
     )
@@ -284,9 +291,9 @@ def json_ready(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shown(value: float, sign: str = "") -> str:
-    """Format a score with three digits, a dash for NaN; adding 0 turns a rounded -0.0 into 0."""
-    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:{sign}.3f}"
+def shown(value: float, sign: str = "", *, digits: int = 3) -> str:
+    """Format a score, with a dash for NaN; adding 0 turns a rounded -0.0 into 0."""
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -310,14 +317,17 @@ def _check(truth: SectionTruth, predictions: Sequence[PredictedExpression]) -> N
             if values.shape != shape:
                 faults.append(f"{what} of {p.name!r} has shape {values.shape}, expected {shape}")
             elif n_bad := int((~np.isfinite(values)).sum()):
-                faults.append(f"{what} of {p.name!r} has {n_bad} of {values.size} values that are NaN or infinite")
+                faults.append(
+                    f"{what} of {p.name!r} has {n_bad} of {values.size} values that are NaN or infinite"
+                )
         if set(truth.genes).isdisjoint(p.genes):
             faults.append(
                 f"{p.name!r} predicts genes such as {p.genes[0]!s}, the section has genes such as {truth.genes[0]!s}: use the "
                 "same gene names (symbols or Ensembl ids) in training and test sections"
             )
     if faults:
-        raise SectionError(f"Predictions cannot be scored: {'; '.join(faults)}.")
+        message = f"Predictions cannot be scored: {'; '.join(faults)}."
+        raise SectionError(message)
 
 
 def _columns_of(genes: Shaped[Array, " n"], wanted: Shaped[Array, " m"]) -> tuple[Array, Array]:
@@ -361,7 +371,6 @@ def _score_set(
         predictor=predicted.name,
         is_reference=predicted.is_reference,
         gene_set=gene_set,
-        scale="log1p(CP10k)",
         n_genes=len(members),
         n_missing=len(members) - len(table),
         means=means,
@@ -379,17 +388,11 @@ def _score_hest(truth: SectionTruth, predicted: PredictedExpression, members: Se
     is_member = np.isin(truth.genes[columns].astype(str), np.asarray(members, dtype=str))
     counts = truth.counts[:, columns[is_member]]
     dense = counts if isinstance(counts, np.ndarray) else counts.toarray()
-    r = pd.Series(metrics.pearson(np.log1p(dense), prediction[:, kept[is_member]]))
-    return SetScore(
-        predictor=predicted.name,
-        is_reference=predicted.is_reference,
-        gene_set=HEST_SET,
-        scale="log1p(CP10k)" if predicted.raw_scale is None else "log1p(raw)",
-        n_genes=len(members),
-        n_missing=len(members) - len(r),
-        means={"pearson": float(r.mean())},
-        n_undefined={"pearson": int(r.isna().sum())},
+    table = pd.DataFrame(
+        {"pearson": metrics.pearson(np.log1p(dense), prediction[:, kept[is_member]])},
+        index=truth.genes[columns[is_member]],
     )
+    return _score_set(predicted, table, HEST_SET, members)
 
 
 def _judge(
@@ -398,7 +401,7 @@ def _judge(
     members: Sequence[str],
     *,
     seed: int,
-) -> list[Verdict]:
+) -> list[PairedDifference]:
     """Compare each model with the rival on the headline genes; empty without rival or genes."""
     if RIVAL not in tables or not len(members):
         return []
@@ -407,9 +410,15 @@ def _judge(
         if not predicted.is_reference:
             difference = tables[predicted.name]["pearson"] - tables[RIVAL]["pearson"]  # aligned by gene
             values = difference[difference.index.isin(members)].to_numpy()
-            interval = bootstrap_mean(values, seed=seed)
             verdicts.append(
-                Verdict(model=predicted.name, rival=RIVAL, gene_set=HEADLINE_SET, difference=interval)
+                PairedDifference(
+                    method=predicted.name,
+                    other=RIVAL,
+                    gene_set=HEADLINE_SET,
+                    score="pearson",
+                    difference=bootstrap_mean(values, seed=seed),
+                    unit="genes",
+                )
             )
     return verdicts
 

@@ -3,15 +3,12 @@
 import dataclasses
 import json
 import logging
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from spam.atomic import write_text
 from spam.errors import SpamError
@@ -23,7 +20,7 @@ from spam.training.cohort import FeatureChoice, choose_features, data_digest, re
 from spam.versions import software_versions
 
 from .benchmark_page import benchmark_markdown
-from .boards import HEADLINE_SET, RIVAL, json_ready, shown
+from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind, json_ready, shown
 from .folds import (
     Fold,
     FoldData,
@@ -37,7 +34,7 @@ from .folds import (
 from .methods import Method
 from .runs import RunResult, list_runs, open_folder, read_result, run_all
 from .spam_method import ALL_METHODS, choose_methods
-from .summary import PairedDifference, ScoreSummary, UnitKind, compare, score_table, summarise, unit_kind
+from .summary import ScoreSummary, compare, score_table, summarise, unit_kind
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,8 +63,8 @@ class BenchmarkReport:
         Runs without scores.
     n_waiting
         Runs that are left to other jobs (``--shard``) or methods.
-    software, hardware
-        Versions, and the machine.
+    software
+        Versions.
     files
         All written files except the runs.
     """
@@ -85,7 +82,6 @@ class BenchmarkReport:
     failures: Sequence[RunResult]
     n_waiting: int
     software: Mapping[str, str]
-    hardware: Mapping[str, Any]
     files: Sequence[Path]
 
     @property
@@ -123,7 +119,10 @@ class BenchmarkReport:
                 ],
                 "verdicts": self.verdicts,
                 "failures": [
-                    {name: getattr(r, name) for name in ("fold", "method", "seed", "failure", "does_not_apply")}
+                    {
+                        name: getattr(r, name)
+                        for name in ("fold", "method", "seed", "failure", "does_not_apply")
+                    }
                     for r in self.failures
                 ],
                 "scores": self.scores.to_dict(orient="records"),
@@ -226,7 +225,6 @@ def benchmark(
         failures=[result for result in results if result.failure is not None],
         n_waiting=len(runs) - len(results),
         software=software,
-        hardware=_hardware(),
         files=[out / name for name in ("benchmark.md", "benchmark.json", "genes.csv", "scores.png")],
     )
     write_text(out / "benchmark.md", benchmark_markdown(report))
@@ -234,16 +232,6 @@ def benchmark(
     write_text(out / "genes.csv", _gene_table(scored).to_csv())
     _plot(report, out / "scores.png")
     return report
-
-
-def _hardware() -> dict[str, Any]:
-    """Describe the machine as far as it affects seconds."""
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpus": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-    }
 
 
 def _gene_table(results: Sequence[RunResult]) -> pd.DataFrame:

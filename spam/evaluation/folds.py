@@ -114,9 +114,8 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
     names = tuple(meta.name for meta in sections)
     bare = [meta.name for meta in sections if not meta.has_counts]
     if bare:
-        raise ConfigError(
-            f"Sections {', '.join(bare)} have no counts to score. Leave them out (--sections), or embed them with --h5ad."
-        )
+        message = f"Sections {', '.join(bare)} have no counts to score. Leave them out (--sections), or embed them with --h5ad."
+        raise ConfigError(message)
     if config.train_sections:
         name = f"{'+'.join(config.train_sections)} -> {'+'.join(config.test_sections)}"
         return (Fold(name=name, train=config.train_sections, test=config.test_sections),)
@@ -133,20 +132,22 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
             for block in range(N_BLOCKS)
         )
     if by == "donor" and unknown:
-        raise ConfigError(
+        message = (
             f"Donor of sections {', '.join(unknown)} is unknown (--by donor). Embed them with --donor, leave them out with "
             "--sections, or use --by section."
         )
+        raise ConfigError(message)
     groups = (
         {donor: tuple(meta.name for meta in sections if meta.donor == donor) for donor in donors}
         if by == "donor"
         else {name: (name,) for name in names}
     )
     if len(groups) < 2:
-        raise ConfigError(
+        message = (
             f"--by {by} needs at least two {by}s, got {', '.join(groups)}. Use --by "
             f"{'block' if by == 'section' else 'section'}."
         )
+        raise ConfigError(message)
     return tuple(
         Fold(name=group, train=tuple(name for name in names if name not in held_out), test=held_out)
         for group, held_out in groups.items()
@@ -180,10 +181,11 @@ def split_fold(
     buffer = float(np.sqrt(2)) * tile_widths[section.name]
     is_train, is_test = block_roles(section, fold.block, buffer)
     if is_train.sum() < 2:
-        raise ConfigError(
+        message = (
             f"Fold {fold.name!r}: a buffer of {buffer:.0f} {section.graph.meta.unit} leaves {int(is_train.sum())} of "
             f"{section.n_spots} spots to train on. Use smaller tiles (--tile-um), fewer neighbours (--k), or --by section."
         )
+        raise ConfigError(message)
     return FoldSides(
         fold=fold,
         train=(part_of(section, is_train, k=k),),
@@ -236,10 +238,11 @@ def tile_width(section: StoredSection, keys: Sequence[str]) -> float:
         um, px = tile["tile_um"], tile["tile_px"]
         width = (um if um else px * mpp) if mpp else px
         if width is None:
-            raise StoreError(
+            message = (
                 f"Tiles of {key!r} are measured in µm, coordinates of section {section.meta.name!r} in pixels: the buffer "
                 "between blocks is undefined. Embed the section with --mpp."
             )
+            raise StoreError(message)
         widths.append(float(width))
     return max(widths)
 
@@ -254,9 +257,7 @@ def build_fold(sides: FoldSides, features: FeatureChoice, *, k: int, n_top: int)
     """
     genes = choose_genes(sides.train, n_top=n_top)
     blind = tuple(dataclasses.replace(part, counts=None, genes=None, totals=None) for part in sides.test)
-    task = FoldTask(
-        name=sides.fold.name, train=sides.train, test=blind, genes=genes, features=features, k=k
-    )
+    task = FoldTask(name=sides.fold.name, train=sides.train, test=blind, genes=genes, features=features, k=k)
     return FoldData(task=task, truths={part.name: _truth_of(part, genes.genes) for part in sides.test})
 
 
@@ -264,10 +265,11 @@ def _truth_of(part: SpotData, genes: Sequence[str]) -> SectionTruth:
     known = set() if part.genes is None else {str(gene) for gene in part.genes}
     measured = [gene for gene in genes if gene in known]
     if not measured or part.totals is None or not part.totals.any():
-        raise StoreError(
+        message = (
             f"Section {part.name!r} has counts of none of the {len(genes)} training genes ({', '.join(genes[:3])}, ...). Use "
             "the same gene names in all sections, or leave it out (--sections)."
         )
+        raise StoreError(message)
     return SectionTruth(
         counts=part.counts_of(measured),
         genes=np.asarray(measured),
@@ -290,10 +292,11 @@ def refuse_adapted(folds: Sequence[Fold], features: FeatureChoice) -> None:
         if name in features.adapted_on
     ]
     if seen:
-        raise ConfigError(
+        message = (
             f"The encoder of features {', '.join(features.keys)} was adapted on counts of test sections {', '.join(seen)}. "
             "Choose other features (--enc-name), or other test sections (--train-sections, --test-sections)."
         )
+        raise ConfigError(message)
 
 
 def describe_leakage(sides: Sequence[FoldSides]) -> list[str]:

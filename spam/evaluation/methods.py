@@ -12,10 +12,10 @@ from torch import nn
 from spam.errors import StoreError
 from spam.hardware import seeded
 from spam.models.expression import log1p_cp10k
-from spam.models.linear import standardise_per_section
-from spam.training.cohort import SpotData
 from spam.models.inputs import Components, context_features
+from spam.models.linear import standardise_per_section
 from spam.models.rate_path import group_means
+from spam.training.cohort import SpotData
 from spam.typing import Array, Float, Float32, Float64, Int64
 
 from .folds import FoldTask
@@ -193,10 +193,11 @@ def fold_targets(task: FoldTask) -> FoldTargets:
     section = np.repeat(np.arange(len(task.train)), [spots.n_spots for spots in task.train])
     rows = np.flatnonzero(totals > 0)
     if not len(rows):
-        raise StoreError(
+        message = (
             f"All counts of the training sections of fold {task.name!r} are zero "
             f"({', '.join(spots.name for spots in task.train)}). Embed them with the layer of raw counts (--counts-layer)."
         )
+        raise StoreError(message)
     counts, totals, section = counts[rows], totals[rows], section[rows]
     expression = log1p_cp10k(counts, totals)
     means = group_means(expression, section)

@@ -164,7 +164,10 @@ def _ranks(values: _Matrix) -> Float64[Array, "n_spots n_genes"]:
 
 
 def _divide(
-    numerator: Num[Array, " n_genes"], denominator: Num[Array, " n_genes"], *, is_defined: Bool[Array, " n_genes"]
+    numerator: Num[Array, " n_genes"],
+    denominator: Num[Array, " n_genes"],
+    *,
+    is_defined: Bool[Array, " n_genes"],
 ) -> _PerGene:
     """Divide where the quotient is defined; NaN elsewhere."""
     quotient = np.full(len(numerator), np.nan)

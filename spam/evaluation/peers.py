@@ -15,8 +15,8 @@ from torch.nn.functional import mse_loss, normalize, scaled_dot_product_attentio
 from spam.hardware import seeded
 from spam.models.attention import CrossAttention
 from spam.models.linear import pearson_per_gene
-from spam.training.groups import assign_groups
 from spam.training.cohort import cohort_neighbours
+from spam.training.groups import assign_groups
 from spam.typing import Array, Bool, Float, Float64, Int64
 
 from .folds import FoldTask
@@ -167,9 +167,7 @@ class Peer:
         group = assign_groups(task.train, ()).group[targets.rows]
         epochs = self.choose_epochs(fold, targets, group, seed=seed)
         everything = References.of(targets, np.ones(len(targets.rows), dtype=bool))
-        members = [
-            self._fit(fold, everything, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)
-        ]
+        members = [self._fit(fold, everything, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)]
         predictions = {}
         for name, rows in fold.test_rows.items():
             centred = np.mean([_predict(member, rows, everything) for member in members], axis=0)

@@ -147,7 +147,9 @@ def _execute(run: Run, data: FoldData) -> RunResult:
     start = time.perf_counter()
     outcome: dict[str, Any] = {}
     try:
-        predictions = depth_null(data) if run.method is None else run.method.fit_predict(data.task, seed=run.seed)
+        predictions = (
+            depth_null(data) if run.method is None else run.method.fit_predict(data.task, seed=run.seed)
+        )
         seconds = time.perf_counter() - start
         outcome["prediction_sha256"] = prediction_digest(predictions)
         outcome["scores"] = score_fold(data, run.name, predictions, is_reference=run.is_reference)
@@ -176,7 +178,8 @@ def score_fold(
     """
     missing = [section for section in data.truths if section not in predictions]
     if missing:
-        raise SectionError(f"{name!r} returned no prediction for test sections {', '.join(missing)}.")
+        message = f"{name!r} returned no prediction for test sections {', '.join(missing)}."
+        raise SectionError(message)
     genes = data.task.genes
     sets = {**{k: v for k, v in genes.sets.items() if k != HEST_SET}, ALL_GENES: list(genes.genes)}
     sections, tables, predicted = {}, {}, []
@@ -208,20 +211,10 @@ def depth_null(data: FoldData) -> dict[str, MethodPrediction]:
 def prediction_digest(predictions: Mapping[str, MethodPrediction]) -> str:
     """Hash all predicted values: equal digests mean bitwise equal predictions."""
     digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if dataclasses.is_dataclass(value):
-            for field in dataclasses.fields(value):
-                digest.update(f"{field.name}:".encode())
-                add(getattr(value, field.name))
-        elif isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-        else:
-            digest.update(repr(value).encode())
-
-    for section, prediction in sorted(predictions.items()):
-        digest.update(f"{section}\0".encode())
-        add(prediction)
+    for section, p in sorted(predictions.items()):
+        counts = () if p.counts is None else [getattr(p.counts, f.name) for f in dataclasses.fields(p.counts)]
+        for value in (section, p.expression, p.raw_scale, *counts):
+            digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
     return digest.hexdigest()
 
 
@@ -257,23 +250,21 @@ def _board_entry(
 
 
 def _check_counts(name: str, counts: CountPrediction, *, shape: tuple[int, int]) -> None:
-    """Refuse invalid parameters of a distribution, listing all faults."""
-    faults = []
+    """Refuse invalid parameters of a distribution."""
     for what, values, size in (
         ("rate", counts.rate, shape),
         ("theta", counts.theta, shape[1:]),
         ("pi", counts.pi, shape),
     ):
-        if values is None:
-            continue
-        if values.shape != size:
-            faults.append(f"{what} has shape {values.shape}, expected {size}")
-        elif n_bad := int((~np.isfinite(values) | (values < 0) | ((what != "pi") & (values == 0))).sum()):
-            faults.append(f"{what} has {n_bad} of {values.size} values that are not finite and positive")
+        least = 0 if what == "pi" else np.finfo(np.float32).tiny
+        if values is not None and not (
+            values.shape == size and np.isfinite(values).all() and (values >= least).all()
+        ):
+            message = f"{what} of {name!r} must have shape {size} and finite, positive values."
+            raise SectionError(message)
     if not 0 < counts.lower < 0.5 < counts.upper < 1:
-        faults.append(f"interval quantiles {counts.lower} and {counts.upper} do not enclose 0.5")
-    if faults:
-        raise SectionError(f"Counts predicted by {name!r} are invalid: {'; '.join(faults)}.")
+        message = f"Interval quantiles {counts.lower} and {counts.upper} of {name!r} do not enclose 0.5."
+        raise SectionError(message)
 
 
 def _score_pooled(
@@ -282,10 +273,11 @@ def _score_pooled(
     """Pool the spots of all test sections, on the genes of the HEST board that all of them have measured."""
     shared = [gene for gene in members if all(gene in truth.genes for truth in truths)]
     if not shared:
-        raise SectionError(
+        message = (
             f"The test sections share none of the {len(members)} genes of the HEST board. Use the same gene names in all "
             "sections, or test them in different folds."
         )
+        raise SectionError(message)
     first = predicted[0]
     columns, places = (pd.Index(names).get_indexer(shared) for names in (first.genes, members))
     raw = [p.raw_scale[:, places] for p in predicted if p.raw_scale is not None]
@@ -368,13 +360,15 @@ def open_folder(
     path, runs = folder / "run.json", folder / "runs"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if before is None and runs.exists():
-        raise OutputExistsError(f"Folder {str(runs)!r} is not from spam benchmark. Choose another --out-dir.")
+        message = f"Folder {str(runs)!r} is not from spam benchmark. Choose another --out-dir."
+        raise OutputExistsError(message)
     if before is not None and before != now:
         if not config.overwrite:
-            raise OutputExistsError(
+            message = (
                 f"{str(folder)!r} holds another benchmark ({', '.join(_differences(before, now))}). Choose another --out-dir, "
                 "or replace it with --overwrite."
             )
+            raise OutputExistsError(message)
         shutil.rmtree(runs, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(now, indent=1))
@@ -390,6 +384,5 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         yield f"folds {', '.join(fold['name'] for fold in before['folds'])}"
     if before["data_sha256"] != now["data_sha256"]:
         yield "other data in the store"
-    for name, version in now["software"].items():
-        if before["software"].get(name) != version:
-            yield f"{name} {before['software'].get(name)}, now {version}"
+    if before["software"] != now["software"]:
+        yield "other versions"

@@ -130,7 +130,8 @@ def choose_methods(
         if name not in (*offered, "all"):
             near = difflib.get_close_matches(name, offered, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"Choose all, or from: {', '.join(offered)}."
-            raise ConfigError(f"Unknown method {name!r} (--methods). {hint}")
+            message = f"Unknown method {name!r} (--methods). {hint}"
+            raise ConfigError(message)
     whole = [method.name for method in known] if "all" in names else []
     chosen = tuple(method for name, method in known_by_name.items() if name in (*names, *whole))
     return chosen, DEPTH_NULL in names or "all" in names

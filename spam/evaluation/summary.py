@@ -3,24 +3,20 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .boards import HEADLINE_SET, RIVAL
+from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind
 from .folds import Fold
 from .metrics import Interval, bootstrap_mean
 from .runs import ALL_GENES, RunResult
 
-UnitKind = Literal["donors", "sections", "blocks"]
-
 COMPARED = ((HEADLINE_SET, "pearson"), ("HVG-250", "pearson"), (ALL_GENES, "nll"))
 """Gene set and score of each paired comparison; the first decides the verdict."""
 
-_FEW = 6  # with fewer units, all may be better by chance with a probability above .05 (two-sided)
 _UNKNOWN = ""  # not a valid donor name
-_LOWER_IS_BETTER = ("nll", "mse", "mae")
 _LEVELS = ["donor", "section", "part"]
 
 
@@ -52,44 +48,6 @@ class ScoreSummary:
     n_seeds: int
     n_genes: float
     n_undefined: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference:
-    """Score of `method` minus that of `other` on the same test sections, seeds averaged, with an interval over `unit`."""
-
-    method: str
-    other: str
-    gene_set: str
-    score: str
-    difference: Interval
-    unit: UnitKind
-
-    @property
-    def is_better(self) -> bool:
-        """True if the whole interval lies on the better side; False without an interval."""
-        return self.difference.upper < 0 if self.score in _LOWER_IS_BETTER else self.difference.lower > 0
-
-    def sentence(self) -> str:
-        """Summarise in one line, with the scope of the interval."""
-        d = self.difference
-        what = f"{self.gene_set} {self.score}"
-        if not d.n_units:
-            return f"{self.method} and {self.other} share no test section with a {what}"
-        scope = {
-            "donors": "; too few donors to generalise" if d.n_units < _FEW else "",
-            "sections": "; not over donors: no evidence for other donors",
-            "blocks": "; one section: no evidence for other sections or donors",
-        }[self.unit]
-        if d.n_units > 1:
-            verb = "beats" if self.is_better else "does not beat"
-            interval = f"95% bootstrap over {d.n_units} {self.unit}: {d.lower:+.3f} to {d.upper:+.3f}"
-        else:
-            verb, interval = (
-                "cannot be compared with",
-                f"one {self.unit.removesuffix('s')}, so no interval",
-            )
-        return f"{self.method} {verb} {self.other} on {what}: {d.mean:+.3f} ({interval}{scope})"
 
 
 def score_table(
