@@ -1,7 +1,9 @@
 """Baselines that a model has to beat: means, nearest neighbours, ridges, their averages, and small networks."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +30,6 @@ from .methods import (
     FoldInputs,
     FoldTargets,
     InputView,
-    Method,
     MethodPrediction,
     Schedule,
     fold_inputs,
@@ -48,112 +49,87 @@ _N_MEMBERS = 4
 _SCHEDULE = Schedule(epochs=60)
 _STD_FLOOR = 1e-9  # leaves a constant prediction at its mean
 
+Predictions: TypeAlias = Mapping[str, MethodPrediction]
 
-class TrainingMean:
-    """Mean log1p(CP10k) over all training spots; its correlations are undefined."""
 
-    name = "training mean"
-    is_reference = True
-    is_seeded = False
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Baseline:
+    """A baseline as a method of the benchmark: a function of the task and the seed, see `Method`."""
 
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
+    name: str
+    predict: Callable[[FoldTask, int], Predictions]
+    is_seeded: bool = False
+    is_reference: bool = True
+
+    def fit_predict(self, task: FoldTask, *, seed: int) -> Predictions:
         """Predict every test section; see `Method`."""
-        mean = fold_targets(task).expression.mean(axis=0)
-        return {
-            spots.name: MethodPrediction(expression=np.tile(mean, (spots.n_spots, 1))) for spots in task.test
-        }
+        return self.predict(task, seed)
 
 
-class CoordinateNeighbours:
+def training_mean(task: FoldTask, seed: int) -> Predictions:
+    """Mean log1p(CP10k) over all training spots; its correlations are undefined."""
+    mean = fold_targets(task).expression.mean(axis=0)
+    return {s.name: MethodPrediction(expression=np.tile(mean, (s.n_spots, 1))) for s in task.test}
+
+
+def coordinate_neighbours(task: FoldTask, seed: int) -> Predictions:
     """Mean over the ``task.k`` nearest measured spots of the same section (all if there are fewer).
 
-    Applies only if a part of the test section is measured: folds by spatial blocks.
+    Raises
+    ------
+    NotApplicableError
+        If no spot of a test section is among the training spots: it applies to folds by spatial blocks.
     """
-
-    name = "coordinate kNN"
-    is_reference = True
-    is_seeded = False
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`.
-
-        Raises
-        ------
-        NotApplicableError
-            If no spot of a test section is among the training spots.
-        """
-        targets = fold_targets(task)
-        name = np.repeat([s.name for s in task.train], [s.n_spots for s in task.train])[targets.rows]
-        xy = np.concatenate([s.xy for s in task.train])[targets.rows]
-        unmeasured = [s.name for s in task.test if s.name not in name]
-        if unmeasured:
-            message = (
-                f"{self.name!r} needs measured spots of the test section, and fold {task.name!r} has none of "
-                f"{', '.join(unmeasured)}. Use it with --by block."
-            )
-            raise NotApplicableError(message)
-        predictions = {}
-        for spots in task.test:
-            bank = np.flatnonzero(name == spots.name)
-            near = bank[knn(xy[bank], spots.xy, k=task.k).indices]
-            predictions[spots.name] = MethodPrediction(expression=targets.expression[near].mean(axis=1))
-        return predictions
+    targets = fold_targets(task)
+    name = np.repeat([s.name for s in task.train], [s.n_spots for s in task.train])[targets.rows]
+    xy = np.concatenate([s.xy for s in task.train])[targets.rows]
+    unmeasured = [s.name for s in task.test if s.name not in name]
+    if unmeasured:
+        message = (
+            f"No measured spots of the test section {', '.join(unmeasured)}. Use this method with --by block."
+        )
+        raise NotApplicableError(message)
+    predictions = {}
+    for spots in task.test:
+        bank = np.flatnonzero(name == spots.name)
+        near = bank[knn(xy[bank], spots.xy, k=task.k).indices]
+        predictions[spots.name] = MethodPrediction(expression=targets.expression[near].mean(axis=1))
+    return predictions
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class ImageNeighbours:
-    """Mean centred expression of the 40 training spots with the most similar images (cosine), plus the gene mean.
+def image_neighbours(task: FoldTask, seed: int, *, view: InputView) -> Predictions:
+    """Mean centred expression of the 40 training spots (or all) with the most similar images by cosine, plus the gene mean."""
+    inputs, targets = fold_inputs(task, view), fold_targets(task)
+    bank = inputs.train[targets.rows]
 
-    Averages all training spots if there are fewer.
-    """
-
-    name: str = "image kNN"
-    view: InputView = dataclasses.field(default_factory=InputView)
-    is_reference: bool = True
-    is_seeded: bool = False
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        inputs, targets = fold_inputs(task, self.view), fold_targets(task)
-        bank = inputs.train[targets.rows]
-        return _centred_predictions(
-            targets,
-            {
-                name: targets.centred[knn(bank, x, k=_N_NEIGHBOURS, metric="cosine").indices].mean(axis=1)
-                for name, x in inputs.test.items()
-            },
+    def predict(x: Array) -> Array:
+        return np.asarray(
+            targets.centred[knn(bank, x, k=_N_NEIGHBOURS, metric="cosine").indices].mean(axis=1)
         )
 
+    return _predictions(inputs, predict, targets.gene_mean)
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class KernelRidge:
+
+def kernel_ridge(task: FoldTask, seed: int) -> Predictions:
     r"""Kernel ridge regression of centred expression with a Gaussian kernel, without intercept, plus the gene mean.
 
     .. math:: \hat y(x) = k(x, X) \, (K + 3 I)^{-1} Y, \qquad k(x, x') = \exp(-|x - x'|^2 / (2 q \sigma^2))
 
     with `q` components of mean variance :math:`\sigma^2`.
     """
+    inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
+    bank = inputs.train[targets.rows].astype(np.float64)
+    gamma = _KERNEL_WIDTH / (bank.shape[1] * bank.var())
 
-    name: str = "RBF kernel ridge"
-    view: InputView = CONTEXT
-    is_reference: bool = True
-    is_seeded: bool = False
+    def kernel(x: Array) -> Array:
+        return np.asarray(np.exp(-gamma * cdist(x, bank, metric="sqeuclidean")))
 
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        inputs, targets = fold_inputs(task, self.view), fold_targets(task)
-        bank = inputs.train[targets.rows].astype(np.float64)
-        gamma = _KERNEL_WIDTH / (bank.shape[1] * bank.var())
-
-        def kernel(x: Array) -> Array:
-            return np.exp(-gamma * cdist(x, bank, metric="sqeuclidean"))
-
-        system = kernel(bank) + _KERNEL_ALPHA * np.eye(len(bank))
-        weights = linalg.solve(system, targets.centred.astype(np.float64), assume_a="pos")
-        return _centred_predictions(targets, {name: kernel(x) @ weights for name, x in inputs.test.items()})
+    system = kernel(bank) + _KERNEL_ALPHA * np.eye(len(bank))
+    weights = linalg.solve(system, targets.centred.astype(np.float64), assume_a="pos")
+    return _predictions(inputs, lambda x: kernel(x) @ weights, targets.gene_mean)
 
 
-class HestRidge:
+def hest_ridge(task: FoldTask, seed: int) -> Predictions:
     """The linear probe of the HEST benchmark: smallest tiles, scaling, 256 components, ridge without intercept.
 
     All genes get the penalty of the recipe for ``hest-50``, ``100 / (components * genes)``. `MethodPrediction.raw_scale` is
@@ -161,40 +137,35 @@ class HestRidge:
 
     Source: Jaume et al., HEST-1k, arXiv 2406.16192; see `hest_ridge_fit` for the differences.
     """
-
-    name = "HEST ridge"
-    is_reference = True
-    is_seeded = False
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        targets = fold_targets(task)
-        dim = task.features.dims[0]
-        features = np.concatenate([s.features[:, :dim] for s in task.train])[targets.rows]
-        hest = [task.genes.genes.index(gene) for gene in task.genes.sets["hest-50"]]
-        raw = np.log1p(targets.counts[:, hest].toarray())
-        transform, raw_ridge = hest_ridge_fit(features, raw, N_COMPONENTS)
-        ridge = fit_ridge(
-            transform.apply(features), targets.expression, alpha=raw_ridge.alpha, fit_intercept=False
+    targets = fold_targets(task)
+    dim = task.features.dims[0]
+    features = np.concatenate([s.features[:, :dim] for s in task.train])[targets.rows]
+    hest = [task.genes.genes.index(gene) for gene in task.genes.sets["hest-50"]]
+    raw = np.log1p(targets.counts[:, hest].toarray())
+    transform, raw_ridge = hest_ridge_fit(features, raw, N_COMPONENTS)
+    x = transform.apply(features)
+    ridge = fit_ridge(x, targets.expression, alpha=raw_ridge.alpha, fit_intercept=False)
+    predictions = {}
+    for spots in task.test:
+        x = transform.apply(spots.features[:, :dim])
+        predictions[spots.name] = MethodPrediction(
+            expression=ridge.predict(x).astype(np.float32), raw_scale=raw_ridge.predict(x).astype(np.float32)
         )
-        predictions = {}
-        for spots in task.test:
-            x = transform.apply(spots.features[:, :dim])
-            predictions[spots.name] = MethodPrediction(
-                expression=ridge.predict(x).astype(np.float32),
-                raw_scale=raw_ridge.predict(x).astype(np.float32),
-            )
-        return predictions
+    return predictions
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class RidgeStep:
-    """A ridge on principal components of a spot's image, one step towards the tuned ridge.
+def ridge(
+    task: FoldTask,
+    seed: int,
+    *,
+    view: InputView,
+    is_target_centred: bool = True,
+    alpha: float | None = _ALPHA,
+) -> Predictions:
+    """A ridge on principal components of a spot's image.
 
-    Attributes
+    Parameters
     ----------
-    name
-        Name in the tables.
     view
         Image inputs.
     is_target_centred
@@ -203,82 +174,46 @@ class RidgeStep:
         Penalty on unscaled components; None chooses it by leaving out one training section at a time, and uses a fixed
         value if there is one training section.
     """
-
-    name: str
-    view: InputView
-    is_target_centred: bool = True
-    alpha: float | None = _ALPHA
-    is_reference: bool = True
-    is_seeded: bool = False
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        inputs, targets = fold_inputs(task, self.view), fold_targets(task)
-        y = targets.centred if self.is_target_centred else targets.expression
-        alpha = _penalty(inputs, targets) if self.alpha is None else self.alpha / inputs.scale**2
-        ridge = fit_ridge(inputs.train[targets.rows], y, alpha=alpha)
-        shift = targets.gene_mean if self.is_target_centred else 0.0
-        return {
-            name: MethodPrediction(expression=(ridge.predict(x) + shift).astype(np.float32))
-            for name, x in inputs.test.items()
-        }
+    inputs, targets = fold_inputs(task, view), fold_targets(task)
+    y = targets.centred if is_target_centred else targets.expression
+    penalty = _penalty(inputs, targets) if alpha is None else alpha / inputs.scale**2
+    fitted = fit_ridge(inputs.train[targets.rows], y, alpha=penalty)
+    return _predictions(inputs, fitted.predict, targets.gene_mean if is_target_centred else 0.0)
 
 
-TUNED_RIDGE = RidgeStep(name="tuned ridge", view=CONTEXT, alpha=None)
-
-
-class NegativeBinomialRidge:
+def negative_binomial_ridge(task: FoldTask, seed: int) -> Predictions:
     """The tuned ridge as a distribution of raw counts: its log-rate (`RatePath`), and a dispersion per gene.
 
     The dispersion is estimated from training counts around rates of a ridge fitted without their section (or without their
     block of a single section), as for new tissue.
     """
-
-    name = "NB ridge"
-    is_reference = True
-    is_seeded = False
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
-        x = inputs.train[targets.rows]
-        data = (x, targets.expression, targets.counts, targets.totals, targets.section)
-        path = fit_rate_path(*data, alpha=_penalty(inputs, targets))
-        assigned = assign_groups(task.train, ())
-        groups = Groups(
-            group=assigned.group[targets.rows],
-            is_val=np.zeros(len(targets.rows), dtype=bool),
-            are_blocks=assigned.are_blocks,
+    inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
+    x = inputs.train[targets.rows]
+    data = (x, targets.expression, targets.counts, targets.totals, targets.section)
+    path = fit_rate_path(*data, alpha=_penalty(inputs, targets))
+    assigned = assign_groups(task.train, ())
+    is_val = np.zeros(len(targets.rows), dtype=bool)
+    groups = Groups(group=assigned.group[targets.rows], is_val=is_val, are_blocks=assigned.are_blocks)
+    fitted, level, offset = cross_fit(*data, groups, has_ridge=True)
+    log_rate = log_rate_of(torch.from_numpy(fitted + level)).numpy() + offset
+    mu = np.exp(log_rate) * (targets.totals / PER)[:, None]
+    theta = dispersion_by_moments(targets.counts, mu).astype(np.float32)
+    return {
+        name: MethodPrediction(
+            expression=path.expression(x),
+            counts=CountPrediction(likelihood="nb", rate=np.exp(path.log_rate(x)), theta=theta),
         )
-        ridge, level, offset = cross_fit(*data, groups, has_ridge=True)
-        log_rate = log_rate_of(torch.from_numpy(ridge + level)).numpy() + offset
-        mu = np.exp(log_rate) * (targets.totals / PER)[:, None]
-        theta = dispersion_by_moments(targets.counts, mu).astype(np.float32)
-        return {
-            name: MethodPrediction(
-                expression=path.expression(x),
-                counts=CountPrediction(likelihood="nb", rate=np.exp(path.log_rate(x)), theta=theta),
-            )
-            for name, x in inputs.test.items()
-        }
+        for name, x in inputs.test.items()
+    }
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Average:
-    """Average of several methods, each standardised per section and gene so that all have equal weight."""
-
-    name: str
-    parts: tuple[Method, ...]
-    is_seeded: bool
-    is_reference: bool = True
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        predicted = [part.fit_predict(task, seed=seed) for part in self.parts]
-        return {
-            spots.name: MethodPrediction(expression=average_of([p[spots.name].expression for p in predicted]))
-            for spots in task.test
-        }
+def average(task: FoldTask, seed: int, *, parts: Sequence[Baseline]) -> Predictions:
+    """Average several methods, each standardised per section and gene so that all have equal weight."""
+    predicted = [part.predict(task, seed) for part in parts]
+    return {
+        s.name: MethodPrediction(expression=average_of([p[s.name].expression for p in predicted]))
+        for s in task.test
+    }
 
 
 def average_of(parts: Sequence[Float32[Array, "n_spots n_genes"]]) -> Float32[Array, "n_spots n_genes"]:
@@ -316,33 +251,17 @@ class SmallNetwork(nn.Module):
         return out
 
 
-class SquaredErrorMlp:
+def squared_error_mlp(task: FoldTask, seed: int) -> Predictions:
     """Average of four small networks fitted to centred log1p(CP10k) by squared error."""
-
-    name = "MLP (squared error)"
-    is_reference = True
-    is_seeded = True
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
-        x, y = torch.from_numpy(inputs.train[targets.rows]), torch.from_numpy(targets.centred)
-        members = []
-        for member in range(_N_MEMBERS):
-            with seeded(seed, member, device=CPU):
-                network = SmallNetwork(x.shape[1], y.shape[1])
-
-            def loss(rows: torch.Tensor, network: SmallNetwork = network) -> torch.Tensor:
-                return mse_loss(network(x[rows]), y[rows])
-
-            train_network(network, loss, len(x), _SCHEDULE, seed=(seed, member))
-            members.append(network)
-        return _centred_predictions(
-            targets, {name: _mean_output(members, x) for name, x in inputs.test.items()}
-        )
+    inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
+    y = torch.from_numpy(targets.centred)
+    output = _fit_members(
+        inputs.train[targets.rows], y.shape[1], lambda out, rows: mse_loss(out, y[rows]), seed
+    )
+    return _predictions(inputs, output, targets.gene_mean)
 
 
-class CountMlp:
+def count_mlp(task: FoldTask, seed: int) -> Predictions:
     """Average of four small networks fitted to raw counts by a negative binomial likelihood.
 
     The log-mean of a count is the log library size, plus the gene's log-rate in the section (so that the network does not
@@ -350,28 +269,30 @@ class CountMlp:
     training the dispersion is that around the section rates; the predicted one is that around the networks' predictions of
     the training spots, which may be too narrow for new tissue.
     """
-
-    name = "MLP (NB counts)"
-    is_reference = True
-    is_seeded = True
-
-    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Predict every test section; see `Method`."""
-        inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
-        x = inputs.train[targets.rows]
-        offsets = log_rate_of_sections(targets.counts, targets.totals, targets.section)
-        rank = np.unique(targets.section, return_inverse=True)[1]
-        log_base = np.log(targets.totals / PER)[:, None] + offsets[rank]
-        members = [_fit_counts(x, targets, log_base, seed=(seed, member)) for member in range(_N_MEMBERS)]
-        fitted = np.exp(log_base + _mean_output(members, x))
-        theta = dispersion_by_moments(targets.counts, fitted).astype(np.float32)
-        predictions = {}
-        for name, seen in inputs.test.items():
-            rate = np.exp(_mean_output(members, seen) + offsets.mean(axis=0)).astype(np.float32)
-            predictions[name] = MethodPrediction(
-                expression=np.log1p(rate), counts=CountPrediction(likelihood="nb", rate=rate, theta=theta)
-            )
-        return predictions
+    inputs, targets = fold_inputs(task, CONTEXT), fold_targets(task)
+    x = inputs.train[targets.rows]
+    offsets = log_rate_of_sections(targets.counts, targets.totals, targets.section)
+    rank = np.unique(targets.section, return_inverse=True)[1]
+    log_base = np.log(targets.totals / PER)[:, None] + offsets[rank]
+    base, counts, theta = (
+        torch.from_numpy(values).float()
+        for values in (
+            log_base,
+            targets.counts.toarray(),
+            dispersion_by_moments(targets.counts, np.exp(log_base)),
+        )
+    )
+    output = _fit_members(
+        x, counts.shape[1], lambda out, rows: count_loss(base[rows] + out, theta, counts[rows]), seed
+    )
+    fitted_theta = dispersion_by_moments(targets.counts, np.exp(log_base + output(x))).astype(np.float32)
+    predictions = {}
+    for name, x_test in inputs.test.items():
+        rate = np.exp(output(x_test) + offsets.mean(axis=0)).astype(np.float32)
+        predictions[name] = MethodPrediction(
+            expression=np.log1p(rate), counts=CountPrediction(likelihood="nb", rate=rate, theta=fitted_theta)
+        )
+    return predictions
 
 
 def log_rate_of_sections(
@@ -402,39 +323,41 @@ def count_loss(
     return ((counts + theta) * softplus(log_mu - theta.log()) - counts * log_mu).mean()
 
 
-def _fit_counts(
+def _fit_members(
     x: Float32[Array, "n q"],
-    targets: FoldTargets,
-    log_base: Float64[Array, "n n_genes"],
-    *,
-    seed: tuple[int, ...],
-) -> SmallNetwork:
-    """Fit one member to the counts with fixed dispersions."""
-    images, base = torch.from_numpy(x), torch.from_numpy(log_base).float()
-    counts = torch.from_numpy(targets.counts.toarray()).float()
-    theta = torch.from_numpy(dispersion_by_moments(targets.counts, np.exp(log_base))).float()
-    with seeded(*seed, device=CPU):
-        network = SmallNetwork(x.shape[1], counts.shape[1])
+    n_genes: int,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    seed: int,
+) -> Callable[[Array], Array]:
+    """Fit small networks to ``loss(output, rows)``; return the function from inputs to their mean output."""
+    images = torch.from_numpy(x)
+    members = []
+    for member in range(_N_MEMBERS):
+        with seeded(seed, member, device=CPU):
+            network = SmallNetwork(x.shape[1], n_genes)
+        members.append(network)
+        train_network(
+            network,
+            lambda rows, network=network: loss(network(images[rows]), rows),  # type: ignore[misc]
+            len(x),
+            _SCHEDULE,
+            seed=(seed, member),
+        )
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
-        return count_loss(base[rows] + network(images[rows]), theta, counts[rows])
+    @torch.no_grad()
+    def output(inputs: Array) -> Array:
+        return np.asarray(torch.stack([m(torch.from_numpy(inputs)) for m in members]).mean(dim=0))
 
-    train_network(network, loss, len(x), _SCHEDULE, seed=seed)
-    return network
-
-
-@torch.no_grad()
-def _mean_output(networks: list[SmallNetwork], x: Float32[Array, "n q"]) -> Float32[Array, "n n_genes"]:
-    outputs = torch.stack([network(torch.from_numpy(x)) for network in networks])
-    mean: Array = outputs.mean(dim=0).numpy()
-    return mean
+    return output
 
 
-def _centred_predictions(targets: FoldTargets, centred: Mapping[str, Array]) -> dict[str, MethodPrediction]:
-    """Add the mean of the section means to predictions of centred expression."""
+def _predictions(
+    inputs: FoldInputs, predict: Callable[[Array], Array], shift: Float64[Array, " n_genes"] | float
+) -> Predictions:
+    """Apply a fitted function to every test section, and add `shift`."""
     return {
-        name: MethodPrediction(expression=(values + targets.gene_mean).astype(np.float32))
-        for name, values in centred.items()
+        name: MethodPrediction(expression=(predict(x) + shift).astype(np.float32))
+        for name, x in inputs.test.items()
     }
 
 
@@ -445,26 +368,37 @@ def _penalty(inputs: FoldInputs, targets: FoldTargets) -> float:
     return choose_penalty(inputs.train[targets.rows], targets.expression, targets.section)
 
 
-_LINEAR_PARTS = (TUNED_RIDGE, ImageNeighbours(view=CONTEXT), KernelRidge())
-_MLPS = (SquaredErrorMlp(), CountMlp())
+def _ridge(name: str, view: InputView, **options: object) -> Baseline:
+    return Baseline(name=name, predict=partial(ridge, view=view, **options))  # type: ignore[arg-type]
 
-BASELINES: tuple[Method, ...] = (
-    TrainingMean(),
-    CoordinateNeighbours(),
-    ImageNeighbours(),
-    HestRidge(),
-    RidgeStep(
-        name="ridge on one scale",
-        view=InputView(scales="smallest", normalisation="none"),
-        is_target_centred=False,
-    ),
-    RidgeStep(name="ridge + all scales", view=InputView(normalisation="none"), is_target_centred=False),
-    RidgeStep(name="ridge + centring", view=InputView(normalisation="centred")),
-    RidgeStep(name="ridge + standardising", view=InputView()),
+
+TUNED_RIDGE = _ridge("tuned ridge", CONTEXT, alpha=None)
+_LINEAR_PARTS = (
     TUNED_RIDGE,
-    NegativeBinomialRidge(),
-    Average(name="ridge + kNN + RBF", parts=_LINEAR_PARTS, is_seeded=False),
+    Baseline(name="image kNN with context", predict=partial(image_neighbours, view=CONTEXT)),
+    Baseline(name="RBF kernel ridge", predict=kernel_ridge),
+)
+_MLPS = (
+    Baseline(name="MLP (squared error)", predict=squared_error_mlp, is_seeded=True),
+    Baseline(name="MLP (NB counts)", predict=count_mlp, is_seeded=True),
+)
+BASELINES = (
+    Baseline(name="training mean", predict=training_mean),
+    Baseline(name="coordinate kNN", predict=coordinate_neighbours),
+    Baseline(name="image kNN", predict=partial(image_neighbours, view=InputView())),
+    Baseline(name="HEST ridge", predict=hest_ridge),
+    _ridge("ridge on one scale", InputView(scales="smallest", normalisation="none"), is_target_centred=False),
+    _ridge("ridge + all scales", InputView(normalisation="none"), is_target_centred=False),
+    _ridge("ridge + centring", InputView(normalisation="centred")),
+    _ridge("ridge + standardising", InputView()),
+    TUNED_RIDGE,
+    Baseline(name="NB ridge", predict=negative_binomial_ridge),
+    Baseline(name="ridge + kNN + RBF", predict=partial(average, parts=_LINEAR_PARTS)),
     *_MLPS,
-    Average(name="ridge + kNN + RBF + MLPs", parts=(*_LINEAR_PARTS, *_MLPS), is_seeded=True),
+    Baseline(
+        name="ridge + kNN + RBF + MLPs",
+        predict=partial(average, parts=(*_LINEAR_PARTS, *_MLPS)),
+        is_seeded=True,
+    ),
 )
 """In the order of the tables; each ridge adds one step to the previous one."""

@@ -13,13 +13,26 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
-from spam.evaluation import FoldTask, Method, MethodPrediction
 from spam.benchmarking.baselines import METHODS, networks
-from spam.evaluation.baselines import TUNED_RIDGE, Average, CoordinateNeighbours, CountMlp, HestRidge, ImageNeighbours, KernelRidge, NegativeBinomialRidge, RidgeStep, SquaredErrorMlp, TrainingMean, average_of
-from spam.evaluation.baselines import count_loss, log_rate_of_sections
-from spam.evaluation.methods import CONTEXT, InputView, fold_targets
-from spam.evaluation.methods import Schedule
 from spam.errors import NotApplicableError, StoreError
+from spam.evaluation import FoldTask, Method, MethodPrediction
+from spam.evaluation.baselines import (
+    TUNED_RIDGE,
+    Average,
+    CoordinateNeighbours,
+    CountMlp,
+    HestRidge,
+    ImageNeighbours,
+    KernelRidge,
+    NegativeBinomialRidge,
+    RidgeStep,
+    SquaredErrorMlp,
+    TrainingMean,
+    average_of,
+    count_loss,
+    log_rate_of_sections,
+)
+from spam.evaluation.methods import CONTEXT, InputView, Schedule, fold_targets
 from spam.models.rate_path import ALPHAS
 from spam.training.cohort import SpotData
 from spam.typing import Array

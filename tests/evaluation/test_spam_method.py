@@ -9,11 +9,9 @@ import torch
 from method_cohorts import CONSTANT, cohort_task, permuted, section, task, unmeasured
 from scipy import stats
 
-from spam.evaluation import FoldTask, MethodPrediction
 from spam.benchmarking import spam_method
-from spam.evaluation.spam_method import ABLATIONS, choose_methods
-from spam.evaluation import ALL_METHODS
-from spam.evaluation.spam_method import SpamMethod
+from spam.evaluation import ALL_METHODS, FoldTask, MethodPrediction
+from spam.evaluation.spam_method import ABLATIONS, SpamMethod, choose_methods
 from spam.training.finetuning import FinetuneReport
 
 SHORT = {"epochs": 4, "members": 2, "fuse_dim": 24, "heads": 3, "n_neighbours": 3, "n_references": 3}

@@ -11,12 +11,12 @@ import torch
 from benchmark_lab import Failing, FirstFeature, Noisy, TrainingMean, make_store
 from cohorts import add_section
 
-from spam.evaluation import BenchmarkReport, Method
 from spam.benchmarking import benchmark
 from spam.benchmarking.cells import cell_path, read_cell, read_gene_tables
 from spam.benchmarking.cost import measured
-from spam.evaluation.spam_method import SpamMethod
 from spam.errors import ConfigError, OutputExistsError, SpamError
+from spam.evaluation import BenchmarkReport, Method
+from spam.evaluation.spam_method import SpamMethod
 from spam.schemas.benchmark_config import BenchmarkConfig
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from spam.benchmarking.cells import Cell, Failure
-from spam.evaluation.folds import Fold
-from spam.evaluation.summary import PairedDifference, compare, score_table, summarise, unit_kind
-from spam.evaluation.metrics import Interval
 from spam.evaluation.boards import SetScore
+from spam.evaluation.folds import Fold
+from spam.evaluation.metrics import Interval
+from spam.evaluation.summary import PairedDifference, compare, score_table, summarise, unit_kind
 
 DONORS = {"A1": "a", "A2": "a", "A3": "a", "B1": "b", "B2": "b", "C1": "c"}
 FOLDS = [Fold(name=s, train=tuple(t for t in DONORS if t != s), test=(s,)) for s in DONORS]

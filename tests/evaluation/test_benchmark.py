@@ -11,11 +11,10 @@ from benchmark_lab import FirstFeature, Noisy, TrainingMean, make_store
 from cohorts import add_section
 from scipy import stats
 
-from spam.evaluation import BenchmarkReport
 from spam.benchmarking import benchmark
-from spam.evaluation import ALL_METHODS
-from spam.evaluation.spam_method import choose_methods
 from spam.cli.benchmark import BENCHMARK
+from spam.evaluation import ALL_METHODS, BenchmarkReport
+from spam.evaluation.spam_method import choose_methods
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
 

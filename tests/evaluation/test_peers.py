@@ -11,20 +11,23 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 from torch.nn.functional import normalize
 
-from spam.evaluation import FoldTask
 from spam.benchmarking.baselines import METHODS as BASELINES
-from spam.evaluation.methods import InputView, fold_inputs, fold_targets
-from spam.evaluation.methods import Schedule, train_network
 from spam.benchmarking.peers import BLEEP, METHODS, NEIGHBOURHOOD_SET, ST_NET_MLP, TRIPLEX
-from spam.evaluation.peers import Peer
-from spam.evaluation.peers import ContrastiveRetrieval, soft_target_contrast
-from spam.evaluation.peers import References
 from spam.benchmarking.peers.fitting import choose_epochs
-from spam.evaluation.peers import FoldTensors, fold_tensors
-from spam.evaluation.peers import NeighbourhoodSet
-from spam.evaluation.peers import TileRegression
-from spam.evaluation.peers import MultiResolution
 from spam.errors import StoreError
+from spam.evaluation import FoldTask
+from spam.evaluation.methods import InputView, Schedule, fold_inputs, fold_targets, train_network
+from spam.evaluation.peers import (
+    ContrastiveRetrieval,
+    FoldTensors,
+    MultiResolution,
+    NeighbourhoodSet,
+    Peer,
+    References,
+    TileRegression,
+    fold_tensors,
+    soft_target_contrast,
+)
 from spam.training.groups import assign_groups
 from spam.typing import Array
 

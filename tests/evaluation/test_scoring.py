@@ -9,13 +9,11 @@ import pytest
 from benchmark_lab import FirstFeature, first_feature, make_store
 from scipy import stats
 
-from spam.evaluation import CountPrediction, MethodPrediction
-from spam.evaluation.folds import FoldData, build_fold
-from spam.evaluation.folds import split_fold
-from spam.evaluation.folds import Fold
-from spam.evaluation.runs import FoldScores, depth_null, prediction_digest, score_fold
 from spam.errors import SectionError
+from spam.evaluation import CountPrediction, MethodPrediction
 from spam.evaluation.boards import SetScore
+from spam.evaluation.folds import Fold, FoldData, build_fold, split_fold
+from spam.evaluation.runs import FoldScores, depth_null, prediction_digest, score_fold
 from spam.store import open_store
 from spam.training.cohort import choose_features, read_spots
 
