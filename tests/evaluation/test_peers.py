@@ -11,13 +11,11 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 from torch.nn.functional import normalize
 
-from spam.benchmarking.baselines import METHODS as BASELINES
-from spam.benchmarking.peers import BLEEP, METHODS, NEIGHBOURHOOD_SET, ST_NET_MLP, TRIPLEX
-from spam.benchmarking.peers.fitting import choose_epochs
 from spam.errors import StoreError
 from spam.evaluation import FoldTask
 from spam.evaluation.methods import InputView, Schedule, fold_inputs, fold_targets, train_network
 from spam.evaluation.peers import (
+    PEERS,
     ContrastiveRetrieval,
     FoldTensors,
     MultiResolution,
@@ -31,7 +29,6 @@ from spam.evaluation.peers import (
 from spam.training.groups import assign_groups
 from spam.typing import Array
 
-PEERS = [ST_NET_MLP, BLEEP, TRIPLEX, NEIGHBOURHOOD_SET]
 ids = lambda peer: peer.name  # noqa: E731
 
 
@@ -187,11 +184,11 @@ def test_the_views_are_supervised_and_distilled(tensors: FoldTensors) -> None:
     torch.manual_seed(0)
     network = MultiResolution(tensors, 17).eval()
     rows, y = torch.arange(5, 18), torch.randn(13, 17)
-    out = network(rows)
-    expected = ((out.fused - y) ** 2).mean()
-    for view in out.views:
-        expected = expected + 0.7 * ((view - y) ** 2).mean() + 0.3 * ((view - out.fused) ** 2).mean()
-    assert len(out.views) == 3
+    fused, *views = network(rows)
+    expected = ((fused - y) ** 2).mean()
+    for view in views:
+        expected = expected + 0.7 * ((view - y) ** 2).mean() + 0.3 * ((view - fused) ** 2).mean()
+    assert len(views) == 3
     torch.testing.assert_close(network.loss(rows, y), expected)
 
 
@@ -227,11 +224,11 @@ def test_the_number_of_epochs_is_the_one_that_predicts_left_out_groups_best() ->
     Planned.truth = torch.zeros(len(tensors.section), 17)
     Planned.truth[torch.from_numpy(targets.rows)] = torch.from_numpy(targets.centred)
     peer = Peer(name="x", view=InputView(), build=Planned, schedule=Schedule(epochs=20))
-    assert choose_epochs(peer, tensors, targets, group, seed=0) == Planned.best
+    assert peer.choose_epochs(tensors, targets, group, seed=0) == Planned.best
     silent = dataclasses.replace(
         targets, centred=np.zeros_like(targets.centred)
     )  # no gene varies: nothing to score
-    assert choose_epochs(peer, tensors, silent, group, seed=0) == 20
+    assert peer.choose_epochs(tensors, silent, group, seed=0) == 20
 
 
 def test_every_row_is_visited_once_an_epoch_and_a_lone_rest_is_left_out() -> None:
@@ -247,20 +244,11 @@ def test_every_row_is_visited_once_an_epoch_and_a_lone_rest_is_left_out() -> Non
         assert not network.training
         ends.append(len(seen))
 
-    train_network(
-        network, loss, torch.arange(11), Schedule(epochs=3, batch_size=4), seed=(0,), after_epoch=after
-    )
+    train_network(network, loss, 11, Schedule(epochs=3, batch_size=4), seed=(0,), after_epoch=after)
     assert ends == [3, 6, 9]
     epochs = [[row for rows in seen[i : i + 3] for row in rows] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     seen.clear()
-    train_network(network, loss, torch.arange(9), Schedule(epochs=1, batch_size=4), seed=(0,))
+    train_network(network, loss, 9, Schedule(epochs=1, batch_size=4), seed=(0,))
     assert [len(rows) for rows in seen] == [4, 4]
-
-
-def test_names_are_unique_and_peers_get_a_verdict() -> None:
-    names = [method.name for method in (*BASELINES, *METHODS)]
-    assert len(set(names)) == len(names)
-    assert not any(method.is_reference for method in METHODS)
-    assert all(method.is_seeded for method in METHODS)
