@@ -292,7 +292,8 @@ def test_the_loss_of_counts_differs_from_the_likelihood_by_what_does_not_depend_
 
 
 @pytest.mark.parametrize("method", MLPS, ids=lambda m: m.name)
-def test_small_networks_find_a_planted_signal(method: Method) -> None:
+def test_small_networks_find_a_planted_signal(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_N_MEMBERS", 1)
     fold, truth = cohort_task()
     prediction = predict(method, fold)
     expected = np.log(truth.rate[:, :CONSTANT])

@@ -42,7 +42,7 @@ def correlations(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.array([stats.pearsonr(a, b).statistic for a, b in zip(truth.T, prediction.T, strict=True)])
 
 
-def of_set(scores: tuple[SetScore, ...], name: str) -> SetScore:
+def of_set(scores: list[SetScore], name: str) -> SetScore:
     (found,) = (score for score in scores if score.gene_set == name)
     return found
 
@@ -89,7 +89,7 @@ def test_hest_board_pools_the_spots_of_all_test_sections(data: FoldData, scores:
     raw = np.concatenate([np.log1p(t.counts.toarray()[:, columns]) for t in data.truths.values()])
     prediction = np.concatenate([first_feature(data.task, i)[:, columns] for i in range(2)])
     assert scores.hest.means["pearson"] == pytest.approx(correlations(raw, prediction).mean(), rel=1e-4)
-    assert (scores.hest.scale, scores.hest.n_genes) == ("log1p(CP10k)", len(columns))
+    assert scores.hest.n_genes == len(columns)
     by_section = np.mean(
         [
             correlations(raw[rows], prediction[rows]).mean()
@@ -111,7 +111,6 @@ def test_a_raw_scale_prediction_goes_to_the_hest_board_alone(data: FoldData, sco
     raw = np.concatenate([np.log1p(t.counts.toarray()[:, columns]) for t in data.truths.values()])
     expected = correlations(raw, np.concatenate(list(noise.values())))
     assert found.hest.means["pearson"] == pytest.approx(expected.mean(), rel=1e-4)
-    assert found.hest.scale == "log1p(raw)"
     for section, table in found.genes.items():
         pd.testing.assert_frame_equal(table, scores.genes[section])
 
@@ -168,20 +167,17 @@ def test_predictions_that_cannot_be_scored_are_refused(data: FoldData) -> None:
             score_fold(data, "mine", predictions, is_reference=False)
 
     plain = dict(FirstFeature().fit_predict(data.task, seed=0))
-    refused({"S3": plain["S3"]}, "'mine' predicted nothing for S4")
+    refused({"S3": plain["S3"]}, "'mine'.* S4")
     short = MethodPrediction(expression=plain["S4"].expression[:-1])
-    refused({**plain, "S4": short}, "'mine' has 48 spots, the section 49")
+    refused({**plain, "S4": short}, r"'mine' has shape \(48, .*\(49, ")
     nan = plain["S3"].expression.copy()
     nan[2, 3] = np.nan
-    refused({**plain, "S3": MethodPrediction(expression=nan)}, "'mine'.*1 values of .* NaN")
+    refused({**plain, "S3": MethodPrediction(expression=nan)}, "'mine' has 1 of .* NaN")
     n_genes = len(data.task.genes.genes)
-    refused(
-        counts_like(data, theta=np.zeros(n_genes, dtype=np.float32)),
-        f"'mine'.*theta holds {n_genes} values.*not finite and positive",
-    )
+    refused(counts_like(data, theta=np.zeros(n_genes, dtype=np.float32)), "theta of 'mine'")
     few = {"rate": np.ones((45, 3), dtype=np.float32), "theta": np.ones(3, dtype=np.float32)}
-    refused(counts_like(data, **few), r"rate has shape \(45, 3\), not .*theta has shape \(3,\), not")
-    refused(counts_like(data, lower=0.6, upper=0.9), "quantiles 0.6 and 0.9, not on both sides of 0.5")
+    refused(counts_like(data, **few), rf"rate of 'mine'.*\(45, {n_genes}\)")
+    refused(counts_like(data, lower=0.6, upper=0.9), "0.6 and 0.9 of 'mine'")
 
 
 def test_digest_knows_every_number(data: FoldData) -> None:

@@ -9,8 +9,7 @@ import torch
 from method_cohorts import CONSTANT, cohort_task, permuted, section, task, unmeasured
 from scipy import stats
 
-from spam.benchmarking import spam_method
-from spam.evaluation import ALL_METHODS, FoldTask, MethodPrediction
+from spam.evaluation import ALL_METHODS, FoldTask, MethodPrediction, spam_method
 from spam.evaluation.spam_method import ABLATIONS, SpamMethod, choose_methods
 from spam.training.finetuning import FinetuneReport
 

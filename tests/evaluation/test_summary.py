@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spam.benchmarking.cells import Cell, Failure
-from spam.evaluation.boards import SetScore
+from spam.evaluation.boards import PairedDifference, SetScore
 from spam.evaluation.folds import Fold
 from spam.evaluation.metrics import Interval
-from spam.evaluation.summary import PairedDifference, compare, score_table, summarise, unit_kind
+from spam.evaluation.runs import FoldScores, RunResult
+from spam.evaluation.summary import compare, score_table, summarise, unit_kind
 
 DONORS = {"A1": "a", "A2": "a", "A3": "a", "B1": "b", "B2": "b", "C1": "c"}
 FOLDS = [Fold(name=s, train=tuple(t for t in DONORS if t != s), test=(s,)) for s in DONORS]
@@ -21,7 +21,6 @@ def set_score(method: str, gene_set: str, *, is_reference: bool, **means: float)
         predictor=method,
         is_reference=is_reference,
         gene_set=gene_set,
-        scale="log1p(CP10k)",
         n_genes=11,
         n_missing=2,
         means=means,
@@ -31,22 +30,20 @@ def set_score(method: str, gene_set: str, *, is_reference: bool, **means: float)
 
 def cell(
     method: str, fold: str, section: str, seed: int, *, is_reference: bool, value: float, nll: float
-) -> Cell:
+) -> RunResult:
     scores = (
         set_score(method, "HVG-50", is_reference=is_reference, pearson=value),
         set_score(method, "HVG-250", is_reference=is_reference, pearson=value / 2),
         set_score(method, "all", is_reference=is_reference, pearson=value / 3, nll=nll),
     )
-    return Cell(
+    hest = set_score(method, "hest-50", is_reference=is_reference, pearson=value / 4)
+    return RunResult(
         fold=fold,
         method=method,
         seed=seed,
         is_reference=is_reference,
         seconds=1.0,
-        peak_mb=None,
-        sections={section: scores},
-        hest=set_score(method, "hest-50", is_reference=is_reference, pearson=value / 4),
-        prediction_sha256="",
+        scores=FoldScores(sections={section: scores}, hest=hest, genes={}),
     )
 
 
@@ -141,15 +138,7 @@ def test_only_sections_that_both_have_are_compared() -> None:
 
 
 def test_cells_that_failed_are_in_no_row() -> None:
-    failed = Cell(
-        fold="A1",
-        method="x",
-        seed=0,
-        is_reference=True,
-        seconds=0.1,
-        peak_mb=None,
-        failure=Failure(kind="E", message="m"),
-    )
+    failed = RunResult(fold="A1", method="x", seed=0, is_reference=True, seconds=0.1, failure="m")
     assert set(score_table([*CELLS, failed], FOLDS, DONORS)["method"]) == {
         "tuned ridge",
         "rival idea",
@@ -201,56 +190,43 @@ def test_blocks_are_the_units_of_a_lone_section_and_weigh_the_same_in_their_sect
     assert top.interval.mean == pytest.approx(((0 + 0.1 + 0.4) / 3 + (0.9 + 1.6) / 2) / 2)
 
 
+NOT_DONORS, NOT_SECTIONS = "no evidence for other donors", "no evidence for other sections or donors"
+
+
 @pytest.mark.parametrize(
-    ("unit", "n_units", "bounds", "words"),
+    ("unit", "n_units", "bounds", "words", "scope"),
     [
-        (
-            "donors",
-            3,
-            (0.1, 0.2),
-            "mine beats it on HVG-50 pearson: +0.150 (95% bootstrap over 3 donors: +0.100 to +0.200; so few "
-            "donors say little about others)",
-        ),
-        (
-            "donors",
-            6,
-            (0.1, 0.2),
-            "mine beats it on HVG-50 pearson: +0.150 (95% bootstrap over 6 donors: +0.100 to +0.200)",
-        ),
-        (
-            "sections",
-            2,
-            (-0.1, 0.2),
-            "mine does not beat it on HVG-50 pearson: +0.150 (95% bootstrap over 2 sections: -0.100 to +0.200; not over "
-            "donors, so this says nothing about other donors)",
-        ),
-        (
-            "blocks",
-            5,
-            (0.1, 0.2),
-            "mine beats it on HVG-50 pearson: +0.150 (95% bootstrap over 5 blocks: +0.100 to +0.200; one section, so this "
-            "says nothing about other sections or donors)",
-        ),
-        (
-            "sections",
-            1,
-            (math.nan, math.nan),
-            "mine cannot be told to beat it on HVG-50 pearson: +0.150 (one section, so no interval; not over donors, so this "
-            "says nothing about other donors)",
-        ),
-        (
-            "donors",
-            0,
-            (math.nan, math.nan),
-            "mine and it have no test section with a HVG-50 pearson in common",
-        ),
+        ("donors", 3, (0.1, 0.2), "beats", "too few donors"),
+        ("donors", 6, (0.1, 0.2), "beats", ""),
+        ("sections", 2, (-0.1, 0.2), "does not beat", NOT_DONORS),
+        ("blocks", 5, (0.1, 0.2), "beats", NOT_SECTIONS),
+        ("genes", 50, (0.1, 0.2), "beats", NOT_SECTIONS),
+        ("genes", 50, (-0.2, -0.1), "does not beat", NOT_SECTIONS),
+        ("sections", 1, (math.nan, math.nan), "cannot be compared", "one section, so no interval"),
+        ("donors", 0, (math.nan, math.nan), "no HVG-50 pearson in common", ""),
     ],
 )
-def test_a_verdict_says_what_its_interval_does_not_cover(
-    unit: str, n_units: int, bounds: tuple[float, float], words: str
+def test_a_verdict_states_the_scope_of_its_interval(
+    unit: str, n_units: int, bounds: tuple[float, float], words: str, scope: str
 ) -> None:
-    interval = Interval(mean=0.15, lower=bounds[0], upper=bounds[1], level=0.95, n_units=n_units)
+    interval = Interval(mean=0.15, lower=bounds[0], upper=bounds[1], n_units=n_units)
     d = PairedDifference(
         method="mine", other="it", gene_set="HVG-50", score="pearson", difference=interval, unit=unit
     )
-    assert d.sentence() == words
+    assert words in d.sentence()
+    assert scope in d.sentence()
+    assert d.is_better == (words == "beats")
+    assert ("evidence" in d.sentence()) == ("evidence" in scope or (unit, n_units) == ("sections", 1))
+    if n_units > 1:
+        assert (
+            f"+0.150 (95% bootstrap over {n_units} {unit}: {bounds[0]:+.3f} to {bounds[1]:+.3f}"
+            in d.sentence()
+        )
+
+
+def test_a_smaller_likelihood_loss_is_better() -> None:
+    interval = Interval(mean=-0.15, lower=-0.2, upper=-0.1, n_units=7)
+    d = PairedDifference(
+        method="a", other="b", gene_set="all", score="nll", difference=interval, unit="donors"
+    )
+    assert d.is_better

@@ -11,14 +11,13 @@ from benchmark_lab import FirstFeature, Noisy, TrainingMean, make_store
 from cohorts import add_section
 from scipy import stats
 
-from spam.benchmarking import benchmark
 from spam.cli.benchmark import BENCHMARK
-from spam.evaluation import ALL_METHODS, BenchmarkReport
+from spam.evaluation import ALL_METHODS, BenchmarkReport, benchmark
 from spam.evaluation.spam_method import choose_methods
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
 
-FILES = ["benchmark.md", "benchmark.json", "genes.csv", "scores.png", "cost.png"]
+FILES = ["benchmark.md", "benchmark.json", "genes.csv", "scores.png"]
 
 
 def options(store: Path, out: Path, **changes: object) -> BenchmarkConfig:
@@ -44,12 +43,11 @@ def written(report: BenchmarkReport) -> Path:
 
 def test_everything_is_written(report: BenchmarkReport, written: Path) -> None:
     assert [path.name for path in report.files] == FILES
-    assert {path.name for path in written.iterdir()} == {*FILES, "run.json", "cells"}
-    for name in ("scores.png", "cost.png"):
-        assert (written / name).read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in written.iterdir()} == {*FILES, "run.json", "runs"}
+    assert (written / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_shows_verdict_scores_and_cost(report: BenchmarkReport, written: Path) -> None:
+def test_the_page_shows_verdicts_and_scores(report: BenchmarkReport, written: Path) -> None:
     page = (written / "benchmark.md").read_text(encoding="utf-8")
     (verdict,) = report.verdicts
     assert f"- {verdict}." in page
@@ -83,12 +81,10 @@ def test_the_numbers_say_where_they_come_from_without_a_folder_of_this_machine(
     assert values["config"]["store"] == "c.zarr"
     assert values["data_sha256"] == report.data_sha256
     assert {"spam-st", "torch", "numpy", "python"} <= set(values["software"])
-    assert values["hardware"]["cpus"] >= 1
     assert values["unit"] == "donors"
     assert len(values["scores"]) == len(report.scores)
     assert values["features"]["keys"] == ["tiny_112um", "tiny_224um"]
-    costs = {cost["method"]: cost["seconds"] for cost in values["costs"]}
-    assert set(costs) == {"depth null", "first feature", "tuned ridge", "noisy"}
+    assert set(values["seconds"]) == {"depth null", "first feature", "tuned ridge", "noisy"}
     assert str(written) not in (written / "run.json").read_text(encoding="utf-8")
 
 
@@ -103,10 +99,8 @@ def test_genes_are_averaged_over_test_sections(store: Path, written: Path) -> No
         counts = section.counts().toarray()
         expression = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
         feature = section.features("tiny_112um")[:, 0]
-        cell = next((written / "cells").glob(f"{fold}-*/first-feature-*/seed-0.npz"))
-        with np.load(cell) as arrays:
-            index = list(arrays["sections"]).index(name)
-            chosen[fold] = set(arrays[f"{index}.genes"])
+        path = next((written / "runs").glob(f"{fold}-*/first-feature-*/seed-0.json"))
+        chosen[fold] = set(json.loads(path.read_text(encoding="utf-8"))["scores"]["genes"][name]["gene"])
         for gene, values in zip(section.genes, expression.T, strict=True):
             if gene in chosen[fold]:
                 scores.setdefault(gene, []).append(stats.pearsonr(values, feature).statistic)
@@ -127,8 +121,8 @@ def test_a_lone_section_is_tested_block_by_block(tmp_path: Path) -> None:
     assert [fold.name for fold in report.folds] == [f"S1 block {i}" for i in range(1, 6)]
     assert report.find("tuned ridge", "HVG-50", "pearson").interval.n_units == 5
     page = (tmp_path / "r" / "benchmark.md").read_text(encoding="utf-8")
-    assert "There is one section, so no interval says anything about other sections or donors" in page
-    assert "training spots lie at least 158 µm from test spots" in page
+    assert "no evidence for other sections or donors" in page
+    assert "158 µm" in page
 
 
 def test_every_option_changes_something(store: Path, report: BenchmarkReport, tmp_path: Path) -> None:
