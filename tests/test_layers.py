@@ -20,8 +20,7 @@ ABOVE |= {
     "sharing",
     "exchange",
     "adaptation",
-    "benchmarking",
-    "hest",
+    "hest_tasks",
 }
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
@@ -44,9 +43,8 @@ ARROWS: dict[str, set[str]] = {
     "models": {"schemas", "graphs"},
     "training": {"schemas", "store", "graphs", "models"},
     "prediction": {"schemas", "store", "graphs", "models", "training"},
-    "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction"},
-    "benchmarking": {"schemas", *MODEL_SIDE, "reports"},
-    "hest": {"schemas", *SLIDE_SIDE, "exchange", "models"},
+    "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
+    "hest_tasks": {"schemas", *SLIDE_SIDE, "exchange", "models", "evaluation"},
     "reports": {"schemas", "models"},
     "sharing": {"schemas", "store"},
     "exchange": {"schemas", "sections", "store"},
@@ -68,7 +66,7 @@ PLACES = {
     "fsspec": ("spam/store/", "spam/sharing/"),
     "huggingface_hub": ("spam/encoders/", "spam/sharing/"),
     "matplotlib": ("spam/reports/",),
-    "sklearn": ("spam/hest/recipe.py",),
+    "sklearn": ("spam/evaluation/hest_probe.py",),
     "typer": ("cli/",),
     "click": (),
     "cli": (),
@@ -82,10 +80,10 @@ LATE_IMPORTS = {
     ("spam/encoders/hub_access.py", "spam.encoders.describing"),
     ("spam/encoders/lora.py", "peft"),
     ("spam/tiles/stain.py", "torchstain.numpy.normalizers"),
-    ("spam/hest/recipe.py", "sklearn.decomposition"),
-    ("spam/hest/recipe.py", "sklearn.linear_model"),
-    ("spam/hest/recipe.py", "sklearn.pipeline"),
-    ("spam/hest/recipe.py", "sklearn.preprocessing"),
+    ("spam/evaluation/hest_probe.py", "sklearn.decomposition"),
+    ("spam/evaluation/hest_probe.py", "sklearn.linear_model"),
+    ("spam/evaluation/hest_probe.py", "sklearn.pipeline"),
+    ("spam/evaluation/hest_probe.py", "sklearn.preprocessing"),
 }
 # Imports by name escape this test; these need them, and say why.
 DYNAMIC_IMPORTS = {
