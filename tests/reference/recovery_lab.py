@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.benchmarking.fold_data import FoldData, build_fold
-from spam.benchmarking.fold_sides import FoldSides
-from spam.benchmarking.folds import Fold
-from spam.benchmarking.task import FoldTask
+from spam.evaluation.folds import FoldData, build_fold
+from spam.evaluation.folds import FoldSides
+from spam.evaluation.folds import Fold
+from spam.evaluation import FoldTask
 from spam.graphs import spatial_knn_graph
 from spam.models.checkpoint import read_checkpoint, weights_of
 from spam.models.reliability import HeldOut
