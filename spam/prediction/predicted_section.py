@@ -12,7 +12,7 @@ import pandas as pd
 
 from spam.atomic import replacing
 from spam.models.reliability import FALSE_DISCOVERY_RATE
-from spam.schemas.tile_quality import TileFlag, flag_column
+from spam.schemas.tile_spec import TileFlag, flag_column
 from spam.typing import Array, Bool, Float, Float32, Float64, Shaped
 
 from .kriging import ResidualField

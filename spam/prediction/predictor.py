@@ -18,7 +18,7 @@ from spam.models.rate_path import PER, Baselines, RatePath, log_rate_of
 from spam.models.reliability import AppearanceBank, HeldOut
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS
+from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
 from spam.typing import Array, Bool, Float32
