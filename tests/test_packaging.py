@@ -54,7 +54,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
         for package, folder in FOLDERS.items()
         for file in (ROOT / folder).rglob("*.py")
     }
-    expected |= {"spam/py.typed", "spam/encoders/cards.toml", "spam/schemas/licences.toml"}
+    expected |= {
+        "spam/py.typed",
+        "spam/encoders/cards.toml",
+        "spam/encoders/layouts.toml",
+        "spam/schemas/licences.toml",
+    }
     assert {name for name in wheel.namelist() if name.startswith("spam/")} == expected
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "spam = spam.cli:main" in wheel.read(entry).decode()

@@ -21,8 +21,8 @@ from spam.models.rate_path import PER
 from spam.prediction import PredictedSection, Predictor, predictor, write_predictions, write_table
 from spam.schemas.store_config import PackConfig
 from spam.schemas.tile_spec import MEASURES
-from spam.store.packing import pack
 from spam.store import open_store
+from spam.store.packing import pack
 from spam.store.sealing import write_sealed
 
 ARRAYS = ("expression", "mu", "theta", "pi", "lower", "upper")

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.evaluation.folds import FoldData, build_fold
-from spam.evaluation.folds import FoldSides
-from spam.evaluation.folds import Fold
 from spam.evaluation import FoldTask
+from spam.evaluation.folds import Fold, FoldData, FoldSides, build_fold
 from spam.graphs import spatial_knn_graph
 from spam.models.checkpoint import read_checkpoint, weights_of
 from spam.models.reliability import HeldOut

@@ -100,8 +100,18 @@ def test_figures_equal_the_slow_way_whatever_the_training_loss() -> None:
 
 
 GOOD = PairHealth(
-    **{"pair": "gene", "loss": 2.0, "ln_batch": 4.0, "train_loss": 1.5, "train_ln_batch": 4.2, "k": 10},
-    **{"recall": 0.5, "recall_back": 0.4, "chance": 0.1, "n": 100, "image_rank": 31.0, "other_rank": 29.0},
+    pair="gene",
+    loss=2.0,
+    ln_batch=4.0,
+    train_loss=1.5,
+    train_ln_batch=4.2,
+    k=10,
+    recall=0.5,
+    recall_back=0.4,
+    chance=0.1,
+    n=100,
+    image_rank=31.0,
+    other_rank=29.0,
     dim=64,
 )
 AT_CHANCE = {"loss": 4.01, "recall": 0.11, "recall_back": 0.09}

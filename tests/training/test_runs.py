@@ -134,20 +134,44 @@ def test_the_resolved_configuration_lies_beside_the_checkpoints(cohort: Path, tm
 
 
 CHANGES = {
-    **{"sections": ("S1", "S2", "S4"), "val_sections": ("S1",), "tile_um": (112.0,), "epochs": 1},
-    **{"batch_size": 17, "lr": 3e-3, "weight_decay": 0.5, "dropout": 0.3, "k": 4, "n_components": 7},
-    **{"use_hvg": False, "n_top_genes": 13, "seed": 1, "amp": True},
+    "sections": ("S1", "S2", "S4"),
+    "val_sections": ("S1",),
+    "tile_um": (112.0,),
+    "epochs": 1,
+    "batch_size": 17,
+    "lr": 3e-3,
+    "weight_decay": 0.5,
+    "dropout": 0.3,
+    "k": 4,
+    "n_components": 7,
+    "use_hvg": False,
+    "n_top_genes": 13,
+    "seed": 1,
+    "amp": True,
 }
 PRETRAIN_CHANGES = {
     **CHANGES,
-    **{"mode": "img-gene", "proj_dim": 8, "temperature": 0.3, "mixing": 0.1, "targets": "soft"},
-    **{"mask_neighbours": True, "balance_donors": True},
+    "mode": "img-gene",
+    "proj_dim": 8,
+    "temperature": 0.3,
+    "mixing": 0.1,
+    "targets": "soft",
+    "mask_neighbours": True,
+    "balance_donors": True,
 }
 SHORT_FINETUNE = {"epochs": 1, "members": 1}  # the run that changes of options are compared with
 FINETUNE_CHANGES = {
     **CHANGES,
-    **{"epochs": 2, "members": 2, "path": "ridge", "attend": "references", "fuse_dim": 12, "heads": 2},
-    **{"merge": "concat-proj", "likelihood": "nb", "n_neighbours": 3, "n_references": 3},
+    "epochs": 2,
+    "members": 2,
+    "path": "ridge",
+    "attend": "references",
+    "fuse_dim": 12,
+    "heads": 2,
+    "merge": "concat-proj",
+    "likelihood": "nb",
+    "n_neighbours": 3,
+    "n_references": 3,
 }
 # They name paths, decide the speed or what is stored, or choose among features that this cohort does not have.
 WITHOUT_EFFECT = {
