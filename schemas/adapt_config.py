@@ -24,7 +24,10 @@ class AdaptConfig(PretrainConfig):
         "training objective: contrastive alignment with expression and neighbourhood, or prediction of expression",
     )
     epochs: int = option(
-        10, "passes over the tiles of the training spots; each takes a few times as long as `spam embed`"
+        10,
+        "passes over the tiles of the training spots; each takes a few times as long as `spam embed`",
+        limits=">=1",
+        panel="Training",
     )
     lora_r: int = option(16, "rank of the update of a layer", limits=">=1")
     lora_alpha: float = option(32.0, "scale of the update: it is multiplied by alpha / rank", limits=">0")
