@@ -23,8 +23,8 @@ from spam.schemas.adapter_card import AdapterCard
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.store import open_store, readable_spots
-from spam.training.loop import NOT_IN_DIGEST, Run, fit
-from spam.training.training_set import TrainingSet, build_training_set
+from spam.training.loop import Run, fit
+from spam.training.training_set import NOT_IN_DIGEST, TrainingSet, build_training_set
 from spam.typing import Array, Int64
 from spam.versions import software_versions
 
