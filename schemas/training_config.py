@@ -126,7 +126,7 @@ class FinetuneConfig(TrainingConfig):
     )
     attend: Literal["none", "neighbours", "references", "both"] = option(
         "none",
-        "cross-attention to spatial neighbours, to similar spots of other sections, or both",
+        "cross-attention to spatial neighbours, to similar spots of other sections (needs --with-bank), or both",
         panel="Model",
     )
     fuse_dim: int = option(
@@ -134,7 +134,7 @@ class FinetuneConfig(TrainingConfig):
     )
     heads: int = option(4, "attention heads; must divide --fuse-dim", limits=">=1", panel="Model")
     merge: Literal["gated-sum", "concat-proj"] = option(
-        "gated-sum", "fusion of the attended image, coordinate and gene parts", panel="Model"
+        "gated-sum", "how image, neighbours and references are merged", panel="Model"
     )
     likelihood: Literal["zinb", "nb", "poisson"] = option(
         "zinb", "distribution of the raw counts", panel="Model"

@@ -243,7 +243,8 @@ def partner_rank(a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"]) -
     """
     unit_a, unit_b = _unit(a), _unit(b)
     ranks = []
-    for rows in torch.arange(len(a), device=a.device).split(_CHUNK_ROWS):
+    for start in range(0, len(a), _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
         own = (unit_a[rows] * unit_b[rows]).sum(1, keepdim=True)
         ranks.append((unit_a[rows] @ unit_b.T >= own - _TIE).sum(1))
     return torch.cat(ranks)

@@ -31,12 +31,12 @@ _LEARNED = 0.97  # an untrained network lies within a few percent of ln(batch)
 _COLLAPSED = 2.0  # an embedding of fewer effective dimensions has collapsed to a point or a line
 
 
-def _others(embedded: Embeddings) -> dict[Pair, torch.Tensor]:
-    pairs: dict[Pair, torch.Tensor | None] = {"gene": embedded.gene, "coord": embedded.coord}
+def _others(embedded: Embeddings) -> dict[str, torch.Tensor]:
+    pairs = {"gene": embedded.gene, "coord": embedded.coord}
     return {pair: other for pair, other in pairs.items() if other is not None}
 
 
-def pair_losses(embedded: Embeddings, config: PretrainConfig) -> dict[Pair, torch.Tensor]:
+def pair_losses(embedded: Embeddings, config: PretrainConfig) -> dict[str, torch.Tensor]:
     """Plain InfoNCE of the image with each other embedding that the mode makes."""
     settings = {"temperature": config.temperature, "mixing": config.mixing}
     return {pair: info_nce(embedded.image, other, **settings) for pair, other in _others(embedded).items()}
@@ -57,7 +57,7 @@ def training_losses(
     expression: Float[torch.Tensor, "b n_genes"],
     weights: csr_matrix,
     rows: Int64[Array, " b"],
-) -> dict[Pair, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Losses that are minimised, as ``--targets`` and ``--mask-neighbours`` define them.
 
     Parameters
