@@ -21,6 +21,7 @@ RULES = {
     "whoami": ("GET", "/api/whoami-v2"),
     "create": ("POST", "/api/repos/create"),
     "validate": ("POST", "/api/validate-yaml"),
+    "main": ("GET", API),
     "info": ("GET", f"{API}/revision/<path:revision>"),
     "tree": ("GET", f"{API}/tree/<revision>"),
     "tree_below": ("GET", f"{API}/tree/<revision>/<path:path>"),
@@ -124,6 +125,9 @@ class HubServer(CountingServer):
 
     def _validate(self, request: Request) -> Any:
         return {"warnings": [], "errors": []}
+
+    def _main(self, request: Request, repository: Repository) -> Any:
+        return self._info(request, repository, "main")
 
     def _info(self, request: Request, repository: Repository, revision: str) -> Any:
         commit = commit_of(repository, revision)

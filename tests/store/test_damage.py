@@ -39,7 +39,9 @@ def full(tmp_path_factory, add, make_feature_meta, make_graph, fill) -> Path:
     folder = tmp_path_factory.mktemp("full") / "cohort.zarr"
     section = add(create_store(folder))
     rows = np.arange(65, dtype=np.float32).reshape(13, 5)
-    fill(section.feature_writer(make_feature_meta(key=f"{KEY}_quality", origin="quality", dim=4)), rows[:, :4])
+    fill(
+        section.feature_writer(make_feature_meta(key=f"{KEY}_quality", origin="quality", dim=4)), rows[:, :4]
+    )
     fill(section.feature_writer(make_feature_meta()), rows)
     section.write_graph("spatial", make_graph())
     section.feature_writer(make_feature_meta(key="begun_1px")).write(slice(0, 3), rows[:3])
@@ -144,7 +146,9 @@ def test_verify_reads_a_packed_store(copy, tmp_path):
 def test_damaged_file_is_an_error_when_it_is_read(copy, part, read, damage):
     chunk = next(path for path in sorted((copy / "C2" / part / "c").rglob("*")) if path.is_file())
     content = bytearray(chunk.read_bytes())
-    message = {"gone": "missing", "short": f"has {len(content) - 1} bytes", "flipped": "SHA-256|checksum"}[damage]
+    message = {"gone": "missing", "short": f"has {len(content) - 1} bytes", "flipped": "SHA-256|checksum"}[
+        damage
+    ]
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content[:-1] if damage == "short" else content)
     if damage == "gone":
@@ -190,7 +194,9 @@ def test_features_replaced_while_they_are_read(copy, make_feature_meta, fill, mo
 
 @given(data=st.data())
 def test_any_changed_byte_of_an_index_is_found(data):
-    content = sealed({"attributes": {"spam": {"meta": {"name": "µ", "n": 13}, "files": {"a/c/0": 1}}}, "b": []})
+    content = sealed(
+        {"attributes": {"spam": {"meta": {"name": "µ", "n": 13}, "files": {"a/c/0": 1}}}, "b": []}
+    )
     place, flip = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(1, 255))
     changed = bytearray(content)
     changed[place] ^= flip
@@ -212,10 +218,15 @@ def test_index_names_every_file_with_its_size_and_digest(full):
     expected = {}
     for path in (p for p in (full / "C2").rglob("*") if p.is_file() and "begun_1px" not in p.parts):
         content = path.read_bytes()
-        expected[path.relative_to(full / "C2").as_posix()] = (len(content), hashlib.sha256(content).hexdigest())
+        expected[path.relative_to(full / "C2").as_posix()] = (
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+        )
     del expected["zarr.json"]
     assert found == expected
-    assert set(index.nodes) == {name.removesuffix("/zarr.json") for name in expected if name.endswith("zarr.json")}
+    assert set(index.nodes) == {
+        name.removesuffix("/zarr.json") for name in expected if name.endswith("zarr.json")
+    }
     assert index.children("X") == ["data", "indices", "indptr"]
     assert set(index.below("X/dat", "X/data")) == {"X/data/zarr.json", "X/data/c/0"}
     rows = sorted((path, *entry) for path, entry in expected.items() if path.split("/")[0] in ("obs", "X"))
@@ -257,7 +268,10 @@ FORGED = {
     "negative size": (lambda d: entry(d).update(n_bytes=-1), "no size"),
     "size of text": (lambda d: entry(d).update(n_bytes="9"), "no size"),
     "path as digest": (lambda d: entry(d).update(sha256="../" * 21 + "x"), "no size and SHA-256"),
-    "path outside": (lambda d: d["attributes"]["spam"]["files"].update({"../a": entry(d)}), r"'\.\./a' is no path"),
+    "path outside": (
+        lambda d: d["attributes"]["spam"]["files"].update({"../a": entry(d)}),
+        r"'\.\./a' is no path",
+    ),
     "absolute path": (lambda d: d["attributes"]["spam"]["files"].update({"/a": entry(d)}), "'/a' is no path"),
     "backslash": (lambda d: d["attributes"]["spam"]["files"].update({"a\\b": entry(d)}), "is no path"),
     "own index": (lambda d: d["attributes"]["spam"]["files"].update({"zarr.json": entry(d)}), "is no path"),
@@ -285,8 +299,14 @@ def test_forged_index_is_refused_on_opening(copy, reseal, edit, message):
 @pytest.mark.parametrize(
     ("edit", "read"),
     [
-        (lambda d: node(f"obsm/{KEY}")(d)["attributes"]["spam"]["meta"].update(dim=6), lambda s: s.features(KEY)),
-        (lambda d: node(f"obsm/{KEY}")(d)["attributes"]["spam"]["meta"].pop("dim"), lambda s: s.features(KEY)),
+        (
+            lambda d: node(f"obsm/{KEY}")(d)["attributes"]["spam"]["meta"].update(dim=6),
+            lambda s: s.features(KEY),
+        ),
+        (
+            lambda d: node(f"obsm/{KEY}")(d)["attributes"]["spam"]["meta"].pop("dim"),
+            lambda s: s.features(KEY),
+        ),
         (lambda d: node(f"obsm/{KEY}")(d).update(shape=[14, 5]), lambda s: s.features(KEY)),
         (lambda d: node(f"obsm/{KEY}")(d).update(data_type="float32"), lambda s: s.features(KEY)),
         (lambda d: node(f"obsm/{KEY}")(d)["codecs"].pop(), lambda s: s.features(KEY)),

@@ -77,7 +77,11 @@ def test_section_comes_back(store, add, make_meta, make_tables, changes):
 @settings(deadline=None, max_examples=8)
 def test_any_text_comes_back(add, ids, label, donor):
     with tempfile.TemporaryDirectory() as folder:
-        texts = {"ids": np.array(ids, dtype=object), "obs": {"label": np.full(len(ids), label)}, "donor": donor}
+        texts = {
+            "ids": np.array(ids, dtype=object),
+            "obs": {"label": np.full(len(ids), label)},
+            "donor": donor,
+        }
         section = add(create_store(Path(folder)), n_spots=len(ids), **texts)
         assert section.ids.tolist() == ids
         assert set(section.obs["label"]) == {label}
@@ -93,7 +97,9 @@ def test_some_genes_are_columns_of_all_counts(add, picked, seed):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("spam.store.writing._CHUNK_ENTRIES", 5)
         patch.setattr("spam.store.writing._MOST_CHUNKS", 99)
-        section = add(create_store(Path(folder)), n_spots=17, n_genes=11, counts=counts.astype(np.int64), obs={})
+        section = add(
+            create_store(Path(folder)), n_spots=17, n_genes=11, counts=counts.astype(np.int64), obs={}
+        )
         found = section.counts([f"GENE{gene}" for gene in picked])
     assert found.format == "csr"
     np.testing.assert_array_equal(found.toarray(), counts.toarray()[:, picked])
@@ -115,11 +121,20 @@ def test_lab_section_is_added_and_replaced_only_on_purpose(store, make_graph, ma
     del tables["overview"]
     lab = lab_section("C2", donor="d1", mpp=0.5, **(tables | {"xy_um": tables["xy_px"] * 0.5}))
     image = np.full((3, 5, 3), 7, np.uint8)
-    given_once = {"slide_size_px": (1009, 907), "licence": "CC-BY-4.0", "overview": Overview(image=image, scale=0.1)}
+    given_once = {
+        "slide_size_px": (1009, 907),
+        "licence": "CC-BY-4.0",
+        "overview": Overview(image=image, scale=0.1),
+    }
     section = store.add_section(lab, **given_once)
     meta = section.meta
     assert (meta.name, meta.donor, meta.n_spots, meta.n_genes, meta.has_counts) == ("C2", "d1", 13, 7, True)
-    assert (meta.mpp, meta.mpp_source, meta.slide_width_px, meta.slide_height_px) == (0.5, "option", 1009, 907)
+    assert (meta.mpp, meta.mpp_source, meta.slide_width_px, meta.slide_height_px) == (
+        0.5,
+        "option",
+        1009,
+        907,
+    )
     assert meta.spots_sha256 == spots_digest(lab.ids, lab.xy_px)
     assert meta.licence == "CC-BY-4.0"
     assert_holds(section, meta, {**tables, "xy_um": lab.xy_um, "overview": (image, 0.1)})
@@ -129,7 +144,13 @@ def test_lab_section_is_added_and_replaced_only_on_purpose(store, make_graph, ma
     replaced = store.add_section(lab, slide_size_px=None, licence=None, overview=None, is_overwrite=True)
     assert (replaced.graph_keys, replaced.overview(), replaced.meta.slide_width_px) == ((), None, None)
     assert not (store.folder / ".unfinished").exists()
-    for name, obs in (("a/b", {}), ("", {}), (".x", {}), ("D1", {"_index": lab.xy_px[:, 0]}), ("D1", {"a/b": lab.ids})):
+    for name, obs in (
+        ("a/b", {}),
+        ("", {}),
+        (".x", {}),
+        ("D1", {"_index": lab.xy_px[:, 0]}),
+        ("D1", {"a/b": lab.ids}),
+    ):
         bad = lab_section(name, ids=lab.ids, xy_px=lab.xy_px, obs=obs)
         with pytest.raises(StoreError, match="cannot be stored"):
             store.add_section(bad, slide_size_px=None, licence=None, overview=None)
@@ -190,7 +211,9 @@ def test_what_is_no_store_is_refused(tmp_path):
         open_store(tmp_path / "missing")
 
 
-@pytest.mark.parametrize(("version", "advice"), [(3, "pip install --upgrade"), (1, "spam embed"), ("2", "upgrade")])
+@pytest.mark.parametrize(
+    ("version", "advice"), [(3, "pip install --upgrade"), (1, "spam embed"), ("2", "upgrade")]
+)
 def test_another_version_is_refused(store, reseal, version, advice):
     reseal(store.folder / "zarr.json", lambda d: d["attributes"].update(spam_version=version))
     for opening in (open_store, create_store):
@@ -198,7 +221,9 @@ def test_another_version_is_refused(store, reseal, version, advice):
             opening(store.folder)
 
 
-def test_packed_store_is_read_in_place(store, section, make_feature_meta, make_tables, make_meta, fill, tmp_path):
+def test_packed_store_is_read_in_place(
+    store, section, make_feature_meta, make_tables, make_meta, fill, tmp_path
+):
     rows = np.arange(65, dtype=np.float32).reshape(13, 5) / 8
     fill(section.feature_writer(make_feature_meta()), rows)
     packed = tmp_path / "cohort.zarr.zip"
@@ -273,5 +298,3 @@ def test_links_lead_nowhere(store, section, make_feature_meta, tmp_path):
     with pytest.raises(StoreError, match=r"'.unfinished' in store"):
         store.add_section(lab, slide_size_px=None, licence=None, overview=None, is_overwrite=True)
     assert sorted(path.name for path in outside.iterdir()) == ["data", "indices", "indptr", "zarr.json"]
-
-

@@ -62,7 +62,9 @@ def test_rows_come_back_whatever_the_chunks(add, make_feature_meta, n, dim, chun
         assert section.features(KEY).dtype == np.float32
         np.testing.assert_array_equal(section.features(KEY), rows.astype(dtype).astype(np.float32))
         np.testing.assert_array_equal(section.stored_features(KEY), rows.astype(dtype))
-        np.testing.assert_array_equal(zarr.open_array(f"{folder}/C2/obsm/{KEY}", mode="r")[...], rows.astype(dtype))
+        np.testing.assert_array_equal(
+            zarr.open_array(f"{folder}/C2/obsm/{KEY}", mode="r")[...], rows.astype(dtype)
+        )
 
 
 @given(n=st.integers(1, 10**7), chunk_rows=st.integers(1, 5000))
@@ -80,10 +82,14 @@ def test_chunks_cover_all_rows_in_few_files(n, chunk_rows):
 def test_a_chunk_is_about_two_megabytes_and_a_million_tiles_few_files():
     assert [default_chunk_rows(dim, "float16") for dim in (1024, 1536)] == [1024, 512]
     assert default_chunk_rows(1536, "float32") == 256
-    assert 2 * len(chunk_slices(10**6, default_chunk_rows(1536, "float16"))) <= 256  # features and tile quality
+    assert (
+        2 * len(chunk_slices(10**6, default_chunk_rows(1536, "float16"))) <= 256
+    )  # features and tile quality
 
 
-def test_million_tiles_are_fewer_than_a_thousand_files(store, add, make_feature_meta, make_graph, monkeypatch):
+def test_million_tiles_are_fewer_than_a_thousand_files(
+    store, add, make_feature_meta, make_graph, monkeypatch
+):
     """Scaled down by a thousand: 1,000 spots, chunks that hold a thousandth, with counts, features, quality and a graph."""
     monkeypatch.setattr("spam.store.writing._CHUNK_ENTRIES", (1 << 18) // 1000)
     monkeypatch.setattr("spam.store.writing._CHUNK_ROWS", (1 << 20) // 1000)
@@ -109,7 +115,9 @@ def test_chunk_file_is_the_rows_and_their_checksum(section, store, make_feature_
     np.testing.assert_array_equal(np.fromfile(folder / "1/0", "<f2", 15).reshape(3, 5), rows[3:6])
 
 
-def test_resumed_array_equals_an_unbroken_one(store, section, make_feature_meta, fill, tree, tmp_path, pristine, caplog):
+def test_resumed_array_equals_an_unbroken_one(
+    store, section, make_feature_meta, fill, tree, tmp_path, pristine, caplog
+):
     rows = features_of(13, 5)
     whole = create_store(tmp_path / "unbroken")
     for path, content in tree(pristine).items():
@@ -129,7 +137,9 @@ def test_resumed_array_equals_an_unbroken_one(store, section, make_feature_meta,
         writer.finish()
     for changes in ({"--batch-size": 7}, {"--device": "cuda"}):
         ((name, value),) = changes.items()
-        with pytest.raises(StoreError, match=rf"begun differently: {name} {RUN[name]!r} in the store, {value!r} now"):
+        with pytest.raises(
+            StoreError, match=rf"begun differently: {name} {RUN[name]!r} in the store, {value!r} now"
+        ):
             section.feature_writer(make_feature_meta(), run={**RUN, **changes})
     newer = make_feature_meta(software={"spam": "9"})
     writer = section.feature_writer(newer, run=RUN)
@@ -270,7 +280,11 @@ def test_unreadable_beginning_begins_again(section, store, make_feature_meta, co
 
 
 def test_names_and_sizes_that_cannot_be_stored(section, make_feature_meta):
-    for changes, message in (({"key": "spatial"}, "'spatial'"), ({"key": "a/b"}, "'a/b'"), ({"dim": 0}, "dim is 0")):
+    for changes, message in (
+        ({"key": "spatial"}, "'spatial'"),
+        ({"key": "a/b"}, "'a/b'"),
+        ({"dim": 0}, "dim is 0"),
+    ):
         with pytest.raises(StoreError, match=message):
             section.feature_writer(make_feature_meta(**changes))
     with pytest.raises(StoreError, match="--chunk-rows is -1"):
