@@ -1,6 +1,7 @@
 """Features: written by chunks, resumed, replaced, and what is refused."""
 
 import dataclasses
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_rows_come_back_whatever_the_chunks(add, make_feature_meta, n, dim, chun
 def test_chunks_cover_all_rows_in_few_files(n, chunk_rows):
     chunks = chunk_slices(n, chunk_rows)
     assert [chunks[0].start, chunks[-1].stop] == [0, n]
-    assert all(a.stop == b.start for a, b in zip(chunks, chunks[1:], strict=False))
+    assert all(a.stop == b.start for a, b in itertools.pairwise(chunks))
     lengths = {chunk.stop - chunk.start for chunk in chunks[:-1]}
     assert len(lengths) <= 1
     assert 0 < chunks[-1].stop - chunks[-1].start <= max(lengths, default=n)

@@ -85,6 +85,11 @@ def serve(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     forget_connections()
 
 
+def bytes_of_files(server: CountingServer) -> int:
+    """Bytes sent, without what the Hub says of the files in a folder."""
+    return sum(exchange.sent for exchange in server.requests if "/api/" not in exchange.path)
+
+
 def size_of(section, *nodes: str) -> int:
     return sum(entry.n_bytes for entry in section.index.below(*nodes).values())
 
@@ -94,11 +99,10 @@ def test_remote_store_reads_as_the_local_one_and_fetches_what_is_needed(
     serve: Serve, local: Path, kind: str
 ) -> None:
     server, address = serve(kind)
-    slack = 25_000 if kind == "hub" else 3_000  # what the Hub and S3 say of the files
     expected = open_store(local).section("C 2é")
     section = open_store(address).section("C 2é")
     indexes = len((local / "zarr.json").read_bytes()) + len(expected.index.data)
-    assert indexes <= server.bytes_sent < indexes + slack
+    assert indexes <= bytes_of_files(server) < indexes + 5_000
     for nodes, read in {
         ("obsm/tiny_112um",): lambda s: s.features(KEY),
         ("obs/_index",): lambda s: s.ids,
@@ -108,18 +112,18 @@ def test_remote_store_reads_as_the_local_one_and_fetches_what_is_needed(
         server.forget()
         np.testing.assert_array_equal(read(section), read(expected))
         assert (
-            size_of(section, *nodes) * 0.5 < server.bytes_sent <= size_of(section, *nodes) * 1.02 + slack
+            size_of(section, *nodes) * 0.5 < bytes_of_files(server) <= size_of(section, *nodes) * 1.02 + 5_000
         ), nodes
     section.genes  # noqa: B018
     server.forget()
     genes = ["GENE3", "GENE31", "GENE4"]
     np.testing.assert_array_equal(section.counts(genes).toarray(), expected.counts(genes).toarray())
-    assert server.bytes_sent < 0.25 * size_of(section, "X") + slack
+    assert bytes_of_files(server) < 0.25 * size_of(section, "X") + 5_000
     np.testing.assert_array_equal(section.counts().toarray(), expected.counts().toarray())
     server.forget()
     again = open_store(address).section("C 2é")
     np.testing.assert_array_equal(again.features(KEY), expected.features(KEY))
-    assert server.bytes_sent < indexes + slack  # the rest is in the cache
+    assert bytes_of_files(server) < indexes + 5_000  # the rest is in the cache
     assert not again.unfinished_keys
     assert verify(VerifyConfig(store=address)).is_intact
 
@@ -207,7 +211,7 @@ def test_secrets_are_not_shown(serve: Serve) -> None:
     with pytest.raises(StoreError, match="refused") as caught:
         open_store(named)
     assert "geheim" not in str(caught.value)
-    with pytest.raises(StoreError, match="'https://host/a.zarr' has a query") as caught:
+    with pytest.raises(StoreError, match=r"'https://host/a\.zarr' has a query") as caught:
         RemoteLocation("https://host/a.zarr?sig=geheim")
     assert "geheim" not in str(caught.value)
     assert shown("s3://key:secret@bucket/a@b?v=1") == "s3://bucket/a@b"
