@@ -21,7 +21,7 @@ RULES = {
     "whoami": ("GET", "/api/whoami-v2"),
     "create": ("POST", "/api/repos/create"),
     "validate": ("POST", "/api/validate-yaml"),
-    "main": ("GET", API),
+    "info_of_main": ("GET", API),
     "info": ("GET", f"{API}/revision/<path:revision>"),
     "tree": ("GET", f"{API}/tree/<revision>"),
     "tree_below": ("GET", f"{API}/tree/<revision>/<path:path>"),
@@ -126,7 +126,7 @@ class HubServer(CountingServer):
     def _validate(self, request: Request) -> Any:
         return {"warnings": [], "errors": []}
 
-    def _main(self, request: Request, repository: Repository) -> Any:
+    def _info_of_main(self, request: Request, repository: Repository) -> Any:
         return self._info(request, repository, "main")
 
     def _info(self, request: Request, repository: Repository, revision: str) -> Any:
@@ -192,7 +192,7 @@ class HubServer(CountingServer):
         return {
             "success": True,
             "commitOid": repository.head,
-            "commitUrl": f"{self.url}/commit/{repository.head}",
+            "commitUrl": f"{self.url}/datasets/org/name/commit/{repository.head}",
         }
 
     def _read(self, request: Request, repository: Repository, revision: str, path: str) -> Any:
