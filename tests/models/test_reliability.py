@@ -243,7 +243,7 @@ def test_distances_are_those_of_scaled_features_in_units_of_a_left_out_section()
     bank = fit_appearance(features, SECTION, SECTION)
     scaler = StandardScaler().fit(features)
     scaled = scaler.transform(features)
-    left_out = [fifth(scaled[SECTION != s], scaled[SECTION == s]) for s in range(3)]
+    left_out = [fifth(scaled[s != SECTION], scaled[s == SECTION]) for s in range(3)]
     unit = np.quantile(np.concatenate(left_out), 0.99)
     assert bank.unit == pytest.approx(unit, rel=1e-5)
     new = images(1)[:19]
@@ -252,7 +252,7 @@ def test_distances_are_those_of_scaled_features_in_units_of_a_left_out_section()
     np.testing.assert_allclose(own, left_out[1] / unit, rtol=1e-4)
     kept = from_tensors(AppearanceBank, to_tensors(bank, "appearance"), "appearance")
     np.testing.assert_array_equal(kept.distance(new), bank.distance(new))
-    flagged = [bank.distance(features[SECTION == s], without=s) > 1 for s in range(3)]
+    flagged = [bank.distance(features[s == SECTION], without=s) > 1 for s in range(3)]
     assert np.concatenate(flagged).sum() == 2  # of 117: those above the .99 quantile
 
 
