@@ -33,7 +33,7 @@ INFO = command(
     "Show the content of a feature store: spots, genes, features, graphs, licences and digests of each section.",
     "spam store info cohort.zarr\nspam store info s3://bucket/cohort.zarr",
     configs.InfoConfig,
-    "sharing.describe",
+    "store.describing.describe",
     arguments=("store",),
 )
 
@@ -54,7 +54,7 @@ VERIFY = command(
     "Compare every byte of a store with its digests. Damage is reported by array, chunk and rows, with exit code 2.",
     "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
     configs.VerifyConfig,
-    "sharing.verify",
+    "store.verifying.verify",
     arguments=("store",),
     exit_code=_has_faults,
 )
@@ -63,7 +63,7 @@ MERGE = command(
     "Copy the sections, features and graphs of several stores into one. Existing content is kept.",
     "spam store merge all.zarr a.zarr b.zarr",
     configs.MergeConfig,
-    "sharing.merge",
+    "store.copying.merge",
     arguments=("out", "stores"),
 )
 SELECT = command(
@@ -72,7 +72,7 @@ SELECT = command(
     "spam store select cohort.zarr part.zarr --sections C2,C3 --genes ERBB2,CD74\n"
     "spam store select cohort.zarr open.zarr --without-counts",
     configs.SelectConfig,
-    "sharing.select",
+    "store.copying.select",
     arguments=("store", "out"),
 )
 PACK = command(
@@ -80,7 +80,7 @@ PACK = command(
     "Pack a store into one ZIP file, which every command can read.",
     "spam store pack cohort.zarr",
     configs.PackConfig,
-    "sharing.pack",
+    "store.packing.pack",
     arguments=("store", "out"),
 )
 UNPACK = command(
@@ -88,7 +88,7 @@ UNPACK = command(
     "Unpack a packed store into a folder. Every file is compared with its digest.",
     "spam store unpack cohort.zarr.zip",
     configs.UnpackConfig,
-    "sharing.unpack",
+    "store.packing.unpack",
     arguments=("packed", "out"),
 )
 EXPORT = command(
@@ -96,7 +96,7 @@ EXPORT = command(
     "Write sections as files for other tools: h5ad, AnnData-Zarr or Parquet.",
     "spam store export cohort.zarr exported --to h5ad",
     configs.ExportConfig,
-    "exchange.export",
+    "store.exporting.export",
     arguments=("store", "out"),
 )
 IMPORT = command(
@@ -104,7 +104,7 @@ IMPORT = command(
     "Import features made by other tools (TRIDENT, CLAM, slide2vec, NumPy, AnnData).",
     "spam store import cohort.zarr C2.h5 --section C2",
     configs.ImportConfig,
-    "exchange.import_features",
+    "store.importing.import_features",
     arguments=("store", "file"),
 )
 PUSH = command(
@@ -112,7 +112,7 @@ PUSH = command(
     "Upload a store to the Hugging Face Hub, an object store or a folder. Only changes are sent.",
     "spam store push cohort.zarr hf://datasets/org/name",
     configs.PushConfig,
-    "sharing.push",
+    "store.publishing.push",
     arguments=("store", "to"),
 )
 PULL = command(
@@ -120,7 +120,7 @@ PULL = command(
     "Download a store, or some of its sections and features, into a folder. Only missing files are fetched.",
     "spam store pull hf://datasets/org/name cohort.zarr --sections C2",
     configs.PullConfig,
-    "sharing.pull",
+    "store.publishing.pull",
     arguments=("store", "out"),
 )
 STORE_COMMANDS: tuple[Command, ...] = (

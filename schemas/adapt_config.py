@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .config import check, flag, option
+from .config import flag, option
 from .training_config import PretrainConfig
 
 UNUSED_BY_ADAPT = ("n_components",)
@@ -27,17 +27,14 @@ class AdaptConfig(PretrainConfig):
         "recompute activations instead of storing them: less memory, a third more time",
     )
 
-    def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is created twice, and super() finds the first.
-        PretrainConfig.__post_init__(self)
+    def faults(self) -> list[str | None]:
+        """List contradictions between options."""
         default = {field.name: field.default for field in dataclasses.fields(self)}
         given = [flag(name) for name in UNUSED_BY_ADAPT if getattr(self, name) != default[name]]
-        check(
-            [
-                *self.field_faults(),
-                f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
-                if isinstance(self.store, str)
-                else None,
-                f"{', '.join(given)} has no effect in `spam adapt`; omit it" if given else None,
-            ]
-        )
+        return [
+            *PretrainConfig.faults(self),  # not super(): a dataclass with slots is created twice
+            f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
+            if isinstance(self.store, str)
+            else None,
+            f"{', '.join(given)} has no effect in `spam adapt`; omit it" if given else None,
+        ]

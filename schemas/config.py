@@ -189,22 +189,24 @@ class Config:
                 ]
         return found
 
-    def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
+    def check_paths(self, *, leave_out: Iterable[str] = (), positional: Iterable[str] = ()) -> None:
         """Check that every file and folder that the configuration reads exists; addresses are not looked up.
 
         Parameters
         ----------
         leave_out
             Fields to skip.
+        positional
+            Fields that the command line takes without a flag.
 
         Raises
         ------
         MissingInputError
             If a path does not exist; all missing ones are listed.
         """
-        skip = set(leave_out)
+        skip, bare = set(leave_out), set(positional)
         missing = [
-            _missing_path(field, path)
+            _missing_path(field, path, "" if field.name in bare else f" ({flag(field.name)})")
             for field in dataclasses.fields(self)
             if field.name not in skip and not _is_output(field)
             for path in _paths(getattr(self, field.name))
@@ -261,11 +263,10 @@ def _is_output(field: dataclasses.Field[Any]) -> bool:
     return field.name in _OUTPUT_NAMES if declared is None else bool(declared)
 
 
-def _missing_path(field: dataclasses.Field[Any], path: Path) -> str:
+def _missing_path(field: dataclasses.Field[Any], path: Path, source: str) -> str:
     """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``."""
-    text = field.metadata["help"]
-    what = "Folder" if text.startswith("folder") else "Store" if "store" in text.split()[:2] else "File"
-    message = f"{what} not found: {path} ({flag(field.name)})."
+    match = re.match(r"(?:feature |packed )?(store|folder)\b", field.metadata["help"])
+    message = f"{match[1].capitalize() if match else 'File'} not found: {path}{source}."
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"{message} Did you mean {path.with_name(near[0])}?" if near else message

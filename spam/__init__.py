@@ -8,13 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .embedding import adapt as adapt
-    from .benchmarking import benchmark as benchmark
+    from spam.evaluation import benchmark as benchmark
+    from spam.hest_tasks import hest_benchmark as hest_benchmark
+
     from .diagnosis import diagnose as diagnose
+    from .embedding import adapt as adapt
     from .embedding import embed as embed
     from .errors import SpamError as SpamError
     from .graphs import build_graphs as build_graphs
-    from .hest import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
     from .schemas.adapt_config import AdaptConfig as AdaptConfig
     from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig

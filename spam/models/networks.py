@@ -1,6 +1,7 @@
 """Building blocks of both stages: projection, gene encoder, graph convolution, attention and merges."""
 
 import dataclasses
+import itertools
 import math
 from typing import Literal, TypeAlias
 
@@ -52,7 +53,7 @@ class GeneEncoder(nn.Module):
     def __init__(self, n_genes: int, out_dim: int, *, dropout: float) -> None:
         super().__init__()
         sizes = (n_genes, 2 * out_dim, 2 * out_dim, out_dim)
-        linear = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        linear = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         between = [layer for _ in range(2) for layer in (nn.SELU(), nn.AlphaDropout(dropout))]
         self.layers = nn.Sequential(linear[0], *between[:2], linear[1], *between[2:], linear[2])
         for layer in linear:

@@ -176,9 +176,7 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
         )
         raise SectionError(message)
     if columns == UM_COLUMNS and unit == "hires":
-        message = (
-            f"{table.path} has coordinates only in µm ({', '.join(columns)}). Leave out --coordinates hires."
-        )
+        message = f"{table.path} has only {', '.join(columns)}. Leave out --coordinates hires."
         raise ConfigError(message)
     return Reading(columns=columns, unit="um" if columns == UM_COLUMNS else unit, is_swapped=is_swapped)
 

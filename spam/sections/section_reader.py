@@ -139,9 +139,7 @@ def _section_name(requested: str | None, config: InputConfig, adata: AnnData | N
         message = f"{place} holds {quoted(stated)}, not section {requested!r}. Choose with --section."
         raise SectionError(message)
     if requested is None and len(stated) > 1:
-        message = (
-            f"{place} holds {len(stated)} sections: {', '.join(map(repr, stated))}. Choose with --section."
-        )
+        message = f"{place} holds {len(stated)} sections: {quoted(stated)}. Choose with --section."
         raise SectionError(message)
     return requested or (stated[0] if stated else otherwise)
 
@@ -150,9 +148,7 @@ def _rows_of_section(table: Table, name: str) -> Table:
     """Keep the rows of one section; all, if the table has no (or an empty) column ``section``."""
     stated = table.named_values("section")
     if stated and name not in stated:
-        message = (
-            f"{table.path} has no row of section {name!r}; its sections: {quoted(stated)}. See --section."
-        )
+        message = f"{table.path} has no section {name!r}, only {quoted(stated)}. See --section."
         raise SectionError(message)
     return table.where(table.text("section") == name) if stated else table
 
@@ -240,10 +236,8 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
     frame = read_csv_text(path)
     unknown = [_unknown(column) for column in frame.columns if column not in _MANIFEST_COLUMNS]
     if unknown or "csv" not in frame.columns:
-        found = f"has unknown columns {', '.join(unknown)}" if unknown else "has no column 'csv'"
-        message = (
-            f"Manifest {path} {found}. Its columns: {', '.join(_MANIFEST_COLUMNS)} (only csv is required)."
-        )
+        found = f"unknown columns {', '.join(unknown)}" if unknown else "no column 'csv'"
+        message = f"Manifest {path} has {found}. Allowed: {', '.join(_MANIFEST_COLUMNS)}."
         raise SectionError(message)
 
     folders = [path.parent] if root is None else [path.parent, root]
@@ -262,8 +256,15 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
             cell, exists = cells.get(name, ""), Path.is_dir if name == "root" else Path.is_file
             paths[name] = next((at / cell for at in folders if exists(at / cell)), None) if cell else None
             missing += [f"row {number}: {name} {cell!r} not found"] if cell and paths[name] is None else []
-        paths["root"] = paths["root"] or root
-        configs.append(InputConfig(section=section, donor=cells.get("donor") or None, **paths))
+        configs.append(
+            InputConfig(
+                section=section,
+                donor=cells.get("donor") or None,
+                h5ad=paths["h5ad"],
+                csv=paths["csv"],
+                root=paths["root"] or root,
+            )
+        )
     if wrong or missing:
         searched = f" Searched {' and '.join(map(str, folders))}." if missing else ""
         message = f"Manifest {path}: {'; '.join([*wrong, *missing])}.{searched}"

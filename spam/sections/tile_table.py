@@ -110,9 +110,7 @@ class Table:
             return None, ()
         found = np.unique(np.rint(sides))
         if len(found) > 1:
-            return None, (
-                f"the table states tiles of {found[0]:g} to {found[-1]:g} px; none of these sizes is used",
-            )
+            return None, (f"the table states tiles of {found[0]:g} to {found[-1]:g} px; none is used",)
         return int(found[0]), ()
 
 
@@ -164,9 +162,7 @@ def read_table(path: Path) -> Table:
     if id_column is None or image_column is None:
         faults = [f"ids ({', '.join(ID_COLUMNS)})"] if id_column is None else []
         faults += [f"images ({SLIDE_COLUMN}, {', '.join(TILE_COLUMNS)})"] if image_column is None else []
-        message = (
-            f"{path} has no column of {' or of '.join(faults)}. Its columns: {', '.join(map(repr, columns))}."
-        )
+        message = f"{path} has no column of {' or of '.join(faults)}. It has {', '.join(map(repr, columns))}."
         raise SectionError(message)
     return Table(path=path, frame=frame, id_column=id_column, image_column=image_column)
 
@@ -214,14 +210,11 @@ def join_rows(
         message = f"{table.path}: all {len(table)} rows of section {section!r} have inside_he false."
         raise SectionError(message)
     table_ids = requested_ids(table.text(table.id_column)[rows], config)
-    several = (
-        "" if "section" in table else " If the table holds several sections, it needs a column 'section'."
-    )
+    several = "" if "section" in table else " If it holds several sections, add a column 'section'."
     where = f"{table.path}, column {table.id_column!r}"
     require_unique(table_ids, where=where, advice=f"Keep one row per spot.{several}")
-    report = JoinReport(
-        n_matched=len(rows), n_other_sections=n_other_sections, n_outside=len(table) - len(rows)
-    )
+    n_outside = len(table) - len(rows)
+    report = JoinReport(n_matched=len(rows), n_other_sections=n_other_sections, n_outside=n_outside)
     if h5ad_ids is None:
         return Join(ids=table_ids, table_rows=rows, h5ad_rows=None, report=report)
 
@@ -232,9 +225,7 @@ def join_rows(
     h5ad_only = h5ad_ids[~is_matched].tolist()
     cause = likely_cause(table_ids, h5ad_ids, section=section, config=config) if h5ad_only else None
     if h5ad_only and not (is_matched.any() and config.allow_missing_tiles):
-        advice = (
-            f" {cause}." if cause else " Check --csv, --h5ad and --section." if not is_matched.any() else ""
-        )
+        advice = f" {cause or 'Check --csv, --h5ad and --section'}."
         leave_out = " Or leave these spots out with --allow-missing-tiles." if is_matched.any() else ""
         outside = f" {report.n_outside} rows have inside_he false." if report.n_outside else ""
         unused = f" ({quoted(table_only)})" if table_only else ""

@@ -4,7 +4,6 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 
 import numpy as np
@@ -114,9 +113,7 @@ class Slide(ABC):
         self.level_sizes = level_sizes
         self.block_sizes = block_sizes
         self.mpp, self.mpp_note = size.mpp, size.note
-        self.level_downsamples = tuple(
-            (self.width / width + self.height / height) / 2 for width, height in level_sizes
-        )
+        self.level_downsamples = tuple((self.width / w + self.height / h) / 2 for w, h in level_sizes)
 
     @property
     def width(self) -> int:
@@ -173,9 +170,7 @@ class Slide(ABC):
         """Return the slide itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the slide."""
         self.close()
 
@@ -204,7 +199,5 @@ def decode_jpeg(data: bytes) -> UInt8[Array, "h w c"]:
         If the data is not an 8-bit JPEG, ends too early or is damaged.
     """
     colourspace = simplejpeg.decode_jpeg_header(data)[2]
-    pixels: UInt8[Array, "h w c"] = simplejpeg.decode_jpeg(
-        data, colorspace="GRAY" if colourspace == "Gray" else "RGB"
-    )
-    return pixels
+    wanted = "GRAY" if colourspace == "Gray" else "RGB"
+    return np.asarray(simplejpeg.decode_jpeg(data, colorspace=wanted))

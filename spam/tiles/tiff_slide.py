@@ -178,9 +178,8 @@ def _require_rgb(tiff: tifffile.TiffFile, path: Path) -> None:
     series = _picture_of(tiff)
     page = _pages_of(series)[0]
     n_channels = len(series.pages) * page.samplesperpixel
-    is_stack = any(
-        size > 1 and axis not in _ONE_PICTURE for axis, size in zip(series.axes, series.shape, strict=True)
-    )
+    sizes = zip(series.axes, series.shape, strict=True)
+    is_stack = any(size > 1 and axis not in _ONE_PICTURE for axis, size in sizes)
     if n_channels == 4:  # an alpha that the colours were not multiplied with
         is_rgb = page.photometric == PHOTOMETRIC.RGB and page.extrasamples == (EXTRASAMPLE.UNASSALPHA,)
     elif page.photometric == PHOTOMETRIC.YCBCR:  # the JPEG decoder converts it if it sees all channels

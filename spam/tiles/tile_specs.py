@@ -54,9 +54,8 @@ def locate(section: Section, slide: Slide) -> Section:
         raise SlideError(message)
     outside = np.flatnonzero(~_inside(xy, slide))
     if len(outside):
-        named = ", ".join(
-            f"{str(section.ids[i])!r} at ({xy[i, 0]:g}, {xy[i, 1]:g})" for i in outside[:_N_NAMED]
-        )
+        first = outside[:_N_NAMED]
+        named = ", ".join(f"{str(section.ids[i])!r} at ({xy[i, 0]:g}, {xy[i, 1]:g})" for i in first)
         more = f" and {len(outside) - _N_NAMED} more" if len(outside) > _N_NAMED else ""
         fits = [
             f"all fit with {option}"
@@ -86,8 +85,7 @@ def locate(section: Section, slide: Slide) -> Section:
 
 
 def _inside(xy_px: Float64[Array, "n 2"], slide: Slide) -> Bool[Array, " n"]:
-    is_inside: Bool[Array, " n"] = ((xy_px >= 0) & (xy_px < (slide.width, slide.height))).all(axis=1)
-    return is_inside
+    return np.asarray(((xy_px >= 0) & (xy_px < (slide.width, slide.height))).all(axis=1))
 
 
 def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:

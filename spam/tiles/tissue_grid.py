@@ -20,9 +20,9 @@ from .tile_specs import unknown_mpp
 
 _log = logging.getLogger(__name__)
 
-_SLIDE_NAMES = tuple(
-    [".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".zarr", ".png", ".jpg", ".jpeg"]
-)
+_SLIDE_NAMES = (
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".zarr", ".png", ".jpg", ".jpeg",
+)  # fmt: skip
 
 # Strength of colour, largest minus smallest channel. Real sections (HER2ST, Xenium lung, olfactory bulb, mouse brain,
 # an Aperio slide) have their Otsu threshold at 22 to 30, tinted glass 3 to 18 and tissue 39 to 55 on average.
@@ -35,9 +35,7 @@ _MASK_PX_PER_TILE = DEFAULT_TILE_UM / _MASK_UM  # the same if µm per pixel is u
 _LEAST_TISSUE = 0.25
 # Standard deviation of the luminance within a cell. Haze and tinted glass have up to 2, tissue 8 to 50.
 _PLAIN_BELOW = 3.0
-_MOST_CELLS = (
-    20_000_000  # some 50 bytes each while tissue is searched; more come from a wrong --mpp or --stride-um
-)
+_MOST_CELLS = 20_000_000  # some 50 bytes each; more come from a wrong --mpp or --stride-um
 
 
 def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
@@ -72,29 +70,23 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     slides = [entry for entry in entries if reader_of(entry) is not None]
     files = [slide for slide in slides if slide.is_file()]
     loose = [file.name for file in files if root in {part.parent for part in slide_files(file)[1:]}]
-    if loose:
-        message = (
-            f"Folder {str(root)!r} has loose DICOM files ({quoted(loose)}). Give each slide its own folder."
-        )
-        raise SlideError(message)
     companions = {file.with_suffix("") for file in files}
     others = [entry.name for entry in entries if entry not in slides and entry not in companions]
-    if not slides:
-        message = f"Folder {str(root)!r} has no slide (--root), only {quoted(others) or 'nothing'}."
-        raise SlideError(message)
     broken = [name for name in others if name.lower().endswith(_SLIDE_NAMES)]
-    if broken:
-        message = (
-            f"Folder {str(root)!r} has {quoted(broken)}, named like slides, which cannot be read; copy them again, or "
-            "remove them."
-        )
+    fault = None
+    if loose:
+        fault = f"loose DICOM files ({quoted(loose)}). Give each slide its own folder"
+    elif not slides:
+        fault = f"no slide, only {quoted(others) or 'nothing'}"
+    elif broken:
+        fault = f"{quoted(broken)}, which cannot be read; copy them again, or remove them"
+    if fault is not None:
+        message = f"Folder {str(root)!r} (--root) has {fault}."
         raise SlideError(message)
     if others:
         _log.warning("%s: %d entries are no slides: %s", root, len(others), quoted(others))
     if section is not None and len(slides) > 1:
-        message = (
-            f"--section {section!r} names one section, but --root has {len(slides)} slides. Leave it out."
-        )
+        message = f"--section {section!r} names one section, but --root has {len(slides)} slides."
         raise ConfigError(message)
     names = [_section_name(slide) for slide in slides]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -123,7 +115,7 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     ------
     ConfigError
         If tiles or step are in µm and µm per pixel is unknown, ``--mpp`` is impossible, or the step is too small (over
-        twenty million cells) or larger than a slide without tissue.
+        twenty million cells).
     MissingInputError
         If the slide does not exist.
     SlideError
@@ -134,36 +126,27 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     with open_slide(path) as slide:
         mpp = option.mpp or slide.mpp
         tile_px, stride_px = _sizes(slide, config, mpp, name)
-        size = f"{slide.width} x {slide.height} px"
-        is_narrow = stride_px > min(slide.width, slide.height)
+        step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
+        where = f"slide {str(path)!r} ({slide.width} x {slide.height} px)"
         n_cells = slide.width / stride_px * slide.height / stride_px
         if n_cells > _MOST_CELLS:
-            # One per cent more, so that the rounded step of the message is accepted.
-            least = _length(1.01 * math.sqrt(slide.width / _MOST_CELLS * slide.height), mpp)
             message = (
-                f"A grid every {_length(stride_px, mpp)} over slide {str(path)!r} ({size}) has {n_cells:.2g} cells. Use "
-                f"--stride-um (default: the smallest tile) of at least {least}, or correct --mpp."
+                f"A grid every {step} over {where} has {n_cells:.2g} cells, more than {_MOST_CELLS:.0e}. Use a larger "
+                "--stride-um (default: the smallest tile), or correct --mpp."
             )
             raise ConfigError(message)
-        cell_px = min(tile_px, stride_px)
         picture = shrink(
             slide,
             scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
             purpose="the tissue mask: no tiles are laid there",
             is_forgiving=config.skip_bad_tiles,
         )
-        is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=cell_px)
+        is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
     rows, columns = np.nonzero(is_kept)
-    if not len(rows) and is_narrow:
-        message = (
-            f"Slide {str(path)!r} ({size}) is narrower than a step of the grid, {_length(stride_px, mpp)}. Choose a "
-            "smaller --stride-um (default: the smallest tile, --tile-um or --tile-px), or correct --mpp."
-        )
-        raise ConfigError(message)
     if not len(rows):
         message = (
-            f"Slide {str(path)!r} shows no tissue: none of {is_kept.size} cells of {cell_px:.0f} px has tissue on "
-            f"{_LEAST_TISSUE:.0%} of its area. Give the tiles with --csv."
+            f"No tissue on {where}: none of {is_kept.size} cells every {step} has tissue on {_LEAST_TISSUE:.0%} of its "
+            "area. Check --mpp and --stride-um (default: the smallest tile), or give the tiles with --csv."
         )
         raise SlideError(message)
     xy_px = (np.stack([columns, rows], axis=1) + 0.5) * stride_px
@@ -198,10 +181,6 @@ def _sizes(slide: Slide, config: EmbedConfig, mpp: float | None, name: str) -> t
     return tile_px, tile_px if config.stride_um is None else config.stride_um / (mpp or 1.0)
 
 
-def _length(px: float, mpp: float | None) -> str:
-    return f"{px:.4g} px" if mpp is None else f"{px:.4g} px ({px * mpp:.4g} µm)"
-
-
 def _cells_with_tissue(
     slide: Slide, picture: Thumbnail, *, stride_px: float, cell_px: float
 ) -> Bool[Array, "n_rows n_columns"]:
@@ -230,7 +209,7 @@ def _overlap(size_px: int, n: int, *, stride_px: float, cell_px: float) -> Float
     centres = (np.arange(max(0, math.ceil(size_px / stride_px - 0.5))) + 0.5) * stride_px * scale
     low, high = ((centres + sign * cell_px * scale / 2)[:, None] for sign in (-1, 1))
     pixels = np.arange(n)
-    return np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
+    return np.asarray(np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None))
 
 
 def tissue_mask(image: UInt8[Array, "h w 3"]) -> Bool[Array, "h w"]:

@@ -263,7 +263,7 @@ def _train_epoch(
                 terms = stage.loss(rows)
             if not torch.isfinite(terms.total):  # stop before it ruins the weights
                 message = (
-                    f"The loss became {float(terms.total):g} in epoch {epoch} ({terms.parts}). The last whole epoch is "
+                    f"The loss became {float(terms.total.detach()):g} in epoch {epoch} ({terms.parts}). The last whole epoch is "
                     "saved: resume with a lower --lr, or without --amp."
                 )
                 raise ConfigError(message)
