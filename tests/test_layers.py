@@ -87,7 +87,6 @@ LATE_IMPORTS = {
 # Imports by name escape this test; these need them, and say why.
 DYNAMIC_IMPORTS = {
     "cli/store_command.py",
-    "spam/sharing/__init__.py",
     "spam/__init__.py",
     "spam/encoders/__init__.py",
     "spam/diagnosis.py",

@@ -9,8 +9,8 @@ import numpy as np
 
 from spam.atomic import replacing
 from spam.errors import SectionError
-from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
 from spam.sections.wording import quoted
+from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
 from spam.typing import Array, Num
 
 __all__ = ["Embeddings", "read_barcodes", "read_embeddings", "write_embeddings"]

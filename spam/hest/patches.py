@@ -8,8 +8,8 @@ import numpy as np
 
 from spam.encoders import Encoder
 from spam.errors import SectionError
-from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
 from spam.progress import Progress
+from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
 from spam.tiles.cutting import resample
 from spam.typing import Array, UInt8
 
