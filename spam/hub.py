@@ -94,7 +94,7 @@ def hub_refusal(error: BaseException, repository: str, *, revision: str | None =
         case LocalEntryNotFoundError() | OfflineModeIsEnabled():
             return _unreachable(page, "")
         case EntryNotFoundError() | HFValidationError():
-            return HubRefusal(verdict="not found", advice=f"File not found in {page} {detail}.")
+            return HubRefusal(verdict="not found", advice=f"Not found in {page} ({_line(str(error), -1)}).")
         case LocalTokenNotFoundError():
             return HubRefusal(verdict="needs token", advice=f"This needs a token of the Hub: {LOG_IN}.")
     if status in (401, 403):
@@ -141,6 +141,10 @@ def _unreachable(page: str, detail: str) -> HubRefusal:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the server's message or the first line of the error, without tokens and signed queries."""
-    text = (error.server_message if isinstance(error, HfHubHTTPError) else None) or str(error)
-    return re.sub(r"\?[^\s'\"]+|\bhf_\w+|Bearer \S+", "…", text.strip().partition("\n")[0])[:300]
+    return _line((error.server_message if isinstance(error, HfHubHTTPError) else None) or str(error), 0)
+
+
+def _line(text: str, number: int) -> str:
+    """Return one line of a message, without tokens and signed queries."""
+    line = (text.strip().splitlines() or [""])[number]
+    return re.sub(r"\?[^\s'\"]+|\bhf_\w+|Bearer \S+", "…", line)[:300]

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from spam.errors import SectionError, SpamError
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array
 
 _FREE_BYTES = 2**28  # a claim of 256 MB is harmless, whatever it was compressed to

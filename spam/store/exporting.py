@@ -19,7 +19,7 @@ from spam.errors import OutputExistsError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.store_format import quality_key
-from spam.schemas.tile_quality import MEASURES, flag_column
+from spam.schemas.tile_spec import MEASURES, flag_column
 
 from . import Graph, StoredSection, choose_features, choose_sections, flagged_spots, open_store
 

@@ -13,7 +13,7 @@ from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ImportConfig
 from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
-from spam.sections.wording import quoted
+from spam.sections.lab_section import quoted
 from spam.typing import Array, Bool, Float32, Float64, Int, Int64, Shaped
 
 from . import choose_sections, default_chunk_rows, open_store

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from spam.errors import StoreError
 from spam.schemas.store_format import FeatureMeta, GraphMeta, quality_key
-from spam.schemas.tile_quality import TileFlag, tile_flags
+from spam.schemas.tile_spec import TileFlag, tile_flags
 from spam.typing import Array, Bool, Float32, Float64, Int, Shaped
 
 from .features import (

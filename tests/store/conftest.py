@@ -56,7 +56,9 @@ def make_tables() -> Callable[[SectionMeta], dict[str, Any]]:
             "xy_px": xy_px,
             "xy_um": None if meta.mpp is None else xy_px * meta.mpp,
             "counts": counts if meta.has_counts else None,
-            "genes": np.array([f"GENE{i}" for i in range(meta.n_genes)], dtype=str) if meta.has_counts else None,
+            "genes": np.array([f"GENE{i}" for i in range(meta.n_genes)], dtype=str)
+            if meta.has_counts
+            else None,
             "obs": {
                 "label": np.array(["tumour", "", "stroma é"], dtype=object)[np.arange(n) % 3],
                 "array_row": np.arange(n, dtype=np.int64) - 2,

@@ -32,7 +32,14 @@ N, GENES, DIM = 13, 7, 5
 OLD, NEW = 2, 3
 COHORT = {"C2": 2, "C3": 3, "D1": 5}
 KEYS, GRAPHS = ("tiny_1px", "tiny_2px"), ("spatial", "features_tiny_1px")
-MOMENTS = ("were replaced while", "run the command again", "are unfinished", "has no features", "has no section", "not exist")
+MOMENTS = (
+    "were replaced while",
+    "run the command again",
+    "are unfinished",
+    "has no features",
+    "has no section",
+    "not exist",
+)
 """What a reader may be told while something is replaced, and nothing else."""
 
 
@@ -92,7 +99,9 @@ def rows_of(value: int, key: str) -> Array:
 
 def write_features(section: StoredSection, value: int, key: str = KEYS[0]) -> None:
     with section.lock(key):
-        writer = section.feature_writer(feature_meta(key, value), is_overwrite=not has_features(section, value, key))
+        writer = section.feature_writer(
+            feature_meta(key, value), is_overwrite=not has_features(section, value, key)
+        )
         for chunk in writer.pending:
             writer.write(chunk, rows_of(value, key)[chunk])
         writer.finish()
@@ -246,7 +255,10 @@ def kill_operation(folder: Path, operation: str, n_kills: int) -> None:
     for step in sorted({n_changes * i // n_kills for i in range(n_kills)}):
         path = folder / f"killed at {step}"
         must_work(lambda path=path: prepare(path, operation))
-        assert outcome(start(lambda path=path, step=step: (kill_at(step), operate(path, operation)))) == -signal.SIGKILL
+        assert (
+            outcome(start(lambda path=path, step=step: (kill_at(step), operate(path, operation))))
+            == -signal.SIGKILL
+        )
         must_work(lambda path=path: (check(path), operate(path, operation)))
         compare(path, expected)
     print(f"{operation}: {n_changes} changes")
@@ -293,7 +305,12 @@ def write_share(path: Path, share: int, seed: int, step: int | None) -> None:
 
 def race_parts(folder: Path, n_rounds: int) -> None:
     """Fill one array by four processes at once, some of them killed and started again."""
-    must_work(lambda: (add_section(folder / "alone", 2), [write_share(folder / "alone", i, 0, None) for i in range(4)]))
+    must_work(
+        lambda: (
+            add_section(folder / "alone", 2),
+            [write_share(folder / "alone", i, 0, None) for i in range(4)],
+        )
+    )
     expected, rng, n_killed = files(folder / "alone"), random.Random(3), 0
     for number in range(n_rounds):
         path = folder / f"round {number}"
@@ -303,7 +320,9 @@ def race_parts(folder: Path, n_rounds: int) -> None:
             steps = {share: rng.randrange(40) if rng.random() < 0.5 else None for share in todo}
             seed = rng.randrange(1000)
             children = {
-                share: start(lambda share=share, step=step, path=path, seed=seed: write_share(path, share, seed, step))
+                share: start(
+                    lambda share=share, step=step, path=path, seed=seed: write_share(path, share, seed, step)
+                )
                 for share, step in steps.items()
             }
             ends = {share: outcome(child) for share, child in children.items()}
@@ -341,7 +360,11 @@ def replace_all(path: Path) -> None:
     value = OLD
     while True:
         value = NEW if value == OLD else OLD
-        section = add_section(path, value) if random.random() < 0.2 else open_store(path, is_read_only=False).section("C2")
+        section = (
+            add_section(path, value)
+            if random.random() < 0.2
+            else open_store(path, is_read_only=False).section("C2")
+        )
         write_features(section, value)
         write_graph(section, value)
 

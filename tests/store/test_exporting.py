@@ -14,7 +14,7 @@ from spam.errors import OutputExistsError, StoreError
 from spam.graphs import build_graphs
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_config import ExportConfig
-from spam.schemas.tile_quality import MEASURES
+from spam.schemas.tile_spec import MEASURES
 from spam.store import open_store
 from spam.store.exporting import export
 

@@ -23,7 +23,8 @@ def run(operation: str, n: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("operation", "n_kills"), [("add", 3), ("replace", 4), ("graph", 5), ("features", 5), ("features again", 8)]
+    ("operation", "n_kills"),
+    [("add", 3), ("replace", 4), ("graph", 5), ("features", 5), ("features again", 8)],
 )
 def test_killed_writer_leaves_old_or_new_or_nothing(operation: str, n_kills: int) -> None:
     assert "changes" in run(operation, n_kills)
@@ -40,6 +41,8 @@ def test_several_processes_at_one_store(what: str, n: int) -> None:
 
 
 def test_store_does_not_import_torch() -> None:
-    code = "import sys, spam.store; print([name for name in ('torch', 'timm', 'faiss') if name in sys.modules])"
+    code = (
+        "import sys, spam.store; print([name for name in ('torch', 'timm', 'faiss') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -69,9 +69,7 @@ def test_entries_that_no_index_names_are_not_written(packed, tmp_path, name):
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr(name, b"evil")
     before = set(tmp_path.rglob("*"))
-    out = unpack(
-        UnpackConfig(packed=packed, out=tmp_path / "s.zarr")
-    ).out
+    out = unpack(UnpackConfig(packed=packed, out=tmp_path / "s.zarr")).out
     new = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(out) for path in new)
     assert not any("evil" in path.name for path in new)
