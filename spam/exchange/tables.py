@@ -20,7 +20,7 @@ _PIXEL_COLUMNS = tuple(names for names in CENTRE_COLUMNS if names != UM_COLUMNS)
 
 
 def read_table_places(path: Path) -> Places:
-    """Read ids and centres by the column names that tile tables have (`spam.sections.table`).
+    """Read ids and centres by the column names that tile tables have (`spam.sections.tile_table`).
 
     A box (``x0_he_px`` …) gives its middle. A cell that is no number is NaN, which the checks refuse.
 
