@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 
-from spam.schemas.store_meta import FeatureMeta, SectionMeta
+from spam.schemas.store_format import FeatureMeta, SectionMeta
 from spam.store import SectionRecord, StoredSection, create_store, default_chunk_rows, open_store
 
 N_SPOTS, DIM, N_GATHERED = 200_000, 1536, 4096

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from .config import check, flag, folder_fault, option
-from .feature_options import FeatureOptions
+from .embed_config import FeatureOptions
 
 __all__ = ["BenchmarkConfig"]
 

@@ -14,7 +14,7 @@ class CheckpointMeta:
     Attributes
     ----------
     stage
-        ``pretrain`` or ``finetune``; ``adapt`` for the state of a run of `spam adapt`.
+        ``pretrain`` or ``finetune``; ``selection`` and ``adapt`` for states that only serve to resume a run.
     epoch
         Epochs behind these weights; 0 is the state before the first step.
     config
@@ -50,7 +50,7 @@ class CheckpointMeta:
         Package versions.
     """
 
-    stage: Literal["pretrain", "finetune", "adapt"]
+    stage: Literal["pretrain", "selection", "finetune", "adapt"]
     epoch: int
     config: dict[str, Any]
     config_digest: str

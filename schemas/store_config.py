@@ -1,4 +1,4 @@
-"""Options of `spam store …`: looking into stores, checking, copying, packing, sharing and exchanging them."""
+"""Options of `spam store …`: describing, checking, copying, packing, sharing, importing and exporting stores."""
 
 import dataclasses
 from pathlib import Path
@@ -6,27 +6,16 @@ from typing import Literal
 
 from .config import Config, check, option
 
-__all__ = [
-    "DiffConfig",
-    "ExportConfig",
-    "ForeignKind",
-    "ImportConfig",
-    "InfoConfig",
-    "MergeConfig",
-    "PackConfig",
-    "PullConfig",
-    "PushConfig",
-    "SelectConfig",
-    "UnpackConfig",
-    "ValidateConfig",
-    "VerifyConfig",
-]
-
 ForeignKind = Literal["trident", "clam", "slide2vec", "npy", "h5ad"]
-"""Who wrote foreign features; `spam.exchange.recognising` tells them apart."""
+"""Program or format of foreign features; `spam.store.foreign_files` recognises them."""
 
 _STORE = "store: a folder, a packed store (.zip), or an address such as s3://bucket/cohort.zarr"
-_OUT = "where to write it; nothing may be there yet"
+_SECTIONS = "sections, e.g. C2,C3 (default: all)"
+_FEATURES = "features, by key or encoder name (default: all)"
+_NO_COUNTS = "leave out counts and genes"
+_NO_COORDINATES = (
+    "leave out coordinates, graphs, overview image and obs columns; number the spots in random order"
+)
 
 
 def _missing(value: object, what: str, example: str) -> str | None:
@@ -44,43 +33,22 @@ class InfoConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateConfig(Config):
-    """Options of `spam store validate`."""
-
-    store: Path | str | None = option(None, _STORE)
-
-    def __post_init__(self) -> None:
-        check([_missing(self.store, "the store", "validate cohort.zarr")])
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyConfig(Config):
     """Options of `spam store verify`."""
 
     store: Path | str | None = option(None, _STORE)
-    sections: tuple[str, ...] = option((), "sections to verify, e.g. C2,C3 (default: all)")
+    sections: tuple[str, ...] = option((), _SECTIONS)
 
     def __post_init__(self) -> None:
         check([_missing(self.store, "the store", "verify cohort.zarr")])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DiffConfig(Config):
-    """Options of `spam store diff`."""
-
-    a: Path | str | None = option(None, _STORE)
-    b: Path | str | None = option(None, "the store that it is compared with")
-
-    def __post_init__(self) -> None:
-        check([_missing(self.a and self.b, "one of the two stores", "diff a.zarr b.zarr")])
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MergeConfig(Config):
     """Options of `spam store merge`."""
 
-    out: Path | None = option(None, "store to merge into (made if it is not there)")
-    stores: tuple[Path | str, ...] = option((), "stores to take everything from")
+    out: Path | None = option(None, "store to merge into (made if it does not exist)")
+    stores: tuple[Path | str, ...] = option((), "stores to merge")
 
     def __post_init__(self) -> None:
         example = "merge all.zarr a.zarr b.zarr"
@@ -94,23 +62,16 @@ class MergeConfig(Config):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SelectConfig(Config):
-    """Options of `spam store select`: what of a store goes into a copy of it."""
+    """Options of `spam store select`."""
 
     store: Path | str | None = option(None, _STORE)
-    out: Path | None = option(None, _OUT)
-    sections: tuple[str, ...] = option((), "sections to keep, e.g. C2,C3 (default: all)")
-    features: tuple[str, ...] = option((), "features to keep, by key or encoder name (default: all)")
+    out: Path | None = option(None, "folder to write; it must not exist")
+    sections: tuple[str, ...] = option((), _SECTIONS)
+    features: tuple[str, ...] = option((), _FEATURES)
     genes: tuple[str, ...] = option((), "genes to keep (default: all)")
-    genes_file: Path | None = option(None, "text file of the genes to keep, one a line")
-    without_counts: bool = option(False, "leave out counts and genes")  # noqa: FBT003
-    without_coordinates: bool = option(
-        False,  # noqa: FBT003
-        "leave out coordinates, graphs, the overview image and all columns that might tell where a spot lies",
-    )
-    salted_ids: bool = option(
-        False,  # noqa: FBT003
-        "replace ids of spots by salted digests, in another order; the salt is not kept",
-    )
+    genes_file: Path | None = option(None, "text file of the genes to keep, one per line")
+    without_counts: bool = option(False, _NO_COUNTS)  # noqa: FBT003
+    without_coordinates: bool = option(False, _NO_COORDINATES)  # noqa: FBT003
 
     def __post_init__(self) -> None:
         example = "select cohort.zarr part.zarr --sections C2"
@@ -157,8 +118,8 @@ class ExportConfig(Config):
     to: Literal["h5ad", "zarr", "parquet"] = option(
         "h5ad", "format: AnnData as HDF5 or Zarr, or a Parquet table"
     )
-    sections: tuple[str, ...] = option((), "sections to export, e.g. C2,C3 (default: all)")
-    features: tuple[str, ...] = option((), "features to export, by key or encoder name (default: all)")
+    sections: tuple[str, ...] = option((), _SECTIONS)
+    features: tuple[str, ...] = option((), _FEATURES)
 
     def __post_init__(self) -> None:
         example = "export cohort.zarr out --to h5ad"
@@ -171,28 +132,24 @@ class ExportConfig(Config):
 class ImportConfig(Config):
     """Options of `spam store import`."""
 
-    store: Path | None = option(None, "store that holds the section")
+    store: Path | None = option(None, "store that has the section")
     file: Path | None = option(
-        None, "file of features: TRIDENT or CLAM (.h5, .pt), slide2vec (.pt), .npy, .h5ad"
+        None, "file of features: TRIDENT or CLAM (.h5, .pt), slide2vec (.pt, .npz), .npy, .h5ad"
     )
     section: str | None = option(None, "section that the features belong to (default: the only one)")
-    kind: ForeignKind | None = option(None, "what made the file (default: told from its content)")
+    kind: ForeignKind | None = option(None, "program that made the file (default: recognised by its content)")
     key: str | None = option(None, "for .h5ad: the obsm key of the features")
     coordinates: Path | None = option(
-        None, "table (x, y or spot_id a row) or file that goes with .npy or .pt"
+        None, "table (x, y or spot_id per row) or file of coordinates that belongs to .npy or .pt"
     )
-    enc_name: str | None = option(None, "encoder that made the features (default: what the file says)")
-    licence: str | None = option(
-        None, "licence of that encoder's features (default: that of the encoder's card)"
-    )
-    tile_um: float | None = option(None, "side of a tile in µm (default: what the file says)")
-    tile_px: int | None = option(None, "side of a tile in full-resolution pixels, in place of --tile-um")
+    enc_name: str | None = option(None, "encoder that made the features (default: as in the file)")
+    licence: str | None = option(None, "licence of that encoder's features (default: unknown)")
+    tile_um: float | None = option(None, "side of a tile in µm (default: as in the file)")
+    tile_px: int | None = option(None, "side of a tile in full-resolution pixels, instead of --tile-um")
     tolerance_um: float = option(
-        1.0, "how far a tile's centre may lie from its spot, in µm (in pixels where no µm)"
+        1.0, "largest distance of a tile's centre from its spot, in µm (in pixels if the scale is unknown)"
     )
-    dtype: Literal["float16", "float32", "bfloat16"] = option(
-        "float16", "number format of the stored features"
-    )
+    dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
     overwrite: bool = option(False, "replace features of that name")  # noqa: FBT003
 
     def __post_init__(self) -> None:
@@ -214,23 +171,16 @@ class PushConfig(Config):
     """Options of `spam store push`."""
 
     store: Path | None = option(None, "store to share, a folder")
-    to: Path | str | None = option(None, "where: hf://datasets/org/name, s3://bucket/name.zarr, a folder, …")
-    licence: str | None = option(None, "licence of the counts and images, where the store does not name one")
+    to: Path | str | None = option(None, "address: hf://datasets/org/name, s3://bucket/name.zarr or a folder")
+    licence: str | None = option(None, "licence of counts and images for sections that state none")
     i_have_the_right_to_share: bool = option(
         False,  # noqa: FBT003
-        "share in spite of a licence that forbids it, or that is not known; it is recorded in the copy",
+        "share although a licence forbids it or is unknown; recorded in the README of the copy",
     )
-    without_counts: bool = option(False, "leave out counts and genes")  # noqa: FBT003
-    without_coordinates: bool = option(
-        False,  # noqa: FBT003
-        "leave out coordinates, graphs, the overview image and all columns that might tell where a spot lies",
-    )
-    salted_ids: bool = option(
-        False,  # noqa: FBT003
-        "replace ids of spots by salted digests, in another order; the salt is not kept",
-    )
-    private: bool = option(True, "make a new Hub repository a private one")  # noqa: FBT003
-    overwrite: bool = option(False, "replace what is there and differs")  # noqa: FBT003
+    without_counts: bool = option(False, _NO_COUNTS)  # noqa: FBT003
+    without_coordinates: bool = option(False, _NO_COORDINATES)  # noqa: FBT003
+    private: bool = option(True, "make a new Hub repository private")  # noqa: FBT003
+    overwrite: bool = option(False, "replace sections that differ at the address")  # noqa: FBT003
 
     def __post_init__(self) -> None:
         example = "push cohort.zarr hf://datasets/org/name"
@@ -241,10 +191,10 @@ class PushConfig(Config):
 class PullConfig(Config):
     """Options of `spam store pull`."""
 
-    store: Path | str | None = option(None, "address of the store: hf://datasets/org/name, s3://…, https://…")
-    out: Path | None = option(None, "folder to write; what is there already is not fetched again")
-    sections: tuple[str, ...] = option((), "sections to fetch, e.g. C2,C3 (default: all)")
-    features: tuple[str, ...] = option((), "features to fetch, by key or encoder name (default: all)")
+    store: Path | str | None = option(None, "address: hf://datasets/org/name, s3://…, https://…")
+    out: Path | None = option(None, "folder to write; files that it has are not fetched again")
+    sections: tuple[str, ...] = option((), _SECTIONS)
+    features: tuple[str, ...] = option((), _FEATURES)
 
     def __post_init__(self) -> None:
         example = "pull hf://datasets/org/name cohort.zarr"

@@ -24,13 +24,13 @@ from spam.atomic import replacing, write_text
 from spam.encoders import Encoder, build_encoder, encoder_card, require_reachable
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
 from spam.evaluation.hest_probe import HestReport, TaskScore, predict_expression, require_solver
-from spam.exchange.hdf5_files import open_hdf5, read_numbers, refuse_claims
 from spam.hardware import resolve_device
 from spam.models.linear import pearson_per_gene
 from spam.progress import SILENT, Progress
 from spam.schemas.hest_config import HestConfig, HestSolver
 from spam.sections.h5ad import read_h5ad
-from spam.tiles.cutting import resample
+from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
+from spam.tiles.tile_cutting import resample
 from spam.typing import Array, Float64, Num
 
 _LOG = logging.getLogger(__name__)

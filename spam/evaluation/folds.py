@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from spam.errors import ConfigError, StoreError
 from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_format import SectionMeta
 from spam.store import StoredSection
 from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.genes import GeneChoice, choose_genes

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.functional import mse_loss, normalize, scaled_dot_product_attention
 
 from spam.hardware import seeded
-from spam.models.attention import CrossAttention
 from spam.models.linear import pearson_per_gene
+from spam.models.networks import CrossAttention
 from spam.training.cohort import cohort_neighbours
 from spam.training.groups import assign_groups
 from spam.typing import Array, Bool, Float, Float64, Int64

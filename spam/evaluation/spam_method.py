@@ -14,9 +14,9 @@ from spam.models.checkpoint import read_checkpoint
 from spam.prediction import Predictor
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training.cohort import held_out_by_default
-from spam.training.dataset import training_set_of
 from spam.training.finetuning import finetune_on
 from spam.training.pretraining import pretrain_on
+from spam.training.training_set import training_set_of
 
 from .baselines import BASELINES
 from .folds import FoldTask

@@ -72,9 +72,9 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
     """
     meta = read_checkpoint_meta(path)
     if meta.stage != stage:
-        flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt", "adapt": "--save-dir"}[stage]
+        flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt"}.get(stage, "--save-dir")
         message = (
-            f"{str(path)!r} was written by `spam {meta.stage}`; {flag} needs a checkpoint of `spam {stage}`."
+            f"{str(path)!r} is a checkpoint of stage {meta.stage!r}; {flag} needs one of stage {stage!r}."
         )
         raise CheckpointError(message)
     return meta, safetensors.numpy.load_file(path)

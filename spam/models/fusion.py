@@ -12,11 +12,18 @@ from torch import nn
 from spam.graphs import knn
 from spam.typing import Array, Bool, Float, Float32, Int, Int64
 
-from .attention import CrossAttention
-from .distributions import Likelihood
-from .encoders import GeneEncoder, ImageProjector
-from .gcn import GraphInputs, SpatialGCN, closure
-from .merge import ConcatProj, GatedSum, Merge
+from .count_likelihood import Likelihood
+from .networks import (
+    ConcatProj,
+    CrossAttention,
+    GatedSum,
+    GeneEncoder,
+    GraphInputs,
+    ImageProjector,
+    Merge,
+    SpatialGCN,
+    closure,
+)
 
 Branch: TypeAlias = Literal["coord", "gene"]
 
@@ -123,7 +130,7 @@ class FusionInputs:
         neighbours = references = None
         if self.neighbours is not None and self.weights is not None:
             tokens, index = np.unique(self.neighbours.index[rows], return_inverse=True)
-            graph = closure(self.weights, tokens).to(device).gather(self.inputs)
+            graph = closure(self.weights, tokens).gather(self.inputs)
             neighbours = _token_batch(self.neighbours, rows, graph, index, device)
         if self.references is not None and self.bank is not None:
             tokens, index = np.unique(self.references.index[rows], return_inverse=True)
@@ -249,8 +256,8 @@ class FusionModel(nn.Module):
         parts = [self.query(image)]
         if self.gcn is not None and batch.neighbours is not None:
             near = batch.neighbours
-            graph = near.values
-            tokens = self.gcn.forward_blocks(self.drop_inputs(graph.x_inputs), graph.adj1, graph.adj2)
+            graph = dataclasses.replace(near.values, x_inputs=self.drop_inputs(near.values.x_inputs))
+            tokens = self.gcn(graph)
             parts.append(self.coord_attention(image, tokens[near.index], near.relation, near.mask))
         if self.gene_encoder is not None and batch.references is not None:
             refs = batch.references

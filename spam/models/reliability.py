@@ -9,8 +9,7 @@ from scipy.spatial import KDTree
 from spam.graphs import knn
 from spam.typing import Array, Float, Float32, Float64, Int, Num
 
-from .distributions import Likelihood
-from .intervals import count_cdf
+from .count_likelihood import Likelihood, count_cdf
 from .linear import FeatureTransform, pearson_per_gene
 
 FALSE_DISCOVERY_RATE = 0.05  # of the genes that are called predictable
@@ -29,8 +28,6 @@ class HeldOut:
     p_value
         How often a gene of the same smoothness that the images know nothing of would correlate as well
         (`correlation_p_values`); NaN where the correlation is not defined.
-    n_spots
-        Spots that it is based on.
     levels, coverage
         Central intervals of these nominal levels covered this share of the held-out counts (of spots and genes alike);
         both rise.
@@ -38,7 +35,6 @@ class HeldOut:
 
     pearson: Float64[Array, " n_genes"]
     p_value: Float64[Array, " n_genes"]
-    n_spots: int
     levels: Float64[Array, " n_levels"]
     coverage: Float64[Array, " n_levels"]
 
@@ -103,7 +99,6 @@ def judge(
     return HeldOut(
         pearson=within_section_pearson(predicted, expression, section),
         p_value=correlation_p_values(predicted, expression, section, xy),
-        n_spots=len(predicted),
         levels=_LEVELS,
         coverage=np.asarray(share),
     )

@@ -11,7 +11,7 @@ from benchmark_lab import FirstFeature, Noisy, TrainingMean, make_store
 from cohorts import add_section
 from scipy import stats
 
-from spam.cli.benchmark import BENCHMARK
+from spam.cli.commands import BENCHMARK
 from spam.evaluation import ALL_METHODS, BenchmarkReport, benchmark
 from spam.evaluation.spam_method import choose_methods
 from spam.schemas.benchmark_config import BenchmarkConfig

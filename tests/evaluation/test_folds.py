@@ -29,7 +29,7 @@ from spam.evaluation.folds import (
 )
 from spam.graphs import spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.store_meta import SectionMeta
+from spam.schemas.store_format import SectionMeta
 from spam.store import open_store
 from spam.training.cohort import FeatureChoice, SpotData, choose_features, read_spots
 from spam.training.groups import spatial_blocks

@@ -10,8 +10,8 @@ from cohorts import add_section
 from quality_arrays import add_quality, good_measures
 
 from spam.errors import StoreError
-from spam.schemas.store_meta import Sampling
-from spam.schemas.tile_quality import MEASURES
+from spam.schemas.store_format import Sampling
+from spam.schemas.tile_spec import MEASURES
 from spam.store import StoredSection, choose_features, flagged_spots, open_store, readable_spots
 
 SMALL, LARGE = "tiny_112um", "tiny_224um"
