@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from spam.graphs import ensure_spatial_graph
-from spam.models import Likelihood, build_distribution, count_interval
+from spam.models import Likelihood, count_interval, count_log_prob
 from spam.prediction import Context, PredictedSection, Predictor
 from spam.prediction.panel import Bank
 from spam.store import StoredSection
@@ -110,13 +110,12 @@ def score_counts(
     # `count_interval` is equal-tailed; the lower end of one and the upper end of another give unequal tails.
     lower = count_interval(likelihood, mu, theta, pi, 1 - 2 * levels[0])[0]
     upper = count_interval(likelihood, mu, theta, pi, 2 * levels[1] - 1)[1]
-    return _nll(truth, genes, likelihood, mu, theta, pi), lower, upper
+    return _nll(truth, genes, mu, theta, pi), lower, upper
 
 
 def _nll(
     truth: SectionTruth,
     genes: Shaped[Array, " n_genes"],
-    likelihood: Likelihood,
     mu: Num[Array, "n_spots n_genes"],
     theta: Num[Array, " n_genes"] | None,
     pi: Num[Array, "n_spots n_genes"] | None,
@@ -131,15 +130,14 @@ def _nll(
     # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: use the largest value below 1.
     bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
     chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
-    distribution = build_distribution(
-        likelihood,
+    log_prob = count_log_prob(
+        torch.from_numpy(csr_matrix(truth.counts)[rows].toarray()),
         log_mu=log(mu[rows][:, columns]),
         log_theta=None if theta is None else log(theta[columns]),
         zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
     )
     nll = np.full(len(genes), np.nan)
-    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
-    nll[columns] = -distribution.log_prob(counts).mean(0).numpy()
+    nll[columns] = -log_prob.mean(0).numpy()
     return nll
 
 
