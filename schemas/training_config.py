@@ -20,8 +20,9 @@ class TrainingConfig(FeatureOptions):
     sections: tuple[str, ...] = _data((), "sections to train on, e.g. C2,C3,C4 (default: all in the store)")
     val_sections: tuple[str, ...] = _data(
         (),
-        "sections held out for validation (default: all sections of the last donor if three or more donors are known, unless "
-        "that is more than half; else the last section; of a single section, a block)",
+        "sections held out for validation, among --sections or besides them (default: all sections of the last donor if "
+        "three or more donors are known and these are at most half of the sections, else the last section; of a single "
+        "section, a block)",
     )
     save_dir: Path | None = _output(
         None,

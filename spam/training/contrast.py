@@ -110,10 +110,7 @@ def contrast_figures(batches: list[Embeddings], config: PretrainConfig) -> dict[
         name: torch.cat([getattr(batch, name) for batch in batches]).float() for name in ("image", *losses[0])
     }
     for pair in losses[0]:
-        there, back = (
-            partner_rank(whole["image"], whole[pair]),
-            partner_rank(whole[pair], whole["image"]),
-        )
+        there, back = (partner_rank(whole["image"], whole[pair]), partner_rank(whole[pair], whole["image"]))
         for k in RECALLS:
             figures[f"{pair}_recall_{k}"] = recall_at_k(there, k=k)
             figures[f"{pair}_recall_back_{k}"] = recall_at_k(back, k=k)
@@ -181,7 +178,7 @@ class PairHealth:
         )
 
     def failure(self) -> str:
-        """What went wrong with a pair that was not aligned, and what to try."""
+        """Explain what went wrong with a pair that was not aligned, and what to try."""
         signs = []
         if self.is_loss_at_chance:
             signs.append(f"the held-out loss stays at ln(batch) ({self.loss:.2f} of {self.ln_batch:.2f})")

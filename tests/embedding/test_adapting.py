@@ -75,7 +75,7 @@ def test_expression_is_predicted_better_from_adapted_features(tiles: EmbedConfig
 
 
 def test_a_run_that_learns_nothing_leaves_the_encoder_unchanged(tiles: EmbedConfig, tmp_path: Path) -> None:
-    report = adapt(training(tiles, tmp_path / "lora", epochs=1, lr=0.3), tiles)
+    report = adapt(training(tiles, tmp_path / "lora", epochs=1, lr=0.3, mode="img-gene"), tiles)
     assert (report.card.best_epoch, report.card.epochs) == (0, 1)
     assert report.run.history[1]["val_loss"] > report.run.history[0]["val_loss"]
     assert "NOT learned" in report.summary()

@@ -15,7 +15,7 @@ from training_runs import finetuning, pretraining
 
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
-from spam.schemas.store_format import feature_key
+from spam.schemas.store_meta import feature_key
 from spam.store import open_store
 from spam.training import finetune, pretrain
 from spam.training.cohort import (
@@ -127,7 +127,7 @@ def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_pa
 
 def test_means_over_symmetries_are_never_mixed_with_plain_features(tmp_path: Path) -> None:
     stores = {name: tmp_path / f"{name}.zarr" for name in ("both", "averaged")}
-    for _name, store in stores.items():
+    for store in stores.values():
         for i in (1, 2):
             add_section(store, f"S{i}", seed=i)
             section = open_store(store, is_read_only=False).section(f"S{i}")
