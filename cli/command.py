@@ -167,7 +167,7 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
 class _PanelCommand(TyperCommand):
     """A command whose help lists the options by panel, in the order of `_PANELS`."""
 
-    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel; drawing them with rich would triple the time of ``--help``."""
         panels: dict[str, list[Any]] = {}
         for parameter in self.get_params(ctx):
