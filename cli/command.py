@@ -13,7 +13,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import typer
 from typer.core import TyperCommand
@@ -24,16 +24,22 @@ from spam.schemas.config import Config
 
 from .options import Option, gather, options_of
 
-# Operating system errors about paths and disks; any other OSError is a bug.
-_PATH_ADVICE = {
-    errno.EACCES: "choose a path with read and write permission",
-    errno.EPERM: "choose a path with read and write permission",
-    errno.EROFS: "choose a path on a writable disk",
-    errno.ENOTDIR: "part of this path is a file, not a folder",
-    errno.ENAMETOOLONG: "choose a shorter path",
-    errno.ENOSPC: "free some disk space and run the same command again",
-    errno.EDQUOT: "free some of your quota and run the same command again",
+# Operating system errors that the user can fix (permission, disk, quota, path); any other OSError is a bug.
+_USER_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG),
 }
+# Options of every command.
+_SHARED = (
+    Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
+    Option(
+        name="json",
+        kind=bool,
+        default=False,
+        help="print one JSON object on standard output, everything else on standard error",
+    ),
+)
+_PANELS = ("Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
 
 
 class Report(Protocol):
@@ -59,32 +65,24 @@ class Command:
 
 
 def call(twin: str, *configs: Config, progress: Progress) -> Any:
-    """Call a library function, e.g. ``"graphs.build_graphs"``; it is imported after the paths have been checked."""
+    """Call a function of `spam` or of a module below it, imported after the paths have been checked.
+
+    For example ``"embed"`` or ``"store.packing.pack"``.
+    """
     for config in configs:
         config.check_paths()
-    room, function = twin.rsplit(".", 1)
-    return getattr(importlib.import_module(f"spam.{room}"), function)(*configs, progress=progress)
+    module, _, function = f"spam.{twin}".rpartition(".")
+    return getattr(importlib.import_module(module), function)(*configs, progress=progress)
 
 
-def command(
-    name: str,
-    does: str,
-    example: str,
-    config: type[Config],
-    twin: str,
-    *,
-    arguments: tuple[str, ...] = (),
-    **more: Any,
-) -> Command:
+def command(name: str, does: str, example: str, config: type[Config], twin: str, **more: Any) -> Command:
     """Build a command that calls its library twin with a configuration of its options."""
 
     def work(values: dict[str, Any], progress: Progress) -> Any:
         return call(twin, config.from_mapping(values), progress=progress)
 
-    options = options_of(config, arguments=arguments)
-    return Command(
-        **{"name": name, "does": does, "example": example, "options": options, "work": work, **more}
-    )
+    made = Command(name=name, does=does, example=example, options=options_of(config), work=work)
+    return dataclasses.replace(made, **more)
 
 
 def _plain(value: Any) -> Any:
@@ -126,9 +124,11 @@ def _mendable(error: Exception) -> str | None:
     """Return the message of an error that the user can fix; None for a bug."""
     if isinstance(error, SpamError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _PATH_ADVICE:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}; {_PATH_ADVICE[error.errno]}"
+    if isinstance(error, OSError) and error.errno in _USER_ERRORS:
+        where = "" if error.filename is None else f": {error.filename}"
+        return (
+            f"{error.strerror}{where}. Choose another path, or free some space and run the same command again"
+        )
     return None
 
 
@@ -165,7 +165,7 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
 
 
 class _PanelCommand(TyperCommand):
-    """A command whose help lists the options by panel, those of the first panel first."""
+    """A command whose help lists the options by panel, in the order of `_PANELS`."""
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write one section per panel; drawing them with rich would triple the time of ``--help``."""
@@ -175,7 +175,7 @@ class _PanelCommand(TyperCommand):
             record = parameter.get_help_record(ctx)  # type: ignore[arg-type]
             if record is not None:
                 panels.setdefault(title, []).append(record)
-        for title in sorted(panels, key=lambda title: title == "Options"):
+        for title in sorted(panels, key=_PANELS.index):
             with formatter.section(title):
                 formatter.write_dl(panels[title])
 
@@ -184,21 +184,10 @@ def add_command(app: typer.Typer, command: Command) -> None:
     """Add a command to `app`, with its options, ``--config`` and ``--json``."""
 
     def run(**given: Any) -> None:
-        is_json = given.pop("json")
+        is_json = bool(given.pop("json"))
         raise typer.Exit(_run(command, given, given.pop("config"), is_json=is_json))
 
-    recipe_help = "TOML file of these options; flags override it"
-    json_help = "print one JSON object on standard output, everything else on standard error"
-    shared = (
-        ("config", None, Annotated[Path | None, typer.Option("--config", help=recipe_help)]),
-        ("json", False, Annotated[bool, typer.Option("--json", help=json_help)]),
-    )
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [option.parameter() for option in command.options]
-    parameters += [
-        inspect.Parameter(name, keyword, default=default, annotation=annotation)
-        for name, default, annotation in shared
-    ]
+    parameters = [option.parameter() for option in (*command.options, *_SHARED)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters}
     # "\b" keeps the line breaks of the example.

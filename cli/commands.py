@@ -29,7 +29,7 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
     is_dry_run = values.pop("dry_run", False)
     config = EmbedConfig.from_mapping(values)
     if not is_dry_run:
-        return call("embedding.embed", config, progress=progress)
+        return call("embed", config, progress=progress)
     config.check_paths()
     from spam.embedding import plan
 
@@ -42,7 +42,7 @@ EMBED = command(
     "spam embed --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --store cohort.zarr\n"
     "spam embed --manifest sections.csv --root images --store cohort.zarr",
     EmbedConfig,
-    "embedding.embed",
+    "embed",
     options=(*options_of(EmbedConfig), _DRY_RUN),
     work=_embed,
 )
@@ -66,7 +66,7 @@ def adapt_configs(values: dict[str, Any]) -> tuple[AdaptConfig, EmbedConfig]:
 
 
 def _adapt(values: dict[str, Any], progress: Progress) -> Any:
-    return call("embedding.adapt", *adapt_configs(values), progress=progress)
+    return call("adapt", *adapt_configs(values), progress=progress)
 
 
 _ADAPT_OPTIONS = options_of(AdaptConfig, leave_out=UNUSED_BY_ADAPT)
@@ -77,7 +77,7 @@ ADAPT = command(
     "spam adapt --store cohort.zarr --manifest sections.csv --root images --sections C2,C3,C4,C5 --save-dir lora\n"
     "spam embed --store cohort.zarr --manifest sections.csv --root images --lora lora",
     AdaptConfig,
-    "embedding.adapt",
+    "adapt",
     options=(
         *_ADAPT_OPTIONS,
         *options_of(EmbedConfig, leave_out={*_OF_FEATURES, *(option.name for option in _ADAPT_OPTIONS)}),
@@ -89,7 +89,7 @@ GRAPH = command(
     "Build the neighbour graphs of a store's sections and keep them in the store.",
     "spam graph --store cohort.zarr --k-spatial 12",
     GraphConfig,
-    "graphs.build_graphs",
+    "build_graphs",
 )
 _MODE_ALIASES = {"gene": "img-gene", "spatial": "img-coord"}
 
@@ -101,7 +101,7 @@ def _pretrain(values: dict[str, Any], progress: Progress) -> Any:
     config = with_store(PretrainConfig, values, progress)
     if lora is not None:
         config = adapt_and_embed(config, values, lora, progress)
-    return call("training.pretrain", config, progress=progress)
+    return call("pretrain", config, progress=progress)
 
 
 PRETRAIN = command(
@@ -111,7 +111,7 @@ PRETRAIN = command(
     "spam pretrain --h5ad C2.h5ad --csv mapping.csv --root images --mode joint --save-dir ckpt/pretrain\n"
     "spam pretrain --manifest sections.csv --root images --with-lora --save-dir ckpt/pretrain",
     PretrainConfig,
-    "training.pretrain",
+    "pretrain",
     options=(*options_of(PretrainConfig), *lab_file_options(PretrainConfig), *lora_options()),
     work=_pretrain,
 )
@@ -119,7 +119,7 @@ PRETRAIN = command(
 
 def _finetune(values: dict[str, Any], progress: Progress) -> Any:
     config = with_store(FinetuneConfig, values, progress, checkpoint="pretrained_ckpt")
-    report = call("training.finetune", config, progress=progress)
+    report = call("finetune", config, progress=progress)
     assert config.save_dir is not None  # checked by the configuration
     keep_adapter(config.pretrained_ckpt, config.save_dir)
     return report
@@ -131,7 +131,7 @@ FINETUNE = command(
     "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
     "    --pretrained-ckpt ckpt/pretrain/best.safetensors --save-dir ckpt/finetune",
     FinetuneConfig,
-    "training.finetune",
+    "finetune",
     options=(*options_of(FinetuneConfig), *lab_file_options(FinetuneConfig)),
     work=_finetune,
 )
@@ -139,7 +139,7 @@ FINETUNE = command(
 
 def _predict(values: dict[str, Any], progress: Progress) -> Any:
     return call(
-        "predicting.predict",
+        "predict",
         with_store(PredictConfig, values, progress, checkpoint="ckpt"),
         progress=progress,
     )
@@ -153,7 +153,7 @@ PREDICT = command(
     "spam predict --csv mapping.csv --root images \\\n"
     "    --ckpt ckpt/finetune/best.safetensors --out-dir results",
     PredictConfig,
-    "predicting.predict",
+    "predict",
     options=(*options_of(PredictConfig), *lab_file_options(PredictConfig, leave_out=("manifest",))),
     work=_predict,
 )
@@ -165,7 +165,7 @@ BENCHMARK = command(
     "spam benchmark --store cohort.zarr --train-sections MOB1,MOB2 \\\n"
     "    --test-sections MOB3,MOB4 --out-dir results",
     BenchmarkConfig,
-    "benchmarking.benchmark",
+    "benchmark",
     exit_code=lambda report: 0 if report.is_complete else 1,  # a method failed; the others are scored
 )
 HEST = command(
@@ -174,7 +174,7 @@ HEST = command(
     "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
     "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
     HestConfig,
-    "hest.hest_benchmark",
+    "hest_benchmark",
 )
 SIMULATE = command(
     "simulate",
@@ -182,15 +182,14 @@ SIMULATE = command(
     "spam simulate --out-dir cohort --n-donors 2 --n-sections 2\n"
     "spam embed --manifest cohort/sections.csv --store cohort.zarr",
     SimulateConfig,
-    "simulation.simulate",
+    "simulate",
 )
 DEMO = command(
     "demo",
     "Run every step on a small cohort: simulated and offline, or five real sections.",
     "spam demo\nspam demo her2st --data her2st",
     DemoConfig,
-    "simulation.demo.demo",
-    arguments=("name",),
+    "demo",
 )
 
 

@@ -113,7 +113,7 @@ def with_store(
     values = _with_encoder_name(values)
     if checkpoint in values:
         tiles = embed_config(values, stage["store"], Path(values[checkpoint]))
-    report = call("embedding.embed", tiles, progress=progress)
+    report = call("embed", tiles, progress=progress)
     sections = tuple(section.name for section in report.sections)
     if "sections" in own:
         stage.setdefault("sections", sections)
@@ -155,7 +155,7 @@ def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
     """
     from spam.encoders import read_adapter
     from spam.encoders.lora_adapter import CARD, frozen_name
-    from spam.training.checkpoint import read_checkpoint_meta
+    from spam.models.checkpoint import read_checkpoint_meta
 
     meta = read_checkpoint_meta(checkpoint)
     assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
@@ -233,8 +233,8 @@ def adapt_and_embed(
         {**shared, **settings, "save_dir": Path(mapping["save_dir"]) / ADAPTER_NAME}
     )
     tiles = embed_config(values, mapping["store"])
-    adapted = call("embedding.adapt", adapting, tiles, progress=progress)
-    call("embedding.embed", dataclasses.replace(tiles, lora=adapted.folder), progress=progress)
+    adapted = call("adapt", adapting, tiles, progress=progress)
+    call("embed", dataclasses.replace(tiles, lora=adapted.folder), progress=progress)
     return dataclasses.replace(config, enc_name=adapted.card.encoder_name)
 
 

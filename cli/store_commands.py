@@ -33,8 +33,7 @@ INFO = command(
     "Show the content of a feature store: spots, genes, features, graphs, licences and digests of each section.",
     "spam store info cohort.zarr\nspam store info s3://bucket/cohort.zarr",
     configs.InfoConfig,
-    "sharing.describe",
-    arguments=("store",),
+    "store.describing.describe",
 )
 
 
@@ -54,8 +53,7 @@ VERIFY = command(
     "Compare every byte of a store with its digests. Damage is reported by array, chunk and rows, with exit code 2.",
     "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
     configs.VerifyConfig,
-    "sharing.verify",
-    arguments=("store",),
+    "store.verifying.verify",
     exit_code=_has_faults,
 )
 MERGE = command(
@@ -63,8 +61,7 @@ MERGE = command(
     "Copy the sections, features and graphs of several stores into one. Existing content is kept.",
     "spam store merge all.zarr a.zarr b.zarr",
     configs.MergeConfig,
-    "sharing.merge",
-    arguments=("out", "stores"),
+    "store.copying.merge",
 )
 SELECT = command(
     "select",
@@ -72,56 +69,49 @@ SELECT = command(
     "spam store select cohort.zarr part.zarr --sections C2,C3 --genes ERBB2,CD74\n"
     "spam store select cohort.zarr open.zarr --without-counts",
     configs.SelectConfig,
-    "sharing.select",
-    arguments=("store", "out"),
+    "store.copying.select",
 )
 PACK = command(
     "pack",
     "Pack a store into one ZIP file, which every command can read.",
     "spam store pack cohort.zarr",
     configs.PackConfig,
-    "sharing.pack",
-    arguments=("store", "out"),
+    "store.packing.pack",
 )
 UNPACK = command(
     "unpack",
     "Unpack a packed store into a folder. Every file is compared with its digest.",
     "spam store unpack cohort.zarr.zip",
     configs.UnpackConfig,
-    "sharing.unpack",
-    arguments=("packed", "out"),
+    "store.packing.unpack",
 )
 EXPORT = command(
     "export",
     "Write sections as files for other tools: h5ad, AnnData-Zarr or Parquet.",
     "spam store export cohort.zarr exported --to h5ad",
     configs.ExportConfig,
-    "exchange.export",
-    arguments=("store", "out"),
+    "store.exporting.export",
 )
 IMPORT = command(
     "import",
     "Import features made by other tools (TRIDENT, CLAM, slide2vec, NumPy, AnnData).",
     "spam store import cohort.zarr C2.h5 --section C2",
     configs.ImportConfig,
-    "exchange.import_features",
-    arguments=("store", "file"),
+    "store.importing.import_features",
 )
 PUSH = command(
     "push",
     "Upload a store to the Hugging Face Hub, an object store or a folder. Only changes are sent.",
     "spam store push cohort.zarr hf://datasets/org/name",
     configs.PushConfig,
-    "sharing.push",
-    arguments=("store", "to"),
+    "store.publishing.push",
 )
 PULL = command(
     "pull",
     "Download a store, or some of its sections and features, into a folder. Only missing files are fetched.",
     "spam store pull hf://datasets/org/name cohort.zarr --sections C2",
     configs.PullConfig,
-    "sharing.pull",
-    arguments=("store", "out"),
+    "store.publishing.pull",
 )
 STORE_COMMANDS: tuple[Command, ...] = (
     *(LS, INFO, VERIFY, MERGE, SELECT, PACK, UNPACK, EXPORT, IMPORT, PUSH, PULL),

@@ -3,12 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
-from .store_format import Stain
-
-__all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_VERSION", "CheckpointMeta"]
-
 CHECKPOINT_FORMAT = "spam-checkpoint"
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +14,7 @@ class CheckpointMeta:
     Attributes
     ----------
     stage
-        ``pretrain`` or ``finetune``; ``adapt`` for the state of a run of `spam adapt`.
+        ``pretrain`` or ``finetune``; ``selection`` and ``adapt`` for states that only serve to resume a run.
     epoch
         Epochs behind these weights; 0 is the state before the first step.
     config
@@ -29,8 +25,8 @@ class CheckpointMeta:
         Encoder of the features, and the digest of its weights.
     feature_keys, tiles, feature_dims
         Feature arrays used together, their tile specs and their lengths, in order.
-    stain, is_averaged
-        Stain normalisation of the tiles behind them, and whether they are means over symmetries; see `FeatureMeta`.
+    is_averaged
+        Whether the features are means over the symmetries of the tile.
     genes
         Modelled genes, in order.
     gene_sets
@@ -38,8 +34,8 @@ class CheckpointMeta:
     train_sections, val_sections
         Sections that were trained on and held out; with one section both name it, and its blocks are told apart.
     donors
-        Donor of each of these sections, and of those that only pretraining has seen; also of those that the encoder was
-        adapted to (None where this run does not read them).
+        Number of the donor of each of these sections, then of those that only pretraining has seen or that the encoder was
+        adapted on; None for an unknown donor. Names of donors are not stored.
     depth
         Median library size of the training spots.
     metrics
@@ -54,7 +50,7 @@ class CheckpointMeta:
         Package versions.
     """
 
-    stage: Literal["pretrain", "finetune", "adapt"]
+    stage: Literal["pretrain", "selection", "finetune", "adapt"]
     epoch: int
     config: dict[str, Any]
     config_digest: str
@@ -68,14 +64,13 @@ class CheckpointMeta:
     gene_sets: dict[str, list[str]]
     train_sections: tuple[str, ...]
     val_sections: tuple[str, ...]
-    donors: dict[str, str | None]
+    donors: dict[str, int | None]
     depth: float
     metrics: dict[str, float]
     history: list[dict[str, float]]
     best: dict[str, float]
     settings: dict[str, Any]
     software: dict[str, str]
-    stain: Stain | None = None
     is_averaged: bool = False
 
     def to_mapping(self) -> dict[str, Any]:

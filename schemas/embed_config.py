@@ -167,16 +167,24 @@ class EmbedConfig(InputConfig):
 class FeatureOptions(Config):
     """A store, and which of its features and graphs are used."""
 
-    store: Path | str | None = option(None, "feature store (folder, packed store, or address) with counts")
-    enc_name: str | None = option(None, "encoder whose features to use (default: the only one in the store)")
+    store: Path | str | None = option(
+        None,
+        "feature store (folder, packed store, or address) with counts",
+        required="give the feature store that `spam embed` wrote",
+        panel="Data",
+    )
+    enc_name: str | None = option(
+        None, "encoder whose features to use (default: the only one in the store)", panel="Data"
+    )
     tile_um: tuple[float, ...] = option(
-        (), "tile sizes to use together, in µm (default: all that every section has)"
+        (), "tile sizes to use together, in µm (default: all that every section has)", panel="Data"
     )
     dihedral: bool = option(
         False,  # noqa: FBT003
         "use features averaged over the symmetries of the tile (default: the only kind in the store)",
+        panel="Data",
     )
-    k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph")
+    k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph", limits=">=1", panel="Model")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,6 @@ QUALITY = "quality"
 FeatureDtype = Literal["float16", "float32"]
 """Number formats of stored features."""
 
-Stain = Literal["macenko", "reinhard"]  # goes with the last option --stain
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
@@ -221,13 +219,32 @@ class FeatureMeta:
         return cls(**{**values, "sampling": sampling, "adapted_on": tuple(values["adapted_on"])})
 
 
-_CARD_IDENTITY = "source revision architecture kwargs input_px mean std interpolation pooling".split()
+_CARD_IDENTITY = [
+    "source",
+    "revision",
+    "architecture",
+    "kwargs",
+    "input_px",
+    "mean",
+    "std",
+    "interpolation",
+    "pooling",
+]
 """Entries of an encoder card that change its features; the others only describe it."""
 
 
-_META_IDENTITY = (
-    "origin weights_sha256 lora_sha256 tile sampling precision dim dtype is_averaged adapted_on".split()
-)
+_META_IDENTITY = [
+    "origin",
+    "weights_sha256",
+    "lora_sha256",
+    "tile",
+    "sampling",
+    "precision",
+    "dim",
+    "dtype",
+    "is_averaged",
+    "adapted_on",
+]
 
 
 def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:

@@ -32,7 +32,7 @@ from spam.store import (
     create_store,
     default_chunk_rows,
 )
-from spam.tiles import Slide, TileBatch, TileReader, overview, read_batches, sweep_order
+from spam.tiles import TileBatch, TileReader, overview, read_batches, sweep_order
 from spam.typing import Array, Float32, Int64
 from spam.versions import software_versions
 

@@ -1,77 +1,166 @@
-"""The model of stage 2: an image that may attend to neighbours and references, and decoders that correct the path."""
+"""Stage 2's model: an image that can attend to neighbours and references, decoded into a correction of the path."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
-from spam.errors import ConfigError
-from spam.typing import Bool, Float, Int
+from spam.graphs import knn
+from spam.typing import Array, Bool, Float, Float32, Int, Int64
 
-from .attention import CrossAttention
-from .distributions import Likelihood
-from .encoders import GeneEncoder, ImageProjector
-from .gcn import GraphInputs, SpatialGCN
-from .merge import ConcatProj, GatedSum, Merge
-
-__all__ = ["Branch", "FusionBatch", "FusionEnsemble", "FusionModel", "FusionOutput"]
+from .count_likelihood import Likelihood
+from .networks import (
+    ConcatProj,
+    CrossAttention,
+    GatedSum,
+    GeneEncoder,
+    GraphInputs,
+    ImageProjector,
+    Merge,
+    SpatialGCN,
+    closure,
+)
 
 Branch: TypeAlias = Literal["coord", "gene"]
 
-# sigmoid(-3) = 5 % inflated zeros to begin with: low, for most zeros of such counts are sampling zeros.
+# sigmoid(-3) = 5 % inflated zeros at the start: low, because most zeros of such counts are sampling zeros.
 _ZI_LOGIT_START = -3.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenTable:
+    """Spots that each spot may attend to, nearest or most similar first.
+
+    Attributes
+    ----------
+    index
+        Rows of the tokens, (n, t); unused places hold 0.
+    relation
+        Relation of token and spot, (n, t, r). Of a spatial neighbour (r = 3): x and y offset in units of the section's
+        spot distance, and log1p of the distance in that unit. Of a reference (r = 1): cosine of the image inputs.
+    is_usable
+        False at unused places, (n, t).
+    """
+
+    index: Int64[Array, "n t"]
+    relation: Float32[Array, "n t r"]
+    is_usable: Bool[Array, "n t"]
+
+
+def retrieve(queries: Float32[Array, "n q"], bank: Float32[Array, "m q"], k: int) -> TokenTable:
+    """Find the k bank spots with the most similar image inputs (cosine) for each query.
+
+    With fewer than `k` spots in the bank, the last places stay unused.
+    """
+    index = np.zeros((len(queries), k), dtype=np.int64)
+    similarity = np.zeros((len(queries), k, 1), dtype=np.float32)
+    is_usable = np.zeros((len(queries), k), dtype=bool)
+    if len(bank) and len(queries):
+        found = knn(bank, queries, k=min(k, len(bank)), metric="cosine")
+        width = found.indices.shape[1]
+        index[:, :width], is_usable[:, :width] = found.indices, True
+        similarity[:, :width, 0] = 1.0 - found.distances
+    return TokenTable(index=index, relation=similarity, is_usable=is_usable)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenBatch:
+    """Tokens of `b` spots.
+
+    Attributes
+    ----------
+    values
+        What the `u` different tokens are encoded from: their exact graph neighbourhood (``closure(weights,
+        tokens).gather(features)``), or their centred log1p(CP10k), (u, n_genes).
+    index, relation, mask
+        As in `TokenTable`; `index` counts through the `u` tokens.
+    """
+
+    values: GraphInputs | Float[torch.Tensor, "u n_genes"]
+    index: Int[torch.Tensor, "b t"]
+    relation: Float[torch.Tensor, "b t r"]
+    mask: Bool[torch.Tensor, "b t"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FusionBatch:
-    """What `FusionModel` sees of `b` spots. Nothing in it may come from the spots' own counts.
+    """Input of `FusionModel` for `b` spots; nothing in it may come from the spots' own counts.
 
     Attributes
     ----------
     image
-        Image features of the spots.
-    graph
-        Exact neighbourhood of the `u` spots that serve as neighbours: ``closure(weights,
-        them).gather(features)``.
-    neighbour_index
-        Which of these `u` is the spot's n-th neighbour; any valid row where masked.
-    neighbour_offset
-        Position of the neighbour relative to the spot: dx, dy and log distance, in units of the pitch.
-    neighbour_mask
-        True where there is a neighbour.
-    reference_expression
-        Expression of the `v` spots of other sections that were retrieved: log1p of counts per 10k, centred.
-    reference_index
-        Which of these `v` is the spot's n-th reference; any valid row where masked.
-    reference_similarity
-        Similarity of each reference's image to the spot's.
-    reference_mask
-        True where there is a reference.
+        Image inputs of the spots.
+    neighbours, references
+        Tokens of the branches ``coord`` and ``gene``; None if the model does not have the branch.
     """
 
     image: Float[torch.Tensor, "b image_dim"]
-    graph: GraphInputs
-    neighbour_index: Int[torch.Tensor, "b t"]
-    neighbour_offset: Float[torch.Tensor, "b t 3"]
-    neighbour_mask: Bool[torch.Tensor, "b t"]
-    reference_expression: Float[torch.Tensor, "v n_genes"]
-    reference_index: Int[torch.Tensor, "b r"]
-    reference_similarity: Float[torch.Tensor, "b r 1"]
-    reference_mask: Bool[torch.Tensor, "b r"]
+    neighbours: TokenBatch | None = None
+    references: TokenBatch | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FusionInputs:
+    """Inputs of all spots of a cohort or a section, resident on the device.
+
+    Attributes
+    ----------
+    inputs
+        Image inputs, (n, q), on the device.
+    neighbours, weights
+        Spatial neighbours as rows of `inputs`, and spatial weights, (n, n); None without branch ``coord``.
+    references, bank
+        Reference spots as rows of `bank`, and the bank's expression relative to its group, (m, n_genes), on the device;
+        None without branch ``gene``.
+    """
+
+    inputs: Float[torch.Tensor, "n q"]
+    neighbours: TokenTable | None = None
+    weights: csr_matrix | None = None
+    references: TokenTable | None = None
+    bank: Float[torch.Tensor, "m n_genes"] | None = None
+
+    def batch(self, rows: Int64[Array, " b"]) -> FusionBatch:
+        """Gather the batch of these rows, with the exact two-hop neighbourhood of every token."""
+        device = self.inputs.device
+        neighbours = references = None
+        if self.neighbours is not None and self.weights is not None:
+            tokens, index = np.unique(self.neighbours.index[rows], return_inverse=True)
+            graph = closure(self.weights, tokens).gather(self.inputs)
+            neighbours = _token_batch(self.neighbours, rows, graph, index, device)
+        if self.references is not None and self.bank is not None:
+            tokens, index = np.unique(self.references.index[rows], return_inverse=True)
+            expression = self.bank[torch.from_numpy(tokens).to(device)]
+            references = _token_batch(self.references, rows, expression, index, device)
+        image = self.inputs[torch.from_numpy(rows).to(device)]
+        return FusionBatch(image=image, neighbours=neighbours, references=references)
+
+
+def _token_batch(
+    table: TokenTable, rows: Array, values: GraphInputs | torch.Tensor, index: Array, device: torch.device
+) -> TokenBatch:
+    return TokenBatch(
+        values=values,
+        index=torch.from_numpy(index.reshape(table.index[rows].shape)).to(device),
+        relation=torch.from_numpy(table.relation[rows]).to(device),
+        mask=torch.from_numpy(table.is_usable[rows]).to(device),
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FusionOutput:
-    """Parameters of the count distribution; None where the likelihood has no such parameter.
+    """Corrections of the path and parameters of the count distribution; None where the likelihood has no such parameter.
 
     Attributes
     ----------
     expression
-        What is added to the path's log1p(CP10k); exactly 0 before training.
+        Added to the path's log1p(CP10k); exactly 0 before training.
     log_rate
-        What is added to the logarithm of the rate that belongs to that expression; exactly 0 before training.
+        Added to the logarithm of the rate that belongs to that expression; exactly 0 before training.
     log_theta
         Logarithm of the inverse dispersion per gene.
     zi_logits
@@ -88,19 +177,19 @@ class FusionModel(nn.Module):
     """Predict each gene's expression and count distribution from a spot's image, its neighbours and references.
 
     The image queries two sets of tokens by `CrossAttention`: `SpatialGCN` tokens of spatial neighbours, and
-    `GeneEncoder` embeddings of spots retrieved from other sections. The three parts are merged, normalised
-    and decoded linearly, into log1p expression and into a correction of the rate of the counts. Both decoders start
-    at zero, so that an untrained model leaves the path that it is added to as it is.
+    `GeneEncoder` embeddings of spots retrieved from other sections. The parts are merged, normalised and decoded
+    linearly, into log1p expression and into a correction of the count rate. Both decoders start at zero, so an untrained
+    model leaves the path as it is.
 
     Source: the SPAM manuscript (Park, Kim, Oh; in preparation), with retrieval after BLEEP (arXiv 2306.01859)
     and the ZINB head of scVI (Lopez et al., 10.1038/s41592-018-0229-2). Relative to the paper: the gene
-    branch reads reference spots, never the spot itself; several tokens per attention; image inputs are dropped at
-    random too; expression has a decoder of its own, beside that of the counts; dispersion per gene.
+    branch reads reference spots, never the spot itself; several tokens per attention; dropout on the image inputs too;
+    expression has a separate decoder beside that of the counts; dispersion per gene.
 
     Parameters
     ----------
     image_dim, n_genes
-        Length of the image features and of the expression profile.
+        Length of the image inputs and of the expression profile.
     proj_dim
         Width of the encoders that stage 1 trains; same names and shapes as in `AlignmentModel`.
     fuse_dim, heads
@@ -118,7 +207,7 @@ class FusionModel(nn.Module):
     Raises
     ------
     ConfigError
-        If `merge` or `likelihood` is unknown, or `heads` does not divide `fuse_dim`.
+        If `heads` does not divide `fuse_dim`.
     """
 
     def __init__(
@@ -135,30 +224,20 @@ class FusionModel(nn.Module):
         branches: Sequence[Branch] = ("coord", "gene"),
     ) -> None:
         super().__init__()
-        merges: dict[str, type[GatedSum | ConcatProj]] = {
-            "gated-sum": GatedSum,
-            "concat-proj": ConcatProj,
-        }
-        if merge not in merges or likelihood not in ("zinb", "nb", "poisson"):
-            message = (
-                f"--merge {merge!r} with --likelihood {likelihood!r} is unknown; expected gated-sum or "
-                "concat-proj, with zinb, nb or poisson"
-            )
-            raise ConfigError(message)
-        self.branches = tuple(branches)
         self.drop_inputs = nn.Dropout(dropout)
         self.image_projector = ImageProjector(image_dim, proj_dim, dropout=dropout)
         self.query = nn.Linear(proj_dim, fuse_dim)
         self.gcn: SpatialGCN | None = None
         self.gene_encoder: GeneEncoder | None = None
         sizes = (proj_dim, proj_dim, fuse_dim, heads)
-        if "coord" in self.branches:
+        if "coord" in branches:
             self.gcn = SpatialGCN(image_dim, proj_dim, proj_dim, dropout=dropout)
             self.coord_attention = CrossAttention(*sizes, bias_dim=3, dropout=dropout)
-        if "gene" in self.branches:
+        if "gene" in branches:
             self.gene_encoder = GeneEncoder(n_genes, proj_dim, dropout=dropout)
             self.gene_attention = CrossAttention(*sizes, bias_dim=1, dropout=dropout)
-        self.merge = merges[merge](fuse_dim, n_parts=1 + len(self.branches))
+        merge_class = {"gated-sum": GatedSum, "concat-proj": ConcatProj}[merge]
+        self.merge = merge_class(fuse_dim, n_parts=1 + len(branches))
         self.after_merge = nn.Sequential(nn.LayerNorm(fuse_dim), nn.GELU(), nn.Dropout(dropout))
         self.expression_decoder = nn.Linear(fuse_dim, n_genes)
         self.rate_decoder = nn.Linear(fuse_dim, n_genes)
@@ -175,32 +254,28 @@ class FusionModel(nn.Module):
         """Predict for a batch; rows do not influence each other."""
         image = self.image_projector(self.drop_inputs(batch.image))
         parts = [self.query(image)]
-        if self.gcn is not None:
-            graph = batch.graph
-            tokens = self.gcn.forward_blocks(self.drop_inputs(graph.x_inputs), graph.adj1, graph.adj2)
-            neighbours = tokens[batch.neighbour_index]
-            parts.append(
-                self.coord_attention(image, neighbours, batch.neighbour_offset, batch.neighbour_mask)
-            )
-        if self.gene_encoder is not None:
-            references = self.gene_encoder(batch.reference_expression)[batch.reference_index]
-            parts.append(
-                self.gene_attention(image, references, batch.reference_similarity, batch.reference_mask)
-            )
-        merged = self.merge(torch.stack(parts, dim=1))
-        decoded = self.after_merge(merged)
-        # What counts ask for does not move what expression is read from: it would fit their noise.
-        settled = decoded.detach()
+        if self.gcn is not None and batch.neighbours is not None:
+            near, graph = batch.neighbours, batch.neighbours.values
+            assert isinstance(graph, GraphInputs)
+            tokens = self.gcn(dataclasses.replace(graph, x_inputs=self.drop_inputs(graph.x_inputs)))
+            parts.append(self.coord_attention(image, tokens[near.index], near.relation, near.mask))
+        if self.gene_encoder is not None and batch.references is not None:
+            refs = batch.references
+            tokens = self.gene_encoder(refs.values)
+            parts.append(self.gene_attention(image, tokens[refs.index], refs.relation, refs.mask))
+        decoded = self.after_merge(self.merge(torch.stack(parts, dim=1)))
+        # Stop-gradient: the count likelihood does not update the shared representation, because it overfits count noise.
+        stopped = decoded.detach()
         return FusionOutput(
             expression=self.expression_decoder(decoded),
-            log_rate=self.rate_decoder(settled),
+            log_rate=self.rate_decoder(stopped),
             log_theta=self.log_theta,
-            zi_logits=None if self.zi_head is None else self.zi_head(settled),
+            zi_logits=None if self.zi_head is None else self.zi_head(stopped),
         )
 
 
 class FusionEnsemble(nn.Module):
-    """Several `FusionModel` of different random weights, which are trained side by side and averaged.
+    """Several `FusionModel` with different random weights, trained side by side and averaged.
 
     Lakshminarayanan et al., arXiv 1612.01474. Relative to the paper: the parameters of the distributions are averaged,
     not the distributions.
@@ -218,31 +293,20 @@ class FusionEnsemble(nn.Module):
         self.members = nn.ModuleList(FusionModel(**settings) for _ in range(members))
 
     def each(self, batch: FusionBatch) -> FusionOutput:
-        """Predict by every member: each value gets one more axis, the first."""
+        """Predictions of every member, stacked along a new first axis."""
         outputs = [member(batch) for member in self.members]
-
-        def stacked(name: str) -> torch.Tensor | None:
-            values = [getattr(out, name) for out in outputs]
-            return None if values[0] is None else torch.stack(values)
-
-        return _output_of(stacked)
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(FusionOutput):
+            parts = [getattr(output, field.name) for output in outputs]
+            values[field.name] = None if parts[0] is None else torch.stack(parts)
+        return FusionOutput(**values)
 
     def forward(self, batch: FusionBatch) -> FusionOutput:
-        """Average what the members predict."""
+        """Mean over the members."""
         each = self.each(batch)
-
-        def mean(name: str) -> torch.Tensor | None:
-            values: torch.Tensor | None = getattr(each, name)
-            return None if values is None else values.mean(dim=0)
-
-        return _output_of(mean)
-
-
-def _output_of(value: Callable[[str], torch.Tensor | None]) -> FusionOutput:
-    """Fill in the fields by their names."""
-    expression, log_rate = value("expression"), value("log_rate")
-    assert expression is not None
-    assert log_rate is not None
-    return FusionOutput(
-        expression=expression, log_rate=log_rate, log_theta=value("log_theta"), zi_logits=value("zi_logits")
-    )
+        return FusionOutput(
+            expression=each.expression.mean(dim=0),
+            log_rate=each.log_rate.mean(dim=0),
+            log_theta=None if each.log_theta is None else each.log_theta.mean(dim=0),
+            zi_logits=None if each.zi_logits is None else each.zi_logits.mean(dim=0),
+        )

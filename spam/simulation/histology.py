@@ -9,7 +9,7 @@ from scipy import ndimage
 from spam.errors import ConfigError
 from spam.typing import Array, Float, Float32, UInt8
 
-from .tissue import KIND_TABLE, KINDS, SmoothFields, TissueOutline, hexagonal_lattice
+from .simulated_tissue import KIND_TABLE, KINDS, SmoothFields, TissueOutline, hexagonal_lattice
 
 # Optical density of one unit of stain in red, green and blue: blue-violet haematoxylin, pink eosin.
 _STAINS = np.array([[0.90, 0.98, 0.46], [0.12, 0.85, 0.42]])

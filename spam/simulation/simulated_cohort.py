@@ -19,7 +19,7 @@ from spam.schemas.simulate_config import SimulateConfig
 from spam.typing import Array, Bool, Float, Int, UInt8
 
 from .histology import Frame, draw_histology, draw_stain
-from .tissue import KINDS, SmoothFields, lay_spots, random_stream, share_moments, softmax
+from .simulated_tissue import KINDS, SmoothFields, lay_spots, random_stream, share_moments, softmax
 
 _SPOT_PER_PITCH = 0.55  # Visium: spots of 55 µm at a pitch of 100 µm
 _MARGIN_PER_PITCH = 1.5  # glass around the outermost spots, so that most tiles lie inside the image

@@ -39,7 +39,7 @@ from .layout import (
 )
 from .places import FolderLocation, Location
 from .section_index import SectionIndex, update_index
-from .writing import locked, remove_nodes
+from .writing import discard, locked, remove_nodes
 
 _log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class FeatureWriter:
         if chunk not in self.chunks or rows.shape != (chunk.stop - chunk.start, self._meta.dim):
             message = f"{where}: a chunk of {self._meta.dim} columns is written whole, not an array of shape {rows.shape}"
             raise StoreError(message)
-        largest = _FLOAT16_OVERFLOW if self._meta.dtype == "float16" else np.inf
+        largest = np.float32(_FLOAT16_OVERFLOW if self._meta.dtype == "float16" else np.inf)
         bad = np.flatnonzero(~(np.abs(rows) < largest).all(axis=1))  # NaN compares as false
         if bad.size:
             remedy = "Check the tile of that row and the encoder."
@@ -261,7 +261,7 @@ class FeatureWriter:
 
 def is_intact_chunk(data: bytes) -> bool:
     """Tell whether a chunk file of features ends with the CRC-32C of its rows."""
-    return google_crc32c.value(data[:-_CRC_BYTES]) == int.from_bytes(data[-_CRC_BYTES:], "little")
+    return bool(google_crc32c.value(data[:-_CRC_BYTES]) == int.from_bytes(data[-_CRC_BYTES:], "little"))
 
 
 def open_feature_writer(
@@ -301,9 +301,9 @@ def open_feature_writer(
         if not is_finished:
             asked[RUN] = dict(run)
         differences = [] if begun is None else _differences(begun, asked)
+        graph = graph_nodes(feature_graph_key(meta.key))
         # Quality goes with its features; if it was finished first, a resumed run keeps it.
         if is_overwrite and (differences or (is_finished and meta.origin != QUALITY)):
-            graph = graph_nodes(feature_graph_key(meta.key))
             remove_nodes(store, section, node, f"obsm/{quality_key(meta.key)}", *graph)
             index, is_finished, begun = refresh(), False, None
             asked[RUN] = dict(run)
@@ -313,6 +313,9 @@ def open_feature_writer(
                 f"differently: {'; '.join(differences)}. Use the same settings, or replace them: spam embed --overwrite"
             )
             raise StoreError(message)
+        for name in graph:  # left by a writer that was killed while it removed old features
+            if name not in index.nodes:
+                discard(store, f"{section}/{name}")
         if begun is None:
             chunks = chunk_slices(index.meta.n_spots, meta.chunk_rows)
             zarr.create_array(

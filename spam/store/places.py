@@ -75,14 +75,20 @@ class Location:
         StoreError
             If the file is missing, or its size or digest differs.
         """
+        data, fault = self.checked(path, entry)
+        if fault:
+            raise self.damaged(path, fault)
+        return data
+
+    def checked(self, path: str, entry: FileEntry) -> tuple[bytes, str]:
+        """Read a file whole; return its bytes, and how they differ from its index entry (``""`` if they do not)."""
         part = self.part(path, entry)
-        fault = "it is missing" if part is None else f"it has {part.n_bytes} bytes, expected {entry.n_bytes}"
-        if part is not None and part.n_bytes == entry.n_bytes:
-            data = part.read()
-            if file_entry(data) == entry:
-                return data
-            fault = f"its SHA-256 is not {entry.sha256[:12]}…"
-        raise self.damaged(path, fault)
+        if part is None:
+            return b"", "it is missing"
+        if part.n_bytes != entry.n_bytes:
+            return b"", f"it has {part.n_bytes} bytes, expected {entry.n_bytes}"
+        data = part.read()
+        return data, "" if file_entry(data) == entry else f"its SHA-256 is not {entry.sha256[:12]}…"
 
     def damaged(self, path: str, fault: str) -> StoreError:
         """Make the error for a file that is not what its index says."""

@@ -169,7 +169,7 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
-def _index_faults(index: SectionIndex, name: str) -> list[str | None]:
+def _index_faults(index: SectionIndex, name: str) -> list[str]:
     faults = [
         name_fault(name, "its name"),
         None if index.meta.name == name else f"its metadata name it {index.meta.name!r}",

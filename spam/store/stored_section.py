@@ -373,7 +373,7 @@ class StoredSection:
     def _array(self, name: str) -> Shaped[Array, "*shape"]:
         """Read an array; strings come as NumPy's ``str``."""
         self._prefetch(name)
-        values = np.asarray(self._group[name][...])  # type: ignore[index,union-attr]  # an array
+        values = np.asarray(self._group[name][...])  # type: ignore[index]  # an array
         # NumPy does not cast variable-length strings to fixed-length ones itself (NumPy 2.4).
         return values.astype(object).astype(str) if values.dtype.kind in "TO" else values
 
@@ -404,7 +404,8 @@ class StoredSection:
         self._prefetch(*parts)
         is_new_run = np.flatnonzero(starts[1:] // chunk > np.maximum(stops[:-1] - 1, 0) // chunk) + 1
         runs = [run for run in np.split(np.arange(len(wanted)), is_new_run) if run.size]
-        data, indices = [], []
+        data: list[Array] = []
+        indices: list[Array] = []
         for run in runs:
             first, last = int(starts[run[0]]), int(stops[run[-1]])
             taken = (
@@ -412,7 +413,7 @@ class StoredSection:
                 - first
             )
             for values, part in ((data, "data"), (indices, "indices")):
-                values.append(self._group[f"X/{part}"][first:last][taken])  # type: ignore[index,union-attr]
+                values.append(self._group[f"X/{part}"][first:last][taken])  # type: ignore[index]
         ends = np.concatenate([[0], np.cumsum(stops - starts)])
         flat = [np.concatenate(part) if part else np.empty(0, np.int32) for part in (data, indices)]
         return self._matrix("X", "csc", [*flat, ends], (self.n_spots, len(wanted)))[:, places].tocsr()

@@ -200,7 +200,7 @@ def remove_nodes(store: Path, section: str, *nodes: str) -> None:
     """Remove groups or arrays from a section, first from its index; the caller holds its lock."""
     update_index(store / section, drop=nodes)
     for node in nodes:
-        _discard(store, f"{section}/{node}")
+        discard(store, f"{section}/{node}")
 
 
 def write_root(folder: Path, *, entries: Mapping[str, Any] | None = None) -> None:
@@ -294,12 +294,12 @@ def _staged(store: Path, section: str) -> Iterator[Path]:
 
 
 def _replace(store: Path, name: str, folder: Path) -> None:
-    _discard(store, name)
+    discard(store, name)
     (store / name).parent.mkdir(parents=True, exist_ok=True)
     folder.rename(store / name)
 
 
-def _discard(store: Path, name: str) -> None:
+def discard(store: Path, name: str) -> None:
     """Delete a folder; its ``zarr.json`` first, so that readers never meet half of a section."""
     folder = inside(store, name)
     (folder / INDEX).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a trainer reads from the store: sections with their features, graph and counts, checked to fit together."""
+"""Sections as trainers and predictors read them from the store: features, graph and counts, checked to fit together."""
 
 import dataclasses
 import hashlib
@@ -9,22 +9,13 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.schemas.store_format import UNKNOWN_WEIGHTS, FeatureMeta, Stain
+from spam.models.fusion import TokenTable
+from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
-from spam.store import Graph, Store, StoredSection, readable_spots
+from spam.store import Graph, Store, StoredSection, choose_sections, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
 
-__all__ = [
-    "FeatureChoice",
-    "SpotData",
-    "choose_features",
-    "choose_sections",
-    "data_digest",
-    "held_out_by_default",
-    "read_spots",
-]
-
-_DONORS_TO_SPARE_ONE = 3  # of two, the other one alone would be trained on at first
+_DONORS_TO_SPARE_ONE = 3  # with two donors, holding one out would leave a single one to train on
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +24,14 @@ class FeatureChoice:
 
     Attributes
     ----------
-    encoder
-        Name of the encoder.
-    weights_sha256
-        Digest of its weights.
-    keys
-        Feature keys, one per tile size, from the smallest tile to the largest.
-    tiles
-        Tile spec of each key, as a mapping.
-    dims
-        Length of each key's vectors.
-    stain, is_averaged
-        How the tiles were normalised, and whether features are means over symmetries; see `FeatureMeta`.
+    encoder, weights_sha256
+        Name of the encoder, and digest of its weights.
+    keys, tiles, dims
+        Feature keys with their tile spec and vector length, from the smallest tile to the largest.
+    is_averaged
+        Whether features are means over the symmetries of the tile.
     adapted_on
-        Sections whose counts the encoder has seen, see `FeatureMeta`.
+        Sections whose counts the encoder was adapted with, see `FeatureMeta`.
     """
 
     encoder: str
@@ -54,7 +39,6 @@ class FeatureChoice:
     keys: tuple[str, ...]
     tiles: tuple[dict[str, object], ...]
     dims: tuple[int, ...]
-    stain: Stain | None = None
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
 
@@ -73,10 +57,8 @@ class SpotData:
         Coordinates (n_spots, 2) in the unit of the graph.
     graph
         Spatial neighbours within the section.
-    counts
-        Raw counts (n_spots, n_genes) of `genes`, or None.
-    genes
-        Gene names, or None.
+    counts, genes
+        Raw counts (n_spots, n_genes) and gene names, or None.
     totals
         Library size over *all* genes of the section, (n_spots,), or None.
     """
@@ -104,67 +86,51 @@ class SpotData:
             If the section has no counts, or lacks some of the genes.
         """
         if self.counts is None or self.genes is None:
-            message = f"section {self.name!r} has no counts; embed it with --h5ad and raw counts to train or score on it"
+            message = f"Section {self.name!r} has no counts. Embed it with --h5ad and raw counts to train or score on it."
             raise StoreError(message)
         position = {str(gene): i for i, gene in enumerate(self.genes)}
         missing = [gene for gene in genes if gene not in position]
         if missing:
             message = (
-                f"section {self.name!r} lacks {len(missing)} of {len(genes)} genes (first: {', '.join(missing[:5])}); "
-                "train again on sections that share the genes, or leave this one out with --sections"
+                f"Section {self.name!r} lacks {len(missing)} of {len(genes)} genes (first: {', '.join(missing[:5])}). "
+                "Train on sections that share the genes, or leave this one out (--sections)."
             )
             raise StoreError(message)
         return self.counts[:, [position[gene] for gene in genes]]
 
 
-def choose_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Settle which sections are trained on and which are held out.
+def split_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the training and of the validation sections; equal if and only if there is a single section.
 
-    Without ``--val-sections`` `held_out_by_default` decides; a lone section is both, and is later cut into blocks.
-
-    Returns
-    -------
-    Names of the training and of the validation sections; they are equal if and only if there is one section.
+    Without ``--val-sections``, `held_out_by_default` decides; a single section is later cut into blocks.
 
     Raises
     ------
     ConfigError
-        If a section is not in the store, or none is left to train on.
+        If no section is left to train on.
     """
-    names = config.sections or store.section_names
-    unknown = [name for name in (*names, *config.val_sections) if name not in store.section_names]
-    if unknown:
-        message = (
-            f"--sections: {', '.join(map(repr, unknown))} not in store {store.address!r}, which has "
-            f"{', '.join(store.section_names) or 'no section'}; embed them with `spam embed`"
-        )
-        raise ConfigError(message)
-    if not names:
-        message = f"store {store.address!r} has no section yet; fill it with `spam embed`"
-        raise ConfigError(message)
-    if len(set(names)) < len(names):
-        message = f"--sections names a section twice: {', '.join(names)}"
-        raise ConfigError(message)
-    if not config.val_sections and len(names) == 1:
+    names = choose_sections(store, config.sections)
+    if config.val_sections:
+        held_out = choose_sections(store, config.val_sections)
+    elif len(names) == 1:
         return names, names
-    held_out = config.val_sections or held_out_by_default(
-        names, [store.section(name).meta.donor for name in names]
-    )
+    else:
+        held_out = held_out_by_default(names, [store.section(name).meta.donor for name in names])
     train = tuple(name for name in names if name not in held_out)
     if not train:
         message = (
-            f"--val-sections {','.join(held_out)} leaves no section to train on; name more in --sections"
+            f"--val-sections {','.join(held_out)} leaves no section to train on. Name more in --sections."
         )
         raise ConfigError(message)
     return train, held_out
 
 
 def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> tuple[str, ...]:
-    """Name the sections that are held out where nobody says which: all of the last one's donor, or the last one alone.
+    """Default validation split: all sections of the last donor if three or more donors are known, else the last section.
 
-    A whole donor where three or more are known, all of them, and at most half of the sections are this donor's: accuracy
-    and intervals that are measured on a donor who is trained on are too good for others ("Intervals for new donors" in
-    docs/experiments.md). Stage 2 trains on them afterwards; stage 1 and `spam adapt` never do.
+    The last donor is held out only if all donors are known and at most half of the sections are this donor's. Accuracy
+    and intervals measured on a donor who is trained on are too good for others ("Intervals for new donors" in
+    docs/experiments.md). Stage 2 trains on the held-out sections afterwards; stage 1 and `spam adapt` never do.
     """
     own = tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
     can_be_spared = None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE
@@ -176,56 +142,50 @@ def choose_features(
     enc_name: str | None,
     tile_um: Sequence[float],
     *,
-    stain: Stain | None = None,
     is_averaged: bool = False,
 ) -> FeatureChoice:
-    """Settle which features every one of `sections` has and the options ask for.
+    """Features that every one of `sections` has and the options ask for.
 
-    Features of normalised tiles, and means over symmetries, are never used together with others: taken are those that
-    `stain` and `is_averaged` ask for, or the only kind that there is where both are left at their defaults.
+    Means over symmetries are never mixed with plain features: `is_averaged` chooses, unless the store has one kind only.
 
     Raises
     ------
     StoreError
-        If the choice is open (several encoders), empty, or differs between the sections; says what is there.
+        If the choice is open (several encoders), empty, or differs between the sections.
     """
     metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
-    there = "; ".join(f"{name}: {', '.join(found) or 'nothing finished'}" for name, found in metas.items())
+    there = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in metas.items())
     shared = set.intersection(*(set(found) for found in metas.values()))
     first = metas[sections[0].meta.name]
     chosen = [
-        first[key] for key in sorted(shared) if enc_name is None or first[key].encoder["name"] == enc_name
+        first[key]
+        for key in sorted(shared)
+        if enc_name in (None, first[key].encoder["name"])
+        and (not tile_um or first[key].tile["tile_um"] in tile_um)
     ]
-    if tile_um:
-        chosen = [meta for meta in chosen if meta.tile["tile_um"] in tile_um]
-        _require_sizes(chosen, tile_um, there)
     encoders = sorted({meta.encoder["name"] for meta in chosen})
-    if len(encoders) != 1:
-        problem = (
-            f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
-            if encoders
-            else "share no features"
+    kinds = {meta.is_averaged for meta in chosen}
+    is_averaged = is_averaged or kinds == {True}
+    chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
+    absent = sorted(set(tile_um) - {meta.tile["tile_um"] for meta in chosen})
+    if len(encoders) != 1 or absent or not chosen:
+        asked = [f"--tile-um {' '.join(f'{um:g}' for um in absent)}" if absent else ""]
+        asked += ["--dihedral" if is_averaged else ""]
+        lacks = (
+            f"share no features with {' '.join(filter(None, asked))}" if any(asked) else "share no features"
         )
-        message = f"the sections {problem} ({there}); choose one with --enc-name, or run `spam embed` for what is missing"
-        raise StoreError(message)
-    kinds: set[tuple[Stain | None, bool]] = {(None, meta.is_averaged) for meta in chosen}
-    asked = (stain, is_averaged)
-    if asked not in kinds and (asked != (None, False) or len(kinds) > 1):
+        several = f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
         message = (
-            f"no features of {encoders[0]!r} that all sections share were made with {_kind(*asked)} ({there}), but some with "
-            f"{' and some with '.join(sorted(_kind(*kind) for kind in kinds))}: choose with --stain and --dihedral, or "
-            "embed what is missing"
+            f"The sections {several if len(encoders) > 1 else lacks} ({there}). Choose one with --enc-name, or run "
+            "`spam embed` for what is missing."
         )
         raise StoreError(message)
-    asked = asked if asked in kinds else kinds.pop()
-    chosen = [meta for meta in chosen if (None, meta.is_averaged) == asked]
-    _require_sizes(chosen, tile_um, there)
     for key in (meta.key for meta in chosen):
         digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
         if len(digests) > 1:
             message = (
-                f"features {key!r} were made with different weights in different sections "
-                f"({', '.join(sorted(d[:8] for d in digests))}…); embed them again with --overwrite"
+                f"Features {key!r} come from different weights in different sections "
+                f"({', '.join(sorted(d[:8] for d in digests))}). Embed them again with --overwrite."
             )
             raise StoreError(message)
     chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
@@ -235,37 +195,21 @@ def choose_features(
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
-        is_averaged=chosen[0].is_averaged,
+        is_averaged=is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
     )
-
-
-def _require_sizes(chosen: Sequence[FeatureMeta], tile_um: Sequence[float], there: str) -> None:
-    absent = set(tile_um) - {meta.tile["tile_um"] for meta in chosen}
-    if absent:
-        message = (
-            f"no features of tiles of {', '.join(f'{um:g} µm' for um in sorted(absent))} that all sections share "
-            f"({there}); embed them with `spam embed --tile-um`"
-        )
-        raise StoreError(message)
-
-
-def _kind(stain: Stain | None, is_averaged: bool) -> str:  # noqa: FBT001  the two are one word of the options
-    """Name a kind of features by the options that ask for it."""
-    words = [*([f"--stain {stain}"] if stain else []), *(["--dihedral"] if is_averaged else [])]
-    return " ".join(words) or "neither --stain nor --dihedral"
 
 
 def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
     """Read one section; its graph is built if the store has none of this `k`.
 
-    Spots whose tiles could not be read are left out as if they had never been measured (`readable_spots` tells which):
-    they are nobody's neighbours, and no statistic counts them.
+    Spots whose tiles could not be read (`readable_spots`) are left out as if they had never been measured: they are not
+    neighbours of other spots, and no statistic includes them.
 
     Parameters
     ----------
     with_counts
-        False reads nothing of the counts: prediction cannot touch what it has not read.
+        False does not read the counts: prediction cannot depend on what it has not read.
 
     Raises
     ------
@@ -288,12 +232,10 @@ def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_coun
 
 
 def data_digest(spots: Sequence[SpotData]) -> str:
-    """Hash what training sees, so that a run is not resumed on other data."""
+    """Hash what training sees, so that a run is not resumed on other data; donors decide the default split."""
     digest = hashlib.sha256()
     for section in spots:
-        digest.update(
-            f"{section.name}\0{section.donor}\0".encode()
-        )  # donors decide which sections are held out
+        digest.update(f"{section.name}\0{section.donor}\0".encode())
         digest.update(np.ascontiguousarray(section.features).tobytes())
         digest.update(np.ascontiguousarray(section.xy).tobytes())
         if section.counts is not None and section.genes is not None:
@@ -301,3 +243,34 @@ def data_digest(spots: Sequence[SpotData]) -> str:
             digest.update(counts.data.tobytes() + counts.indices.tobytes() + counts.indptr.tobytes())
             digest.update("\0".join(str(gene) for gene in section.genes).encode())
     return digest.hexdigest()
+
+
+def neighbour_table(graph: Graph, xy: Float64[Array, "n 2"], t: int) -> TokenTable:
+    """Take the `t` nearest neighbours that the graph of one section holds for each spot.
+
+    A spot with fewer neighbours leaves its last places unused.
+    """
+    distances = graph.distances.tocoo()
+    order = np.lexsort((distances.col, distances.data, distances.row))
+    rows, columns = distances.row[order], distances.col[order]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)  # rank among the neighbours of a spot
+    index = np.zeros((len(xy), t), dtype=np.int64)
+    is_usable = np.zeros((len(xy), t), dtype=bool)
+    taken = place < t
+    index[rows[taken], place[taken]] = columns[taken]
+    is_usable[rows[taken], place[taken]] = True
+    step = (xy[index] - xy[:, None, :]) / (graph.meta.sigma or 1.0)
+    length = np.log1p(np.linalg.norm(step, axis=2, keepdims=True))
+    relation = np.concatenate([step, length], axis=2) * is_usable[:, :, None]
+    return TokenTable(index=index, relation=relation.astype(np.float32), is_usable=is_usable)
+
+
+def cohort_neighbours(spots: Sequence[SpotData], t: int) -> TokenTable:
+    """Concatenate the neighbour tables of several sections; rows count through the cohort."""
+    tables = [neighbour_table(s.graph, s.xy, t) for s in spots]
+    starts = np.cumsum([0, *(s.n_spots for s in spots)])
+    return TokenTable(
+        index=np.concatenate([table.index + start for table, start in zip(tables, starts, strict=False)]),
+        relation=np.concatenate([table.relation for table in tables]),
+        is_usable=np.concatenate([table.is_usable for table in tables]),
+    )

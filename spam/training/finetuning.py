@@ -2,25 +2,50 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 
-from spam.errors import CheckpointError, ConfigError
-from spam.hardware import limited_threads, resolve_device
+from spam.errors import CheckpointError, StoreError
+from spam.hardware import limited_threads, resolve_device, seeded
+from spam.models.checkpoint import Checkpoint, from_tensors, read_checkpoint, to_tensors, weights_of
+from spam.models.count_likelihood import count_log_prob
+from spam.models.fusion import Branch, FusionEnsemble, FusionInputs, FusionModel, FusionOutput
+from spam.models.inputs import InputTransform
+from spam.models.rate_path import (
+    PER,
+    choose_penalty,
+    dispersion_by_moments,
+    fit_baselines,
+    fit_rate_path,
+    group_means,
+    log_rate_of,
+    per_10k,
+)
+from spam.models.reliability import HeldOut, fit_appearance, judge, within_section_pearson
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
-from spam.typing import Array
+from spam.typing import Array, Int64
 
-from .checkpoint import Checkpoint, read_checkpoint
-from .dataset import TrainingSet, build_training_set, with_all_trained_on
-from .fusion_stage import FusionStage
-from .inputs import InputTransform
-from .loop import Run, fit
-from .report import TrainingReport
+from .cohort import cohort_neighbours
+from .groups import cross_fit
+from .loop import LossTerms, Run, TrainingReport, fit
+from .training_set import (
+    TrainingSet,
+    build_training_set,
+    describe_training,
+    retrieve_across_groups,
+    with_all_trained_on,
+)
 
-__all__ = ["FinetuneReport", "finetune", "finetune_on"]
+_BRANCHES: dict[str, tuple[Branch, ...]] = {
+    "both": ("coord", "gene"),
+    "neighbours": ("coord",),
+    "references": ("gene",),
+    "none": (),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +59,9 @@ class FinetuneReport(TrainingReport):
     n_genes
         Genes modelled.
     heldout_pearson
-        Correlation on the held-out spots, within their section, mean over genes where it is defined.
+        Correlation on the held-out spots, within their section, mean over genes with a defined correlation.
     adapted_on
-        Sections with held-out spots that an adapted encoder has seen: what is measured there is too good.
+        Sections with held-out spots whose counts an adapted encoder was trained with: their figures are too good.
     """
 
     selection: Run
@@ -46,30 +71,29 @@ class FinetuneReport(TrainingReport):
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types; figures are those on the spots that were held out at first."""
-        values = TrainingReport.to_mapping(self)
+        values = TrainingReport.to_mapping(self) | {"metrics": self.selection.best}
         del values["selection"]
-        return values | {"metrics": self.selection.best}
+        return values
 
     def summary(self) -> str:
-        """Say in a few lines what training learned."""
+        """Describe what training learned, in a few lines."""
         best, start = self.selection.best, self.selection.history[0]
-        verdict = (
+        is_better = best["epoch"] > 0
+        nll = (
             f"{best['val_nll']:.4f} at epoch {best['epoch']:.0f} ({start['val_nll']:.4f} before training)"
-            if best["epoch"] > 0
-            else f"{start['val_nll']:.4f} before training, and no better correlation after it: nothing is learned"
+            if is_better
+            else f"{start['val_nll']:.4f} before training, and no better correlation after it: nothing was learned"
         )
-        then = (
-            "then trained on all spots for as many epochs" if best["epoch"] > 0 else "the mean is predicted"
-        )
-        seen = (
-            f"\nthe encoder was adapted with the counts of {', '.join(self.adapted_on)} at hand, so accuracy and intervals "
-            "that were measured there are too good"
+        adapted = (
+            f"\nthe encoder was adapted with the counts of {', '.join(self.adapted_on)}: accuracy and intervals measured "
+            "there are too good"
             if self.adapted_on
             else ""
         )
+        then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
         return (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out at first ({self.held_out})\n"
-            f"held-out NLL per spot and gene {verdict}; Pearson {self.heldout_pearson:.3f}{seen}\n"
+            f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"
         )
 
@@ -77,14 +101,14 @@ class FinetuneReport(TrainingReport):
 def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> FinetuneReport:
     """Train the fusion model on raw counts, twice.
 
-    First without the held-out spots: on these the number of epochs is chosen, each gene's accuracy is measured, and the
-    predictive intervals are calibrated. Then on all spots, for as many epochs. No input of a spot's prediction depends
-    on its own counts. The loss is the squared error of log1p(CP10k) relative to the section's mean, plus the negative
+    First without the held-out spots: these decide the number of epochs, the accuracy of each gene, and the calibration
+    of the predictive intervals. Then on all spots, for as many epochs. No input of a spot's prediction depends
+    on the spot's own counts. The loss is the squared error of log1p(CP10k) minus the section mean, plus the negative
     log-likelihood of the raw counts.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
-    spot's own; attention runs over several neighbours and references, and only where ``--attend`` asks for it; counts are
-    modelled raw, with the library size as offset; expression has a decoder of its own; several networks are averaged.
+    spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
+    modelled raw, with the library size as offset; expression has a separate decoder; several networks are averaged.
 
     Raises
     ------
@@ -93,15 +117,17 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     OutputExistsError
         If the save dir holds another run.
     """
-    pretrained = (
-        None if config.pretrained_ckpt is None else read_checkpoint(config.pretrained_ckpt, stage="pretrain")
-    )
-    transform = None if pretrained is None else (pretrained[0], InputTransform.from_tensors(pretrained[1]))
-    data = build_training_set(config, transform)
-    if pretrained is not None:
-        _check_no_leak(pretrained[0], data)
-        data = dataclasses.replace(data, digest=_mix(data.digest, pretrained[1]))
-    return finetune_on(data, config, pretrained=pretrained, progress=progress)
+    if config.pretrained_ckpt is None:
+        return finetune_on(build_training_set(config), config, progress=progress)
+    meta, tensors = read_checkpoint(config.pretrained_ckpt, stage="pretrain")
+    data = build_training_set(config, (meta, from_tensors(InputTransform, tensors, "inputs")))
+    _check_no_leak(meta, data)
+    # A resumed run must agree on the pretrained weights.
+    mixed = hashlib.sha256(data.digest.encode())
+    for name in sorted(name for name in tensors if name.startswith("network.")):
+        mixed.update(tensors[name].tobytes())
+    data = dataclasses.replace(data, digest=mixed.hexdigest())
+    return finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
 
 
 def finetune_on(
@@ -111,16 +137,14 @@ def finetune_on(
     pretrained: Checkpoint | None = None,
     progress: Progress = SILENT,
 ) -> FinetuneReport:
-    """Do what `finetune` does, on spots that were read already."""
+    """`finetune` on spots that were already read."""
     device = resolve_device(config.device)
-    if config.save_dir is None:
-        message = "--save-dir is missing: say where the checkpoints go"
-        raise ConfigError(message)
+    assert config.save_dir is not None  # checked by the configuration
     chosen = dataclasses.replace(config, save_dir=config.save_dir / "selection")
     with limited_threads(config.num_workers):
         stage = FusionStage(chosen, data, pretrained, device)
         selection = fit(stage, chosen, device=device, progress=progress)
-        stage.load(selection.best_path)
+        stage.network.load_state_dict(weights_of(read_checkpoint(selection.best_path, stage=stage.name)[1]))
         heldout = stage.judge_heldout()
         whole = with_all_trained_on(data, n_components=None if pretrained else config.n_components)
         judged = (data.held_out_sections, heldout)
@@ -142,25 +166,274 @@ def finetune_on(
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
-    """Refuse a pretraining that has trained on sections, or on the block of one, which are to be held out now."""
-    held_out = {s.name for i, s in enumerate(data.spots) if data.groups.is_val[data.section_of == i].any()}
-    names = [s.name for s in data.spots]
-    seen = sorted(held_out & (set(meta.train_sections) - set(meta.val_sections)))
+    """Refuse a pretraining that was trained on spots that are held out now."""
+    seen = sorted(set(data.held_out_sections) & (set(meta.train_sections) - set(meta.val_sections)))
     if seen:
-        is_cut = bool((~data.groups.is_val[data.section_of == names.index(seen[0])]).any())
-        held = "a block of which is held out" if is_cut else "which would be held out"
         message = (
-            f"the pretrained checkpoint was trained on {', '.join(seen)}, {held} now; hold out "
+            f"The pretrained checkpoint was trained on {', '.join(seen)}, whose spots would be held out now. Hold out "
             f"{', '.join(meta.val_sections)} as in pretraining, or pretrain again with the same --sections and "
-            "--val-sections"
+            "--val-sections."
         )
         raise CheckpointError(message)
 
 
-def _mix(digest: str, tensors: dict[str, Array]) -> str:
-    """Make the pretrained weights part of what a resumed run must agree on."""
-    mixed = hashlib.sha256(digest.encode())
-    for name in sorted(tensors):
-        if name.startswith("network."):
-            mixed.update(tensors[name].tobytes())
-    return mixed.hexdigest()
+class FusionStage:
+    """Stage 2 for the training loop: the ensemble, its loss on raw counts, and its figures on held-out spots.
+
+    Parameters
+    ----------
+    judged
+        Sections that the selection run held out, and its record of them; given, no spot needs to be held out, and the
+        checkpoints hold all that prediction needs. None is the selection run, whose checkpoints only serve to resume.
+    """
+
+    # Of Pearson correlation: the spread of seeds. The curve is flat around its maximum, which a few held-out spots
+    # place at random, and averaged networks gain from what each of them alone has begun to overfit.
+    tolerance = 0.01
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        data: TrainingSet,
+        pretrained: Checkpoint | None,
+        device: torch.device,
+        *,
+        judged: tuple[tuple[str, ...], HeldOut] | None = None,
+    ) -> None:
+        self.name = "selection" if judged is None else "finetune"
+        self.config, self.data, self._judged = config, data, judged
+        self.train_rows = train = data.train_rows
+        groups = np.unique(data.groups.group[train])
+        if len(groups) < 2 or not (judged or len(data.val_rows)):
+            what = "blocks of the section" if data.groups.are_blocks else "training sections"
+            message = (
+                f"Training needs counts in two {what} and in held-out spots, because a spot is predicted from other "
+                f"sections than its own; {len(groups)} and {len(data.val_rows)} spots have counts. Name more sections in "
+                "--sections."
+            )
+            raise StoreError(message)
+        self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
+        branches = _BRANCHES[config.attend]
+        self.settings: dict[str, Any] = {
+            "members": config.members,
+            "image_dim": data.inputs.shape[1],
+            "n_genes": len(data.genes.genes),
+            "proj_dim": config.fuse_dim if pretrained is None else pretrained[0].settings["proj_dim"],
+            "fuse_dim": config.fuse_dim,
+            "heads": config.heads,
+            "merge": config.merge,
+            "dropout": config.dropout,
+            "likelihood": config.likelihood,
+            "branches": list(branches),
+        }
+        ridge, level, offset = cross_fit(
+            *self._rows(np.arange(len(data.totals))),
+            data.section_of,
+            data.groups,
+            has_ridge=config.path == "ridge",
+        )
+        base = ridge + level
+        rate = log_rate_of(torch.from_numpy(base[train])) + torch.from_numpy(offset[train])
+        mu = rate.exp().numpy() * (data.totals[train] / PER)[:, None]
+        theta = dispersion_by_moments(data.counts[train], mu)
+        with seeded(config.seed, device=torch.device("cpu")):
+            self.network = FusionEnsemble(**self.settings)
+        for member in cast("list[FusionModel]", list(self.network.members)):
+            if pretrained is not None:
+                load_pretrained(member, pretrained[1])
+            if member.log_theta is not None:
+                member.log_theta.data = torch.from_numpy(np.log(theta)).float()
+        has_coord, has_gene = "coord" in branches, "gene" in branches
+        self._fusion = FusionInputs(
+            inputs=torch.from_numpy(data.inputs).to(device),
+            neighbours=cohort_neighbours(data.spots, config.n_neighbours) if has_coord else None,
+            weights=data.weights if has_coord else None,
+            references=retrieve_across_groups(data, config.n_references) if has_gene else None,
+            bank=torch.from_numpy(self._reference_expression()).to(device) if has_gene else None,
+        )
+        self._base, self._offset = torch.from_numpy(base).to(device), torch.from_numpy(offset).to(device)
+        # Target of the expression decoder: the pattern within the section, because its level cannot be known.
+        self._pattern = torch.from_numpy(data.centred - ridge).to(device)
+        self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
+        self._constants = {} if judged is None else self._fit_constants(judged[1])
+
+    def order(self, rng: np.random.Generator) -> Int64[Array, " n_train"]:
+        """Rows to train on, each of them once."""
+        shuffled: Array = rng.permutation(self.train_rows)
+        return shuffled
+
+    def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
+        """Squared error and negative log-likelihood, means over spots, genes and members."""
+        error, nll = self._errors(rows, self.network.each(self._fusion.batch(rows)))
+        # A sum over members: each minimises its own loss, so that a member learns alike alone and in an ensemble.
+        total = self.config.members * (error + nll)
+        parts = {"error": float(error.detach()), "nll": float(nll.detach())}
+        return LossTerms(total=total, parts=parts, n=len(rows))
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged members on the held-out spots; nothing if none are held out.
+
+        ``loss`` is 1 - Pearson, within each section and averaged over genes: the score that predictions are judged by.
+        Squared error and likelihood would stop earlier, when amplitudes begin to be too large, while patterns go on
+        to improve (docs/experiments.md).
+        """
+        rows = self.data.val_rows
+        if not len(rows):
+            return {}
+        outputs = self._outputs(rows)
+        errors = [(len(batch), *map(float, self._errors(batch, out))) for batch, out in outputs]
+        n, error, nll = np.array(errors).T
+        pearson = within_section_pearson(
+            self._expression(outputs), self.data.expression[rows], self.data.section_of[rows]
+        )
+        mean = float(np.nanmean(pearson)) if np.isfinite(pearson).any() else 0.0
+        weighted = {"error": float(n @ error / n.sum()), "nll": float(n @ nll / n.sum())}
+        return {"loss": 1.0 - mean, "pearson": mean, **weighted}
+
+    @torch.no_grad()
+    def judge_heldout(self) -> HeldOut:
+        """Measure accuracy and calibrate intervals on the held-out spots."""
+        rows = self.data.val_rows
+        self.network.eval()
+        outputs = self._outputs(rows)
+        log_mu = torch.cat([self._log_mu(batch, out) for batch, out in outputs])
+        inflation = [out.zi_logits for _, out in outputs if out.zi_logits is not None]
+        theta = outputs[0][1].log_theta
+        return judge(
+            self._expression(outputs),
+            self.data.expression[rows],
+            self.data.section_of[rows],
+            xy=np.concatenate([spots.xy for spots in self.data.spots])[rows],
+            counts=self.data.counts[rows].toarray(),
+            likelihood=self.config.likelihood,
+            mu=log_mu.exp().cpu().numpy(),
+            theta=None if theta is None else theta.exp().cpu().numpy(),
+            pi=torch.sigmoid(torch.cat(inflation)).cpu().numpy() if inflation else None,
+        )
+
+    def constants(self) -> dict[str, Array]:
+        """Everything that prediction needs beside the network: transforms, paths, baselines, accuracy."""
+        return self._constants
+
+    def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
+        """Describe the checkpoint; sections that only pretraining has seen come last among its donors."""
+        meta = describe_training(
+            self.config,
+            self.data,
+            stage="selection" if self._judged is None else "finetune",
+            settings=self.settings,
+            epoch=epoch,
+            history=history,
+            best=best,
+        )
+        held_out = meta.val_sections if self._judged is None else self._judged[0]
+        donors = with_pretrained_donors(meta.donors, self._pretrained_donors)
+        return dataclasses.replace(meta, donors=donors, val_sections=held_out)
+
+    def _fit_constants(self, heldout: HeldOut) -> dict[str, Array]:
+        """Fit what prediction needs beside the network, on all spots with counts; none of it has epochs to choose."""
+        data = self.data
+        rows = np.flatnonzero(data.totals > 0)
+        section, group, expression = data.section_of[rows], data.groups.group[rows], data.expression[rows]
+        alpha = choose_penalty(data.inputs[rows], expression, group)
+        ridge = fit_rate_path(*self._rows(rows), section, alpha=alpha)
+        path = ridge if self.config.path == "ridge" else fit_rate_path(*self._rows(rows), section, alpha=None)
+        features = np.concatenate([s.features for s in data.spots])[rows]
+        hest = [data.genes.genes.index(gene) for gene in data.genes.sets["hest-50"]]
+        hest_counts = data.counts[rows][:, hest].toarray()
+        reference = self._reference_expression()[rows]
+        tensors = {
+            **to_tensors(data.transform, "inputs"),
+            **to_tensors(path, "path"),
+            **to_tensors(ridge, "ridge"),
+            **to_tensors(
+                fit_baselines(features[:, : data.features.dims[0]], expression, hest_counts), "baseline"
+            ),
+            **to_tensors(fit_appearance(features, group, section), "appearance"),
+            **to_tensors(heldout, "heldout"),
+            # The mean over the sections replaces each group's own level, as where a panel is compared with the bank.
+            "cohort.per_10k": per_10k(reference + path.gene_mean).mean(axis=0),
+        }
+        if self.config.with_bank:
+            tensors |= {
+                "bank.inputs": data.inputs[rows],
+                "bank.expression": reference,
+                "bank.section": section.astype(np.int32),
+            }
+        return tensors
+
+    def _reference_expression(self) -> Array:
+        """Expression minus the mean of the group, which contains no spot of the groups that may retrieve from it."""
+        group, has_counts = self.data.groups.group, self.data.totals > 0
+        centred = np.zeros_like(self.data.expression)  # a spot without counts is never retrieved
+        rank = np.unique(group[has_counts], return_inverse=True)[1]
+        known = self.data.expression[has_counts]
+        centred[has_counts] = known - group_means(known, group[has_counts])[rank]
+        return centred
+
+    def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
+        data = self.data
+        return data.inputs[rows], data.expression[rows], data.counts[rows], data.totals[rows]
+
+    def _outputs(self, rows: Int64[Array, " b"]) -> list[tuple[Array, FusionOutput]]:
+        """Averaged output of the members, batch by batch."""
+        size = self.config.batch_size
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return [(batch, self.network(self._fusion.batch(batch))) for batch in batches]
+
+    def _expression(self, outputs: list[tuple[Array, FusionOutput]]) -> Array:
+        """Predicted log1p(CP10k) of all batches."""
+        device = self._base.device
+        parts = [
+            self._base[torch.from_numpy(batch).to(device)] + out.expression.float() for batch, out in outputs
+        ]
+        return torch.cat(parts).cpu().numpy()
+
+    def _log_mu(self, rows: Int64[Array, " b"], out: FusionOutput) -> torch.Tensor:
+        """Logarithm of the expected counts; they do not update the expression decoder."""
+        where = torch.from_numpy(rows).to(self._base.device)
+        expression = self._base[where] + out.expression.float().detach()
+        log_rate: torch.Tensor = log_rate_of(expression) + self._offset[where] + out.log_rate.float()
+        return log_rate + self._log_size[where, None]
+
+    def _errors(self, rows: Int64[Array, " b"], out: FusionOutput) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of the pattern, and negative log-likelihood of the counts, per spot and gene."""
+        where = torch.from_numpy(rows).to(self._base.device)
+        counts = torch.from_numpy(self.data.counts[rows].toarray()).to(self._base.device)
+        with torch.autocast(self._base.device.type, enabled=False):
+            log_prob = count_log_prob(
+                counts,
+                log_mu=self._log_mu(rows, out),
+                log_theta=None if out.log_theta is None else out.log_theta[..., None, :],
+                zi_logits=out.zi_logits,
+            )
+            error = (out.expression.float() - self._pattern[where]).square().mean()
+            return error, -log_prob.mean()
+
+
+def with_pretrained_donors(
+    own: dict[str, int | None], pretrained: dict[str, int | None]
+) -> dict[str, int | None]:
+    """Append the sections that only pretraining has seen, with donor numbers that agree with the run's own.
+
+    A pretraining donor is recognised by a section that both runs have. If pretraining has seen all sections of the run,
+    its other donors are different ones; otherwise they are unknown.
+    """
+    numbers: dict[int | None, int | None] = {
+        pretrained[name]: own[name] for name in own if name in pretrained
+    }
+    for number in set(pretrained.values()) - numbers.keys():
+        is_other = number is not None and own.keys() <= pretrained.keys()
+        numbers[number] = len(own) + number if is_other and number is not None else None
+    return own | {name: numbers[number] for name, number in pretrained.items() if name not in own}
+
+
+def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
+    """Load the encoders that stage 1 trained into the branches that the network has.
+
+    Sizes fit, because genes, components and the width of the encoders are those of the checkpoint.
+    """
+    for name in ("image_projector", "gcn", "gene_encoder"):
+        module, weights = getattr(network, name), weights_of(tensors, f"network.{name}.")
+        if module is not None and weights:  # a single mode of stage 1 trains one of the two branches
+            module.load_state_dict(weights)

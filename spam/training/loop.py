@@ -12,24 +12,21 @@ import torch
 from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.hardware import seeded
+from spam.models.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    read_checkpoint_meta,
+    weights_of,
+    write_checkpoint,
+)
 from spam.progress import Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import TrainingConfig
 from spam.typing import Array, Int64
 
-from .checkpoint import Checkpoint, read_checkpoint, read_checkpoint_meta, write_checkpoint
+from .training_set import NOT_IN_DIGEST
 
-__all__ = ["LossTerms", "Run", "Stage", "fit"]
-
-# These change where and how fast a run goes, or how long, but not what its epochs compute.
-NOT_IN_DIGEST = (
-    *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
-    *("memory_gb", "grad_checkpointing"),
-)
-
-
-# A killed run loses no more than this; short epochs are not slowed by writing.
-_SECONDS_BETWEEN_WRITES = 10.0
+_SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +50,11 @@ class LossTerms:
 
 @runtime_checkable  # for the run-time type checks of the tests
 class Stage(Protocol):
-    """What a stage brings to the loop."""
+    """What a stage defines for the loop."""
 
     @property
     def name(self) -> str:
-        """``pretrain``, ``finetune`` or ``adapt``."""
+        """Stage of its checkpoints, see `CheckpointMeta`."""
 
     tolerance: float
     """How far above the lowest validation loss before it an epoch still counts as the best."""
@@ -67,7 +64,7 @@ class Stage(Protocol):
         """The network that is trained."""
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
-        """Rows that an epoch visits, in order; a row may be left out of some epochs."""
+        """Rows that an epoch visits, in order; an epoch may leave out rows."""
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Loss of one step on these rows."""
@@ -95,7 +92,7 @@ class Run:
     history
         Figures of every epoch.
     resumed_from
-        Epochs that were found done, 0 for a fresh run.
+        Epochs that were already done, 0 for a fresh run.
     """
 
     best_path: Path
@@ -103,6 +100,46 @@ class Run:
     best: dict[str, float]
     history: list[dict[str, float]]
     resumed_from: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """Outcome of a training stage.
+
+    Attributes
+    ----------
+    run
+        Checkpoints and history.
+    n_train, n_val
+        Spots trained on and held out.
+    val_sections
+        Sections held out; empty if a block of a single section was.
+    """
+
+    run: Run
+    n_train: int
+    n_val: int
+    val_sections: tuple[str, ...]
+
+    @property
+    def held_out(self) -> str:
+        """What was held out, in words."""
+        return ", ".join(self.val_sections) or (
+            "a block of the section, adjacent to training spots: easier than another section"
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        names = {field.name for field in dataclasses.fields(self)} - {"run"}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "best": str(self.run.best_path),
+            "last": str(self.run.last_path),
+            "best_epoch": int(self.run.best["epoch"]),
+            "resumed_from": self.run.resumed_from,
+            "metrics": self.run.best,
+            "val_sections": list(self.val_sections),
+        }
 
 
 def fit(
@@ -115,17 +152,20 @@ def fit(
 ) -> Run:
     """Train a stage for `epochs` epochs (None: ``config.epochs``), or the rest of them.
 
-    Epoch 0 is the state before the first step and takes part in the choice of the best; there may be no other. After an
+    Epoch 0 is the state before the first step and takes part in the choice of the best. After an
     epoch, at most every ten seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation
-    loss fell, or rose by less than the stage tolerates. A run that was stopped goes on after the last epoch that was written
+    loss fell, or rose by less than the stage tolerates. A run that was stopped resumes after the last epoch that was written
     and ends with the same bits as an unbroken one (on one machine and device).
 
     Raises
     ------
     OutputExistsError
         If the save dir holds a run of other options or data, or of more epochs.
+    ConfigError
+        If the loss becomes NaN or infinite.
     """
-    folder = _save_dir(config)
+    folder = config.save_dir
+    assert folder is not None  # checked by the configuration
     epochs = config.epochs if epochs is None else epochs
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)
@@ -142,21 +182,30 @@ def fit(
         history, best = _resume(stage, last_path, network, optimizer, scaler)
         if len(history) - 1 > epochs:
             message = (
-                f"{str(folder)!r} holds a run of {len(history) - 1} epochs, more than --epochs {epochs}; "
-                "choose another --save-dir, or start again here with --overwrite"
+                f"{str(folder)!r} holds a run of {len(history) - 1} epochs, more than --epochs {epochs}. Choose another "
+                "--save-dir, or start again with --overwrite."
             )
             raise OutputExistsError(message)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (last_path, best_path):  # a run that is killed now must not be taken for the old one
+        for old in (last_path, best_path):  # a run that is killed now must not be mistaken for the old one
             old.unlink(missing_ok=True)
-    resolved = {
-        "config": config.to_mapping() | {"epochs": epochs},
-        "software": stage.meta(epoch=0, history=[], best={}).software,
-    }
+    software = stage.meta(epoch=0, history=[], best={}).software
+    resolved = {"config": config.to_mapping() | {"epochs": epochs}, "software": software}
     write_text(folder / "config.json", json.dumps(resolved, indent=2))
-    resumed_from = len(history) - 1 if history else 0
-    kept = _Checkpoints(stage, folder)
+    resumed_from = max(len(history) - 1, 0)
+    unwritten: dict[str, Checkpoint] = {}
+
+    def write() -> None:
+        """Write the best checkpoint first, so that there is never a last one without it."""
+        constants = stage.constants() if unwritten else {}
+        for name in ("best", "last"):
+            if name in unwritten:
+                meta, tensors = unwritten.pop(name)
+                write_checkpoint(folder / f"{name}.safetensors", meta, tensors | constants)
+                write_text(folder / "history.json", json.dumps(history, indent=1))
+
+    written = time.monotonic()
     try:
         with progress.task(stage.name, epochs) as advance:
             advance(resumed_from)
@@ -167,59 +216,28 @@ def fit(
                 with seeded(config.seed, epoch, device=device), torch.no_grad():
                     network.eval()
                     figures |= {f"val_{name}": value for name, value in stage.validate().items()}
-                is_best = _is_best(figures, history, stage.tolerance)
+                is_best = "val_loss" not in figures or all(
+                    figures["val_loss"] < before["val_loss"] + stage.tolerance for before in history
+                )
                 history = [*history, figures]
                 best = figures if is_best else best
                 meta = stage.meta(epoch=epoch, history=history, best=best)
-                kept.add(meta, network, _optimizer_state(optimizer, scaler), is_best=is_best)
+                weights = {
+                    f"network.{k}": v.detach().cpu().numpy().copy() for k, v in network.state_dict().items()
+                }
+                if is_best:
+                    unwritten["best"] = (meta, weights)
+                unwritten["last"] = (meta, weights | _optimizer_state(optimizer, scaler))
+                if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                    write()
+                    written = time.monotonic()
                 if epoch > 0:
                     advance(note=f"val {figures['val_loss']:.4f}" if "val_loss" in figures else "")
     finally:
-        kept.write()  # also after an interruption or a loss that is not a number: no whole epoch is lost
+        write()  # also after an interruption or a loss that is NaN: no whole epoch is lost
     return Run(
         best_path=best_path, last_path=last_path, best=best, history=history, resumed_from=resumed_from
     )
-
-
-def _is_best(figures: dict[str, float], before: list[dict[str, float]], tolerance: float) -> bool:
-    """Compare an epoch with those before it; a stage that holds nothing out keeps its last one."""
-    if "val_loss" not in figures or not before:
-        return True
-    return figures["val_loss"] < min(epoch["val_loss"] for epoch in before) + tolerance
-
-
-class _Checkpoints:
-    """The best and the last epoch of a run, written at most every few seconds."""
-
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self.stage, self.folder = stage, folder
-        self.best: Checkpoint | None = None
-        self.last: Checkpoint | None = None
-        self.written = time.monotonic()
-
-    def add(
-        self, meta: CheckpointMeta, network: torch.nn.Module, optimizer: dict[str, Array], *, is_best: bool
-    ) -> None:
-        """Take the state after an epoch, and write if it is time."""
-        weights = {
-            f"network.{name}": value.detach().cpu().numpy().copy()
-            for name, value in network.state_dict().items()
-        }
-        self.best = (meta, weights) if is_best else self.best
-        self.last = (meta, weights | optimizer)
-        if time.monotonic() - self.written > _SECONDS_BETWEEN_WRITES:
-            self.write()
-
-    def write(self) -> None:
-        """Write what is not written yet; the best first, so that a last one never stands without it."""
-        for name, checkpoint in (("best", self.best), ("last", self.last)):
-            if checkpoint is not None:
-                meta, tensors = checkpoint
-                write_checkpoint(self.folder / f"{name}.safetensors", meta, tensors | self.stage.constants())
-        if self.last is not None:
-            write_text(self.folder / "history.json", json.dumps(self.last[0].history, indent=1))
-        self.best = self.last = None
-        self.written = time.monotonic()
 
 
 def _train_epoch(
@@ -232,16 +250,23 @@ def _train_epoch(
     """Visit the training rows; return the mean of each loss part."""
     stage.network.train()
     order = stage.order(np.random.default_rng([config.seed, epoch]))
-    batches = _batches(order, config.batch_size)
+    cuts = list(range(config.batch_size, len(order), config.batch_size))
+    if cuts and len(order) - cuts[-1] == 1:
+        cuts.pop()  # a single row joins the batch before it, because a contrast needs two
     device = next(stage.network.parameters()).device
     amp = _amp_dtype(config)
     sums: dict[str, float] = {}
     with seeded(config.seed, epoch, device=device):
-        for rows in batches:
+        for rows in np.split(order, cuts):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=amp or torch.bfloat16, enabled=amp is not None):
                 terms = stage.loss(rows)
-            _check_finite(terms, epoch)
+            if not torch.isfinite(terms.total):  # stop before it ruins the weights
+                message = (
+                    f"The loss became {float(terms.total.detach()):g} in epoch {epoch} ({terms.parts}). The last whole "
+                    "epoch is saved: resume with a lower --lr, or without --amp."
+                )
+                raise ConfigError(message)
             scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(stage.network.parameters(), max_norm=1.0)
@@ -252,43 +277,17 @@ def _train_epoch(
     return sums
 
 
-def _batches(order: Int64[Array, " n"], size: int) -> list[Array]:
-    """Cut into batches of `size`; a rest of a single row joins the batch before it, as a contrast needs two."""
-    cuts = list(range(size, len(order), size))
-    if cuts and len(order) - cuts[-1] == 1:
-        cuts.pop()
-    return np.split(order, cuts)
-
-
-def _check_finite(terms: LossTerms, epoch: int) -> None:
-    """Stop before a loss that is not a number ruins the weights."""
-    if not torch.isfinite(terms.total):
-        message = (
-            f"the loss became {float(terms.total):g} in epoch {epoch} ({terms.parts}); the last whole epoch is saved: "
-            "go on from it with a lower --lr, or without --amp"
-        )
-        raise ConfigError(message)
-
-
 def _amp_dtype(config: TrainingConfig) -> torch.dtype | None:
     """Return the number format of mixed precision, or None without it."""
     formats = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
     return formats[config.amp_dtype] if config.amp else None
 
 
-def _save_dir(config: TrainingConfig) -> Path:
-    if config.save_dir is None:
-        message = "--save-dir is missing: say where the checkpoints go"
-        raise ConfigError(message)
-    return config.save_dir
-
-
 def _optimizer_state(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Array]:
     """Flatten a copy of the optimizer's state, one array per parameter and moment."""
-    state: dict[str, Any] = optimizer.state_dict()["state"]
     flat = {
         f"optimizer.{index}.{name}": np.asarray(value.cpu()).copy()
-        for index, part in state.items()
+        for index, part in optimizer.state_dict()["state"].items()
         for name, value in part.items()
     }
     return flat | {f"scaler.{name}": np.asarray(value) for name, value in scaler.state_dict().items()}
@@ -302,13 +301,9 @@ def _resume(
     scaler: torch.amp.GradScaler,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Load the last whole epoch into network and optimizer; return the history and the best epoch's figures."""
-    now = stage.meta(epoch=0, history=[], best={})
-    before = read_checkpoint_meta(last_path)
-    if (
-        before.stage != now.stage
-        or before.config_digest != now.config_digest
-        or before.data_digest != now.data_digest
-    ):
+    now, before = stage.meta(epoch=0, history=[], best={}), read_checkpoint_meta(last_path)
+    same = ("stage", "config_digest", "data_digest")
+    if any(getattr(before, name) != getattr(now, name) for name in same):
         changed = [
             key
             for key in now.config
@@ -316,27 +311,18 @@ def _resume(
         ]
         what = f"other options ({', '.join(changed)})" if changed else "other data"
         message = (
-            f"{str(last_path.parent)!r} holds a run with {what}; choose another --save-dir, "
-            "or start again here with --overwrite"
+            f"{str(last_path.parent)!r} holds a run with {what}. Choose another --save-dir, or start again with "
+            "--overwrite."
         )
         raise OutputExistsError(message)
     meta, tensors = read_checkpoint(last_path, stage=stage.name)
-    weights = {
-        name[len("network.") :]: torch.from_numpy(v)
-        for name, v in tensors.items()
-        if name.startswith("network.")
-    }
-    network.load_state_dict(weights)
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state["state"].setdefault(int(index), {})[key] = torch.from_numpy(value)
-    optimizer.load_state_dict(state)
-    kept = {
-        name[len("scaler.") :]: value.item() for name, value in tensors.items() if name.startswith("scaler.")
-    }
-    if kept:
-        scaler.load_state_dict(kept)
+    network.load_state_dict(weights_of(tensors))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in weights_of(tensors, "optimizer.").items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    scales = {name: value.item() for name, value in weights_of(tensors, "scaler.").items()}
+    if scales:
+        scaler.load_state_dict(scales)
     return meta.history, meta.best

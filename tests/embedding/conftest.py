@@ -3,8 +3,7 @@
 import pytest
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import AdaptReport, adapt
-from spam.embedding import embed
+from spam.embedding import AdaptReport, adapt, embed
 from spam.schemas.embed_config import EmbedConfig
 
 

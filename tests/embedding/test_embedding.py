@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from embedding_lab import N_SPOTS, PX, Lab, make_lab, write_encoder
+from embedding_lab import N_SPOTS, PX, Lab, files_of, make_lab, write_encoder
 from PIL import Image
 
-from spam.embedding import embed, plan
+from spam.embedding import embed, plan, planning
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import (
     ConfigError,
@@ -31,7 +31,7 @@ from spam.errors import (
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store import open_store
-from spam.tiles import TileReader
+from spam.tiles import TileReader, open_slide, tile_reader
 
 
 @pytest.fixture
@@ -52,10 +52,6 @@ class Watcher:
         yield lambda steps=1, *, note="": self.steps.append(steps)
 
 
-def _bytes_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_features_are_those_of_the_tiles_one_by_one(lab):
     watcher = Watcher()
     report = embed(lab.config(tile_um=(20.0, 40.0)), progress=watcher)
@@ -74,9 +70,22 @@ def test_features_are_those_of_the_tiles_one_by_one(lab):
     (about,) = report.sections
     assert (about.name, about.n_spots, about.n_embedded, about.n_present) == ("A", N_SPOTS, 2 * N_SPOTS, 0)
     assert about.keys == ("local-tiny_20um", "local-tiny_40um")
-    assert "23 spots with tiles; 23 rows of other sections" in about.join
     assert json.loads(json.dumps(report.to_mapping()))["sections"][0]["keys"] == list(about.keys)
-    assert "46 tiles embedded, 0 already there" in report.summary()
+    assert all(part in report.summary() for part in ("23 spots with tiles", "46 tiles embedded"))
+
+
+def test_a_slide_is_opened_once_per_run(lab, monkeypatch):
+    opened = []
+
+    def counted(path):
+        opened.append(path.name)
+        return open_slide(path)
+
+    monkeypatch.setattr(planning, "open_slide", counted)
+    monkeypatch.setattr(tile_reader, "open_slide", counted)
+    embed(lab.config(tile_um=(20.0, 40.0)))
+    embed(lab.config(tile_um=(20.0, 40.0, 60.0)))
+    assert opened == ["slide.png"] * 2
 
 
 def test_the_store_holds_the_section_and_where_it_came_from(lab):
@@ -106,17 +115,17 @@ def test_the_store_holds_the_section_and_where_it_came_from(lab):
     assert (features.dim, features.dtype, features.chunk_rows) == (24, "float32", 7)
     assert features.tile == {"tile_um": 20.0, "tile_px": None, "out_px": PX}
     assert features.encoder["source"] == features.encoder["name"] == "local:tiny"
-    everything = _bytes_of(lab.folder / "store.zarr")
+    everything = files_of(lab.folder / "store.zarr")
     assert not [name for name, content in everything.items() if str(lab.folder).encode() in content]
 
 
 def test_what_is_complete_is_left_alone(lab):
     embed(lab.config())
-    before, watcher = _bytes_of(lab.folder / "store.zarr"), Watcher()
+    before, watcher = files_of(lab.folder / "store.zarr"), Watcher()
     report = embed(lab.config(), progress=watcher)
     assert watcher.tasks == []
     assert (report.sections[0].n_embedded, report.sections[0].n_present) == (0, N_SPOTS)
-    assert _bytes_of(lab.folder / "store.zarr") == before
+    assert files_of(lab.folder / "store.zarr") == before
 
 
 KILLED = """
@@ -150,11 +159,11 @@ def _resume(lab, left):
     assert watcher.tasks == [("embed A 20um", left)]
     assert (report.sections[0].n_embedded, report.sections[0].n_present) == (left, N_SPOTS - left)
     embed(lab.config(store=lab.folder / "unbroken.zarr"))
-    np.testing.assert_array_equal(lab.features(), lab.features(store="unbroken.zarr"))
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "unbroken.zarr")
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_bits(lab):
+def test_a_killed_run_resumes_to_the_same_bytes(lab):
     values = json.loads(json.dumps(lab.values(), default=str))
     script = KILLED.format(left=5, values=values)
     killed = subprocess.run([sys.executable, "-P", "-c", script], env=os.environ, check=False, timeout=300)
@@ -163,7 +172,7 @@ def test_a_killed_run_resumes_to_the_same_bits(lab):
 
 
 @pytest.mark.parametrize(("batches", "left"), [(1, 23), (2, 17), (4, 11), (7, 5)])
-def test_an_interrupted_run_resumes_to_the_same_bits(lab, batches, left):
+def test_an_interrupted_run_resumes_to_the_same_bytes(lab, batches, left):
     class Interrupter(Watcher):
         @contextlib.contextmanager
         def task(self, description, total):
@@ -176,6 +185,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(lab, batches, left):
 
     with pytest.raises(KeyboardInterrupt):
         embed(lab.config(), progress=Interrupter())
+    with pytest.raises(StoreError, match=r"--batch-size 3 .* 4 "):
+        embed(lab.config(batch_size=4))
     _resume(lab, left)
 
 
@@ -211,20 +222,20 @@ def _darken_slide(lab):
     ("change", "others", "words"),
     [
         (_darken_slide, {}, r"slide was [0-9a-f]{12}, is [0-9a-f]{12}"),
-        (lambda lab: lab.write_h5ad("A", seed=9), {}, "h5ad was"),
-        (lambda lab: lab.write_h5ad("A", seed=0, donor="D2"), {}, "donor was 'D1', is 'D2'; h5ad was"),
-        (_swap_columns, {}, "coordinates of the spots differ"),
-        (lambda lab: None, {"swap_xy": True}, "coordinates of the spots differ"),
+        (lambda lab: lab.write_h5ad("A", seed=9), {}, "h5ad was [0-9a-f]{12}"),
+        (lambda lab: lab.write_h5ad("A", seed=0, donor="D2"), {}, r"donor was 'D1', is 'D2'.*h5ad was"),
+        (_swap_columns, {}, "coordinates"),
+        (lambda lab: None, {"swap_xy": True}, "coordinates"),
         (lambda lab: None, {"mpp": 0.25}, r"--mpp\) was 0\.5, is 0\.25"),
-        (lambda lab: None, {"counts_layer": "other"}, "counts differ"),
-        (lambda lab: None, {"h5ad": None}, "number of genes was 5, is 0; h5ad was [0-9a-f]{12}, is absent"),
+        (lambda lab: None, {"counts_layer": "other"}, "--counts-layer"),
+        (lambda lab: None, {"h5ad": None}, r"genes was 5, is 0.*h5ad was [0-9a-f]{12}, is absent"),
     ],
 )
 def test_a_section_made_of_something_else_is_refused_or_replaced(lab, change, others, words):
     embed(lab.config())
     before = lab.features()
     change(lab)
-    with pytest.raises(StoreError, match=rf"'A' that was made from something else: .*{words}.*--overwrite"):
+    with pytest.raises(StoreError, match=rf"'A'.*{words}.*--overwrite"):
         embed(lab.config(**others))
     np.testing.assert_array_equal(lab.features(), before)
     embed(lab.config(**others, overwrite=True))
@@ -262,13 +273,13 @@ def test_all_sections_are_checked_before_anything_is_written(lab):
     table.loc[N_SPOTS + 4, "x"] = 1e6
     table.to_csv(lab.folder / "bad.csv", index=False)
     rows = [("A", "", "A.h5ad", "map.csv"), ("B", "", "B.h5ad", "bad.csv")]
-    with pytest.raises(TileError, match=r"1 of 23 spots of section 'B'.*'B4'"):
+    with pytest.raises(TileError, match=r"1 of 23 spots.*'B'.*'B4'"):
         embed(_manifest(lab, rows))
     assert not (lab.folder / "store.zarr").exists()
     lab.write_h5ad("Z", seed=3)
-    with pytest.raises(SectionError, match=r"(?s)2 sections cannot be embedded:\n- .*'B4'.*\n- .*Z"):
+    with pytest.raises(SectionError, match=r"(?s)2 sections.*\n- .*'B4'.*\n- .*Z"):
         embed(_manifest(lab, [*rows, ("Z", "", "Z.h5ad", "map.csv")]))
-    with pytest.raises(SectionError, match="several sections of one name: 'A'"):
+    with pytest.raises(SectionError, match=r"--manifest .*'A'"):
         embed(_manifest(lab, [("A", "", "A.h5ad", "map.csv"), ("", "", "A.h5ad", "map.csv")]))
     with pytest.raises(EncoderError, match="no-such"):
         embed(lab.config(enc_name="no-such"))
@@ -287,7 +298,7 @@ def test_features_made_differently_are_found_before_any_compute(lab):
     watcher = Watcher()
     rows = [("A", "", "A.h5ad", "map.csv"), ("B", "", "B.h5ad", "map.csv")]
     config = dataclasses.replace(_manifest(lab, rows), dtype="float16")
-    with pytest.raises(StoreError, match=r"dtype 'float32' in the store, 'float16' asked for"):
+    with pytest.raises(StoreError, match=r"dtype 'float32'.*'float16'.*--overwrite"):
         embed(config, progress=watcher)
     assert watcher.tasks == []
     assert open_store(lab.folder / "store.zarr").section_names == ("B",)
@@ -307,7 +318,7 @@ def test_planning_writes_nothing_and_counts(lab):
             "join": planned.sections[0].section.join.describe(),
         }
     ]
-    assert "46 tiles through local:tiny" in planned.summary()
+    assert "46 tiles with local:tiny" in planned.summary()
 
 
 def test_tile_files_are_embedded_like_their_slide(lab):
@@ -335,7 +346,7 @@ def test_tile_files_are_embedded_like_their_slide(lab):
     # The slide's tiles are centred on fractions of a pixel, the files on whole ones.
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.99
-    with pytest.raises(TileError, match=r"50um need 100\.0 px"):
+    with pytest.raises(TileError, match=r"50um.*100\.0 px"):
         plan(dataclasses.replace(files, tile_um=(50.0,), store=lab.folder / "new.zarr"))
 
 
@@ -363,8 +374,8 @@ def test_every_option_is_honoured(lab):
 @pytest.mark.parametrize(
     ("norm_scale", "dtype", "words"),
     [
-        (float("nan"), "float32", r"not finite.*first for 'A0'.*look at that tile"),
-        (1e6, "float16", r"beyond the range of float16.*first for 'A0'.*--dtype float32"),
+        (float("nan"), "float32", r"'A\d+'.*--amp"),
+        (1e6, "float16", r"float16.*'A\d+'.*--dtype float32"),
     ],
 )
 def test_features_that_cannot_be_stored_name_the_spot(lab, norm_scale, dtype, words):
@@ -374,13 +385,23 @@ def test_features_that_cannot_be_stored_name_the_spot(lab, norm_scale, dtype, wo
     assert open_store(lab.folder / "store.zarr").section("A").feature_keys == ()
 
 
-def test_what_looks_odd_is_said_before_anything_is_embedded(lab, caplog):
+def test_notes_on_the_join_are_logged_before_embedding(lab, caplog):
     table = pd.read_csv(lab.folder / "map.csv").set_index("spot_id")
     adata = anndata.read_h5ad(lab.folder / "A.h5ad")
-    adata.obsm["spatial"] = table.loc[adata.obs_names, ["x", "y"]].to_numpy(dtype=float) + np.array(
-        [3.0, 0.0]
-    )
+    shifted = table.loc[adata.obs_names, ["x", "y"]].to_numpy(dtype=float) + np.array([3.0, 0.0])
+    adata.obsm["spatial"] = shifted
     adata.write_h5ad(lab.folder / "A.h5ad")
-    with caplog.at_level("WARNING", logger="spam.planning"):
+    with caplog.at_level("WARNING", logger="spam.embedding.planning"):
         plan(lab.config())
-    assert "section A: the table lies up to 3" in caplog.text
+    assert "section A" in caplog.text
+    assert "3.0 px" in caplog.text
+
+
+def test_a_plan_imports_neither_torch_nor_timm(lab):
+    values = json.loads(json.dumps(lab.values(enc_name="efficientnet_lite0"), default=str))
+    code = (
+        "import sys; from spam.embedding import plan; from spam.schemas.embed_config import EmbedConfig;"
+        f"print(plan(EmbedConfig.from_mapping({values!r})).n_tiles, {{'torch', 'timm'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "23 set()"

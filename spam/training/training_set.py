@@ -1,0 +1,361 @@
+"""The cohort in memory, as both stages train on it, and the metadata that a checkpoint keeps of it."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from scipy.sparse import block_diag, csr_matrix, vstack
+
+from spam.errors import CheckpointError, ConfigError
+from spam.models.expression import log1p_cp10k
+from spam.models.fusion import TokenTable, retrieve
+from spam.models.inputs import InputTransform, context_features
+from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.config import flag
+from spam.schemas.training_config import TrainingConfig
+from spam.store import open_store
+from spam.typing import Array, Float32, Float64, Int64, Shaped
+from spam.versions import software_versions
+
+from .cohort import FeatureChoice, SpotData, choose_features, data_digest, read_spots, split_sections
+from .genes import GeneChoice, choose_genes
+from .groups import Groups, assign_groups
+
+# These decide where, how fast or how long a run goes, but not what its epochs compute.
+NOT_IN_DIGEST = (
+    *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
+    *("memory_gb", "grad_checkpointing"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingSet:
+    """All spots of a cohort side by side, section after section.
+
+    Attributes
+    ----------
+    spots
+        The sections.
+    features
+        Which features were used.
+    genes
+        Modelled genes and their subsets.
+    transform
+        From context features to `inputs`.
+    groups
+        Group and role of every spot.
+    inputs
+        Image inputs, (n, q).
+    counts, totals
+        Raw counts of the modelled genes (n, n_genes); library size over all genes (n,).
+    expression
+        Log1p(CP10k), (n, n_genes).
+    centred
+        `expression` minus the section mean over training spots (over all spots if the whole section is held out); spots
+        without counts are not part of a mean.
+    digest
+        Hash of what was read.
+    """
+
+    spots: tuple[SpotData, ...]
+    features: FeatureChoice
+    genes: GeneChoice
+    transform: InputTransform
+    groups: Groups
+    inputs: Float32[Array, "n q"]
+    counts: csr_matrix
+    totals: Float64[Array, " n"]
+    expression: Float32[Array, "n n_genes"]
+    centred: Float32[Array, "n n_genes"]
+    digest: str
+
+    @property
+    def train_rows(self) -> Int64[Array, " n_train"]:
+        """Rows that are trained on: not held out, and with at least one count."""
+        return np.flatnonzero(~self.groups.is_val & (self.totals > 0))
+
+    @property
+    def val_rows(self) -> Int64[Array, " n_val"]:
+        """Rows that are held out, with at least one count."""
+        return np.flatnonzero(self.groups.is_val & (self.totals > 0))
+
+    @property
+    def held_out_sections(self) -> tuple[str, ...]:
+        """Names of the sections with a held-out spot."""
+        return tuple(self.spots[i].name for i in np.unique(self.section_of[self.groups.is_val]))
+
+    @property
+    def section_of(self) -> Int64[Array, " n"]:
+        """Number of each spot's section."""
+        return np.repeat(np.arange(len(self.spots)), [s.n_spots for s in self.spots])
+
+    @functools.cached_property
+    def weights(self) -> csr_matrix:
+        """Spatial weights (n, n); no edge between sections."""
+        return csr_matrix(block_diag([s.graph.connectivities for s in self.spots], format="csr"))
+
+
+def build_training_set(
+    config: TrainingConfig, pretrained: tuple[CheckpointMeta, InputTransform] | None = None
+) -> TrainingSet:
+    """Read, check and prepare all that a stage trains on.
+
+    Genes are chosen on the sections of the run, and the principal components come from their images; sections to be
+    predicted later are in neither. After pretraining, both are those of the pretrained checkpoint, because its weights
+    depend on them.
+
+    Raises
+    ------
+    ConfigError, StoreError
+        If sections, features or genes do not fit together.
+    CheckpointError
+        If the pretrained checkpoint was made from other features.
+    """
+    assert config.store is not None  # checked by the configuration
+    store = open_store(config.store)
+    train, held_out = split_sections(store, config)
+    sections = [store.section(name) for name in dict.fromkeys((*train, *held_out))]
+    features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
+    if pretrained is not None:
+        check_features(pretrained[0], features)
+        _check_as_pretrained(pretrained[0], config)
+    return training_set_of(
+        tuple(read_spots(section, features.keys, k=config.k) for section in sections),
+        features,
+        config,
+        held_out=held_out if held_out != train else (),
+        genes=None
+        if pretrained is None
+        else GeneChoice(genes=pretrained[0].genes, sets=pretrained[0].gene_sets),
+        transform=None if pretrained is None else pretrained[1],
+    )
+
+
+def training_set_of(
+    spots: tuple[SpotData, ...],
+    features: FeatureChoice,
+    config: TrainingConfig,
+    *,
+    held_out: Sequence[str] = (),
+    genes: GeneChoice | None = None,
+    transform: InputTransform | None = None,
+) -> TrainingSet:
+    """Prepare spots that were already read.
+
+    Parameters
+    ----------
+    spots
+        Sections with counts.
+    features
+        What stands side by side in their features.
+    held_out
+        Sections that are held out at first; of a single section, a block is.
+    genes, transform
+        Of a pretrained checkpoint; None chooses genes and fits the components on these sections.
+
+    Raises
+    ------
+    StoreError
+        If a section has no counts, or the sections share no gene that can be modelled.
+    """
+    groups = assign_groups(spots, held_out)
+    context = [context_features(s.features, s.graph.connectivities) for s in spots]
+    genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
+    if transform is None:
+        # Held-out spots only contribute to the mean of a section that is cut: with few spots, minor components are
+        # those of the training spots alone, and new tissue hardly varies along them.
+        transform = InputTransform.fit(
+            context, config.n_components, is_fitted=_by_section(~groups.is_val, spots)
+        )
+    counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
+    totals = np.concatenate([s.totals for s in spots if s.totals is not None])
+    expression = log1p_cp10k(counts, totals)
+    return TrainingSet(
+        spots=spots,
+        features=features,
+        genes=genes,
+        transform=transform,
+        groups=groups,
+        inputs=np.concatenate([transform.apply(c) for c in context]),
+        counts=counts,
+        totals=totals,
+        expression=expression,
+        centred=_centred(expression, totals, spots, groups),
+        digest=data_digest(spots),
+    )
+
+
+def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> TrainingSet:
+    """Copy of the training set that holds nothing out.
+
+    Parameters
+    ----------
+    n_components
+        Components to fit again, on all spots; None keeps the transform of a pretraining.
+    """
+    groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
+    centred = _centred(data.expression, data.totals, data.spots, groups)
+    data = dataclasses.replace(data, groups=groups, centred=centred)
+    if n_components is None:
+        return data
+    context = [context_features(s.features, s.graph.connectivities) for s in data.spots]
+    transform = InputTransform.fit(context, n_components)
+    inputs = np.concatenate([transform.apply(c) for c in context])
+    return dataclasses.replace(data, transform=transform, inputs=inputs)
+
+
+def _by_section(values: Array, spots: Sequence[SpotData]) -> list[Array]:
+    return np.split(values, np.cumsum([s.n_spots for s in spots])[:-1])
+
+
+def _centred(
+    expression: Float32[Array, "n n_genes"],
+    totals: Float64[Array, " n"],
+    spots: Sequence[SpotData],
+    groups: Groups,
+) -> Float32[Array, "n n_genes"]:
+    """Compute `TrainingSet.centred`."""
+    parts = []
+    for part, has_counts, is_val in zip(
+        *(_by_section(values, spots) for values in (expression, totals > 0, groups.is_val)), strict=True
+    ):
+        is_train = has_counts & ~is_val
+        known = part[is_train] if is_train.any() else part[has_counts]
+        parts.append(part - known.mean(axis=0, dtype=np.float64) if len(known) else part)
+    return np.concatenate(parts).astype(np.float32)
+
+
+def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
+    """Refuse features that differ from those of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        Naming encoders, digests and tile sizes of both.
+    """
+    was = (meta.encoder_name, meta.weights_sha256, list(meta.tiles), meta.is_averaged)
+    if was != (features.encoder, features.weights_sha256, list(features.tiles), features.is_averaged):
+        message = (
+            f"The checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}, "
+            f"tiles {', '.join(map(str, meta.tiles))}); the store offers {', '.join(features.keys)} (weights "
+            f"{features.weights_sha256[:8]}, tiles {', '.join(map(str, features.tiles))}). Choose the same with "
+            "--enc-name, --tile-um and --dihedral, or embed them with `spam embed`."
+        )
+        raise CheckpointError(message)
+
+
+def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:
+    """Refuse genes or components that differ from those of pretraining, if they are given explicitly."""
+    other = [
+        f"{flag(field.name)} {getattr(config, field.name)} (pretrained: {meta.config[field.name]})"
+        for field in dataclasses.fields(config)
+        if field.name in ("use_hvg", "n_top_genes", "n_components")
+        and getattr(config, field.name) not in (field.default, meta.config[field.name])
+    ]
+    if other:
+        message = (
+            f"Genes and components are those of the pretrained checkpoint, which was made with other options: "
+            f"{', '.join(other)}. Leave these out, or pretrain again with them."
+        )
+        raise CheckpointError(message)
+
+
+def retrieve_across_groups(data: TrainingSet, k: int) -> TokenTable:
+    """Retrieve references of every spot among the training spots of *other* groups; rows refer to the training set."""
+    n = len(data.inputs)
+    index = np.zeros((n, k), dtype=np.int64)
+    similarity = np.zeros((n, k, 1), dtype=np.float32)
+    is_usable = np.zeros((n, k), dtype=bool)
+    for g in np.unique(data.groups.group):
+        rows = np.flatnonzero(data.groups.group == g)
+        bank = data.train_rows[data.groups.group[data.train_rows] != g]
+        found = retrieve(data.inputs[rows], data.inputs[bank], k)
+        index[rows], similarity[rows], is_usable[rows] = bank[found.index], found.relation, found.is_usable
+    return TokenTable(index=index, relation=similarity, is_usable=is_usable)
+
+
+def random_order(
+    rows: Int64[Array, " n"], data: TrainingSet, rng: np.random.Generator, *, balance_donors: bool
+) -> Int64[Array, " n_visits"]:
+    """Shuffle rows of `data`: all of them, or a random draw of equally many of every donor.
+
+    Balanced, donors take turns, so that every batch has equally many rows of each, or one more of some. No row comes
+    twice, because a batch must not contrast a spot with itself.
+    """
+    shuffled: Array = rng.permutation(rows)
+    return balanced(shuffled, _donor_of(data)[shuffled]) if balance_donors else shuffled
+
+
+def balanced(rows: Int64[Array, " n"], label: Shaped[Array, " n"]) -> Int64[Array, " n_visits"]:
+    """Interleave the first rows of each label, as many of each as the rarest label has."""
+    each = [rows[label == one] for one in np.unique(label)]
+    turns: Array = np.stack([one[: min(map(len, each))] for one in each], axis=1)
+    return turns.ravel()
+
+
+def check_donors(rows: Int64[Array, " n"], data: TrainingSet) -> None:
+    """Refuse to balance a single donor.
+
+    Raises
+    ------
+    ConfigError
+        Naming the donor of all rows.
+    """
+    donors = np.unique(_donor_of(data)[rows])
+    if len(donors) < 2:
+        message = (
+            f"--balance-donors needs two donors, but all training spots are from {donors[0]!r}. Leave it out, or name "
+            "sections of other donors in --sections."
+        )
+        raise ConfigError(message)
+
+
+def _donor_of(data: TrainingSet) -> Shaped[Array, " n"]:
+    """Donor of each spot; a section without a donor counts as one."""
+    donors: Array = np.array([s.donor or s.name for s in data.spots])[data.section_of]
+    return donors
+
+
+def describe_training(
+    config: TrainingConfig,
+    data: TrainingSet,
+    *,
+    stage: Literal["pretrain", "selection", "finetune", "adapt"],
+    settings: dict[str, Any],
+    epoch: int,
+    history: list[dict[str, float]],
+    best: dict[str, float],
+) -> CheckpointMeta:
+    """Put together the metadata of one epoch's checkpoint; paths and names of donors are not part of it."""
+    paths = {"store": None, "save_dir": None, "pretrained_ckpt": None}
+    values = config.to_mapping()
+    is_trained = np.unique(data.section_of[~data.groups.is_val])
+    known = list(dict.fromkeys(s.donor for s in data.spots if s.donor is not None))
+    donors = {s.name: None if s.donor is None else known.index(s.donor) for s in data.spots}
+    return CheckpointMeta(
+        stage=stage,
+        epoch=epoch,
+        config={name: paths.get(name, value) for name, value in values.items()},
+        config_digest=config.digest(leave_out=NOT_IN_DIGEST),
+        data_digest=data.digest,
+        encoder_name=data.features.encoder,
+        weights_sha256=data.features.weights_sha256,
+        feature_keys=data.features.keys,
+        tiles=data.features.tiles,
+        feature_dims=data.features.dims,
+        is_averaged=data.features.is_averaged,
+        genes=data.genes.genes,
+        gene_sets=data.genes.sets,
+        train_sections=tuple(data.spots[i].name for i in is_trained),
+        val_sections=data.held_out_sections,
+        # The run's own sections come first: "appearance.section" counts them. Donors of the others are unknown.
+        donors=donors | {name: None for name in data.features.adapted_on if name not in donors},
+        depth=float(np.median(data.totals[data.train_rows])),
+        metrics=history[-1] if history else {},
+        history=history,
+        best=best,
+        settings=settings,
+        software=software_versions(),
+    )

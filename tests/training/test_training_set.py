@@ -1,0 +1,370 @@
+"""What a stage trains on: sections, features, genes, groups and order, each against a slow way or a drawn case."""
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cohorts import add_section, make_cohort
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from training_runs import finetuning, pretraining
+
+from spam.errors import ConfigError, SpamError, StoreError
+from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
+from spam.schemas.store_format import feature_key
+from spam.store import open_store
+from spam.training import finetune, pretrain
+from spam.training.cohort import (
+    SpotData,
+    choose_features,
+    cohort_neighbours,
+    data_digest,
+    held_out_by_default,
+    neighbour_table,
+    read_spots,
+    split_sections,
+)
+from spam.training.genes import choose_genes
+from spam.training.groups import N_BLOCKS, assign_groups, spatial_blocks
+from spam.training.training_set import (
+    TrainingSet,
+    balanced,
+    build_training_set,
+    check_donors,
+    random_order,
+    retrieve_across_groups,
+    training_set_of,
+    with_all_trained_on,
+)
+
+KEYS = ("tiny_112um", "tiny_224um")
+
+
+@pytest.fixture(scope="module")
+def spots(cohort: Path) -> tuple[SpotData, ...]:
+    return tuple(read_spots(open_store(cohort).section(f"S{i}"), KEYS, k=5) for i in (1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def data(cohort: Path) -> TrainingSet:
+    return build_training_set(pretraining(cohort, Path("unused")))
+
+
+@pytest.mark.parametrize(
+    ("asked", "train", "val"),
+    [
+        ({}, ("S1", "S2", "S3"), ("S4",)),
+        ({"sections": ("S2", "S1")}, ("S2",), ("S1",)),
+        ({"sections": ("S1", "S2"), "val_sections": ("S4",)}, ("S1", "S2"), ("S4",)),
+        ({"sections": ("S1", "S2", "S3"), "val_sections": ("S2",)}, ("S1", "S3"), ("S2",)),
+        ({"sections": ("S3",)}, ("S3",), ("S3",)),
+    ],
+)
+def test_sections_are_split(
+    cohort: Path, asked: dict[str, object], train: tuple[str, ...], val: tuple[str, ...]
+) -> None:
+    assert split_sections(open_store(cohort), pretraining(cohort, Path("o"), **asked)) == (train, val)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"sections": ("S1", "S9")}, "'S9'"),
+        ({"val_sections": ("S8",)}, "'S8'"),
+        ({"sections": ("S1",), "val_sections": ("S1",)}, "--val-sections S1 leaves no section"),
+    ],
+)
+def test_sections_that_cannot_be_used_are_named(cohort: Path, asked: dict[str, object], words: str) -> None:
+    with pytest.raises(SpamError, match=words):
+        split_sections(open_store(cohort), pretraining(cohort, Path("o"), **asked))
+
+
+@pytest.mark.parametrize(
+    ("donors", "held_out"),
+    [
+        (["p", "p", "q", "q"], ("4",)),  # a donor of two cannot be spared
+        (["p", "q", "r", "r"], ("3", "4")),
+        (["r", "p", "q", "r"], ("1", "4")),
+        (["p", "q", "r", "s"], ("4",)),
+        (["p", "q", None, "r"], ("4",)),
+        (["p", "q", "r", "r", "r"], ("5",)),  # most of the sections
+        (["p"], ("1",)),
+    ],
+)
+def test_all_sections_of_the_last_of_three_donors_are_held_out(
+    donors: list[str | None], held_out: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert held_out_by_default([str(i + 1) for i in range(len(donors))], donors) == held_out
+    if donors == ["p", "q", "r", "r"]:  # the store knows the donors
+        for i, donor in enumerate(("p", "q", "r", "r")):
+            add_section(tmp_path / "s.zarr", f"S{i + 1}", seed=i, n_spots=11, donor=donor)
+        split = split_sections(open_store(tmp_path / "s.zarr"), pretraining(tmp_path / "s.zarr", tmp_path))
+        assert split == (("S1", "S2"), ("S3", "S4"))
+
+
+def test_tile_sizes_are_used_together_from_small_to_large_or_one_alone(cohort: Path) -> None:
+    data = build_training_set(pretraining(cohort, Path("o")))
+    assert (data.features.keys, data.features.dims) == (KEYS, (11, 13))
+    assert data.spots[0].features.shape == (37, 24)
+    assert build_training_set(pretraining(cohort, Path("o"), tile_um=(224.0,))).features.keys == KEYS[1:]
+    with pytest.raises(StoreError, match=r"--tile-um 56 .*S1: tiny_112um"):
+        build_training_set(pretraining(cohort, Path("o"), tile_um=(56.0, 112.0)))
+
+
+def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 2)
+    add_section(store, "X", encoder="other")
+    with pytest.raises(StoreError, match=r"share no features \(S1: tiny_112um, .*; X: other_112um"):
+        build_training_set(pretraining(store, tmp_path))
+    add_section(store, "Y", change_counts="delete")
+    with pytest.raises(StoreError, match=r"'Y' has no counts.*--h5ad"):
+        build_training_set(pretraining(store, tmp_path, sections=("S1", "S2", "Y")))
+
+
+def test_means_over_symmetries_are_never_mixed_with_plain_features(tmp_path: Path) -> None:
+    stores = {name: tmp_path / f"{name}.zarr" for name in ("both", "averaged")}
+    for store in stores.values():
+        for i in (1, 2):
+            add_section(store, f"S{i}", seed=i)
+            section = open_store(store, is_read_only=False).section(f"S{i}")
+            for key in KEYS:
+                meta = section.feature_meta(key)
+                new = feature_key("tiny", key.removeprefix("tiny_"), is_averaged=True)
+                writer = section.feature_writer(replace(meta, key=new, is_averaged=True))
+                for chunk in writer.pending:
+                    writer.write(chunk, section.features(key)[chunk])
+                writer.finish()
+    both = [open_store(stores["both"]).section(name) for name in ("S1", "S2")]
+    averaged = ("tiny_112um_d4", "tiny_224um_d4")
+    assert choose_features(both, None, ()).keys == KEYS
+    assert choose_features(both, None, (), is_averaged=True).keys == averaged
+
+    class Only:  # a section without the plain features
+        def __init__(self, section: object) -> None:
+            self.meta, self.feature_keys = section.meta, averaged  # type: ignore[attr-defined]
+            self.feature_meta = section.feature_meta  # type: ignore[attr-defined]
+
+    choice = choose_features([Only(section) for section in both], None, ())  # type: ignore[misc]
+    assert (choice.keys, choice.is_averaged) == (averaged, True)
+    with pytest.raises(StoreError, match="--dihedral"):
+        choose_features(
+            [open_store(make_cohort(tmp_path / "p.zarr", 1)).section("S1")], None, (), is_averaged=True
+        )
+    path = pretrain(pretraining(stores["both"], tmp_path / "pre", epochs=1, dihedral=True)).run.best_path
+    assert read_checkpoint_meta(path).is_averaged
+    with pytest.raises(SpamError, match=r"trained on features tiny_112um_d4.*--dihedral"):
+        finetune(finetuning(stores["both"], tmp_path / "fine", pretrained_ckpt=path))
+
+
+def test_sections_that_the_encoder_was_adapted_on_count_as_seen(tmp_path: Path) -> None:
+    for i in (1, 2):
+        add_section(tmp_path / "a.zarr", f"S{i}", seed=i)
+        section = open_store(tmp_path / "a.zarr", is_read_only=False).section(f"S{i}")
+        for key in KEYS:
+            values = section.features(key)
+            meta = replace(section.feature_meta(key), adapted_on=("S9", "S1"))
+            writer = section.feature_writer(meta, is_overwrite=True)
+            for chunk in writer.pending:
+                writer.write(chunk, values[chunk])
+            writer.finish()
+    meta = read_checkpoint_meta(
+        pretrain(pretraining(tmp_path / "a.zarr", tmp_path / "p", epochs=1)).run.best_path
+    )
+    assert list(meta.donors.items()) == [("S1", 0), ("S2", 0), ("S9", None)]
+    assert set(meta.train_sections) | set(meta.val_sections) == {"S1", "S2"}
+    for held_out, seen in (("S1", ("S1",)), ("S2", ())):
+        small = {"epochs": 1, "members": 1, "attend": "none", "val_sections": (held_out,)}
+        report = finetune(finetuning(tmp_path / "a.zarr", tmp_path / held_out, **small))
+        assert report.adapted_on == seen
+        assert ("adapted with the counts of S1" in report.summary()) == bool(seen)
+
+
+def test_variable_genes_are_those_of_pandas(spots: tuple[SpotData, ...]) -> None:
+    frames = []
+    for s in spots[:3]:
+        assert s.counts is not None
+        assert s.totals is not None
+        raw = pd.DataFrame(s.counts.toarray(), columns=s.genes)
+        frames.append((raw, np.log1p(raw.div(s.totals, axis=0) * 1e4)))
+    raw, expression = (pd.concat([frame[i] for frame in frames]) for i in (0, 1))
+    often = (raw > 0).mean() > 0.1
+    truth = expression.loc[:, often].var(ddof=0).sort_values(ascending=False)
+    choice, choice_of_all = (choose_genes(spots[:3], n_top=n) for n in (19, None))
+    assert choice.sets["HVG-250"] == [gene for gene in truth.index[:250] if gene in choice.genes]
+    assert choice_of_all.sets["HVG-250"] == list(truth.index[:250])
+    assert set(truth.index[:19]) <= set(choice.genes)
+    hest = np.log1p(raw).loc[:, often].var(ddof=0).sort_values(ascending=False)
+    assert choice.sets["hest-50"] == list(hest.index[:50])
+    renamed = replace(spots[1], genes=np.array([f"{gene}b" for gene in raw.columns]))
+    with pytest.raises(StoreError, match=r"0 gene names .*S1, S2"):
+        choose_genes([spots[0], renamed], n_top=None)
+    # Names and donors are part of the digest: donors decide which sections are held out.
+    digests = {data_digest([s]) for s in (spots[1], replace(spots[1]), renamed, replace(spots[1], donor="z"))}
+    assert len(digests) == 3
+
+
+def test_neighbours_are_the_nearest_of_their_own_section(spots: tuple[SpotData, ...]) -> None:
+    table = cohort_neighbours(spots[:2], 3)
+    start = 0
+    for s in spots[:2]:
+        for i in range(s.n_spots):
+            distance = np.linalg.norm(s.xy - s.xy[i], axis=1)
+            distance[i] = np.inf
+            nearest = np.lexsort((np.arange(s.n_spots), distance))[:3]
+            np.testing.assert_array_equal(table.index[start + i], start + nearest)
+            step = (s.xy[nearest] - s.xy[i]) / s.graph.meta.sigma
+            length = np.log1p(distance[nearest] / s.graph.meta.sigma)
+            np.testing.assert_allclose(table.relation[start + i], np.column_stack([step, length]), rtol=1e-5)
+        start += s.n_spots
+    assert table.is_usable.all()
+    more = neighbour_table(spots[0].graph, spots[0].xy, 7)
+    np.testing.assert_array_equal(more.is_usable, [[True] * 5 + [False] * 2] * 37)
+    np.testing.assert_array_equal(more.relation[:, 5:], 0)
+
+
+def test_references_are_the_most_similar_training_spots_of_other_groups(data: TrainingSet) -> None:
+    found = retrieve_across_groups(data, 6)
+    group, is_val = data.groups.group, data.groups.is_val
+    unit = data.inputs / np.linalg.norm(data.inputs, axis=1, keepdims=True)
+    similarity = unit.astype(float) @ unit.T.astype(float)
+    for i in range(len(data.inputs)):
+        allowed = np.flatnonzero((group != group[i]) & ~is_val)
+        best = allowed[np.argsort(-similarity[i, allowed], kind="stable")[:6]]
+        np.testing.assert_allclose(found.relation[i, :, 0], similarity[i, best], atol=1e-5)
+        assert set(found.index[i]) <= set(allowed)
+    assert found.is_usable.all()
+
+
+def test_no_edge_crosses_sections(data: TrainingSet) -> None:
+    rows, columns = data.weights.nonzero()
+    np.testing.assert_array_equal(data.section_of[rows], data.section_of[columns])
+    assert data.weights.nnz == 5 * len(data.inputs)
+
+
+def test_expression_is_centred_over_the_spots_with_counts_that_are_trained_on(
+    cohort: Path, spots: tuple[SpotData, ...], data: TrainingSet
+) -> None:
+    counts = [s.counts.tolil() for s in spots if s.counts is not None]
+    counts[0][[0, 7]] = 0
+    counts[2][:] = 0
+    emptied = tuple(
+        replace(s, counts=csr_matrix(c), totals=np.asarray(c.sum(axis=1), dtype=float).ravel())
+        for s, c in zip(spots, counts, strict=True)
+    )
+    config = pretraining(cohort, Path("o"))
+    found = training_set_of(emptied, data.features, config, held_out=("S4",), genes=data.genes)
+    for i in (0, 1, 3):  # the last one is held out
+        rows = found.section_of == i
+        known = found.expression[rows & (found.totals > 0)]
+        np.testing.assert_allclose(
+            found.centred[rows], found.expression[rows] - known.mean(axis=0), atol=1e-5
+        )
+    np.testing.assert_array_equal(found.centred[found.section_of == 2], 0.0)
+    # Of a single section a block is held out, and the blocks keep their differences.
+    lone = build_training_set(pretraining(cohort, Path("o"), sections=("S3",)))
+    known = lone.expression[~lone.groups.is_val]
+    assert 0 < len(known) < len(lone.expression)
+    np.testing.assert_allclose(lone.centred, lone.expression - known.mean(axis=0), atol=1e-5)
+    assert np.abs([lone.centred[lone.groups.group == g].mean(axis=0) for g in range(5)]).max() > 0.1
+    whole = with_all_trained_on(lone, n_components=None)
+    np.testing.assert_allclose(whole.centred, lone.expression - lone.expression.mean(axis=0), atol=1e-5)
+
+
+def test_blocks_are_strips_of_equal_size_along_the_longer_axis() -> None:
+    xy = np.array([[x, y] for x in range(10) for y in range(3)], dtype=float)
+    blocks = spatial_blocks(xy, 5)
+    np.testing.assert_array_equal(np.bincount(blocks), [6] * 5)
+    columns = [set(xy[blocks == b, 0]) for b in range(5)]
+    assert sorted(map(sorted, columns)) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    rng = np.random.default_rng(3)
+    xy, order = rng.normal(size=(53, 2)) * [7, 1], rng.permutation(53)
+    np.testing.assert_array_equal(spatial_blocks(xy[order], 5), spatial_blocks(xy, 5)[order])
+
+
+def test_sections_are_groups_and_a_single_training_section_is_cut(
+    spots: tuple[SpotData, ...], tmp_path: Path
+) -> None:
+    groups = assign_groups(spots[:3], ("S3",))
+    np.testing.assert_array_equal(groups.group, np.repeat([0, 1, 2], [37, 39, 41]))
+    np.testing.assert_array_equal(groups.is_val, np.repeat([False, False, True], [37, 39, 41]))
+    assert not groups.are_blocks
+    lone = assign_groups(spots[:1], ())
+    assert lone.are_blocks
+    np.testing.assert_array_equal(lone.group, spatial_blocks(spots[0].xy, N_BLOCKS))
+    np.testing.assert_array_equal(lone.is_val, lone.group == N_BLOCKS - 1)
+    beside = assign_groups(spots[:3], ("S2", "S3"))
+    np.testing.assert_array_equal(beside.group[:37], lone.group)
+    np.testing.assert_array_equal(beside.group[37:], np.repeat([N_BLOCKS + 1, N_BLOCKS + 2], [39, 41]))
+    np.testing.assert_array_equal(beside.is_val, np.repeat([False, True], [37, 80]))
+    add_section(tmp_path / "s.zarr", "S", n_spots=9)
+    with pytest.raises(StoreError, match="'S' has 9 spots"):
+        assign_groups([read_spots(open_store(tmp_path / "s.zarr").section("S"), KEYS, k=4)], ())
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=41), st.integers(1, 17))
+def test_balanced_batches_have_equally_many_of_each_label(labels: list[int], size: int) -> None:
+    label = np.array(labels)
+    rows = np.random.default_rng(0).permutation(len(label))
+    order = balanced(rows, label[rows])
+    kinds, n_rows = np.unique(label, return_counts=True)
+    assert len(order) == len(set(order)) == len(kinds) * n_rows.min()
+    for start in range(0, len(order), size):
+        seen = [np.count_nonzero(label[order[start : start + size]] == kind) for kind in kinds]
+        assert max(seen) - min(seen) <= 1
+
+
+def test_an_epoch_visits_each_row_once_or_balances_donors(data: TrainingSet) -> None:
+    def with_donors(*donors: str | None) -> TrainingSet:
+        return replace(
+            data, spots=tuple(replace(s, donor=d) for s, d in zip(data.spots, donors, strict=True))
+        )
+
+    def order_of(data: TrainingSet, *, balance_donors: bool) -> np.ndarray:
+        return random_order(data.train_rows, data, np.random.default_rng(5), balance_donors=balance_donors)
+
+    expected = np.random.default_rng(5).permutation(data.train_rows)
+    np.testing.assert_array_equal(order_of(data, balance_donors=False), expected)
+    order = order_of(with_donors("P", "P", "Q", "Q"), balance_donors=True)  # the last section is held out
+    assert len(order) == len(set(order)) == 2 * 41
+    assert (np.isin(data.section_of, (2, 3))[order].reshape(-1, 2).sum(axis=1) == 1).all()
+    order = order_of(
+        with_donors(None, None, None, None), balance_donors=True
+    )  # each section counts as a donor
+    assert (np.sort(data.section_of[order].reshape(-1, 3), axis=1) == [0, 1, 2]).all()
+    with pytest.raises(ConfigError, match=r"--balance-donors .*'P7'"):
+        check_donors(data.train_rows, with_donors("P7", "P7", "P7", "P7"))
+
+
+UNREADABLE = (0, 7, 8, 30)
+
+
+def test_spots_with_unreadable_tiles_leave_no_trace(tmp_path: Path) -> None:
+    """Training equals that of a cohort without these spots, bit for bit."""
+    stores = {True: tmp_path / "whole" / "a.zarr", False: tmp_path / "partial" / "a.zarr"}
+    for is_whole, store in stores.items():
+        for i in range(3):
+            kept = {"order": np.delete(np.arange(37 + 2 * i), UNREADABLE)}
+            options = {"unreadable": UNREADABLE} if is_whole else kept
+            add_section(store, f"S{i + 1}", seed=i, n_spots=37 + 2 * i, **options)  # type: ignore[arg-type]
+    a, b = (read_spots(open_store(store).section("S2"), KEYS, k=5) for store in stores.values())
+    assert a.n_spots == 39 - len(UNREADABLE)
+    for field in dataclasses.fields(a):
+        one, two = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(one, np.ndarray):
+            np.testing.assert_array_equal(one, two, err_msg=field.name)
+    assert (a.graph.distances != b.graph.distances).nnz == 0
+    found = []
+    for store in stores.values():
+        changes = {"epochs": 1, "attend": "neighbours", "with_bank": False}
+        path = finetune(finetuning(store, store.parent / "run", **changes)).run.last_path
+        found.append(read_checkpoint(path, stage="finetune")[1])
+    assert found[0].keys() == found[1].keys()
+    for name, values in found[0].items():
+        np.testing.assert_array_equal(values, found[1][name], err_msg=name)
+    add_section(tmp_path / "b.zarr", "S1", n_spots=11, unreadable=tuple(range(11)))
+    with pytest.raises(StoreError, match="'S1'"):
+        read_spots(open_store(tmp_path / "b.zarr").section("S1"), KEYS, k=3)
