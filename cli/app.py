@@ -31,7 +31,7 @@ def _show_version(is_asked: bool) -> None:  # noqa: FBT001  typer passes it by p
 def _spam(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version")
+        bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version")
     ] = False,
 ) -> None:
     """Predict spatial gene expression from H&E histology: embed once, train from the store, predict."""

@@ -145,8 +145,8 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
             report = command.work(gather(command.options, flags, recipe, command=command.name), progress)
         outcome = report.to_mapping() if is_json else report.summary()
     except KeyboardInterrupt:
-        message = "interrupted; run the same command again to resume"
-        print_failure(message, "KeyboardInterrupt", is_json=is_json)
+        advice = "interrupted; run the same command again to resume"
+        print_failure(advice, "KeyboardInterrupt", is_json=is_json)
         return 130
     except Exception as error:  # noqa: BLE001  the one place where a bug turns into an exit code
         message = _mendable(error)
@@ -167,12 +167,12 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
 class _PanelCommand(TyperCommand):
     """A command whose help lists the options by panel, in the order of `_PANELS`."""
 
-    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel; drawing them with rich would triple the time of ``--help``."""
         panels: dict[str, list[Any]] = {}
-        for parameter in self.get_params(ctx):  # type: ignore[arg-type]
+        for parameter in self.get_params(ctx):
             title = getattr(parameter, "rich_help_panel", None) or "Options"
-            record = parameter.get_help_record(ctx)  # type: ignore[arg-type]
+            record = parameter.get_help_record(ctx)
             if record is not None:
                 panels.setdefault(title, []).append(record)
         for title in sorted(panels, key=_PANELS.index):

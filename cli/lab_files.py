@@ -235,7 +235,7 @@ def adapt_and_embed(
     tiles = embed_config(values, mapping["store"])
     adapted = call("adapt", adapting, tiles, progress=progress)
     call("embed", dataclasses.replace(tiles, lora=adapted.folder), progress=progress)
-    return dataclasses.replace(config, enc_name=adapted.card.encoder_name)
+    return type(config).from_mapping({**mapping, "enc_name": adapted.card.encoder_name})
 
 
 def keep_adapter(checkpoint: Path | None, save_dir: Path) -> None:

@@ -5,10 +5,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .config import check, flag, folder_fault, option
+from .config import flag, folder_fault, option
 from .embed_config import FeatureOptions
-
-__all__ = ["BenchmarkConfig"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,31 +17,43 @@ class BenchmarkConfig(FeatureOptions):
         None,
         "unit to hold out in turn: section, donor, or block (a spatial block of each section) "
         "(default: donor if there are several, else section, else block)",
+        panel="Data",
     )
-    sections: tuple[str, ...] = option((), "sections to use, e.g. C2,C3,C4 (default: all)")
-    train_sections: tuple[str, ...] = option((), "training sections of a single transfer, instead of folds")
-    test_sections: tuple[str, ...] = option((), "test sections of that transfer")
+    sections: tuple[str, ...] = option((), "sections to use, e.g. C2,C3,C4 (default: all)", panel="Data")
+    train_sections: tuple[str, ...] = option(
+        (), "training sections of a single transfer, instead of folds", panel="Data"
+    )
+    test_sections: tuple[str, ...] = option((), "test sections of that transfer", panel="Data")
     methods: tuple[str, ...] = option(
-        ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'"
+        ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'", panel="Model"
     )
-    seeds: int = option(5, "seeds of each method with randomness")
+    seeds: int = option(5, "seeds of each method with randomness", limits=">=1", panel="Model")
     n_top_genes: int = option(
-        541, "most variable genes to predict, chosen in each fold, plus the 50 genes of the HEST board"
+        541,
+        "most variable genes to predict, chosen in each fold, plus the 50 genes of the HEST board",
+        limits=">=1",
+        panel="Data",
     )
     shard: str | None = option(
         None,
         "run the i-th of n parts of all folds, methods and seeds, e.g. 2/8, in a job array (default: all)",
         metavar="<i/n>",
+        panel="Advanced",
     )
     out_dir: Path | None = option(
-        None, "folder for benchmark.md, benchmark.json, genes.csv, scores.png and the finished runs"
+        None,
+        "folder for benchmark.md, benchmark.json, genes.csv, scores.png and the finished runs",
+        required="give a folder for the results",
+        panel="Output",
     )
     overwrite: bool = option(
         False,  # noqa: FBT003
         "run the named methods again; replaces a benchmark with other options or data in --out-dir",
+        panel="Output",
     )
 
-    def __post_init__(self) -> None:
+    def faults(self) -> list[str | None]:
+        """List contradictions between options."""
         is_transfer = bool(self.train_sections or self.test_sections)
         both = [name for name in self.train_sections if name in self.test_sections]
         repeated = {
@@ -51,34 +61,24 @@ class BenchmarkConfig(FeatureOptions):
             for name in ("sections", "train_sections", "test_sections", "methods")
             if (values := getattr(self, name))
         }
-        check(
-            [
-                "--store is missing (the feature store)" if self.store is None else None,
-                "--out-dir is missing (the folder of the results)" if self.out_dir is None else None,
-                folder_fault("out_dir", self.out_dir),
-                "--train-sections and --test-sections must be given together"
-                if is_transfer and not (self.train_sections and self.test_sections)
-                else None,
-                f"--train-sections and --test-sections share {', '.join(both)}" if both else None,
-                "--train-sections and --test-sections exclude --by and --sections"
-                if is_transfer and (self.by or self.sections)
-                else None,
-                *(f"{flag(name)} repeats {', '.join(values)}" for name, values in repeated.items() if values),
-                "--methods is empty" if not self.methods else None,
-                *(
-                    f"{flag(name)} must be at least 1, not {getattr(self, name)}"
-                    for name in ("seeds", "k", "n_top_genes")
-                    if getattr(self, name) < 1
-                ),
-                f"--shard must be i/n with i from 1 to n, e.g. 2/8, not {self.shard!r}"
-                if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.shard or "1/1")
-                or self.shard_of[0] >= self.shard_of[1]
-                else None,
-                "--overwrite excludes --shard: one job would delete the results of another"
-                if self.shard and self.overwrite
-                else None,
-            ]
-        )
+        is_part = re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.shard or "1/1") is not None
+        rules = {
+            "--train-sections and --test-sections must be given together": is_transfer
+            and not (self.train_sections and self.test_sections),
+            f"--train-sections and --test-sections share {', '.join(both)}": bool(both),
+            "--train-sections and --test-sections exclude --by and --sections": is_transfer
+            and bool(self.by or self.sections),
+            "--methods is empty": not self.methods,
+            f"--shard must be i/n with i from 1 to n, e.g. 2/8, not {self.shard!r}": not is_part
+            or self.shard_of[0] >= self.shard_of[1],
+            "--overwrite excludes --shard: one job would delete the results of another": bool(self.shard)
+            and self.overwrite,
+        }
+        return [
+            folder_fault("out_dir", self.out_dir),
+            *(rule for rule, is_broken in rules.items() if is_broken),
+            *(f"{flag(name)} repeats {', '.join(values)}" for name, values in repeated.items() if values),
+        ]
 
     @property
     def shard_of(self) -> tuple[int, int]:

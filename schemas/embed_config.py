@@ -1,6 +1,7 @@
 """Options and report of `spam embed`, the options of commands that read lab files, and the choice of stored features."""
 
 import dataclasses
+import functools
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,9 @@ from .config import Config, flag, folder_fault, option
 from .graph_config import DEFAULT_K
 from .store_format import FeatureDtype
 
+_data, _model, _output, _advanced = (
+    functools.partial(option, panel=panel) for panel in ("Data", "Model", "Output", "Advanced")
+)
 DEFAULT_ENCODER = "efficientnet_lite0_stages"
 DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark (arXiv 2406.16192)
 
@@ -18,104 +22,104 @@ DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark 
 class InputConfig(Config):
     """The files of a section, and how its table is read."""
 
-    h5ad: Path | None = option(None, "AnnData file with raw counts; not needed for prediction alone")
-    csv: Path | None = option(
+    h5ad: Path | None = _data(None, "AnnData file with raw counts; not needed for prediction alone")
+    csv: Path | None = _data(
         None, "table with one row per tile: x, y (pixel centre), source_image, spot_id or cell_id"
     )
-    root: Path | None = option(None, "folder of the slides or tile files that the table names")
-    section: str | None = option(
+    root: Path | None = _data(None, "folder of the slides or tile files that the table names")
+    section: str | None = _data(
         None, "name of the section; default: obs['section'], else the name of the h5ad file"
     )
-    donor: str | None = option(None, "donor of the section; default: obs['patient'] or obs['donor']")
-    mpp: float | None = option(
+    donor: str | None = _data(None, "donor of the section; default: obs['patient'] or obs['donor']")
+    mpp: float | None = _data(
         None, "µm per full-resolution pixel; default: from the h5ad, else from the slide", limits=">0"
     )
-    counts_layer: str | None = option(
+    counts_layer: str | None = _data(
         None, "layer of the h5ad with raw counts; default: 'counts' if it exists, else X"
     )
-    coordinates: Literal["pixels", "um", "hires"] = option(
+    coordinates: Literal["pixels", "um", "hires"] = _data(
         "pixels",
         "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image",
     )
-    swap_xy: bool = option(False, "read the table's x as row and y as column")  # noqa: FBT003
-    id_offset: int = option(0, "add this to the table's integer ids before joining")
-    id_strip_suffix: str | None = option(
+    swap_xy: bool = _data(False, "read the table's x as row and y as column")  # noqa: FBT003
+    id_offset: int = _data(0, "add this to the table's integer ids before joining")
+    id_strip_suffix: str | None = _data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
     )
-    allow_missing_tiles: bool = option(False, "omit spots of the h5ad without a tile")  # noqa: FBT003
+    allow_missing_tiles: bool = _data(False, "omit spots of the h5ad without a tile")  # noqa: FBT003
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedConfig(InputConfig):
     """Options of `spam embed`."""
 
-    store: Path | None = option(
+    store: Path | None = _output(
         None,
         "feature store to write (created if needed)",
         is_output=True,
         required="give the feature store to write, e.g. --store cohort.zarr",
     )
-    manifest: Path | None = option(
+    manifest: Path | None = _data(
         None, "CSV with columns section, donor, h5ad, csv, root: embeds a whole cohort"
     )
-    enc_name: str = option(DEFAULT_ENCODER, "encoder: a name of `spam encoders list`, or timm:<model>")
-    tile_um: tuple[float, ...] = option(
+    enc_name: str = _model(DEFAULT_ENCODER, "encoder: a name of `spam encoders list`, or timm:<model>")
+    tile_um: tuple[float, ...] = _model(
         (),
         "side of a tile in µm; repeat for several scales (default: 112, or the extent of the tile files)",
         limits=">0",
     )
-    tile_px: tuple[int, ...] = option(
+    tile_px: tuple[int, ...] = _model(
         (), "side of a tile in full-resolution slide pixels, instead of --tile-um", limits=">0"
     )
-    revision: str | None = option(
+    revision: str | None = _model(
         None, "branch, tag or commit of the encoder's Hub repository, instead of the pinned one"
     )
-    lora: Path | None = option(
+    lora: Path | None = _model(
         None, "adapter of `spam adapt`: embed with the adapted encoder, under a separate key"
     )
-    tiles: Literal["table", "grid"] = option(
+    tiles: Literal["table", "grid"] = _data(
         "table",
         "source of the tiles: the table, or a grid over the tissue of --root (a slide or a folder of slides)",
     )
-    stride_um: float | None = option(
+    stride_um: float | None = _data(
         None, "step of the grid in µm, with --tiles grid (default: the smallest tile)", limits=">0"
     )
-    dihedral: bool = option(
+    dihedral: bool = _model(
         False,  # noqa: FBT003
         "average features over the eight rotations and reflections of a tile; takes eight times as long",
     )
-    skip_bad_tiles: bool = option(
+    skip_bad_tiles: bool = _data(
         False,  # noqa: FBT003
         "mark unreadable tiles in the store and continue; default: stop at the first",
     )
-    batch_size: int = option(64, "tiles per forward pass", flags=("--img-batch-size",), limits=">=1")
-    num_workers: int | None = option(
+    batch_size: int = _advanced(64, "tiles per forward pass", flags=("--img-batch-size",), limits=">=1")
+    num_workers: int | None = _advanced(
         None,
         "threads that read and resample tiles (default: 2; with a GPU one per core, up to 16)",
         limits=">=0",
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    amp: bool = option(False, "run the encoder in mixed precision")  # noqa: FBT003
-    compile: bool = option(False, "compile the encoder first: takes minutes once, then faster")  # noqa: FBT003
-    dtype: FeatureDtype = option("float16", "number format of the stored features")
-    chunk_rows: int | None = option(
+    device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
+    amp: bool = _advanced(False, "run the encoder in mixed precision")  # noqa: FBT003
+    compile: bool = _advanced(False, "compile the encoder first: takes minutes once, then faster")  # noqa: FBT003
+    dtype: FeatureDtype = _advanced("float16", "number format of the stored features")
+    chunk_rows: int | None = _advanced(
         None,
         "rows in a chunk of the store, the most that a killed run loses (default: about 2 MB)",
         limits=">=1",
     )
-    licence: str | None = option(
+    licence: str | None = _output(
         None, "licence of counts and images, e.g. CC-BY-4.0: decides whether the store may be shared"
     )
-    shard: str | None = option(
+    shard: str | None = _advanced(
         None,
         "compute part i of n, e.g. 2/8, of work shared by n processes (default: all, or as torchrun sets it)",
         metavar="<i/n>",
     )
-    overview: bool = option(
+    overview: bool = _output(
         True,  # noqa: FBT003
         "store a small image (<= 2048 px) of the slide, for maps without the slide",
     )
-    overwrite: bool = option(False, "embed again what is complete")  # noqa: FBT003
+    overwrite: bool = _output(False, "embed again what is complete")  # noqa: FBT003
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -167,24 +171,20 @@ class EmbedConfig(InputConfig):
 class FeatureOptions(Config):
     """A store, and which of its features and graphs are used."""
 
-    store: Path | str | None = option(
+    store: Path | str | None = _data(
         None,
         "feature store (folder, packed store, or address) with counts",
         required="give the feature store that `spam embed` wrote",
-        panel="Data",
     )
-    enc_name: str | None = option(
-        None, "encoder whose features to use (default: the only one in the store)", panel="Data"
+    enc_name: str | None = _data(None, "encoder whose features to use (default: the only one in the store)")
+    tile_um: tuple[float, ...] = _data(
+        (), "tile sizes to use together, in µm (default: all that every section has)"
     )
-    tile_um: tuple[float, ...] = option(
-        (), "tile sizes to use together, in µm (default: all that every section has)", panel="Data"
-    )
-    dihedral: bool = option(
+    dihedral: bool = _data(
         False,  # noqa: FBT003
         "use features averaged over the symmetries of the tile (default: the only kind in the store)",
-        panel="Data",
     )
-    k: int = option(DEFAULT_K, "spatial neighbours of a spot in the graph", limits=">=1", panel="Model")
+    k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits=">=1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

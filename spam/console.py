@@ -24,7 +24,8 @@ class BarProgress:
         bar = self._bars.add_task(description, total=total, note="")
 
         def advance(steps: int = 1, *, note: str = "") -> None:
-            self._bars.update(bar, advance=steps, **({"note": note} if note else {}))
+            fields = {"note": note} if note else {}
+            self._bars.update(bar, advance=steps, **fields)  # type: ignore[arg-type]
 
         yield advance
 

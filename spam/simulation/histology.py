@@ -74,7 +74,7 @@ class Frame:
     ) -> Float32[Array, "height width"]:
         """Interpolate values on `grid` to the pixels of the image."""
         size = (self.width_px, self.height_px)
-        box = (0, 0, *(n * self.mpp / step_um for n in size))
+        box = (0.0, 0.0, self.width_px * self.mpp / step_um, self.height_px * self.mpp / step_um)
         image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
 

@@ -81,7 +81,7 @@ class SimulatedSection:
     @property
     def is_null(self) -> Bool[Array, " n_genes"]:
         """Genes that do not depend on morphology."""
-        return self.gene_table["is_null"].to_numpy()
+        return np.asarray(self.gene_table["is_null"])
 
 
 def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0) -> SimulatedSection:
@@ -252,7 +252,7 @@ def simulate(config: SimulateConfig, *, progress: Progress = SILENT) -> Simulati
         message = f"{out_dir} (--out-dir) is not an empty folder; choose another one, or add --overwrite"
         raise OutputExistsError(message)
     manifest = out_dir / "sections.csv"
-    lines = []
+    lines: list[dict[str, str]] = []
     with progress.task("simulating sections", config.n_donors * config.n_sections) as advance:
         for donor, number in np.ndindex(config.n_donors, config.n_sections):
             section = simulate_section(config, donor=donor, section=number)

@@ -138,7 +138,7 @@ class SmoothFields:
         """Evaluate the fields."""
         waves = zip(self.frequencies, self.phases, strict=True)
         fields = [np.cos(xy_um @ frequency.T + phase).sum(axis=-1) for frequency, phase in waves]
-        return np.stack(fields, axis=-1) * np.sqrt(2 / _N_WAVES)
+        return np.asarray(np.stack(fields, axis=-1) * np.sqrt(2 / _N_WAVES))
 
     def shares(self, xy_um: Float[Array, "*points 2"]) -> Float[Array, "*points n_fields"]:
         """Return the shares of `KINDS` at positions in µm: positive, sum 1."""

@@ -219,7 +219,7 @@ def test_invalid_options_are_listed() -> None:
     with pytest.raises(ConfigError, match=r"--bench-data.*--out-dir"):
         HestConfig()
     folders = {"bench_data": Path("b"), "out_dir": Path("o")}
-    with pytest.raises(ConfigError, match=r"--tasks repeats IDC.*--batch-size .* 0"):
+    with pytest.raises(ConfigError, match=r"--batch-size .* 0; --tasks repeats IDC"):
         HestConfig(**folders, tasks=("IDC", "IDC"), batch_size=0)
     with pytest.raises(ConfigError, match=r"--features .*--batch-size and --device"):
         HestConfig(**folders, features=Path("f"), batch_size=7, device="cpu")

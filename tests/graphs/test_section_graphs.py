@@ -130,9 +130,9 @@ def test_feature_graph_connects_similar_directions() -> None:
     near, far = 1 - unit[0] @ unit[1], 1 - unit[2] @ unit[3]
     np.testing.assert_array_equal(graph.distances.indices, [1, 0, 3, 2])
     np.testing.assert_allclose(graph.distances.data, [near, near, far, far], rtol=1e-9)
-    sigma = pytest.approx((near + far) / 2, rel=1e-9)
-    expected = GraphMeta(kind="features", k=1, metric="cosine", unit="cosine", sigma=sigma, backend="scipy")
-    assert graph.meta == replace(expected, features_key="resnet_112um")
+    assert graph.meta.sigma == pytest.approx((near + far) / 2, rel=1e-9)
+    expected = GraphMeta(kind="features", k=1, metric="cosine", unit="cosine", sigma=0.0, backend="scipy")
+    assert replace(graph.meta, sigma=0.0) == replace(expected, features_key="resnet_112um")
 
 
 def test_faults() -> None:
@@ -253,10 +253,14 @@ def test_without_um_the_graph_is_in_pixels(tmp_path: Path) -> None:
     assert_same(ensure_spatial_graph(section, k=2), spatial_knn_graph(section.xy_px, k=2, unit="px"))
 
 
-def test_a_stored_graph_of_another_unit_does_not_fit(store: Store) -> None:
+def test_a_stored_graph_of_another_unit_or_of_other_features_is_rebuilt(store: Store) -> None:
     section = store.section("A")
     section.write_graph("spatial", spatial_knn_graph(section.xy_px, k=3, unit="px"))
     assert ensure_spatial_graph(section, k=3).meta.unit == "um"
+    graph = ensure_feature_graph(section, KEY, k=3)
+    other = replace(graph, meta=replace(graph.meta, features_identity="other"), distances=graph.distances * 2)
+    section.write_graph(f"features_{KEY}", other)
+    assert_same(ensure_feature_graph(section, KEY, k=3), graph)
 
 
 def test_read_only_stores_stay_as_they_are(store: Store) -> None:

@@ -1,5 +1,7 @@
 """The drawn image: ellipses against a slow loop, resampling, and what the image tells."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeCV
@@ -65,7 +67,7 @@ def test_resampling_a_plane_gives_the_plane_at_the_pixel_centres() -> None:
 
 
 def simulated(**values: object) -> SimulateConfig:
-    return SimulateConfig(out_dir="unused", **{"n_spots": 151, "n_genes": 5, "mpp": 2.0, **values})
+    return SimulateConfig(out_dir=Path("unused"), **{"n_spots": 151, "n_genes": 5, "mpp": 2.0, **values})
 
 
 @pytest.fixture(scope="module")
