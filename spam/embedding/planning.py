@@ -222,7 +222,7 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
     if old.n_spots == section.n_spots:
         found += [] if np.array_equal(stored.ids, section.ids) else ["ids of the spots differ"]
         found += [] if np.array_equal(stored.xy_px, section.xy_px) else ["coordinates of the spots differ"]
-    if section.counts is not None and stored.genes is not None and not found:
+    if section.counts is not None and section.genes is not None and stored.genes is not None and not found:
         is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
         found += [] if is_same else ["counts differ (--counts-layer)"]
     return found
@@ -255,8 +255,8 @@ def _check_section(
     if isinstance(section.tiles, SlideSource):
         slide = slides.enter_context(open_slide(section.tiles.path))
         section = locate(section, slide)
-    note = None if slide is None else slide.mpp_note
-    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=note)
+    mpp_note = None if slide is None else slide.mpp_note
+    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
     if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
