@@ -14,17 +14,27 @@ class AdaptConfig(PretrainConfig):
     """Options of `spam adapt`: those of contrastive pretraining, and of LoRA. The tiles are described by an `EmbedConfig`."""
 
     sections: tuple[str, ...] = option(
-        (), "sections to train on (default: all of the files); omit those to be predicted later"
+        (),
+        "sections to train on (default: all of the files); omit those to be predicted later",
+        panel="Data",
     )
     epochs: int = option(
-        10, "passes over the tiles of the training spots; each takes a few times as long as `spam embed`"
+        10,
+        "passes over the tiles of the training spots; each takes a few times as long as `spam embed`",
+        limits=">=1",
+        panel="Training",
     )
-    lora_r: int = option(16, "rank of the update of a layer", limits=">=1")
-    lora_alpha: float = option(32.0, "scale of the update: it is multiplied by alpha / rank", limits=">0")
-    lora_dropout: float = option(0.05, "dropout on the input of the update, in training", limits="[0,1)")
+    lora_r: int = option(16, "rank of the update of a layer", limits=">=1", panel="Model")
+    lora_alpha: float = option(
+        32.0, "scale of the update: it is multiplied by alpha / rank", limits=">0", panel="Model"
+    )
+    lora_dropout: float = option(
+        0.05, "dropout on the input of the update, in training", limits="[0,1)", panel="Model"
+    )
     grad_checkpointing: bool = option(
         False,  # noqa: FBT003
         "recompute activations instead of storing them: less memory, a third more time",
+        panel="Advanced",
     )
 
     def faults(self) -> list[str | None]:
