@@ -145,8 +145,7 @@ def _embed_section(
                 flags.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
     if not n_left:
         ensure_spatial_graph(stored, k=DEFAULT_K)  # for readers of the store: training uses the same graph
-    if one.slide is not None:
-        one.slide.close()  # a PNG or JPEG is in memory as a whole
+    one.files.close()  # a PNG or JPEG is in memory as a whole
     return SectionReport(
         name=section.name,
         n_spots=section.n_spots,

@@ -45,13 +45,16 @@ class PlannedSection:
     section
         The section, located on its slide.
     slide
-        Its slide, open as long as the plan is carried out; None for tile files.
+        Its slide, open until `files` is closed; None for tile files.
+    files
+        Closes the slide; may be closed twice.
     specs, samplings
         Tile sizes, and how the tiles of each are cut.
     """
 
     section: Section
     slide: Slide | None
+    files: contextlib.ExitStack
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
 
@@ -251,9 +254,9 @@ def _check_section(
 ) -> PlannedSection:
     for note in section.join.notes:
         _log.warning("section %s: %s", section.name, note)
-    slide = None
+    slide, files = None, slides.enter_context(contextlib.ExitStack())
     if isinstance(section.tiles, SlideSource):
-        slide = slides.enter_context(open_slide(section.tiles.path))
+        slide = files.enter_context(open_slide(section.tiles.path))
         section = locate(section, slide)
     mpp_note = None if slide is None else slide.mpp_note
     specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
@@ -279,4 +282,4 @@ def _check_section(
             interpolation=card.interpolation,
         )
         samplings.append(sampling)
-    return PlannedSection(section=section, slide=slide, specs=specs, samplings=tuple(samplings))
+    return PlannedSection(section=section, slide=slide, files=files, specs=specs, samplings=tuple(samplings))

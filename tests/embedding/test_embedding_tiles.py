@@ -149,6 +149,16 @@ def test_a_grid_needs_the_slide_alone(lab, slide_pixels):
     assert dense.sections[0].n_spots > 3 * stored.n_spots
 
 
+def test_a_grid_on_a_scanner_file(lab, shared_data):
+    slide = shared_data / "slides/CMU-1-Small-Region.svs"
+    (report,) = embed(
+        config(lab, csv=None, root=slide, section=None, tiles="grid", tile_um=(224.0,))
+    ).sections
+    stored = open_store(lab / "store.zarr").section(report.name)
+    assert stored.n_spots == report.n_embedded > 3
+    assert stored.meta.mpp == pytest.approx(0.499)
+
+
 @pytest.fixture
 def tile_files(lab, slide_pixels):
     """Eleven tile files, of which one is cut off."""
