@@ -25,8 +25,8 @@ from spam.schemas.encoder_card import AdapterCard, EncoderCard
 from spam.schemas.store_format import feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store, readable_spots
-from spam.training.loop import NOT_IN_DIGEST, Run, TrainingReport, fit
-from spam.training.training_set import TrainingSet, build_training_set
+from spam.training.loop import Run, TrainingReport, fit
+from spam.training.training_set import NOT_IN_DIGEST, TrainingSet, build_training_set
 from spam.typing import Array, Int64
 from spam.versions import software_versions
 
@@ -240,9 +240,11 @@ def _in_training_order(planned: EmbedPlan, tiles: EmbedConfig, data: TrainingSet
     ordered = []
     for spots in data.spots:
         one = described[spots.name]
-        pairs = zip(one.specs, one.samplings, strict=True)
-        pairs = sorted(pairs, key=lambda pair: pair[0].tile_um or float(pair[0].tile_px or 0))
-        specs, samplings = map(tuple, zip(*pairs, strict=True))
+        order = sorted(
+            range(len(one.specs)), key=lambda i: one.specs[i].tile_um or float(one.specs[i].tile_px or 0)
+        )
+        specs = tuple(one.specs[i] for i in order)
+        samplings = tuple(one.samplings[i] for i in order)
         keys = _keys(specs, tiles, planned)
         if keys != data.features.keys:
             message = (

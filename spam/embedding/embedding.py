@@ -129,22 +129,12 @@ def _embed_section(
             arrays.append(array := _TileArrays(stored, meta, encoder, config))
             pending = array.pending
             chunks = [chunk for chunk in share.of_chunks(array.features.chunks) if chunk in pending]
-            if n_rows := _n_rows(chunks):
-                with (
-                    TileReader(
-                        section,
-                        spec,
-                        slide=one.slide,
-                        interpolation=encoder.card.interpolation,
-                        is_forgiving=config.skip_bad_tiles,
-                    ) as reader,
-                    progress.task(f"embed {section.name} {spec.label}", n_rows) as advance,
-                ):
-                    orders = [_reading_order(one, chunk, sampling, spec) for chunk in chunks]
-                    _fill(array, chunks, orders, reader, encoder, section.ids, config, advance)
+            if chunks:
+                with progress.task(f"embed {section.name} {spec.label}", _n_rows(chunks)) as advance:
+                    _fill(array, chunks, one, spec, sampling, encoder, config, advance)
             if not array.pending:
                 array.finish()
-        n_embedded += n_rows
+        n_embedded += _n_rows(chunks)
     n_left = sum(_n_rows(array.pending) for array in arrays)  # other processes may have finished meanwhile
     flags: Counter[str] = Counter()
     for array in arrays:
@@ -155,8 +145,7 @@ def _embed_section(
                 flags.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
     if not n_left:
         ensure_spatial_graph(stored, k=DEFAULT_K)  # for readers of the store: training uses the same graph
-    if one.slide is not None:
-        one.slide.close()  # a PNG or JPEG is in memory as a whole
+    one.files.close()  # a PNG or JPEG is in memory as a whole
     return SectionReport(
         name=section.name,
         n_spots=section.n_spots,
@@ -281,56 +270,57 @@ class _TileArrays:
             writer.finish()
 
 
-def _reading_order(
-    one: PlannedSection, chunk: slice, sampling: Sampling, spec: TileSpec
-) -> Int64[Array, " n"]:
-    """Order the spots of a chunk so that each region of the slide is decoded once."""
-    spots = np.arange(chunk.start, chunk.stop)
-    if one.slide is None:
-        return spots
-    xy = one.section.xy_px[chunk]
-    return spots[sweep_order(xy, one.slide, native_px=sampling.native_px, out_px=spec.out_px)]
-
-
 def _fill(
     array: _TileArrays,
     chunks: list[slice],
-    orders: list[Int64[Array, " n"]],
-    reader: TileReader,
+    one: PlannedSection,
+    spec: TileSpec,
+    sampling: Sampling,
     encoder: Encoder,
-    ids: Array,
     config: EmbedConfig,
     advance: Advance,
 ) -> None:
-    """Compute chunks: tiles are read ahead, and a GPU computes a batch while the previous one is written."""
-    batches = [
-        (chunk, order[start : start + config.batch_size])
-        for chunk, order in zip(chunks, orders, strict=True)
-        for start in range(0, len(order), config.batch_size)
-    ]
-    parts: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the present chunk
+    """Compute chunks: tiles are read ahead, and a GPU computes a batch while the previous one is written.
 
-    def take(
-        chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Float32[Array, "n dim"]]
-    ) -> None:
-        found = wait()
-        _require_finite(found, ids[spots], encoder, config)
+    Within a chunk, tiles are read in an order in which each region of the slide is decoded once.
+    """
+    section, batches = one.section, []
+    for chunk in chunks:
+        spots = np.arange(chunk.start, chunk.stop)
+        if one.slide is not None:
+            xy = section.xy_px[chunk]
+            spots = spots[sweep_order(xy, one.slide, native_px=sampling.native_px, out_px=spec.out_px)]
+        parts = (
+            spots[start : start + config.batch_size] for start in range(0, len(spots), config.batch_size)
+        )
+        batches += [(chunk, part) for part in parts]
+    done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the present chunk
+
+    def take(chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Array]) -> None:
+        features = wait()
+        _require_finite(features, section.ids[spots], encoder, config)
         for row, fault in tiles.faults.items():
-            _log.warning("the tile of spot %r cannot be read and is skipped: %s", str(ids[spots[row]]), fault)
-        found[list(tiles.faults)] = 0
-        parts.append((spots, tiles.quality, found))
-        order, quality, features = map(np.concatenate, zip(*parts, strict=True))
+            spot = str(section.ids[spots[row]])
+            _log.warning("the tile of spot %r cannot be read and is skipped: %s", spot, fault)
+        features[list(tiles.faults)] = 0
+        done.append((spots, tiles.quality, features))
+        order, *rows = map(np.concatenate, zip(*done, strict=True))
         if len(order) == chunk.stop - chunk.start:
-            back = np.argsort(order)
-            array.write(chunk, quality[back], features[back])
-            parts.clear()
+            array.write(chunk, *(one[np.argsort(order)] for one in rows))
+            done.clear()
         advance(len(spots))
 
-    ahead = read_batches(
-        reader, [spots for _, spots in batches], n_threads=config.n_readers(encoder.device.type)
+    reader = TileReader(
+        section,
+        spec,
+        slide=one.slide,
+        interpolation=encoder.card.interpolation,
+        is_forgiving=config.skip_bad_tiles,
     )
-    begun: deque[tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Float32[Array, "n dim"]]]] = deque()
-    with contextlib.closing(ahead):  # its threads end before the slide is closed
+    n_threads = config.n_readers(encoder.device.type)
+    ahead = read_batches(reader, [spots for _, spots in batches], n_threads=n_threads)
+    begun: deque[tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Array]]] = deque()
+    with reader, contextlib.closing(ahead):  # the threads end before the slide is closed
         for (chunk, spots), tiles in zip(batches, ahead, strict=True):
             begun.append((chunk, spots, tiles, encoder.begin(tiles.pixels)))
             if len(begun) > 1:

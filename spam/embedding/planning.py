@@ -45,13 +45,16 @@ class PlannedSection:
     section
         The section, located on its slide.
     slide
-        Its slide, open as long as the plan is carried out; None for tile files.
+        Its slide, open until `files` is closed; None for tile files.
+    files
+        Closes the slide; may be closed twice.
     specs, samplings
         Tile sizes, and how the tiles of each are cut.
     """
 
     section: Section
     slide: Slide | None
+    files: contextlib.ExitStack
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
 
@@ -222,7 +225,7 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
     if old.n_spots == section.n_spots:
         found += [] if np.array_equal(stored.ids, section.ids) else ["ids of the spots differ"]
         found += [] if np.array_equal(stored.xy_px, section.xy_px) else ["coordinates of the spots differ"]
-    if section.counts is not None and stored.genes is not None and not found:
+    if section.counts is not None and section.genes is not None and stored.genes is not None and not found:
         is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
         found += [] if is_same else ["counts differ (--counts-layer)"]
     return found
@@ -251,12 +254,12 @@ def _check_section(
 ) -> PlannedSection:
     for note in section.join.notes:
         _log.warning("section %s: %s", section.name, note)
-    slide = None
+    slide, files = None, slides.enter_context(contextlib.ExitStack())
     if isinstance(section.tiles, SlideSource):
-        slide = slides.enter_context(open_slide(section.tiles.path))
+        slide = files.enter_context(open_slide(section.tiles.path))
         section = locate(section, slide)
-    note = None if slide is None else slide.mpp_note
-    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=note)
+    mpp_note = None if slide is None else slide.mpp_note
+    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
     if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
@@ -279,4 +282,4 @@ def _check_section(
             interpolation=card.interpolation,
         )
         samplings.append(sampling)
-    return PlannedSection(section=section, slide=slide, specs=specs, samplings=tuple(samplings))
+    return PlannedSection(section=section, slide=slide, files=files, specs=specs, samplings=tuple(samplings))

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def _batches(
     card: EncoderCard,
     n_threads: int,
     is_forgiving: bool,  # noqa: FBT001
-) -> Iterator[tuple[Int64[Array, " b"], TileBatch]]:
+) -> Generator[tuple[Int64[Array, " b"], TileBatch], None, None]:
     """Yield places in `own` and their tiles, in an order in which each region of the slide is decoded once."""
     spec, section = one.specs[size], one.section
     order = np.arange(len(own))

@@ -199,7 +199,7 @@ def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
     """Let timm load weights, with the renaming that it knows for each architecture, and with their classifier."""
     # With its tag, because the name of the classifier belongs to the weights.
     architecture = card.source.removeprefix("timm:") if card.source.startswith("timm:") else card.architecture
-    config = timm.get_pretrained_cfg(architecture)
+    config = timm.get_pretrained_cfg(architecture or "")
     classifier = (config and config.classifier) or "head"
     first = classifier if isinstance(classifier, str) else classifier[0]
     # Classifiers with pooling are newer than some files: head.fc was head.

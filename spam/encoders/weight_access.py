@@ -116,9 +116,9 @@ def weights_here(card: EncoderCard) -> Path | None:
         return path
     if kind == "local":
         names = (card.weights_file,) if card.weights_file else WEIGHTS_FILES
-        for file in (Path(place), *(Path(place) / name for name in names)):
-            if file.is_file():
-                return file
+        for path in (Path(place), *(Path(place) / name for name in names)):
+            if path.is_file():
+                return path
         message = (
             f"Encoder {card.name!r}: no weights in {place!r}; expected {' or '.join(names)} beside config.json. Name another "
             "file with local:<file>."

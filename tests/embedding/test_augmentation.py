@@ -51,7 +51,3 @@ def test_the_generator_of_torch_decides() -> None:
 
     torch.testing.assert_close(drawn(3), drawn(3), rtol=0, atol=0)
     assert not torch.equal(drawn(3), drawn(4))
-
-
-def test_no_tile_gives_none() -> None:
-    assert augment(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)

@@ -67,15 +67,6 @@ def test_parts_of_several_tile_sizes_end_as_one_run(lab):
     assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
 
 
-def test_a_part_is_embedded_once(lab):
-    first = embed(lab.config(shard="1/2")).sections[0]
-    again = embed(lab.config(shard="1/2")).sections[0]
-    assert first.n_embedded > 0
-    assert (again.n_embedded, again.n_left) == (0, first.n_left)
-    rest = embed(lab.config()).sections[0]  # without --shard: all that is missing
-    assert (rest.n_embedded, rest.n_left) == (first.n_left, 0)
-
-
 @pytest.mark.slow
 def test_processes_at_once_equal_one_run(lab):
     embed(lab.config(store=lab.folder / "whole.zarr"))

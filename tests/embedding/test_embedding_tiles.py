@@ -1,8 +1,6 @@
 """What `spam embed` does with tiles beyond cutting them: order of reading, quality, symmetries, grids, bad tiles."""
 
-import json
 import logging
-import sys
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,6 @@ from embedding_lab import PX, write_encoder
 from PIL import Image
 from scipy import ndimage
 
-from spam.cli import main
 from spam.embedding import embed, plan
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, SlideError
@@ -152,6 +149,16 @@ def test_a_grid_needs_the_slide_alone(lab, slide_pixels):
     assert dense.sections[0].n_spots > 3 * stored.n_spots
 
 
+def test_a_grid_on_a_scanner_file(lab, shared_data):
+    slide = shared_data / "slides/CMU-1-Small-Region.svs"
+    (report,) = embed(
+        config(lab, csv=None, root=slide, section=None, tiles="grid", tile_um=(224.0,))
+    ).sections
+    stored = open_store(lab / "store.zarr").section(report.name)
+    assert stored.n_spots == report.n_embedded > 3
+    assert stored.meta.mpp == pytest.approx(0.499)
+
+
 @pytest.fixture
 def tile_files(lab, slide_pixels):
     """Eleven tile files, of which one is cut off."""
@@ -165,15 +172,6 @@ def tile_files(lab, slide_pixels):
     cut_off = lab / "tiles/t4.jpg"
     cut_off.write_bytes(cut_off.read_bytes()[:600])
     return lab
-
-
-def test_a_bad_tile_is_named_and_nothing_is_lost(tile_files):
-    told = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
-    with pytest.raises(SlideError, match=r"1 of 11.*'t4\.jpg'.*--skip-bad-tiles"):
-        embed(told)
-    assert (
-        not told.store.exists()
-    )  # its header is cut off too, so that it is found before anything is written
 
 
 def test_a_tile_that_breaks_off_is_named_with_its_spot(tile_files, slide_pixels):
@@ -232,29 +230,3 @@ def test_a_damaged_block_of_a_slide_spoils_the_tiles_on_it_alone(lab):
     is_unreadable = tile_flags(stored.quality(KEY))["unreadable"]
     assert 0 < is_unreadable.sum() <= touches.sum()
     assert not (is_unreadable & ~touches).any()
-
-
-@pytest.mark.parametrize("more", [(), ("--skip-bad-tiles",)])
-def test_the_command_says_which_tile_it_is(tile_files, capsys, monkeypatch, more):
-    lab = tile_files
-    command = ["embed", "--csv", str(lab / "tiles.csv"), "--root", str(lab / "tiles"), "--section", "A"]
-    command += [
-        "--store",
-        str(lab / "cli.zarr"),
-        "--enc-name",
-        f"local:{lab / 'tiny'}",
-        "--mpp",
-        "0.5",
-        "--json",
-    ]
-    monkeypatch.setattr(sys, "argv", ["spam", *command, *more])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    out, err = capsys.readouterr()
-    if more:
-        assert not exit_.value.code
-        assert json.loads(out)["sections"][0]["flags"]["unreadable"] == 1
-    else:
-        assert exit_.value.code == 2
-        assert "t4.jpg" in out + err
-        assert "--skip-bad-tiles" in out + err

@@ -16,10 +16,10 @@ import torch
 from random_weights import randomise
 from torch import nn
 
-from spam.encoders import build_encoder, encoder_card, list_encoders
+from spam.encoders import build_encoder, encoder_card
 from spam.encoders.published_weights import in_order, read_weights
 from spam.encoders.tile_network import AttentionPool, TileNetwork
-from spam.encoders.timm_models import LAYERS, build_timm_model, create_network
+from spam.encoders.timm_models import build_timm_model, create_network
 from spam.encoders.weight_access import weights_here
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
@@ -243,11 +243,6 @@ def test_names_that_timm_has_changed_are_still_read(
     expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head")}
     assert sorted(found) == sorted(expected)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-
-
-def test_layers_that_cards_name_are_known() -> None:
-    named = {value for card in list_encoders() for key, value in card.kwargs if key.endswith("_layer")}
-    assert named == set(LAYERS)
 
 
 @pytest.mark.parametrize(

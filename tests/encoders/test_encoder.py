@@ -93,18 +93,6 @@ def test_permuting_tiles_permutes_features(encoder: Encoder) -> None:
     np.testing.assert_allclose(encoder.embed(tiles[order]), encoder.embed(tiles)[order], rtol=1e-5, atol=1e-6)
 
 
-def test_no_tiles_give_no_rows(encoder: Encoder) -> None:
-    features = encoder.embed(some_tiles(0))
-    assert (features.shape, features.dtype) == ((0, 24), np.float32)
-
-
-def test_tiles_may_be_read_only_and_strided(encoder: Encoder) -> None:
-    tiles = some_tiles(6)
-    expected = encoder.embed(tiles[::2].copy())
-    tiles.flags.writeable = False
-    np.testing.assert_array_equal(encoder.embed(tiles[::2]), expected)
-
-
 def test_digest_is_of_names_types_shapes_and_bytes() -> None:
     layer = torch.nn.BatchNorm1d(3)  # its counter is a tensor without dimensions
     expected = hashlib.sha256()
@@ -133,12 +121,6 @@ def test_digest_is_of_names_types_shapes_and_bytes() -> None:
 def test_other_tiles_are_refused(encoder: Encoder, tiles: np.ndarray, what: str) -> None:
     with pytest.raises(EncoderError, match=rf"'local:tiny'.*32 x 32.*{what}"):
         encoder.embed(tiles)
-
-
-def test_features_of_another_length_are_refused(tiny_folder: Path) -> None:
-    card = dataclasses.replace(encoder_card(f"local:{tiny_folder}"), dim=25)
-    with pytest.raises(EncoderError, match=r"\(2, 24\).*25"):
-        build_encoder(card, device=CPU).embed(some_tiles(2))
 
 
 def test_statistics_of_counted_maps() -> None:

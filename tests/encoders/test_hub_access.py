@@ -260,12 +260,6 @@ def test_an_unreachable_hub_is_asked_and_explained_once(
     assert len(hub.questions) == 1
 
 
-def test_a_pattern_without_match_names_the_nearest(hub: HubModels) -> None:
-    with pytest.raises(EncoderError, match=r"'resnet5'.*'resnet50'"):
-        check_encoders("resnet5")
-    assert hub.requests == []
-
-
 def test_the_summary_is_a_table_with_advice(
     hub: HubModels, cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
