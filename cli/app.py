@@ -1,4 +1,4 @@
-"""The application: all commands in one place, and what happens before a command is known."""
+"""The application: all commands, and errors that occur before a command is known."""
 
 import importlib.metadata
 import sys
@@ -6,49 +6,23 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .adapt import ADAPT
-from .benchmark import BENCHMARK
 from .command import add_command, print_failure
-from .demo import DEMO
-from .doctor import DOCTOR
-from .embed import EMBED
-from .encoders import ENCODERS_CHECK, ENCODERS_INFO, ENCODERS_LIST
-from .finetune import FINETUNE
-from .graph import GRAPH
-from .hest import HEST
-from .predict import INFERENCE, PREDICT
-from .pretrain import PRETRAIN
-from .simulate import SIMULATE
-from .store import STORE_COMMANDS
+from .commands import PIPELINE
+from .encoder_commands import ENCODER_COMMANDS
+from .store_commands import STORE_COMMANDS
 
-__all__ = ["COMMANDS", "build_app", "main"]
-
-COMMANDS = (
-    EMBED,
-    ADAPT,
-    GRAPH,
-    PRETRAIN,
-    FINETUNE,
-    PREDICT,
-    INFERENCE,
-    BENCHMARK,
-    HEST,
-    SIMULATE,
-    DEMO,
-    DOCTOR,
-)
 _GROUPS = {
-    "encoders": ("What is known of the encoders.", (ENCODERS_LIST, ENCODERS_INFO, ENCODERS_CHECK)),
-    "store": ("Look into feature stores, check, copy, pack, share and exchange them.", STORE_COMMANDS),
+    "encoders": ("List encoders and check access to their weights.", ENCODER_COMMANDS),
+    "store": ("Inspect, verify, copy, pack, share, import and export feature stores.", STORE_COMMANDS),
 }
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
-    # The published commands write --save_dir; both spellings are one option.
+    # The published commands write --save_dir; both spellings work.
     "token_normalize_func": lambda token: token.replace("_", "-"),
 }
 
 
-def _show_version(is_asked: bool) -> None:  # noqa: FBT001  typer hands it over by position
+def _show_version(is_asked: bool) -> None:  # noqa: FBT001  typer passes it by position
     if is_asked:
         print(f"spam-st {importlib.metadata.version('spam-st')}")
         raise typer.Exit
@@ -64,7 +38,7 @@ def _spam(
 
 
 def _plain_typer(text: str | None) -> typer.Typer:
-    # Plain help: drawing it with rich would triple the time that `spam --help` takes.
+    # Plain help: rich would triple the time of `spam --help`.
     return typer.Typer(
         help=text,
         rich_markup_mode=None,
@@ -79,7 +53,7 @@ def build_app() -> typer.Typer:
     """Build the application with all of its commands."""
     app = _plain_typer(None)
     app.callback()(_spam)
-    for command in COMMANDS:
+    for command in PIPELINE:
         add_command(app, command)
     for name, (does, commands) in _GROUPS.items():
         group = _plain_typer(does)
@@ -90,7 +64,7 @@ def build_app() -> typer.Typer:
 
 
 def main() -> NoReturn:
-    """Run the command that ``sys.argv`` names, and leave with its exit code."""
+    """Run the command in ``sys.argv`` and exit with its code."""
     if "--json" not in sys.argv:
         build_app()(prog_name="spam")
     try:

@@ -1,8 +1,9 @@
-"""Turns a command (its options, its one library call) into a typer command, and runs it to its exit code."""
+"""Turns a command into a typer command, and runs it to its exit code."""
 
 import contextlib
 import dataclasses
 import errno
+import importlib
 import inspect
 import json
 import math
@@ -12,64 +13,80 @@ import traceback
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import typer
+from typer.core import TyperCommand
 
 from spam.errors import SpamError
 from spam.progress import Progress
+from spam.schemas.config import Config
 
-from .options import Option, gather, parameter
+from .options import Option, gather, options_of
 
-__all__ = ["Command", "Report", "add_command", "print_failure"]
-
-_INTERRUPTED = "interrupted; run the same command again to go on where it stopped"
-_OUR_BUG = (
-    "this is a bug in spam, not in what you did; please report it where you got spam from, with the lines "
-    "above and the output of `spam doctor`"
-)
-
-
-# What a computer says of paths and disks; no other OSError is for the user to mend.
-_PATH_ADVICE = {
-    errno.EACCES: "choose a path that you may read and write, or ask for the permission",
-    errno.EPERM: "choose a path that you may read and write, or ask for the permission",
-    errno.EROFS: "choose a path on a disk that can be written",
-    errno.ENOTDIR: "a part of this path is a file where a folder is expected; choose another path",
-    errno.ENAMETOOLONG: "choose a shorter path",
-    errno.ENOSPC: "make room on this disk, then run the same command again, or choose a path on another disk",
-    errno.EDQUOT: "make room in your quota, then run the same command again, or choose a path on another disk",
+# Operating system errors that the user can fix (permission, disk, quota, path); any other OSError is a bug.
+_USER_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG),
 }
+# Options of every command.
+_SHARED = (
+    Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
+    Option(
+        name="json",
+        kind=bool,
+        default=False,
+        help="print one JSON object on standard output, everything else on standard error",
+    ),
+)
+_PANELS = ("Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
 
 
 class Report(Protocol):
-    """What a library function hands back: its outcome as JSON-ready values and as a few lines of text."""
+    """Result of a library function."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
 
     def summary(self) -> str:
-        """Say in a few lines of plain text what came out."""
-
-
-def _done(report: Any) -> int:
-    return 0
+        """Describe the result in a few lines of plain text."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command: what it does, an example, its options, and the library call that does the work."""
+    """One command: what it does, an example, its options, and the function that does the work."""
 
     name: str
     does: str
     example: str
     options: tuple[Option, ...]
     work: Callable[[dict[str, Any], Progress], Report]
-    exit_code: Callable[[Any], int] = _done
+    exit_code: Callable[[Any], int] = lambda report: 0
+
+
+def call(twin: str, *configs: Config, progress: Progress) -> Any:
+    """Call a function of `spam` or of a module below it, imported after the paths have been checked.
+
+    For example ``"embed"`` or ``"store.packing.pack"``.
+    """
+    for config in configs:
+        config.check_paths()
+    module, _, function = f"spam.{twin}".rpartition(".")
+    return getattr(importlib.import_module(module), function)(*configs, progress=progress)
+
+
+def command(name: str, does: str, example: str, config: type[Config], twin: str, **more: Any) -> Command:
+    """Build a command that calls its library twin with a configuration of its options."""
+
+    def work(values: dict[str, Any], progress: Progress) -> Any:
+        return call(twin, config.from_mapping(values), progress=progress)
+
+    made = Command(name=name, does=does, example=example, options=options_of(config), work=work)
+    return dataclasses.replace(made, **more)
 
 
 def _plain(value: Any) -> Any:
-    """Put null where JSON has no number (NaN, infinity), as deep as it goes."""
+    """Replace NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -82,7 +99,7 @@ def _print_json(values: dict[str, Any]) -> None:
 
 
 def _shown(text: str) -> str:
-    """Escape what a terminal would obey: a store may come from a stranger, and its names with it."""
+    """Escape terminal control characters: names in a downloaded store are not trusted."""
     return "".join(
         character.encode("unicode_escape").decode("ascii")
         if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character != "\n"
@@ -96,45 +113,50 @@ def _print_traceback() -> None:
 
 
 def print_failure(message: str, kind: str, *, is_json: bool) -> None:
-    """Say what went wrong: as a JSON object on standard output, or as a line on standard error."""
+    """Print an error: as a JSON object on standard output, or as a line on standard error."""
     if is_json:
         _print_json({"error": message, "kind": kind})
     else:
         print(_shown(f"Error: {message}"), file=sys.stderr)
 
 
+def _mendable(error: Exception) -> str | None:
+    """Return the message of an error that the user can fix; None for a bug."""
+    if isinstance(error, SpamError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _USER_ERRORS:
+        where = "" if error.filename is None else f": {error.filename}"
+        return (
+            f"{error.strerror}{where}. Choose another path, or free some space and run the same command again"
+        )
+    return None
+
+
 def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_json: bool) -> int:
-    """Run a command and return its exit code: 0 done, 1 our bug, 2 the user can mend it, 130 interrupted."""
+    """Run a command and return its exit code: 0 done, 1 bug, 2 user error, 130 interrupted."""
     from rich.console import Console
 
     from spam.console import show_log, show_progress
 
     console = Console(stderr=True)
     try:
-        # Whatever a library prints must not stand between a script and its JSON.
+        # Output of libraries goes to standard error, so that standard output holds the result alone.
         with contextlib.redirect_stdout(sys.stderr), show_log(console), show_progress(console) as progress:
-            values = gather(command.options, flags, recipe, command=command.name)
-            report = command.work(values, progress)
+            report = command.work(gather(command.options, flags, recipe, command=command.name), progress)
         outcome = report.to_mapping() if is_json else report.summary()
-    except SpamError as error:
-        if os.environ.get("SPAM_DEBUG") == "1":
-            _print_traceback()
-        print_failure(str(error), type(error).__name__, is_json=is_json)
-        return 2
     except KeyboardInterrupt:
-        print_failure(_INTERRUPTED, "KeyboardInterrupt", is_json=is_json)
+        message = "interrupted; run the same command again to resume"
+        print_failure(message, "KeyboardInterrupt", is_json=is_json)
         return 130
     except Exception as error:  # noqa: BLE001  the one place where a bug turns into an exit code
-        advice = _PATH_ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
-        if isinstance(error, OSError) and advice is not None:
-            if os.environ.get("SPAM_DEBUG") == "1":
-                _print_traceback()
-            where = f"{str(error.filename)!r}: " if error.filename is not None else ""
-            print_failure(f"{where}{error.strerror}; {advice}", type(error).__name__, is_json=is_json)
-            return 2
-        _print_traceback()
-        print_failure(f"{error!r}: {_OUR_BUG}", type(error).__name__, is_json=is_json)
-        return 1
+        message = _mendable(error)
+        if message is None or os.environ.get("SPAM_DEBUG") == "1":
+            _print_traceback()
+        advice = (
+            "this is a bug in spam; please report it with the lines above and the output of `spam doctor`"
+        )
+        print_failure(message or f"{error!r}: {advice}", type(error).__name__, is_json=is_json)
+        return 2 if message else 1
     if isinstance(outcome, str):
         print(_shown(outcome))
     else:
@@ -142,31 +164,35 @@ def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_jso
     return command.exit_code(report)
 
 
-def add_command(app: typer.Typer, command: Command) -> None:
-    """Add a command to `app`, with its options and those that all have: ``--config`` and ``--json``."""
+class _PanelCommand(TyperCommand):
+    """A command whose help lists the options by panel, in the order of `_PANELS`."""
 
-    def call(**given: Any) -> None:
-        is_json = given.pop("json")
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write one section per panel; drawing them with rich would triple the time of ``--help``."""
+        panels: dict[str, list[Any]] = {}
+        for parameter in self.get_params(ctx):  # type: ignore[arg-type]
+            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            record = parameter.get_help_record(ctx)  # type: ignore[arg-type]
+            if record is not None:
+                panels.setdefault(title, []).append(record)
+        for title in sorted(panels, key=_PANELS.index):
+            with formatter.section(title):
+                formatter.write_dl(panels[title])
+
+
+def add_command(app: typer.Typer, command: Command) -> None:
+    """Add a command to `app`, with its options, ``--config`` and ``--json``."""
+
+    def run(**given: Any) -> None:
+        is_json = bool(given.pop("json"))
         raise typer.Exit(_run(command, given, given.pop("config"), is_json=is_json))
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    recipe_help = "TOML file of these options; flags given here win over it"
-    json_help = "print one JSON object on standard output, all else on standard error"
-    shared = (
-        inspect.Parameter(
-            "config",
-            keyword,
-            default=None,
-            annotation=Annotated[Path | None, typer.Option("--config", help=recipe_help)],
-        ),
-        inspect.Parameter(
-            "json", keyword, default=False, annotation=Annotated[bool, typer.Option("--json", help=json_help)]
-        ),
-    )
-    parameters = [*map(parameter, command.options), *shared]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {item.name: item.annotation for item in parameters}
-    # "\b" keeps the example's line breaks.
+    parameters = [option.parameter() for option in (*command.options, *_SHARED)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {item.name: item.annotation for item in parameters}
+    # "\b" keeps the line breaks of the example.
     example = "\n".join(f"  {line}" for line in command.example.splitlines())
     text = f"Example:\n\n\b\n{example}\n\n{command.does}"
-    app.command(command.name, help=text, short_help=command.does.split(". ")[0].rstrip("."))(call)
+    app.command(
+        command.name, cls=_PanelCommand, help=text, short_help=command.does.split(". ")[0].rstrip(".")
+    )(run)

@@ -1,161 +1,249 @@
-"""Lab files in place of ``--store``: embedded first, into a store inside the folder of the results."""
+"""Lab files in place of ``--store``: embedded first, into a store in the folder of the results; with LoRA if asked for."""
 
 import dataclasses
+import importlib.util
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spam.atomic import replacing
 from spam.errors import ConfigError
 from spam.progress import Progress
-from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.config import Config, flag
 from spam.schemas.embed_config import EmbedConfig
 
+from .command import call
 from .options import Option, options_of
 
-__all__ = ["ADAPTER_NAME", "STORE_NAME", "embed_values", "keep_adapter", "lab_file_options", "with_store"]
+C = TypeVar("C", bound=Config)
 
 STORE_NAME = "store.zarr"
 ADAPTER_NAME = "lora"  # folder of the adapter of `spam pretrain --with-lora`, beside its checkpoints
-_IMG_BATCH_SIZE = (
-    "img_batch_size"  # --batch-size counts the spots of a training step; the encoder has its own
-)
-_LEFT_TO_EMBED = ("store", "dtype", "chunk_rows", "overview", "overwrite", "device")
 _SOURCES = ("h5ad", "csv", "root", "manifest")
+_STORAGE = ("chunk_rows", "overview")  # options of `spam embed` that a training stage does not offer
+# --batch-size and --epochs of a stage count spots and passes of the stage; the encoder has its own.
+_OF_THE_ENCODER = {"batch_size": "img_batch_size"}
+_OF_THE_ADAPTER = {"epochs": "lora_epochs"}
 
 
-def lab_file_options(stage: Collection[Option], *, leave_out: Collection[str] = ()) -> tuple[Option, ...]:
-    """List the options of `spam embed` that a stage takes beside its own."""
-    own = {option.name for option in stage}
-    found = []
-    for option in options_of(EmbedConfig, leave_out={*_LEFT_TO_EMBED, *leave_out}):
-        if option.name == "batch_size":
-            found.append(dataclasses.replace(option, name=_IMG_BATCH_SIZE, flags=()))
-        elif option.name not in own:
-            found.append(option)
-    return tuple(found)
+def lab_file_options(stage: type[Config], *, leave_out: tuple[str, ...] = ()) -> tuple[Option, ...]:
+    """List the options of `spam embed` that a stage takes besides its own."""
+    own = {field.name for field in dataclasses.fields(stage)} - set(_OF_THE_ENCODER)
+    return tuple(
+        dataclasses.replace(
+            option, name=_OF_THE_ENCODER.get(option.name, option.name), flags=(), panel="Lab files"
+        )
+        for option in options_of(EmbedConfig, leave_out={*own, *_STORAGE, *leave_out})
+    )
 
 
-def _named_encoder(name: str) -> str:
-    """Put the name that stores carry for an alias, e.g. ``hoptimus0`` for ``h-optimus-0``."""
-    from spam.encoders import list_encoders
-
-    return next((card.name for card in list_encoders() if name in card.aliases), name)
-
-
-def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
-    """Read from a checkpoint which encoder, adapter and tile sizes a section needs to be used with it.
-
-    Raises
-    ------
-    ConfigError
-        If it needs an adapter, and neither `lora` nor the folder ``lora`` beside the checkpoint is that one.
-    """
-    from spam.encoders.adapter import CARD, frozen_name, read_adapter
-    from spam.models.checkpoint import read_checkpoint_meta
-
-    meta = read_checkpoint_meta(checkpoint)
-    name = frozen_name(meta.encoder_name)
-    if name is not None:
-        folder = checkpoint.parent / ADAPTER_NAME if lora is None else lora
-        found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
-        if found != meta.encoder_name:
-            message = (
-                f"checkpoint {str(checkpoint)!r} was trained on features of the adapted encoder {meta.encoder_name!r}, and "
-                + (f"--lora {str(folder)!r} is that of {found!r}" if found else "no adapter is given")
-                + "; give the folder that `spam adapt`, or `spam pretrain --with-lora`, wrote then with --lora"
-            )
-            raise ConfigError(message)
-        return {"lora": folder, **_asked_of(meta, name)}
-    return _asked_of(meta, meta.encoder_name)
-
-
-def keep_adapter(checkpoint: Path | None, save_dir: Path) -> None:
-    """Copy the adapter that lies beside a checkpoint into the folder of the run that starts from it."""
-    folder = None if checkpoint is None else checkpoint.parent / ADAPTER_NAME
-    if folder is not None and folder.is_dir() and folder.resolve() != (save_dir / ADAPTER_NAME).resolve():
-        kept = save_dir / ADAPTER_NAME
-        kept.mkdir(exist_ok=True)
-        for file in folder.iterdir():
-            if file.is_file():  # not the state of the training that made it
-                with replacing(kept / file.name) as partial:
-                    shutil.copyfile(file, partial)
-
-
-def _asked_of(meta: CheckpointMeta, enc_name: str) -> dict[str, Any]:
-    """Name encoder and tile sizes as `spam embed` is told them."""
-    sizes = {
-        key: tuple(tile[key] for tile in meta.tiles if tile[key] is not None)
-        for key in ("tile_um", "tile_px")
-    }
-    kind = {"dihedral": meta.is_averaged}
-    return {"enc_name": enc_name, **{key: value for key, value in {**sizes, **kind}.items() if value}}
-
-
-def embed_values(values: Mapping[str, Any], checkpoint: Path | None = None) -> dict[str, Any]:
-    """Pick what `spam embed` is told; encoder and tile sizes default to those of a checkpoint."""
-    wanted = {field.name for field in dataclasses.fields(EmbedConfig)} - {"batch_size"}
-    told = {name: value for name, value in values.items() if name in wanted}
-    if _IMG_BATCH_SIZE in values:
-        told["batch_size"] = values[_IMG_BATCH_SIZE]
-    assumed = _encoder_of(checkpoint, told.get("lora")) if checkpoint else {}
-    if "tile_um" in told or "tile_px" in told:
-        assumed = {
-            name: value
-            for name, value in assumed.items()
-            if name in ("enc_name", "lora", "dihedral")
-        }
-    return {**assumed, **told}
+def lora_options() -> tuple[Option, ...]:
+    """List the published LoRA options of `spam pretrain`."""
+    with_lora = Option(
+        name="with_lora",
+        kind=bool,
+        default=False,
+        panel="Lab files",
+        help="first adapt the encoder to the training sections by LoRA, then train on its features; the adapter goes "
+        "into the folder lora of --save-dir",
+    )
+    settings = (
+        dataclasses.replace(
+            option,
+            name=_OF_THE_ADAPTER.get(option.name, option.name),
+            help=f"with --with-lora: {option.help}",
+            panel="Lab files",
+        )
+        for option in options_of(AdaptConfig)
+        if option.name.startswith("lora_") or option.name in _OF_THE_ADAPTER
+    )
+    return (with_lora, *settings)
 
 
 def with_store(
-    config: type[Config],
-    values: Mapping[str, Any],
-    progress: Progress,
-    *,
-    folder: str,
-    checkpoint: str | None = None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a stage's own values, with a store, and the sections embedded for it (none with ``--store``).
+    config: type[C], values: Mapping[str, Any], progress: Progress, *, checkpoint: str | None = None
+) -> C:
+    """Build the configuration of a stage; lab files are embedded first, and their store and sections are filled in.
 
-    The stage's options are checked before anything is embedded. `folder` names the option of the folder that
-    gets the store, `checkpoint` the option of the checkpoint that says which encoder to use where nobody else
-    does.
+    All options and paths are checked before anything is embedded.
+
+    Parameters
+    ----------
+    config
+        Class of the configuration.
+    values
+        Given options: those of the stage and those of the lab files.
+    progress
+        Shows the embedding.
+    checkpoint
+        Option of the checkpoint that sets the default encoder and tile sizes.
 
     Raises
     ------
     ConfigError
-        If options of lab files stand beside ``--store``, or without any lab file.
+        If options of lab files are given together with ``--store``, or without any lab file.
+    MissingInputError
+        If an input does not exist.
     """
     own = {field.name for field in dataclasses.fields(config)}
     stage = {name: value for name, value in values.items() if name in own}
-    if "enc_name" in values:
-        values = {**values, "enc_name": _named_encoder(values["enc_name"])}
-        stage.update({"enc_name": values["enc_name"]} if "enc_name" in own else {})
     apart = ", ".join(flag(name) for name in values if name not in own)
-    has_files = any(name in values for name in _SOURCES)
-    if apart and not has_files:
-        advice = "leave them out beside --store" if "store" in values else "add --csv and --root"
-        message = f"{apart} serve to embed lab files, and none are given; {advice}"
-        raise ConfigError(message)
-    if not has_files:
-        return stage, ()
+    if not any(name in values for name in _SOURCES):
+        if apart:
+            advice = "leave out these, or --store" if "store" in values else "add --csv and --root"
+            message = f"{apart} describe lab files, and none are given; {advice}"
+            raise ConfigError(message)
+        config.from_mapping(stage).check_paths()
+        return config.from_mapping(_with_encoder_name(stage))
     if "store" in values:
-        message = f"{apart} serve to embed lab files into their own store; leave out these, or --store"
+        message = (
+            f"{apart} describe lab files, which are embedded into a new store; leave out these, or --store"
+        )
         raise ConfigError(message)
+    folder = "save_dir" if "save_dir" in own else "out_dir"
     if folder not in values:
-        message = f"{flag(folder)} is missing: say where the results (and the feature store, {STORE_NAME}) go"
+        message = f"{flag(folder)} is missing: give a folder for the results and the feature store"
         raise ConfigError(message)
     stage["store"] = Path(values[folder]) / STORE_NAME
-    config.from_mapping(stage)
-    embedding = EmbedConfig.from_mapping(
-        embed_values({**values, "store": stage["store"]}, values.get(checkpoint) if checkpoint else None)
-    )
-    from spam.embedding import embed  # heavy: not before everything above was found in order
-
-    report = embed(embedding, progress=progress)
+    config.from_mapping(stage).check_paths(leave_out=["store"])
+    tiles = embed_config(values, stage["store"])
+    tiles.check_paths()
+    values = _with_encoder_name(values)
+    if checkpoint in values:
+        tiles = embed_config(values, stage["store"], Path(values[checkpoint]))
+    report = call("embed", tiles, progress=progress)
+    sections = tuple(section.name for section in report.sections)
+    if "sections" in own:
+        stage.setdefault("sections", sections)
+    else:
+        stage.setdefault("section", sections[0])
     if "enc_name" in own:
-        stage["enc_name"] = report.encoder  # of an adapter, or of a folder, the name that its features carry
-    return stage, tuple(section.name for section in report.sections)
+        stage["enc_name"] = report.encoder  # an adapter or a folder has another name in the store
+    return config.from_mapping(stage)
+
+
+def embed_config(values: Mapping[str, Any], store: Path | str, checkpoint: Path | None = None) -> EmbedConfig:
+    """Pick the options of `spam embed`; the default encoder and tile sizes are those of a checkpoint."""
+    wanted = {field.name for field in dataclasses.fields(EmbedConfig)} - set(_OF_THE_ENCODER)
+    given = {name: value for name, value in values.items() if name in wanted}
+    given |= {name: values[own] for name, own in _OF_THE_ENCODER.items() if own in values}
+    assumed = _encoder_of(checkpoint, given.get("lora")) if checkpoint else {}
+    if "tile_um" in given or "tile_px" in given:
+        assumed = {name: value for name, value in assumed.items() if name not in ("tile_um", "tile_px")}
+    return EmbedConfig.from_mapping({**assumed, **given, "store": store})
+
+
+def _with_encoder_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the alias of an encoder by its name in stores, e.g. ``h-optimus-0`` by ``hoptimus0``."""
+    if "enc_name" not in values:
+        return dict(values)
+    from spam.encoders import list_encoders
+
+    names = {alias: card.name for card in list_encoders() for alias in card.aliases}
+    return {**values, "enc_name": names.get(values["enc_name"], values["enc_name"])}
+
+
+def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
+    """Read from a checkpoint the encoder, adapter and tile sizes that its input needs.
+
+    Raises
+    ------
+    ConfigError
+        If it needs an adapter that is neither `lora` nor in the folder ``lora`` beside the checkpoint.
+    """
+    from spam.encoders import read_adapter
+    from spam.encoders.lora_adapter import CARD, frozen_name
+    from spam.models.checkpoint import read_checkpoint_meta
+
+    meta = read_checkpoint_meta(checkpoint)
+    assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
+    for size in ("tile_um", "tile_px"):
+        if sizes := tuple(tile[size] for tile in meta.tiles if tile[size] is not None):
+            assumed[size] = sizes
+    frozen = frozen_name(meta.encoder_name)
+    if frozen is None:
+        return assumed
+    folder = Path(lora or checkpoint.parent / ADAPTER_NAME)
+    found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
+    if found != meta.encoder_name:
+        given = f"--lora {folder} holds {found!r}" if found else "no adapter is given"
+        message = (
+            f"{checkpoint} was trained on features of the adapted encoder {meta.encoder_name!r}, but {given}. "
+            "Give its adapter with --lora"
+        )
+        raise ConfigError(message)
+    return {**assumed, "enc_name": frozen, "lora": folder}
+
+
+def take_lora(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Separate the options of LoRA, named as in `AdaptConfig`, from the others; None if it is off.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is given without ``--with-lora``, with ``--lora``, or without lab files.
+    """
+    names = {option.name for option in lora_options()}
+    others = {name: value for name, value in values.items() if name not in names}
+    given = [name for name in values if name in names and name != "with_lora"]
+    if not values.get("with_lora"):
+        if given:
+            message = f"{', '.join(map(flag, given))} has no effect without --with-lora"
+            raise ConfigError(message)
+        return others, None
+    if "lora" in values:
+        message = "--with-lora trains an adapter, --lora uses an existing one; give one of them"
+        raise ConfigError(message)
+    if "store" in values:
+        message = "--with-lora needs the tiles, which a store does not hold; give --csv and --root instead of --store"
+        raise ConfigError(message)
+    back = {own: name for name, own in _OF_THE_ADAPTER.items()}
+    settings = {back.get(name, name): values[name] for name in given}
+    AdaptConfig.from_mapping({"store": STORE_NAME, "save_dir": ADAPTER_NAME, **settings})  # checks the values
+    if importlib.util.find_spec("peft") is None:
+        from spam.encoders.lora_adapter import peft_package
+
+        peft_package()  # raises: better now than after the first embedding
+    return others, settings
+
+
+def adapt_and_embed(
+    config: C, values: Mapping[str, Any], settings: Mapping[str, Any], progress: Progress
+) -> C:
+    """Adapt the encoder to the sections of a run, embed with it, and return the run on the adapted features.
+
+    Parameters
+    ----------
+    config
+        The run on frozen features.
+    values
+        All given options, including those of the lab files.
+    settings
+        Options of LoRA, from `take_lora`.
+    progress
+        Shows the steps.
+    """
+    mapping = config.to_mapping()
+    shared = {
+        name: value for name, value in mapping.items() if name not in {*UNUSED_BY_ADAPT, "epochs", "enc_name"}
+    }
+    adapting = AdaptConfig.from_mapping(
+        {**shared, **settings, "save_dir": Path(mapping["save_dir"]) / ADAPTER_NAME}
+    )
+    tiles = embed_config(values, mapping["store"])
+    adapted = call("adapt", adapting, tiles, progress=progress)
+    call("embed", dataclasses.replace(tiles, lora=adapted.folder), progress=progress)
+    return dataclasses.replace(config, enc_name=adapted.card.encoder_name)
+
+
+def keep_adapter(checkpoint: Path | None, save_dir: Path) -> None:
+    """Copy the adapter beside a checkpoint into the folder of the run that starts from it."""
+    folder = None if checkpoint is None else checkpoint.parent / ADAPTER_NAME
+    kept = save_dir / ADAPTER_NAME
+    if folder is not None and folder.is_dir() and folder.resolve() != kept.resolve():
+        kept.mkdir(exist_ok=True)
+        for file in filter(Path.is_file, folder.iterdir()):  # leaves out the state of its training
+            with replacing(kept / file.name) as partial:
+                shutil.copyfile(file, partial)

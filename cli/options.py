@@ -1,4 +1,4 @@
-"""Command-line options, derived from the configurations, so that no option exists in one place alone."""
+"""Command-line options, derived from the fields of the configurations."""
 
 import dataclasses
 import inspect
@@ -10,16 +10,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from spam.errors import ConfigError, MissingInputError
-from spam.schemas.config import Config, check, flag, unknown_fault
-
-__all__ = ["Option", "gather", "options_of", "parameter", "read_recipe"]
-
-_NOT_GIVEN: tuple[Any, ...] = (None, (), "")
+from spam.schemas.config import Config, Panel, check, flag, unknown_fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option: the field that it sets, its type and default, its help, and further names of its flag."""
+    """One option: the field it sets, its type and default, and how the help shows it."""
 
     name: str
     kind: Any
@@ -27,6 +23,7 @@ class Option:
     help: str
     flags: tuple[str, ...] = ()
     metavar: str | None = None
+    panel: Panel | None = None
     is_argument: bool = False
 
     @property
@@ -40,72 +37,74 @@ class Option:
 
     @property
     def is_list(self) -> bool:
-        """Whether the option may be repeated, and takes several values with commas between them."""
+        """Whether the option takes several values, repeated or separated by commas."""
         return get_origin(self.kind) is tuple
 
+    def parameter(self) -> inspect.Parameter:
+        """Build the parameter that typer reads; its default None means "not given"."""
+        # Choices are read as text: the configuration checks them, as it does for values from a file.
+        is_text = self.is_list or get_origin(self.scalar) is Literal
+        kind: Any = list[str] if self.is_list else str if is_text else self.scalar
+        settings: dict[str, Any] = {
+            "help": self._help(),
+            "show_default": False,
+            "metavar": self._metavar(),
+            "rich_help_panel": self.panel,
+        }
+        declared: Any
+        if self.is_argument:
+            declared = typer.Argument(**settings)
+        elif self.kind is bool:
+            declared = typer.Option(f"{flag(self.name)}/--no-{flag(self.name)[2:]}", **settings)
+        else:
+            declared = typer.Option(flag(self.name), *self.flags, **settings)
+        annotation = Annotated[kind | None, declared]
+        return inspect.Parameter(
+            self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
 
-def options_of(
-    config: type[Config], *, leave_out: Collection[str] = (), arguments: Collection[str] = ()
-) -> tuple[Option, ...]:
-    """List the options of a configuration class; `arguments` names the fields that are given by position."""
+    def read(self, given: Any) -> Any:
+        """Split lists at commas and read their numbers; the configuration rejects what is no number."""
+        if not self.is_list:
+            return given
+        values: list[Any] = []
+        for item in (item.strip() for text in given for item in text.split(",")):
+            try:
+                values.append(self.scalar(item) if self.scalar in (int, float) else item)
+            except ValueError:
+                values.append(item)
+        return values
+
+    def _help(self) -> str:
+        shown = {True: "on", False: "off"}[self.default] if self.kind is bool else self.default
+        is_shown = shown not in (None, (), "") and "default" not in self.help
+        return f"{self.help} [default: {shown}]" if is_shown else self.help
+
+    def _metavar(self) -> str | None:
+        """Show the type of a value: ``<int>``, ``[joint|img-gene]``; with ``...`` for lists."""
+        if self.metavar or self.kind is bool:
+            return self.metavar
+        choices = "|".join(get_args(self.scalar))
+        if self.is_argument:  # typer adds brackets
+            return choices or self.name.upper()
+        one = f"[{choices}]" if choices else f"<{self.scalar.__name__.lower()}>"
+        return f"{one},..." if self.is_list else one
+
+
+def options_of(config: type[Config], *, leave_out: Collection[str] = ()) -> tuple[Option, ...]:
+    """List the options of a configuration class."""
     kinds = get_type_hints(config)
+    shown = ("help", "flags", "metavar", "panel", "is_argument")
     return tuple(
         Option(
             name=field.name,
             kind=kinds[field.name],
             default=field.default,
-            is_argument=field.name in arguments,
-            **field.metadata,
+            **{key: field.metadata[key] for key in shown},
         )
         for field in dataclasses.fields(config)
         if field.name not in leave_out
     )
-
-
-def parameter(option: Option) -> inspect.Parameter:
-    """Make the parameter that typer reads; None stands for "not given", so that a file's value holds."""
-    is_choice = get_origin(option.scalar) is Literal
-    # Choices are read as text and checked by the configuration, as they are when they come from a file.
-    kind: Any = str if option.is_list or is_choice else option.scalar
-    shown = option.default
-    text = option.help
-    if shown not in _NOT_GIVEN and option.kind is not bool and "default" not in text:
-        text += f" [default: {shown}]"
-    annotation: Any
-    settings: dict[str, Any] = {"help": text, "show_default": False, "metavar": _metavar(option)}
-    read: Any = list[str] if option.is_list else kind
-    if option.is_argument:
-        annotation = Annotated[read | None, typer.Argument(**settings)]
-    elif option.kind is bool:
-        settings["help"] += f" [default: {'on' if shown else 'off'}]"
-        name = flag(option.name)
-        settings["metavar"] = None
-        annotation = Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", **settings)]
-    else:
-        annotation = Annotated[read | None, typer.Option(flag(option.name), *option.flags, **settings)]
-    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _metavar(option: Option) -> str:
-    """Show what an option takes: ``<int>``, ``[joint|img-gene]``, and ``...`` where it may be repeated."""
-    if option.metavar:
-        return option.metavar
-    choices = "|".join(get_args(option.scalar))
-    if option.is_argument:  # typer puts brackets around it
-        return choices or option.name.upper()
-    one = f"[{choices}]" if choices else f"<{option.scalar.__name__.lower()}>"
-    return f"{one},..." if option.is_list else one
-
-
-def _split(option: Option, texts: Sequence[str]) -> list[Any]:
-    """Split at commas and read numbers; the configuration refuses by name what stays text."""
-    values: list[Any] = []
-    for item in (item.strip() for text in texts for item in text.split(",")):
-        try:
-            values.append(option.scalar(item) if option.scalar in (int, float) else item)
-        except ValueError:
-            values.append(item)
-    return values
 
 
 def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[str, Any]:
@@ -114,30 +113,32 @@ def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[
     Raises
     ------
     MissingInputError
-        If the file is not there.
+        If the file does not exist.
     ConfigError
-        If it is no TOML, or names an option that the command does not have (names the nearest).
+        If it is not TOML, or names an option that the command does not have.
     """
     if not path.is_file():
-        message = f'--config {str(path)!r} is not a file; write one with lines such as: device = "cpu"'
+        message = f"File not found: {path} (--config)."
         raise MissingInputError(message)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        message = f'--config {str(path)!r} is not TOML: {error}; write lines such as: device = "cpu"'
+        message = f'{path} (--config) is not TOML: {error}. Write lines such as: device = "cpu"'
         raise ConfigError(message) from error
     known = [option.name for option in options]
     unknown = [key for key in table if key.replace("-", "_") not in known]
-    check([unknown_fault(f"`spam {command}` (asked for in {str(path)!r})", unknown, known)])
+    check([unknown_fault(f"`spam {command}` ({path})", unknown, known)])
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 
 def gather(
     options: Sequence[Option], flags: Mapping[str, Any], recipe: Path | None, *, command: str
 ) -> dict[str, Any]:
-    """Collect the values that were given: those of the recipe, overridden by flags; defaults are left out."""
+    """Collect the given values: those of the recipe, overridden by flags; defaults are left out."""
     values = read_recipe(recipe, options, command=command) if recipe else {}
-    for option in options:
-        if (given := flags.get(option.name)) is not None:
-            values[option.name] = _split(option, given) if option.is_list else given
-    return values
+    given = {
+        option.name: option.read(flags[option.name])
+        for option in options
+        if flags.get(option.name) is not None
+    }
+    return {**values, **given}

@@ -10,7 +10,7 @@ from .embed_config import DEFAULT_ENCODER
 __all__ = ["HestConfig", "HestSolver"]
 
 HestSolver = Literal["sklearn", "exact"]
-"""Who solves the linear probe: scikit-learn as the HEST benchmark calls it, or our closed form of the same model."""
+"""Solver of the linear probe: scikit-learn as called by the HEST benchmark, or the closed form of the same model."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +22,10 @@ class HestConfig(Config):
     )
     tasks: tuple[str, ...] = option((), "tasks to run, e.g. IDC,PRAD (default: all in --bench-data)")
     enc_name: str = option(
-        DEFAULT_ENCODER, "encoder to embed the patches with; with --features the folder of its files there"
+        DEFAULT_ENCODER, "encoder of the patches; with --features the folder name of its embeddings"
     )
     features: Path | None = option(
-        None, "embeddings made before: FOLDER/TASK/ENCODER/SAMPLE.h5 with embeddings and barcodes"
+        None, "existing embeddings: FOLDER/TASK/ENCODER/SAMPLE.h5 with embeddings and barcodes"
     )
     solver: HestSolver = option(
         "sklearn",
@@ -34,11 +34,11 @@ class HestConfig(Config):
     )
     batch_size: int = option(64, "patches per forward pass", flags=("--img-batch-size",))
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    out_dir: Path | None = option(None, "folder for hest.md, hest.json and the embeddings that are made")
-    overwrite: bool = option(False, "write over results in --out-dir")  # noqa: FBT003
+    out_dir: Path | None = option(None, "folder for hest.md, hest.json and new embeddings")
+    overwrite: bool = option(False, "replace results in --out-dir")  # noqa: FBT003
 
     def __post_init__(self) -> None:
-        twice = sorted({name for name in self.tasks if self.tasks.count(name) > 1})
+        repeated = sorted({name for name in self.tasks if self.tasks.count(name) > 1})
         unused = [
             flag(field.name)
             for field in dataclasses.fields(self)
@@ -46,14 +46,14 @@ class HestConfig(Config):
         ]
         check(
             [
-                "--bench-data is missing: give the folder of the tasks, e.g. eval/bench_data"
+                "--bench-data is missing (the folder of the tasks, e.g. eval/bench_data)"
                 if self.bench_data is None
                 else None,
-                "--out-dir is missing: say where the results go" if self.out_dir is None else None,
+                "--out-dir is missing (the folder of the results)" if self.out_dir is None else None,
                 folder_fault("out_dir", self.out_dir),
-                f"--tasks names {', '.join(twice)} twice" if twice else None,
+                f"--tasks repeats {', '.join(repeated)}" if repeated else None,
                 f"--batch-size must be at least 1, not {self.batch_size}" if self.batch_size < 1 else None,
-                f"with --features nothing is embedded; leave out {' and '.join(unused)}"
+                f"--features excludes {' and '.join(unused)}: nothing is embedded"
                 if self.features is not None and unused
                 else None,
             ]

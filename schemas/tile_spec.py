@@ -1,11 +1,24 @@
-"""What a tile is: how much tissue it shows, and how many pixels the encoder sees of it."""
+"""What a tile is (its extent on the slide and its size for the encoder), and the measures and flags of its quality."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from spam.errors import ConfigError
 
-__all__ = ["TileSpec"]
+MEASURES = ("readable", "tissue", "pen", "sharpness")
+"""Columns of a quality array, float32 (see `spam.tiles.measure_quality`).
+
+``readable``: 1, or 0 for a tile that could not be read, whose other measures and features are zero; ``tissue``: share of
+pixels that show tissue; ``pen``: share of pixels that show marker ink; ``sharpness``: 1 for a typical sharp tile, less with
+every blur.
+"""
+
+TileFlag = Literal["unreadable", "blank", "pen", "blurred"]
+
+# Thresholds measured on real tiles, see docs/experiments.md ("Quality of tiles").
+_BLANK_BELOW = 0.05  # share of tissue
+_PEN_ABOVE = 0.25  # share of ink; dense haematoxylin looks like ink in up to 0.18 of a tile
+_BLURRED_BELOW = 0.4  # sharp tiles of tissue have 0.45 and more, tiles blurred by 3 px at most 0.31
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +33,11 @@ class TileSpec:
     Attributes
     ----------
     tile_um
-        Side of the tile in µm, or None when it was asked for in slide pixels.
+        Side of the tile in µm, or None if it is given in slide pixels.
     tile_px
-        Side of the tile in full-resolution slide pixels, or None when it was asked for in µm.
+        Side of the tile in full-resolution slide pixels, or None if it is given in µm.
     out_px
-        Side of the image that the encoder sees, in pixels.
+        Side of the encoder's input in pixels.
     """
 
     tile_um: float | None = None
@@ -33,17 +46,11 @@ class TileSpec:
 
     def __post_init__(self) -> None:
         if (self.tile_um is None) == (self.tile_px is None):
-            message = (
-                f"a tile is asked for either in µm or in slide pixels, not tile_um={self.tile_um!r} with "
-                f"tile_px={self.tile_px!r}; give one of --tile-um and --tile-px"
-            )
+            message = f"Give one of --tile-um and --tile-px, not tile_um={self.tile_um!r} with tile_px={self.tile_px!r}."
             raise ConfigError(message)
         size = self.tile_um if self.tile_um is not None else self.tile_px
         if not size or not size > 0 or self.out_px < 1:
-            message = (
-                f"a tile needs a positive size, not {size!r} (out_px={self.out_px!r}); "
-                "see --tile-um, --tile-px"
-            )
+            message = f"--tile-um and --tile-px must be positive, not {size!r} (out_px={self.out_px!r})."
             raise ConfigError(message)
 
     @property
@@ -62,10 +69,7 @@ class TileSpec:
         if self.tile_px is not None:
             return float(self.tile_px)
         if mpp is None:
-            message = (
-                f"a tile of {self.tile_um:g} µm cannot be cut from a slide of unknown µm per pixel; "
-                "give --mpp, or ask for the tile in slide pixels with --tile-px"
-            )
+            message = f"A tile of {self.tile_um:g} µm needs µm per pixel: give --mpp, or use --tile-px."
             raise ConfigError(message)
         assert self.tile_um is not None
         return self.tile_um / mpp
@@ -73,3 +77,22 @@ class TileSpec:
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
         return dataclasses.asdict(self)
+
+
+def flag_column(flag: TileFlag) -> str:
+    """Return the column name of a flag in a table of spots, e.g. ``tile_blank``."""
+    return f"tile_{flag}"
+
+
+def tile_flags(measures: Any) -> dict[TileFlag, Any]:
+    """Flag tiles by their quality, (n_tiles, 4), see `MEASURES`.
+
+    Returns one boolean array (n_tiles,) per flag. An unreadable tile has no other flag; a blank tile is not blurred.
+    """
+    readable, tissue, pen, sharpness = measures.T
+    is_read = readable > 0
+    is_blank = is_read & (tissue < _BLANK_BELOW)
+    is_blurred = is_read & ~is_blank & (sharpness < _BLURRED_BELOW)
+    return dict(
+        zip(get_args(TileFlag), (~is_read, is_blank, is_read & (pen > _PEN_ABOVE), is_blurred), strict=True)
+    )

@@ -1,95 +1,70 @@
 """Predicts spatially resolved gene expression from H&E histology: embed once, then train from a store.
 
-Each command has its function here: ``spam embed`` is ``spam.embed(spam.EmbedConfig(...))``. Names are looked
-up on first use, so that ``import spam`` loads no heavy package.
+Each command has a function: ``spam embed`` is ``spam.embed(spam.EmbedConfig(...))``. Names are imported on first use,
+so that ``import spam`` loads no heavy package.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adaptation import adapt
-    from .benchmarking import benchmark
-    from .demonstration import demo
-    from .diagnosis import diagnose
-    from .embedding import embed
-    from .errors import SpamError
-    from .graphs import build_graphs
-    from .hest import hest_benchmark
-    from .predicting import predict
-    from .schemas.adapt_config import AdaptConfig
-    from .schemas.benchmark_config import BenchmarkConfig
-    from .schemas.embed_config import EmbedConfig
-    from .schemas.graph_config import GraphConfig
-    from .schemas.hest_config import HestConfig
-    from .schemas.predict_config import PredictConfig
-    from .schemas.simulate_config import DemoConfig, SimulateConfig
-    from .schemas.training_config import FinetuneConfig, PretrainConfig
-    from .simulation import simulate
-    from .store import open_store
-    from .training import finetune, pretrain
+    from .diagnosis import diagnose as diagnose
+    from .embedding import adapt as adapt
+    from .embedding import embed as embed
+    from .errors import SpamError as SpamError
+    from .evaluation import benchmark as benchmark
+    from .graphs import build_graphs as build_graphs
+    from .hest_tasks import hest_benchmark as hest_benchmark
+    from .predicting import predict as predict
+    from .schemas.adapt_config import AdaptConfig as AdaptConfig
+    from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
+    from .schemas.embed_config import EmbedConfig as EmbedConfig
+    from .schemas.graph_config import GraphConfig as GraphConfig
+    from .schemas.hest_config import HestConfig as HestConfig
+    from .schemas.predict_config import PredictConfig as PredictConfig
+    from .schemas.simulate_config import DemoConfig as DemoConfig
+    from .schemas.simulate_config import SimulateConfig as SimulateConfig
+    from .schemas.training_config import FinetuneConfig as FinetuneConfig
+    from .schemas.training_config import PretrainConfig as PretrainConfig
+    from .simulation import simulate as simulate
+    from .simulation.demo import demo as demo
+    from .store import open_store as open_store
+    from .training import finetune as finetune
+    from .training import pretrain as pretrain
 
-__all__ = [
-    "AdaptConfig",
-    "BenchmarkConfig",
-    "DemoConfig",
-    "EmbedConfig",
-    "FinetuneConfig",
-    "GraphConfig",
-    "HestConfig",
-    "PredictConfig",
-    "PretrainConfig",
-    "SimulateConfig",
-    "SpamError",
-    "adapt",
-    "benchmark",
-    "build_graphs",
-    "demo",
-    "diagnose",
-    "embed",
-    "finetune",
-    "hest_benchmark",
-    "open_store",
-    "predict",
-    "pretrain",
-    "simulate",
-]
-
+# Module -> its public names.
 _HOMES = {
-    "AdaptConfig": "spam.schemas.adapt_config",
-    "BenchmarkConfig": "spam.schemas.benchmark_config",
-    "DemoConfig": "spam.schemas.simulate_config",
-    "EmbedConfig": "spam.schemas.embed_config",
-    "FinetuneConfig": "spam.schemas.training_config",
-    "GraphConfig": "spam.schemas.graph_config",
-    "HestConfig": "spam.schemas.hest_config",
-    "PredictConfig": "spam.schemas.predict_config",
-    "PretrainConfig": "spam.schemas.training_config",
-    "SimulateConfig": "spam.schemas.simulate_config",
-    "SpamError": "spam.errors",
-    "adapt": "spam.adaptation",
-    "benchmark": "spam.benchmarking",
-    "build_graphs": "spam.graphs",
-    "demo": "spam.demonstration",
-    "diagnose": "spam.diagnosis",
-    "embed": "spam.embedding",
-    "finetune": "spam.training",
-    "hest_benchmark": "spam.hest",
-    "open_store": "spam.store",
-    "predict": "spam.predicting",
-    "pretrain": "spam.training",
-    "simulate": "spam.simulation",
+    "diagnosis": ("diagnose",),
+    "embedding": ("adapt", "embed"),
+    "errors": ("SpamError",),
+    "evaluation": ("benchmark",),
+    "graphs": ("build_graphs",),
+    "hest_tasks": ("hest_benchmark",),
+    "predicting": ("predict",),
+    "schemas.adapt_config": ("AdaptConfig",),
+    "schemas.benchmark_config": ("BenchmarkConfig",),
+    "schemas.embed_config": ("EmbedConfig",),
+    "schemas.graph_config": ("GraphConfig",),
+    "schemas.hest_config": ("HestConfig",),
+    "schemas.predict_config": ("PredictConfig",),
+    "schemas.simulate_config": ("DemoConfig", "SimulateConfig"),
+    "schemas.training_config": ("FinetuneConfig", "PretrainConfig"),
+    "simulation": ("simulate",),
+    "simulation.demo": ("demo",),
+    "store": ("open_store",),
+    "training": ("finetune", "pretrain"),
 }
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562)."""
-    if name not in _HOMES:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _MODULE_OF:
         message = f"module 'spam' has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"spam.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    """List the public names, imported or not."""
+    return sorted({*globals(), *_MODULE_OF})

@@ -1,18 +1,16 @@
-"""Files that are whole or not there: written beside their place, then moved into it in one step."""
+"""Files that are written completely or not at all."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a name to write to; at the end of the ``with`` block the file there takes the place of `path`.
+    """Yield a temporary name to write to; at the end of the ``with`` block that file replaces `path` atomically.
 
-    If the block fails, an older file at `path` stays as it was and what was written is removed.
+    If the block fails, an existing file at `path` is kept and the temporary file is removed.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -23,6 +21,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
+    """Write a text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

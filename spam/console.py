@@ -1,4 +1,4 @@
-"""Draws progress bars and log lines on standard error, for the command line."""
+"""Progress bars and log lines on standard error, for the command line."""
 
 import logging
 from collections.abc import Iterator
@@ -11,8 +11,6 @@ from rich.progress import Progress as Bars
 
 from .progress import SILENT, Advance, Progress
 
-__all__ = ["BarProgress", "show_log", "show_progress"]
-
 
 class BarProgress:
     """A `Progress` that draws one bar per task."""
@@ -22,39 +20,32 @@ class BarProgress:
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
-        """Show a bar of `total` steps; it stays on the screen when the task is done."""
+        """Show a bar of `total` steps; it stays on the screen after the task."""
         bar = self._bars.add_task(description, total=total, note="")
 
         def advance(steps: int = 1, *, note: str = "") -> None:
-            if note:
-                self._bars.update(bar, advance=steps, note=note)
-            else:
-                self._bars.update(bar, advance=steps)
+            self._bars.update(bar, advance=steps, **({"note": note} if note else {}))
 
         yield advance
 
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Progress]:
-    """Show progress on a terminal; anywhere else (a log file, a pipe) stay silent."""
+    """Show progress on a terminal; elsewhere (a log file, a pipe) stay silent."""
     if not console.is_terminal:
         yield SILENT
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+    description, note = (
+        TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}")
     )
-    with Bars(*columns, console=console) as bars:
+    counts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(description, *counts, note, console=console) as bars:
         yield BarProgress(bars)
 
 
 @contextmanager
 def show_log(console: Console) -> Iterator[None]:
-    """Show what the library logs, warnings included, for as long as the block lasts."""
+    """Show the log messages of the library inside a ``with`` block."""
     handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
     logger = logging.getLogger("spam")
     level = logger.level

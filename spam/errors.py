@@ -1,63 +1,48 @@
-"""Errors that a user can mend, each a child of `SpamError` and of the builtin it is a kind of.
+"""Errors that a user can fix, each a child of `SpamError` and of a matching builtin.
 
-A message says what was wrong (with the value), what was expected, where, and what to do next. The command line prints
-the message alone and exits with 2; anything that is not a `SpamError` is our bug and exits with 1.
+The command line prints the message alone and exits with 2; any other exception is a bug and exits with 1.
 """
-
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "EncoderError",
-    "MissingInputError",
-    "NotApplicableError",
-    "OutputExistsError",
-    "SectionError",
-    "SlideError",
-    "SpamError",
-    "StoreError",
-    "TileError",
-]
 
 
 class SpamError(Exception):
-    """Something that the user can mend; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 class ConfigError(SpamError, ValueError):
-    """An option or configuration value that cannot be used."""
+    """An invalid option or configuration value."""
 
 
 class MissingInputError(SpamError, FileNotFoundError):
-    """A file or folder that was named but is not there."""
+    """An input file or folder that does not exist."""
 
 
 class OutputExistsError(SpamError, FileExistsError):
-    """A result that would be overwritten without having been asked to."""
+    """An existing result that would be overwritten without ``--overwrite``."""
 
 
 class SectionError(SpamError, ValueError):
-    """Counts, table and coordinates of a section do not fit together."""
+    """Counts, table and coordinates of a section that do not match."""
 
 
 class SlideError(SpamError, ValueError):
-    """A slide image cannot be read, or lacks what is needed to cut tiles from it."""
+    """A slide that cannot be read, or lacks what tiles need."""
 
 
 class TileError(SpamError, ValueError):
-    """A tile cannot be cut, or a tile file does not fit what was asked for."""
+    """A tile that cannot be cut, or a tile file of the wrong kind."""
 
 
 class EncoderError(SpamError, ValueError):
-    """An encoder is unknown, cannot be reached, or does not fit its card."""
+    """An encoder that is unknown, unreachable, or does not match its card."""
 
 
 class StoreError(SpamError, ValueError):
-    """A feature store is missing something, is damaged, or has another format."""
+    """A feature store that is incomplete, damaged, or of another format."""
 
 
 class CheckpointError(SpamError, ValueError):
-    """A checkpoint cannot be read, or does not fit the store that it is used with."""
+    """A checkpoint that cannot be read, or does not match the store."""
 
 
 class NotApplicableError(SpamError, ValueError):
-    """A method that has nothing to work on in a fold of a benchmark; the others can go on."""
+    """A method that cannot be applied in a fold of a benchmark; the other methods continue."""

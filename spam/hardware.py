@@ -1,6 +1,7 @@
-"""The device that work runs on."""
+"""The device of a run, its threads and its random generators."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,41 +10,38 @@ import torch
 
 from .errors import ConfigError
 
-__all__ = ["limited_threads", "resolve_device", "seeded"]
-
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into an available device.
 
-    ``auto`` is the first GPU if there is one (under torchrun the one of the process, ``LOCAL_RANK``), else the CPU.
+    ``auto`` is the first GPU if there is one (under torchrun that of ``LOCAL_RANK``), else the CPU.
 
     Raises
     ------
     ConfigError
-        If the name is none of these, or the GPU asked for is not there.
+        If the name is invalid, or the GPU does not exist.
     """
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    if name == "cpu":
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto" and n_gpus:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % n_gpus)
+    if name in ("auto", "cpu"):
         return torch.device("cpu")
-    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
-        n_gpus = torch.cuda.device_count()
-        index = int(name[5:]) if ":" in name else 0
-        if index < n_gpus:
-            return torch.device("cuda", index)
-        message = f"--device {name!r} was asked for, but this machine has {n_gpus} usable GPUs; use --device auto or cpu"
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        message = f"--device must be auto, cpu, cuda or cuda:N, not {name!r}"
         raise ConfigError(message)
-    message = f"--device must be auto, cpu, cuda or cuda:N, not {name!r}"
-    raise ConfigError(message)
+    index = int(match[1] or 0)
+    if index >= n_gpus:
+        message = f"--device {name} is not available: {n_gpus} usable GPUs. Use --device auto or cpu"
+        raise ConfigError(message)
+    return torch.device("cuda", index)
 
 
 @contextmanager
 def limited_threads(n: int) -> Iterator[None]:
-    """Let PyTorch use `n` CPU threads for the duration of a ``with`` block; 0 leaves its own choice.
+    """Limit PyTorch to `n` CPU threads inside a ``with`` block; 0 keeps its default.
 
-    The number of threads decides in which order sums are taken, so it can change the last bit of a result.
+    The number of threads sets the order of sums, and so can change the last bit of a result.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
@@ -55,14 +53,14 @@ def limited_threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(*seed: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's generators (initial weights, dropout) for a ``with`` block, and leave the caller's as they were.
+    """Seed PyTorch (initial weights, dropout) inside a ``with`` block, and restore its generators afterwards.
 
     Parameters
     ----------
     seed
         Any number of non-negative integers, such as a seed and an epoch.
     device
-        Device whose generator is used, beside that of the CPU.
+        Device whose generator is used, besides that of the CPU.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))

@@ -1,7 +1,7 @@
-"""Array types with named axes; the one place that knows jaxtyping.
+"""Array types with named axes; the only import of jaxtyping.
 
-The same axis name means the same size within one signature. In the tests the shapes are checked at run time
-(`--jaxtyping-packages=spam,beartype.beartype`); in use they cost nothing.
+The same axis name means the same size within one signature. Tests check shapes at run time
+(``--jaxtyping-packages=spam,beartype.beartype``); in use the annotations cost nothing.
 """
 
 from typing import TypeAlias

@@ -2,14 +2,13 @@ import pytest
 import torch
 
 from spam.errors import ConfigError
-from spam.hardware import limited_threads, resolve_device
+from spam.hardware import limited_threads, resolve_device, seeded
 
 
-def test_threads_are_limited_inside_the_block_alone() -> None:
+def test_threads_are_limited_inside_the_block() -> None:
     before = torch.get_num_threads()
     with limited_threads(1):
         assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
     with pytest.raises(ZeroDivisionError), limited_threads(1):
         _ = 1 / 0
     assert torch.get_num_threads() == before
@@ -17,15 +16,29 @@ def test_threads_are_limited_inside_the_block_alone() -> None:
         assert torch.get_num_threads() == before
 
 
-def test_the_cpu_is_always_there() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto").type in ("cpu", "cuda")
+def test_seeds_are_local() -> None:
+    cpu = torch.device("cpu")
+    state = torch.get_rng_state()
+    drawn = []
+    for seed in ((3, 5), (3, 5), (3, 7)):
+        with seeded(*seed, device=cpu):
+            drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("gpu", "must be auto, cpu, cuda or cuda:N, not 'gpu'"), ("cuda:99", "usable GPUs; use --device")],
-)
-def test_a_device_that_is_not_there_is_refused(name: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    names = {"cpu": "cpu", "auto": "cuda:1", "cuda": "cuda:0", "cuda:1": "cuda:1"}
+    assert {name: str(resolve_device(name)) for name in names} == names
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:99"])
+def test_unavailable_devices(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--device .*{name}"):
         resolve_device(name)

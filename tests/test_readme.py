@@ -1,4 +1,4 @@
-"""What the README and the other pages tell people to type can be typed, and is what the checks run."""
+"""The commands of the README and the other pages exist, and the README opens with the commands that CI runs."""
 
 import re
 import shlex
@@ -43,7 +43,7 @@ def test_readme_opens_with_the_two_lines() -> None:
 
 
 def test_ci_runs_the_readmes_lines() -> None:
-    """The script takes both lines from the README; its own way of doing so is run here."""
+    """The script takes both lines from the README; its extraction is run here."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (extract,) = re.findall(r"^mapfile .*$", script, flags=re.MULTILINE)
     shown = subprocess.run(

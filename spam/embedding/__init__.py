@@ -1,8 +1,29 @@
-"""Embed once: sections -> tiles -> encoder -> store. The only writer of features."""
+"""Embed tiles once, and adapt encoders to a cohort: the only writer of features.
 
-from spam.planning import plan
-from spam.schemas.embed_report import EmbedReport, SectionReport
+Names resolve on first use: a plan does not import torch and timm, which take seconds.
+"""
 
-from .embedding import embed
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["EmbedReport", "SectionReport", "embed", "plan"]
+if TYPE_CHECKING:
+    from .adapting import AdaptReport, adapt
+    from .embedding import embed
+    from .planning import EmbedPlan, plan
+
+__all__ = ["AdaptReport", "EmbedPlan", "adapt", "embed", "plan"]
+
+_HOMES = {
+    "AdaptReport": ".adapting",
+    "adapt": ".adapting",
+    "embed": ".embedding",
+    "EmbedPlan": ".planning",
+    "plan": ".planning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

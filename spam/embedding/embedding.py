@@ -1,102 +1,115 @@
-"""The sections of a plan, one after the other.
+"""Embed once: tiles of sections -> encoder -> features in the store, chunk by chunk.
 
-Everything that can be wrong with the files is found before the first tile is computed and before anything is
-written.
+A chunk holds features of consecutive spots and is complete when its file exists. No batch crosses a chunk, so a resumed
+run gives the same bytes as an unbroken one.
 """
 
+import contextlib
 import dataclasses
-import hashlib
-import json
+import logging
+import os
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from spam.encoders import Encoder, build_encoder
-from spam.errors import StoreError
+from spam.errors import ConfigError, EncoderError, StoreError
 from spam.graphs import ensure_spatial_graph
 from spam.hardware import resolve_device
-from spam.planning import PlannedSection, differences, plan, slide_of
-from spam.progress import SILENT, Progress
-from spam.schemas.embed_config import EmbedConfig
-from spam.schemas.embed_report import EmbedReport, SectionReport
+from spam.progress import SILENT, Advance, Progress
+from spam.schemas.embed_config import EmbedConfig, EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
-from spam.schemas.store_meta import Sampling
-from spam.schemas.tile_quality import tile_flags
-from spam.schemas.tile_spec import TileSpec
-from spam.sections import Section
-from spam.store import Overview, Store, StoredSection, create_store
-from spam.tiles import Slide, TileReader, overview, sweep_order
+from spam.schemas.store_format import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
+from spam.schemas.tile_spec import MEASURES, TileSpec, tile_flags
+from spam.store import (
+    FeatureWriter,
+    Overview,
+    Store,
+    StoredSection,
+    chunk_slices,
+    create_store,
+    default_chunk_rows,
+)
+from spam.tiles import TileBatch, TileReader, overview, read_batches, sweep_order
+from spam.typing import Array, Float32, Int64
+from spam.versions import software_versions
 
-from .filling import fill
-from .share import Share
-from .tile_arrays import Order, TileArrays, feature_meta_of
+from .planning import EmbedPlan, PlannedSection, differences, read_plan
 
-__all__ = ["embed"]
+_log = logging.getLogger(__name__)
 
 
 def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     """Embed the tiles of one section or of a cohort into a feature store.
 
-    Features that are complete are left alone, incomplete ones go on at the first missing chunk, and end bit
-    for bit like those of an unbroken run with the same batch size on the same machine. With ``--overwrite``
-    they are made anew; a section is rewritten, and loses its other features and graphs, only if its inputs
-    have changed.
+    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an unbroken
+    run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
+    rewritten, and loses its other features and graphs, only if its inputs changed.
 
     Parameters
     ----------
-    config
-        Options.
     progress
         Gets one task per section and tile size, counted in tiles.
 
     Raises
     ------
     ConfigError, EncoderError, MissingInputError, SectionError, SlideError, StoreError, TileError
-        As `plan`, before anything is written. `EncoderError` also where the weights cannot be had, or a
-        feature is not a finite number (the chunks before it are kept).
+        As `read_plan`, before anything is written; `EncoderError` also if a feature is not finite (earlier chunks are kept).
     """
-    planned = plan(config)
-    share = Share.of(config, planned)
-    encoder = build_encoder(
-        planned.card,
-        device=resolve_device(config.device),
-        amp=config.amp,
-        is_averaged=config.dihedral,
-        is_compiled=config.compile,
-        lora=config.lora,
-    )
-    store = create_store(planned.store)
-    for one in planned.sections:
-        _require_same_features(store, one, encoder, config)
-    reports = tuple(_embed_section(store, one, encoder, config, share, progress) for one in planned.sections)
-    return EmbedReport(store=planned.store, encoder=planned.encoder, sections=reports)
+    with contextlib.ExitStack() as slides:
+        planned = read_plan(config, slides)
+        share = Share(config, planned)
+        encoder = build_encoder(
+            planned.card,
+            device=resolve_device(config.device),
+            amp=config.amp,
+            is_averaged=config.dihedral,
+            is_compiled=config.compile,
+            lora=config.lora,
+        )
+        store = create_store(planned.store)
+        for one in planned.sections:
+            _require_same_settings(store, one, encoder, config)
+        reports = [_embed_section(store, one, encoder, config, share, progress) for one in planned.sections]
+    return EmbedReport(store=planned.store, encoder=planned.encoder, sections=tuple(reports))
 
 
-def _run(one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
-    """Name what changes features beside their meta: the last bits, by the order of sums, and the estimate of the stains."""
-    run: dict[str, str | int] = {"--batch-size": config.batch_size, "--device": encoder.device.type}
-    if one.stain is not None:
-        estimate = json.dumps(one.stain.parameters, sort_keys=True).encode()
-        run["estimate of the stains"] = hashlib.sha256(estimate).hexdigest()[:12]
-    return run
+class Share:
+    """The chunks of this process, out of those of all sections and tile sizes: ``--shard``, or as torchrun sets it.
 
+    They are consecutive, because neighbouring chunks tend to show neighbouring tissue.
 
-def _order(section: Section, slide: Slide | None, sampling: Sampling, spec: TileSpec) -> Order:
-    if slide is None:
-        return None
-    return sweep_order(section.xy_px, slide, native_px=sampling.native_px, out_px=spec.out_px)
+    Raises
+    ------
+    ConfigError
+        If several processes would overwrite.
+    """
 
+    def __init__(self, config: EmbedConfig, planned: EmbedPlan) -> None:
+        self.number, self.n = config.shard_of
+        if config.shard is None and "TORCHELASTIC_RUN_ID" in os.environ:
+            self.number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if self.n > 1 and config.overwrite:
+            message = f"--overwrite: {self.n} processes of torchrun would delete each other's work. Run it without torchrun."
+            raise ConfigError(message)
+        rows = config.chunk_rows or default_chunk_rows(planned.card.dim, config.dtype)
+        n_chunks = sum(
+            len(one.specs) * len(chunk_slices(one.section.n_spots, rows)) for one in planned.sections
+        )
+        self._own = range(n_chunks * self.number // self.n, n_chunks * (self.number + 1) // self.n)
+        self._n_counted = 0
 
-def _require_same_features(store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> None:
-    """Raise, before any compute, if features that are there already were made differently."""
-    if config.overwrite or one.section.name not in store.section_names:
-        return
-    stored = store.section(one.section.name)
-    with slide_of(one.section) as slide:
-        for spec, sampling in zip(one.specs, one.samplings, strict=True):
-            meta = feature_meta_of(spec, sampling, encoder, config)
-            if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
-                order = _order(one.section, slide, sampling, spec)
-                stored.feature_writer(meta, run=_run(one, encoder, config), order=order)
+    @property
+    def label(self) -> str:
+        """Name of this part for locks; empty if there is only one."""
+        return f"@{self.number + 1}of{self.n}" if self.n > 1 else ""
+
+    def of_chunks(self, chunks: Sequence[slice]) -> list[slice]:
+        """Select this process's chunks of the next array."""
+        first, self._n_counted = self._n_counted, self._n_counted + len(chunks)
+        return [chunk for place, chunk in enumerate(chunks, first) if place in self._own]
 
 
 def _embed_section(
@@ -109,84 +122,240 @@ def _embed_section(
 ) -> SectionReport:
     begun = time.perf_counter()
     section, arrays, n_embedded = one.section, [], 0
-    with slide_of(section) as slide:
-        stored = _stored_section(store, one, slide, config, share)
-        for spec, sampling in zip(one.specs, one.samplings, strict=True):
-            meta = feature_meta_of(spec, sampling, encoder, config)
-            order = _order(section, slide, sampling, spec)
-            with stored.lock(meta.key, part=share.label):
-                written = TileArrays(
-                    stored, meta, order, run=_run(one, encoder, config), is_overwrite=config.overwrite
-                )
-                own, pending = share.of_chunks(written.chunks), written.pending
-                todo = [chunk for chunk in own if chunk in pending]
-                n_todo = _n_rows(todo)
-                if n_todo:
-                    reader = TileReader(
+    stored = _stored_section(store, one, config, share)
+    for spec, sampling in zip(one.specs, one.samplings, strict=True):
+        meta = _feature_meta(spec, sampling, encoder, config)
+        with stored.lock(meta.key, part=share.label):
+            arrays.append(array := _TileArrays(stored, meta, encoder, config))
+            pending = array.pending
+            chunks = [chunk for chunk in share.of_chunks(array.features.chunks) if chunk in pending]
+            if n_rows := _n_rows(chunks):
+                with (
+                    TileReader(
                         section,
                         spec,
-                        slide=slide,
+                        slide=one.slide,
                         interpolation=encoder.card.interpolation,
-                        stain=one.stain,
                         is_forgiving=config.skip_bad_tiles,
-                    )
-                    with (
-                        reader,
-                        progress.task(f"embed {section.name} {spec.label}", n_todo) as advance,
-                    ):
-                        fill(written, todo, reader, encoder, section.ids, config, advance)
-                if not written.pending:  # whoever comes last puts the parts together
-                    written.finish()
-            n_embedded += n_todo
-            arrays.append(written)
-    n_left = sum(_n_rows(written.pending) for written in arrays)  # others may have come to an end
+                    ) as reader,
+                    progress.task(f"embed {section.name} {spec.label}", n_rows) as advance,
+                ):
+                    orders = [_reading_order(one, chunk, sampling, spec) for chunk in chunks]
+                    _fill(array, chunks, orders, reader, encoder, section.ids, config, advance)
+            if not array.pending:
+                array.finish()
+        n_embedded += n_rows
+    n_left = sum(_n_rows(array.pending) for array in arrays)  # other processes may have finished meanwhile
+    flags: Counter[str] = Counter()
+    for array in arrays:
+        if not array.pending:
+            array.finish()
+            quality = stored.quality(array.features.key)
+            if quality is not None:
+                flags.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
     if not n_left:
-        for written in arrays:
-            written.finish()
-        # so that readers of the store find the graph that training uses
-        ensure_spatial_graph(stored, k=DEFAULT_K)
+        ensure_spatial_graph(stored, k=DEFAULT_K)  # for readers of the store: training uses the same graph
+    if one.slide is not None:
+        one.slide.close()  # a PNG or JPEG is in memory as a whole
     return SectionReport(
         name=section.name,
-        n_spots=len(section.ids),
-        keys=tuple(written.features.key for written in arrays if not written.pending),
+        n_spots=section.n_spots,
+        keys=tuple(array.features.key for array in arrays if array.features.is_finished),
         join=section.join.describe(),
         n_embedded=n_embedded,
-        n_present=len(section.ids) * len(one.specs) - n_embedded - n_left,
+        n_present=section.n_spots * len(one.specs) - n_embedded - n_left,
         n_left=n_left,
-        flags=_flags(stored, arrays),
+        flags=dict(flags),
         seconds=time.perf_counter() - begun,
     )
 
 
-def _stored_section(
-    store: Store, one: PlannedSection, slide: Slide | None, config: EmbedConfig, share: Share
-) -> StoredSection:
-    """Return the section in the store, after writing it if it is not there or its inputs changed."""
+def _stored_section(store: Store, one: PlannedSection, config: EmbedConfig, share: Share) -> StoredSection:
+    """Return the section in the store, after writing it if it is missing or its inputs changed."""
     name = one.section.name
     if name in store.section_names:
         stored = store.section(name)
-        if not differences(stored, one.record):  # else `plan` has made sure of --overwrite
+        if not differences(stored, one.section, config.licence):  # else the plan required --overwrite
             return stored
-    record = one.record
-    if slide is not None and config.overview:
-        small = overview(slide, is_forgiving=config.skip_bad_tiles)
-        record = dataclasses.replace(record, overview=Overview(image=small.image, scale=small.scale))
+    small = None
+    if one.slide is not None and config.overview:
+        picture = overview(one.slide, is_forgiving=config.skip_bad_tiles)
+        small = Overview(image=picture.image, scale=picture.scale)
     try:
-        return store.add_section(record, is_overwrite=config.overwrite)
+        return store.add_section(
+            one.section,
+            slide_size_px=one.slide_size_px,
+            licence=config.licence,
+            overview=small,
+            is_overwrite=config.overwrite,
+        )
     except StoreError:
         if share.n == 1 or name not in store.section_names:
             raise
-        return store.section(name)  # another part was faster
+        return store.section(name)  # another process has written it
 
 
-def _flags(stored: StoredSection, arrays: list[TileArrays]) -> dict[str, int]:
-    """Count the tiles that have a flag, over all tile sizes that are finished."""
-    counts: Counter[str] = Counter()
-    for written in arrays:
-        quality = stored.quality(written.features.key) if written.features.is_finished else None
-        if quality is not None:
-            counts.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
-    return dict(counts)
+def _require_same_settings(store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> None:
+    """Raise, before any computation, if existing features were computed with other settings."""
+    if config.overwrite or one.section.name not in store.section_names:
+        return
+    stored = store.section(one.section.name)
+    for spec, sampling in zip(one.specs, one.samplings, strict=True):
+        meta = _feature_meta(spec, sampling, encoder, config)
+        if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
+            stored.feature_writer(meta, run=_run(encoder, config))
+
+
+def _run(encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
+    """Return the settings that change the last bits of features, by the order of sums."""
+    return {"--batch-size": config.batch_size, "--device": encoder.device.type}
+
+
+def _feature_meta(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
+    card = encoder.card.to_mapping()
+    if encoder.card.source.startswith("local:"):
+        card["source"] = encoder.card.name  # the folder belongs to this machine, and may change
+    return FeatureMeta(
+        key=feature_key(encoder.card.name, spec.label, is_averaged=config.dihedral),
+        origin="embed",
+        encoder=card,
+        weights_sha256=encoder.weights_sha256,
+        lora_sha256=encoder.lora_sha256,
+        tile=spec.to_mapping(),
+        sampling=sampling,
+        precision=encoder.precision,
+        dim=encoder.card.dim,
+        dtype=config.dtype,
+        chunk_rows=config.chunk_rows or default_chunk_rows(encoder.card.dim, config.dtype),
+        software=software_versions(),
+        is_averaged=config.dihedral,
+        adapted_on=encoder.adapted_on,
+    )
+
+
+class _TileArrays:
+    """Features of one tile size and the quality of the tiles, chunk by chunk; quality is written and finished first.
+
+    Finished features without quality stay as they are.
+    """
+
+    def __init__(
+        self, stored: StoredSection, meta: FeatureMeta, encoder: Encoder, config: EmbedConfig
+    ) -> None:
+        def writer(meta: FeatureMeta) -> FeatureWriter:
+            return stored.feature_writer(meta, run=_run(encoder, config), is_overwrite=config.overwrite)
+
+        self.features = writer(meta)
+        self._writers = [self.features]
+        if not self.features.is_finished:
+            quality = dataclasses.replace(
+                meta,
+                key=quality_key(meta.key),
+                origin=QUALITY,
+                encoder={"name": "tile_quality", "measures": list(MEASURES)},
+                weights_sha256=None,
+                lora_sha256=None,
+                precision="float32",
+                dim=len(MEASURES),
+                dtype="float32",
+                is_averaged=False,
+                adapted_on=(),
+            )
+            self._writers.insert(0, writer(quality))
+
+    @property
+    def pending(self) -> list[slice]:
+        """Chunks that are missing in either array."""
+        missing = [chunk for writer in self._writers for chunk in writer.pending]
+        return [chunk for chunk in self.features.chunks if chunk in missing]
+
+    def write(self, chunk: slice, quality: Float32[Array, "n 4"], features: Float32[Array, "n dim"]) -> None:
+        """Write what is missing of a chunk, its rows in the order of the spots."""
+        for writer, rows in zip(self._writers, (quality, features), strict=True):
+            if chunk in writer.pending:
+                writer.write(chunk, rows)
+
+    def finish(self) -> None:
+        """Make both arrays visible to readers."""
+        for writer in self._writers:
+            writer.finish()
+
+
+def _reading_order(
+    one: PlannedSection, chunk: slice, sampling: Sampling, spec: TileSpec
+) -> Int64[Array, " n"]:
+    """Order the spots of a chunk so that each region of the slide is decoded once."""
+    spots = np.arange(chunk.start, chunk.stop)
+    if one.slide is None:
+        return spots
+    xy = one.section.xy_px[chunk]
+    return spots[sweep_order(xy, one.slide, native_px=sampling.native_px, out_px=spec.out_px)]
+
+
+def _fill(
+    array: _TileArrays,
+    chunks: list[slice],
+    orders: list[Int64[Array, " n"]],
+    reader: TileReader,
+    encoder: Encoder,
+    ids: Array,
+    config: EmbedConfig,
+    advance: Advance,
+) -> None:
+    """Compute chunks: tiles are read ahead, and a GPU computes a batch while the previous one is written."""
+    batches = [
+        (chunk, order[start : start + config.batch_size])
+        for chunk, order in zip(chunks, orders, strict=True)
+        for start in range(0, len(order), config.batch_size)
+    ]
+    parts: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the present chunk
+
+    def take(
+        chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Float32[Array, "n dim"]]
+    ) -> None:
+        found = wait()
+        _require_finite(found, ids[spots], encoder, config)
+        for row, fault in tiles.faults.items():
+            _log.warning("the tile of spot %r cannot be read and is skipped: %s", str(ids[spots[row]]), fault)
+        found[list(tiles.faults)] = 0
+        parts.append((spots, tiles.quality, found))
+        order, quality, features = map(np.concatenate, zip(*parts, strict=True))
+        if len(order) == chunk.stop - chunk.start:
+            back = np.argsort(order)
+            array.write(chunk, quality[back], features[back])
+            parts.clear()
+        advance(len(spots))
+
+    ahead = read_batches(
+        reader, [spots for _, spots in batches], n_threads=config.n_readers(encoder.device.type)
+    )
+    begun: deque[tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Float32[Array, "n dim"]]]] = deque()
+    with contextlib.closing(ahead):  # its threads end before the slide is closed
+        for (chunk, spots), tiles in zip(batches, ahead, strict=True):
+            begun.append((chunk, spots, tiles, encoder.begin(tiles.pixels)))
+            if len(begun) > 1:
+                take(*begun.popleft())
+        while begun:
+            take(*begun.popleft())
+
+
+def _require_finite(
+    features: Float32[Array, "n dim"], ids: Array, encoder: Encoder, config: EmbedConfig
+) -> None:
+    largest = np.finfo(config.dtype).max
+    bad = np.flatnonzero(~(np.abs(features) <= largest).all(axis=1))  # NaN compares as false
+    if not bad.size:
+        return
+    is_finite = np.isfinite(features[bad]).all()
+    cause = f"features beyond the range of {config.dtype}" if is_finite else "features that are not finite"
+    remedy = (
+        "Use --dtype float32 --overwrite." if is_finite else "Try it without --amp, and look at that tile."
+    )
+    message = (
+        f"Encoder {encoder.card.name!r} returns {cause} for {bad.size} spots of a batch, first for "
+        f"{str(ids[bad[0]])!r}. {remedy}"
+    )
+    raise EncoderError(message)
 
 
 def _n_rows(chunks: list[slice]) -> int:

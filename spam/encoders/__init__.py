@@ -1,6 +1,6 @@
-"""Tile encoders: cards that describe them, and the one place that builds them.
+"""Tile encoders: cards that describe them, their weights, and the networks built from both.
 
-Names resolve on first use: the registry is there without torch and timm, which take seconds to import.
+Names resolve on first use: the registry does not import torch and timm, which take seconds.
 """
 
 from importlib import import_module
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .registry import encoder_card, list_encoders
 
 if TYPE_CHECKING:
-    from .adapter import adapted_card, read_adapter
-    from .build import build_encoder
-    from .checking import check_encoders, require_reachable
-    from .encoder import Encoder
+    from .encoder import Encoder, build_encoder
+    from .lora_adapter import adapted_card, read_adapter
+    from .weight_access import check_encoders, require_reachable
 
 __all__ = [
     "Encoder",
@@ -25,17 +24,18 @@ __all__ = [
     "require_reachable",
 ]
 
+_HOMES = {
+    "Encoder": ".encoder",
+    "build_encoder": ".encoder",
+    "adapted_card": ".lora_adapter",
+    "read_adapter": ".lora_adapter",
+    "check_encoders": ".weight_access",
+    "require_reachable": ".weight_access",
+}
+
 
 def __getattr__(name: str) -> Any:
-    homes = {
-        "Encoder": ".encoder",
-        "adapted_card": ".adapter",
-        "build_encoder": ".build",
-        "check_encoders": ".checking",
-        "read_adapter": ".adapter",
-        "require_reachable": ".checking",
-    }
-    if name in homes:
-        return getattr(import_module(homes[name], __name__), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from spam.errors import EncoderError
-from spam.schemas.adapter_card import AdapterCard
-from spam.schemas.encoder_card import EncoderCard
+from spam.schemas.encoder_card import AdapterCard, EncoderCard
 from spam.typing import Array, Float32
 
-from .network import TileNetwork, weights_digest
-
-__all__ = ["Encoder"]
+from .lora_adapter import merge_adapter, peft_package, read_adapter
+from .tile_network import TileNetwork, weights_digest
+from .timm_models import build_timm_model
 
 _log = logging.getLogger(__name__)
 
@@ -28,15 +28,10 @@ class Encoder:
 
     Parameters
     ----------
-    network
-        The network with its transform and its pooling.
-    device
-        Where it runs.
     is_amp
-        Whether it runs in the mixed precision of its card; features are float32 all the same.
+        Whether it runs in the mixed precision of its card; features are float32 in any case.
     is_averaged
-        Whether features are means over the eight symmetries of the square: over the four turns of a tile, and of its
-        mirror image.
+        Whether features are means over the eight symmetries of the square (rotations and reflections of the tile).
     is_compiled
         Whether the network is compiled (`torch.compile`): the first batch takes minutes, the others less time.
     adapter
@@ -44,17 +39,16 @@ class Encoder:
 
     Attributes
     ----------
-    card
-        The card that the encoder was built from.
+    card, device
+        What was built, and where it runs.
     weights_sha256
-        Digest of the weights, see `weights_digest`; before an adapter was merged into them, since the sums of merging
-        may be rounded in another way on another machine.
+        Digest of the weights before merging an adapter, because sums are rounded differently between machines.
     lora_sha256
-        Digest of the adapter that was merged into the weights, or None.
-    device
-        Where it runs.
+        Digest of the merged adapter, or None.
+    adapted_on
+        Sections whose counts the adapter was trained on or chosen by.
     precision
-        Arithmetic of the network: ``float32``, or the type of its mixed precision.
+        Arithmetic of the network: ``float32``, or the mixed precision of its card.
     """
 
     def __init__(
@@ -68,55 +62,46 @@ class Encoder:
         adapter: AdapterCard | None = None,
     ) -> None:
         self.card: EncoderCard = network.card
+        self.device = device
         self.weights_sha256 = adapter.weights_sha256 if adapter else weights_digest(network.backbone)
         self.lora_sha256 = adapter.adapter_sha256 if adapter else None
         seen = (*adapter.train_sections, *adapter.val_sections) if adapter else ()
         self.adapted_on = tuple(dict.fromkeys(seen))
-        self.device = device
-        # Tiles come with the channels last, and convolutions are up to twice as fast that way.
+        self.precision: Literal["float32", "float16", "bfloat16"] = (
+            self.card.precision if is_amp else "float32"
+        )
+        # Tiles come channels-last, and convolutions are up to twice as fast that way.
         moved = network.eval().requires_grad_(requires_grad=False).to(device)
         self._network: nn.Module = moved.to(memory_format=torch.channels_last)
         if is_compiled:
             self._network.compile()
-        self.precision: Literal["float32", "float16", "bfloat16"] = (
-            self.card.precision if is_amp else "float32"
-        )
         self._is_averaged = is_averaged
-        self._most: int | None = None  # tiles that fit into the memory at once, once that was found out
+        self._largest_batch: int | None = None  # tiles that fit into memory, once that is known
 
     def embed(self, tiles: Array) -> Float32[Array, "n_tiles dim"]:
-        """Compute the features of tiles, all in one forward pass; no tiles give no rows.
-
-        The parameters and errors are those of `begin`.
-        """
+        """Compute the features of tiles in one forward pass; see `begin`."""
         return self.begin(tiles)()
 
     def begin(self, tiles: Array) -> Callable[[], Float32[Array, "n_tiles dim"]]:
-        """Begin to compute features, and return a function that waits for them.
+        """Start computing features, and return a function that waits for them.
 
-        A GPU goes on with the next batch while the features of the last one are fetched and written; on the CPU they are
-        there when this returns.
-
-        Where the tiles do not fit into the memory of the device, they are embedded half by half, and so are all later
-        ones; the log says so. Sums are taken in another order then, so last bits may differ.
+        A GPU computes the next batch while the features of the last one are copied and written; on the CPU they are
+        complete when this returns. Tiles that do not fit into the memory of the device are embedded in halves, and so are
+        all later batches (logged). The order of sums then differs, so the last bits may differ.
 
         Parameters
         ----------
         tiles
-            RGB tiles, uint8 (n_tiles, px, px, 3), of the side that the card asks for.
+            RGB tiles, uint8 (n_tiles, px, px, 3), px as in the card.
 
         Raises
         ------
         EncoderError
-            If the tiles have another size or type, the features are not of the length that the card states, or not
-            even one tile fits into the memory.
+            If tiles or features have another shape than the card states, or a single tile does not fit into memory.
         """
         px = self.card.input_px
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
-            message = (
-                f"encoder {self.card.name!r} takes uint8 tiles of {px} x {px} RGB pixels, not "
-                f"{tiles.dtype} of shape {tiles.shape}; cut the tiles with TileSpec(out_px={px})"
-            )
+            message = f"Encoder {self.card.name!r} takes uint8 tiles of {px} x {px} x 3, not {tiles.dtype} {tiles.shape}."
             raise EncoderError(message)
         if len(tiles) == 0:
             nothing = np.empty((0, self.card.dim), dtype=np.float32)
@@ -124,9 +109,8 @@ class Encoder:
         features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
         if features.shape != (len(tiles), self.card.dim):
             message = (
-                f"encoder {self.card.name!r} gave features of shape {tuple(features.shape)} for "
-                f"{len(tiles)} tiles, expected {self.card.dim} numbers a tile as its card says; "
-                "correct dim or pooling of the card"
+                f"Encoder {self.card.name!r} returned features of shape {tuple(features.shape)} for {len(tiles)} tiles, "
+                f"expected dim {self.card.dim}. Correct dim or pooling of the card."
             )
             raise EncoderError(message)
         if self.device.type != "cuda":
@@ -146,36 +130,32 @@ class Encoder:
         rows: list[Tensor] = []
         first = 0
         while first < len(tiles):
-            part = tiles[first : first + (self._most or len(tiles))]
+            part = tiles[first : first + (self._largest_batch or len(tiles))]
             try:
                 rows.append(self._forward(part))
                 first += len(part)
                 continue
-            except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's has no name of its own
-                if not _is_out_of_memory(error):
+            except RuntimeError as error:
+                # On the CPU, an allocation error has no class of its own.
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
                     raise
-                self._halve(len(part), error)
-            # Outside the handler: the error's traceback would keep the tensors of the failed pass.
+                if len(part) == 1:
+                    message = (
+                        f"Encoder {self.card.name!r} does not fit into the memory of {self.device}, even with one tile. Use "
+                        "a smaller encoder, --amp or another --device."
+                    )
+                    raise EncoderError(message) from error
+            # Outside the handler, because the traceback would keep the tensors of the failed pass.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return torch.cat(rows)
-
-    def _halve(self, n_tiles: int, error: RuntimeError) -> None:
-        where = f"the memory of {self.device}"
-        if n_tiles == 1:
-            message = (
-                f"encoder {self.card.name!r} does not fit into {where} with a single tile; free memory, take "
-                "a smaller encoder, or --amp, or another --device"
+            self._largest_batch = len(part) // 2
+            _log.warning(
+                "%d tiles exceed the memory of %s; continuing with --batch-size %d",
+                len(part),
+                self.device,
+                self._largest_batch,
             )
-            raise EncoderError(message) from error
-        self._most = n_tiles // 2
-        _log.warning(
-            "%d tiles at once do not fit into %s; going on with %d (--batch-size %d says so at once)",
-            n_tiles,
-            where,
-            self._most,
-            self._most,
-        )
+        return torch.cat(rows)
 
     def _forward(self, tiles: Tensor) -> Tensor:
         autocast = (
@@ -184,21 +164,67 @@ class Encoder:
             else torch.autocast(self.device.type, _PRECISIONS[self.precision])
         )
         with torch.inference_mode(), autocast:
-            if self.device.type == "cuda":  # the copy goes on beside the computation
+            if self.device.type == "cuda":  # the copy overlaps with computation
                 tiles = tiles.pin_memory().to(self.device, non_blocking=True)
             pixels = tiles.permute(0, 3, 1, 2)
-            views = _symmetries(pixels) if self._is_averaged else (pixels,)
-            total = sum(self._network(view).float() for view in views)
-            features: Tensor = total / (8 if self._is_averaged else 1)
-        return features
+            if not self._is_averaged:
+                features: Tensor = self._network(pixels).float()
+                return features
+            views = (
+                image.rot90(turns, (2, 3)).contiguous(memory_format=torch.channels_last)
+                for image in (pixels, pixels.flip(3))
+                for turns in range(4)
+            )
+            total: Tensor = sum(self._network(view).float() for view in views)
+            return total / 8
 
 
-def _symmetries(pixels: Tensor) -> Iterator[Tensor]:
-    """Yield square images, (n, c, h, w), turned by 0, 90, 180 and 270 degrees, and their mirror images likewise."""
-    for image in (pixels, pixels.flip(3)):
-        for turns in range(4):
-            yield image.rot90(turns, (2, 3)).contiguous(memory_format=torch.channels_last)
+def build_network(card: EncoderCard) -> TileNetwork:
+    """Build the pretrained network of a card on the CPU, for training.
+
+    Raises
+    ------
+    EncoderError
+        As `build_encoder`.
+    """
+    return TileNetwork(build_timm_model(card), card)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+def build_encoder(
+    card: EncoderCard,
+    *,
+    device: torch.device,
+    amp: bool = False,
+    is_averaged: bool = False,
+    is_compiled: bool = False,
+    lora: Path | None = None,
+) -> Encoder:
+    """Build the pretrained encoder of a card; see `Encoder`.
+
+    Parameters
+    ----------
+    lora
+        Adapter folder of `spam adapt`, merged into the weights; the card of the result is `adapted_card`.
+
+    Raises
+    ------
+    EncoderError
+        If the weights are not available (licence, token, network) or do not fit, or the adapter is another encoder's.
+    MissingInputError
+        If there is no adapter in the folder.
+    """
+    adapter = None
+    if lora is not None:  # checked before weights are downloaded
+        adapter = read_adapter(lora)
+        peft_package()
+    network = build_network(card)
+    if lora is not None:
+        network = merge_adapter(network, lora)
+    return Encoder(
+        network,
+        device=device,
+        is_amp=amp,
+        is_averaged=is_averaged,
+        is_compiled=is_compiled,
+        adapter=adapter,
+    )

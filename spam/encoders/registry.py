@@ -1,4 +1,4 @@
-"""The encoders that can be asked for by name, as data: reading them needs neither torch nor timm."""
+"""Encoders by name, as data in cards.toml; reading them needs neither torch nor timm."""
 
 import dataclasses
 import difflib
@@ -11,14 +11,12 @@ from typing import Any
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
 
-__all__ = ["encoder_card", "list_encoders"]
-
 OPEN_SOURCES = ("timm:", "hf-hub:", "local:")
-STAGES = "+stages"  # behind a name of these sources
+STAGES = "+stages"  # suffix of a name from these sources
 
 
 def list_encoders(pattern: str = "*") -> tuple[EncoderCard, ...]:
-    """List the known encoders whose name or alias matches a shell pattern such as ``virchow*``."""
+    """List the known encoders whose name or an alias matches a shell pattern such as ``virchow*``."""
     return tuple(
         card
         for card in _cards()
@@ -27,68 +25,59 @@ def list_encoders(pattern: str = "*") -> tuple[EncoderCard, ...]:
 
 
 def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
-    """Look up an encoder by name or alias, or describe a model that timm knows how to build.
+    """Look up an encoder by name or alias, or describe any model that timm can build.
 
-    Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` (with ``@<revision>`` if
-    need be) and ``local:<folder or file>``, whose cards are made from timm's own configuration of the model. The first
-    builds on timm's list, the second fetches the repository's ``config.json``, the third reads it from the folder,
-    or from beside the file. ``+stages`` behind any of these asks for statistics of all stages of a convolutional network,
-    as the default encoder's features are, in place of its last layer.
+    Besides the names of `list_encoders`: ``timm:<model>``, ``hf-hub:<organisation>/<name>`` (optionally
+    ``@<revision>``) and ``local:<folder or file>``, whose cards are made from timm's configuration of the model.
+    The suffix ``+stages`` selects the statistics of all stages of a convolutional network instead of its last layer.
 
     Parameters
     ----------
-    name
-        Name of the encoder.
     revision
-        Branch, tag or commit of its repository on the Hub, in place of the one that its card pins.
+        Branch, tag or commit of its Hub repository, instead of the one pinned in the card.
 
     Raises
     ------
     EncoderError
-        If the name is unknown (names the nearest ones), names a model that cannot be reached, or a revision is asked
-        for where there are none.
+        If the name is unknown (names the nearest ones), the model is not available, or it has no revisions.
     """
-    name, _, at = name.partition("@") if name.startswith("hf-hub:") else (name, "", "")
-    has_stages = name.startswith(OPEN_SOURCES) and STAGES in (name[-len(STAGES) :], at[-len(STAGES) :])
-    if has_stages:  # before or behind the revision
-        name, at = name.removesuffix(STAGES), at.removesuffix(STAGES)
+    for card in _cards():
+        if name in (card.name, *card.aliases):
+            if revision and card.repository is None:
+                raise EncoderError(_no_revisions(name, revision))
+            return dataclasses.replace(card, revision=revision or card.revision)
+    if not name.startswith(OPEN_SOURCES):
+        known = sorted(n for card in _cards() for n in (card.name, *card.aliases))
+        near = difflib.get_close_matches(name.lower(), known, n=3)
+        message = f"Unknown encoder {name!r}. " + (
+            f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        )
+        message += "`spam encoders list` shows all; others are timm:<model>, hf-hub:<organisation>/<name>, local:<folder>."
+        raise EncoderError(message)
+    has_stages = name.endswith(STAGES)
+    place, _, at = (
+        name.removesuffix(STAGES).partition("@")
+        if name.startswith("hf-hub:")
+        else (name.removesuffix(STAGES), "", "")
+    )
+    if place.endswith(STAGES):  # before the revision
+        has_stages, place = True, place.removesuffix(STAGES)
     if at and revision and at != revision:
         message = (
-            f"encoder '{name}@{at}' names its revision, and so does --revision {revision!r}; give one of them"
+            f"Encoder {name!r} names a revision, and --revision {revision!r} another. Give only one of them."
         )
         raise EncoderError(message)
-    revision = revision or at or None
-    card = _known_card(name)
-    if card is None and name.startswith(OPEN_SOURCES):
-        # timm and torch take seconds to import, and the names above need neither.
-        from .describing import describe_timm_model
+    if place.startswith("local:") and revision:
+        raise EncoderError(_no_revisions(name, revision))
+    # Imported late: torch and timm take seconds, and the names above need neither.
+    from .timm_models import describe_timm_model
 
-        return describe_timm_model(name, revision, has_stages=has_stages)
-    if card is None:
-        raise EncoderError(_unknown(name))
-    if revision is None:
-        return card
-    if not card.source.startswith("hf-hub:"):
-        message = (
-            f"encoder {card.name!r} comes from {card.source!r}, which has no revisions; leave out "
-            f"--revision {revision!r}"
-        )
-        raise EncoderError(message)
-    return dataclasses.replace(card, revision=revision)
+    card = describe_timm_model(place, revision or at or None, has_stages=has_stages)
+    return dataclasses.replace(card, name=f"{card.name}{STAGES}") if has_stages else card
 
 
-def _known_card(name: str) -> EncoderCard | None:
-    return next((card for card in _cards() if name in (card.name, *card.aliases)), None)
-
-
-def _unknown(name: str) -> str:
-    known = sorted(n for card in _cards() for n in (card.name, *card.aliases))
-    near = difflib.get_close_matches(name.lower(), known, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return (
-        f"there is no encoder {name!r}; {hint}known are {', '.join(card.name for card in _cards())}; "
-        "any other model is asked for as timm:<model>, hf-hub:<organisation>/<name> or local:<folder or file>"
-    )
+def _no_revisions(name: str, revision: str) -> str:
+    return f"Encoder {name!r} has no revisions. Omit --revision {revision!r}."
 
 
 @functools.cache

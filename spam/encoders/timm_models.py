@@ -1,132 +1,276 @@
-"""Building the networks of cards, most of them with timm."""
+"""Networks built with timm: from a card with random or pretrained weights, and cards of any model that timm knows."""
 
+import contextlib
+import dataclasses
+import difflib
+import functools
+import json
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.data.config import resolve_model_data_config
 from timm.layers.mlp import SwiGLUPacked
+from timm.layers.norm import LayerNorm
 from torch import nn
 
 from spam.errors import EncoderError
+from spam.hub import HUB_ERRORS, hub_refusal
 from spam.schemas.encoder_card import EncoderCard
 
-from .architectures import create
-from .loading_errors import explained
-from .package_weights import read_package_weights, rename_by_position
-from .weight_files import find_weights, read_weights
-from .weight_layouts import to_timm
-
-__all__ = ["build_timm_model", "create_network", "n_registers"]
+from .published_weights import in_order, read_weights, to_timm
+from .tile_network import AttentionPool, AttentionPooledNetwork, ConvStem
+from .weight_access import HubFile, find_weights
 
 LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}  # layers that a card names
-OWN_ARCHITECTURES = "spam/"
 
 
 def create_network(card: EncoderCard, **changed: Any) -> nn.Module:
-    """Build the network of a card with random weights, and without its classifier.
+    """Build the network of a card with random weights and without its classifier.
 
     Parameters
     ----------
-    card
-        What it is.
     **changed
-        Keyword arguments that differ from those of the card, such as ``depth=2`` for a small twin.
+        Keyword arguments that replace those of the card, such as ``depth=2`` for a small twin.
 
     Raises
     ------
     EncoderError
-        If the card names no architecture that can be built, or states another number of registers.
+        If the architecture cannot be built, or has another number of registers than the card states.
     """
-    kwargs = {**_kwargs(card), **changed}
-    with explained(card.name, card.source):
-        architecture = _architecture(card)
-        if architecture.startswith(OWN_ARCHITECTURES):
-            return _checked(create(architecture, kwargs), card)
-        return _checked(timm.create_model(architecture, num_classes=0, **kwargs), card)
+    with _explained(card.name, card.source):
+        return _create(card, num_classes=0, **changed)
 
 
 def build_timm_model(card: EncoderCard) -> nn.Module:
-    """Build the network of a card with its pretrained weights, and without its classifier.
+    """Build the network of a card with its pretrained weights and without its classifier.
 
-    Every weight of the network is loaded and none of the file is left over but a classifier's, so nothing stays
-    random.
+    All weights of the network are loaded, and all of the file are used except a classifier's and those that the
+    layout lists as unused.
 
     Raises
     ------
     EncoderError
-        If the weights cannot be reached or do not fit the network.
+        If the weights are not available or do not fit the network.
     """
-    kind, _, place = card.source.partition(":")
-    with explained(card.name, card.source, revision=card.revision):
-        if kind == "package":
-            model: Any = timm.create_model(_architecture(card), **_kwargs(card))
-            model.load_state_dict(rename_by_position(read_package_weights(place), model.state_dict()))
-            model.reset_classifier(0)
-            return _checked(model, card)
+    with _explained(card.name, card.source, repository=card.repository, revision=card.revision):
         file = find_weights(card)
-        if file is None:  # a few of timm's models lie where only timm finds them
-            model = timm.create_model(place, pretrained=True)
+        if file is None:  # for a few of timm's models only timm knows the address
+            model: Any = timm.create_model(card.source.removeprefix("timm:"), pretrained=True)
+        else:
+            weights = read_weights(file, encoder=card.name)
+            if card.layout == "timm":
+                model = _load_by_timm(card, weights)
+            else:
+                is_whole = card.layout == "in-order"  # with its classifier
+                model = _create(card, **({} if is_whole else {"num_classes": 0}))
+                state = in_order(weights, model.state_dict()) if is_whole else to_timm(card, weights, model)
+                model.load_state_dict(state)
+        if model.num_classes:
             model.reset_classifier(0)
-            return _checked(model, card)
-        weights = read_weights(file, encoder=card.name)
-        if card.layout == "timm":
-            return _checked(_with_timm_weights(card, weights), card)
-        model = create_network(card)
-        model.load_state_dict(to_timm(card.layout, weights, model))
         built: nn.Module = model
         return built
 
 
+def describe_timm_model(name: str, revision: str | None, *, has_stages: bool) -> EncoderCard:
+    """Make the card of ``timm:<model>``, ``hf-hub:<organisation>/<name>`` or ``local:<folder or file>``.
+
+    Sizes, channel statistics and licence come from timm's configuration of the pretrained weights. The name of a local
+    model is its last part, so that no path of this machine gets into a store.
+
+    Parameters
+    ----------
+    revision
+        Branch, tag or commit on the Hub; None for the main branch.
+    has_stages
+        Whether features are the statistics of all stages (`pool_stages`) instead of the pooled last layer.
+
+    Raises
+    ------
+    EncoderError
+        If there is no such model, it has no pretrained weights or no stages, or its configuration is not available.
+    """
+    kind, _, place = name.partition(":")
+    if kind == "timm" and not timm.is_model(place):
+        near = difflib.get_close_matches(place, timm.list_models(pretrained=True), n=3)
+        hint = (
+            f"Did you mean {' or '.join(f'timm:{m}' for m in near)}?" if near else "See timm.list_models()."
+        )
+        message = f"timm {timm.__version__} has no model {place!r}. {hint}"
+        raise EncoderError(message)
+    shown = f"{name}@{revision}" if revision and kind == "hf-hub" else name
+    with _explained(shown, name, repository=place, revision=revision):
+        folder = Path(place).parent if Path(place).is_file() else Path(place)
+        if kind == "hf-hub":
+            folder = HubFile(repository=place, revision=revision, names=("config.json",)).fetch().parent
+        with torch.device("meta"):  # only shapes; allocating a billion weights takes a minute
+            model: Any = timm.create_model(place if kind == "timm" else f"local-dir:{folder}")
+        if model.num_classes:
+            model.reset_classifier(0)
+    config = model.pretrained_cfg
+    if not any(config.get(key) for key in ("hf_hub_id", "url", "file")):
+        tags = timm.list_pretrained(f"{place.split('.')[0]}*")
+        hint = f"Use one of {', '.join(f'timm:{t}' for t in tags[:5])}." if tags else "Choose another model."
+        message = f"timm has no pretrained weights for {place!r}. {hint}"
+        raise EncoderError(message)
+    data = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    _, height, width = data["input_size"]
+    if height != width or data["interpolation"] not in ("bicubic", "bilinear"):
+        message = (
+            f"Encoder {shown!r} takes {height} x {width} pixels resampled by {data['interpolation']!r}; expected square "
+            "tiles and bicubic or bilinear. Choose another model."
+        )
+        raise EncoderError(message)
+    tag = f".{config['tag']}" if config.get("tag") else ""
+    source = f"timm:{config['architecture']}{tag}" if kind == "timm" else name
+    return EncoderCard(
+        name=f"local:{Path(place).resolve().name}" if kind == "local" else shown,
+        source=source,
+        hub_id=(config.get("hf_hub_id") or None) if kind == "timm" else None,
+        revision=revision,
+        architecture=config["architecture"],
+        kwargs=() if kind == "timm" else _model_args(folder),
+        dim=_stages_dim(model, shown)
+        if has_stages
+        else int(getattr(model, "head_hidden_size", None) or model.num_features),
+        pooling="stages" if has_stages else "model",
+        n_registers=n_registers(model),
+        input_px=height,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        licence=config.get("license") or "unknown",
+    )
+
+
 def n_registers(model: nn.Module) -> int:
-    """Count the register tokens of a network; those that know none have none."""
+    """Count the register tokens of a network."""
     return int(getattr(model, "num_reg_tokens", 0) or 0)
 
 
-def _architecture(card: EncoderCard) -> str:
-    if card.architecture is None:
+@contextlib.contextmanager
+def _explained(
+    name: str, source: str, *, repository: str | None = None, revision: str | None = None
+) -> Iterator[None]:
+    """Turn what timm and the Hub raise into an `EncoderError` that says what to do."""
+    try:
+        yield
+    except EncoderError:
+        raise
+    except (*HUB_ERRORS, urllib.error.URLError) as error:
+        advice = hub_refusal(error, repository or source, revision=revision).advice
+        message = f"Encoder {name!r}: {advice}"
+        raise EncoderError(message) from error
+    # timm's own: missing file, weights that do not fit, unknown arguments.
+    except (FileNotFoundError, RuntimeError, ValueError, TypeError) as error:
         message = (
-            f"encoder {card.name!r} names no architecture to build; add one of timm's to its card, or ask for it "
-            f"by its source, {card.source!r}, whose own configuration names it"
+            f"Encoder {name!r} cannot be built from {source!r}: {error}. Expected a timm model with all of its weights (a "
+            "folder holds config.json and model.safetensors)."
         )
+        raise EncoderError(message) from error
+
+
+def _create(card: EncoderCard, **changed: Any) -> nn.Module:
+    if card.architecture is None:
+        message = f"Encoder {card.name!r} names no architecture. Add one to its card, or use {card.source!r} as name."
         raise EncoderError(message)
-    return card.architecture
-
-
-def _kwargs(card: EncoderCard) -> dict[str, Any]:
-    return {key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.kwargs}
-
-
-def _with_timm_weights(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
-    """Let timm load weights, with the renaming that it knows for each architecture, and drop their classifier."""
-    # With its tag: the name of a classifier is that of the weights.
-    architecture = (
-        card.source.removeprefix("timm:") if card.source.startswith("timm:") else _architecture(card)
+    kwargs = {
+        key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.kwargs
+    }
+    if card.architecture in OWN_ARCHITECTURES:
+        changed.pop("num_classes", None)  # they have no classifier
+    create = OWN_ARCHITECTURES.get(card.architecture) or functools.partial(
+        timm.create_model, card.architecture
     )
-    config = timm.get_pretrained_cfg(architecture)
-    classifier = (config and config.classifier) or "head"
-    first = classifier if isinstance(classifier, str) else classifier[0]
-    # Classifiers that pool are newer than some files: head.fc was head.
-    heads = [
-        weights[name]
-        for name in (f"{first}.weight", f"{first.removesuffix('.fc')}.weight")
-        if name in weights
-    ]
-    # With as many classes as the file has: then timm takes all weights or none.
-    n_classes = len(heads[0]) if heads else 0
-    overlay = {"state_dict": weights, "num_classes": n_classes, "label_offset": 0}
-    model: Any = timm.create_model(
-        architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=n_classes, **_kwargs(card)
-    )
-    if model.num_classes:
-        model.reset_classifier(0)
-    built: nn.Module = model
-    return built
-
-
-def _checked(model: nn.Module, card: EncoderCard) -> nn.Module:
+    model: nn.Module = create(**{**kwargs, **changed})
     if n_registers(model) != card.n_registers:
         message = (
-            f"encoder {card.name!r} was built with {n_registers(model)} register tokens, and its card says "
-            f"{card.n_registers}; correct n_registers or kwargs of the card"
+            f"Encoder {card.name!r} has {n_registers(model)} register tokens, its card says {card.n_registers}. Correct "
+            "n_registers or kwargs of the card."
         )
         raise EncoderError(message)
     return model
+
+
+def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
+    """Let timm load weights, with the renaming that it knows for each architecture, and with their classifier."""
+    # With its tag, because the name of the classifier belongs to the weights.
+    architecture = card.source.removeprefix("timm:") if card.source.startswith("timm:") else card.architecture
+    config = timm.get_pretrained_cfg(architecture)
+    classifier = (config and config.classifier) or "head"
+    first = classifier if isinstance(classifier, str) else classifier[0]
+    # Classifiers with pooling are newer than some files: head.fc was head.
+    names = (f"{first}.weight", f"{first.removesuffix('.fc')}.weight")
+    n_classes = next((len(weights[name]) for name in names if name in weights), 0)
+    # With as many classes as the file has, timm loads strictly.
+    overlay = {"state_dict": weights, "num_classes": n_classes, "label_offset": 0}
+    return _create(
+        dataclasses.replace(card, architecture=architecture),
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        num_classes=n_classes,
+    )
+
+
+def _stages_dim(model: Any, shown: str) -> int:
+    """Return the length of what `pool_stages` makes of a network."""
+    stages = getattr(model, "feature_info", None) or []
+    # Mixers and the like have many depths of one resolution: those are not stages.
+    if len({stage["reduction"] for stage in stages}) < 2 or not hasattr(model, "forward_intermediates"):
+        message = f"Encoder {shown!r} has no stages of different resolution. Use it without '+stages'."
+        raise EncoderError(message)
+    return 2 * sum(int(stage["num_chs"]) for stage in stages)
+
+
+def _model_args(folder: Path) -> tuple[tuple[str, Any], ...]:
+    """Read the arguments that a model of timm's format is built with."""
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_args", {})
+    return tuple(
+        (key, tuple(value) if isinstance(value, list) else value)
+        for key, value in stated.items()
+        if key != "num_classes"
+    )
+
+
+def _phikon_b16(**kwargs: Any) -> nn.Module:
+    return _timm("vit_base_patch16_224", norm_layer=functools.partial(LayerNorm, eps=1e-12), **kwargs)
+
+
+def _clip_vision_b32(*, dim: int = 512, **kwargs: Any) -> nn.Module:
+    model: Any = _timm("vit_base_patch32_clip_quickgelu_224", **kwargs)
+    model.head = nn.Linear(model.embed_dim, dim, bias=False)  # timm's has a bias
+    network: nn.Module = model
+    return network
+
+
+def _conch_b16(*, dim: int = 512, n_pool_heads: int = 8, **kwargs: Any) -> nn.Module:
+    trunk: Any = _timm("vit_base_patch16_224", **{"img_size": 448, **kwargs})
+    pool = AttentionPool(width=trunk.embed_dim, dim=dim, n_heads=n_pool_heads, has_bias=True)
+    return AttentionPooledNetwork(trunk, pool, dim=dim)
+
+
+def _conch_l16(*, dim: int = 768, n_pool_heads: int = 8, **kwargs: Any) -> nn.Module:
+    trunk: Any = _timm("vit_large_patch16_224", **{"img_size": 448, "init_values": 1e-6, **kwargs})
+    pool = AttentionPool(width=trunk.embed_dim, dim=dim, n_heads=n_pool_heads, has_bias=False)
+    return AttentionPooledNetwork(trunk, pool, dim=dim)
+
+
+def _ctranspath(**kwargs: Any) -> nn.Module:
+    return _timm("swin_tiny_patch4_window7_224", embed_layer=ConvStem, **kwargs)
+
+
+def _timm(name: str, **kwargs: Any) -> nn.Module:
+    model: nn.Module = timm.create_model(name, num_classes=0, **kwargs)
+    return model
+
+
+OWN_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {  # networks that timm has no name for, of its parts
+    "spam/phikon_b16": _phikon_b16,
+    "spam/clip_vision_b32": _clip_vision_b32,
+    "spam/conch_b16": _conch_b16,
+    "spam/conch_l16": _conch_l16,
+    "spam/ctranspath": _ctranspath,
+}

@@ -1,36 +1,27 @@
-"""Metrics, and boards that set a model beside its baselines."""
+"""Metrics, boards, and the benchmark: cross-validation of baselines, re-implemented peers and SPAM."""
 
-from .board import HEADLINE_SET, HEST_SET, RIVAL, score_section
-from .board_report import SCORE_HEADINGS, BoardReport, SetScore, Verdict
-from .count_scores import score_counts
-from .intervals import Interval, bootstrap_mean
-from .metrics import auc, coverage, mae, moran_correlation, mse, pearson, r2, spearman, ssim
-from .predicted import PredictedExpression, SectionTruth
+from .boards import RIVAL, BoardReport, PredictedExpression, SectionTruth, score_section
+from .cross_validation import BenchmarkReport, benchmark
+from .folds import FoldTask
+from .methods import CountPrediction, Method, MethodPrediction
+from .metrics import pearson
+from .spam_method import ALL_METHODS
 from .stored_truth import MODEL, score_predicted
 
 __all__ = [
-    "HEADLINE_SET",
-    "HEST_SET",
+    "ALL_METHODS",
     "MODEL",
     "RIVAL",
-    "SCORE_HEADINGS",
+    "BenchmarkReport",
     "BoardReport",
-    "Interval",
+    "CountPrediction",
+    "FoldTask",
+    "Method",
+    "MethodPrediction",
     "PredictedExpression",
     "SectionTruth",
-    "SetScore",
-    "Verdict",
-    "auc",
-    "bootstrap_mean",
-    "coverage",
-    "mae",
-    "moran_correlation",
-    "mse",
+    "benchmark",
     "pearson",
-    "r2",
-    "score_counts",
     "score_predicted",
     "score_section",
-    "spearman",
-    "ssim",
 ]

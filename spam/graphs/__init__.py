@@ -1,15 +1,18 @@
 """Neighbour search, and the spatial and feature graphs of a section."""
 
-from .building import GraphReport, StoredGraph, build_graphs
-from .faiss_search import faiss_kind
-from .neighbour_graphs import feature_knn_graph, spatial_knn_graph
-from .neighbour_search import Neighbours, knn
-from .stored_graphs import ensure_feature_graph, ensure_spatial_graph
+from .neighbour_search import Neighbours, faiss_kind, knn
+from .section_graphs import (
+    GraphReport,
+    build_graphs,
+    ensure_feature_graph,
+    ensure_spatial_graph,
+    feature_knn_graph,
+    spatial_knn_graph,
+)
 
 __all__ = [
     "GraphReport",
     "Neighbours",
-    "StoredGraph",
     "build_graphs",
     "ensure_feature_graph",
     "ensure_spatial_graph",

@@ -1,44 +1,53 @@
-"""Nearest neighbours, exact and in one order: by distance, then by index."""
+"""Nearest neighbours by k-d tree or FAISS, ranked by distance, then by index. The only file that imports faiss.
+
+FAISS works in float32, so its results are candidates: they are ranked again in float64, and more of them are requested
+until the k-th neighbour is certain.
+"""
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import faiss
 import numpy as np
 from scipy.spatial import cKDTree
 
 from spam.errors import ConfigError, SectionError
-from spam.typing import Array, Float64, Int64, Num
+from spam.typing import Array, Float32, Float64, Int64, Num
 
-from .faiss_search import FlatSearch, IvfSearch
-
-__all__ = ["Backend", "Metric", "Neighbours", "knn"]
+logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "scipy", "faiss"]
 Metric = Literal["euclidean", "cosine"]
 
-KD_TREE_MAX_DIM = 3  # above that a k-d tree looks at nearly every point
+KD_TREE_MAX_DIM = 3  # above that a k-d tree visits nearly every point
 FLAT_MAX_POINTS = 50_000  # above that exact search in many dimensions takes minutes on a CPU
-RECALL_SAMPLE = 2_000  # queries that the recall of an approximate search is measured on
+MIN_RECALL = 0.99  # of the approximate search
+RECALL_SAMPLE = 2_000  # queries on which its recall is measured
 MARGIN = 8  # candidates beyond k: the next ring of a square or hexagonal grid fits in
-KD_TREE_ROUNDING = 1e-12  # relative; a k-d tree sums its squares in another order than we do
-MAX_GATHERED = 2**24  # float64 values gathered at once when candidates are ranked: 128 MiB
+GPU_MAX_K = 2048  # most neighbours that FAISS returns on a GPU
+KD_TREE_ROUNDING = 1e-12  # relative; a k-d tree adds its squares in another order
+GAMMA_EXTRA = 8  # roundings besides the dot product: both inputs, the norms, their sum
+MAX_GATHERED = 2**24  # float64 values gathered at once for ranking: 128 MiB
 
+# (queries, number of candidates) -> candidates of each query, and a distance below which no other point can lie
 Search = Callable[[Array, int], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbours:
-    """The nearest neighbours of each query, nearest first; equally near ones by index.
+    """The nearest neighbours of each query, nearest first; ties are ordered by index.
 
     Attributes
     ----------
     indices
         Rows of the points.
     distances
-        Distances to them, float64: Euclidean in the unit of the points, or ``1 - cosine``.
+        Euclidean distances in the unit of the points, or ``1 - cosine``.
     backend
-        Search that found them: ``scipy``, ``faiss-cpu`` or ``faiss-gpu``.
+        Search method: ``scipy``, ``faiss-cpu`` or ``faiss-gpu``.
     recall
         Share of true neighbours found on a sample; 1.0 for exact search.
     """
@@ -59,19 +68,18 @@ def knn(
 ) -> Neighbours:
     """Find the k nearest points of each query, ordered by (distance, index).
 
-    Exact, with one exception: FAISS among more than 50 000 points of more than three dimensions on a CPU is
-    approximate, and `Neighbours.recall` says how good it was.
+    The search is exact, except by FAISS on a CPU among more than 50 000 points of more than three dimensions; then
+    `Neighbours.recall` gives its measured accuracy.
 
     Parameters
     ----------
     points
         Points to search among.
     queries
-        Points whose neighbours are wanted; None for the points themselves, of which each leaves out itself
-        (by index, so a point at the same place is a neighbour).
+        Points whose neighbours are wanted; None for the points themselves, each without itself
+        (by index: another point at the same place is a neighbour).
     k
-        Neighbours per query; where there are fewer points, all of them are returned: ``n_points`` columns, or
-        ``n_points - 1`` for the points themselves.
+        Neighbours per query; all points (all others) if there are fewer.
     metric
         ``euclidean``, or ``cosine`` for ``1 - cosine``.
     backend
@@ -83,14 +91,14 @@ def knn(
     ConfigError
         If k is less than 1.
     SectionError
-        If a point is not finite, or has no direction (all zeros) under ``cosine``.
+        If a point is not finite, or is all zeros under ``cosine``.
     """
     if k < 1:
-        message = f"k must be at least 1, not {k!r}: a graph needs neighbours; give --k"
+        message = f"--k must be at least 1, not {k}"
         raise ConfigError(message)
     is_self = queries is None
-    base = _prepared(points, metric, "points")
-    asked = base if queries is None else _prepared(queries, metric, "queries")
+    base = _prepared(points, metric)
+    asked = base if queries is None else _prepared(queries, metric)
     k = min(k, len(base) - is_self)
     if backend == "auto":
         backend = "scipy" if base.shape[1] <= KD_TREE_MAX_DIM else "faiss"
@@ -98,40 +106,29 @@ def knn(
         empty = np.zeros((len(asked), max(k, 0)))
         used = "scipy" if backend == "scipy" else "faiss-cpu"
         return Neighbours(indices=empty.astype(np.int64), distances=empty, backend=used)
-
     recall = 1.0
     if backend == "scipy":
         used, search = "scipy", _kd_tree_search(base)
     else:
         used, search, recall = _faiss_search(base, k)
     indices, distances = _ranked(search, base, asked, k=k, is_self=is_self)
-    if metric == "cosine":  # for unit vectors 1 - cos = |a - b|² / 2, without the cancellation
+    if metric == "cosine":  # for unit vectors 1 - cos = |a - b|² / 2, without cancellation
         distances = distances**2 / 2
     return Neighbours(indices=indices, distances=distances, backend=used, recall=recall)
 
 
-def _prepared(points: Array, metric: Metric, role: str) -> Array:
-    """Check the points; return them as float64, of unit length under ``cosine``."""
+def _prepared(points: Array, metric: Metric) -> Array:
+    """Check the points; return them as float64, scaled to unit length under ``cosine``."""
     ready = np.ascontiguousarray(points, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(ready).all(axis=1))
-    if bad.size:
-        message = (
-            f"{bad.size} of {len(ready)} {role} hold NaN or infinite values, first in row {bad[0]}: "
-            f"{ready[bad[0]][:4]!r}; neighbours need finite values: embed the section again, "
-            "or leave these rows out"
-        )
-        raise SectionError(message)
-    if metric == "euclidean":
-        return ready
     norms = np.linalg.norm(ready, axis=1, keepdims=True)
-    zero = np.flatnonzero(norms == 0)
-    if zero.size:
-        message = (
-            f"{zero.size} of {len(ready)} {role} are all zeros, first in row {zero[0]}, and have no cosine; "
-            "expected features of a working encoder: embed the section again, or use the euclidean metric"
-        )
+    is_bad = ~np.isfinite(norms[:, 0])
+    fault = "are not finite"
+    if metric == "cosine" and not is_bad.any():
+        is_bad, fault = norms[:, 0] == 0, "are all zeros, so their cosine is undefined"
+    if is_bad.any():
+        message = f"{is_bad.sum()} of {len(ready)} points {fault}, the first in row {is_bad.argmax()}"
         raise SectionError(message)
-    unit: Array = ready / norms
+    unit: Array = ready / norms if metric == "cosine" else ready
     return unit
 
 
@@ -146,26 +143,78 @@ def _kd_tree_search(base: Array) -> Search:
 
 
 def _faiss_search(base: Array, k: int) -> tuple[str, Search, float]:
-    centre = base.mean(axis=0)  # keeps float32 precise, so that few rows are asked for again
+    """Build an index of the points; centred, since float32 loses small differences of large numbers."""
+    centre = base.mean(axis=0)
     shifted = (base - centre).astype(np.float32)
-    index: FlatSearch | IvfSearch = FlatSearch(shifted)
+    backend, search = _flat_search(shifted)
     recall = 1.0
-    if index.backend == "faiss-cpu" and len(base) > FLAT_MAX_POINTS and base.shape[1] > KD_TREE_MAX_DIM:
-        sample = np.random.default_rng(0).choice(len(base), RECALL_SAMPLE, replace=False)
-        index = IvfSearch(shifted, sample=np.sort(sample), k=k)
-        recall = index.recall
+    if backend == "faiss-cpu" and len(base) > FLAT_MAX_POINTS and base.shape[1] > KD_TREE_MAX_DIM:
+        search, recall = _cell_search(shifted, search, k)
+
+    def centred(queries: Array, width: int) -> tuple[Array, Array]:
+        return search((queries - centre).astype(np.float32), width)
+
+    return backend, centred, recall
+
+
+def _flat_search(points: Float32[Array, "n_points dim"]) -> tuple[str, Search]:
+    """Search all points in float32, on the GPU if it works.
+
+    The bound subtracts what float32 can lose: at most ``(dim + 8) u (|q| + R)²`` of a squared distance, with unit
+    roundoff ``u = 2^-24`` and ``R`` the largest norm of a point (Higham 2002, §3.1).
+    """
+    on_cpu = faiss.IndexFlatL2(points.shape[1])
+    on_cpu.add(points)
+    resources = gpu_resources()
+    on_gpu = None if resources is None else faiss.index_cpu_to_gpu(resources, 0, on_cpu)
+    radius = float(np.linalg.norm(points.astype(np.float64), axis=1).max(initial=0.0))
 
     def search(queries: Array, width: int) -> tuple[Array, Array]:
-        return index.search((queries - centre).astype(np.float32), width)
+        index = on_cpu if on_gpu is None or width > GPU_MAX_K else on_gpu
+        squared, found = index.search(queries, width)
+        scale = np.linalg.norm(queries.astype(np.float64), axis=1) + radius
+        lost = (queries.shape[1] + GAMMA_EXTRA) * 2.0**-24 * scale**2
+        return found, np.sqrt(np.maximum(squared[:, -1].astype(np.float64) - lost, 0.0))
 
-    return index.backend, search, recall
+    return "faiss-cpu" if on_gpu is None else "faiss-gpu", search
+
+
+def _cell_search(points: Float32[Array, "n_points dim"], flat: Search, k: int) -> tuple[Search, float]:
+    """Search only the nearest Voronoi cells of a query; their number is doubled until the recall is high enough.
+
+    The recall is measured on a sample of the points. The bound is infinite: points in other cells stay unseen.
+    """
+    n_points, dim = points.shape
+    n_cells = max(1, int(4 * n_points**0.5))  # FAISS advises 4 to 16 times the square root
+    quantizer = faiss.IndexFlatL2(dim)  # the index does not keep it alive
+    index = faiss.IndexIVFFlat(quantizer, dim, n_cells)
+    index.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
+    index.train(points)
+    index.add(points)
+
+    def search(queries: Array, width: int) -> tuple[Array, Array]:
+        assert quantizer.ntotal == n_cells
+        _, found = index.search(queries, width)
+        short = np.flatnonzero((found < 0).any(axis=1))  # the visited cells held too few points
+        if short.size:
+            found[short], _ = flat(queries[short], width)
+        return found, np.full(len(queries), np.inf)
+
+    rows = np.random.default_rng(0).choice(n_points, min(RECALL_SAMPLE, n_points), replace=False)
+    truth, _ = flat(points[rows], min(k + 1, n_points))
+    index.nprobe = max(1, n_cells // 64)
+    while True:
+        found, _ = search(points[rows], truth.shape[1])
+        recall = float(np.mean([np.isin(row, true).mean() for row, true in zip(found, truth, strict=True)]))
+        if recall >= MIN_RECALL or index.nprobe >= n_cells:
+            return search, recall
+        index.nprobe = min(2 * index.nprobe, n_cells)
 
 
 def _ranked(search: Search, base: Array, asked: Array, *, k: int, is_self: bool) -> tuple[Array, Array]:
-    """Rank candidates by (distance, index), asking for more of them where the k-th is not yet beyond doubt.
+    """Rank candidates by (distance, index), requesting more until the k-th is nearer than any point left out.
 
-    The k-th neighbour is beyond doubt once it is nearer than anything that the search left out. Ties across
-    that border are the rule on the square grids of Visium HD and legacy arrays.
+    Ties at that border are common on the square grids of Visium HD and legacy arrays.
     """
     indices = np.empty((len(asked), k), dtype=np.int64)
     distances = np.empty((len(asked), k))
@@ -173,19 +222,48 @@ def _ranked(search: Search, base: Array, asked: Array, *, k: int, is_self: bool)
     width = min(k + is_self + MARGIN, len(base))
     while pending.size:
         n_rows = max(1, MAX_GATHERED // (width * base.shape[1]))
-        doubtful = []
-        for start in range(0, len(pending), n_rows):
-            rows = pending[start : start + n_rows]
+        uncertain = []
+        for rows in np.array_split(pending, range(n_rows, len(pending), n_rows)):
             candidates, bound = search(asked[rows], width)
-            candidates = np.sort(candidates, axis=1)  # the stable sort below then breaks ties by index
+            candidates = np.sort(candidates, axis=1)  # the stable sort below then orders ties by index
             gaps = np.linalg.norm(base[candidates] - asked[rows, None], axis=2)
             if is_self:
                 gaps[candidates == rows[:, None]] = np.inf
             order = np.argsort(gaps, axis=1, kind="stable")[:, :k]
             indices[rows] = np.take_along_axis(candidates, order, axis=1)
             distances[rows] = np.take_along_axis(gaps, order, axis=1)
-            if width < len(base):
-                doubtful.append(rows[~(distances[rows, -1] < bound)])
-        pending = np.concatenate(doubtful) if doubtful else np.empty(0, dtype=np.int64)
+            uncertain.append(rows[(distances[rows, -1] >= bound) & (width < len(base))])
+        pending = np.concatenate(uncertain)
         width = min(2 * width, len(base))
     return indices, distances
+
+
+@functools.cache
+def gpu_resources() -> Any:
+    """Return FAISS's GPU resources if a small search on the GPU agrees with the CPU, else None.
+
+    A GPU can be unusable: the wheel may lack kernels for it, or its CUDA version may conflict with FAISS's.
+    """
+    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+        logger.info("FAISS runs on the CPU: no usable GPU")
+        return None
+    points = np.random.default_rng(0).standard_normal((257, 19)).astype(np.float32)
+    on_cpu = faiss.IndexFlatL2(points.shape[1])
+    on_cpu.add(points)
+    _, expected = on_cpu.search(points, 5)
+    try:
+        resources = faiss.StandardGpuResources()
+        _, found = faiss.index_cpu_to_gpu(resources, 0, on_cpu).search(points, 5)
+    except RuntimeError as error:  # how FAISS reports every CUDA failure
+        logger.warning("FAISS runs on the CPU: its test search on the GPU failed (%s)", error)
+        return None
+    if not np.array_equal(found, expected):
+        logger.warning("FAISS runs on the CPU: its test search on the GPU found other neighbours")
+        return None
+    return resources
+
+
+def faiss_kind() -> str:
+    """Describe the installed FAISS, e.g. ``faiss-gpu 1.15.1, searches on the CPU``."""
+    package = "faiss-gpu" if hasattr(faiss, "StandardGpuResources") else "faiss-cpu"
+    return f"{package} {faiss.__version__}, searches on the {'CPU' if gpu_resources() is None else 'GPU'}"

@@ -1,16 +1,12 @@
-"""Store + checkpoint -> expression of a section."""
+"""Store and checkpoint -> predicted expression of a section."""
 
 from .context import Context, condition
-from .context_facts import ContextFacts, LibrarySize
-from .context_report import ContextReport
+from .predicted_section import ContextReport, PredictedSection, write_predictions, write_table
 from .predictor import Predictor
-from .result import PredictedSection, write_predictions, write_table
 
 __all__ = [
     "Context",
-    "ContextFacts",
     "ContextReport",
-    "LibrarySize",
     "PredictedSection",
     "Predictor",
     "condition",

@@ -1,7 +1,7 @@
-"""Prediction of a section that is measured in part: some spots, a panel of genes, or a panel at some spots."""
+"""Prediction of a partly measured section: some spots, a panel of genes, or a panel at some spots."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,34 +13,32 @@ from spam.models import log1p_cp10k
 from spam.models.rate_path import PER, log_rate_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
-from .context_facts import ContextFacts, LibrarySize
 from .kriging import krige
 from .panel import Bank, normalised_panel, predict_from_panel
+from .predicted_section import ContextReport, LibrarySize, PredictedSection, at_all_spots
 from .predictor import Predictor
-from .result import PredictedSection
 
-__all__ = ["Context", "condition"]
-
-_N_NEAREST = 4  # the baseline's neighbours; better than 8 where few spots are measured (docs/experiments.md)
-# Up to this factor, sums of the file are taken for library sizes: at most .22 on the scale of log1p.
-_WHOLE = 1.25
+_N_NEAREST = 4  # neighbours of the baseline; better than 8 if few spots are measured (docs/experiments.md)
+# Below this factor the sums of the file count as library sizes: an error of at most .22 on the log1p scale.
+_PANEL_SHARE = 1.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Context:
-    """Given entries of a section: counts of these genes at these spots; nothing is known of any other entry.
+    """Given entries of a section: counts of some genes at some spots.
 
     Attributes
     ----------
     is_given_spot, is_given_gene
-        Which spots of the section, and which modelled genes; an entry is given where both are true.
+        By spot of the section and by modelled gene; an entry is given if both are true.
     counts
-        Raw counts of the given genes at the given spots, in the order of the section and of the model, (n, p).
+        Raw counts of the given entries, in the order of the section and of the model, (n, p).
     totals
-        Library size of each given spot where it is stated, else the sum of its counts over all genes of the file, modelled
-        or not, (n,).
+        Library size of each given spot: as stated, else the sum of its counts over all genes of the file, (n,).
     is_stated
         Whether library sizes are stated.
+    ignored
+        Parts of the file that are not given entries, see `ContextReport`.
     """
 
     is_given_spot: Bool[Array, " n_spots"]
@@ -48,6 +46,7 @@ class Context:
     counts: csr_matrix
     totals: Float64[Array, " n"]
     is_stated: bool = False
+    ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def gather(
@@ -59,19 +58,20 @@ class Context:
         n_spots: int,
         modelled: Sequence[str],
         library_size: Float64[Array, " n_measured"] | None = None,
+        n_unknown_spots: int = 0,
     ) -> "Context":
-        """Find the modelled genes among what was measured.
+        """Select the modelled genes of what was measured.
 
-        Spots without a count of them are not given, unless their library sizes are known: then these are true zeros.
+        Spots without any count of them are not given, unless their library sizes are stated: then these are true zeros.
 
         Parameters
         ----------
         counts, genes
             What was measured, (n_measured, n_measured_genes).
         rows
-            Its spots as rows of the section, rising.
+            Its spots as rows of the section, ascending.
         library_size
-            Their library sizes, where they are known otherwise than from `counts`.
+            Stated library sizes.
 
         Raises
         ------
@@ -82,30 +82,37 @@ class Context:
         is_given_gene = np.array([gene in position for gene in modelled], dtype=bool)
         if not is_given_gene.any() and len(genes):
             message = (
-                f"none of the {len(genes)} genes of --context-h5ad ({', '.join(map(repr, map(str, genes[:5])))}) is among "
-                f"the {len(modelled)} genes of the checkpoint ({', '.join(map(repr, modelled[:5]))}); name genes alike "
-                "(symbols or Ensembl ids), or train on a gene set that holds the panel"
+                f"None of the {len(genes)} genes of --context-h5ad ({', '.join(map(str, genes[:5]))}) is among the "
+                f"{len(modelled)} genes of the checkpoint ({', '.join(modelled[:5])}). Use the same kind of gene names "
+                "(symbols or Ensembl ids)."
             )
             raise SectionError(message)
         chosen = counts[:, [position[gene] for gene in modelled if gene in position]]
-        known = np.asarray(chosen.sum(axis=1)).ravel() if library_size is None else library_size
-        is_measured = known > 0
+        totals = (
+            np.asarray(counts.sum(axis=1), dtype=np.float64).ravel() if library_size is None else library_size
+        )
+        is_measured = totals > 0 if library_size is not None else np.asarray(chosen.sum(axis=1)).ravel() > 0
         is_given_spot = np.zeros(n_spots, dtype=bool)
         is_given_spot[rows[is_measured]] = True
-        totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        n_unmodelled, n_empty = len(genes) - int(is_given_gene.sum()), int((~is_measured).sum())
         return cls(
             is_given_spot=is_given_spot,
             is_given_gene=is_given_gene,
             counts=chosen[is_measured],
-            totals=(totals if library_size is None else library_size)[is_measured],
+            totals=totals[is_measured],
             is_stated=library_size is not None,
+            ignored={
+                "unmodelled genes": n_unmodelled,
+                "unknown spots": n_unknown_spots,
+                "empty spots": n_empty,
+            },
         )
 
     @property
     def scores_spots(self) -> bool:
-        """Whether spots that are not given are scored (of all genes), or genes that are not given (at all spots).
+        """Whether spots that are not given are scored (all genes), or genes that are not given (all spots).
 
-        Entries that are scored make up a matrix without any given entry; of the two, the larger one is taken.
+        Scored entries form a matrix without given entries; the larger of the two is chosen.
         """
         n_spots, n_genes = len(self.is_given_spot), len(self.is_given_gene)
         left_spots = (n_spots - int(self.is_given_spot.sum())) * n_genes
@@ -113,39 +120,39 @@ class Context:
 
     @property
     def is_scored_spot(self) -> Bool[Array, " n_spots"]:
-        """Spots of the matrix that is scored."""
+        """Spots of the scored matrix."""
         return ~self.is_given_spot if self.scores_spots else np.ones_like(self.is_given_spot)
 
     @property
     def is_scored_gene(self) -> Bool[Array, " n_genes"]:
-        """Genes of the matrix that is scored."""
+        """Genes of the scored matrix."""
         return np.ones_like(self.is_given_gene) if self.scores_spots else ~self.is_given_gene
 
-    def at(self, is_predicted: Bool[Array, " n_spots"]) -> "Context":
-        """Forget all spots but these: the others are no longer part of the section."""
-        kept = is_predicted[self.is_given_spot]
+    def of_spots(self, is_kept: Bool[Array, " n_spots"]) -> "Context":
+        """Keep only these spots of the section."""
+        kept = is_kept[self.is_given_spot]
         return dataclasses.replace(
             self,
-            is_given_spot=self.is_given_spot[is_predicted],
+            is_given_spot=self.is_given_spot[is_kept],
             counts=self.counts[kept],
             totals=self.totals[kept],
         )
 
     def library(self, bank: Bank) -> tuple[LibrarySize, float | None]:
-        """Tell where library sizes come from, and `ContextFacts.relative_share`, which decides it if they are not stated.
+        """Decide where library sizes come from, with `ContextReport.relative_share` unless they are stated.
 
-        Where the modelled genes make up clearly more of the file's counts than of the bank's, the rest of the library is
-        not in the file: it is a panel. Otherwise the sums of the file are library sizes, also where these genes make up
-        less: other tissue does that, and no panel. Tissue in which they make up more cannot be told from a panel.
+        If the given genes make up clearly more of the file's counts than of the training spots', the file is a panel, and
+        its sums are not library sizes. Otherwise they are, also if the genes make up less: other tissue does that, a
+        panel does not. Tissue in which they make up more cannot be distinguished from a panel.
         """
         if self.is_stated:
             return "stated", None
         panel_sum = bank.panel_sum(np.flatnonzero(self.is_given_gene))
-        if not panel_sum > 0:  # no spots of other sections, or none that shows any of these genes
+        if not panel_sum > 0:  # no other sections, or no counts of these genes in them
             return "sums", None
         sums = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
         share = float((sums / self.totals).mean()) * PER / panel_sum
-        return ("panel" if share > _WHOLE else "sums"), share
+        return ("panel" if share > _PANEL_SHARE else "sums"), share
 
     def expression(self, bank: Bank, library_size: LibrarySize) -> Float64[Array, "n p"]:
         """Log1p(CP10k) of the given entries; of a panel, see `normalised_panel`."""
@@ -156,102 +163,98 @@ class Context:
 
 
 def condition(predictor: Predictor, predicted: PredictedSection, context: Context) -> PredictedSection:
-    r"""Correct a prediction by what was measured of the section; no other entry of the section is looked at.
+    """Correct a prediction with the measured part of the section; no other counts of the section are read.
 
-    1. Genes that were not measured at a measured spot are predicted from those that were (`predict_from_panel`).
-    2. What the prediction missed at measured spots is carried to the others by `krige`.
+    1. Genes not measured at a measured spot are predicted from those that were (`predict_from_panel`).
+    2. The residual at measured spots corrects the other spots (`krige`).
 
-    Both work on what the network says, also where it is below 0. They can bring a gene down to 0, but not below, where the
-    network alone may be. The count distribution follows: its rate becomes the one that belongs to the corrected expression
-    (`log_rate_of`), with what the network adds to the log-rate as it was. Dispersion, and so the relative width of
-    intervals, stays as it was calibrated without context.
+    Both correct the unclipped network output. They can lower a gene to 0 but not below; only the network can. The rate of
+    the count distribution follows the corrected expression (`log_rate_of`), with the network's own contribution to the
+    log-rate unchanged. Dispersion, and so the relative width of intervals, is that calibrated without context.
 
-    Given entries are predicted like all others: the measured value has its say there by as much as it is found to
-    say of a spot's neighbours, and is not copied. Use your own counts where you have them.
+    Given entries are predicted like all others, with the weight that measured spots have for their neighbours, and not
+    copied: use your own counts there.
 
-    The baselines then hold the prediction without context, too; the mean of the four nearest measured spots where all
-    genes were given, else a ridge on the panel alone.
+    Baselines gain the prediction without context and, if all genes were given, the mean of the four nearest measured
+    spots, else a ridge on the panel alone.
 
     Raises
     ------
-    ConfigError
-        If a panel is given, and the checkpoint holds no spots of other sections.
+    CheckpointError, ConfigError
+        If a panel is given, and the checkpoint holds no bank or no spots of other sections.
     """
     is_predicted = predicted.is_predicted
-    given = context.at(is_predicted)
-    if not given.is_given_spot.any() or not given.is_given_gene.any():
-        return predicted
+    given = context.of_spots(is_predicted)
+    n_unreadable = int((context.is_given_spot & ~is_predicted).sum())
+    report = ContextReport(
+        n_spots=int(given.is_given_spot.sum()),
+        n_genes=int(given.is_given_gene.sum()),
+        ignored={**context.ignored, "unreadable spots": n_unreadable},
+        scored="spots" if context.scores_spots else "genes",
+    )
+    if not report.n_spots or not report.n_genes:
+        return dataclasses.replace(predicted, context=report)
     bank = Bank.without(predictor.tensors, predictor.bank_section(predicted.section))
     before = predicted.unclipped[is_predicted]
     xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
-    correction, measured, facts = _correction(before, xy, given, bank)
-    # Below 0 rates fall steeply: a correction that went there made the likelihood of counts that were not given worse.
-    after = np.maximum(before + correction, np.minimum(before, 0.0)).astype(np.float32)
+    corrected, baselines, report = _correct(before, xy, given, bank, report)
+    # Below 0 the rate falls steeply: corrections there lowered the likelihood of held-out counts.
+    after = np.maximum(corrected, np.minimum(before, 0.0)).astype(np.float32)
     change = log_rate_of(torch.from_numpy(after)) - log_rate_of(torch.from_numpy(before))
     mu = predicted.mu[is_predicted] * change.exp().numpy()
     lower, upper = predictor.interval(
         mu, predicted.theta, predicted.pi[is_predicted], depth=predicted.depth, coverage=predicted.coverage
     )
-
-    def spread(values: Array) -> Float32[Array, "n_spots n_genes"]:
-        whole = np.full((len(is_predicted), values.shape[1]), np.nan, dtype=np.float32)
-        whole[is_predicted] = values
-        return whole
-
+    changed = {"unclipped": after, "mu": mu, "lower": lower, "upper": upper}
+    added = {"SPAM without context": np.maximum(before, 0.0), **baselines}
+    everywhere = {
+        name: at_all_spots(values.astype(np.float32, copy=False), is_predicted)
+        for name, values in {**changed, **added}.items()
+    }
     return dataclasses.replace(
         predicted,
-        unclipped=spread(after),
-        mu=spread(mu),
-        lower=spread(lower),
-        upper=spread(upper),
-        baselines={
-            **predicted.baselines,
-            "SPAM without context": predicted.expression,
-            **{name: spread(values) for name, values in measured.items()},
-        },
-        context=facts,
-        provenance={**predicted.provenance, "context": dataclasses.asdict(facts)},
+        **{name: everywhere[name] for name in changed},
+        baselines={**predicted.baselines, **{name: everywhere[name] for name in added}},
+        context=report,
+        provenance={**predicted.provenance, "context": dataclasses.asdict(report)},
     )
 
 
-def _missed(
-    known: Float[Array, "n_given n_some"], before: Float[Array, "n_given n_some"]
-) -> Float64[Array, "n_given n_some"]:
-    """Compute what the prediction lacks; nothing where both say that the gene is absent, one of them by less than 0."""
-    return np.where((known <= 0) & (before <= 0), 0.0, known - before)
-
-
-def _correction(
-    before: Float32[Array, "n_spots n_genes"], xy: Float64[Array, "n_spots 2"], given: Context, bank: Bank
-) -> tuple[Float64[Array, "n_spots n_genes"], dict[str, Array], ContextFacts]:
-    """Compute what is to be added to the prediction, baselines that need no model, and facts to keep."""
+def _correct(
+    before: Float32[Array, "n_spots n_genes"],
+    xy: Float64[Array, "n_spots 2"],
+    given: Context,
+    bank: Bank,
+    report: ContextReport,
+) -> tuple[Float64[Array, "n_spots n_genes"], dict[str, Array], ContextReport]:
+    """Corrected expression, baselines from the measured part alone, and the completed report."""
     rows, genes = np.flatnonzero(given.is_given_spot), np.flatnonzero(given.is_given_gene)
     others = np.flatnonzero(~given.is_given_gene)
     library_size, share = given.library(bank)
     measured = given.expression(bank, library_size)
-    correction = np.zeros(before.shape)
-    correction[:, genes], field = krige(_missed(measured, before[np.ix_(rows, genes)]), rows, xy)
-    panel_weights, panel_field = None, None
-    baselines: dict[str, Array] = {}
-    if len(others):
-        missing = before[np.ix_(rows, others)]
-        found = predict_from_panel(measured, missing, bank, genes, is_normalised=library_size == "panel")
-        missed = _missed(found.expression, missing)
-        correction[:, others], panel_field = krige(missed, rows, xy)
-        correction[np.ix_(rows, others)] = missed  # of their own spot it is not noise
-        panel_weights = found.weights
-        baselines["panel ridge"] = np.tile(bank.gene_mean, (len(before), 1))
-        baselines["panel ridge"][np.ix_(rows, others)] = found.from_panel
-    else:
+    corrected = before.astype(np.float64)
+    shift, field = krige(_residual(measured, before[np.ix_(rows, genes)]), rows, xy)
+    corrected[:, genes] += shift
+    report = dataclasses.replace(report, library_size=library_size, relative_share=share, kriging=field)
+    if not len(others):
         nearest = cKDTree(xy[rows]).query(xy, k=np.arange(1, min(_N_NEAREST, len(rows)) + 1))[1]
-        baselines["nearest measured spots"] = measured[nearest].mean(axis=1)
-    facts = ContextFacts(
-        n_spots=len(rows),
-        n_genes=len(genes),
-        library_size=library_size,
-        relative_share=share,
-        kriging=field,
-        panel_weights=panel_weights,
-        panel_kriging=panel_field,
+        return corrected, {"nearest measured spots": measured[nearest].mean(axis=1)}, report
+    image = before[np.ix_(rows, others)]
+    found, from_panel, weights = predict_from_panel(
+        measured, image, bank, genes, is_normalised=library_size == "panel"
     )
-    return correction, baselines, facts
+    residual = _residual(found, image)
+    shift, panel_field = krige(residual, rows, xy)
+    shift[rows] = residual  # at the measured spots themselves it is not noise
+    corrected[:, others] += shift
+    ridge = np.tile(bank.gene_mean, (len(before), 1))
+    ridge[np.ix_(rows, others)] = from_panel
+    report = dataclasses.replace(report, panel_weights=weights, panel_kriging=panel_field)
+    return corrected, {"panel ridge": ridge}, report
+
+
+def _residual(
+    known: Float[Array, "n_given g"], predicted: Float[Array, "n_given g"]
+) -> Float64[Array, "n_given g"]:
+    """Measured minus predicted; zero if both say that the gene is absent (at most 0)."""
+    return np.where((known <= 0) & (predicted <= 0), 0.0, known - predicted)

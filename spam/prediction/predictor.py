@@ -1,14 +1,15 @@
-"""From a checkpoint and the images of a section to expression; the section's counts are never read."""
+"""From a checkpoint and the image features of a section to expression; the counts of the section are never read."""
 
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.hardware import seeded
+from spam.errors import CheckpointError
 from spam.models import FusionEnsemble, count_interval
 from spam.models.checkpoint import from_tensors, read_checkpoint, weights_of
 from spam.models.fusion import FusionInputs, retrieve
@@ -17,33 +18,33 @@ from spam.models.rate_path import PER, Baselines, RatePath, log_rate_of
 from spam.models.reliability import AppearanceBank, HeldOut
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
-from spam.typing import Array, Float, Float32
+from spam.typing import Array, Bool, Float32
 from spam.versions import software_versions
 
-from .compatibility import check_section
-from .result import PredictedSection
+from .predicted_section import PredictedSection, at_all_spots
 
-__all__ = ["Predictor", "SpotPredictions"]
+_INTERVAL_ROWS = 1024  # spots per step: quantiles are computed in float64
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SpotPredictions:
-    """What the networks say of some spots.
+    """Network output for some spots.
 
     Attributes
     ----------
     inputs
         Image inputs, (n, q).
     unclipped
-        Expected log1p(CP10k) as the network says it, (n, n_genes): below 0 for what it takes to be absent.
+        Expected log1p(CP10k), (n, n_genes); below 0 for absent genes.
     rate
         Mean per 10k counts before zero inflation, (n, n_genes).
     theta
-        Inverse dispersion (n_genes,), infinite for a Poisson.
+        Inverse dispersion, (n_genes,), infinite for a Poisson.
     pi
-        Probability of an excess zero, (n, n_genes), 0 without zero inflation.
+        Probability of an excess zero, (n, n_genes); 0 without zero inflation.
     """
 
     inputs: Float32[Array, "n q"]
@@ -61,14 +62,12 @@ class SpotPredictions:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictor:
-    """A fine-tuned checkpoint, ready to be used on any section with the same kind of features.
+    """A fine-tuned checkpoint, ready for any section with the same kind of features.
 
     Attributes
     ----------
-    meta
-        Metadata of the checkpoint.
-    sha256
-        Digest of the checkpoint file.
+    meta, sha256
+        Metadata and digest of the checkpoint.
     network
         The trained network on its device.
     tensors
@@ -82,24 +81,21 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> "Predictor":
-        """Load a checkpoint that `spam finetune` wrote.
+        """Load a checkpoint of `spam finetune`.
 
         Raises
         ------
         MissingInputError, CheckpointError
-            If it is not there, or is no such checkpoint.
+            If the file does not exist or is not such a checkpoint.
         """
         meta, tensors = read_checkpoint(path, stage="finetune")
-        with seeded(0, device=torch.device("cpu")):
+        with torch.device("meta"):  # no random weights, which would be replaced at once
             network = FusionEnsemble(**meta.settings)
-        network.load_state_dict(weights_of(tensors))
+        network.load_state_dict(weights_of(tensors), assign=True)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
-        return cls(
-            meta=meta,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            network=network.to(device).eval(),
-            tensors=rest,
-        )
+        return cls(meta=meta, sha256=sha256, network=network.to(device).eval(), tensors=rest)
 
     @torch.inference_mode()
     def predict(
@@ -109,43 +105,47 @@ class Predictor:
         depth: float | None = None,
         coverage: float = 0.9,
         batch_size: int = 1024,
+        with_baselines: bool = True,
         progress: Progress = SILENT,
     ) -> PredictedSection:
-        """Predict the expression of every spot of a section; of one whose tile could not be read it is NaN.
+        """Predict the expression of every spot of a section; NaN for spots with unreadable tiles.
 
         Parameters
         ----------
         section
-            Needs the features that the checkpoint was trained on; counts are not read, so they cannot matter.
+            Needs the features that the checkpoint was trained on. Its counts are not read.
         depth
-            Library size at which `mu` and the interval are stated; None: the median of the training spots.
+            Library size of `mu` and the interval; None: the median of the training spots.
         coverage
             Probability mass of the interval.
+        with_baselines
+            Whether to predict the baselines too, which are used for scores only.
 
         Raises
         ------
         CheckpointError
-            If the section lacks the features, or has them from another encoder or tile size.
+            If the section lacks the features, or has them from other weights or tiles.
         StoreError
             If no tile of the section could be read, or a part of it is damaged.
         """
-        check_section(self.meta, section)
+        self._check_features(section)
         is_readable = readable_spots(section, self.meta.feature_keys)
-
-        def spread(values: Float[Array, "n_read ..."]) -> Float[Array, "n_spots ..."]:
-            whole = np.full((section.n_spots, *values.shape[1:]), np.nan, dtype=values.dtype)
-            whole[is_readable] = values
-            return whole
-
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
         inferred = self.infer(spots, batch_size=batch_size, progress=progress)
         depth = depth or self.meta.depth
-        mu = inferred.rate * np.float32(depth / PER)
+        mu = inferred.rate
+        mu *= np.float32(depth / PER)
         lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
-        baselines = from_tensors(Baselines, self.tensors, "baseline")
-        recipe = baselines.transform.apply(spots.features[:, : baselines.dim])
         appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
-        unknown = np.full(len(self.meta.genes), np.nan)
+        distance = appearance.distance(spots.features, without=self.bank_section(spots.name))
+        per_spot = {
+            "unclipped": inferred.unclipped,
+            "mu": mu,
+            "pi": inferred.pi,
+            "lower": lower,
+            "upper": upper,
+        }
+        none: dict[str, Any] = {"baselines": {}, "raw_scale_baselines": {}}
         return PredictedSection(
             section=section.meta.name,
             donor=section.meta.donor,
@@ -154,30 +154,14 @@ class Predictor:
             xy_px=section.xy_px,
             xy_um=section.xy_um,
             flags=flagged_spots(section, self.meta.feature_keys),
-            unclipped=spread(inferred.unclipped),
-            depth=float(depth),
-            mu=spread(mu),
+            **{name: at_all_spots(values, is_readable) for name, values in per_spot.items()},
             theta=inferred.theta,
-            pi=spread(inferred.pi),
-            lower=spread(lower),
-            upper=spread(upper),
+            depth=float(depth),
             coverage=coverage,
-            heldout_pearson=unknown if self.heldout is None else self.heldout.pearson,
-            heldout_q=unknown if self.heldout is None else self.heldout.q_value,
-            bank_distance=spread(appearance.distance(spots.features, without=self.bank_section(spots.name))),
-            baselines={
-                "training mean": spread(np.broadcast_to(baselines.mean, mu.shape).astype(np.float32)),
-                "HEST ridge": spread(baselines.ridge.predict(recipe).astype(np.float32)),
-                "tuned ridge": spread(
-                    from_tensors(RatePath, self.tensors, "ridge").expression(inferred.inputs)
-                ),
-            },
-            raw_scale_baselines={
-                "HEST ridge": (
-                    tuple(self.meta.gene_sets["hest-50"]),
-                    spread(baselines.raw_ridge.predict(recipe).astype(np.float32)),
-                )
-            },
+            heldout_pearson=self.heldout.pearson,
+            heldout_q=self.heldout.q_value,
+            bank_distance=at_all_spots(distance, is_readable),
+            **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
             provenance=self._provenance(section),
         )
 
@@ -185,42 +169,40 @@ class Predictor:
     def infer(
         self, spots: SpotData, *, batch_size: int = 1024, progress: Progress = SILENT
     ) -> SpotPredictions:
-        """Predict spots that were read already; their counts, if there are any, are not looked at."""
-        inputs = from_tensors(InputTransform, self.tensors, "inputs").apply(
-            context_features(spots.features, spots.graph.connectivities)
-        )
+        """Predict spots that were already read; counts among them are not used."""
+        transform = from_tensors(InputTransform, self.tensors, "inputs")
+        inputs = transform.apply(context_features(spots.features, spots.graph.connectivities))
         path = from_tensors(RatePath, self.tensors, "path")
-        base = path.expression(inputs)
         fusion = self._fusion_inputs(spots, inputs)
-        unclipped, log_rate, pi = np.empty((3, spots.n_spots, len(self.meta.genes)), dtype=np.float32)
-        theta = np.full(len(self.meta.genes), np.inf, dtype=np.float32)
+        shape = (spots.n_spots, len(self.meta.genes))
+        unclipped, rate = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        pi = np.broadcast_to(np.float32(0), shape)
+        theta = np.full(shape[1], np.inf, dtype=np.float32)
+        if self.meta.settings["likelihood"] == "zinb":
+            pi = np.empty(shape, dtype=np.float32)
         with progress.task(f"predict {spots.name}", spots.n_spots) as advance:
             for start in range(0, spots.n_spots, batch_size):
                 rows = np.arange(start, min(start + batch_size, spots.n_spots))
                 out = self.network(fusion.batch(rows))
-                total = torch.from_numpy(base[rows]) + out.expression.cpu()
+                total = torch.from_numpy(path.expression(inputs[rows])) + out.expression.cpu()
                 unclipped[rows] = total.numpy()
-                log_rate[rows] = (log_rate_of(total) + out.log_rate.cpu()).numpy()
-                pi[rows] = 0.0 if out.zi_logits is None else torch.sigmoid(out.zi_logits).cpu().numpy()
+                log_rate = log_rate_of(total) + out.log_rate.cpu()
+                rate[rows] = np.exp(log_rate.numpy() + path.offset.astype(np.float32))
+                if out.zi_logits is not None:
+                    pi[rows] = torch.sigmoid(out.zi_logits).cpu().numpy()
                 if out.log_theta is not None:
                     theta = out.log_theta.exp().cpu().numpy()
                 advance(len(rows))
-        return SpotPredictions(
-            inputs=inputs,
-            unclipped=unclipped,
-            rate=np.exp(log_rate + path.offset.astype(np.float32)),
-            theta=theta,
-            pi=pi,
-        )
+        return SpotPredictions(inputs=inputs, unclipped=unclipped, rate=rate, theta=theta, pi=pi)
 
     @property
-    def heldout(self) -> HeldOut | None:
-        """What training found on spots that it held out; None for the run that chooses the epochs, which ends before."""
-        return from_tensors(HeldOut, self.tensors, "heldout") if "heldout.levels" in self.tensors else None
+    def heldout(self) -> HeldOut:
+        """Accuracy and interval coverage on held-out spots."""
+        return from_tensors(HeldOut, self.tensors, "heldout")
 
     def interval_level(self, coverage: float) -> float:
-        """Nominal level of the interval that covered this share of the counts of held-out spots, where there are some."""
-        return coverage if self.heldout is None else self.heldout.level_for(coverage)
+        """Nominal level at which intervals covered this share of held-out counts."""
+        return self.heldout.level_for(coverage)
 
     def interval(
         self,
@@ -231,55 +213,86 @@ class Predictor:
         depth: float,
         coverage: float,
     ) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-        """Return the ends of central intervals, in log1p(CP10k).
+        """Compute the central intervals that cover `coverage` of the counts, in log1p(CP10k).
 
-        Parameters
-        ----------
-        mu
-            Expected counts of spots with `depth` counts over all genes.
-        theta, pi
-            Inverse dispersion per gene and share of inflated zeros, as far as the likelihood has them.
-        depth
-            Library size that `mu` is stated for, in counts.
-        coverage
-            Share of counts that the intervals are to cover.
+        `mu` are expected counts at library size `depth`; `theta` and `pi` as in `SpotPredictions`.
         """
-        likelihood = self.meta.settings["likelihood"]
-        ends = count_interval(
-            likelihood,
-            mu,
-            None if likelihood == "poisson" else theta,
-            pi if likelihood == "zinb" else None,
-            self.interval_level(coverage),
-        )
-        lower, upper = (np.log1p(end * (PER / depth)).astype(np.float32) for end in ends)
+        likelihood, level = self.meta.settings["likelihood"], self.interval_level(coverage)
+        lower, upper = np.empty_like(mu), np.empty_like(mu)
+        for start in range(0, len(mu), _INTERVAL_ROWS):
+            rows = slice(start, start + _INTERVAL_ROWS)
+            ends = count_interval(likelihood, mu[rows], theta, pi[rows], level)
+            lower[rows], upper[rows] = (np.log1p(end * (PER / depth)) for end in ends)
         return lower, upper
 
     def bank_section(self, section: str) -> int:
-        """Return the number of a section in ``appearance.section``; -1 where it was not trained on."""
+        """Look up the number of a training section in ``appearance.section`` and ``bank.section``; -1 for other sections."""
         sections = list(self.meta.donors)
         return sections.index(section) if section in sections else -1
 
+    def _check_features(self, section: StoredSection) -> None:
+        """Refuse a section whose features are not those that the checkpoint was trained on."""
+        meta, wrong = self.meta, []
+        for key in meta.feature_keys:
+            if key not in section.feature_keys:
+                wrong.append(f"{key} is missing (present: {', '.join(section.feature_keys) or 'none'})")
+                continue
+            found = section.feature_meta(key)
+            weights = found.weights_sha256 or UNKNOWN_WEIGHTS
+            if weights != meta.weights_sha256 or found.tile not in meta.tiles:
+                wrong.append(f"{key} has weights {weights[:8]}… and tile {found.tile}")
+        if wrong:
+            sizes = [
+                f"--tile-um {t['tile_um']:g}" if t["tile_um"] else f"--tile-px {t['tile_px']}"
+                for t in meta.tiles
+            ]
+            flags = [*sizes, *(["--dihedral"] if meta.is_averaged else []), "--overwrite"]
+            message = (
+                f"Section {section.meta.name!r} does not have the features of the checkpoint (weights "
+                f"{meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))}): {'; '.join(wrong)}. Run: "
+                f"spam embed --store {section.store_address} --enc-name {meta.encoder_name} {' '.join(flags)}"
+            )
+            raise CheckpointError(message)
+
     def _fusion_inputs(self, spots: SpotData, inputs: Array) -> FusionInputs:
-        """Gather what the branches of the network read; a training section does not refer to itself."""
+        """Gather the tokens that the network attends to, if any; a training section does not refer to itself."""
         device = next(self.network.parameters()).device
-        on_device = torch.from_numpy(inputs).to(device)
         branches, config = self.meta.settings["branches"], self.meta.config
-        fusion = FusionInputs(inputs=on_device)
+        tokens: dict[str, Any] = {}
         if "coord" in branches:
-            near = cohort_neighbours([spots], int(config["n_neighbours"]))
-            weights = csr_matrix(spots.graph.connectivities)
-            fusion = dataclasses.replace(fusion, neighbours=near, weights=weights)
+            tokens["neighbours"] = cohort_neighbours([spots], int(config["n_neighbours"]))
+            tokens["weights"] = csr_matrix(spots.graph.connectivities)
         if "gene" in branches:
             rows = np.flatnonzero(self.tensors["bank.section"] != self.bank_section(spots.name))
-            found = retrieve(inputs, self.tensors["bank.inputs"][rows], int(config["n_references"]))
-            bank = self.tensors["bank.expression"][rows if len(rows) else [0]]  # unused places point at row 0
-            fusion = dataclasses.replace(fusion, references=found, bank=torch.from_numpy(bank).to(device))
-        return fusion
+            tokens["references"] = retrieve(
+                inputs, self.tensors["bank.inputs"][rows], int(config["n_references"])
+            )
+            # Unused places of the table point at row 0.
+            bank = self.tensors["bank.expression"][rows if len(rows) else [0]]
+            tokens["bank"] = torch.from_numpy(bank).to(device)
+        return FusionInputs(inputs=torch.from_numpy(inputs).to(device), **tokens)
+
+    def _baselines(
+        self, spots: SpotData, inputs: Float32[Array, "n q"], is_readable: Bool[Array, " n_spots"]
+    ) -> dict[str, Any]:
+        """Predict by the baselines in the checkpoint: the two fields of `PredictedSection`."""
+        recipe = from_tensors(Baselines, self.tensors, "baseline")
+        features = recipe.transform.apply(spots.features[:, : recipe.dim])
+        tuned = from_tensors(RatePath, self.tensors, "ridge").expression(inputs)
+        found = {
+            "training mean": np.broadcast_to(recipe.mean.astype(np.float32), tuned.shape),
+            "HEST ridge": recipe.ridge.predict(features).astype(np.float32),
+            "tuned ridge": tuned,
+        }
+        raw = at_all_spots(recipe.raw_ridge.predict(features).astype(np.float32), is_readable)
+        return {
+            "baselines": {name: at_all_spots(values, is_readable) for name, values in found.items()},
+            "raw_scale_baselines": {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)},
+        }
 
     @property
     def _is_calibrated_on_new_donors(self) -> bool:
-        """Whether the held-out sections, which intervals were calibrated on, were of donors that nothing else was of."""
+        """Whether the held-out sections, on which intervals were calibrated, share no donor with the others."""
         held_out = {self.meta.donors[name] for name in self.meta.val_sections}
         others = {donor for name, donor in self.meta.donors.items() if name not in self.meta.val_sections}
         return bool(others) and None not in held_out | others and held_out.isdisjoint(others)

@@ -1,6 +1,7 @@
 """Maps of expression over the H&E image."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,211 +9,183 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import EllipseCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError
-from spam.typing import Array, Bool, Float
+from spam.typing import Array, Bool, Float, UInt8
 
-from .given_entries import GivenEntries
-from .scatter import UNIT
-from .scores import score_genes, score_title
-from .section_view import SectionView
-from .style import MAP_COLOURS, MISSING_COLOUR, house_style, new_figure, save_figure
-
-__all__ = ["build_expression_maps", "plot_expression_maps"]
+from .figures import MAP_COLOURS, MISSING_COLOUR, house_style, new_figure, save_figure
+from .score_charts import UNIT, pearson_of_finite, title_with_pearson
 
 _PANEL_IN = 3.1  # width of a panel in inches
-_PERCENTILES = (2, 98)  # a single outlying spot must not wash out the map
-_OUTLINE_PT, _OUTLINE_COLOUR = 1.0, "0.1"
+_PERCENTILES = (2, 98)  # a single outlying spot must not determine the colour scale
+_DIAMETER_PER_PITCH = 0.8  # spots are drawn almost touching
+_MARGIN = 0.75  # in spot diameters, around the outermost spots
 _BAR_STEPS_UM = np.array([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000])
 
 
-def build_expression_maps(
-    view: SectionView,
-    genes: Sequence[str],
-    prediction: Float[Array, "n_spots n_genes"],
-    truth: Float[Array, "n_spots n_genes"] | None = None,
-    given: GivenEntries | None = None,
-) -> Figure:
-    """Draw a row of panels for each gene: the H&E, the measured and the predicted expression over it.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SectionView:
+    """The section that maps are drawn on.
 
-    Measured and predicted expression of a gene (log1p CP10k) share one colour scale, from the 2nd to the 98th
-    percentile of both together. Spots without a finite value are grey. The H&E is left out without an
-    overview, the measured panel without `truth`. Spots are drawn at their true size, those that were given with a dark
-    outline; the correlation in the title is that of the entries that are scored.
-
-    Raises
-    ------
-    ConfigError
-        If `genes` is empty.
+    Attributes
+    ----------
+    name
+        Name of the section, for the title.
+    xy_px
+        Spot centres in full-resolution pixels (x = column, y = row).
+    mpp
+        µm per full-resolution pixel; None: no scale bar.
+    overview
+        Small image of the slide; None: maps on white.
+    overview_scale
+        Overview pixels per full-resolution pixel.
     """
-    if not genes:
-        message = f"there is no gene to draw on section {view.name!r}; name some, e.g. --plot-genes ERBB2"
-        raise ConfigError(message)
-    left, right, top, bottom = view.bounds_px()
-    aspect = min(max((bottom - top) / (right - left), 0.4), 2.5)
-    layers = {"measured": truth, "predicted": prediction}
-    panels = [name for name, values in layers.items() if values is not None]
-    n_columns = len(panels) + (view.overview is not None)
-    with house_style():
-        figure = new_figure(
-            _PANEL_IN * n_columns + 1.1, (_PANEL_IN * aspect + 0.3) * len(genes) + 0.5, layout="compressed"
-        )
-        figure.suptitle(f"Section {view.name}" + ("" if given is None else f"\n{given.note}"))
-        grid = figure.subplots(len(genes), n_columns, squeeze=False)
-        for row, gene in enumerate(genes):
-            shown = {name: values[:, row] for name, values in layers.items() if values is not None}
-            norm = _shared_scale(shown.values())
-            for axes in grid[row]:
-                _frame(axes, view)
-            grid[row, 0].set_ylabel(gene, fontsize=11, fontweight="bold")
-            if view.overview is not None:
-                _draw_overview(grid[row, 0], view, alpha=1.0)
-                grid[row, 0].set_title("H&E")
-            is_given = np.zeros(len(prediction), dtype=bool) if given is None else given.is_given[:, row]
-            for axes, (name, values) in zip(grid[row, -len(panels) :], shown.items(), strict=True):
-                _draw_overview(axes, view, alpha=0.45)
-                _draw_spots(axes, view, values, norm, is_given)
-                axes.set_title(name)
-            if truth is not None:
-                is_scored = np.ones(len(prediction), dtype=bool) if given is None else given.is_scored[:, row]
-                grid[row, -1].set_title(
-                    _scored_title("predicted", truth[:, row], prediction[:, row], is_scored)
-                )
-            _add_scale_bar(grid[row, 0], view)
-            figure.colorbar(
-                ScalarMappable(norm, _colours()),
-                ax=list(grid[row]),
-                label=UNIT,
-                shrink=0.8,
-                pad=0.02,
-                extend="both",
-            )
-    return figure
+
+    name: str
+    xy_px: Float[Array, "n_spots 2"]
+    mpp: float | None = None
+    overview: UInt8[Array, "height width 3"] | None = None
+    overview_scale: float = 1.0
+
+    def spot_diameter_px(self) -> float:
+        """Diameter to draw the spots with: 0.8 of the median distance between neighbours; 100 without neighbours."""
+        distance, _ = cKDTree(self.xy_px).query(self.xy_px, k=[2])  # infinite for a single spot
+        diameter_px = _DIAMETER_PER_PITCH * float(np.median(distance))
+        return diameter_px if 0 < diameter_px < np.inf else 100.0
+
+    def bounds_px(self, diameter_px: float) -> tuple[float, float, float, float]:
+        """Left, right, top and bottom of the region around the spots."""
+        margin = diameter_px * (0.5 + _MARGIN)
+        (left, top), (right, bottom) = self.xy_px.min(axis=0) - margin, self.xy_px.max(axis=0) + margin
+        return float(left), float(right), float(top), float(bottom)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GivenEntries:
+    """Measured entries that the prediction used, and entries that are scored; some are neither.
+
+    Attributes
+    ----------
+    is_given, is_scored
+        By spot and drawn gene.
+    note
+        Second line of the title.
+    """
+
+    is_given: Bool[Array, "n_spots n_genes"]
+    is_scored: Bool[Array, "n_spots n_genes"]
+    note: str
 
 
 def plot_expression_maps(
     view: SectionView,
     genes: Sequence[str],
     prediction: Float[Array, "n_spots n_genes"],
-    path: Path,
-    *,
     truth: Float[Array, "n_spots n_genes"] | None = None,
     given: GivenEntries | None = None,
-) -> Path:
-    """Write what `build_expression_maps` draws as PNG to `path`."""
-    return save_figure(build_expression_maps(view, genes, prediction, truth, given), path)
+    path: Path | None = None,
+) -> Figure:
+    """Draw a row of panels for each gene: the H&E, measured and predicted expression over it (log1p CP10k).
+
+    Both maps of a gene share one colour scale, from the 2nd to the 98th percentile of all their values. Spots without a
+    finite value are grey, given entries have a dark outline, and the correlation in the title is that of the scored
+    entries. Without an overview there is no H&E, without `truth` no measured panel. With `path`, write a PNG.
+    """
+    diameter_px = view.spot_diameter_px()
+    bounds_px = view.bounds_px(diameter_px)
+    left, right, top, bottom = bounds_px
+    aspect = min(max((bottom - top) / (right - left), 0.4), 2.5)
+    layers = {"predicted": prediction} if truth is None else {"measured": truth, "predicted": prediction}
+    n_columns = len(layers) + (view.overview is not None)
+    size_in = _PANEL_IN * n_columns + 1.1, (_PANEL_IN * aspect + 0.3) * len(genes) + 0.5
+    colours = matplotlib.colormaps[MAP_COLOURS].with_extremes(bad=MISSING_COLOUR)
+    with house_style():
+        figure = new_figure(*size_in, layout="compressed")
+        figure.suptitle(f"Section {view.name}" + ("" if given is None else f"\n{given.note}"))
+        for column, (gene, row) in enumerate(
+            zip(genes, figure.subplots(len(genes), n_columns, squeeze=False), strict=True)
+        ):
+            for axes in row:
+                axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
+                axes.spines[:].set_visible(False)
+            row[0].set_ylabel(gene, fontsize=11, fontweight="bold")
+            if view.overview is not None:
+                _draw_overview(row[0], view, bounds_px, alpha=1.0)
+                row[0].set_title("H&E")
+            norm = _colour_scale(np.concatenate([values[:, column] for values in layers.values()]))
+            outline_pt = 0.0 if given is None else given.is_given[:, column].astype(float)
+            for axes, (name, values) in zip(row[-len(layers) :], layers.items(), strict=True):
+                _draw_overview(axes, view, bounds_px, alpha=0.45)
+                _draw_spots(axes, view.xy_px, diameter_px, values[:, column], norm, colours, outline_pt)
+                axes.set_title(name)
+            if truth is not None:
+                is_scored = np.s_[:] if given is None else given.is_scored[:, column]
+                row[-1].set_title(_scored_title(truth[is_scored, column], prediction[is_scored, column]))
+            if view.mpp is not None:
+                _add_scale_bar(row[0], right - left, view.mpp)
+            bar = ScalarMappable(norm, colours)
+            figure.colorbar(bar, ax=list(row), label=UNIT, shrink=0.8, pad=0.02, extend="both")
+    return save_figure(figure, path)
 
 
-def _scored_title(
-    text: str,
-    truth: Float[Array, " n_spots"],
-    prediction: Float[Array, " n_spots"],
-    is_scored: Bool[Array, " n_spots"],
-) -> str:
-    """Add the correlation over the scored entries to a title, or that there are none."""
-    if not is_scored.any():
-        return f"{text}, not scored"
-    (r,) = score_genes(truth[is_scored, None], prediction[is_scored, None])
-    return score_title(text, float(r))
+def _scored_title(truth: Float[Array, " n_scored"], prediction: Float[Array, " n_scored"]) -> str:
+    if not len(truth):
+        return "predicted, not scored"
+    return title_with_pearson("predicted", float(pearson_of_finite(truth[:, None], prediction[:, None])[0]))
 
 
-def _colours() -> matplotlib.colors.Colormap:
-    """Take the colour map of expression, with grey for what is missing."""
-    return matplotlib.colormaps[MAP_COLOURS].with_extremes(bad=MISSING_COLOUR)
-
-
-def _shared_scale(layers: Iterable[Float[Array, " n_spots"]]) -> Normalize:
-    """Find the colour limits for all panels of a gene; a constant gene gets a scale one unit wide."""
-    values = np.concatenate([np.ravel(layer) for layer in layers])
+def _colour_scale(values: Float[Array, " n"]) -> Normalize:
+    """Colour limits from the finite values; the scale of a constant gene is one unit wide."""
     values = values[np.isfinite(values)]
     if not values.size:
         return Normalize(0.0, 1.0)
     low, high = np.percentile(values, _PERCENTILES)
-    if not high > low:
+    if low == high:  # a rare gene: show its whole range
         low, high = values.min(), values.max()
-    if not high > low:
+    if low == high:
         low, high = low - 0.5, high + 0.5
     return Normalize(float(low), float(high))
 
 
-def _frame(axes: Axes, view: SectionView) -> None:
-    """Show the spots' part of the slide, y downwards as in the image, without ticks."""
-    left, right, top, bottom = view.bounds_px()
-    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
-    axes.spines[:].set_visible(False)
-
-
-def _draw_overview(axes: Axes, view: SectionView, *, alpha: float) -> None:
-    """Lay the overview under a panel, in full-resolution pixels; fainter where spots lie on it."""
+def _draw_overview(
+    axes: Axes, view: SectionView, bounds_px: tuple[float, float, float, float], *, alpha: float
+) -> None:
+    """Draw the visible part of the overview under a panel, in full-resolution pixels."""
     if view.overview is None:
         return
-    scale = view.overview_scale
-    height, width = view.overview.shape[:2]
-    left, right, top, bottom = (round(edge * scale) for edge in view.bounds_px())
-    # What lies outside the panel is not seen, but would cost time.
-    left, right = max(left, 0), min(right + 1, width)
-    top, bottom = max(top, 0), min(bottom + 1, height)
-    if left >= right or top >= bottom:
-        return
-    limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(
-        view.overview[top:bottom, left:right],
-        extent=(left / scale, right / scale, bottom / scale, top / scale),
-        alpha=alpha,
-        interpolation="antialiased",
-        zorder=0,
-    )
-    axes.set(xlim=limits[0], ylim=limits[1])
+    left, right, top, bottom = (max(round(edge * view.overview_scale), 0) for edge in bounds_px)
+    crop = view.overview[top : bottom + 1, left : right + 1]
+    if crop.size:  # empty if the spots lie outside the image
+        height, width = crop.shape[:2]
+        extent = np.array([left, left + width, top + height, top]) / view.overview_scale
+        axes.imshow(crop, extent=extent.tolist(), alpha=alpha, interpolation="antialiased", zorder=0)
 
 
 def _draw_spots(
     axes: Axes,
-    view: SectionView,
+    xy_px: Float[Array, "n_spots 2"],
+    diameter_px: float,
     values: Float[Array, " n_spots"],
     norm: Normalize,
-    is_given: Bool[Array, " n_spots"],
+    colours: Colormap,
+    outline_pt: float | Float[Array, " n_spots"],
 ) -> None:
-    """Draw each spot as a disc of its true size, coloured by its value; one that was given has an outline."""
-    diameter = view.drawn_diameter_px()
-    spots = EllipseCollection(
-        diameter,
-        diameter,
-        0,
-        units="xy",
-        offsets=view.xy_px,
-        offset_transform=axes.transData,
-        cmap=_colours(),
-        norm=norm,
-        linewidths=np.where(is_given, _OUTLINE_PT, 0.0),
-        edgecolors=_OUTLINE_COLOUR,
-        zorder=1,
-    )
+    """Draw each spot as a disc in slide coordinates, coloured by its value."""
+    place = {"units": "xy", "offsets": xy_px, "offset_transform": axes.transData}
+    look = {"cmap": colours, "norm": norm, "linewidths": outline_pt, "edgecolors": "0.1", "zorder": 1}
+    spots = EllipseCollection(diameter_px, diameter_px, 0, **place, **look)
     spots.set_array(np.ma.masked_invalid(values))
     axes.add_collection(spots, autolim=False)
 
 
-def _add_scale_bar(axes: Axes, view: SectionView) -> None:
+def _add_scale_bar(axes: Axes, width_px: float, mpp: float) -> None:
     """Draw a bar of a round length, about a fifth of the panel."""
-    if view.mpp is None:
-        return
-    left, right, _, _ = view.bounds_px()
-    wanted_um = (right - left) * view.mpp / 5
-    length_um = _BAR_STEPS_UM[np.argmin(np.abs(np.log(_BAR_STEPS_UM / wanted_um)))]
+    length_um = _BAR_STEPS_UM[np.argmin(np.abs(np.log(_BAR_STEPS_UM / (width_px * mpp / 5))))]
     label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um} µm"
-    length_px = length_um / view.mpp
-    bar = AnchoredSizeBar(
-        axes.transData,
-        length_px,
-        label,
-        "lower left",
-        pad=0.3,
-        sep=3,
-        borderpad=0.2,
-        size_vertical=(right - left) / 150,
-        frameon=True,
-    )
+    style = {"pad": 0.3, "sep": 3, "borderpad": 0.2, "size_vertical": width_px / 150}
+    bar = AnchoredSizeBar(axes.transData, length_um / mpp, label, "lower left", **style)
     bar.patch.set(alpha=0.75, linewidth=0)
     axes.add_artist(bar)

@@ -1,10 +1,8 @@
-"""Lab files in, sections out: an AnnData file, a CSV of tiles and a folder of images become one `Section`."""
+"""Read lab files (an h5ad, a table of tiles, a folder of images) into one checked `Section`."""
 
-from .join_report import JoinReport
-from .manifest import read_manifest
-from .measured import MeasuredPart, read_measured_part
-from .reading import read_section
-from .section import Section, SlideSource, TileFiles, TileSource
+from .h5ad import MeasuredPart, read_measured_part
+from .lab_section import JoinReport, Section, SlideSource, TileFiles, TileSource
+from .section_reader import read_manifest, read_section
 
 __all__ = [
     "JoinReport",

@@ -1,30 +1,22 @@
-"""Tile centres in full-resolution pixels, from whatever columns and unit the table has."""
+"""Tile centres in full-resolution pixels: the table's columns and units, the pixel size, and the check with the h5ad."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from spam.errors import ConfigError, SectionError
 from spam.typing import Array, Float64, Shaped
 
-from .scale import Scale, Unit
-from .table import Table
-from .wording import quoted
+from .lab_section import quoted
+from .tile_table import BOX_COLUMNS, Table
 
-__all__ = [
-    "BOX_COLUMNS",
-    "CENTRE_COLUMNS",
-    "Reading",
-    "choose_reading",
-    "compare_with_h5ad",
-    "table_coordinates",
-    "to_pixels",
-]
+Unit: TypeAlias = Literal["pixels", "um", "hires"]
 
-BOX_COLUMNS = ("x0_he_px", "y0_he_px", "x1_he_px", "y1_he_px")
 UM_COLUMNS = ("x_um", "y_um")
-# In this order: pixels of the H&E image win over those of another image, and these over µm.
+# In this order: pixels of the H&E image before those of another image, and these before µm.
 CENTRE_COLUMNS = (
     ("x", "y"),
     ("x_he_px", "y_he_px"),
@@ -34,10 +26,112 @@ CENTRE_COLUMNS = (
     UM_COLUMNS,
 )
 
+_MPP_PLACES = (
+    ("metadata", "mpp"),
+    ("metadata", "microns_per_pixel"),
+    ("scalefactors", "mpp"),
+    ("scalefactors", "microns_per_pixel"),  # Visium HD
+)
+_VISIUM_SPOT_UM = 55.0
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+"""µm per pixel that an image of tissue can have, from 200x oil immersion to an overview scan (72 dpi would be 353 µm)."""
+_POSSIBLE_MPP = (0.01, 100.0)  # beyond, even an option must be a slip of the unit (nm, mm)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Size of a full-resolution pixel.
+
+    Attributes
+    ----------
+    mpp, mpp_source
+        µm per pixel and its source (``option`` or ``h5ad``); both None if unknown.
+    hires
+        Pixels of the Visium hires image per full-resolution pixel, or None if unknown.
+    """
+
+    mpp: float | None
+    mpp_source: str | None
+    hires: float | None
+
+    def units_per_pixel(self, unit: Unit) -> float | None:
+        """Return the side of a full-resolution pixel in `unit`, or None if unknown."""
+        return {"pixels": 1.0, "um": self.mpp, "hires": self.hires}[unit]
+
+
+def find_scale(mpp_option: float | None, library: Mapping[str, Any]) -> Scale:
+    """Take µm per pixel from the option, else from the h5ad's ``uns['spatial'][section]``.
+
+    Raises
+    ------
+    ConfigError
+        If the option is not from 0.01 to 100.
+    SectionError
+        If a value in the h5ad is not a positive number, or its µm per pixel is not from 0.05 to 20.
+    """
+    hires = _stated(library, "scalefactors", "tissue_hires_scalef")
+    if mpp_option is not None:
+        low, high = _POSSIBLE_MPP
+        if not low <= mpp_option <= high:
+            message = f"--mpp must be µm per pixel, from {low:g} to {high:g}, not {mpp_option!r}."
+            raise ConfigError(message)
+        return Scale(mpp=float(mpp_option), mpp_source="option", hires=hires)
+    low, high = PLAUSIBLE_MPP
+    for group, key in _MPP_PLACES:
+        mpp = _stated(library, group, key)
+        if mpp is None:
+            continue
+        if not low <= mpp <= high:
+            message = (
+                f"{_place(group, key)} states {mpp:g} µm per pixel, expected {low:g} to {high:g}. "
+                "Give the right number with --mpp."
+            )
+            raise SectionError(message)
+        return Scale(mpp=mpp, mpp_source="h5ad", hires=hires)
+    return Scale(mpp=None, mpp_source=None, hires=hires)
+
+
+def scale_notes(scale: Scale, library: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note if the h5ad's mpp is an estimate, or a hint from the spot diameter if there is no mpp."""
+    if scale.mpp_source == "h5ad" and _entry(library, "metadata", "mpp_is_estimate"):
+        return (f"the h5ad marks its {scale.mpp:g} µm per pixel as an estimate; see --mpp",)
+    diameter = _stated(library, "scalefactors", "spot_diameter_fullres") if scale.mpp is None else None
+    if diameter is None:
+        return ()
+    return (
+        f"the h5ad states no µm per pixel; its spot_diameter_fullres {diameter:.1f} means about "
+        f"{_VISIUM_SPOT_UM / diameter:.2f} for {_VISIUM_SPOT_UM:g} µm spots; see --mpp",
+    )
+
+
+def _place(group: str, key: str) -> str:
+    return f"uns['spatial'][section][{group!r}][{key!r}] of the h5ad"
+
+
+def _entry(library: Mapping[str, Any], group: str, key: str) -> Any:
+    entries = library.get(group)
+    return entries.get(key) if isinstance(entries, Mapping) else None
+
+
+def _stated(library: Mapping[str, Any], group: str, key: str) -> float | None:
+    value = _entry(library, group, key)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (np.isfinite(number) and number > 0):
+        option = "" if key.startswith(("tissue", "spot")) else ", or give --mpp"
+        message = f"{_place(group, key)} must be a positive number, not {value!r}. Correct it{option}."
+        raise SectionError(message)
+    return number
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One way to read the table's coordinates: which columns, in which unit, in which order.
+    """How the table's coordinates are read.
 
     Attributes
     ----------
@@ -55,7 +149,7 @@ class Reading:
 
     @property
     def options(self) -> str:
-        """The options that ask for this unit and order, as the end of a sentence: ``with --swap-xy``."""
+        """The options that choose this unit and order, e.g. ``with --swap-xy``."""
         asked = [f"--coordinates {self.unit}"] if self.unit != "pixels" else []
         asked += ["--swap-xy"] if self.is_swapped else []
         return f"with {' '.join(asked)}" if asked else "without --coordinates and --swap-xy"
@@ -71,23 +165,18 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     SectionError
         If the table has no coordinates.
     ConfigError
-        If it has µm alone and is to be read as hires pixels.
+        If it has only µm but ``--coordinates hires`` was given.
     """
     order = (UM_COLUMNS, *CENTRE_COLUMNS) if unit == "um" else CENTRE_COLUMNS
     columns = next((names for names in order if all(name in table for name in names)), None)
     if columns is None:
-        accepted = "; ".join(", ".join(names) for names in CENTRE_COLUMNS)
-        found = ", ".join(repr(column) for column in table.frame.columns)
         message = (
-            f"{table.path} has no coordinates: it needs one of these sets of columns: {accepted}; its "
-            f"columns are {found}"
+            f"{table.path} has no coordinates. It needs one of: {'; '.join(map(', '.join, CENTRE_COLUMNS))}. "
+            f"Its columns: {', '.join(map(repr, table.frame.columns))}."
         )
         raise SectionError(message)
     if columns == UM_COLUMNS and unit == "hires":
-        message = (
-            f"--coordinates hires contradicts {table.path}, whose only coordinates are {', '.join(columns)}; "
-            "leave it out"
-        )
+        message = f"{table.path} has only {', '.join(columns)}. Leave out --coordinates hires."
         raise ConfigError(message)
     return Reading(columns=columns, unit="um" if columns == UM_COLUMNS else unit, is_swapped=is_swapped)
 
@@ -95,122 +184,80 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
 def table_coordinates(
     table: Table, reading: Reading, *, ids: Shaped[Array, " n_rows"]
 ) -> Float64[Array, "n_rows 2"]:
-    """Return the centres as the table writes them; a box gives its middle.
+    """Return the centres in the units of the table; a box gives its middle.
 
     Raises
     ------
     SectionError
-        If a coordinate is missing, no number, NaN or infinite; names the ids.
+        If a coordinate is not a finite number; names the ids.
     """
     values = table.numbers(reading.columns)
     broken = ~np.isfinite(values).all(axis=1)
     if broken.any():
         message = (
-            f"{table.path}: {int(broken.sum())} rows have no finite number in {', '.join(reading.columns)}, "
-            f"first for the ids {quoted(list(ids[broken]))}; give each row its coordinates, or remove these "
-            "rows"
+            f"{table.path}: {int(broken.sum())} rows have no finite number in {', '.join(reading.columns)}: "
+            f"ids {quoted(ids[broken].tolist())}."
         )
         raise SectionError(message)
     return (values[:, :2] + values[:, 2:]) / 2 if reading.columns == BOX_COLUMNS else values
 
 
 def to_pixels(xy: Float64[Array, "n 2"], reading: Reading, scale: Scale) -> Float64[Array, "n 2"]:
-    """Turn the table's coordinates into (column, row) of full-resolution pixels.
+    """Convert the table's coordinates to (column, row) in full-resolution pixels.
 
     Raises
     ------
     SectionError
-        If µm are to be turned into pixels and µm per pixel is unknown, or hires pixels and the h5ad has no
-        ``tissue_hires_scalef``.
+        If the scale of the unit is unknown.
     """
     ordered = np.ascontiguousarray(xy[:, ::-1]) if reading.is_swapped else xy
     units = scale.units_per_pixel(reading.unit)
     if units is not None:
         return ordered / units
-    if reading.unit == "um":
-        message = (
-            f"the table's coordinates {', '.join(reading.columns)} are in µm, and µm per pixel is unknown: "
-            "give --mpp (the slide's µm per full-resolution pixel)"
-        )
-    else:
-        message = (
-            "--coordinates hires needs uns['spatial'][section]['scalefactors']['tissue_hires_scalef'] in "
-            "the h5ad, which is not there; give the table in full-resolution pixels, or add the scale "
-            "factor to the h5ad"
-        )
+    message = (
+        f"The table's {', '.join(reading.columns)} are in µm, but µm per pixel is unknown. Give --mpp."
+        if reading.unit == "um"
+        else f"--coordinates hires needs {_place('scalefactors', 'tissue_hires_scalef')}, which is missing."
+    )
     raise SectionError(message)
 
 
 def compare_with_h5ad(
-    xy: Float64[Array, "n 2"],
-    spatial: Float64[Array, "n 2"],
-    reading: Reading,
-    scale: Scale,
+    xy: Float64[Array, "n 2"], spatial: Float64[Array, "n 2"], reading: Reading, scale: Scale
 ) -> tuple[str, ...]:
     """Compare the table's coordinates `xy` with ``obsm['spatial']`` of the same spots.
 
-    Equal means within one unit of the table, so that rounded coordinates are equal. Returns no note if they
-    agree, one that states the largest distance if they differ in a way that no option explains, and the factor
-    between the two if there is a common one.
+    They agree if they differ by at most one unit of the table (and one pixel), because tables are often rounded. Returns
+    no note if they agree; else the largest distance and, if there is one, the common factor.
 
     Raises
     ------
     SectionError
-        If they differ as read, but agree when x and y are swapped or the unit is another one; names the
-        options.
+        If they disagree as read, but agree in another order or unit; names the options.
     """
-    distance = _distance(xy, spatial, reading, scale)
-    if distance <= _tolerance(reading, scale):
+
+    def disagreement(other: Reading) -> tuple[float, float]:
+        distance = float(np.abs(to_pixels(xy, other, scale) - spatial).max())
+        return distance, max(1.0, 1.0 / (scale.units_per_pixel(other.unit) or 1.0))
+
+    distance, tolerance = disagreement(reading)
+    if distance <= tolerance:
         return ()
-    for other in _other_readings(reading, scale):
-        tolerance = _tolerance(other, scale)
-        if _distance(xy, spatial, other, scale) <= tolerance:
+    units: tuple[Unit, ...] = ("um",) if reading.columns == UM_COLUMNS else ("pixels", "um", "hires")
+    for unit, is_swapped in product(units, (False, True)):
+        other = dataclasses.replace(reading, unit=unit, is_swapped=is_swapped)
+        if scale.units_per_pixel(unit) is None:
+            continue
+        other_distance, other_tolerance = disagreement(other)
+        if other_distance <= other_tolerance:
             message = (
-                f"the table's {', '.join(reading.columns)} lie up to {distance:.0f} px from obsm['spatial'] "
-                f"of the h5ad, but equal it when read {other.options}: run again {other.options}, or "
-                "correct obsm['spatial'] if the table is right"
+                f"The table's {', '.join(reading.columns)} differ from obsm['spatial'] of the h5ad by up to "
+                f"{distance:.0f} px. They agree if read {other.options}. Run again {other.options}, or correct the h5ad."
             )
             raise SectionError(message)
-    note = f"the table lies up to {distance:.1f} px from obsm['spatial'] of the h5ad; the table was used"
-    factor = _common_factor(to_pixels(xy, reading, scale), spatial, tolerance=_tolerance(reading, scale))
-    if factor is not None:
-        note += (
-            f", but it equals obsm['spatial'] times {factor:.4g}: one of the two is no full-resolution pixel of "
-            "the slide; if it is the table, see --coordinates and --mpp"
-        )
+    note = f"the table differs from obsm['spatial'] of the h5ad by up to {distance:.1f} px; the table is used"
+    px = to_pixels(xy, reading, scale)
+    factor = float((px * spatial).sum()) / (float((spatial * spatial).sum()) or 1.0)
+    if len(px) > 1 and factor > 0 and np.abs(px - factor * spatial).max() <= tolerance:
+        note += f", but it is {factor:.4g} times obsm['spatial']: check --coordinates and --mpp"
     return (note,)
-
-
-def _common_factor(
-    xy: Float64[Array, "n 2"], spatial: Float64[Array, "n 2"], *, tolerance: float
-) -> float | None:
-    """Return the one factor that turns `spatial` into `xy` within `tolerance` pixels; none if there is none."""
-    length = float((spatial * spatial).sum())
-    factor = float((xy * spatial).sum()) / length if length > 0 else 0.0
-    is_common = len(xy) > 1 and factor > 0 and np.abs(xy - factor * spatial).max() <= tolerance
-    return factor if is_common else None
-
-
-def _other_readings(reading: Reading, scale: Scale) -> Iterator[Reading]:
-    """Yield every other order, and every other unit that an option can ask for and whose scale is known."""
-    units: tuple[Unit, ...] = ("um",) if reading.columns == UM_COLUMNS else ("pixels", "um", "hires")
-    for unit in units:
-        for is_swapped in (False, True):
-            other = dataclasses.replace(reading, unit=unit, is_swapped=is_swapped)
-            if other != reading and scale.units_per_pixel(unit) is not None:
-                yield other
-
-
-def _distance(
-    xy: Float64[Array, "n 2"],
-    spatial: Float64[Array, "n 2"],
-    reading: Reading,
-    scale: Scale,
-) -> float:
-    """Largest distance in pixels along one axis."""
-    return float(np.abs(to_pixels(xy, reading, scale) - spatial).max())
-
-
-def _tolerance(reading: Reading, scale: Scale) -> float:
-    """One unit of the table in pixels, but at least one pixel: tables and h5ads are often rounded."""
-    return max(1.0, 1.0 / (scale.units_per_pixel(reading.unit) or 1.0))

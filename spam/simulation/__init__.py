@@ -1,14 +1,5 @@
-"""Cohorts with known truth, written as lab files."""
+"""Simulated cohorts with known truth, and the demonstration (in `spam.simulation.demo`, which imports every room)."""
 
-from .cohort import SimulationReport, simulate
-from .files import write_manifest, write_section
-from .section import SimulatedSection, simulate_section
+from .simulated_cohort import SimulatedSection, SimulationReport, simulate, simulate_section
 
-__all__ = [
-    "SimulatedSection",
-    "SimulationReport",
-    "simulate",
-    "simulate_section",
-    "write_manifest",
-    "write_section",
-]
+__all__ = ["SimulatedSection", "SimulationReport", "simulate", "simulate_section"]

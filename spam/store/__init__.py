@@ -1,29 +1,35 @@
-"""The feature store: layout, writer and reader of a Zarr v3 folder with one AnnData group per section."""
+"""The feature store: a Zarr v3 folder with one AnnData group per section (``docs/format.md``)."""
 
-from .choosing import choose_features, choose_sections
-from .feature_format import Cut, cut, default_chunk_rows
-from .feature_writer import FeatureWriter
-from .flagged_spots import flagged_spots, readable_spots
-from .records import CsrMatrix, Graph, Overview, SectionRecord, spots_digest
-from .section import StoredSection
-from .store import Store, create_store, open_store
+from .feature_store import Store, choose_sections, create_store, open_store
+from .features import FeatureWriter
+from .layout import chunk_slices, default_chunk_rows
+from .stored_section import (
+    CsrMatrix,
+    Graph,
+    Overview,
+    StoredSection,
+    choose_features,
+    flagged_spots,
+    readable_spots,
+    spots_digest,
+)
+from .verifying import verify
 
 __all__ = [
     "CsrMatrix",
-    "Cut",
     "FeatureWriter",
     "Graph",
     "Overview",
-    "SectionRecord",
     "Store",
     "StoredSection",
     "choose_features",
     "choose_sections",
+    "chunk_slices",
     "create_store",
-    "cut",
     "default_chunk_rows",
     "flagged_spots",
     "open_store",
     "readable_spots",
     "spots_digest",
+    "verify",
 ]

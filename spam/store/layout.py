@@ -1,67 +1,51 @@
-"""Names of everything inside a store: the table of ``docs/format.md`` as constants, for writer and reader.
+"""Names of everything inside a store (the table of ``docs/format.md`` as constants), and how rows are cut into chunks."""
 
-Every section is an AnnData group, so the names below it are those of the scverse; spam's own metadata live in
-the attribute `SPAM` of the node that they describe, because a group that AnnData does not know keeps its
-tools from opening the section.
-"""
-
+import math
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = [
-    "DIGEST",
-    "DONOR",
-    "FILES",
-    "FORMAT",
-    "HIRES_PATH",
-    "IDENTITY",
-    "INDEX",
-    "META",
-    "RESERVED_COLUMNS",
-    "SCALES_PATH",
-    "SECTION",
-    "SECTIONS",
-    "SPAM",
-    "SPATIAL",
-    "SPATIAL_UM",
-    "STAGING",
-    "VERSION",
-    "connectivities_key",
-    "distances_key",
-    "duplicates",
-    "feature_graph_key",
-    "name_fault",
-    "neighbors_key",
-]
+import numpy as np
+
+from spam.errors import StoreError
+from spam.schemas.store_format import FeatureDtype
 
 FORMAT = "spam_format"
-"""Attribute of the root that says what kind of store this is."""
+"""Attribute of the root: what kind of store this is."""
 VERSION = "spam_version"
-"""Attribute of the root that says which version of the format it has."""
+"""Attribute of the root: version of the format."""
 
 SPAM = "spam"
-"""Attribute that holds spam's own metadata on a section, a feature array or a graph."""
+"""Attribute with spam's own metadata on a section, a feature array or a graph.
+
+Attributes instead of groups, because AnnData does not open a section that holds an unknown group.
+"""
 META = "meta"
 """Entry of `SPAM`: the metadata dataclass as a mapping."""
 SECTIONS = "sections"
-"""Entry of `SPAM` on the root: the names of the sections, for readers that cannot list folders."""
+"""Entry of `SPAM` on the root: names of the sections, for readers that cannot list folders."""
 FILES = "files"
 """Entry of `SPAM` on a section: size and SHA-256 of each of its files, by path within the section."""
 DIGEST = "digest"
-"""Entry of `SPAM` on the root and on a section: the seal of that ``zarr.json``."""
+"""Entry of `SPAM` on the root and on a section: SHA-256 of that ``zarr.json``."""
 IDENTITY = "identity"
-"""Entry of `SPAM` on a feature array: `spam.schemas.store_meta.feature_identity`."""
+"""Entry of `SPAM` on a feature array: `spam.schemas.store_format.feature_identity`."""
+RUN = "run"
+"""Entry of `SPAM` on an unfinished feature array: settings of the run, which a resumed run must share."""
 
 INDEX = "zarr.json"
 """File that makes a folder a group or an array of Zarr v3; that of a section is its index."""
 STAGING = ".unfinished"
-"""Folder beside the sections in which things are written before they are renamed into place."""
+"""Folder beside the sections in which a section or a graph is written before it is renamed into place."""
+LOCKS = ".locks"
+"""Folder beside the sections with the lock files of writers."""
+PARTIAL = ".partial"
+"""Ending of a file that is being written; a writer killed at that moment leaves it behind."""
 
 SPATIAL = "spatial"
 """``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image."""
 SPATIAL_UM = "spatial_um"
 """``obsm`` key of the coordinates in µm."""
-
 SECTION = "section"
 """``obs`` column with the name of the section."""
 DONOR = "donor"
@@ -69,50 +53,48 @@ DONOR = "donor"
 RESERVED_COLUMNS = ("_index",)
 """Names that an ``obs`` column cannot have, because AnnData's data frames use them."""
 
-HIRES_PATH = "images/hires"
-"""Overview image below ``uns/spatial/<section>``, where scanpy and squidpy look for it."""
-SCALES_PATH = "scalefactors/tissue_hires_scalef"
-"""Overview pixels per full-resolution pixel, below ``uns/spatial/<section>``."""
+_CHUNK_BYTES = 1 << 21
+_MOST_CHUNKS = 128
+"""Chunk files of one array at most, so that a section of a million tiles is fewer than 1,000 files."""
 
 
-def connectivities_key(graph: str) -> str:
-    """Name a graph's weights in ``obsp``, as squidpy does: ``spatial`` -> ``spatial_connectivities``."""
-    return f"{graph}_connectivities"
+def default_chunk_rows(dim: int, dtype: FeatureDtype) -> int:
+    """Return the power of two of rows that comes nearest to 2 MB."""
+    return 1 << round(math.log2(_CHUNK_BYTES / (dim * np.dtype(dtype).itemsize)))
 
 
-def distances_key(graph: str) -> str:
-    """Name a graph's distances in ``obsp``, as squidpy does: ``spatial`` -> ``spatial_distances``."""
-    return f"{graph}_distances"
+def chunk_slices(n_spots: int, chunk_rows: int) -> list[slice]:
+    """Cut `n_spots` rows into chunks of equal length; the last may be shorter.
 
-
-def neighbors_key(graph: str) -> str:
-    """Name a graph's description in ``uns``, as squidpy does: ``spatial`` -> ``spatial_neighbors``."""
-    return f"{graph}_neighbors"
+    There are as few chunks of at most `chunk_rows` rows as possible, and never more than 128: beyond
+    ``128 * chunk_rows`` spots the chunks are longer.
+    """
+    n_chunks = min(math.ceil(n_spots / chunk_rows), _MOST_CHUNKS)
+    rows = math.ceil(n_spots / n_chunks)
+    return [slice(start, min(start + rows, n_spots)) for start in range(0, n_spots, rows)]
 
 
 def feature_graph_key(features_key: str) -> str:
-    """Name the graph of some features within a section."""
+    """Name the neighbour graph of some features within a section."""
     return f"features_{features_key}"
+
+
+def graph_nodes(key: str) -> tuple[str, str, str]:
+    """Name the nodes of a neighbour graph within its section, as squidpy does: description, weights, distances."""
+    return f"uns/{key}_neighbors", f"obsp/{key}_connectivities", f"obsp/{key}_distances"
 
 
 def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | None:
     """Say what is wrong with `name` as the name of a group or array, or None."""
     if not name:
-        return f"{what} is empty; give it a name"
+        return f"{what} is empty"
     if name in reserved:
-        return f"{what} {name!r} is a name that the store uses itself; choose another"
-    is_taken = name.startswith((".", "__")) or name.endswith(".lock")  # files beside the sections
-    if is_taken or any(c in "/\\" or _is_unseen(c) for c in name):
-        return (
-            f"{what} {name!r} cannot name a folder: it must not hold '/', '\\' or control or format characters, "
-            "nor start with '.' or '__' or end with '.lock'; rename it"
-        )
+        return f"{what} {name!r} is reserved by the store"
+    if name.startswith((".", "__")) or any(
+        c in "/\\" or unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in name
+    ):
+        return f"{what} {name!r} holds '/', '\\' or a control character, or starts with '.' or '__'"
     return None
-
-
-def _is_unseen(character: str) -> bool:
-    """Tell whether a character is a control, format or surrogate one, which makes of a name another on a screen."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs")
 
 
 def duplicates(values: Iterable[str]) -> list[str]:
@@ -124,3 +106,18 @@ def duplicates(values: Iterable[str]) -> list[str]:
             twice[value] = None
         seen.add(value)
     return list(twice)
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path of `name` inside the folder `root`.
+
+    Raises
+    ------
+    StoreError
+        If a link leads elsewhere: a store of unknown origin must not make spam read or write outside it.
+    """
+    path = root / name
+    if path.resolve() != root.resolve() / name:
+        message = f"{path.relative_to(root).as_posix()!r} in store {str(root)!r} leads outside. Remove the link: rm {path}"
+        raise StoreError(message)
+    return path

@@ -1,44 +1,43 @@
-"""Stores at a remote address (``hf://``, ``s3://``, ``gs://``, ``https://``): files are fetched when they are read.
+"""Stores at a remote address (``hf://``, ``s3://``, ``gs://``, ``https://``), read through fsspec.
 
-What is fetched is kept in a cache by its digest, so that it is fetched once for all stores that hold it, and nothing in
-the cache can be out of date; a file that was damaged there is fetched again. The indexes, which are small, are asked
-for anew each time a store is opened.
+A file is fetched when it is read and is kept in a cache under its SHA-256, so that it is fetched once for all stores
+that hold it and a cached file is never out of date. The indexes, which are small, are fetched each time a store is opened.
 """
 
 import contextlib
 import logging
 import os
+import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import fsspec
-from fsspec.callbacks import Callback
 
 from spam.errors import StoreError
-from spam.schemas.store_index import FileEntry
+from spam.schemas.store_format import FileEntry
 
-from .index import file_entry
 from .layout import INDEX, name_fault
-from .location import FilePart
-from .remote_faults import is_passing, naming_address, require_plain, shown
-from .sealing import MOST_BYTES, sync
-
-__all__ = ["RemoteLocation", "cache_folder", "is_remote", "remote_files"]
+from .places import FilePart, Location
+from .section_index import MOST_INDEX_BYTES, file_entry
 
 _log = logging.getLogger(__name__)
 
 _PACKAGES = {"s3": "'spam-st[s3]'", "gs": "'spam-st[gs]'", "gcs": "'spam-st[gs]'"}
 _WEB = ("http", "https")
-_N_TRIES = 3
-_WAIT_S = 0.5
-_SILENCE_S = 60  # after which a server is taken to be gone; a file of 256 MB may take as long as it takes
-_IN_ONE_STREAM = {"hf": {"block_size": 0}, "s3": {"max_concurrency": 1}}
-"""What makes a file system ask for a file once: block by block, some send parts of it twice."""
+_SILENCE_S = 60  # after which a server is given up; a large file may take as long as it takes
+_N_TRIES, _WAIT_S = 3, 0.5
+_N_THREADS = 8
+_LOG_IN = {
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+    "gs": "Run: gcloud auth application-default login",
+    "gcs": "Run: gcloud auth application-default login",
+}
 
 
 def is_remote(address: Path | str) -> bool:
@@ -46,8 +45,13 @@ def is_remote(address: Path | str) -> bool:
     return isinstance(address, str) and "://" in address and not address.startswith("file://")
 
 
+def shown(address: str) -> str:
+    """Return an address without user name, password and query, as it may be shown."""
+    return re.sub(r"^(\w+://)[^/@]*@", r"\1", address.split("?")[0])
+
+
 def cache_folder() -> Path:
-    """Folder of what was fetched: ``SPAM_CACHE``, or ``spam`` in the user's cache folder. It may be deleted."""
+    """Return the folder for fetched files: ``SPAM_CACHE``, or ``spam`` in the user's cache folder. It may be deleted."""
     if own := os.environ.get("SPAM_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spam"
@@ -59,10 +63,12 @@ def remote_files(address: str) -> tuple[Any, str]:
     Raises
     ------
     StoreError
-        If no package for such addresses is installed (says which), or the address has none of their forms.
+        If the package for such addresses is not installed, or the address has an unknown form.
     """
     scheme = address.split("://")[0]
-    require_plain(address)
+    if "?" in address:  # a signed link to one file; a store is many files
+        message = f"{shown(address)!r} has a query ('?…'). Give the folder of a store, e.g. https://host/cohort.zarr"
+        raise StoreError(message)
     options: dict[str, Any] = {}
     if scheme in _WEB:
         silence = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
@@ -70,43 +76,30 @@ def remote_files(address: str) -> tuple[Any, str]:
     try:
         files, root = fsspec.core.url_to_fs(address, **options)
     except ImportError as error:
-        package = _PACKAGES.get(scheme, "the package that it names")
-        message = (
-            f"addresses such as {shown(address)!r} need a package that is not installed ({error}); bring it with "
-            f"`pip install {package}`"
-        )
+        message = f"{shown(address)!r} needs a package: pip install {_PACKAGES.get(scheme, error.name)}"
         raise StoreError(message) from error
     except ValueError as error:
         message = (
-            f"{shown(address)!r} is no address that can be opened; write it as hf://datasets/org/name, "
-            "s3://bucket/name.zarr, gs://bucket/name.zarr or https://host/name.zarr"
+            f"Unknown address {shown(address)!r}. Use hf://datasets/org/name, s3://bucket/name.zarr, "
+            "gs://bucket/name.zarr or https://host/name.zarr"
         )
         raise StoreError(message) from error
     return files, str(root).rstrip("/")
 
 
-class RemoteLocation:
-    """The files of a store behind an address.
-
-    Parameters
-    ----------
-    address
-        The address.
-    cache
-        Folder for what is fetched; default `cache_folder`.
-
-    Attributes
-    ----------
-    address
-        The address as it may be shown: without a user name and a password.
-    """
+class RemoteLocation(Location):
+    """The files of a store behind an address; what is fetched is kept in `cache` (default: `cache_folder`)."""
 
     def __init__(self, address: str, *, cache: Path | None = None) -> None:
         self.address = shown(address).rstrip("/")
         self._scheme = address.split("://")[0]
         self._cache = cache if cache is not None else cache_folder()
         self._files, self._root = remote_files(address)
-        self._seen: set[Path] = set()  # files of the cache that were compared with their digests
+        self._seen: set[str] = set()  # digests of cached files that were compared with their bytes
+
+    def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the sections that the root names: web servers do not list folders."""
+        return listed
 
     def read_index(self, name: str) -> bytes | None:
         """Fetch the ``zarr.json`` of the root (``""``) or of a section; None if there is none.
@@ -114,105 +107,147 @@ class RemoteLocation:
         Raises
         ------
         StoreError
-            If the place cannot be read (says why), or what arrives is too much for an index.
+            If the address cannot be read.
         """
         if name and name_fault(name, "a section's name"):
             return None
-        path = f"{name}/{INDEX}".lstrip("/")
-        try:
-            self._files.invalidate_cache()
-            with self._fetched(path, MOST_BYTES) as partial:
-                return partial.read_bytes()
-        except FileNotFoundError:
-            return None
+        self._files.invalidate_cache()
+        return self._fetch(f"{name}/{INDEX}".lstrip("/"), MOST_INDEX_BYTES)
 
-    def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
-        """Take the sections that the root names: web servers do not list folders."""
-        return listed
-
-    def part(self, name: str, entry: FileEntry) -> FilePart | None:
-        """Fetch a file, unless it is in the cache; None if it is not there.
+    def part(self, path: str, entry: FileEntry | None) -> FilePart | None:
+        """Fetch a file, unless it is in the cache; None if it does not exist.
 
         Raises
         ------
         StoreError
-            If it cannot be fetched, or what arrives is not what the index names.
+            If it cannot be fetched, or is not what the index names.
         """
-        path = self._cache / entry.sha256[:2] / entry.sha256
-        if not self._is_cached(path, entry):
-            _log.debug("fetching %s (%d bytes)", name, entry.n_bytes)
-            try:
-                with self._fetched(name, entry.n_bytes) as partial:
-                    found = file_entry(partial)
-                    if found != entry:
-                        raise StoreError(self._not_as_named(name, found, entry))
-                    path.parent.mkdir(exist_ok=True)
-                    sync(partial)
-                    partial.replace(path)
-                    self._seen.add(path)
-            except FileNotFoundError:
+        assert entry is not None  # only an index has none
+        cached = self._cache / entry.sha256[:2] / entry.sha256
+        if entry.sha256 not in self._seen and not (
+            cached.is_file() and file_entry(cached.read_bytes()) == entry
+        ):
+            data = self._fetch(path, entry.n_bytes)
+            if data is None:
                 return None
-        return FilePart(path=path, offset=0, n_bytes=entry.n_bytes)
+            if file_entry(data) != entry:
+                raise self.damaged(path, f"{len(data)} bytes that the index does not name")
+            with remote_errors(self.address, "storing files"):
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                partial = cached.with_suffix(f".{secrets.token_hex(8)}.partial")
+                try:
+                    partial.write_bytes(data)
+                    partial.replace(cached)
+                finally:
+                    partial.unlink(missing_ok=True)
+        self._seen.add(entry.sha256)
+        return FilePart(path=cached, offset=0, n_bytes=entry.n_bytes)
 
-    def _is_cached(self, path: Path, entry: FileEntry) -> bool:
-        """Tell whether a file is in the cache, whole: all its bytes are compared the first time that it is asked for."""
-        if not path.is_file() or path.stat().st_size != entry.n_bytes:
-            return False
-        if path not in self._seen and file_entry(path) == entry:
-            self._seen.add(path)
-        return path in self._seen
+    def prefetch(self, files: Mapping[str, FileEntry]) -> None:
+        """Fetch several files at once into the cache."""
+        with ThreadPoolExecutor(_N_THREADS) as pool:
+            list(pool.map(self.part, files.keys(), files.values()))
 
-    @contextlib.contextmanager
-    def _fetched(self, name: str, most: int) -> Iterator[Path]:
-        """Fetch a file of at most that many bytes to a name in the cache that is gone after the block."""
-        with naming_address(self.address, f"fetching {name!r}"):
-            self._cache.mkdir(parents=True, exist_ok=True)
-        partial = self._cache / f"{secrets.token_hex(8)}.partial"
-        try:
-            with naming_address(self.address, f"fetching {name!r}"):
-                self._fetch(name, most, partial)
-            yield partial
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _fetch(self, name: str, most: int, partial: Path) -> None:
-        # The names of a store are not quoted yet, as an address of the web has them.
-        path = f"{self._root}/{urllib.parse.quote(name) if self._scheme in _WEB else name}"
-        options = _IN_ONE_STREAM.get(self._scheme, {})
+    def _fetch(self, path: str, n_bytes: int) -> bytes | None:
+        """Fetch a file of at most `n_bytes` bytes, plus one byte if it is longer."""
+        _log.debug("fetching %s (%d bytes)", path, n_bytes)
+        # Addresses of the web are quoted; those of a store are not.
+        where = f"{self._root}/{urllib.parse.quote(path) if self._scheme in _WEB else path}"
+        # Without it the Hub's file system fetches block by block, some of them twice.
+        options = {"block_size": 0} if self._scheme == "hf" else {}
         for left in reversed(range(_N_TRIES)):
             try:
-                self._files.get_file(
-                    path, str(partial), callback=_NoMore(self.address, name, most), **options
-                )
-            except Exception as error:
-                if not left or not is_passing(error):
+                with remote_errors(self.address, f"reading {path!r}"):
+                    data: bytes = self._files.cat_file(where, end=n_bytes + 1, **options)
+                    return data
+            except FileNotFoundError:
+                return None
+            except StoreError as error:
+                if not left or not _is_passing(error.__cause__):
                     raise
-                _log.info("fetching %s broke off (%s); trying again", name, type(error).__name__)
                 time.sleep(_WAIT_S)
-            else:
-                return
-
-    def _not_as_named(self, name: str, found: FileEntry, entry: FileEntry) -> str:
-        return (
-            f"{name!r} of {self.address!r} is not what the index of its section names: {found.n_bytes} bytes of digest "
-            f"{found.sha256[:12]}…, expected {entry.n_bytes} of {entry.sha256[:12]}…; if the store was changed in this "
-            "moment, run the same command again; else whoever shares it has to push it again (`spam store verify` "
-            "names all such files)"
-        )
+        return None  # pragma: no cover
 
 
-class _NoMore(Callback):  # type: ignore[misc]  # fsspec carries no types
-    """Stops a transfer that brings more than the index names: it would fill the disk."""
+@contextlib.contextmanager
+def remote_errors(address: str, action: str) -> Iterator[None]:
+    """Turn what a file system raises into a message with the reason and the next step, without secrets.
 
-    def __init__(self, address: str, name: str, most: int) -> None:
-        super().__init__()
-        self._address, self._name, self._most = address, name, most
+    Raises
+    ------
+    FileNotFoundError
+        If the place exists and the file in it does not.
+    StoreError
+        In place of any other error.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        is_no_place = any(kind.__name__ in _NO_PLACE for one in _chain(error) for kind in type(one).__mro__)
+        if not is_no_place and (isinstance(error, FileNotFoundError) or _status(error) == 404):
+            raise FileNotFoundError(shown(address)) from error
+        message = f"{action} at {shown(address)!r} failed. {_advice(address, error)}"
+        raise StoreError(message) from error
 
-    def call(self, *args: Any, **kwargs: Any) -> None:
-        """Look at how much has arrived; called after each block, and when the server has told the size."""
-        if max(self.value, self.size or 0) > self._most:
-            message = (
-                f"{self._name!r} of {self._address!r} has more than the {self._most} bytes that the index of its "
-                "section names; whoever shares the store has to push it again"
-            )
-            raise StoreError(message)
+
+_NO_PLACE = ("NoSuchBucket", "RepositoryNotFoundError", "RevisionNotFoundError")
+
+
+def _advice(address: str, error: Exception) -> str:
+    scheme, status = address.split("://")[0], _status(error)
+    # Error texts of HTTP clients hold the address with its password or signature.
+    reason = re.sub(
+        r"\?[^\s'\"]+|\bhf_\w+|Bearer \S+|(?<=://)[^/@\s]*@", "…", f"{type(error).__name__}: {error}"
+    )
+    reason = f"({' '.join(reason.split())[:300]})"
+    if isinstance(error, OSError) and error.filename and not isinstance(error, ConnectionError):
+        return f"A file on this machine cannot be written {reason}. Choose another folder with SPAM_CACHE."
+    if scheme == "hf":
+        from spam.hub import hub_refusal
+
+        return hub_refusal(
+            error, "/".join(shown(address).split("://")[1].split("@")[0].split("/")[:3])
+        ).advice
+    if status in (401, 403) or type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
+        log_in = _LOG_IN.get(scheme, "Give a user name and password: https://user:password@host/…")
+        return f"Access was refused {reason}. {log_in}"
+    if type(error).__name__ == "NoSuchBucket" or "NoSuchBucket" in reason:
+        return f"No such bucket {reason}. Check its name."
+    if _is_passing(error):
+        host = urllib.parse.urlsplit(shown(address)).hostname if scheme in _WEB else "The server"
+        return f"{host} cannot be reached {reason}. Check the network and the address, then run the command again."
+    return f"Check the address {reason}."
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Find the HTTP status behind an error of any of the packages."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        status = getattr(one, "status", None) or getattr(response, "status_code", None)
+        if isinstance(response, dict):  # botocore
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    """Tell whether the next try may succeed: a broken connection or a busy server."""
+    status = _status(error)
+    if status is not None:
+        return status == 429 or status >= 500
+    names = ("ClientConnectionError", "ClientPayloadError", "TransportError", "HTTPClientError")
+    return any(
+        isinstance(one, ConnectionError | TimeoutError | EOFError)
+        or any(kind.__name__ in names for kind in type(one).__mro__)
+        for one in _chain(error)
+    )

@@ -1,25 +1,17 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
-from .cutting import Interpolation, cut_tile, level_of
-from .grid import grid_section
-from .grid_slides import grid_slides
-from .locating import locate
-from .opening import open_slide
-from .prefetching import read_batches
-from .quality import measure_quality
 from .slide import Slide
-from .specs import resolve_tile_specs
-from .stain import StainNormaliser, mosaic
-from .sweeping import sweep_order
-from .thumbnail import Thumbnail, overview
-from .tile_batch import TileBatch
-from .tile_files import common_side_px
-from .tile_reader import TileReader
+from .slide_cache import sweep_order
+from .slide_formats import open_slide
+from .tile_cutting import Interpolation, Thumbnail, cut_tile, level_of, overview
+from .tile_quality import measure_quality
+from .tile_reader import TileBatch, TileReader, read_batches
+from .tile_specs import common_side_px, locate, resolve_tile_specs
+from .tissue_grid import grid_section, grid_slides
 
 __all__ = [
     "Interpolation",
     "Slide",
-    "StainNormaliser",
     "Thumbnail",
     "TileBatch",
     "TileReader",
@@ -30,7 +22,6 @@ __all__ = [
     "level_of",
     "locate",
     "measure_quality",
-    "mosaic",
     "open_slide",
     "overview",
     "read_batches",

@@ -1,36 +1,105 @@
-"""A slide: a picture too large to hold, read region by region from the level of its pyramid that fits."""
+"""The interface of every slide: RGB regions of any pyramid level, and the µm per pixel that the file states."""
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
+import simplejpeg
 
+from spam.errors import SlideError
+from spam.sections.coordinates import PLAUSIBLE_MPP
 from spam.typing import Array, UInt8
 
-__all__ = ["Slide"]
+_NON_SQUARE = 0.02  # relative difference of the two axes
+_UNITS = (
+    (1e-3, "nm nanometer"),
+    (1.0, "µm \u03bcm um micrometer"),
+    (1e3, "mm millimeter"),
+    (1e4, "cm centimeter"),
+)
+UM_PER_UNIT: Mapping[str, float] = {
+    unit: um for um, units in _UNITS for unit in units.split()
+}  # OME-XML, OME-Zarr
 
 
-class Slide(ABC):
-    """An open slide; close it, or use it as a context manager. Reading is safe from several threads at once.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PixelSize:
+    """Pixel size of a slide as its file states it.
 
     Attributes
     ----------
+    mpp
+        µm per full-resolution pixel; None if the file states none, or an implausible one.
+    note
+        If `mpp` is None, what the file states instead, as the end of a sentence about the slide; else None.
+    """
+
+    mpp: float | None
+    note: str | None
+
+
+UNSTATED = PixelSize(mpp=None, note="states no pixel size")
+
+
+def pixel_size(mpp_x: float | None, mpp_y: float | None, *, stated: str) -> PixelSize:
+    """Take the mean of both axes, unless one is missing, implausible (not 0.05 to 20 µm), or pixels are not square.
+
+    Software that knows no pixel size writes the resolution of a screen or a printer. `stated` quotes the file.
+    """
+    if mpp_x is None or mpp_y is None:
+        return UNSTATED
+    low, high = PLAUSIBLE_MPP
+    if not low <= mpp_x <= high or not low <= mpp_y <= high:
+        note = (
+            f"states {mpp_x:.4g} µm per pixel ({stated}), which is not the resolution of a microscope "
+            f"({low:g} to {high:g})"
+        )
+        return PixelSize(mpp=None, note=note)
+    if abs(mpp_x - mpp_y) > _NON_SQUARE * mpp_x:
+        note = f"states pixels of {mpp_x:.4g} x {mpp_y:.4g} µm ({stated}), which are not square"
+        return PixelSize(mpp=None, note=note)
+    return PixelSize(mpp=(mpp_x + mpp_y) / 2, note=None)
+
+
+def pixel_size_in_units(
+    x: tuple[float, str | None], y: tuple[float, str | None], *, stated: str
+) -> PixelSize:
+    """Convert both axes, each a size and its unit, to µm; a unit that is not a length gives no pixel size."""
+    um_x, um_y = (UM_PER_UNIT.get(unit or "") for _, unit in (x, y))
+    if um_x is None or um_y is None:
+        return PixelSize(mpp=None, note=f"states its pixel size in a unit that is not a length ({stated})")
+    return pixel_size(x[0] * um_x, y[0] * um_y, stated=stated)
+
+
+class Slide(ABC):
+    """An open slide; close it, or use it as a context manager. Threads may read at the same time.
+
+    Attributes
+    ----------
+    kind
+        Name of the format, for messages.
+    unreadable
+        Exceptions of the underlying libraries on damaged files.
     path
         File that it was opened from.
     level_sizes
-        (width, height) of each pyramid level in pixels, level 0 being the full resolution.
+        (width, height) of each pyramid level in pixels; level 0 is the full resolution.
     level_downsamples
         Full-resolution pixels per pixel of each level, the mean of both axes; ``level_downsamples[0]`` is 1.
     block_sizes
-        (width, height) of the compressed blocks of each level: the file decodes nothing smaller, and the blocks
-        begin at the upper left corner. Those at the right and lower border may be cut off.
+        (width, height) of the compressed blocks of each level, which are decoded as a whole. Blocks begin at the upper
+        left corner; those at the right and lower border may be cut off.
     mpp
         µm per full-resolution pixel as the file states it, or None.
     mpp_note
-        Where `mpp` is None, what the file states instead, as the end of a sentence about the slide.
+        If `mpp` is None, what the file states instead, as the end of a sentence about the slide.
     """
+
+    kind: ClassVar[str] = "slide"
+    unreadable: ClassVar[tuple[type[Exception], ...]] = ()
 
     def __init__(
         self,
@@ -38,17 +107,13 @@ class Slide(ABC):
         *,
         level_sizes: tuple[tuple[int, int], ...],
         block_sizes: tuple[tuple[int, int], ...],
-        mpp: float | None,
-        mpp_note: str | None = None,
+        size: PixelSize = UNSTATED,
     ) -> None:
         self.path = path
         self.level_sizes = level_sizes
         self.block_sizes = block_sizes
-        self.mpp = mpp
-        self.mpp_note = mpp_note
-        self.level_downsamples = tuple(
-            (self.width / width + self.height / height) / 2 for width, height in level_sizes
-        )
+        self.mpp, self.mpp_note = size.mpp, size.note
+        self.level_downsamples = tuple((self.width / w + self.height / h) / 2 for w, h in level_sizes)
 
     @property
     def width(self) -> int:
@@ -61,12 +126,12 @@ class Slide(ABC):
         return self.level_sizes[0][1]
 
     def read(self, x: int, y: int, w: int, h: int, level: int = 0) -> UInt8[Array, "h w 3"]:
-        """Read a region of RGB pixels; what lies outside the slide repeats its edge.
+        """Read a region of RGB pixels; outside the slide its edge is repeated.
 
         Parameters
         ----------
         x, y
-            Column and row of the upper left pixel, counted in pixels **of this level**; may be negative.
+            Column and row of the upper left pixel, in pixels **of this level**; may be negative.
         w, h
             Size in pixels of this level, at least 1.
         level
@@ -81,7 +146,14 @@ class Slide(ABC):
         columns = np.clip(np.arange(x, x + w), 0, width - 1)
         rows = np.clip(np.arange(y, y + h), 0, height - 1)
         left, top = int(columns[0]), int(rows[0])
-        inside = self._read_inside(left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1, level)
+        try:
+            inside = self._read_inside(left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1, level)
+        except self.unreadable as error:
+            message = (
+                f"Slide {str(self.path)!r} cannot be decoded at ({left}, {top}) of level {level}: {error}. "
+                "Check that it was copied whole."
+            )
+            raise SlideError(message) from error
         if inside.shape[:2] == (h, w):
             return inside
         return inside[np.ix_(rows - top, columns - left)]
@@ -92,14 +164,40 @@ class Slide(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
     def __enter__(self) -> Self:
         """Return the slide itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the slide."""
         self.close()
+
+
+def to_rgb(pixels: UInt8[Array, "h w c"]) -> UInt8[Array, "h w 3"]:
+    """Convert grey (1 channel), RGB (3) or RGBA (4, composited over white) to RGB."""
+    if pixels.shape[2] < 4:
+        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    if (alpha == 255).all():
+        return np.ascontiguousarray(colour)
+    # Rounded to nearest in integers; 255 * 255 needs more than 16 signed bits.
+    wide = alpha.astype(np.uint32)
+    return ((colour * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
+
+
+def decode_jpeg(data: bytes) -> UInt8[Array, "h w c"]:
+    """Decode a grey (1 channel) or colour (3) JPEG strictly.
+
+    If data is missing, libjpeg warns and fills the rest with grey; Pillow and imagecodecs hide the warning. simplejpeg
+    uses the same library and turns its warnings into errors.
+
+    Raises
+    ------
+    ValueError
+        If the data is not an 8-bit JPEG, ends too early or is damaged.
+    """
+    colourspace = simplejpeg.decode_jpeg_header(data)[2]
+    wanted = "GRAY" if colourspace == "Gray" else "RGB"
+    return np.asarray(simplejpeg.decode_jpeg(data, colorspace=wanted))

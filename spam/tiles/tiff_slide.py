@@ -1,36 +1,22 @@
-"""TIFF that is no scanner's own format: tiled or in strips, OME-TIFF, BigTIFF, JPEG 2000 and other compressions."""
+"""Every TIFF that is not a scanner's format: tiles or strips, OME-TIFF, BigTIFF, JPEG 2000 and other compressions."""
 
 import struct
 import threading
 from pathlib import Path
+from typing import ClassVar
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .jpeg import decode_jpeg, whole_jpeg
-from .resolution import UNSTATED, ome_pixel_size, tag_pixel_size
-from .rgb import rgb_from_array
-from .slide import Slide
-from .tiff_levels import block_size, check_picture, levels_of
+from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, pixel_size_in_units, to_rgb
 
-__all__ = ["TiffSlide"]
-
-_UNREADABLE = (
-    tifffile.TiffFileError,
-    struct.error,
-    RuntimeError,
-    ValueError,
-    OSError,
-    # What tifffile raises on headers that contradict themselves: sizes of zero, lists that are too short, huge arrays.
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    MemoryError,
-)  # imagecodecs: RuntimeError
+_ONE_PICTURE = "YXSC"  # tifffile's letters for the axes of one picture; S are samples of a pixel, C of pages
+_RESOLUTION_UNITS = {2: ("inch", 25_400.0), 3: ("cm", 10_000.0)}  # TIFF 6.0, tag 296; 1 is "no unit"
 _JPEG_2000 = frozenset(
     {
         COMPRESSION.JPEG2000,
@@ -39,69 +25,57 @@ _JPEG_2000 = frozenset(
         COMPRESSION.APERIO_JP2000_RGB,
     }
 )
-_END = b"\xff\xd9"  # the last marker of a JPEG (EOI) as of a JPEG 2000 codestream (EOC)
+_START, _END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG; a JPEG 2000 codestream ends alike
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its last byte, the colour transform
 
 
 class TiffSlide(Slide):
-    """The first image of a TIFF, with the levels that tifffile finds for it; decoded block by block.
+    """The picture of a TIFF with its pyramid levels, decoded block by block.
 
-    Grey, RGB and RGBA are read, interleaved or one plane per channel. Blocks that the file leaves out are
-    white; one that is shorter than stated or damaged is an error.
+    Grey, RGB and RGBA are read, interleaved or one plane per channel. Blocks that the file leaves out are white; one that
+    is shorter than stated or damaged is an error.
 
     Raises
     ------
     SlideError
-        If the file cannot be parsed, is not 8-bit grey or RGB, or holds a stack and not one picture.
+        If the pixels are not 8-bit grey or RGB, or the file holds a stack.
     """
+
+    kind = "TIFF"
+    unreadable: ClassVar[tuple[type[Exception], ...]] = (
+        tifffile.TiffFileError,
+        *(struct.error, RuntimeError, ValueError, OSError),  # RuntimeError: imagecodecs
+        # tifffile on contradictory headers: sizes of zero, lists that are too short, huge arrays
+        *(ArithmeticError, LookupError, TypeError, MemoryError),
+    )
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self._tiff = tifffile.TiffFile(path)
         try:
-            self._tiff = tifffile.TiffFile(path)
-        except _UNREADABLE as error:
-            raise SlideError(_not_readable(path, error)) from error
-        try:
-            self._levels = levels_of(self._tiff)
-            check_picture(self._tiff, path)
+            self._levels = _levels_of(self._tiff)
+            _require_rgb(self._tiff, path)
             first = self._levels[0][0]
-            ome = self._tiff.ome_metadata
-            size = ome_pixel_size(ome) if ome else UNSTATED
-            size = tag_pixel_size(first) if size == UNSTATED else size
-            level_sizes = tuple((level[0].imagewidth, level[0].imagelength) for level in self._levels)
-            block_sizes = tuple(block_size(level[0]) for level in self._levels)
-            if min(side for sizes in (*level_sizes, *block_sizes) for side in sizes) < 1:
-                message = f"sizes {level_sizes} in blocks of {block_sizes}"
-                raise tifffile.TiffFileError(message)
-        except SlideError:
+            size = ome_pixel_size(self._tiff.ome_metadata or "")
+            block_sizes = tuple(_block_size(level[0]) for level in self._levels)
+            super().__init__(
+                path,
+                level_sizes=tuple((level[0].imagewidth, level[0].imagelength) for level in self._levels),
+                block_sizes=block_sizes,
+                size=_tag_pixel_size(first) if size == UNSTATED else size,
+            )
+        except BaseException:
             self._tiff.close()
             raise
-        except _UNREADABLE as error:
-            self._tiff.close()
-            raise SlideError(_not_readable(path, error)) from error
-        super().__init__(
-            path,
-            level_sizes=level_sizes,
-            block_sizes=block_sizes,
-            mpp=size.mpp,
-            mpp_note=size.note,
-        )
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
-        try:
-            planes = [self._read_page(page, x, y, w, h) for page in self._levels[level]]
-        except _UNREADABLE as error:
-            message = (
-                f"slide {str(self.path)!r} cannot be decoded at ({x}, {y}) of level {level}: {error}; "
-                "check that the file was copied whole"
-            )
-            raise SlideError(message) from error
-        return rgb_from_array(np.concatenate(planes, axis=2), name=self.path.name)
+        planes = [self._read_page(page, x, y, w, h) for page in self._levels[level]]
+        return to_rgb(np.concatenate(planes, axis=2))
 
     def _read_page(self, page: tifffile.TiffPage, x: int, y: int, w: int, h: int) -> UInt8[Array, "h w c"]:
-        """Decode the tiles or strips that the region touches, and put each where it belongs."""
-        tile_w, tile_h = block_size(page)
-        n_across = -(-page.imagewidth // tile_w)
-        n_down = -(-page.imagelength // tile_h)
+        """Decode the tiles or strips that the region touches, and put them together."""
+        tile_w, tile_h = _block_size(page)
+        n_across, n_down = -(-page.imagewidth // tile_w), -(-page.imagelength // tile_h)
         n_planes = page.samplesperpixel if page.planarconfig == PLANARCONFIG.SEPARATE else 1
         region = np.full((h, w, page.samplesperpixel), 255, dtype=np.uint8)
         for plane in range(n_planes):
@@ -114,7 +88,7 @@ class TiffSlide(Slide):
                     top, left = down * tile_h, across * tile_w
                     y0, y1 = max(y, top), min(y + h, top + tile_h)
                     x0, x1 = max(x, left), min(x + w, left + tile_w)
-                    # A block that is smaller than stated does not fit, and numpy says so (ValueError).
+                    # numpy raises ValueError if a block is smaller than stated.
                     region[y0 - y : y1 - y, x0 - x : x1 - x, channels] = tile[
                         y0 - top : y1 - top, x0 - left : x1 - left
                     ]
@@ -125,32 +99,134 @@ class TiffSlide(Slide):
         if n_bytes == 0:
             return None
         file = page.parent.filehandle  # an OME-TIFF may be spread over several files
-        if file.closed:
-            message = "the slide is closed"
-            raise ValueError(message)
-        with self._lock:  # one file position for all threads; decoding goes on side by side
+        with self._lock:  # threads share the file position; decoding runs in parallel
             file.seek(offset)
             packed = file.read(n_bytes)
         if len(packed) < n_bytes:
-            message = f"the file ends inside block {index}, which reaches to byte {offset + n_bytes}"
+            message = f"the file ends inside block {index}, before byte {offset + n_bytes}"
             raise tifffile.TiffFileError(message)
         is_jpeg = page.compression == COMPRESSION.JPEG
         if (is_jpeg or page.compression in _JPEG_2000) and not packed.rstrip(b"\0").endswith(_END):
             message = f"block {index} lacks its last bytes"
             raise tifffile.TiffFileError(message)
         if is_jpeg:
-            is_ycbcr = page.photometric == PHOTOMETRIC.YCBCR
-            return decode_jpeg(whole_jpeg(packed, tables=page.jpegtables, is_ycbcr=is_ycbcr))
+            # A TIFF keeps the tables and the colour space outside of its blocks; the Adobe marker states the latter.
+            tables = page.jpegtables.removeprefix(_START)[:-2] if page.jpegtables else b""
+            colours = _ADOBE + bytes([page.photometric == PHOTOMETRIC.YCBCR])
+            return decode_jpeg(_START + colours + tables + packed.removeprefix(_START))
         tile, _, _ = page.decode(packed, index)
         return None if tile is None else tile[0]  # (depth, h, w, channels), and a slide has a depth of 1
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._tiff.close()
 
 
-def _not_readable(path: Path, error: Exception) -> str:
-    return (
-        f"slide {str(path)!r} ({path.stat().st_size} bytes) is not a readable TIFF: {error}; expected a whole TIFF with a "
-        "picture in it; check that the file was copied whole, with as many bytes as where it came from"
+def _levels_of(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
+    """Find the pages of each level, the full resolution first: one page, or one per channel.
+
+    Writers mark smaller levels as such or keep them in SubIFDs. If nothing is marked, further tiled pages of the same
+    shape, but smaller, are levels, as in OpenSlide.
+    """
+    first = _picture_of(tiff)
+    levels = [_pages_of(level) for level in first.levels]
+    full = levels[0][0]
+    if len(levels) == 1 and full.is_tiled:
+        others = [_pages_of(other) for other in tiff.series if other.dtype == first.dtype]
+        levels += [pages for pages in others if _is_smaller(pages[0], full)]
+        levels.sort(key=lambda pages: -pages[0].imagewidth)
+    return levels
+
+
+def _picture_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Return the first image of an OME-TIFF, the largest of any other."""
+    if not tiff.series:
+        message = "it has no pictures, probably because its end is missing"
+        raise tifffile.TiffFileError(message)
+
+    def n_pixels(series: tifffile.TiffPageSeries) -> int:
+        page = _pages_of(series)[0]
+        return int(page.imagewidth * page.imagelength)
+
+    return tiff.series[0] if tiff.is_ome else max(tiff.series, key=n_pixels)
+
+
+def _pages_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
+    pages = [page.aspage() for page in series.pages if page is not None]
+    if len(pages) < len(series.pages):
+        message = "a part of the image is in another file, which is missing"
+        raise tifffile.TiffFileError(message)
+    return pages
+
+
+def _is_smaller(page: tifffile.TiffPage, full: tifffile.TiffPage) -> bool:
+    """Return whether a page may be the same picture at a lower resolution, each side rounded to whole pixels."""
+    if not page.is_tiled or page.samplesperpixel != full.samplesperpixel:
+        return False
+    ratio = full.imagewidth / page.imagewidth
+    return ratio > 1 and abs(full.imagelength / ratio - page.imagelength) <= 1
+
+
+def _block_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Return width and height of the page's tiles or strips; a single strip may state an endless height."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
+
+
+def _require_rgb(tiff: tifffile.TiffFile, path: Path) -> None:
+    series = _picture_of(tiff)
+    page = _pages_of(series)[0]
+    n_channels = len(series.pages) * page.samplesperpixel
+    sizes = zip(series.axes, series.shape, strict=True)
+    is_stack = any(size > 1 and axis not in _ONE_PICTURE for axis, size in sizes)
+    if n_channels == 4:  # an alpha that the colours were not multiplied with
+        is_rgb = page.photometric == PHOTOMETRIC.RGB and page.extrasamples == (EXTRASAMPLE.UNASSALPHA,)
+    elif page.photometric == PHOTOMETRIC.YCBCR:  # the JPEG decoder converts it if it sees all channels
+        is_rgb = page.compression == COMPRESSION.JPEG and page.planarconfig == PLANARCONFIG.CONTIG
+    else:
+        is_rgb = n_channels in (1, 3) and page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB)
+    if is_rgb and series.dtype == np.uint8 and not is_stack:
+        return
+    extra = "".join(f" and {EXTRASAMPLE(kind).name}" for kind in page.extrasamples)
+    message = (
+        f"Slide {str(path)!r} has {n_channels} channels of {series.dtype} (axes {series.axes!r}, shape {series.shape}, "
+        f"{PHOTOMETRIC(page.photometric).name}{extra}), expected 8-bit grey, RGB or RGBA. Convert it to 8-bit RGB."
     )
+    raise SlideError(message)
+
+
+def ome_pixel_size(xml: str) -> PixelSize:
+    """Read PhysicalSizeX and PhysicalSizeY of the first image of an OME-XML header; text that is not XML states nothing.
+
+    Source: OME schema 2016-06, ``Pixels/@PhysicalSizeX``.
+    """
+    try:
+        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
+    except ElementTree.ParseError:
+        return UNSTATED
+    if pixels is None:
+        return UNSTATED
+    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "XY"]
+    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"]
+    if None in sizes:
+        return UNSTATED
+    words = [f"PhysicalSize{axis} {size} {unit}" for axis, size, unit in zip("XY", sizes, units, strict=True)]
+    try:
+        x, y = (float(size or "") for size in sizes)
+    except ValueError:
+        x = y = float("nan")
+    return pixel_size_in_units((x, units[0]), (y, units[1]), stated=f"OME-XML: {', '.join(words)}")
+
+
+def _tag_pixel_size(page: tifffile.TiffPage) -> PixelSize:
+    """Read the resolution tags of a TIFF page; only centimetre and inch are units of length."""
+    try:
+        per_unit_x, per_unit_y = (float(value) for value in page.resolution)
+    except ZeroDivisionError:  # 0/0 or 1/0, which some programs write for "unknown"
+        return UNSTATED
+    if int(page.resolutionunit) not in _RESOLUTION_UNITS or per_unit_x <= 0 or per_unit_y <= 0:
+        return UNSTATED
+    name, um = _RESOLUTION_UNITS[int(page.resolutionunit)]
+    stated = f"TIFF resolution: {per_unit_x:g} pixels per {name}"
+    return pixel_size(um / per_unit_x, um / per_unit_y, stated=stated)

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
 from spam.models.fusion import TokenTable
-from spam.schemas.store_meta import UNKNOWN_WEIGHTS
+from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, choose_sections, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped

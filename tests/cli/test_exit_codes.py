@@ -1,4 +1,4 @@
-"""Exit codes and what is printed where: 0 done, 1 our bug, 2 for the user to mend, 130 interrupted."""
+"""Exit codes and output streams: 0 done, 1 bug, 2 user error, 130 interrupted."""
 
 import errno
 import json
@@ -24,35 +24,40 @@ class Report:
         return "three"
 
 
-def run(work: Any, *words: str, exit_code: Any = None) -> int:
+def run(work: Any, *words: str, **settings: Any) -> int:
     app = typer.Typer()
-    settings = {"exit_code": exit_code} if exit_code else {}
-    command = Command(name="try", does="Try.", example="spam try", options=(), work=work, **settings)
-    add_command(app, command)
+    add_command(app, Command(name="try", does="Try.", example="spam try", options=(), work=work, **settings))
     code: int = app(list(words), standalone_mode=False)
     return code
 
 
 def chatty(values: dict[str, Any], progress: Progress) -> Report:
-    print("a library that prints")
+    print("printed by a library")
     with progress.task("working", 2) as advance:
         advance(2, note="loss 0.1")
     return Report()
 
 
+def raising(error: BaseException) -> Any:
+    def work(values: dict[str, Any], progress: Progress) -> Report:
+        raise error
+
+    return work
+
+
+@pytest.fixture(autouse=True)
+def _no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPAM_DEBUG", raising=False)
+
+
 def test_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(chatty) == 0
-    shown = capsys.readouterr()
-    assert shown.out == "three\n"
-    assert shown.err == "a library that prints\n"  # no bars: this is no terminal
-
-
-def test_done_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert capsys.readouterr() == ("three\n", "printed by a library\n")  # no bars without a terminal
     assert run(chatty, "--json") == 0
-    shown = capsys.readouterr()
     expected = {"value": 3, "nan": None, "deep": [{"infinite": None}], "pair": [1.5, "x"]}
-    assert json.loads(shown.out) == expected
-    assert shown.out.count("\n") == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == expected
+    assert run(chatty, exit_code=lambda report: report.to_mapping()["value"]) == 3
 
 
 STRANGE, SHOWN = (
@@ -61,151 +66,77 @@ STRANGE, SHOWN = (
 )
 
 
-def test_what_a_terminal_would_obey_is_shown_escaped(
+def test_terminal_control_characters_are_escaped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Strange(Report):
         def summary(self) -> str:
             return STRANGE
 
-    def refused(values: dict[str, Any], progress: Progress) -> Report:
-        raise ConfigError(STRANGE)
-
     assert run(lambda values, progress: Strange()) == 0
     assert capsys.readouterr().out == SHOWN
-    monkeypatch.delenv("SPAM_DEBUG", raising=False)
-    assert run(refused) == 2
+    assert run(raising(ConfigError(STRANGE))) == 2
     assert capsys.readouterr().err == f"Error: {SHOWN}"
     monkeypatch.setenv("SPAM_DEBUG", "1")
-    assert run(refused) == 2
+    assert run(raising(ConfigError(STRANGE))) == 2
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_report_may_choose_its_code() -> None:
-    assert run(chatty, exit_code=lambda report: report.to_mapping()["value"]) == 3
-
-
-def mistaken(values: dict[str, Any], progress: Progress) -> Report:
-    message = "--epochs must be positive, not 0"
-    raise ConfigError(message)
-
-
-def test_mistake_is_a_message_alone(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SPAM_DEBUG", raising=False)
-    assert run(mistaken) == 2
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "Error: --epochs must be positive, not 0\n")
-
-
-def test_mistake_with_traceback_on_request(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPAM_DEBUG", "1")
-    assert run(mistaken) == 2
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_mistake_in_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SPAM_DEBUG", raising=False)
-    assert run(mistaken, "--json") == 2
+def test_user_errors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    work = raising(ConfigError("--epochs must be positive, not 0"))
+    assert run(work) == 2
+    assert capsys.readouterr() == ("", "Error: --epochs must be positive, not 0\n")
+    assert run(work, "--json") == 2
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"error": "--epochs must be positive, not 0", "kind": "ConfigError"}
     assert shown.err == ""
+    monkeypatch.setenv("SPAM_DEBUG", "1")
+    assert run(work) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
-def broken(values: dict[str, Any], progress: Progress) -> Report:
-    message = "off by one"
-    raise IndexError(message)
-
-
-def test_bug_shows_the_traceback_and_where_to_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(broken) == 1
+def test_bugs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(IndexError("off by one"))) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "Traceback" in shown.err
-    assert "off by one" in shown.err
-    assert "bug in spam" in shown.err
-    assert "spam doctor" in shown.err
-
-
-def test_bug_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(broken, "--json") == 1
+    assert all(words in shown.err for words in ("Traceback", "off by one", "bug in spam", "spam doctor"))
+    assert run(raising(IndexError("off by one")), "--json") == 1
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["kind"] == "IndexError"
-    assert "Traceback" in shown.err
+    assert (json.loads(shown.out)["kind"], "Traceback" in shown.err) == ("IndexError", True)
+    assert run(raising(FileNotFoundError(errno.ENOENT, "No such file", "spam/data.json"))) == 1
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.EACCES, "may read and write"),
-        (errno.EROFS, "disk that can be written"),
-        (errno.ENOSPC, "make room on this disk"),
-    ],
-)
-def test_what_the_disk_refuses_is_for_the_user_to_mend(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int, words: str
-) -> None:
-    monkeypatch.delenv("SPAM_DEBUG", raising=False)
-
-    def refused(values: dict[str, Any], progress: Progress) -> Report:
-        raise OSError(code, "refused", "/data/cohort.zarr")
-
-    assert run(refused) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("Error: '/data/cohort.zarr': refused; ")
-    assert words in shown.err
-    assert "Traceback" not in shown.err
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_disk_errors_are_user_errors(capsys: pytest.CaptureFixture[str], code: int) -> None:
+    assert run(raising(OSError(code, "refused", "/data/cohort.zarr"))) == 2
+    assert capsys.readouterr().err.startswith("Error: refused: /data/cohort.zarr. ")
 
 
-def test_a_path_through_a_file_is_for_the_user_to_mend(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_path_through_a_file_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
-
-    def write(values: dict[str, Any], progress: Progress) -> Report:
-        (tmp_path / "file" / "store.zarr").mkdir()
-        return Report()
-
-    assert run(write, "--json") == 2
-    assert "file where a folder is expected" in json.loads(capsys.readouterr().out)["error"]
-
-
-def test_a_file_that_we_lost_is_our_bug() -> None:
-    def lost(values: dict[str, Any], progress: Progress) -> Report:
-        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "spam/data.json")
-
-    assert run(lost) == 1
-
-
-def interrupted(values: dict[str, Any], progress: Progress) -> Report:
-    raise KeyboardInterrupt
+    path = tmp_path / "file" / "store.zarr"
+    assert run(lambda values, progress: path.mkdir(), "--json") == 2
+    assert str(path) in json.loads(capsys.readouterr().out)["error"]
 
 
 @pytest.mark.parametrize("words", [(), ("--json",)])
-def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    assert run(interrupted, *words) == 130
+def test_interruption(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert run(raising(KeyboardInterrupt()), *words) == 130
     shown = capsys.readouterr()
-    message = json.loads(shown.out)["error"] if words else shown.err
-    assert "run the same command again" in message
+    assert "run the same command again" in (shown.out if words else shown.err)
 
 
 @pytest.mark.parametrize(
     "words",
     [("embed", "--foo"), ("embedd",), ("pretrain", "--epochs", "few"), ("embed",), ("demo", "nowhere")],
 )
-def test_wrong_usage_is_2_with_or_without_json(spam: Any, words: tuple[str, ...]) -> None:
+def test_wrong_usage(spam: Any, words: tuple[str, ...]) -> None:
     plain = spam(*words)
-    assert (plain.code, plain.out) == (2, "")
-    assert "Error: " in plain.err
+    assert (plain.code, plain.out, "Error: " in plain.err) == (2, "", True)
     machine = spam(*words, "--json")
-    assert machine.code == 2
-    assert set(machine.json) == {"error", "kind"}
+    assert (machine.code, set(machine.json)) == (2, {"error", "kind"})
 
 
 def test_version(spam: Any) -> None:
     ran = spam("--version")
-    assert ran.code == 0
-    assert ran.out.startswith("spam-st ")
+    assert (ran.code, ran.out.startswith("spam-st ")) == (0, True)

@@ -1,4 +1,4 @@
-"""The published commands: lab files in place of a store, LoRA options, modes under their first names."""
+"""The published commands: lab files in place of a store, LoRA options, modes under their published names."""
 
 import json
 import re
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from adaptation_lab import make_cohort_files
+from published import write_visium_files
 
-from spam.cli.lab_files import with_store
-from spam.cli.lora import take_lora
-from spam.encoders.adapter import read_adapter
+from spam.cli.lab_files import take_lora, with_store
+from spam.encoders import read_adapter
 from spam.errors import ConfigError
 from spam.models.checkpoint import read_checkpoint_meta
 from spam.progress import SILENT
@@ -21,69 +21,85 @@ from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 
 
-def test_store_alone_passes_through() -> None:
-    values = {"store": "s.zarr", "save_dir": "x", "epochs": 3}
-    assert with_store(PretrainConfig, values, SILENT, folder="save_dir") == (values, ())
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the table and the folder that the options name."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").touch()
+    for folder in ("r", "s"):
+        Path(folder).mkdir()
+    return tmp_path
 
 
-def test_alias_of_an_encoder_becomes_its_name() -> None:
-    values = {"store": "s.zarr", "enc_name": "h-optimus-0"}
-    stage, _ = with_store(PretrainConfig, values, SILENT, folder="save_dir")
-    assert stage["enc_name"] == "hoptimus0"
+def test_a_store_passes_through(here: Path) -> None:
+    values = {"store": "s", "save_dir": "x", "epochs": 3, "enc_name": "h-optimus-0"}
+    config = with_store(PretrainConfig, values, SILENT)
+    assert config == PretrainConfig.from_mapping({**values, "enc_name": "hoptimus0"})
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"store": "s", "csv": "t.csv", "root": "r"}, r"--csv, --root serve to embed lab files .* --store"),
-        ({"store": "s", "img_batch_size": 3}, r"--img-batch-size serve .* leave them out beside --store"),
-        ({"mpp": 0.5}, r"--mpp serve .* add --csv and --root"),
-        ({"csv": Path("t.csv"), "root": Path("r")}, r"--save-dir is missing"),
-        ({"csv": Path("t.csv"), "root": Path("r"), "save_dir": Path("x"), "heads": 7}, r"--heads must divide"),
-        ({"csv": Path("t.csv"), "save_dir": Path("x")}, r"give --manifest, or --csv and --root"),
-        ({"h5ad": Path("a"), "csv": Path("t"), "root": Path("r"), "save_dir": Path("x"), "img_batch_size": 0},
-         r"--batch-size must be at least 1"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named_before_anything_runs(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        with_store(FinetuneConfig, values, SILENT, folder="save_dir")
-
-
-def test_predict_needs_its_checkpoint_before_anything_runs() -> None:
-    values = {"csv": Path("t.csv"), "root": Path("r"), "out_dir": Path("x")}
-    with pytest.raises(ConfigError, match="--ckpt is missing"):
-        with_store(PredictConfig, values, SILENT, folder="out_dir", checkpoint="ckpt")
-
-
-def test_lora_options_are_taken_apart() -> None:
-    values = {"csv": "t.csv", "root": "r", "epochs": 3}
-    assert take_lora({**values, "with_lora": False}) == (values, None)
-    assert take_lora({**values, "with_lora": True, "lora_r": 4, "lora_epochs": 2}) == (
-        values,
-        {"lora_r": 4, "lora_epochs": 2},
-    )
+LAB = {"csv": "t.csv", "root": "r"}
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("config", "values", "words"),
     [
-        (
-            {"lora_r": 16, "lora_dropout": 0.05},
-            "--lora-r, --lora-dropout changes nothing without --with-lora",
-        ),
-        ({"with_lora": True, "lora": Path("x")}, "--with-lora trains an adapter, and --lora names one"),
-        (
-            {"with_lora": True, "store": "s.zarr"},
-            "--with-lora needs the tiles.*in place of --store.*spam adapt",
-        ),
-        ({"with_lora": True, "lora_r": 0}, "--lora-r must be at least 1"),
-        ({"with_lora": True, "lora_epochs": 0}, "--epochs must be positive"),
+        (FinetuneConfig, {"store": "s", **LAB}, r"--csv, --root .* --store"),
+        (FinetuneConfig, {"store": "s", "img_batch_size": 3}, r"--img-batch-size .* --store"),
+        (FinetuneConfig, {"mpp": 0.5}, r"--mpp .* --csv and --root"),
+        (FinetuneConfig, LAB, r"--save-dir is missing"),
+        (FinetuneConfig, {**LAB, "save_dir": "x", "heads": 7}, r"--heads must divide"),
+        (FinetuneConfig, {"csv": "t.csv", "save_dir": "x"}, r"--manifest, or --csv and --root"),
+        (FinetuneConfig, {**LAB, "save_dir": "x", "img_batch_size": 0}, r"--batch-size must be at least 1"),
+        (PredictConfig, {**LAB, "out_dir": "x"}, r"--ckpt is missing"),
     ],
 )
-def test_mistakes_about_lora_are_named_before_anything_runs(values: dict[str, Any], words: str) -> None:
+def test_mistakes_are_found_before_anything_runs(
+    here: Path, config: Any, values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        with_store(config, values, SILENT, checkpoint="ckpt")
+    assert not (here / "x").exists()
+
+
+def test_lora_options_are_separated() -> None:
+    values = {"csv": "t.csv", "root": "r", "epochs": 3}
+    assert take_lora({**values, "with_lora": False}) == (values, None)
+    given = {"with_lora": True, "lora_r": 4, "lora_epochs": 2}
+    assert take_lora({**values, **given}) == (values, {"lora_r": 4, "epochs": 2})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lora_r": 16, "lora_dropout": 0.05}, "--lora-r, --lora-dropout .* --with-lora"),
+        ({"with_lora": True, "lora": Path("x")}, "--with-lora .* --lora"),
+        ({"with_lora": True, "store": "s.zarr"}, "--with-lora .*instead of --store"),
+        ({"with_lora": True, "lora_r": 0}, "--lora-r must be at least 1"),
+        ({"with_lora": True, "lora_epochs": 0}, "--epochs must be at least 1"),
+    ],
+)
+def test_mistakes_about_lora(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         take_lora(values)
+
+
+@pytest.mark.slow
+def test_the_published_lora_options(spam: Any, shared_data: Path, tmp_path: Path) -> None:
+    """LoRA on a real Visium section; fine-tuning finds the adapter beside the checkpoint."""
+    lab_files = write_visium_files(shared_data, tmp_path)
+    shared = [*lab_files, "--enc_name", "efficientnet_lite0", "--device", "auto", "--epochs", 1]
+    options = "--mode joint --with_lora --lora_r 16 --lora_alpha 32 --lora_dropout 0.05 --lora_epochs 1"
+    done = spam("pretrain", *shared, *options.split(), "--save_dir", tmp_path / "pretrain")
+    assert done.code == 0, done.err
+    best = tmp_path / "pretrain" / "best.safetensors"
+    done = spam("finetune", *shared, "--pretrained_ckpt", best, "--save_dir", tmp_path / "finetune")
+    assert done.code == 0, done.err
+    name = read_adapter(tmp_path / "pretrain" / "lora").adapter_sha256[:8]
+    best = tmp_path / "finetune" / "best.safetensors"
+    assert read_checkpoint_meta(best).feature_keys == (f"efficientnet_lite0-lora-{name}_112um",)
+    done = spam("inference", *lab_files, "--ckpt", best, "--out_dir", tmp_path / "results")
+    assert done.code == 0, done.err
+    assert "WARNING" in done.out
 
 
 def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
@@ -151,7 +167,7 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
     ran = spam("inference", *one, "--json")
     assert (ran.code, ran.json["kind"]) == (2, "ConfigError")
     assert re.search(
-        r"adapted encoder 'local:tiny-lora-.*no adapter is given; .* with --lora", ran.json["error"]
+        r"adapted encoder 'local:tiny-lora-.*no adapter is given.* with --lora", ran.json["error"]
     )
     ran = spam("inference", *one, "--lora", out / "lora", "--json")
     assert ran.code == 0, ran.err
@@ -208,8 +224,6 @@ def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None
     assert info["n_bytes"] > 0
 
     # The store in the folder is reused: nothing is embedded a second time.
-    from spam.store import open_store
-
     before = open_store(out / "store.zarr").section(second.stem).features("efficientnet_lite0_112um")
     again = spam("predict", *files(second), "--ckpt", fine / "best.safetensors", "--out-dir", out, "--json")
     assert again.code == 2

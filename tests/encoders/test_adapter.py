@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import peft
@@ -17,14 +17,23 @@ import torch
 from hub_models import HubModels
 from torch import nn
 
-from spam.encoders.adapter import adapted_card, frozen_name, merge_adapter, read_adapter, write_adapter
-from spam.encoders.build import build_encoder, build_network
-from spam.encoders.lora import add_lora, lora_targets, target_patterns
-from spam.encoders.network import TileNetwork, weights_digest
+from spam.encoders import adapted_card, build_encoder, read_adapter
+from spam.encoders.encoder import build_network
+from spam.encoders.lora_adapter import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    add_lora,
+    frozen_name,
+    lora_targets,
+    merge_adapter,
+    target_patterns,
+    write_adapter,
+)
 from spam.encoders.registry import encoder_card
+from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import EncoderError, MissingInputError
-from spam.schemas.adapter_card import AdapterCard
-from spam.schemas.encoder_card import EncoderCard
+from spam.schemas.encoder_card import AdapterCard, EncoderCard
 
 # One small model per kind: how many layers of each name LoRA updates, counted by hand on the printed models.
 KINDS: dict[str, dict[str, int]] = {
@@ -33,6 +42,9 @@ KINDS: dict[str, dict[str, int]] = {
     "test_resnet": {"conv1": 1, "conv3": 1, "1": 3},  # the last: convolutions of the shortcuts
     "test_convnext": {"fc1": 9, "fc2": 9},
 }
+
+
+Written: TypeAlias = tuple[Path, torch.Tensor, torch.Tensor, EncoderCard]
 
 
 def network_of(name: str, **kwargs: Any) -> TileNetwork:
@@ -71,7 +83,6 @@ def card_of(network: TileNetwork, digest: str) -> AdapterCard:
         adapter_sha256="",
         tiles=({"tile_um": 16.0, "tile_px": None, "out_px": 32},),
         targets=("x",),
-        objective="contrastive",
         train_sections=("A",),
         val_sections=("B",),
         genes=("G1", "G2"),
@@ -84,7 +95,7 @@ def card_of(network: TileNetwork, digest: str) -> AdapterCard:
 
 
 @pytest.fixture
-def written(tiny_folder: Path, tmp_path: Path) -> tuple[Path, torch.Tensor, torch.Tensor, EncoderCard]:
+def written(tiny_folder: Path, tmp_path: Path) -> Written:
     """An adapter of the tiny encoder; its features of some tiles; the tiles; the card."""
     card = encoder_card(f"local:{tiny_folder}")
     network = build_network(card)
@@ -141,7 +152,7 @@ def test_an_encoder_without_such_layers_is_refused() -> None:
     network = TileNetwork(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), EncoderCard(name="c", source="x", dim=4, input_px=3)
     )
-    with pytest.raises(EncoderError, match=r"'c' has no linear layer.*choose another encoder"):
+    with pytest.raises(EncoderError, match="'c'"):
         lora_targets(network)
 
 
@@ -177,33 +188,26 @@ def test_merged_features_are_those_of_the_adapter_apart(kind: str, tmp_path: Pat
     assert not [name for name, _ in again.named_parameters() if "lora" in name]
 
 
-def test_plain_peft_reads_it(written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard]) -> None:
+def test_plain_peft_reads_it(written: Written) -> None:
     folder, features, tiles, card = written
+    assert sorted(p.name for p in folder.iterdir()) == [CONFIG, WEIGHTS, CARD]
+    assert not [p.name for p in folder.iterdir() if str(folder.parent).encode() in p.read_bytes()]
     network = build_network(card)
     network.backbone = peft.PeftModel.from_pretrained(network.backbone, folder).eval()
     with torch.inference_mode():
         torch.testing.assert_close(network(tiles), features, rtol=0, atol=0)
 
 
-def test_the_folder_holds_three_files_and_no_path(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
-) -> None:
-    folder, *_ = written
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "spam_adapter.json",
-    ]
-    assert not [p.name for p in folder.iterdir() if str(folder.parent).encode() in p.read_bytes()]
-
-
 def test_an_encoder_with_an_adapter_has_a_name_of_its_own(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    written: Written,
 ) -> None:
     folder, features, tiles, card = written
     frozen = build_encoder(card, device=torch.device("cpu"))
     encoder = build_encoder(card, device=torch.device("cpu"), lora=folder)
     adapter = read_adapter(folder)
+    expected = card_of(build_network(card), frozen.weights_sha256)
+    assert adapter == dataclasses.replace(expected, adapter_sha256=adapter.adapter_sha256)
+    assert frozen_name(encoder.card.name) == card.name
     assert encoder.card == dataclasses.replace(card, name=f"local:tiny-lora-{adapter.adapter_sha256[:8]}")
     assert encoder.weights_sha256 == frozen.weights_sha256 == adapter.weights_sha256
     assert (encoder.lora_sha256, frozen.lora_sha256) == (adapter.adapter_sha256, None)
@@ -212,40 +216,27 @@ def test_an_encoder_with_an_adapter_has_a_name_of_its_own(
     assert np.abs(frozen.embed(images) - features.numpy()).max() > 0.01
 
 
-def test_the_card_survives_the_file(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
-) -> None:
-    folder, *_, card = written
-    digest = weights_digest(build_network(card).backbone)
-    expected = card_of(build_network(card), digest)
-    found = read_adapter(folder)
-    assert found == dataclasses.replace(expected, adapter_sha256=found.adapter_sha256)
-    assert re.fullmatch("[0-9a-f]{64}", found.adapter_sha256)
-
-
 def test_an_adapter_of_another_encoder_is_refused(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    written: Written,
     write_folder: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     folder, *_ = written
     other = encoder_card(f"local:{write_folder(tmp_path / 'other')}")
-    with pytest.raises(
-        EncoderError, match=r"trained for encoder 'local:tiny', not for 'local:other'.*--enc-name"
-    ):
+    with pytest.raises(EncoderError, match=r"'local:tiny'.*'local:other'.*--enc-name local:tiny"):
         build_encoder(other, device=torch.device("cpu"), lora=folder)
-    with pytest.raises(EncoderError, match="not for 'local:other'"):
+    with pytest.raises(EncoderError, match="'local:other'"):
         adapted_card(other, read_adapter(folder))
 
 
 def test_other_weights_of_the_same_name_are_refused(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    written: Written,
 ) -> None:
     folder, *_, card = written
     network = build_network(card)
     with torch.no_grad():
         next(network.backbone.parameters()).add_(1e-3)
-    with pytest.raises(EncoderError, match=r"weights [0-9a-f]{8}…, and these are [0-9a-f]{8}….*--revision"):
+    with pytest.raises(EncoderError, match=r"[0-9a-f]{8}.*[0-9a-f]{8}.*--revision"):
         merge_adapter(network, folder)
 
 
@@ -267,32 +258,32 @@ def _edit(**changes: object) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "words"),
+    ("name", "damage", "parts"),
     [
-        ("adapter_model.safetensors", _flip, r"digest .* are not those that spam_adapter\.json"),
-        ("adapter_model.safetensors", _cut, r"are not those that spam_adapter\.json"),
-        ("adapter_config.json", _edit(lora_alpha=77), r"are not those .* copy the folder again"),
-        ("adapter_config.json", lambda path: path.write_text("{"), r"adapter_config\.json is damaged"),
-        ("spam_adapter.json", lambda path: path.write_text("[]"), r"spam_adapter\.json .* is damaged"),
-        ("spam_adapter.json", _edit(surprise=1), r"is damaged .*surprise"),
-        ("spam_adapter.json", _edit(format="other"), "are not those"),
-        ("spam_adapter.json", _edit(version=2), r"of version 2; .* up to version 1: update"),
+        ("adapter_model.safetensors", _flip, "digest"),
+        ("adapter_model.safetensors", _cut, "digest"),
+        ("adapter_config.json", _edit(lora_alpha=77), "digest"),
+        ("adapter_config.json", lambda path: path.write_text("{"), "adapter_config.json"),
+        ("spam_adapter.json", lambda path: path.write_text("[]"), "spam_adapter.json"),
+        ("spam_adapter.json", _edit(surprise=1), "surprise"),
+        ("spam_adapter.json", _edit(format="other"), "other 1, expected spam-adapter 1"),
+        ("spam_adapter.json", _edit(version=2), "spam-adapter 2, expected spam-adapter 1"),
     ],
 )
-def test_damage_is_named(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
-    name: str,
-    damage: Callable[[Path], object],
-    words: str,
+def test_damage_is_reported(
+    written: Written, name: str, damage: Callable[[Path], object], parts: str
 ) -> None:
     folder, *_ = written
     damage(folder / name)
-    with pytest.raises(EncoderError, match=words):
+    with pytest.raises(EncoderError, match=rf"--lora .*{parts}"):
+        read_adapter(folder)
+    (folder / name).unlink()
+    with pytest.raises(MissingInputError, match=rf"--lora .*{re.escape(name)}"):
         read_adapter(folder)
 
 
 def test_what_only_describes_is_not_in_the_digest(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    written: Written,
 ) -> None:
     folder, *_ = written
     before = read_adapter(folder)
@@ -300,18 +291,8 @@ def test_what_only_describes_is_not_in_the_digest(
     assert read_adapter(folder) == before
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "spam_adapter.json"])
-def test_a_missing_file_is_named(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard], name: str
-) -> None:
-    folder, *_ = written
-    (folder / name).unlink()
-    with pytest.raises(MissingInputError, match=rf"no adapter of `spam adapt`: {re.escape(name)} not there"):
-        read_adapter(folder)
-
-
 def test_arrays_that_do_not_fit_are_named(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    written: Written,
 ) -> None:
     """A folder that is whole, and whose configuration leads to other arrays; its digest is computed anew by its rule."""
     folder, *_, card = written
@@ -324,9 +305,7 @@ def test_arrays_that_do_not_fit_are_named(
     digest = hashlib.sha256(weights + shaping.encode()).hexdigest()
     _edit(adapter_sha256=digest)(folder / "spam_adapter.json")
     assert read_adapter(folder).adapter_sha256 == digest
-    with pytest.raises(
-        EncoderError, match=r"16 of its arrays do not fit encoder 'local:tiny', first 'base_model"
-    ):
+    with pytest.raises(EncoderError, match=r"'base_model.*'local:tiny'"):
         merge_adapter(build_network(card), folder)
 
 
@@ -348,15 +327,8 @@ def test_only_the_name_of_an_adapted_encoder_is_taken_apart(name: str, frozen: s
     assert frozen_name(name) == frozen
 
 
-def test_the_name_that_is_given_is_taken_apart_again(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
-) -> None:
-    folder, *_, card = written
-    assert frozen_name(adapted_card(card, read_adapter(folder)).name) == card.name
-
-
 def test_without_peft_no_weights_are_fetched(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard],
+    written: Written,
     hub: HubModels,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -367,7 +339,7 @@ def test_without_peft_no_weights_are_fetched(
 
 
 def test_without_peft_the_command_that_brings_it_is_named(
-    written: tuple[Path, torch.Tensor, torch.Tensor, EncoderCard], monkeypatch: pytest.MonkeyPatch
+    written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, *_, card = written
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 from spam.encoders import build_encoder, encoder_card
 from spam.schemas.embed_config import DEFAULT_ENCODER
 
+CPU = torch.device("cpu")
 # ImageNet-1k's own numbers of the classes.
 PALACE, BELL_COTE, MONASTERY, CASTLE = 698, 442, 663, 483
 DAISY = 985
@@ -36,7 +37,7 @@ def central_square(pixels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def features(tiles: np.ndarray) -> np.ndarray:
-    return build_encoder(encoder_card("efficientnet_lite0"), device=torch.device("cpu")).embed(tiles)
+    return build_encoder(encoder_card("efficientnet_lite0"), device=CPU).embed(tiles)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def published() -> dict[str, torch.Tensor]:
 def test_stages_are_those_of_the_original_implementation(
     tiles: np.ndarray, original: EfficientNet, normalised: torch.Tensor
 ) -> None:
-    features = build_encoder(encoder_card(DEFAULT_ENCODER), device=torch.device("cpu")).embed(tiles)
+    features = build_encoder(encoder_card(DEFAULT_ENCODER), device=CPU).embed(tiles)
     seen: dict[int, np.ndarray] = {}
     last = (0, 2, 4, 10, 15)  # blocks before each halving of the map, and the last of all sixteen
     hooks = [
@@ -90,11 +91,19 @@ def test_features_are_those_of_the_original_implementation(
     assert np.abs(features - expected).max() <= 1e-5
 
 
-def test_photographs_are_recognised(features: np.ndarray, published: dict[str, torch.Tensor]) -> None:
+def test_folders_of_real_encoders_give_the_same_features_and_recognise_photographs(
+    encoder_folders: Path, tiles: np.ndarray, features: np.ndarray, published: dict[str, torch.Tensor]
+) -> None:
+    folder = encoder_folders / "tf_efficientnet_lite0"
+    packaged = build_encoder(encoder_card("efficientnet_lite0"), device=CPU)
+    local = build_encoder(encoder_card(f"local:{folder}"), device=CPU)
+    assert packaged.weights_sha256 == local.weights_sha256
+    np.testing.assert_array_equal(local.embed(tiles), features)
     logits = torch.from_numpy(features) @ published["_fc.weight"].T + published["_fc.bias"]
     palace, flower = logits.softmax(dim=1)
-    assert palace.argmax() == PALACE
+    assert (palace.argmax(), flower.argmax()) == (PALACE, DAISY)
     assert set(palace.topk(4).indices.tolist()) == {PALACE, BELL_COTE, MONASTERY, CASTLE}
-    assert flower.argmax() == DAISY
-    assert palace[PALACE] > 0.2
-    assert flower[DAISY] > 0.2
+    stages = encoder_card(f"local:{folder}+stages")
+    assert (stages.name, stages.dim) == ("local:tf_efficientnet_lite0+stages", 1024)
+    default = build_encoder(encoder_card(DEFAULT_ENCODER), device=CPU)
+    np.testing.assert_array_equal(build_encoder(stages, device=CPU).embed(tiles), default.embed(tiles))

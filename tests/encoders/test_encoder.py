@@ -1,10 +1,10 @@
-"""Encoders: preprocessing, pooling and digests against what is written out by hand."""
+"""Encoders: preprocessing, pooling, digests, symmetries and precision against calculation by hand; memory limits."""
 
 import dataclasses
 import hashlib
+import logging
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +14,9 @@ import torch
 
 from spam.encoders import build_encoder, encoder_card
 from spam.encoders.encoder import Encoder
-from spam.encoders.network import TileNetwork, pool_stages, pool_tokens, weights_digest
-from spam.encoders.timm_models import create_network
+from spam.encoders.tile_network import TileNetwork, pool_stages, pool_tokens, weights_digest
 from spam.errors import EncoderError
+from spam.schemas.encoder_card import EncoderCard
 
 CPU = torch.device("cpu")
 PX = 32
@@ -52,6 +52,8 @@ def encoder(tiny_folder: Path) -> Encoder:
 
 def test_card_of_a_folder_is_what_its_configuration_says(tiny_folder: Path) -> None:
     card = encoder_card(f"local:{tiny_folder}")
+    assert card.n_registers == dict(card.kwargs)["reg_tokens"] == 2
+    assert card.to_mapping()["source"] == card.name == "local:tiny"  # no path of this machine
     assert (card.dim, card.input_px, card.architecture) == (24, PX, "vit_tiny_patch16_224")
     assert (card.mean, card.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (card.interpolation, card.licence, card.pooling) == ("bilinear", "cc0-1.0", "model")
@@ -103,14 +105,6 @@ def test_tiles_may_be_read_only_and_strided(encoder: Encoder) -> None:
     np.testing.assert_array_equal(encoder.embed(tiles[::2]), expected)
 
 
-def test_mixed_precision_gives_float32_near_the_full_one(tiny_folder: Path, encoder: Encoder) -> None:
-    mixed = build_encoder(encoder_card(f"local:{tiny_folder}"), device=CPU, amp=True)
-    full, half = encoder.embed(some_tiles(5)), mixed.embed(some_tiles(5))
-    assert half.dtype == np.float32
-    assert (full != half).any()  # or the option would do nothing
-    np.testing.assert_allclose(half, full, rtol=0.1, atol=0.1)  # bfloat16 keeps 8 bits
-
-
 def test_digest_is_of_names_types_shapes_and_bytes() -> None:
     layer = torch.nn.BatchNorm1d(3)  # its counter is a tensor without dimensions
     expected = hashlib.sha256()
@@ -131,32 +125,20 @@ def test_digest_is_of_names_types_shapes_and_bytes() -> None:
 @pytest.mark.parametrize(
     ("tiles", "what"),
     [
-        (np.zeros((2, 31, 31, 3), np.uint8), r"uint8 of shape \(2, 31, 31, 3\)"),
-        (np.zeros((2, 3, PX, PX), np.uint8), r"uint8 of shape \(2, 3, 32, 32\)"),
-        (np.zeros((2, PX, PX, 3), np.float32), "not float32"),
+        (np.zeros((2, 31, 31, 3), np.uint8), r"uint8 \(2, 31, 31, 3\)"),
+        (np.zeros((2, 3, PX, PX), np.uint8), r"uint8 \(2, 3, 32, 32\)"),
+        (np.zeros((2, PX, PX, 3), np.float32), "float32"),
     ],
 )
 def test_other_tiles_are_refused(encoder: Encoder, tiles: np.ndarray, what: str) -> None:
-    with pytest.raises(EncoderError, match=rf"'local:tiny' takes uint8 tiles of 32 x 32.*{what}.*out_px=32"):
+    with pytest.raises(EncoderError, match=rf"'local:tiny'.*32 x 32.*{what}"):
         encoder.embed(tiles)
 
 
 def test_features_of_another_length_are_refused(tiny_folder: Path) -> None:
     card = dataclasses.replace(encoder_card(f"local:{tiny_folder}"), dim=25)
-    with pytest.raises(EncoderError, match=r"shape \(2, 24\).*expected 25.*correct dim or pooling"):
+    with pytest.raises(EncoderError, match=r"\(2, 24\).*25"):
         build_encoder(card, device=CPU).embed(some_tiles(2))
-
-
-def test_a_network_without_tokens_cannot_pool_them() -> None:
-    card = dataclasses.replace(encoder_card("efficientnet_lite0"), pooling="cls", input_px=PX)
-    with pytest.raises(EncoderError, match=r"no tokens that pooling 'cls' could work on"):
-        build_encoder(card, device=CPU).embed(some_tiles(1))
-
-
-def test_a_network_without_stages_cannot_pool_them() -> None:
-    card = dataclasses.replace(encoder_card("efficientnet_lite0"), pooling="stages")
-    with pytest.raises(EncoderError, match=r"no maps of stages that pooling 'stages' could work on"):
-        TileNetwork(torch.nn.Flatten(), card)
 
 
 def test_statistics_of_counted_maps() -> None:
@@ -167,18 +149,107 @@ def test_statistics_of_counted_maps() -> None:
     torch.testing.assert_close(pool_stages([first, second]), expected)
 
 
-def test_stages_are_those_that_a_network_passes_through() -> None:
-    card = encoder_card("efficientnet_lite0_stages")
-    backbone: Any = create_network(card)
-    tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224), dtype=np.uint8))
-    seen: dict[int, np.ndarray] = {}
-    last = (0, 1, 2, 4, 6)  # the blocks before each halving of the map, and the last of all
-    for number in last:
-        backbone.blocks[number].register_forward_hook(
-            lambda _module, _inputs, output, number=number: seen.update({number: output.double().numpy()})
+SIDE = 6
+
+
+class Backbone(torch.nn.Module):
+    """A linear map of the pixels, and a memory that holds only so many tiles at a time."""
+
+    def __init__(self, *, fits: int = 10**9, error: str = "") -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(
+            torch.from_numpy(np.random.default_rng(0).normal(size=(3 * SIDE * SIDE, 5))).float()
         )
-    with torch.inference_mode():
-        features = TileNetwork(backbone.eval(), card)(tiles).numpy()
-    assert [seen[number].shape[2] for number in last] == [112, 56, 28, 14, 7]
-    expected = np.concatenate([f(seen[i], axis=(2, 3)) for i in last for f in (np.mean, np.std)], axis=1)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-6)
+        self.fits, self.error, self.batches = fits, error, []
+
+    def forward(self, pixels):
+        self.batches.append(len(pixels))
+        if len(pixels) > self.fits:
+            raise RuntimeError(self.error) if self.error else torch.OutOfMemoryError("CUDA out of memory")
+        return pixels.flatten(1) @ self.weight
+
+
+def make(backbone, **options):
+    card = EncoderCard(name="linear", source="local:linear", dim=5, input_px=SIDE)
+    return Encoder(TileNetwork(backbone, card), device=CPU, **options)
+
+
+def small_tiles(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "error", ["", "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"]
+)
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog, error):
+    backbone = Backbone(fits=3, error=error)
+    encoder = make(backbone)
+    tiles = small_tiles(13)
+    with caplog.at_level(logging.WARNING):
+        found = encoder.embed(tiles)
+    np.testing.assert_allclose(found, make(Backbone()).embed(tiles), rtol=1e-5, atol=1e-4)
+    assert backbone.batches == [13, 6, 3, 3, 3, 3, 1]
+    assert [record.args[0] for record in caplog.records] == [13, 6]
+    assert [record.args[2] for record in caplog.records] == [6, 3]  # the --batch-size to use
+    caplog.clear()
+    encoder.embed(tiles[:7])
+    assert backbone.batches[7:] == [3, 3, 1]  # what was found out holds for later batches
+    assert not caplog.records
+
+
+def test_a_single_tile_that_does_not_fit_is_an_error():
+    with pytest.raises(EncoderError, match=r"'linear'.*cpu.*--amp"):
+        make(Backbone(fits=0)).embed(small_tiles(2))
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    backbone = Backbone(fits=1, error="shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        make(backbone).embed(small_tiles(2))
+    assert backbone.batches == [2]
+
+
+def test_the_mean_over_symmetries_is_that_of_eight_images():
+    tiles = small_tiles(3)
+    plain = make(Backbone())
+    views = [np.rot90(image, turns, (1, 2)) for image in (tiles, tiles[:, :, ::-1]) for turns in range(4)]
+    expected = np.mean([plain.embed(np.ascontiguousarray(view)) for view in views], axis=0)
+    averaged = make(Backbone(), is_averaged=True)
+    np.testing.assert_allclose(averaged.embed(tiles), expected, rtol=1e-4, atol=1e-4)
+    for view in views:  # an average over a group is the same for all of its members
+        np.testing.assert_allclose(averaged.embed(np.ascontiguousarray(view)), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected - plain.embed(tiles)).max() > 1
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_mixed_precision_is_that_of_the_card(precision):
+    card = EncoderCard(name="linear", source="local:linear", dim=5, input_px=SIDE, precision=precision)
+    full = Encoder(TileNetwork(Backbone(), card), device=CPU)
+    mixed = Encoder(TileNetwork(Backbone(), card), device=CPU, is_amp=True)
+    assert (full.precision, mixed.precision) == ("float32", precision)
+    tiles = small_tiles(7)
+    exact, found = full.embed(tiles), mixed.embed(tiles)
+    eps = {"bfloat16": 2.0**-8, "float16": 2.0**-11}[precision]
+    error = np.abs(found - exact).max() / np.abs(exact).max()
+    assert 0 < error < 4 * eps
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_same_features():
+    tiles = small_tiles(5)
+    compiled = make(Backbone(), is_compiled=True)
+    np.testing.assert_allclose(compiled.embed(tiles), make(Backbone()).embed(tiles), rtol=1e-4, atol=1e-4)
+    assert compiled.weights_sha256 == make(Backbone()).weights_sha256
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_ahead_what_the_cpu_computes():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    gpu = torch.device("cuda")
+    card = EncoderCard(name="linear", source="local:linear", dim=5, input_px=SIDE)
+    encoder = Encoder(TileNetwork(Backbone(), card), device=gpu)
+    batches = [small_tiles(n, seed=n) for n in (7, 11, 13)]
+    waiting = [encoder.begin(batch) for batch in batches]
+    for batch, wait in zip(batches, waiting, strict=True):
+        np.testing.assert_allclose(wait(), make(Backbone()).embed(batch), rtol=1e-3, atol=1e-2)

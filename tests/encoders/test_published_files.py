@@ -1,6 +1,7 @@
 """From a file on the Hub to features: for each kind of file that encoders are published as, with small random weights."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from transformers import (
 )
 
 from spam.encoders import build_encoder, encoder_card
+from spam.encoders.published_weights import layouts, to_timm
+from spam.encoders.timm_models import create_network
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
 
@@ -150,7 +153,7 @@ def transformers_clip(folder: Path) -> Published:
 
 
 def dinov2_training_run(folder: Path) -> Published:
-    sizes = {"px": 224, "patch_px": 14, "width": WIDTH, "depth": DEPTH, "n_heads": HEADS, "hidden": 4 * WIDTH}
+    sizes = {"px": 518, "patch_px": 14, "width": WIDTH, "depth": DEPTH, "n_heads": HEADS, "hidden": 4 * WIDTH}
     model = randomise(DinoTransformer(**sizes, n_chunks=2))
     teacher = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
     teacher["dino_head.mlp.0.weight"] = torch.zeros(2, 3)
@@ -159,7 +162,7 @@ def dinov2_training_run(folder: Path) -> Published:
 
 
 def dinov2_with_registers(folder: Path) -> Published:
-    sizes = {"px": 224, "patch_px": 14, "width": WIDTH, "depth": DEPTH, "n_heads": HEADS, "hidden": GATED}
+    sizes = {"px": 518, "patch_px": 14, "width": WIDTH, "depth": DEPTH, "n_heads": HEADS, "hidden": GATED}
     model = randomise(DinoTransformer(**sizes, is_gated=True, n_registers=4, offset=0.0, is_antialiased=True))
     kwargs = {**NARROW, **GATED_KWARGS}
     return Published(
@@ -262,43 +265,94 @@ def test_features_are_those_of_the_original_implementation(
     assert {path.split("/")[4] for path in hub.asked} == {card.revision}
 
 
-def test_every_layout_is_published_here() -> None:
-    layouts = {
-        encoder_card(kind(Path("unused")).name).layout
-        for kind in KINDS
-        if "transformers" not in kind.__name__
-    }
-    assert layouts | {"vit", "dinov2", "clip"} == {
-        "timm", "vit", "dinov2", "dinov2-original", "clip", "coca", "titan", "ctranspath", "beit3"
-    }  # fmt: skip
+def test_every_layout_is_published_here(tmp_path: Path) -> None:
+    names = [kind(tmp_path / kind.__name__).name for kind in KINDS]
+    assert {encoder_card(name).layout for name in names} == set(layouts())
 
 
-@pytest.mark.parametrize("kind", [transformers_vit, timm_pickle_with_registers, open_clip_coca])
-@pytest.mark.parametrize("fault", ["missing", "unexpected"])
-def test_a_weight_too_few_or_too_many_is_named(
-    hub: HubModels, tmp_path: Path, kind: Callable[[Path], Published], fault: str
+# A weight that a layout renames, splits or stacks, and how the message names it.
+RENAMED = {
+    transformers_vit: "encoder.layer.1.attention.attention.key.weight",
+    transformers_dinov2: "encoder.layer.1.mlp.weights_in.weight",
+    transformers_clip: "vision_model.embeddings.class_embedding",
+    timm_pickle_with_registers: "blocks.1.mlp.fc2.weight",
+    dinov2_with_registers: "blocks.1.mlp.w12.weight",
+    open_clip_coca: "visual.attn_pool_contrast.attn.in_proj_bias",
+    titan_tower: "attn_pool_contrast.to_kv.weight",
+    swin_of_old_timm: "layers.1.downsample.reduction.weight",
+    beit3: "beit3.encoder.layers.1.self_attn.inner_attn_ln.A.bias",
+}
+
+
+@pytest.mark.parametrize("kind", RENAMED, ids=lambda kind: kind.__name__)
+def test_all_weights_that_do_not_fit_are_named(
+    hub: HubModels, tmp_path: Path, kind: Callable[[Path], Published]
 ) -> None:
-    published = kind(tmp_path)
+    published, name = kind(tmp_path), RENAMED[kind]
     weights = dict(published.content)
-    name = next(name for name in weights if "norm2" in name or "layernorm_after" in name)
-    if fault == "missing":
-        del weights[name]
-    else:
-        name = name.replace("blocks.0", "blocks.7").replace("layer.0", "layer.7")
-        weights[name] = torch.zeros(WIDTH)
+    ends = (
+        "patch_embed.proj.weight",
+        "projection.weight",
+        "patch_embedding.weight",
+        "vision_embed.proj.weight",
+    )
+    patches = next(key for key in weights if key.endswith((*ends, "patch_embed.proj.6.weight")))
+    weights["blocks.99.other.weight"] = weights.pop(name)
+    weights[patches] = weights[patches][1:]
     card = upload(hub, dataclasses.replace(published, content=weights))
-    with pytest.raises(EncoderError, match=name.replace(".", r"\.")):
+    with pytest.raises(EncoderError, match=re.escape(card.name)) as caught:
         build_encoder(card, device=CPU)
+    rewritten = name.replace("weights_in", "fc1").replace("w12", "fc1")
+    assert all(part in str(caught.value) for part in (rewritten, "blocks.99.other.weight"))
+    assert card.layout == "timm" or f"{patches!r} {tuple(weights[patches].shape)}" in str(caught.value)
 
 
-def test_a_pickle_that_would_run_code_is_refused(hub: HubModels, tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> Any:
-            return (print, ("the trap has sprung",))
+@pytest.mark.parametrize("kind", RENAMED, ids=lambda kind: kind.__name__)
+def test_a_weight_of_another_shape_is_named(
+    hub: HubModels, tmp_path: Path, kind: Callable[[Path], Published]
+) -> None:
+    published, name = kind(tmp_path), RENAMED[kind]
+    weights = {**published.content, name: published.content[name][..., 1:]}
+    card = upload(hub, dataclasses.replace(published, content=weights))
+    shown = "mlp.fc" if card.layout == "timm" else f"{name!r} {tuple(weights[name].shape)}, expected ("
+    with pytest.raises(EncoderError, match=re.escape(shown)) as caught:
+        build_encoder(card, device=CPU)
+    assert "missing" not in str(caught.value)
 
-    published = timm_pickle_with_registers(tmp_path)
-    card = upload(hub, dataclasses.replace(published, content={**published.content, "more": Trap()}))
+
+def narrow(name: str) -> EncoderCard:
+    card = encoder_card(name)
+    return dataclasses.replace(card, kwargs=tuple({**dict(card.kwargs), **NARROW}.items()))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [torch.zeros(()), torch.zeros(1, 12, WIDTH), torch.zeros(2, 5, WIDTH), torch.zeros(1, 50, WIDTH + 1)],
+)
+def test_positions_that_cannot_be_resampled_are_named(tmp_path: Path, odd: Tensor) -> None:
+    card, weights = narrow("gpfm"), dinov2_training_run(tmp_path).content["teacher"]
+    with pytest.raises(EncoderError, match=r"'backbone.pos_embed' .*expected \(1, 257, 24\)"):
+        to_timm(card, {**weights, "backbone.pos_embed": odd}, create_network(card))
+
+
+def test_a_repeated_name_and_plain_values_are_unexpected(tmp_path: Path) -> None:
+    card, weights = narrow("gpfm"), dinov2_training_run(tmp_path).content["teacher"]
+    more = {"norm.weight": torch.zeros(WIDTH), "epoch": 3}
+    with pytest.raises(EncoderError, match=r"unexpected: 'norm.weight', 'epoch'\."):
+        to_timm(card, {**weights, **more}, create_network(card))
+
+
+def test_half_precision_is_kept_and_resampled_in_single(tmp_path: Path) -> None:
+    card, weights = narrow("gpfm"), dinov2_training_run(tmp_path).content["teacher"]
+    halves = {name: tensor.half() for name, tensor in weights.items()}
+    state = to_timm(card, halves, create_network(card))
+    singles = to_timm(card, {name: tensor.float() for name, tensor in halves.items()}, create_network(card))
+    torch.testing.assert_close(state["pos_embed"], singles["pos_embed"].half(), rtol=0, atol=0)
+
+
+def test_a_wrong_architecture_names_some_faults_and_counts_the_rest(tmp_path: Path) -> None:
+    card = dataclasses.replace(encoder_card("kaiko_s16"), layout="ctranspath")
     with pytest.raises(
-        EncoderError, match=r"'pytorch_model.bin' holds more than weights.*'print'.*safetensors"
+        EncoderError, match=r"missing: 'cls_token'.* and \d+ more; unexpected: .* and \d+ more"
     ):
-        build_encoder(card, device=CPU)
+        to_timm(card, titan_tower(tmp_path).content, create_network(card))

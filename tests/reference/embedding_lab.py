@@ -97,3 +97,9 @@ def make_lab(folder: Path) -> Lab:
     table = pd.DataFrame(rows, columns=["x", "y", "source_image", "spot_id", "section"])
     table.to_csv(folder / "map.csv", index=False)
     return lab
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Read all files of a store except locks."""
+    paths = (path for path in store.rglob("*") if path.is_file() and ".locks" not in path.parts)
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths}

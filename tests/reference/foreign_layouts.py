@@ -1,4 +1,4 @@
-"""Small files of features in the layouts of other programs, for the tests of `spam.exchange`."""
+"""Small files of features in the layouts of other programs, for the tests of `spam.store.foreign_files`."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spam.errors import SectionError
-from spam.exchange import read_foreign_features
+from spam.store.foreign_files import read_foreign_features
 
 N, DIM = 7, 5
 FEATURES = np.random.default_rng(11).normal(size=(N, DIM)).astype(np.float32)

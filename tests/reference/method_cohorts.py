@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spam.benchmarking import FoldTask
+from spam.evaluation import FoldTask
 from spam.graphs import spatial_knn_graph
 from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.genes import GeneChoice

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spam.schemas.store_meta import QUALITY, quality_key
+from spam.schemas.store_format import QUALITY, quality_key
 from spam.store import StoredSection
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.benchmarking.fold_data import FoldData, build_fold
-from spam.benchmarking.fold_sides import FoldSides
-from spam.benchmarking.folds import Fold
-from spam.benchmarking.task import FoldTask
+from spam.evaluation import FoldTask
+from spam.evaluation.folds import Fold, FoldData, FoldSides, build_fold
 from spam.graphs import spatial_knn_graph
+from spam.models.checkpoint import read_checkpoint, weights_of
 from spam.models.reliability import HeldOut
 from spam.prediction import Predictor
 from spam.progress import SILENT
@@ -20,10 +19,9 @@ from spam.schemas.simulate_config import SimulateConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.simulation import SimulatedSection, simulate_section
 from spam.training.cohort import FeatureChoice, SpotData
-from spam.training.training_set import TrainingSet, training_set_of
-from spam.training.finetuning import finetune_on
-from spam.training.finetuning import FusionStage
+from spam.training.finetuning import FusionStage, finetune_on
 from spam.training.loop import fit
+from spam.training.training_set import TrainingSet, training_set_of
 
 TILES_UM = (112.0, 224.0)
 DIM = 12
@@ -102,7 +100,8 @@ def heldout_of(
     data, config = prepared([spots_of(section) for section in sections], folder, **options)
     device = torch.device("cpu")
     stage = FusionStage(config, data, None, device)
-    stage.load(fit(stage, config, device=device, progress=SILENT).best_path)
+    best = fit(stage, config, device=device, progress=SILENT).best_path
+    stage.network.load_state_dict(weights_of(read_checkpoint(best, stage=stage.name)[1]))
     return stage.judge_heldout(), data.genes.genes
 
 

@@ -1,19 +1,27 @@
-"""What all configurations share: plain mappings there and back, faults all at once, digests of what matters."""
+"""Configurations: conversion, limits, paths, digests, and that no field is ignored."""
 
+import ast
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from spam.errors import ConfigError
-from spam.schemas.config import Config, check, flag
+from spam.errors import ConfigError, MissingInputError
+from spam.schemas import store_config
+from spam.schemas.adapt_config import AdaptConfig
+from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.config import Config, check, describe_kind, fit_value, flag, folder_fault, option
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.graph_config import GraphConfig
+from spam.schemas.hest_config import HestConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 
+Mode = Literal["joint", "img-gene", "img-coord"]
 # The least that each configuration needs.
 LEAST: dict[type[Config], dict[str, Any]] = {
     EmbedConfig: {"store": "s.zarr", "csv": "t.csv", "root": "images"},
@@ -24,13 +32,27 @@ LEAST: dict[type[Config], dict[str, Any]] = {
     SimulateConfig: {"out_dir": "cohort"},
     DemoConfig: {},
 }
-# What else a field's other value needs; --csv must go.
-NEEDS: dict[tuple[type[Config], str], dict[str, Any]] = {
-    (EmbedConfig, "manifest"): {},
-    (EmbedConfig, "tiles"): {},
-    (EmbedConfig, "stride_um"): {"tiles": "grid"},
-}
+# Fields whose other value needs, or excludes, another field.
+LINKED = {(EmbedConfig, "manifest"), (EmbedConfig, "tiles"), (EmbedConfig, "stride_um")}
 CONFIGS = pytest.mark.parametrize("config", LEAST, ids=lambda config: config.__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Small(Config):
+    """A configuration with each kind of declaration."""
+
+    store: Path | str | None = option(None, "feature store", required="give a store")
+    tables: tuple[Path, ...] = option((), "tables")
+    lora: Path | None = option(None, "folder of an adapter")
+    out_dir: Path | None = option(None, "folder for results")
+    copy: Path | None = option(None, "a file that is written", is_output=True)
+    mode: Mode = option("joint", "mode", is_argument=True)
+    k: int = option(12, "neighbours", limits=">=1")
+    sizes: tuple[float, ...] = option((), "sizes", limits=">0")
+    share: float | None = option(None, "share", limits="[0,1)")
+
+    def faults(self) -> list[str | None]:
+        return ["--k 5 is forbidden" if self.k == 5 else None]
 
 
 def changed(config: type[Config], name: str) -> Any:
@@ -39,10 +61,9 @@ def changed(config: type[Config], name: str) -> Any:
     default = next(field.default for field in dataclasses.fields(config) if field.name == name)
     members = [kind for kind in get_args(kind) if kind not in (type(None), Ellipsis)]
     scalar = members[0] if members and get_origin(kind) is not Literal else kind
-    if name == "shard":
-        return "2/3"
-    if name == "n_neighbours":  # at most k
-        return 4
+    special = {"shard": "2/3", "n_neighbours": 4}  # i/n; at most k
+    if name in special:
+        return special[name]
     if kind is bool:
         return not default
     if get_origin(scalar) is Literal:
@@ -57,73 +78,108 @@ def changed(config: type[Config], name: str) -> Any:
 
 
 @CONFIGS
-def test_mapping_there_and_back(config: type[Config]) -> None:
-    for field in dataclasses.fields(config):
-        values = {**LEAST[config], field.name: changed(config, field.name)}
-        if (config, field.name) in NEEDS:
-            values = {
-                "store": "s.zarr",
-                "root": "images",
-                **NEEDS[config, field.name],
-                field.name: values[field.name],
-            }
-        made = config.from_mapping(values)
-        assert config.from_mapping(made.to_mapping()) == made
-        assert made.to_mapping()[field.name] == changed(config, field.name)
-
-
-@CONFIGS
-def test_every_field_changes_the_digest_unless_left_out(config: type[Config]) -> None:
+def test_every_field_survives_a_mapping_and_changes_the_digest(config: type[Config]) -> None:
     base = config.from_mapping(LEAST[config])
     for field in dataclasses.fields(config):
-        values = {**LEAST[config], field.name: changed(config, field.name)}
-        if (config, field.name) in NEEDS:
-            continue  # needs another option to come or go: two changes
-        other = config.from_mapping(values)
+        if (config, field.name) in LINKED:
+            continue
+        value = changed(config, field.name)
+        other = config.from_mapping({**LEAST[config], field.name: value})
+        assert other.to_mapping()[field.name] == value
+        assert config.from_mapping(other.to_mapping()) == other
         assert base.digest() != other.digest(), field.name
         assert base.digest(leave_out=[field.name]) == other.digest(leave_out=[field.name])
 
 
-def test_digest_knows_no_difference_between_1_and_1_0() -> None:
-    least = LEAST[SimulateConfig]
-    assert (
-        SimulateConfig.from_mapping({**least, "mpp": 2}).digest()
-        == SimulateConfig.from_mapping({**least, "mpp": 2.0}).digest()
-    )
+def test_no_field_is_ignored() -> None:
+    """Each field is read somewhere in the library, or checked as a path."""
+    root = Path(__file__).resolve().parents[2]
+    files = (*(root / "spam").rglob("*.py"), *(root / "schemas").rglob("*.py"))
+    read = {
+        node.attr
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    of_stores = [
+        value for name, value in vars(store_config).items() if name.endswith("Config") and name != "Config"
+    ]
+    for config in (*LEAST, AdaptConfig, BenchmarkConfig, HestConfig, *of_stores):
+        ignored = {field.name for field in dataclasses.fields(config)} - read
+        assert not ignored, config.__name__
+
+
+def test_the_digest_does_not_distinguish_1_and_1_0() -> None:
+    one, same = (SimulateConfig.from_mapping({"out_dir": "c", "mpp": value}) for value in (2, 2.0))
+    assert one.digest() == same.digest()
 
 
 def test_both_spellings_of_a_key() -> None:
     least = LEAST[PretrainConfig]
-    assert PretrainConfig.from_mapping({**least, "batch-size": 7}) == PretrainConfig.from_mapping(
-        {**least, "batch_size": 7}
-    )
+    dash, underscore = ({**least, key: 7} for key in ("batch-size", "batch_size"))
+    assert PretrainConfig.from_mapping(dash) == PretrainConfig.from_mapping(underscore)
+    assert flag("n_top_genes") == "--n-top-genes"
 
 
 def test_unknown_keys_name_the_nearest() -> None:
-    with pytest.raises(
-        ConfigError, match=r"PretrainConfig has no option 'epoch' \(did you mean 'epochs'\?\), 'q'; it"
-    ):
+    with pytest.raises(ConfigError, match=r"'epoch' \(did you mean 'epochs'\?\), 'q'"):
         PretrainConfig.from_mapping({**LEAST[PretrainConfig], "epoch": 3, "q": 1})
 
 
-def test_all_wrong_types_at_once() -> None:
+def test_all_faults_are_listed() -> None:
     wrong = {**LEAST[PretrainConfig], "epochs": "many", "amp": 1, "mode": "gene"}
-    words = (
-        r"--epochs must be a whole number, not 'many'; --amp must be true or false, not 1; "
-        r"--mode must be joint, img-gene or img-coord, not 'gene'"
-    )
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=r"--epochs .*'many'; --amp .* 1; --mode must be joint, .*'gene'"):
         PretrainConfig.from_mapping(wrong)
-
-
-def test_check_lists_every_fault() -> None:
+    with pytest.raises(ConfigError, match=r"--store is missing: give a store; --k .* 5|--k 5 is forbidden"):
+        Small(k=5)
+    with pytest.raises(ConfigError, match=r"^MODE must be joint, .*'gene'$"):
+        Small.from_mapping({"store": "s", "mode": "gene"})
     check([None, ""])
     with pytest.raises(ConfigError, match=r"^one; two$"):
         check([None, "one", "", "two"])
 
 
-def test_flag() -> None:
-    assert flag("n_top_genes") == "--n-top-genes"
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"store": None}, "--store is missing: give a store"),
+        ({"k": 0}, "--k must be at least 1, not 0"),
+        ({"sizes": (3.0, 0.0)}, "--sizes must be positive, not 0.0"),
+        ({"sizes": (float("nan"),)}, "--sizes must be positive, not nan"),
+        ({"sizes": (float("inf"),)}, "--sizes must be positive, not inf"),
+        ({"share": 1.0}, r"--share must be in \[0, 1\), not 1.0"),
+    ],
+)
+def test_limits(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{words}$"):
+        Small(**{"store": Path("s"), **values})
+    assert Small(store="s3://bucket/s", share=0.0, k=1, sizes=(0.1,)).share == 0.0
+
+
+def test_missing_paths(tmp_path: Path) -> None:
+    here = tmp_path / "here.csv"
+    here.touch()
+    new = {"out_dir": tmp_path / "new", "copy": tmp_path / "copy"}
+    Small(store="s3://bucket/s.zarr", tables=(here,), **new).check_paths()
+    wrong = Small(store=tmp_path / "s.zarr", tables=(here, tmp_path / "hear.csv"), lora=tmp_path / "l")
+    with pytest.raises(MissingInputError) as error:
+        wrong.check_paths()
+    assert str(error.value) == (
+        f"Store not found: {tmp_path}/s.zarr (--store). "
+        f"File not found: {tmp_path}/hear.csv (--tables). Did you mean {here}? "
+        f"Folder not found: {tmp_path}/l (--lora)."
+    )
+    with pytest.raises(
+        MissingInputError, match=r"s\.zarr \(--store\)\. Folder not found: .*/l \(--lora\)\.$"
+    ):
+        wrong.check_paths(leave_out=["tables"])
+
+
+def test_a_remote_address_is_no_folder() -> None:
+    assert folder_fault("out", Path("a/b")) is folder_fault("out", None) is None
+    assert "'s3://b/s.zarr'" in str(folder_fault("store", Path("s3://b/s.zarr")))
+    with pytest.raises(ConfigError, match=r"--store .*'hf://datasets/o/n'"):
+        GraphConfig.from_mapping({"store": "hf://datasets/o/n"})
 
 
 @pytest.mark.parametrize(
@@ -131,48 +187,76 @@ def test_flag() -> None:
     [
         (EmbedConfig, {"store": None}, "--store is missing"),
         (EmbedConfig, {"csv": None}, "--manifest, or --csv and --root"),
-        (EmbedConfig, {"manifest": Path("m.csv")}, "leave out those options"),
-        (EmbedConfig, {"batch_size": 0}, "--batch-size must be at least 1, not 0"),
-        (EmbedConfig, {"num_workers": -1}, "--num-workers must not be negative, not -1"),
-        (EmbedConfig, {"chunk_rows": 0}, "--chunk-rows must be at least 1, not 0"),
-        (EmbedConfig, {"store": "s3://b/s.zarr"}, "--store must be a folder.*'s3://b/s.zarr'.*spam store push"),
-        (GraphConfig, {"store": "hf://datasets/o/n"}, "--store must be a folder.*'hf://datasets/o/n'"),
-        (EmbedConfig, {"mpp": 0.0}, "--mpp must be a positive"),
+        (EmbedConfig, {"manifest": Path("m.csv")}, "--manifest"),
+        (EmbedConfig, {"batch_size": 0}, "--batch-size must be at least 1"),
+        (EmbedConfig, {"chunk_rows": 0}, "--chunk-rows must be at least 1"),
         (EmbedConfig, {"tile_um": (1.0,), "tile_px": (3,)}, "--tile-um or --tile-px, not both"),
-        (EmbedConfig, {"tile_um": (0.0,)}, "--tile-um must be positive, not 0.0"),
-        (EmbedConfig, {"tile_px": (-3,)}, "--tile-px must be positive, not -3"),
+        (EmbedConfig, {"tile_um": (0.0,)}, "--tile-um must be positive"),
         (PretrainConfig, {"save_dir": None}, "--save-dir is missing"),
-        (PretrainConfig, {"epochs": 0}, "--epochs must be positive, not 0"),
-        (PretrainConfig, {"lr": float("nan")}, "--lr must be positive, not nan"),
+        (PretrainConfig, {"epochs": 0}, "--epochs must be at least 1"),
         (PretrainConfig, {"batch_size": 1}, "--batch-size must be at least 2"),
-        (PretrainConfig, {"dropout": 1.0}, r"--dropout must be in \[0, 1\), not 1.0"),
-        (PretrainConfig, {"weight_decay": -0.1}, "--weight-decay must not be negative"),
-        (PretrainConfig, {"proj_dim": 0}, "--proj-dim must be positive"),
-        (PretrainConfig, {"temperature": 0.0}, "--temperature must be positive"),
-        (PretrainConfig, {"mixing": 1.5}, r"--mixing must be in \[0, 1\], not 1.5"),
-        (FinetuneConfig, {"heads": 7}, "--heads must divide --fuse-dim, not 7 into 128"),
-        (FinetuneConfig, {"heads": 0}, "--heads must divide"),
-        (FinetuneConfig, {"n_neighbours": 1}, "--n-neighbours must be from 2 to --k 8, not 1"),
-        (FinetuneConfig, {"n_references": 1}, "--n-references must be at least 2, not 1"),
+        (PretrainConfig, {"dropout": 1.0}, r"--dropout must be in \[0, 1\)"),
+        (PretrainConfig, {"mixing": 1.5}, r"--mixing must be in \[0, 1\]"),
+        (FinetuneConfig, {"heads": 7}, "--heads must divide --fuse-dim"),
+        (FinetuneConfig, {"n_neighbours": 9, "k": 7}, "--n-neighbours must be at most --k 7"),
         (PredictConfig, {"ckpt": None}, "--ckpt is missing"),
-        (PredictConfig, {"out_dir": None}, "--out-dir is missing"),
-        (PredictConfig, {"coverage": 1.0}, r"--coverage must be in \(0, 1\), not 1.0"),
-        (PredictConfig, {"depth": 0.0}, "--depth must be positive, not 0.0"),
-        (PredictConfig, {"batch_size": 0}, "--batch-size must be at least 1"),
+        (PredictConfig, {"coverage": 1.0}, r"--coverage must be in \(0, 1\)"),
         (SimulateConfig, {"out_dir": None}, "--out-dir is missing"),
-        (SimulateConfig, {"n_spots": 0}, "--n-spots must be at least 1, not 0"),
-        (SimulateConfig, {"depth": 0.0}, "--depth must be positive"),
-        (SimulateConfig, {"signal": -1.0}, "--signal must not be negative"),
-        (SimulateConfig, {"hidden": -1.0}, "--hidden must not be negative"),
-        (SimulateConfig, {"null_share": 1.2}, r"--null-share must be in \[0, 1\], not 1.2"),
-        (PretrainConfig, {"seed": -1}, "--seed must not be negative, not -1"),
-        (SimulateConfig, {"seed": -3}, "--seed must not be negative, not -3"),
-        (DemoConfig, {"seed": -3}, "--seed must not be negative, not -3"),
-        (FinetuneConfig, {"n_neighbours": 9, "k": 7}, "--n-neighbours must be from 2 to --k 7, not 9"),
-        (GraphConfig, {"store": None}, "--store is missing"),
-        (GraphConfig, {"k_spatial": 0}, "--k-spatial must be at least 1"),
+        (SimulateConfig, {"n_spots": 0}, "--n-spots must be at least 1"),
+        (SimulateConfig, {"seed": -3}, "--seed must be 0 or more"),
+        (GraphConfig, {"store": None, "k_spatial": 0}, "--store is missing.*--k-spatial must be at least 1"),
     ],
-)  # fmt: skip
+)
 def test_faults_name_the_flag(config: type[Config], values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         config.from_mapping({**LEAST[config], **values})
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        (3, int, 3),
+        (3, float, 3.0),
+        (True, bool, True),
+        ("x", str | None, "x"),
+        ("a/b", Path, Path("a/b")),
+        (Path("a"), Path | None, Path("a")),
+        (None, Path | None, None),
+        ("s3://b/s.zarr", Path | str, "s3://b/s.zarr"),
+        ("joint", Mode, "joint"),
+        ([112, 224.5], tuple[float, ...], (112.0, 224.5)),
+        ((), tuple[str, ...], ()),
+        (["csv"], tuple[Literal["csv", "parquet"], ...], ("csv",)),
+    ],
+)
+def test_fits(value: Any, kind: Any, expected: Any) -> None:
+    fitted = fit_value(value, kind)
+    assert (fitted, type(fitted)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "words"),
+    [
+        ("3", int, "a whole number"),
+        (3.0, int, "a whole number"),
+        (True, int, "a whole number"),
+        (True, float, "a number"),
+        ("0.5", float, "a number"),
+        (1, bool, "true or false"),
+        (None, str, "text"),
+        (3, Path | None, "a path"),
+        ("gene", Mode, "joint, img-gene or img-coord"),
+        ("C2,C3", tuple[str, ...], "a list, each text"),
+        ([112, "x"], tuple[float, ...], "a list, each a number"),
+        (["xlsx"], tuple[Literal["csv", "parquet"], ...], "a list, each csv or parquet"),
+    ],
+)
+def test_does_not_fit(value: Any, kind: Any, words: str) -> None:
+    with pytest.raises(TypeError):
+        fit_value(value, kind)
+    assert describe_kind(kind) == words
+
+
+@given(st.lists(st.integers(-(10**300), 10**300) | st.floats(allow_nan=False)))
+def test_lists_keep_their_numbers(values: list[float]) -> None:
+    assert fit_value(values, tuple[float, ...]) == tuple(float(value) for value in values)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from spam.schemas.embed_config import InputConfig
+from spam.sections import Section, read_section
 
 
 class Lab:
@@ -19,6 +20,7 @@ class Lab:
     xy = np.array([[103.0, 211.0], [307.5, 401.0], [503.0, 607.0], [709.0, 811.25], [907.0, 1009.0]])
     counts = np.array([[0, 2, 0], [5, 0, 0], [0, 0, 0], [1, 1, 7], [0, 0, 3]])
     genes = ("ACTB", "KRT8", "VIM")
+    table_order = (4, 2, 0, 1, 3)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,7 +29,7 @@ class Lab:
         self.image("slide.tif")
 
     def image(self, name: str, content: bytes | None = None) -> Path:
-        """Write a file that stands for an image: this room never looks inside."""
+        """Write a file that stands for an image: reading a section never decodes one."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode() if content is None else content)
@@ -36,22 +38,21 @@ class Lab:
     def write_h5ad(
         self,
         *,
-        ids: Any = None,
+        ids: Any = ids,
         x: Any = "counts",
         obs: Any = None,
-        genes: Any = None,
+        genes: Any = genes,
         layers: Any = None,
         spatial: Any = None,
         libraries: Any = None,
     ) -> Path:
-        ids = list(self.ids if ids is None else ids)
         x = self.counts[: len(ids)].astype(np.float32) if isinstance(x, str) else x
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not unique", category=UserWarning)
             adata = anndata.AnnData(
                 X=x,
-                obs=pd.DataFrame(obs or {}, index=pd.Index(ids, dtype=object)),
-                var=pd.DataFrame(index=pd.Index(list(self.genes if genes is None else genes), dtype=object)),
+                obs=pd.DataFrame(obs or {}, index=pd.Index(list(ids), dtype=object)),
+                var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)),
                 layers=layers,
                 obsm=None if spatial is None else {"spatial": np.asarray(spatial, dtype=np.float64)},
                 uns=None if libraries is None else {"spatial": libraries},
@@ -59,28 +60,36 @@ class Lab:
             adata.write_h5ad(self.h5ad)
         return self.h5ad
 
-    def write_csv(self, *, drop: tuple[str, ...] = (), **columns: Any) -> Path:
+    def write_csv(self, *, drop: tuple[str, ...] = (), xy: Any = xy, **columns: Any) -> Path:
         """Write the table of all five spots in another order than the h5ad; `columns` replace or add."""
-        order = [4, 2, 0, 1, 3]
+        order = list(self.table_order)
         table: dict[str, Any] = {
-            "x": self.xy[order, 0],
-            "y": self.xy[order, 1],
+            "x": xy[order, 0],
+            "y": xy[order, 1],
             "source_image": ["slide.tif"] * 5,
             "spot_id": [self.ids[row] for row in order],
         }
         table.update(columns)
-        pd.DataFrame({name: values for name, values in table.items() if name not in drop}).to_csv(
-            self.csv, index=False
-        )
+        kept = {name: values for name, values in table.items() if name not in drop}
+        pd.DataFrame(kept).to_csv(self.csv, index=False)
         return self.csv
 
-    def write_text(self, text: str) -> Path:
-        self.csv.write_text(text, encoding="utf-8")
+    def write_text(self, *lines: str) -> Path:
+        self.csv.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return self.csv
 
     def config(self, **options: Any) -> InputConfig:
         paths = {"h5ad": self.h5ad if self.h5ad.exists() else None, "csv": self.csv, "root": self.folder}
         return InputConfig(**{**paths, **options})
+
+    def read(self, **options: Any) -> Section:
+        return read_section(self.config(**options))
+
+    def refused(self, error: type[Exception], *words: str, **options: Any) -> None:
+        """Reading is an error whose message holds all the words (flags, names and values)."""
+        with pytest.raises(error) as caught:
+            self.read(**options)
+        assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from counting_server import CountingServer, Exchange
-from hub_access import HubError
+from hub_server import HubError
 from werkzeug.utils import redirect, send_file
 from werkzeug.wrappers import Request, Response
 

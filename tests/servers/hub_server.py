@@ -1,274 +1,235 @@
-"""The endpoints of the Hugging Face Hub that huggingface_hub 2.4 calls for data sets, on loopback.
+"""The endpoints of the Hugging Face Hub that huggingface_hub calls for data sets, on loopback and in memory.
 
-How a client is pointed at it:
-
-- in this process: `HfApi(endpoint=server.url, token=server.token)`, `HfFileSystem(endpoint=..., token=...)` or
-  `fsspec.filesystem("hf", endpoint=..., token=...)`, `snapshot_download(..., endpoint=...)`;
-- in a child process: the variables of `server.environment` (`HF_ENDPOINT` is read once, when huggingface_hub is imported);
-- without Xet, so that uploads are requests that are counted: `HF_HUB_DISABLE_XET=1` before the import, or in this process
-  `monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)`, which is looked up at every call;
-- with Xet, the client's default: better from a child process, since hf_xet's threads stay as long as the process does.
-
-Large files are those whose first bytes are not text. They travel as on the Hub: sent by the LFS protocol or by Xet before
-the commit, and read by a redirect to `/cdn/<owner>/<name>/<sha256>/<path>`, where they are counted. Unlike the Hub, this
-server does not offer Xet for reading, so that whole files come by HTTP too.
+Files whose first bytes are not text go through the LFS protocol, as on the Hub. `point_at_hub` in ``pointing.py`` points the
+client of this process at it.
 """
 
+import base64
 import hashlib
+import io
 import json
-import re
-import urllib.parse
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
 from counting_server import CountingServer
-from hub_access import HubAccess, HubError
-from hub_listing import commit_of, described, listed, upload_mode
-from hub_repository import DATE, CommitError, HubRepository
 from werkzeug.routing import Map, Rule
-from werkzeug.utils import redirect, send_file
+from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
-REPO = "/<owner>/<name>"
-API = "/api/datasets" + REPO
+API = "/api/datasets/<owner>/<name>"
 RULES = {
     "whoami": ("GET", "/api/whoami-v2"),
     "create": ("POST", "/api/repos/create"),
     "validate": ("POST", "/api/validate-yaml"),
-    "info": ("GET", API),
-    "info_at": ("GET", f"{API}/revision/<path:revision>"),
-    "refs": ("GET", f"{API}/refs"),
+    "info_of_main": ("GET", API),
+    "info": ("GET", f"{API}/revision/<path:revision>"),
     "tree": ("GET", f"{API}/tree/<revision>"),
     "tree_below": ("GET", f"{API}/tree/<revision>/<path:path>"),
     "paths_info": ("POST", f"{API}/paths-info/<path:revision>"),
     "preupload": ("POST", f"{API}/preupload/<path:revision>"),
     "commit": ("POST", f"{API}/commit/<path:revision>"),
-    "branch": ("POST", f"{API}/branch/<path:revision>"),
     "batch": ("POST", "/datasets/<owner>/<name>.git/info/lfs/objects/batch"),
-    "xet": ("GET", f"{API}/xet-write-token/<path:revision>"),
-    "upload": ("PUT", f"/lfs{REPO}/<sha256>"),
-    "verify": ("POST", f"/lfs{REPO}/<sha256>/verify"),
-    "read": ("GET", f"/datasets{REPO}/resolve/<revision>/<path:path>"),
-    "cdn": ("GET", f"/cdn{REPO}/<sha256>/<path:path>"),
+    "upload": ("PUT", "/lfs/<owner>/<name>/<sha256>"),
+    "read": ("GET", "/datasets/<owner>/<name>/resolve/<revision>/<path:path>"),
 }
 
 
+class HubError(Exception):
+    """An answer that is a refusal; `code` decides the class of error in the client."""
+
+    def __init__(
+        self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.response = Response(json.dumps({"error": message}), status, mimetype="application/json")
+        self.response.headers.update({**(headers or {}), "X-Error-Message": message})
+        if code:
+            self.response.headers["X-Error-Code"] = code
+
+
+class Repository:
+    """A data set: commits as tables of contents, the last of them, and the large contents that arrived."""
+
+    def __init__(self, *, is_private: bool) -> None:
+        self.is_private, self.is_gated = is_private, False
+        self.uploads: dict[str, bytes] = {}
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.head = ""
+        self.record({".gitattributes": b"*.bin filter=lfs\n"})
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Files of the last commit."""
+        return self.commits[self.head]
+
+    def record(self, files: dict[str, bytes]) -> None:
+        text = json.dumps([self.head, {path: sha256(data) for path, data in sorted(files.items())}])
+        self.head = hashlib.sha1(text.encode()).hexdigest()
+        self.commits[self.head] = files
+
+
 class HubServer(CountingServer):
-    """Serve data sets kept below `folder`; `page_size` is the most entries of one page of a listing."""
+    """Data sets with one branch, by ``owner/name``; `token` may do everything, `stranger_token` may read what is public."""
 
-    def __init__(self, folder: Path, *, page_size: int = 1000) -> None:
+    token = "hf_owner"
+    stranger_token = "hf_stranger"
+
+    def __init__(self) -> None:
         super().__init__(Request.application(self._answer))
-        self.folder = folder
-        self.page_size = page_size
-        self.access = HubAccess()
-        self.repositories: dict[str, HubRepository] = {}
+        self.repositories: dict[str, Repository] = {}
         self.rules = Map([Rule(path, methods=[verb], endpoint=name) for name, (verb, path) in RULES.items()])
-
-    @property
-    def token(self) -> str:
-        """Token of one who may do everything."""
-        return self.access.token
-
-    @property
-    def stranger_token(self) -> str:
-        """Token of one who may read what is public, and write nothing."""
-        return self.access.stranger_token
-
-    @property
-    def cdn_url(self) -> str:
-        """The same port under another host name: the client must not take it for the Hub, nor send it the token."""
-        return f"http://localhost:{self.server.server_port}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables for a child process that is to use this server, as one who may do everything, without Xet."""
-        return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HUB_DISABLE_XET": "1"}
-
-    def repository(self, repo_id: str) -> HubRepository:
-        return self.repositories[repo_id]
 
     def _answer(self, request: Request) -> Response:
         name, matched = self.rules.bind_to_environ(request.environ).match()
         found: dict[str, Any] = dict(matched)
         try:
             if "owner" in found:
-                repo_id = f"{found.pop('owner')}/{found.pop('name')}"
-                found["repository"] = self.access.check_read(request, self.repositories.get(repo_id), name)
-            reply: Response = getattr(self, f"_{name}")(request, **found)
+                found["repository"] = self._shown(request, f"{found.pop('owner')}/{found.pop('name')}", name)
+            if request.method == "POST" and name not in ("validate", "paths_info"):
+                self._check_write(request)
+            reply = getattr(self, f"_{name}")(request, **found)
         except HubError as error:
             return error.response
-        except CommitError as error:
-            return HubError(error.status, None, str(error)).response
-        return reply
+        return (
+            reply if isinstance(reply, Response) else Response(json.dumps(reply), mimetype="application/json")
+        )
 
-    # Who, and what there is
+    def _user(self, request: Request) -> str | None:
+        sent = request.headers.get("Authorization")
+        users = {None: None, f"Bearer {self.token}": "owner", f"Bearer {self.stranger_token}": "stranger"}
+        if sent not in users:
+            raise HubError(401, None, "Invalid credentials in Authorization header")
+        return users[sent]
 
-    def _whoami(self, request: Request) -> Response:
-        user = self.access.user(request)
-        if user is None:
-            raise HubError(401, None, "Invalid username or password.")
-        return answer({"type": "user", "name": user, "orgs": [], "auth": {"type": "access_token"}})
+    def _check_write(self, request: Request) -> None:
+        if (user := self._user(request)) != "owner":
+            raise HubError(403 if user else 401, None, "You don't have the rights to write to this namespace")
 
-    def _create(self, request: Request) -> Response:
-        self.access.check_write(request)
+    def _shown(self, request: Request, repo_id: str, endpoint: str) -> Repository:
+        user = "owner" if endpoint == "upload" else self._user(request)  # an upload address is signed
+        repository = self.repositories.get(repo_id)
+        if repository is None or (repository.is_private and user != "owner"):
+            raise HubError(404 if user else 401, "RepoNotFound", "Repository not found")
+        if repository.is_gated and endpoint == "read" and user != "owner":
+            raise HubError(403 if user else 401, "GatedRepo", f"Access to dataset {repo_id} is restricted")
+        return repository
+
+    def _whoami(self, request: Request) -> Any:
+        return {"type": "user", "name": self._user(request), "orgs": [], "auth": {"type": "access_token"}}
+
+    def _create(self, request: Request) -> Any:
         asked = request.get_json()
-        user = self.access.user(request)
-        repo_id = f"{asked['organization'] or user}/{asked['name']}"
-        url = f"{self.url}/datasets/{repo_id}"
-        if repo_id in self.repositories:
-            return answer({"error": "You already created this dataset repo", "url": url}, 409)
-        is_private = asked.get("visibility") == "private"
-        self.repositories[repo_id] = HubRepository(repo_id, self.folder / repo_id, is_private=is_private)
-        return answer({"url": url, "name": repo_id})
+        repo_id = f"{asked['organization'] or 'owner'}/{asked['name']}"
+        self.repositories[repo_id] = Repository(is_private=asked.get("visibility") == "private")
+        return {"url": f"{self.url}/datasets/{repo_id}", "name": repo_id}
 
-    def _validate(self, request: Request) -> Response:
-        """The head of a README: a warning if it is absent, an error if it is not a mapping in YAML."""
-        head = re.match(r"---\n(.*?)\n---\n", request.get_json()["content"], re.DOTALL)
-        if head is None:
-            return answer(
-                {"warnings": [{"message": "empty or missing yaml metadata in repo card"}], "errors": []}
-            )
-        try:
-            fault = None if isinstance(yaml.safe_load(head[1]), dict) else "not a mapping"
-        except yaml.YAMLError as error:
-            fault = str(error)
-        return answer(
-            {"warnings": [], "errors": [{"message": fault}] if fault else []}, 400 if fault else 200
-        )
+    def _validate(self, request: Request) -> Any:
+        return {"warnings": [], "errors": []}
 
-    def _info(self, request: Request, repository: HubRepository) -> Response:
-        return self._info_at(request, repository, "main")
+    def _info_of_main(self, request: Request, repository: Repository) -> Any:
+        return self._info(request, repository, "main")
 
-    def _info_at(self, request: Request, repository: HubRepository, revision: str) -> Response:
+    def _info(self, request: Request, repository: Repository, revision: str) -> Any:
         commit = commit_of(repository, revision)
-        return answer(
-            {
-                "id": repository.repo_id,
-                "author": repository.repo_id.partition("/")[0],
-                "sha": commit,
-                "createdAt": DATE,
-                "lastModified": DATE,
-                "private": repository.is_private,
-                "gated": "manual" if repository.is_gated else False,
-                "siblings": [{"rfilename": path} for path in repository.entries(commit)],
-            }
-        )
+        siblings = [{"rfilename": path} for path in repository.commits[commit]]
+        return {"id": "owner/name", "sha": commit, "private": repository.is_private, "siblings": siblings}
 
-    def _refs(self, request: Request, repository: HubRepository) -> Response:
-        branches = [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
-            for name, commit in repository.branches.items()
-        ]
-        return answer({"branches": branches, "converts": [], "tags": []})
-
-    def _branch(self, request: Request, repository: HubRepository, revision: str) -> Response:
-        self.access.check_write(request)
-        if revision in repository.branches:
-            raise HubError(409, None, "Reference already exists")
-        start = (request.get_json(silent=True) or {}).get("startingPoint", "main")
-        repository.branches[revision] = commit_of(repository, start)
-        return answer({})
-
-    def _tree(self, request: Request, repository: HubRepository, revision: str) -> Response:
+    def _tree(self, request: Request, repository: Repository, revision: str) -> Any:
         return self._tree_below(request, repository, revision, "")
 
-    def _tree_below(self, request: Request, repository: HubRepository, revision: str, path: str) -> Response:
-        commit = commit_of(repository, revision)
+    def _tree_below(self, request: Request, repository: Repository, revision: str, path: str) -> Any:
+        files = repository.commits[commit_of(repository, revision)]
         prefix = f"{path}/" if path else ""
-        below = {name for name in listed(repository, commit) if name.startswith(prefix)}
+        below = {name for name in listed(files) if name.startswith(prefix)}
         if not below:
             raise HubError(404, "EntryNotFound", f"{path} does not exist on {revision}")
         if request.args.get("recursive") != "true":
             below = {name for name in below if "/" not in name.removeprefix(prefix)}
-        start = int(request.args.get("cursor", 0))
-        stop = start + self.page_size
-        page = answer(
-            [described(repository, commit, name, request.args) for name in sorted(below)[start:stop]]
-        )
-        if stop < len(below):
-            query = urllib.parse.urlencode({**request.args, "cursor": stop})
-            page.headers["Link"] = f'<{request.base_url}?{query}>; rel="next"'
-        return page
+        return [described(files, name) for name in sorted(below)]
 
-    def _paths_info(self, request: Request, repository: HubRepository, revision: str) -> Response:
-        commit = commit_of(repository, revision)
-        paths = [path for path in request.form.getlist("paths") if path in listed(repository, commit)]
-        return answer([described(repository, commit, path, request.form) for path in paths])
+    def _paths_info(self, request: Request, repository: Repository, revision: str) -> Any:
+        files = repository.commits[commit_of(repository, revision)]
+        return [described(files, path) for path in request.form.getlist("paths") if path in listed(files)]
 
-    # Writing: which way each file goes, the large ones, the commit
+    def _preupload(self, request: Request, repository: Repository, revision: str) -> Any:
+        modes = []
+        for file in request.get_json()["files"]:
+            mode = "regular" if is_text(base64.b64decode(file["sample"])) else "lfs"
+            modes.append({"path": file["path"], "shouldIgnore": False, "uploadMode": mode})
+        return {"files": modes}
 
-    def _preupload(self, request: Request, repository: HubRepository, revision: str) -> Response:
-        self.access.check_write(request)
-        entries = repository.entries(commit_of(repository, revision))
-        return answer({"files": [upload_mode(file, entries) for file in request.get_json()["files"]]})
-
-    def _batch(self, request: Request, repository: HubRepository) -> Response:
-        self.access.check_write(request)
+    def _batch(self, request: Request, repository: Repository) -> Any:
         objects = []
         for asked in request.get_json()["objects"]:
-            told: dict[str, Any] = {"oid": asked["oid"], "size": asked["size"]}
-            if not repository.content(asked["oid"]).exists():
-                repository.awaited.add(asked["oid"])
-                href = f"{self.url}/lfs/{repository.repo_id}/{asked['oid']}"
-                told["actions"] = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
-            objects.append(told)
-        return answer({"transfer": "basic", "objects": objects})
+            objects.append({"oid": asked["oid"], "size": asked["size"]})
+            if asked["oid"] not in repository.uploads:
+                path = request.path.removeprefix("/datasets/").partition(".git")[0]
+                objects[-1]["actions"] = {"upload": {"href": f"{self.url}/lfs/{path}/{asked['oid']}"}}
+        return {"transfer": "basic", "objects": objects}
 
-    def _upload(self, request: Request, repository: HubRepository, sha256: str) -> Response:
-        """Like a signed address: no token, but only for what was asked for, and only with that content."""
-        if sha256 not in repository.awaited:
-            raise HubError(403, None, "The request signature we calculated does not match")
+    def _upload(self, request: Request, repository: Repository, sha256: str) -> Any:
         content = request.get_data()
-        if (found := hashlib.sha256(content).hexdigest()) != sha256:
-            raise HubError(400, None, f"content has SHA-256 {found}, not {sha256}")
-        repository.keep(content)
-        return answer({})
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise HubError(400, None, f"content is not {sha256}")
+        repository.uploads[sha256] = content
+        return {}
 
-    def _xet(self, request: Request, repository: HubRepository, revision: str) -> Response:
-        self.access.check_write(request)
-        return answer({"casUrl": repository.xet.url, "accessToken": "none", "exp": 2**40})
+    def _commit(self, request: Request, repository: Repository, revision: str) -> Any:
+        """Apply a commit as the client sends it (one JSON object per line): all of it or nothing."""
+        commit_of(repository, revision)
+        files = dict(repository.files)
+        for item in map(json.loads, filter(None, request.get_data().split(b"\n"))):
+            key, value = item["key"], item["value"]
+            if key == "header" and value.get("parentCommit", repository.head) != repository.head:
+                raise HubError(412, None, "A commit has happened since. Please refresh and try again.")
+            if key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                files[value["path"]] = repository.uploads[value["oid"]]
+            elif key == "deletedFile":
+                del files[value["path"]]
+        repository.record(files)
+        return {
+            "success": True,
+            "commitOid": repository.head,
+            "commitUrl": f"{self.url}/datasets/org/name/commit/{repository.head}",
+        }
 
-    def _verify(self, request: Request, repository: HubRepository, sha256: str) -> Response:
-        self.access.check_write(request)
-        content = repository.content(sha256)
-        if not content.exists() or content.stat().st_size != request.get_json()["size"]:
-            raise HubError(422, None, f"{sha256} did not arrive whole")
-        return answer({})
-
-    def _commit(self, request: Request, repository: HubRepository, revision: str) -> Response:
-        self.access.check_write(request)
-        if revision not in repository.branches:
-            raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        commit = repository.commit(revision, request.get_data().split(b"\n"))
-        where = f"{self.url}/datasets/{repository.repo_id}/commit/{commit}"
-        return answer({"success": True, "commitOid": commit, "commitUrl": where})
-
-    # Reading
-
-    def _read(self, request: Request, repository: HubRepository, revision: str, path: str) -> Response:
+    def _read(self, request: Request, repository: Repository, revision: str, path: str) -> Any:
         commit = commit_of(repository, revision)
-        entry = repository.entries(commit).get(path)
-        if entry is None:
+        data = repository.commits[commit].get(path)
+        if data is None:
             raise HubError(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
-        if entry.is_large:
-            reply = redirect(f"{self.cdn_url}/cdn/{repository.repo_id}/{entry.sha256}/{path}")
-            reply.headers["X-Linked-ETag"] = f'"{entry.sha256}"'
-            reply.headers["X-Linked-Size"] = str(entry.size)
-        else:
-            reply = send(repository.content(entry.sha256), request, etag=entry.oid)
+        options = {"mimetype": "application/octet-stream", "conditional": True, "etag": sha256(data)}
+        reply = send_file(io.BytesIO(data), request.environ, **options)
         reply.headers["X-Repo-Commit"] = commit
         return reply
 
-    def _cdn(self, request: Request, repository: HubRepository, sha256: str, path: str) -> Response:
-        return send(repository.content(sha256), request, etag=sha256)
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def answer(content: object, status: int = 200) -> Response:
-    return Response(json.dumps(content), status, mimetype="application/json")
+def is_text(sample: bytes) -> bool:
+    return sample.isascii() and b"\0" not in sample
 
 
-def send(content: Path, request: Request, *, etag: str) -> Response:
-    return send_file(
-        content, request.environ, mimetype="application/octet-stream", conditional=True, etag=etag
-    )
+def commit_of(repository: Repository, revision: str) -> str:
+    if revision not in ("main", *repository.commits):
+        raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    return repository.head if revision == "main" else revision
+
+
+def listed(files: dict[str, bytes]) -> set[str]:
+    """Paths of all files and of the folders above them."""
+    return {*files, *(str(folder) for path in files for folder in PurePosixPath(path).parents)} - {"."}
+
+
+def described(files: dict[str, bytes], path: str) -> dict[str, Any]:
+    if path not in files:
+        return {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
+    data = files[path]
+    entry = {"type": "file", "oid": hashlib.sha1(data).hexdigest(), "size": len(data), "path": path}
+    if not is_text(data[:512]):
+        entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 134}
+    return entry

@@ -1,33 +1,22 @@
 """Small sections, features and graphs of known content."""
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from scipy import sparse
 
-from spam.schemas.store_meta import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
-from spam.store import FeatureWriter, Graph, Overview, SectionRecord, Store, StoredSection, create_store
-from spam.store.elements import write_array
-from spam.store.sealing import write_sealed
+from spam.schemas.store_format import FeatureMeta, GraphMeta, Sampling, SectionMeta, SourceFile
+from spam.store import FeatureWriter, Graph, Store, StoredSection, create_store
+from spam.store.section_index import sealed
+from spam.store.writing import locked, write_root, write_section
 from spam.typing import Array
 
 N_SPOTS, N_GENES = 13, 7
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cut() -> Iterator[None]:
-    """Nobody cuts the power in a test (but for `test_power_cut`), and waiting for the disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -54,18 +43,15 @@ def make_meta() -> Callable[..., SectionMeta]:
 
 
 @pytest.fixture(scope="session")
-def make_record(make_meta: Callable[..., SectionMeta]) -> Callable[..., SectionRecord]:
-    """Build a whole record; keywords that are fields of the meta change the meta, others the record."""
+def make_tables() -> Callable[[SectionMeta], dict[str, Any]]:
+    """Build what `write_section` takes beside a meta."""
 
-    def make(**changes: Any) -> SectionRecord:
-        names = SectionMeta.__dataclass_fields__
-        meta = make_meta(**{key: value for key, value in changes.items() if key in names})
+    def make(meta: SectionMeta) -> dict[str, Any]:
         rng = np.random.default_rng(5)
         n = meta.n_spots
         xy_px = rng.uniform(0, 900, (n, 2))
         counts = sparse.csr_matrix(rng.poisson(0.8, (n, meta.n_genes)))
-        values: dict[str, Any] = {
-            "meta": meta,
+        return {
             "ids": np.array([f"spot-{i}×{i % 3}" for i in range(n)]),
             "xy_px": xy_px,
             "xy_um": None if meta.mpp is None else xy_px * meta.mpp,
@@ -78,12 +64,30 @@ def make_record(make_meta: Callable[..., SectionMeta]) -> Callable[..., SectionR
                 "array_row": np.arange(n, dtype=np.int64) - 2,
                 "quality": np.where(np.arange(n) == 1, np.nan, rng.random(n)),
                 "in_tissue": np.arange(n) % 2 == 0,
+                "nothing": np.zeros(n, dtype=bool),
             },
-            "overview": Overview(image=rng.integers(0, 256, (17, 19, 3), dtype=np.uint8), scale=0.0187),
+            "overview": (rng.integers(0, 256, (17, 19, 3), dtype=np.uint8), 0.0187),
         }
-        return SectionRecord(**(values | {key: value for key, value in changes.items() if key not in names}))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def add(
+    make_meta: Callable[..., SectionMeta], make_tables: Callable[[SectionMeta], dict[str, Any]]
+) -> Callable[..., StoredSection]:
+    """Write a section; keywords that are fields of the meta change the meta, others the tables."""
+
+    def write(store: Store, **changes: Any) -> StoredSection:
+        names = SectionMeta.__dataclass_fields__
+        meta = make_meta(**{key: value for key, value in changes.items() if key in names})
+        tables = make_tables(meta) | {key: value for key, value in changes.items() if key not in names}
+        with locked(store.folder, meta.name):
+            write_section(store.folder, meta, **tables)
+        write_root(store.folder)
+        return store.section(meta.name)
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +120,7 @@ def make_graph() -> Callable[..., Graph]:
         starts = np.arange(n + 1) * k
         distances = np.tile(np.arange(k, dtype=np.float64), n)
         weights = np.exp(-distances).astype(np.float32)
-        meta = {
+        meta: dict[str, Any] = {
             "kind": "spatial",
             "k": k,
             "metric": "euclidean",
@@ -139,16 +143,16 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., SectionRecord]) -> Path:
+def pristine(tmp_path_factory: pytest.TempPathFactory, add: Callable[..., StoredSection]) -> Path:
     """A store of one section; do not change it."""
     folder = tmp_path_factory.mktemp("pristine") / "cohort.zarr"
-    create_store(folder).add_section(make_record())
+    add(create_store(folder))
     return folder
 
 
 @pytest.fixture
 def section(store: Store, pristine: Path) -> StoredSection:
-    """A section of its own for each test; a copy takes a tenth of the time that writing takes."""
+    """A copy of the section of `pristine` that a test may change."""
     shutil.copytree(pristine, store.folder, dirs_exist_ok=True)
     return store.section("C2")
 
@@ -165,67 +169,24 @@ def fill() -> Callable[[FeatureWriter, Array], None]:
     return write
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut shards after two chunks of 3 x 5 float16, so that small arrays have several files."""
-    monkeypatch.setattr("spam.store.feature_format._SHARD_BYTES", 60)
-
-
 @pytest.fixture(scope="session")
 def reseal() -> Callable[..., None]:
-    """Change the document of an index as a stranger with spam's source would: with a digest that fits."""
+    """Change an index and give it a digest that fits, as an attacker with spam's source would."""
 
     def change(index: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         document = json.loads(index.read_bytes())
         edit(document)
-        write_sealed(index, document)
+        index.write_bytes(sealed(document))
 
     return change
-
-
-@pytest.fixture(scope="session")
-def reindex() -> Callable[..., None]:
-    """Let the index of a section name its files as they are now, whatever they are."""
-
-    def change(section: Path, *names: str) -> None:
-        document = json.loads((section / "zarr.json").read_bytes())
-        for name in names:
-            content = (section / name).read_bytes()
-            entry = {"n_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            document["attributes"]["spam"]["files"][name] = entry
-            if name.endswith("/zarr.json"):
-                node = json.loads(content)
-                document["consolidated_metadata"]["metadata"][name.removesuffix("/zarr.json")] = node
-        write_sealed(section / "zarr.json", document)
-
-    return change
-
-
-@pytest.fixture(scope="session")
-def swap_array(reindex: Callable[..., None]) -> Callable[[Path, str, Array], None]:
-    """Put another array in the place of one of a section, with the codecs and in the index of a store."""
-
-    def swap(section: Path, name: str, values: Array) -> None:
-        shutil.rmtree(section / name)
-        parent, _, last = name.rpartition("/")
-        write_array(zarr.open_group(section / parent, mode="r+", use_consolidated=False), last, values)
-        document = json.loads((section / "zarr.json").read_bytes())
-        files = document["attributes"]["spam"]["files"]
-        for file in [file for file in files if file.startswith(f"{name}/")]:
-            del files[file]
-        write_sealed(section / "zarr.json", document)
-        written = (path for path in (section / name).rglob("*") if path.is_file())
-        reindex(section, *(path.relative_to(section).as_posix() for path in written))
-
-    return swap
 
 
 @pytest.fixture(scope="session")
 def tree() -> Callable[[Path], dict[str, bytes]]:
-    """Every file below a folder with its bytes, so that whole stores are compared."""
+    """Every file below a folder with its bytes, without lock files, so that whole stores are compared."""
 
     def read(folder: Path) -> dict[str, bytes]:
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+        files = (path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts)
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     return read

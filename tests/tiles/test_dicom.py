@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid  # noqa: E402
 
 from spam.errors import SlideError  # noqa: E402
 from spam.tiles import grid_slides, open_slide  # noqa: E402
-from spam.tiles.openslide_slide import OpenSlideSlide  # noqa: E402
+from spam.tiles.slide_formats import OpenSlideSlide  # noqa: E402
 
 
 @pytest.fixture
@@ -59,16 +59,14 @@ def test_jpeg_tiles(tmp_path, picture):
 def test_a_folder_of_two_slides_is_none(tmp_path, picture):
     write_slide(tmp_path / "dicom", picture)
     write_slide(tmp_path / "dicom", picture)
-    with pytest.raises(
-        SlideError, match=r"DICOM files of one slide, but has '\d+_0\.dcm', '\d+_0\.dcm'.*folder of its own"
-    ):
+    with pytest.raises(SlideError, match=r"DICOM files of one slide, but has '\d+_0\.dcm', '\d+_0\.dcm'"):
         open_slide(tmp_path / "dicom")
 
 
 def test_loose_dicom_files_beside_others(tmp_path, picture):
     write_slide(tmp_path / "mixed", picture)
     (tmp_path / "mixed" / "notes.txt").write_text("text")
-    with pytest.raises(SlideError, match=r"holds DICOM files \('\d+_0\.dcm', '\d+_1\.dcm'\) among others"):
+    with pytest.raises(SlideError, match=r"loose DICOM files \('\d+_0\.dcm', '\d+_1\.dcm'\)"):
         grid_slides(tmp_path / "mixed")
 
 
@@ -80,7 +78,7 @@ def test_damage(tmp_path, picture):
         slide.read(0, 0, 400, 306)
     for file in files:
         file.write_bytes(whole[:140])
-    with pytest.raises(SlideError, match=r"no whole slide image|cannot be opened"):
+    with pytest.raises(SlideError, match=r"no whole slide image|not a readable"):
         open_slide(tmp_path / "dicom")
-    with pytest.raises(SlideError, match=r"no format that can be read|cannot be opened"):
+    with pytest.raises(SlideError, match=r"unknown format|not a readable"):
         open_slide(files[0])

@@ -123,7 +123,7 @@ def test_grey_and_transparent(tmp_path, picture):
             0.5,
             {"type": "space"},
             None,
-            "what is no length (OME-Zarr scale, x: 0.5 without a unit, y: 0.5 without a unit)",
+            "(OME-Zarr scale, x: 0.5 without a unit, y: 0.5 without a unit)",
         ),
         (1.0, {"type": "space", "unit": "pixel"}, None, "x: 1 pixel"),
         (353.0, MICRO, None, "states 353 µm per pixel (OME-Zarr scale, x: 353 micrometer"),
@@ -160,9 +160,7 @@ def test_a_lost_chunk_is_an_error_where_it_would_be_black(tmp_path, picture, ver
         np.testing.assert_array_equal(slide.read(0, 0, 240, 307), picture[:, :240])
         np.testing.assert_array_equal(slide.read(240, 0, 80, 128), picture[:128, 240:320])
         for region in ((239, 100, 2, 60), (319, 191, 5, 5)):
-            with pytest.raises(
-                SlideError, match=r"chunk 0/.*1/2/3 is not there, lost or all black.*copied whole"
-            ):
+            with pytest.raises(SlideError, match=r"chunk 0/.*1/2/3 is missing.*copied whole"):
                 slide.read(*region)
         np.testing.assert_array_equal(slide.read(0, 0, 201, 154, level=1), picture[::2, ::2])
 
@@ -203,24 +201,25 @@ def test_what_is_no_picture_of_he_says_what_it_is(tmp_path, picture):
         (many, r"'cyx' and shape \(5, 307, 401\)"),
         (stack, r"'zyxc' and shape \(2, 30, 30, 3\)"),
     ):
-        with pytest.raises(SlideError, match=rf"{words}.*8-bit RGB"):
+        with pytest.raises(SlideError, match=rf"{words}.*8-bit"):
             open_slide(path)
 
 
-def test_folders_that_are_no_ome_zarr(tmp_path, picture):
+def test_folders_that_are_not_ome_zarr(tmp_path, picture):
     zarr.open_group(tmp_path / "plain.zarr", mode="w")
-    with pytest.raises(SlideError, match=r"plain\.zarr.*no.* OME-Zarr.*'multiscales' is missing"):
-        open_slide(tmp_path / "plain.zarr")
     lost = write(tmp_path / "lost.zarr", picture)
     shutil.rmtree(lost / "1")
-    with pytest.raises(SlideError, match=r"lost\.zarr.*no.* OME-Zarr.*copied whole"):
-        open_slide(lost)
-    (lost / "zarr.json").write_text("{")
-    with pytest.raises(SlideError, match=r"lost\.zarr.*no.* OME-Zarr"):
-        open_slide(lost)
+    torn = write(tmp_path / "torn.zarr", picture)
+    (torn / "zarr.json").write_text("{")
     (tmp_path / "folder.ome.zarr").mkdir()
-    with pytest.raises(SlideError, match=r"folder\.ome\.zarr.*it is a folder, and neither an OME-Zarr nor"):
-        open_slide(tmp_path / "folder.ome.zarr")
+    for name, words in (
+        ("plain.zarr", r"not a readable OME-Zarr.*'multiscales' is missing"),
+        ("lost.zarr", r"not a readable OME-Zarr.*copied whole"),
+        ("torn.zarr", "not a readable OME-Zarr"),
+        ("folder.ome.zarr", "a folder, but neither an OME-Zarr"),
+    ):
+        with pytest.raises(SlideError, match=rf"{name}.*{words}"):
+            open_slide(tmp_path / name)
 
 
 def test_what_ome_zarr_py_writes(tmp_path, picture):

@@ -11,7 +11,7 @@ from PIL import Image
 from spam.schemas.embed_config import InputConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
-from spam.tiles import TileReader, locate, open_slide
+from spam.tiles import TileReader, locate, open_slide, read_batches, sweep_order
 
 
 def test_an_aperio_slide_gives_openslides_pixels(shared_data, make_section):
@@ -25,6 +25,26 @@ def test_an_aperio_slide_gives_openslides_pixels(shared_data, make_section):
         for index, corner in ((0, (388, 588)), (1, (1688, 1889))):
             expected = np.asarray(truth.read_region(corner, 0, (224, 224)).convert("RGB"))
             np.testing.assert_array_equal(reader.read(index), expected)
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_dense_tiles_in_sweep_order_are_single_reads_of_openslide(shared_data, make_section, n_threads):
+    """Tiles of 224 px every 37 px: each pixel is in some 37 tiles, and the batches come from the cache."""
+    path = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    corners = np.stack(np.meshgrid(np.arange(300, 1200, 37), np.arange(500, 1300, 37)), axis=-1).reshape(
+        -1, 2
+    )
+    xy = np.random.default_rng(0).permutation(corners) + 112.0
+    section, spec = make_section(xy, path), TileSpec(tile_px=224)
+    with open_slide(path) as slide, openslide.OpenSlide(path) as truth:
+        order = sweep_order(xy, slide, native_px=224, out_px=224)
+        batches = [order[i : i + 61] for i in range(0, len(order), 61)]
+        with TileReader(section, spec, slide=slide) as reader:
+            for batch, tiles in zip(batches, read_batches(reader, batches, n_threads=n_threads), strict=True):
+                for spot, tile in zip(batch[::7], tiles.pixels[::7], strict=True):
+                    corner = tuple((xy[spot] - 112).astype(int).tolist())
+                    expected = np.asarray(truth.read_region(corner, 0, (224, 224)).convert("RGB"))
+                    np.testing.assert_array_equal(tile, expected)
 
 
 def test_jpeg_and_pyramid_show_the_same_tissue(shared_data):

@@ -1,0 +1,212 @@
+"""The commands of the pipeline, from `spam embed` to `spam doctor`."""
+
+import dataclasses
+from typing import Any
+
+from spam.progress import Progress
+from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
+from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.embed_config import EmbedConfig, InputConfig
+from spam.schemas.graph_config import GraphConfig
+from spam.schemas.hest_config import HestConfig
+from spam.schemas.predict_config import PredictConfig
+from spam.schemas.simulate_config import DemoConfig, SimulateConfig
+from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+
+from .command import Command, call, command
+from .lab_files import adapt_and_embed, keep_adapter, lab_file_options, lora_options, take_lora, with_store
+from .options import Option, options_of
+
+_DRY_RUN = Option(
+    name="dry_run",
+    kind=bool,
+    default=False,
+    help="check the files and print the number of tiles and bytes, without embedding",
+)
+
+
+def _embed(values: dict[str, Any], progress: Progress) -> Any:
+    is_dry_run = values.pop("dry_run", False)
+    config = EmbedConfig.from_mapping(values)
+    if not is_dry_run:
+        return call("embed", config, progress=progress)
+    config.check_paths()
+    from spam.embedding import plan
+
+    return plan(config)
+
+
+EMBED = command(
+    "embed",
+    "Embed the tiles of sections once into a feature store, together with spots, counts and coordinates.",
+    "spam embed --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --store cohort.zarr\n"
+    "spam embed --manifest sections.csv --root images --store cohort.zarr",
+    EmbedConfig,
+    "embed",
+    options=(*options_of(EmbedConfig), _DRY_RUN),
+    work=_embed,
+)
+
+# Options of `spam embed` about features, which adaptation does not write; --batch-size and others are its own.
+_OF_FEATURES = {field.name for field in dataclasses.fields(EmbedConfig)} - {
+    *(field.name for field in dataclasses.fields(InputConfig)),
+    *("store", "enc_name", "tile_um", "num_workers", "dihedral"),
+    *("manifest", "tile_px", "revision", "skip_bad_tiles"),
+}
+
+
+def adapt_configs(values: dict[str, Any]) -> tuple[AdaptConfig, EmbedConfig]:
+    """Sort the options of `spam adapt` into those of the training and those of the tiles; some are in both."""
+    training = {field.name for field in dataclasses.fields(AdaptConfig)}
+    tiles = {field.name for field in dataclasses.fields(EmbedConfig)} - _OF_FEATURES
+    return (
+        AdaptConfig.from_mapping({name: value for name, value in values.items() if name in training}),
+        EmbedConfig.from_mapping({name: value for name, value in values.items() if name in tiles}),
+    )
+
+
+def _adapt(values: dict[str, Any], progress: Progress) -> Any:
+    return call("adapt", *adapt_configs(values), progress=progress)
+
+
+_ADAPT_OPTIONS = options_of(AdaptConfig, leave_out=UNUSED_BY_ADAPT)
+ADAPT = command(
+    "adapt",
+    "Adapt an encoder to a cohort by LoRA, starting from the frozen features in the store. Embed again with the result. "
+    "The encoder sees the counts of --sections and --val-sections: leave out the sections to be predicted.",
+    "spam adapt --store cohort.zarr --manifest sections.csv --root images --sections C2,C3,C4,C5 --save-dir lora\n"
+    "spam embed --store cohort.zarr --manifest sections.csv --root images --lora lora",
+    AdaptConfig,
+    "adapt",
+    options=(
+        *_ADAPT_OPTIONS,
+        *options_of(EmbedConfig, leave_out={*_OF_FEATURES, *(option.name for option in _ADAPT_OPTIONS)}),
+    ),
+    work=_adapt,
+)
+GRAPH = command(
+    "graph",
+    "Build the neighbour graphs of a store's sections and keep them in the store.",
+    "spam graph --store cohort.zarr --k-spatial 12",
+    GraphConfig,
+    "build_graphs",
+)
+_MODE_ALIASES = {"gene": "img-gene", "spatial": "img-coord"}
+
+
+def _pretrain(values: dict[str, Any], progress: Progress) -> Any:
+    values, lora = take_lora(values)
+    if "mode" in values:
+        values["mode"] = _MODE_ALIASES.get(values["mode"], values["mode"])
+    config = with_store(PretrainConfig, values, progress)
+    if lora is not None:
+        config = adapt_and_embed(config, values, lora, progress)
+    return call("pretrain", config, progress=progress)
+
+
+PRETRAIN = command(
+    "pretrain",
+    "Align image, coordinates and gene expression with contrastive learning (stage 1).",
+    "spam pretrain --store cohort.zarr --sections C2,C3,C4,C5 --save-dir ckpt/pretrain\n"
+    "spam pretrain --h5ad C2.h5ad --csv mapping.csv --root images --mode joint --save-dir ckpt/pretrain\n"
+    "spam pretrain --manifest sections.csv --root images --with-lora --save-dir ckpt/pretrain",
+    PretrainConfig,
+    "pretrain",
+    options=(*options_of(PretrainConfig), *lab_file_options(PretrainConfig), *lora_options()),
+    work=_pretrain,
+)
+
+
+def _finetune(values: dict[str, Any], progress: Progress) -> Any:
+    config = with_store(FinetuneConfig, values, progress, checkpoint="pretrained_ckpt")
+    report = call("finetune", config, progress=progress)
+    assert config.save_dir is not None  # checked by the configuration
+    keep_adapter(config.pretrained_ckpt, config.save_dir)
+    return report
+
+
+FINETUNE = command(
+    "finetune",
+    "Train networks for expression and its count distribution on raw counts (stage 2).",
+    "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
+    "    --pretrained-ckpt ckpt/pretrain/best.safetensors --save-dir ckpt/finetune",
+    FinetuneConfig,
+    "finetune",
+    options=(*options_of(FinetuneConfig), *lab_file_options(FinetuneConfig)),
+    work=_finetune,
+)
+
+
+def _predict(values: dict[str, Any], progress: Progress) -> Any:
+    return call(
+        "predict",
+        with_store(PredictConfig, values, progress, checkpoint="ckpt"),
+        progress=progress,
+    )
+
+
+PREDICT = command(
+    "predict",
+    "Predict the expression of a new section. With counts: metrics and baselines too.",
+    "spam predict --store cohort.zarr --section C6 \\\n"
+    "    --ckpt ckpt/finetune/best.safetensors --out-dir results\n"
+    "spam predict --csv mapping.csv --root images \\\n"
+    "    --ckpt ckpt/finetune/best.safetensors --out-dir results",
+    PredictConfig,
+    "predict",
+    options=(*options_of(PredictConfig), *lab_file_options(PredictConfig, leave_out=("manifest",))),
+    work=_predict,
+)
+INFERENCE = dataclasses.replace(PREDICT, name="inference", does="Same as `spam predict` (published name).")
+BENCHMARK = command(
+    "benchmark",
+    "Compare SPAM, baselines and peers by cross-validation over donors, sections or blocks of a section.",
+    "spam benchmark --store cohort.zarr --by donor --out-dir results\n"
+    "spam benchmark --store cohort.zarr --train-sections MOB1,MOB2 \\\n"
+    "    --test-sections MOB3,MOB4 --out-dir results",
+    BenchmarkConfig,
+    "benchmark",
+    exit_code=lambda report: 0 if report.is_complete else 1,  # a method failed; the others are scored
+)
+HEST = command(
+    "hest",
+    "Score an encoder by the recipe of the HEST benchmark on its files; the numbers are those of its tables.",
+    "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
+    "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
+    HestConfig,
+    "hest_benchmark",
+)
+SIMULATE = command(
+    "simulate",
+    "Write a cohort whose true expression rates are known, as lab files: h5ad, tables, images.",
+    "spam simulate --out-dir cohort --n-donors 2 --n-sections 2\n"
+    "spam embed --manifest cohort/sections.csv --store cohort.zarr",
+    SimulateConfig,
+    "simulate",
+)
+DEMO = command(
+    "demo",
+    "Run every step on a small cohort: simulated and offline, or five real sections.",
+    "spam demo\nspam demo her2st --data her2st",
+    DemoConfig,
+    "demo",
+)
+
+
+def _doctor(values: dict[str, Any], progress: Progress) -> Any:
+    from spam.diagnosis import diagnose
+
+    return diagnose()
+
+
+DOCTOR = Command(
+    name="doctor",
+    does="Check the installation: packages, GPU, neighbour search, encoder weights, Hub token, disk.",
+    example="spam doctor",
+    options=(),
+    work=_doctor,
+    exit_code=lambda report: 0 if report.is_fit else 2,
+)
+PIPELINE = (
+    *(EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
+)

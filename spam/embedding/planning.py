@@ -1,0 +1,282 @@
+"""Plans of `spam embed`: inputs read and checked before anything is computed or written; needs no torch."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spam import (
+    encoders,
+)  # its names resolve on first use: an adapter needs torch, the rest of a plan does not
+from spam.errors import SectionError, SpamError, StoreError
+from spam.schemas.embed_config import EmbedConfig, InputConfig
+from spam.schemas.encoder_card import EncoderCard
+from spam.schemas.store_format import Sampling
+from spam.schemas.tile_spec import TileSpec
+from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
+from spam.store import Store, StoredSection, open_store
+from spam.tiles import (
+    Slide,
+    TileReader,
+    grid_section,
+    grid_slides,
+    level_of,
+    locate,
+    open_slide,
+    resolve_tile_specs,
+)
+
+_log = logging.getLogger(__name__)
+
+_GIVEN_BY_MANIFEST = ("h5ad", "csv", "root", "section", "donor")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSection:
+    """A section that was read and checked.
+
+    Attributes
+    ----------
+    section
+        The section, located on its slide.
+    slide
+        Its slide, open as long as the plan is carried out; None for tile files.
+    specs, samplings
+        Tile sizes, and how the tiles of each are cut.
+    """
+
+    section: Section
+    slide: Slide | None
+    specs: tuple[TileSpec, ...]
+    samplings: tuple[Sampling, ...]
+
+    @property
+    def slide_size_px(self) -> tuple[int, int] | None:
+        """Width and height of the slide at full resolution."""
+        return None if self.slide is None else (self.slide.width, self.slide.height)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedPlan:
+    """What `embed` will do: the outcome of all checks, and the amount of work.
+
+    Attributes
+    ----------
+    card
+        The published encoder.
+    encoder
+        Name that the features will have: the encoder's, or that of its adaptation.
+    n_bytes
+        Size of all features.
+    """
+
+    store: Path
+    card: EncoderCard
+    encoder: str
+    sections: tuple[PlannedSection, ...]
+    n_bytes: int
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles of all sections and sizes, embedded or not."""
+        return sum(one.section.n_spots * len(one.specs) for one in self.sections)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {
+            "store": str(self.store),
+            "encoder": self.encoder,
+            "n_tiles": self.n_tiles,
+            "n_bytes": self.n_bytes,
+            "sections": [
+                {
+                    "name": one.section.name,
+                    "donor": one.section.donor,
+                    "n_spots": one.section.n_spots,
+                    "mpp": one.section.mpp,
+                    "tiles": [spec.label for spec in one.specs],
+                    "join": one.section.join.describe(),
+                }
+                for one in self.sections
+            ],
+        }
+
+    def summary(self) -> str:
+        """Summarise each section in a line."""
+        lines = [
+            f"{one.section.name}: {one.section.join.describe()}; "
+            f"tiles of {', '.join(spec.label for spec in one.specs)}"
+            for one in self.sections
+        ]
+        size = f"{self.n_tiles} tiles with {self.encoder} give {self.n_bytes / 1e6:.1f} MB of features"
+        return "\n".join([*lines, f"{size} in {self.store}"])
+
+
+def plan(config: EmbedConfig) -> EmbedPlan:
+    """Read and check everything that `embed` would use, without computing or writing anything (``--dry-run``).
+
+    Raises
+    ------
+    ConfigError, EncoderError, MissingInputError, SectionError, SlideError, StoreError, TileError
+        As `read_plan`.
+    """
+    with contextlib.ExitStack() as slides:
+        return read_plan(config, slides)
+
+
+def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
+    """Read and check everything; slides stay open until `slides` is closed.
+
+    Checked are the encoder and access to its weights, files, joins, coordinates against slides, tile sizes, and sections
+    that the store already holds. The errors of all sections are reported together.
+
+    Raises
+    ------
+    ConfigError
+        If an option cannot be used, such as tiles in µm without µm per pixel.
+    EncoderError
+        If the encoder is unknown or its weights are not available, or the adapter belongs to another one.
+    MissingInputError
+        If a file does not exist.
+    SectionError
+        If files do not fit together, a name occurs twice, or several sections have errors.
+    SlideError
+        If a slide cannot be read.
+    StoreError
+        If the store holds a section of the same name from other inputs.
+    TileError
+        If coordinates lie outside the slide, or tile files do not fit.
+    """
+    assert config.store is not None  # checked by EmbedConfig
+    readers = _readers(config)
+    card = encoders.encoder_card(config.enc_name, config.revision)
+    encoder = card
+    if config.lora is not None:
+        encoder = encoders.adapted_card(card, encoders.read_adapter(config.lora))
+    encoders.require_reachable(card)
+    is_begun = config.store.exists() and not (config.store.is_dir() and not any(config.store.iterdir()))
+    store = open_store(config.store) if is_begun else None
+    sections: list[PlannedSection] = []
+    errors: list[SpamError] = []
+    for read in readers:
+        try:
+            sections.append(_check_section(read(), config, card, store, slides))
+        except SpamError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        message = "\n- ".join([f"{len(errors)} sections cannot be embedded:", *map(str, errors)])
+        raise SectionError(message) from errors[0]
+    names = [one.section.name for one in sections]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        message = (
+            f"--manifest {str(config.manifest)!r} gives several sections the name {', '.join(map(repr, twice))}. Use unique "
+            "names in column 'section'."
+        )
+        raise SectionError(message)
+    n_numbers = card.dim * sum(one.section.n_spots * len(one.specs) for one in sections)
+    return EmbedPlan(
+        store=config.store,
+        card=card,
+        encoder=encoder.name,
+        sections=tuple(sections),
+        n_bytes=n_numbers * np.dtype(config.dtype).itemsize,
+    )
+
+
+def differences(stored: StoredSection, section: Section, licence: str | None) -> list[str]:
+    """Describe how a stored section differs from a new one of the same name.
+
+    The table itself may have changed, as in a growing cohort; its rows of these spots must not have.
+    """
+    old = stored.meta
+    n_genes = 0 if section.genes is None else len(section.genes)
+    found = [
+        f"{what} was {before!r}, is {after!r}"
+        for what, before, after in (
+            ("donor", old.donor, section.donor),
+            ("µm per pixel (--mpp)", old.mpp, section.mpp),
+            ("number of spots", old.n_spots, section.n_spots),
+            ("number of genes", old.n_genes, n_genes),
+            ("licence", old.licence, licence or old.licence),
+        )
+        if before != after
+    ]
+    if old.redacted:
+        return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
+    before, after = (
+        {source.role: source.sha256[:12] for source in sources if source.role != "csv"}
+        for sources in (old.sources, section.sources)
+    )
+    found += [
+        f"{role} was {before.get(role, 'absent')}, is {after.get(role, 'absent')} (SHA-256)"
+        for role in sorted({*before, *after})
+        if before.get(role) != after.get(role)
+    ]
+    if old.n_spots == section.n_spots:
+        found += [] if np.array_equal(stored.ids, section.ids) else ["ids of the spots differ"]
+        found += [] if np.array_equal(stored.xy_px, section.xy_px) else ["coordinates of the spots differ"]
+    if section.counts is not None and stored.genes is not None and not found:
+        is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
+        found += [] if is_same else ["counts differ (--counts-layer)"]
+    return found
+
+
+def _readers(config: EmbedConfig) -> list[Callable[[], Section]]:
+    """Return a function per section that reads it; options for reading tables hold for all sections."""
+    if config.tiles == "grid":
+        assert config.root is not None  # checked by EmbedConfig
+        slides = grid_slides(config.root, section=config.section)
+        return [functools.partial(grid_section, slide, config) for slide in slides]
+    if config.manifest is None:
+        return [functools.partial(read_section, config)]
+    names = {field.name for field in dataclasses.fields(InputConfig)} - {*_GIVEN_BY_MANIFEST}
+    shared = {name: getattr(config, name) for name in names}
+    rows = read_manifest(config.manifest, root=config.root)
+    return [functools.partial(read_section, dataclasses.replace(row, **shared)) for row in rows]
+
+
+def _check_section(
+    section: Section,
+    config: EmbedConfig,
+    card: EncoderCard,
+    store: Store | None,
+    slides: contextlib.ExitStack,
+) -> PlannedSection:
+    for note in section.join.notes:
+        _log.warning("section %s: %s", section.name, note)
+    slide = None
+    if isinstance(section.tiles, SlideSource):
+        slide = slides.enter_context(open_slide(section.tiles.path))
+        section = locate(section, slide)
+    note = None if slide is None else slide.mpp_note
+    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=note)
+    if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
+        largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
+        TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
+    if store is not None and section.name in store.section_names and not config.overwrite:
+        found = differences(store.section(section.name), section, config.licence)
+        if found:
+            message = (
+                f"Section {section.name!r} of store {store.address!r} was made from other inputs: {'; '.join(found)}. Use "
+                "another --section or --store, or replace it, with all its features and graphs: --overwrite"
+            )
+            raise StoreError(message)
+    samplings = []
+    for spec in specs:
+        native_px = spec.native_px(section.mpp)
+        sampling = Sampling(
+            mpp=section.mpp,
+            native_px=native_px,
+            level=None if slide is None else level_of(slide, native_px, spec.out_px),
+            padding="edge",
+            interpolation=card.interpolation,
+        )
+        samplings.append(sampling)
+    return PlannedSection(section=section, slide=slide, specs=specs, samplings=tuple(samplings))

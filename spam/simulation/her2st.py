@@ -1,0 +1,165 @@
+"""The five sections of patient C of her2st (Andersson et al., doi 10.1038/s41467-021-26271-2) as lab files.
+
+The repository uses the legacy Spatial Transcriptomics layout: a count table, a spot file and an image per section.
+"""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from spam.atomic import replacing
+from spam.errors import MissingInputError
+from spam.progress import Progress
+
+COMMIT = "85df7411b987a7dec3feff9718b869a7a82091ec"
+ADDRESS = f"https://raw.githubusercontent.com/almaan/her2st/{COMMIT}"
+PITCH_UM = 200.0  # centre to centre of the 1k array
+SPOT_UM = 100.0
+DONOR = "C"
+SECTIONS = ("C2", "C3", "C4", "C5", "C6")
+_TIMEOUT_S = 30
+# Path in the repository -> SHA-256.
+FILES = {
+    "data/ST-imgs/C/C2/5714_HE_BT_C2.jpg": "26e2f73ae840cdd46c5bba405aae181f13a56a376b9848dff23f7a9c5de7f19e",
+    "data/ST-imgs/C/C3/5714_HE_BT_D1.jpg": "0005a92674014d473040a28f0afca89ce5fa5c44019b479b638ceb3272ceb568",
+    "data/ST-imgs/C/C4/5714_HE_BT_D2.jpg": "f40607eb1d5f0d125decd71c48b0c5d29cf6776ad92297fd185631208c82d6f2",
+    "data/ST-imgs/C/C5/5714_HE_BT_E1.jpg": "34028ea41e376396b50c42b0a11a7e689c85be4a8022e668d0a09cc128c04c65",
+    "data/ST-imgs/C/C6/5714_HE_BT_E2.jpg": "dddd87232589648861a9b6776dc1749be8306213f6589aeef0e805fb2b1ee263",
+    "data/ST-cnts/C2.tsv.gz": "c1c59ea6cffae36b9ecb561b8e2a97e3aa5f4085f748e991a0e330ed9d09773d",
+    "data/ST-cnts/C3.tsv.gz": "e00c55a3eb9caac5d9c71b8906aae8be8b38f93e23938f4a0ebee17683ef6a2a",
+    "data/ST-cnts/C4.tsv.gz": "33201f76d41d7131dc600a0f87d9a70383af3503e81698b4d11e6f2e8d73e9da",
+    "data/ST-cnts/C5.tsv.gz": "c0f310315ca6110d74dbdf7011e5b42432ba0b8eb5f001824764911988f39338",
+    "data/ST-cnts/C6.tsv.gz": "60478b0d2411501866685f41312c65c6591e499d64d5b719be8ee9bab25c9bc8",
+    "data/ST-spotfiles/C2_selection.tsv": "235b5f4306b3b57c628ffc82c98c7109602474fbcc79a917b9c50517f99b6b1c",
+    "data/ST-spotfiles/C3_selection.tsv": "7fd76c13370b7804ac3bb377b846d22485cf9223f9dd8dfc25be06e5aaf65755",
+    "data/ST-spotfiles/C4_selection.tsv": "47e79f3b9dbfa3a8c18af9e948ba7ba4bf0a75ea1b4c292bc714ced7d0917d4c",
+    "data/ST-spotfiles/C5_selection.tsv": "2114cc3b4da759772112897f1e247d5443c9f8c808e6a9a952eb4fda379a194c",
+    "data/ST-spotfiles/C6_selection.tsv": "efdbbc6759c6af43baa966505c31705f09c087c1dccf1ea3e0d1db7b55717117",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedCohort:
+    """Sections ready to be embedded, and their manifest."""
+
+    manifest: Path
+    sections: tuple[str, ...]
+
+
+def fetch_her2st(
+    folder: Path, *, copy: Path | None, progress: Progress, address: str = ADDRESS
+) -> FetchedCohort:
+    """Fetch and verify the files, and write ``<section>.h5ad``, ``mapping.csv`` and ``sections.csv`` beside them.
+
+    Parameters
+    ----------
+    folder
+        Target folder; complete files in it are not fetched again.
+    copy
+        Root of a local copy of the repository, or None to download.
+    progress
+        Shows the files.
+    address
+        Address to download from.
+
+    Raises
+    ------
+    MissingInputError
+        If a file is not in the copy, cannot be downloaded, or has another checksum.
+    """
+    raw = folder / "raw"
+    with progress.task("fetch her2st", len(FILES)) as advance:
+        for path, digest in FILES.items():
+            target = raw / path
+            if not (target.exists() and _sha256(target) == digest):
+                _fetch(path, digest, target, copy=copy, address=address)
+            advance(note=target.name)
+    pd.concat([_write_section(raw, folder, name) for name in SECTIONS]).to_csv(
+        folder / "mapping.csv", index=False
+    )
+    manifest = folder / "sections.csv"
+    files = [f"{name}.h5ad" for name in SECTIONS]
+    columns = {"section": SECTIONS, "donor": DONOR, "h5ad": files, "csv": "mapping.csv", "root": "."}
+    pd.DataFrame(columns).to_csv(manifest, index=False)
+    return FetchedCohort(manifest=manifest, sections=SECTIONS)
+
+
+def _write_section(raw: Path, folder: Path, name: str) -> pd.DataFrame:
+    """Write the h5ad of a section, and return its rows of the table of tiles."""
+    counts = pd.read_csv(raw / f"data/ST-cnts/{name}.tsv.gz", sep="\t", index_col=0)
+    spots = pd.read_csv(raw / f"data/ST-spotfiles/{name}_selection.tsv", sep="\t")
+    spots.index = pd.Index([f"{x}x{y}" for x, y in zip(spots["x"], spots["y"], strict=True)])
+    shared = [spot for spot in counts.index if spot in spots.index]
+    counts, spots = counts.loc[shared], spots.loc[shared]
+    ids = pd.Index([f"{name}_{spot}" for spot in shared], name="spot_id")
+    image = next(raw / path for path in FILES if path.startswith(f"data/ST-imgs/{DONOR}/{name}/"))
+    # Pixels from one array position to the next, by least squares, averaged over both axes.
+    axes = (("new_x", "pixel_x"), ("new_y", "pixel_y"))
+    step_px = np.mean([abs(np.polyfit(spots[array], spots[pixel], 1)[0]) for array, pixel in axes])
+    obs = {
+        "section": name,
+        "patient": DONOR,
+        "array_row": spots["y"].to_numpy(),
+        "array_col": spots["x"].to_numpy(),
+    }
+    section = anndata.AnnData(
+        X=csr_matrix(counts.to_numpy()),
+        obs=pd.DataFrame(obs, index=ids),
+        var=pd.DataFrame(index=counts.columns.astype(str)),
+    )
+    section.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
+    facts = {"mpp": float(PITCH_UM / step_px), "spot_diameter_um": SPOT_UM, "source_image": image.name}
+    section.uns["spatial"] = {name: {"metadata": {**facts, "technology": "Spatial Transcriptomics"}}}
+    with replacing(folder / f"{name}.h5ad") as partial:
+        section.write_h5ad(partial)
+    table = {"x": spots["pixel_x"], "y": spots["pixel_y"], "source_image": os.path.relpath(image, folder)}
+    return pd.DataFrame({**table, "spot_id": ids, "section": name, "patient": DONOR})
+
+
+def _fetch(path: str, digest: str, target: Path, *, copy: Path | None, address: str) -> None:
+    """Fetch one file, and keep it only if its checksum is correct."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial:
+        if copy is None:
+            _download(f"{address}/{path}", partial)
+        elif (copy / path).is_file():
+            shutil.copyfile(copy / path, partial)
+        else:
+            message = (
+                f"File not found: {copy / path}. --data takes the root of a copy of github.com/almaan/her2st "
+                f"(commit {COMMIT[:7]})"
+            )
+            raise MissingInputError(message)
+        found = _sha256(partial)
+        if found != digest:
+            message = (
+                f"{path} has SHA-256 {found[:12]}…, expected {digest[:12]}…: damaged, or of another version than "
+                f"commit {COMMIT[:7]} of github.com/almaan/her2st"
+            )
+            raise MissingInputError(message)
+
+
+def _download(address: str, target: Path) -> None:
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+    except (urllib.error.URLError, TimeoutError) as error:
+        message = (
+            f"cannot download {address} ({error}). Run the same command again to resume, or give a local copy "
+            "of the repository with --data"
+        )
+        raise MissingInputError(message) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,333 @@
+"""Simulated sections with known expression, and their files as a laboratory would deliver them."""
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import sparse
+
+from spam.atomic import replacing, write_text
+from spam.errors import ConfigError, OutputExistsError
+from spam.progress import SILENT, Progress
+from spam.schemas.simulate_config import SimulateConfig
+from spam.typing import Array, Bool, Float, Int, UInt8
+
+from .histology import Frame, draw_histology, draw_stain
+from .simulated_tissue import KINDS, SmoothFields, lay_spots, random_stream, share_moments, softmax
+
+_SPOT_PER_PITCH = 0.55  # Visium: spots of 55 µm at a pitch of 100 µm
+_MARGIN_PER_PITCH = 1.5  # glass around the outermost spots, so that most tiles lie inside the image
+_POINTS_PER_SPOT = 31  # points over which a spot's mixture is averaged
+_BASE_SD = 1.2  # spread of mean log expression between genes, as in a panel of expressed genes
+_DEPTH_SD = 0.35  # spread of log library size between spots
+_JPEG_QUALITY = 92  # as slide scanners use
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedSection:
+    """A section and its truth.
+
+    Attributes
+    ----------
+    name, donor
+        Section and donor, e.g. ``D1S2`` and ``D1``.
+    mpp, pitch_um
+        Resolution of the image and distance between spots.
+    image
+        H&E-like image.
+    row_col, xy_px
+        Position of each spot in the array, and its centre in pixels (x = column, y = row), to the hundredth.
+    counts
+        Raw counts.
+    rates, depths
+        True expression (expected share of a gene in a spot's library; rows sum to 1) and expected library size:
+        counts have mean ``depths * rates``.
+    programmes
+        Share of each expression programme in a spot's tissue; programme ``j`` is ``KINDS[j]``.
+    gene_table
+        Genes: mean log rate (``base_log_rate``), ``donor_effect``, ``section_effect``, change per unit of each
+        programme (``loading_<name>``), and ``is_null`` where all loadings are 0.
+    """
+
+    name: str
+    donor: str
+    mpp: float
+    pitch_um: float
+    image: UInt8[Array, "height width 3"]
+    row_col: Int[Array, "n_spots 2"]
+    xy_px: Float[Array, "n_spots 2"]
+    counts: Int[Array, "n_spots n_genes"]
+    rates: Float[Array, "n_spots n_genes"]
+    depths: Float[Array, " n_spots"]
+    programmes: Float[Array, "n_spots n_programmes"]
+    gene_table: pd.DataFrame
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Spot ids, ``<section>_<column>x<row>``."""
+        return tuple(f"{self.name}_{column}x{row}" for row, column in self.row_col)
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Gene names."""
+        return tuple(self.gene_table.index)
+
+    @property
+    def is_null(self) -> Bool[Array, " n_genes"]:
+        """Genes that do not depend on morphology."""
+        return self.gene_table["is_null"].to_numpy()
+
+
+def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0) -> SimulatedSection:
+    """Simulate one section of a cohort in memory.
+
+    The result does not depend on ``config.n_donors`` and ``config.n_sections``; `donor` and `section` count from 0 and
+    may exceed them.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer kinds of tissue than programmes, or the image would be too large.
+    """
+    if config.n_programmes > len(KINDS):
+        message = f"--n-programmes must be at most {len(KINDS)}, not {config.n_programmes}"
+        raise ConfigError(message)
+
+    def stream(name: str, *key: int) -> np.random.Generator:
+        return random_stream(config.seed, name, *key)
+
+    here = (donor, section)
+    tissue = stream("tissue", *here)
+    outline, row_col, xy_um = lay_spots(config.n_spots, config.pitch_um, tissue)
+    mixture = SmoothFields.draw(tissue)
+    frame = Frame.around(xy_um, margin_um=_MARGIN_PER_PITCH * config.pitch_um, mpp=config.mpp)
+    stain = draw_stain(stream("stain", donor), stream("stain", *here))
+    image = draw_histology(outline, mixture, frame, stain, stream("image", *here))
+
+    shares = _mean_shares(mixture, xy_um, _SPOT_PER_PITCH * config.pitch_um)
+    genes = draw_gene_table(config)
+    for name, spread, key in (
+        ("donor_effect", config.donor_effect, (donor,)),
+        ("section_effect", config.section_effect, here),
+    ):
+        genes[name] = stream("effect", *key).normal(0, spread, config.n_genes)
+    hidden: Any = 0.0
+    if config.hidden:
+        hidden = config.hidden * SmoothFields.draw(stream("hidden", *here), config.n_genes).at(xy_um)
+    rates = expression_rates(genes, shares, hidden)
+    depths, counts = draw_counts(rates, depth=config.depth, theta=config.theta, rng=stream("counts", *here))
+    return SimulatedSection(
+        name=f"D{donor + 1}S{section + 1}",
+        donor=f"D{donor + 1}",
+        mpp=config.mpp,
+        pitch_um=config.pitch_um,
+        image=image,
+        row_col=row_col,
+        xy_px=np.round(frame.to_px(xy_um), 2),
+        counts=counts,
+        rates=rates,
+        depths=depths,
+        programmes=shares[:, : config.n_programmes],
+        gene_table=genes,
+    )
+
+
+def _mean_shares(
+    mixture: SmoothFields, xy_um: Float[Array, "n_spots 2"], diameter_um: float
+) -> Float[Array, "n_spots n_kinds"]:
+    """Average the mixture over the disc of each spot, at the evenly spread points of a sunflower spiral."""
+    number = np.arange(_POINTS_PER_SPOT)
+    radius_um = diameter_um / 2 * np.sqrt((number + 0.5) / _POINTS_PER_SPOT)
+    angle = number * np.pi * (3 - np.sqrt(5))
+    disc_um = np.stack([radius_um * np.cos(angle), radius_um * np.sin(angle)], axis=1)
+    return np.asarray(mixture.shares(xy_um[:, None, :] + disc_um).mean(axis=1))
+
+
+def draw_gene_table(config: SimulateConfig) -> pd.DataFrame:
+    """Draw base rates and loadings, the same for all donors of a cohort; the effects are 0.
+
+    Loadings are scaled so that ``loadings @ shares`` has standard deviation ``config.signal`` over all possible tissue
+    (`share_moments`). A random share ``config.null_share`` of the genes has none.
+    """
+    rng = random_stream(config.seed, "gene")
+    base = rng.normal(0, _BASE_SD, config.n_genes)
+    loadings = rng.standard_normal((config.n_genes, config.n_programmes))
+    covariance = share_moments()[1][: config.n_programmes, : config.n_programmes]
+    loadings *= config.signal / np.sqrt(np.einsum("gi,ij,gj->g", loadings, covariance, loadings))[:, None]
+    order = random_stream(config.seed, "null").permutation(config.n_genes)
+    is_null = order < round(config.null_share * config.n_genes)
+    loadings[is_null] = 0.0
+    columns = {"base_log_rate": base, "donor_effect": 0.0, "section_effect": 0.0, "is_null": is_null}
+    columns |= {f"loading_{kind.name}": values for kind, values in zip(KINDS, loadings.T, strict=False)}
+    names = [f"SIM{number:04d}" for number in range(1, config.n_genes + 1)]
+    return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def expression_rates(
+    genes: pd.DataFrame, shares: Float[Array, "n_spots n_kinds"], hidden: Any = 0.0
+) -> Float[Array, "n_spots n_genes"]:
+    """Compute the true expression of each spot as shares of its library, which sum to 1 over the genes.
+
+    ``rate = softmax_g(base_g + effects_g + loadings_g . (shares - mean shares) + hidden_g)``, within the null genes and
+    within the others: the null genes have a constant part of the library, as they would otherwise fall where others
+    rise.
+    """
+    loadings = genes.filter(like="loading_").to_numpy()
+    n_programmes = loadings.shape[1]
+    level = genes[["base_log_rate", "donor_effect", "section_effect"]].sum(axis=1).to_numpy()
+    log_rate = level + (shares - share_moments()[0])[:, :n_programmes] @ loadings.T + hidden
+    rates: Array = np.empty_like(log_rate)
+    is_null = genes["is_null"].to_numpy()
+    for part in (is_null, ~is_null):
+        if part.any():
+            rates[:, part] = softmax(level)[part].sum() * softmax(log_rate[:, part])
+    return rates
+
+
+def draw_counts(
+    rates: Float[Array, "n_spots n_genes"], *, depth: float, theta: float, rng: np.random.Generator
+) -> tuple[Float[Array, " n_spots"], Int[Array, "n_spots n_genes"]]:
+    """Draw library sizes (log-normal with mean `depth`) and negative binomial counts.
+
+    Counts have mean ``library size * rate`` and variance ``mean + mean**2 / theta``, as Poisson counts with a gamma
+    distributed rate.
+
+    Returns
+    -------
+    depths, counts
+        Expected library size of each spot, and the counts.
+    """
+    depths = depth * np.exp(rng.normal(-(_DEPTH_SD**2) / 2, _DEPTH_SD, len(rates)))
+    mean = depths[:, None] * rates
+    return depths, rng.poisson(mean * rng.gamma(theta, 1 / theta, mean.shape)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationReport:
+    """Result of `simulate`: the folder, the manifest for `spam embed`, sections and donors, and sizes."""
+
+    out_dir: Path
+    manifest: Path
+    sections: tuple[str, ...]
+    donors: tuple[str, ...]
+    n_spots: int
+    n_genes: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        plain = dataclasses.asdict(self)
+        return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+
+    def summary(self) -> str:
+        """Describe the cohort and the next command."""
+        return (
+            f"{len(self.sections)} sections of {len(set(self.donors))} donors, {self.n_spots} spots x "
+            f"{self.n_genes} genes, are in {self.out_dir}\n"
+            f"next: spam embed --manifest {self.manifest} --store {self.out_dir}.zarr"
+        )
+
+
+def simulate(config: SimulateConfig, *, progress: Progress = SILENT) -> SimulationReport:
+    """Write a cohort whose true expression is known, as the files that `spam embed` reads.
+
+    ``config.out_dir`` receives the files of each section (see `write_section`), then ``simulation.json`` (options and
+    versions) and last the manifest ``sections.csv``, so a folder with a manifest is complete.
+
+    Raises
+    ------
+    ConfigError
+        If the options cannot be drawn, see `simulate_section`.
+    OutputExistsError
+        If the folder is a file, or is not empty and ``config.overwrite`` is not set.
+    """
+    assert config.out_dir is not None  # checked by the configuration
+    out_dir = config.out_dir
+    if out_dir.is_file() or (out_dir.exists() and not config.overwrite and any(out_dir.iterdir())):
+        message = f"{out_dir} (--out-dir) is not an empty folder; choose another one, or add --overwrite"
+        raise OutputExistsError(message)
+    manifest = out_dir / "sections.csv"
+    lines = []
+    with progress.task("simulating sections", config.n_donors * config.n_sections) as advance:
+        for donor, number in np.ndindex(config.n_donors, config.n_sections):
+            section = simulate_section(config, donor=donor, section=number)
+            if not lines:  # the options work: from here on an old cohort is incomplete
+                manifest.unlink(missing_ok=True)
+            write_section(section, out_dir)
+            files = {"h5ad": f"{section.name}.h5ad", "csv": f"{section.name}.csv", "root": "images"}
+            lines.append({"section": section.name, "donor": section.donor, **files})
+            advance(note=section.name)
+    options = config.to_mapping()
+    del options["out_dir"], options["overwrite"]
+    versions = {name: importlib.metadata.version(name) for name in ("spam-st", "numpy", "scipy", "pillow")}
+    record = json.dumps({"options": options, "versions": versions}, indent=2)
+    write_text(out_dir / "simulation.json", record + "\n")
+    with replacing(manifest) as partial:
+        pd.DataFrame(lines).to_csv(partial, index=False)
+    return SimulationReport(
+        out_dir=out_dir,
+        manifest=manifest,
+        sections=tuple(line["section"] for line in lines),
+        donors=tuple(line["donor"] for line in lines),
+        n_spots=config.n_spots * len(lines),
+        n_genes=config.n_genes,
+    )
+
+
+def write_section(section: SimulatedSection, folder: Path) -> None:
+    """Write ``<section>.h5ad``, ``<section>.csv`` and ``images/<section>.jpg`` into `folder`.
+
+    The h5ad holds raw counts in ``X`` and the truth: ``layers['true_rate']`` (expected expression per 10k),
+    ``obs['true_depth']``, ``obsm['true_programmes']`` (named by ``uns['true_programmes']``) and `gene_table` in ``var``.
+    """
+    image = folder / "images" / f"{section.name}.jpg"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(image) as partial:
+        Image.fromarray(section.image).save(partial, format="JPEG", quality=_JPEG_QUALITY)
+    table = pd.DataFrame(section.xy_px, columns=["x", "y"]).assign(
+        source_image=image.name, spot_id=section.ids, section=section.name, patient=section.donor
+    )
+    with replacing(folder / f"{section.name}.csv") as partial:
+        table.to_csv(partial, index=False)
+    with replacing(folder / f"{section.name}.h5ad") as partial:
+        _to_anndata(section, image.name).write_h5ad(partial)
+
+
+def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:
+    n_spots, n_programmes = section.programmes.shape
+    obs = pd.DataFrame(
+        {
+            "section": pd.Categorical([section.name] * n_spots),
+            "patient": pd.Categorical([section.donor] * n_spots),
+            "array_row": section.row_col[:, 0],
+            "array_col": section.row_col[:, 1],
+            "true_depth": section.depths,
+        },
+        index=pd.Index(section.ids, name="spot_id", dtype=object),
+    )
+    diameter_um = round(_SPOT_PER_PITCH * section.pitch_um, 6)
+    spatial = {
+        "images": {},
+        "scalefactors": {"spot_diameter_fullres": diameter_um / section.mpp, "tissue_hires_scalef": 1.0},
+        "metadata": {
+            "mpp": section.mpp,
+            "spot_diameter_um": diameter_um,
+            "pitch_um": section.pitch_um,
+            "source_image": image,
+            "technology": "simulated",
+        },
+    }
+    names = np.array([kind.name for kind in KINDS[:n_programmes]], dtype=object)
+    return anndata.AnnData(
+        X=sparse.csr_matrix(section.counts),
+        obs=obs,
+        var=section.gene_table,
+        obsm={"spatial": section.xy_px, "true_programmes": section.programmes},
+        layers={"true_rate": (1e4 * section.rates).astype(np.float32)},
+        uns={"spatial": {section.name: spatial}, "true_programmes": names},
+    )

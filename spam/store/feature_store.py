@@ -1,0 +1,253 @@
+"""Opening and making stores, adding sections to them, and choosing sections by name."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from spam.errors import StoreError
+from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
+from spam.sections import Section
+from spam.versions import software_versions
+
+from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, STAGING, VERSION, name_fault
+from .places import FolderLocation, Location, ZipLocation
+from .remote import RemoteLocation, is_remote
+from .section_index import read_sealed
+from .stored_section import Overview, StoredSection, spots_digest
+from .writing import live_locks, locked, write_root, write_section
+
+
+class Store:
+    """Sections in one place; made by `open_store` and `create_store`.
+
+    Attributes
+    ----------
+    location
+        Where the files are.
+    is_writable
+        Whether it was opened for writing.
+    """
+
+    def __init__(self, location: Location, *, is_writable: bool) -> None:
+        self.location, self.is_writable = location, is_writable
+        self._listed = read_root(location)
+
+    @property
+    def address(self) -> str:
+        """Folder, packed file or remote address."""
+        return self.location.address
+
+    @property
+    def section_names(self) -> tuple[str, ...]:
+        """Names of the sections, sorted."""
+        return self.location.section_names(self._listed)
+
+    def section(self, name: str) -> StoredSection:
+        """Open a section.
+
+        Raises
+        ------
+        StoreError
+            If there is none of that name, or it is damaged.
+        """
+        choose_sections(self, [name])
+        return StoredSection(self.location, name, is_writable=self.is_writable)
+
+    def add_section(
+        self,
+        section: Section,
+        *,
+        slide_size_px: tuple[int, int] | None,
+        licence: str | None,
+        overview: Overview | None,
+        is_overwrite: bool = False,
+    ) -> StoredSection:
+        """Write a section without features; it appears when it is whole.
+
+        Parameters
+        ----------
+        section
+            The section as the laboratory's files describe it.
+        slide_size_px
+            Width and height of the slide at full resolution; None for tile files.
+        licence
+            Licence of counts and images, as an SPDX name, or None.
+        overview
+            Small image of the slide, or None.
+        is_overwrite
+            Replace a section of that name, with its features and graphs.
+
+        Raises
+        ------
+        StoreError
+            If the store is open for reading only or has such a section, another process writes it, or a name cannot be
+            stored.
+        """
+        folder, name = self.folder, section.name
+        width, height = slide_size_px or (None, None)
+        columns = (name_fault(column, "obs column", reserved=RESERVED_COLUMNS) for column in section.obs)
+        faults = [fault for fault in (name_fault(name, "the section's name (--section)"), *columns) if fault]
+        if faults:
+            message = f"Section {name!r} cannot be stored: {'; '.join(faults)}. Rename it."
+            raise StoreError(message)
+        meta = SectionMeta(
+            name=name,
+            donor=section.donor,
+            n_spots=section.n_spots,
+            n_genes=0 if section.genes is None else len(section.genes),
+            has_counts=section.counts is not None,
+            mpp=section.mpp,
+            mpp_source=section.mpp_source,
+            slide_width_px=width,
+            slide_height_px=height,
+            sources=section.sources,
+            software=software_versions(),
+            spots_sha256=spots_digest(section.ids, section.xy_px),
+            licence=licence,
+        )
+        with locked(folder, name):
+            if name in self.section_names and not is_overwrite:
+                message = f"Store {self.address!r} has a section {name!r}. Use another --section, or replace it: --overwrite"
+                raise StoreError(message)
+            if writers := live_locks(folder, name):
+                message = f"Section {name!r} is being written by another process ({', '.join(writers)}). Wait for it."
+                raise StoreError(message)
+            write_section(
+                folder,
+                meta,
+                ids=section.ids,
+                xy_px=section.xy_px,
+                xy_um=section.xy_um,
+                counts=section.counts,
+                genes=section.genes,
+                obs=section.obs,
+                overview=None if overview is None else (overview.image, overview.scale),
+            )
+        write_root(folder)
+        return self.section(name)
+
+    @property
+    def folder(self) -> Path:
+        """The folder, to write to.
+
+        Raises
+        ------
+        StoreError
+            If the store is open for reading only.
+        """
+        if self.is_writable and isinstance(self.location, FolderLocation):
+            return self.location.path
+        message = (
+            f"Store {self.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
+        )
+        raise StoreError(message)
+
+
+def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
+    """Open a store: a folder, a packed store, or one at an address (``s3://bucket/cohort.zarr``).
+
+    Raises
+    ------
+    StoreError
+        If there is none, it has another format version or is damaged, or a packed one is opened for writing.
+    """
+    store = Store(locate(address), is_writable=not is_read_only)
+    if store.is_writable and isinstance(store.location, ZipLocation):
+        message = f"A packed store is read-only. Unpack it first: spam store unpack {address}"
+        raise StoreError(message)
+    if (
+        store.is_writable and store._listed != store.section_names
+    ):  # a writer was killed before it updated the root
+        write_root(store.folder)
+    return store
+
+
+def locate(address: Path | str) -> Location:
+    """Find where the files of a store lie, without reading them.
+
+    Raises
+    ------
+    StoreError
+        If there is nothing, or a file that is no packed store, or an address that cannot be opened.
+    """
+    if is_remote(address):
+        return RemoteLocation(str(address))
+    path = Path(str(address).removeprefix("file://"))
+    if not path.exists():
+        message = f"No store at {str(path)!r}. Make one with: spam embed --store {path}"
+        raise StoreError(message)
+    return FolderLocation(path) if path.is_dir() else ZipLocation(path)
+
+
+def create_store(path: Path | str) -> Store:
+    """Make an empty store, or open an existing one, for writing.
+
+    Raises
+    ------
+    StoreError
+        If there is something else at `path`, or a store of another format version.
+    """
+    path = Path(path)
+    # A writer that was killed before it made a store of the folder leaves these.
+    if not path.exists() or (
+        path.is_dir() and all(p.name in (STAGING, LOCKS, f"{INDEX}.partial") for p in path.iterdir())
+    ):
+        path.mkdir(parents=True, exist_ok=True)
+        write_root(path)
+    return open_store(path, is_read_only=False)
+
+
+def read_root(location: Location) -> tuple[str, ...]:
+    """Check that this is a store of this format version; return the names of the sections in its root.
+
+    Raises
+    ------
+    StoreError
+        If it is none, has another version, or its root is damaged.
+    """
+    where = repr(location.address)
+    data = location.read_index("")
+    if data is None:
+        message = (
+            f"{where} is no store: it has no {INDEX!r}. Give the folder that `spam embed --store` wrote."
+        )
+        raise StoreError(message)
+    try:  # before the digest, which another version may compute differently
+        attributes = json.loads(data)["attributes"]
+        found, version = attributes.get(FORMAT), attributes.get(VERSION)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
+        raise StoreError(message) from error
+    if found != STORE_FORMAT:
+        message = f"{where} is no store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
+        raise StoreError(message)
+    if version != STORE_VERSION:
+        remedy = "Update with: pip install --upgrade spam-st"
+        if isinstance(version, int) and version < STORE_VERSION:
+            remedy = "Make it again with: spam embed"
+        message = f"Store {where} has format version {version!r}, this version of spam reads {STORE_VERSION}. {remedy}"
+        raise StoreError(message)
+    names = read_sealed(data, location.address)["attributes"][SPAM].get(SECTIONS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        message = f"Damaged root: store {where} lists no sections."
+        raise StoreError(message)
+    return tuple(sorted(names))
+
+
+def choose_sections(store: Store, names: Sequence[str], flag: str = "--sections") -> tuple[str, ...]:
+    """Return the sections that are named, in that order; all of them if none is named.
+
+    Raises
+    ------
+    StoreError
+        If the store lacks one of them, or has none at all.
+    """
+    found = store.section_names
+    missing = [name for name in names if name not in found]
+    if missing or not found:
+        message = (
+            f"Store {store.address!r} has no section {', '.join(map(repr, missing))} ({flag}); it has: "
+            f"{', '.join(map(repr, found)) or 'none'}. Add sections with: spam embed"
+        )
+        raise StoreError(message)
+    return tuple(dict.fromkeys(names)) or found

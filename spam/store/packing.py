@@ -1,0 +1,108 @@
+"""A store as one ZIP file: `spam store pack` and `spam store unpack`."""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from spam.atomic import replacing
+from spam.errors import MissingInputError, OutputExistsError, StoreError
+from spam.progress import SILENT, Progress
+from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
+
+from .copying import select
+from .feature_store import open_store
+from .layout import INDEX, SECTIONS, SPAM
+from .section_index import sealed
+
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of ZIP: equal stores give equal files
+_MODE = 0o100644 << 16  # a plain file
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PackReport:
+    """Result of `pack` and `unpack`: source, result and its sections; unfinished features (left out)."""
+
+    store: Path
+    out: Path
+    sections: tuple[str, ...]
+    unfinished: tuple[str, ...] = ()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {**dataclasses.asdict(self), "store": str(self.store), "out": str(self.out)}
+
+    def summary(self) -> str:
+        """Say what was written and what was left out."""
+        lines = [f"left out unfinished features {name}" for name in self.unfinished]
+        return "\n".join([*lines, f"wrote {self.out}: {len(self.sections)} sections"])
+
+
+def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
+    """Pack a store into one ZIP file that every command reads in place: entries are sorted and not compressed.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or a file is damaged.
+    OutputExistsError
+        If there is something at `out`.
+    """
+    assert config.store is not None  # checked by PackConfig
+    out = config.out or config.store.with_name(f"{config.store.name}.zip")
+    if out.exists():
+        message = f"{out} exists already. Delete it, or choose another name."
+        raise OutputExistsError(message)
+    store = open_store(config.store)
+    sections = [store.section(name) for name in store.section_names]
+    entries = {
+        f"{section.meta.name}/{path}": entry
+        for section in sections
+        for path, entry in section.index.files.items()
+    }
+    indexes = {f"{section.meta.name}/{INDEX}": section.index.data for section in sections}
+    root = json.loads(store.location.read_index("") or b"")
+    root["attributes"][SPAM][SECTIONS] = list(store.section_names)
+    indexes[INDEX] = sealed(root)
+    with (
+        replacing(out) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+        progress.task("packing", len(entries)) as advance,
+    ):
+        for name in sorted([*entries, *indexes]):
+            info = zipfile.ZipInfo(name, _DATE)
+            info.external_attr = _MODE
+            data = indexes[name] if name in indexes else store.location.read(name, entries[name])
+            archive.writestr(info, data)
+            advance(note=name.split("/")[0])
+    return PackReport(
+        store=config.store,
+        out=out,
+        sections=store.section_names,
+        unfinished=tuple(f"{s.meta.name}/{key}" for s in sections for key in s.unfinished_keys),
+    )
+
+
+def unpack(config: UnpackConfig, *, progress: Progress = SILENT) -> PackReport:
+    """Write a packed store to a folder: only files that its indexes name, each compared with its digest.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    StoreError
+        If it is no packed store, or is damaged.
+    OutputExistsError
+        If there is something at `out`.
+    """
+    assert config.packed is not None  # checked by UnpackConfig
+    if not config.packed.is_file():
+        message = f"File not found: {config.packed} (packed store)."
+        raise MissingInputError(message)
+    out = config.out or config.packed.with_name(config.packed.name.removesuffix(".zip"))
+    if out == config.packed:
+        message = f"{out} does not end with .zip. Name the folder to write with --out."
+        raise StoreError(message)
+    report = select(SelectConfig(store=config.packed, out=out), progress=progress)
+    return PackReport(store=config.packed, out=out, sections=report.sections)

@@ -1,0 +1,332 @@
+"""Writing to a store in a folder: locks, sections, groups of elements, copies of files."""
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from anndata.io import write_elem
+from filelock import FileLock, Timeout
+from scipy import sparse
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from spam.errors import StoreError
+from spam.progress import Advance
+from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, FileEntry, SectionMeta
+from spam.typing import Array
+
+from .layout import (
+    DONOR,
+    FORMAT,
+    INDEX,
+    LOCKS,
+    META,
+    SECTION,
+    SECTIONS,
+    SPAM,
+    SPATIAL,
+    SPATIAL_UM,
+    STAGING,
+    VERSION,
+    inside,
+)
+from .places import FolderLocation, Location
+from .section_index import SectionIndex, file_entry, read_sealed, sealed, update_index, write_whole
+
+LOCK_WAIT_S = 120.0
+"""Seconds to wait for another process that changes the same section, which takes that long for gigabytes."""
+
+_CHUNK_ROWS = 1 << 20
+"""Rows in a chunk of a table: 4 MB of int32."""
+_CHUNK_ENTRIES = 1 << 18
+"""Entries in a chunk of a sparse matrix: 1 MB of int32, so that the counts of a few genes are a few chunks."""
+_MOST_CHUNKS = 64
+"""Chunk files of one part of a sparse matrix, whose chunks are longer if there are more entries."""
+
+
+@contextlib.contextmanager
+def locked(store: Path, name: str, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold a lock of the store within the ``with`` block: of a section (its name) or of a part (``C2/uni2_112um``).
+
+    The operating system frees it when its process ends.
+
+    Raises
+    ------
+    StoreError
+        If another process still holds it after `wait_s` seconds.
+    """
+    path = _lock_file(store, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=wait_s)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        message = f"{name!r} in store {str(store)!r} is being written by another process. Wait for it, then run again."
+        raise StoreError(message) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def locked_part(store: Path, name: str, part: str) -> Iterator[None]:
+    """Hold the lock of features (``C2/uni2_112um``), or of a `part` of their chunks such as ``@2of8``.
+
+    Different parts may be held at once; all of the features excludes every part.
+
+    Raises
+    ------
+    StoreError
+        If another process holds the same part, all of the features, or a part of features that are wanted whole.
+    """
+    section, _, key = name.partition("/")
+    with locked(store, f"{name}{part}", wait_s=0):
+        for other in live_locks(store, section):
+            if other == key if part else other.startswith(f"{key}@"):
+                message = f"'{section}/{other}' in store {str(store)!r} is being written by another process. Wait for it."
+                raise StoreError(message)
+        yield
+
+
+def live_locks(store: Path, section: str) -> list[str]:
+    """List the features (or parts of them) of a section that are being written, sorted."""
+    held = []
+    for path in sorted((store / LOCKS / section).glob("[!.]*.lock")):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            held.append(path.name.removesuffix(".lock"))
+    return held
+
+
+def _lock_file(store: Path, name: str) -> Path:
+    return inside(
+        store, f"{LOCKS}/{name if '/' in name or name.startswith('.') else f'{name}/.section'}.lock"
+    )
+
+
+def write_section(
+    store: Path,
+    meta: SectionMeta,
+    *,
+    ids: Array,
+    xy_px: Array | None = None,
+    xy_um: Array | None = None,
+    counts: Any = None,
+    genes: Array | None = None,
+    obs: Mapping[str, Array] | None = None,
+    overview: tuple[Array, float] | None = None,
+) -> None:
+    """Write a section without features, in place of an older one with its features; the caller holds its lock.
+
+    More than seven parameters, because a record of them would be one more record of a section.
+
+    Parameters
+    ----------
+    store, meta
+        Folder of the store; name, sizes and provenance of the section.
+    ids, obs
+        Names of the spots and further columns, one value per spot: numbers, booleans or strings.
+    xy_px, xy_um
+        Spot centres in full-resolution pixels and in µm, (n_spots, 2).
+    counts, genes
+        Raw counts, n_spots x n_genes, and the names of the genes.
+    overview
+        Small image of the slide and its scale (overview pixels per slide pixel).
+    """
+    columns = {**(obs or {}), SECTION: np.full(meta.n_spots, meta.name)}
+    if meta.donor is not None:
+        columns[DONOR] = np.full(meta.n_spots, meta.donor)
+    with _staged(store, meta.name) as folder:
+        attributes = {
+            "encoding-type": "anndata",
+            "encoding-version": "0.1.0",
+            SPAM: {META: meta.to_mapping()},
+        }
+        section = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+        _write_frame(section, "obs", ids, columns)
+        _write_frame(section, "var", np.empty(0, dtype=str) if genes is None else genes, {})
+        if counts is not None:
+            _write(section, "X", counts.astype(np.int32).tocsc())
+        for group in ("obsm", "obsp", "uns"):
+            write_elem(section, group, {})
+        for name, xy in ((SPATIAL, xy_px), (SPATIAL_UM, xy_um)):
+            if xy is not None:
+                _write(section, f"obsm/{name}", xy)
+        if overview is not None:  # where scanpy and squidpy look for it
+            image, scale = overview
+            library = {"images": {"hires": image}, "scalefactors": {"tissue_hires_scalef": scale}}
+            _write(section, f"uns/{SPATIAL}", {meta.name: library})
+        update_index(folder, add=[path.name for path in folder.iterdir() if path.is_dir()])
+        _replace(store, meta.name, folder)
+
+
+def write_elements(
+    store: Path,
+    section: str,
+    elements: Mapping[str, Any],
+    *,
+    attributes: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write AnnData elements of a section, in place of older ones; the caller holds its lock.
+
+    Parameters
+    ----------
+    store, section
+        Folder of the store and name of the section.
+    elements
+        Arrays, sparse matrices or nested mappings, by path within the section (``obsp/spatial_distances``).
+    attributes
+        Attributes of some of these nodes.
+    """
+    with _staged(store, section) as folder:
+        group = zarr.create_group(folder, zarr_format=3)
+        for name, value in elements.items():
+            _write(group, name, value)
+            group[name].attrs.update(attributes.get(name, {}))
+        update_index(store / section, drop=elements)
+        for name in elements:
+            _replace(store, f"{section}/{name}", folder / name)
+        update_index(store / section, add=elements)
+
+
+def remove_nodes(store: Path, section: str, *nodes: str) -> None:
+    """Remove groups or arrays from a section, first from its index; the caller holds its lock."""
+    update_index(store / section, drop=nodes)
+    for node in nodes:
+        discard(store, f"{section}/{node}")
+
+
+def write_root(folder: Path, *, entries: Mapping[str, Any] | None = None) -> None:
+    """Write the root of a store with the names of the sections in the folder.
+
+    Parameters
+    ----------
+    folder
+        Folder of the store.
+    entries
+        Further entries of spam's attribute on the root; older entries stay.
+    """
+    location = FolderLocation(folder)
+    with locked(folder, ".root"):
+        old = location.read_index("")
+        spam = {} if old is None else read_sealed(old, location.address)["attributes"][SPAM]
+        spam |= {**(entries or {}), SECTIONS: list(location.section_names(()))}
+        attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: spam}
+        new = sealed({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+        if new != old:
+            write_whole(folder / INDEX, new)
+
+
+def copy_files(
+    source: Location, section: str, files: Mapping[str, FileEntry], target: Path, advance: Advance
+) -> None:
+    """Copy files of a section into the folder `target`, each compared with its digest.
+
+    A file that is already there with the same bytes is skipped, so that a killed copy is resumed.
+
+    Raises
+    ------
+    StoreError
+        If a file of the source is missing or damaged.
+    """
+    for path, entry in files.items():
+        to = inside(target, path)
+        if not (to.is_file() and to.stat().st_size == entry.n_bytes and file_entry(to.read_bytes()) == entry):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(to, source.read(f"{section}/{path}", entry))
+        advance(note=section)
+
+
+def copy_nodes(
+    source: Location, index: SectionIndex, store: Path, nodes: Collection[str], advance: Advance
+) -> None:
+    """Copy groups or arrays of a section into the section of that name in `store`; the caller holds its lock."""
+    target = store / index.meta.name
+    update_index(target, drop=nodes)
+    copy_files(source, index.meta.name, index.below(*nodes), target, advance)
+    update_index(target, add=nodes)
+
+
+def copy_section(
+    source: Location,
+    index: SectionIndex,
+    store: Path,
+    advance: Advance,
+    *,
+    leave_out: Collection[str] = (),
+) -> None:
+    """Copy a section that `store` does not hold: its files first, its index last; the caller holds its lock.
+
+    Without the nodes `leave_out`, its content digest is that of a section to which they were never added.
+    """
+    target = inside(store, index.meta.name)
+    left_out = index.below(*leave_out)
+    files = {path: entry for path, entry in index.files.items() if path not in left_out}
+    copy_files(source, index.meta.name, files, target, advance)
+    write_whole(target / INDEX, index.data)
+    if leave_out:
+        update_index(target, drop=leave_out)
+
+
+@contextlib.contextmanager
+def _staged(store: Path, section: str) -> Iterator[Path]:
+    """Give a new folder in the staging folder, which is gone after the ``with`` block; the caller holds the lock."""
+    staging = inside(store, STAGING)
+    for leftover in staging.glob("*@*"):  # of a killed writer
+        if leftover.name.rpartition("@")[0] == section:
+            shutil.rmtree(leftover)
+    # A new name each time: after an error, threads of zarr may still be writing under the old one (zarr 3.1).
+    folder = staging / f"{section}@{secrets.token_hex(8)}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another section is being written
+            staging.rmdir()
+
+
+def _replace(store: Path, name: str, folder: Path) -> None:
+    discard(store, name)
+    (store / name).parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(store / name)
+
+
+def discard(store: Path, name: str) -> None:
+    """Delete a folder; its ``zarr.json`` first, so that readers never meet half of a section."""
+    folder = inside(store, name)
+    (folder / INDEX).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _write_frame(section: zarr.Group, name: str, index: Array, columns: Mapping[str, Array]) -> None:
+    attributes = {"_index": "_index", "column-order": list(columns)}
+    encoding = {"encoding-type": "dataframe", "encoding-version": "0.2.0"}
+    frame = section.create_group(name, attributes={**attributes, **encoding})
+    for column, values in {"_index": index, **columns}.items():
+        _write(frame, column, values)
+
+
+def _write(group: zarr.Group, name: str, value: Any) -> None:
+    """Write one element with checksums and compression, in chunks that make few files."""
+    kwargs: dict[str, Any] = {"shards": None, "compressors": (ZstdCodec(), Crc32cCodec())}
+    if sparse.issparse(value):
+        kwargs["chunks"] = (max(_CHUNK_ENTRIES, -(-value.nnz // _MOST_CHUNKS)),)
+    elif isinstance(value, np.ndarray):
+        kwargs["chunks"] = tuple(max(1, min(size, _CHUNK_ROWS)) for size in value.shape)
+    elif isinstance(value, Mapping):
+        write_elem(group, name, {})
+        for key, item in value.items():
+            _write(group[name], key, item)  # type: ignore[arg-type]
+        return
+    else:
+        kwargs = {}
+    write_elem(group, name, value, dataset_kwargs=kwargs)

@@ -1,0 +1,204 @@
+"""Opening a slide by what the file holds (never by its name); PNG and JPEG, and all that OpenSlide reads."""
+
+import threading
+from pathlib import Path
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+import openslide
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from spam.errors import MissingInputError, SlideError
+from spam.sections.lab_section import is_ome_zarr, is_slide_folder, quoted, slide_files
+from spam.typing import Array, UInt8
+
+from .ome_zarr_slide import OmeZarrSlide
+from .slide import PixelSize, Slide, decode_jpeg, pixel_size, to_rgb
+from .tiff_slide import TiffSlide
+
+_PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
+_BIT_DEPTH_AT = 24  # in a PNG: 8 bytes of signature, then IHDR with its length, name, width and height
+_USUAL_BLOCK = (256, 256)  # for formats that state none, e.g. because their blocks overlap (MRXS)
+
+
+class ImageSlide(Slide):
+    """A PNG or JPEG as a slide of one level, decoded whole when the first pixels are read; its dpi is ignored.
+
+    The pixels stay as stored: an EXIF rotation is not applied, because coordinates count stored pixels.
+
+    Raises
+    ------
+    SlideError
+        If the pixels are not 8-bit grey or RGB, with or without transparency.
+    """
+
+    kind = "PNG or JPEG"
+    unreadable: ClassVar[tuple[type[Exception], ...]] = (OSError, SyntaxError, ValueError)
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._pixels: UInt8[Array, "h w 3"] | None = None
+        with path.open("rb") as file:
+            header = file.read(_BIT_DEPTH_AT + 1)
+        self._is_png = header.startswith(_PNG)
+        with self._open(path) as image:
+            size, mode, dpi = image.size, image.mode, image.info.get("dpi")
+        # Pillow cuts the 16 bits of an RGB PNG to 8 and calls the mode "RGB".
+        is_deep = self._is_png and header[_BIT_DEPTH_AT] > 8
+        if mode not in _EIGHT_BIT_MODES or is_deep:
+            message = (
+                f"Slide {str(path)!r} has pixels of mode {mode!r}{' with 16 bits' if is_deep else ''}, expected 8-bit "
+                "grey or RGB. Convert it, e.g. with `vips icc_transform IN OUT.png srgb`."
+            )
+            raise SlideError(message)
+        printed = f" (its {float(dpi[0]):g} dpi are for printing)" if dpi else ""
+        note = f"is a {'PNG' if self._is_png else 'JPEG'}, which states no pixel size{printed}"
+        super().__init__(path, level_sizes=(size,), block_sizes=(size,), size=PixelSize(mpp=None, note=note))
+
+    def _open(self, path: Path) -> Image.Image:
+        # Image.open refuses large images through a global limit; the format's class does not.
+        return (PngImagePlugin.PngImageFile if self._is_png else JpegImagePlugin.JpegImageFile)(path)
+
+    def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
+        with self._lock:
+            if self._pixels is None:
+                self._pixels = self._decode()
+        return self._pixels[y : y + h, x : x + w].copy()
+
+    def _decode(self) -> UInt8[Array, "h w 3"]:
+        if not self._is_png:
+            return to_rgb(decode_jpeg(self.path.read_bytes()))
+        with self._open(self.path) as image:
+            is_transparent = "A" in image.mode or "transparency" in image.info
+            return to_rgb(np.asarray(image.convert("RGBA" if is_transparent else "RGB")))
+
+    def close(self) -> None:
+        """Release the pixels."""
+        self._pixels = None
+
+
+class OpenSlideSlide(Slide):
+    """A slide in a scanner's format or DICOM, read by OpenSlide; areas that were not scanned are white.
+
+    OpenSlide takes the corner of a region in whole full-resolution pixels: on a level whose downsample is not whole, a
+    region is off by up to half a full-resolution pixel, and is interpolated.
+    """
+
+    kind = "slide for OpenSlide"
+    unreadable: ClassVar[tuple[type[Exception], ...]] = (openslide.OpenSlideError,)
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._slide = openslide.OpenSlide(path)
+        self._downsamples = self._slide.level_downsamples
+        stated = self._slide.properties
+        x, y = (
+            float(stated[key]) if stated.get(key) else None
+            for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        )
+        blocks = [
+            [stated.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")]
+            for level in range(self._slide.level_count)
+        ]
+        super().__init__(
+            path,
+            level_sizes=tuple(self._slide.level_dimensions),
+            block_sizes=tuple((int(w), int(h)) if w and h else _USUAL_BLOCK for w, h in blocks),
+            size=pixel_size(x, y, stated=f"its {stated[openslide.PROPERTY_NAME_VENDOR]} header"),
+        )
+
+    def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
+        downsample = self._downsamples[level]
+        where = ((round(x * downsample), round(y * downsample)), level, (w, h))
+        try:
+            region = self._slide.read_region(*where)
+        except openslide.OpenSlideError:
+            # After its first error an OpenSlide refuses every region, also in other threads. Only a fresh one, which
+            # no other thread has yet, shows whether this region is damaged.
+            with self._lock:
+                fresh = openslide.OpenSlide(self.path)
+                region = fresh.read_region(*where)
+                self._slide = fresh
+        return to_rgb(np.asarray(region))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+
+_Reader: TypeAlias = type[ImageSlide] | type[OpenSlideSlide] | type[TiffSlide] | type[OmeZarrSlide]
+
+
+def open_slide(path: Path) -> Slide:
+    """Open a slide for reading.
+
+    OpenSlide reads the scanners' formats (svs, ndpi, mrxs, scn, bif, ...) and DICOM; tifffile reads every other TIFF,
+    because it finds OME pyramids, knows all compressions, and reports damage in each of them. A folder is an OME-Zarr or
+    a DICOM series.
+
+    Raises
+    ------
+    MissingInputError
+        If the file does not exist.
+    SlideError
+        If the format is unknown, the file is damaged, or its pixels are not 8-bit grey or RGB.
+    """
+    if not path.exists():
+        message = f"Slide not found: {path} (--root)."
+        raise MissingInputError(message)
+    reader = reader_of(path)
+    if reader is None:
+        message = (
+            f"Slide {str(path)!r} has an unknown format ({_found(path)}). Supported: all that OpenSlide reads, TIFF, "
+            "OME-TIFF, OME-Zarr, PNG and JPEG."
+        )
+        raise SlideError(message)
+    try:
+        return reader(_one_of_series(path) if reader is OpenSlideSlide and path.is_dir() else path)
+    except SlideError:
+        raise
+    except reader.unreadable as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        n_bytes = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
+        message = (
+            f"Slide {str(path)!r}{n_bytes} is not a readable {reader.kind}: {reason}. "
+            "Check that it was copied whole."
+        )
+        raise SlideError(message) from error
+
+
+def reader_of(path: Path) -> _Reader | None:
+    """Choose the reader of a file or folder by its first bytes; None if it is not a slide."""
+    if path.is_dir():
+        return OmeZarrSlide if is_ome_zarr(path) else OpenSlideSlide if is_slide_folder(path) else None
+    if openslide.OpenSlide.detect_format(path) not in (None, "generic-tiff"):
+        return OpenSlideSlide
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic.startswith((_PNG, _JPEG)):
+        return ImageSlide
+    return TiffSlide if magic in _TIFF_MAGIC else None
+
+
+def _found(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, but neither an OME-Zarr nor DICOM files"
+    with path.open("rb") as file:
+        start = file.read(16)
+    return f"it begins with {start!r}" if start else "it is empty: 0 bytes"
+
+
+def _one_of_series(folder: Path) -> Path:
+    """Return one file of the only slide in a folder of DICOM files; OpenSlide finds the others."""
+    series: dict[str, Path] = {}
+    for file in slide_files(folder):
+        if openslide.OpenSlide.detect_format(file) is not None:
+            with openslide.OpenSlide(file) as slide:
+                series.setdefault(slide.properties["dicom.SeriesInstanceUID"], file)
+    if len(series) != 1:
+        found = quoted([file.name for file in series.values()]) or "no whole slide image"
+        message = f"Folder {str(folder)!r} must hold the DICOM files of one slide, but has {found}."
+        raise SlideError(message)
+    return next(iter(series.values()))

@@ -1,0 +1,260 @@
+"""What `spam embed` does with tiles beyond cutting them: order of reading, quality, symmetries, grids, bad tiles."""
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from embedding_lab import PX, write_encoder
+from PIL import Image
+from scipy import ndimage
+
+from spam.cli import main
+from spam.embedding import embed, plan
+from spam.encoders import build_encoder, encoder_card
+from spam.errors import ConfigError, SlideError
+from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.tile_spec import TileSpec, tile_flags
+from spam.sections import read_section
+from spam.store import open_store
+from spam.tiles import TileReader, measure_quality
+
+SIDE, N_SPOTS = 1600, 101
+SPEC = TileSpec(tile_um=20.0, out_px=PX)
+KEY = "local-tiny_20um"
+STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])  # haematoxylin, eosin (Ruifrok and Johnston 2001)
+
+
+def painted() -> np.ndarray:
+    """A round piece of tissue on glass, in two stains."""
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=(2, SIDE, SIDE))
+    strength = np.abs(sum(ndimage.gaussian_filter(noise, (0, s, s)) * s for s in (1.5, 6.0))) * 1.2 + 0.15
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
+    strength *= np.hypot(x, y) < 0.42
+    light = 245 * np.exp(-np.tensordot(STAINS.T, strength, axes=1))
+    return np.moveaxis(np.clip(light, 0, 255), 0, -1).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def slide_pixels():
+    return painted()
+
+
+@pytest.fixture
+def lab(tmp_path, slide_pixels):
+    """A folder with a pyramid of two levels, a table of spots in random order, and a tiny encoder."""
+    (tmp_path / "images").mkdir()
+    with tifffile.TiffWriter(tmp_path / "images/slide.tif") as writer:
+        for level, pixels in enumerate((slide_pixels, slide_pixels[::4, ::4].copy())):
+            writer.write(
+                pixels,
+                tile=(64, 64),
+                photometric="rgb",
+                subfiletype=int(level > 0),
+                resolution=(20_000 / 4**level,) * 2,
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+    xy = np.random.default_rng(8).uniform(50, SIDE - 50, (N_SPOTS, 2)).round(1)
+    table = pd.DataFrame(xy, columns=["x", "y"])
+    table["source_image"], table["spot_id"] = "slide.tif", [f"s{i}" for i in range(N_SPOTS)]
+    table.to_csv(tmp_path / "map.csv", index=False)
+    write_encoder(tmp_path / "tiny")
+    return tmp_path
+
+
+def config(lab, **others):
+    values = {
+        "csv": lab / "map.csv",
+        "root": lab / "images",
+        "section": "A",
+        "store": lab / "store.zarr",
+        "enc_name": f"local:{lab / 'tiny'}",
+        "tile_um": (20.0,),
+        "device": "cpu",
+        "batch_size": 7,
+        "chunk_rows": 29,
+        "dtype": "float32",
+    }
+    return EmbedConfig(**{**values, **others})
+
+
+def encoder_of(lab, **options):
+    return build_encoder(encoder_card(f"local:{lab / 'tiny'}"), device=torch.device("cpu"), **options)
+
+
+def tiles_of(lab, **others):
+    with TileReader(read_section(config(lab, mpp=0.5, **others)), SPEC, interpolation="bilinear") as reader:
+        return reader.read_many(range(len(reader)))
+
+
+def assert_close(found, expected):
+    # A batch is summed in another order than all tiles at once.
+    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_rows_are_those_of_the_spots_whatever_the_order_of_reading(lab):
+    embed(config(lab))
+    stored = open_store(lab / "store.zarr").section("A")
+    tiles = tiles_of(lab)
+    assert stored.ids.tolist() == [f"s{i}" for i in range(N_SPOTS)]
+    assert_close(stored.features(KEY), encoder_of(lab).embed(tiles))
+    np.testing.assert_allclose(stored.quality(KEY), measure_quality(tiles, native_px=40.0), rtol=1e-6)
+    counted = {flag: int(is_flagged.sum()) for flag, is_flagged in tile_flags(stored.quality(KEY)).items()}
+    assert counted["unreadable"] == 0
+    assert 10 < counted["blank"] < 60  # the corners
+
+
+@pytest.mark.parametrize(
+    "option", [{"coordinates": "um"}, {"counts_layer": "raw"}, {"allow_missing_tiles": True}]
+)
+def test_a_grid_refuses_the_options_of_tables(lab, option):
+    with pytest.raises(ConfigError, match=rf"--tiles grid.*--{next(iter(option)).replace('_', '-')}"):
+        config(lab, csv=None, tiles="grid", **option)
+
+
+def test_symmetries_are_averaged_under_a_key_of_their_own(lab):
+    embed(config(lab))
+    embed(config(lab, dihedral=True))
+    stored = open_store(lab / "store.zarr").section("A")
+    assert stored.feature_keys == (KEY, f"{KEY}_d4")
+    tiles, encoder = tiles_of(lab), encoder_of(lab)
+    views = [np.rot90(image, turns, (1, 2)) for image in (tiles, tiles[:, :, ::-1]) for turns in range(4)]
+    expected = np.mean([encoder.embed(np.ascontiguousarray(view)) for view in views], axis=0)
+    assert_close(stored.features(f"{KEY}_d4"), expected)
+    meta = stored.feature_meta(f"{KEY}_d4")
+    assert (meta.is_averaged, stored.feature_meta(KEY).is_averaged) == (True, False)
+    assert stored.feature_identity(f"{KEY}_d4") != stored.feature_identity(KEY)
+
+
+def test_a_grid_needs_the_slide_alone(lab, slide_pixels):
+    grid = config(lab, csv=None, root=lab / "images/slide.tif", section=None, tiles="grid", tile_um=(40.0,))
+    planned = plan(grid)
+    (report,) = embed(grid).sections
+    stored = open_store(lab / "store.zarr").section("slide")
+    assert report.n_spots == stored.n_spots == planned.n_tiles
+    area = np.pi * (0.42 * SIDE) ** 2 / 80**2  # of the tissue, in tiles
+    assert 0.9 * area < stored.n_spots < 1.3 * area
+    assert not stored.meta.has_counts
+    assert stored.meta.mpp_source == "slide"
+    cells = ((stored.xy_px / 80) - 0.5).round().astype(int)
+    np.testing.assert_allclose((cells + 0.5) * 80, stored.xy_px)
+    assert stored.ids.tolist() == [f"x{column}_y{row}" for column, row in cells]
+    tiles = np.stack([slide_pixels[y - 40 : y + 40, x - 40 : x + 40] for x, y in stored.xy_px.astype(int)])
+    flags = tile_flags(measure_quality(tiles))
+    assert not flags["blank"].any()
+    dense = embed(config(lab, csv=None, section="B", tiles="grid", root=lab / "images", stride_um=20.0))
+    assert dense.sections[0].n_spots > 3 * stored.n_spots
+
+
+@pytest.fixture
+def tile_files(lab, slide_pixels):
+    """Eleven tile files, of which one is cut off."""
+    (lab / "tiles").mkdir()
+    rows = []
+    for i in range(11):
+        y, x = 500 + 40 * i, 700
+        Image.fromarray(slide_pixels[y : y + 40, x : x + 40]).save(lab / f"tiles/t{i}.jpg", quality=90)
+        rows.append((x + 20, y + 20, f"t{i}.jpg", f"s{i}"))
+    pd.DataFrame(rows, columns=["x", "y", "patch_path", "spot_id"]).to_csv(lab / "tiles.csv", index=False)
+    cut_off = lab / "tiles/t4.jpg"
+    cut_off.write_bytes(cut_off.read_bytes()[:600])
+    return lab
+
+
+def test_a_bad_tile_is_named_and_nothing_is_lost(tile_files):
+    told = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
+    with pytest.raises(SlideError, match=r"1 of 11.*'t4\.jpg'.*--skip-bad-tiles"):
+        embed(told)
+    assert (
+        not told.store.exists()
+    )  # its header is cut off too, so that it is found before anything is written
+
+
+def test_a_tile_that_breaks_off_is_named_with_its_spot(tile_files, slide_pixels):
+    path = tile_files / "tiles/t4.jpg"
+    Image.fromarray(slide_pixels[700:740, 700:740]).save(path, quality=90)
+    path.write_bytes(path.read_bytes()[:-300])
+    told = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
+    with pytest.raises(SlideError, match=r"'s4'.*'A'.*t4\.jpg.*--skip-bad-tiles"):
+        embed(told)
+    assert open_store(told.store).section("A").feature_keys == ()
+    embed(
+        config(
+            tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5, skip_bad_tiles=True
+        )
+    )
+    quality = open_store(told.store).section("A").quality(KEY)
+    assert np.flatnonzero(tile_flags(quality)["unreadable"]).tolist() == [4]
+
+
+def test_bad_tiles_are_marked_where_that_is_asked_for(tile_files, caplog):
+    lab = tile_files
+    told = config(lab, csv=lab / "tiles.csv", root=lab / "tiles", mpp=0.5, skip_bad_tiles=True)
+    with caplog.at_level(logging.WARNING):
+        (report,) = embed(told).sections
+    assert [r.getMessage() for r in caplog.records if "'s4'" in r.getMessage() and "t4.jpg" in r.getMessage()]
+    stored = open_store(told.store).section("A")
+    quality, features = stored.quality(KEY), stored.features(KEY)
+    assert np.flatnonzero(tile_flags(quality)["unreadable"]).tolist() == [4]
+    assert not features[4].any()
+    assert not quality[4].any()
+    assert (np.abs(np.delete(features, 4, axis=0)).sum(axis=1) > 0).all()
+    assert report.flags["unreadable"] == 1
+
+
+def test_a_damaged_block_of_a_slide_spoils_the_tiles_on_it_alone(lab):
+    pixels = painted()
+    path = lab / "images/slide.tif"
+    tifffile.imwrite(
+        path, pixels, tile=(64, 64), photometric="rgb", compression="jpeg", compressionargs={"level": 90}
+    )
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        column, row = 9, 12
+        index = row * -(-SIDE // 64) + column
+        offset, length = page.dataoffsets[index], page.databytecounts[index]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * length)
+    told = config(lab, mpp=0.5, skip_bad_tiles=True)
+    embed(told)
+    stored = open_store(told.store).section("A")
+    half = 20 + 2  # the filter of the resampling looks a little beyond a tile
+    x, y = stored.xy_px.T
+    touches = (x + half > 64 * column) & (x - half < 64 * (column + 1))
+    touches &= (y + half > 64 * row) & (y - half < 64 * (row + 1))
+    is_unreadable = tile_flags(stored.quality(KEY))["unreadable"]
+    assert 0 < is_unreadable.sum() <= touches.sum()
+    assert not (is_unreadable & ~touches).any()
+
+
+@pytest.mark.parametrize("more", [(), ("--skip-bad-tiles",)])
+def test_the_command_says_which_tile_it_is(tile_files, capsys, monkeypatch, more):
+    lab = tile_files
+    command = ["embed", "--csv", str(lab / "tiles.csv"), "--root", str(lab / "tiles"), "--section", "A"]
+    command += [
+        "--store",
+        str(lab / "cli.zarr"),
+        "--enc-name",
+        f"local:{lab / 'tiny'}",
+        "--mpp",
+        "0.5",
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["spam", *command, *more])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    out, err = capsys.readouterr()
+    if more:
+        assert not exit_.value.code
+        assert json.loads(out)["sections"][0]["flags"]["unreadable"] == 1
+    else:
+        assert exit_.value.code == 2
+        assert "t4.jpg" in out + err
+        assert "--skip-bad-tiles" in out + err

@@ -1,0 +1,227 @@
+"""The tile table: its column names, ids as written, broken files, and the exact join that names causes and mends none."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spam.errors import SectionError
+from spam.schemas.embed_config import InputConfig
+from spam.sections import TileFiles
+from spam.sections.tile_table import ID_COLUMNS, TILE_COLUMNS, Table, join_rows, read_table, requested_ids
+
+XY = "x,y,source_image"
+
+
+@pytest.mark.parametrize("column", ID_COLUMNS)
+def test_every_id_column_is_read_as_text(lab, column):
+    lab.write_text(f"{XY},{column}", "2,3,slide.tif,1.0", "5,7,slide.tif,007", "11,13,slide.tif,NA")
+    assert lab.read().ids.tolist() == ["1.0", "007", "NA"]
+
+
+@pytest.mark.parametrize("column", TILE_COLUMNS)
+def test_every_tile_file_column_is_read(lab, column):
+    lab.image("images/a.png")
+    lab.write_text(f"x,y,{column},id", "2,3,images/a.png,u")
+    assert lab.read().tiles == TileFiles(paths=(lab.folder / "images/a.png",))
+
+
+def test_the_first_accepted_name_wins(lab):
+    lab.write_text("id,barcode,cell_id,file,source_image", "1,2,3,4,5")
+    table = read_table(lab.csv)
+    assert (table.id_column, table.image_column) == ("cell_id", "source_image")
+
+
+def test_names_are_case_sensitive_and_all_faults_come_at_once(lab):
+    lab.write_text("x,y,Spot_ID,Image", "1,2,3,4")
+    lab.refused(SectionError, *ID_COLUMNS, "source_image", *TILE_COLUMNS, "'Spot_ID'", "'Image'")
+
+
+def test_byte_order_mark_and_quotes_are_not_part_of_a_name(lab):
+    lab.csv.write_bytes('\ufeffspot_id,x,y,source_image\r\n"a,b",2,3,slide.tif\r\n'.encode())
+    assert lab.read().ids.tolist() == ["a,b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "comma-separated"),
+        (b"x,y,source_image,spot_id\n", "no rows"),
+        (b"x,y,source_image,spot_id\n1,2,slide.tif,a,surplus\n", "more cells"),
+        (b"x,y,source_image,spot_id\n1,2,slide.tif,a\n1,2,slide.tif,a,b,c\n", "as a CSV"),
+        (b"x;y;source_image;spot_id\n1;2;slide.tif;a\n", "semicolons"),
+        (b"x;y;source_image;spot_id\n1,5;2,5;slide.tif;a\n", "semicolons"),
+        (b"x\ty\tsource_image\tspot_id\n1\t2\tslide.tif\ta\n", "tabs"),
+        (b"x,y,source_image,spot_id\n1,2,\xff\xfe,a\n", "UTF-8"),
+        (b"x,y,source_image,id,inside_he\n2,3,slide.tif,a,yes\n5,7,slide.tif,b,\n", "2 rows have 'yes', ''"),
+        (b"x,y,source_image,id,inside_he\n2,3,slide.tif,a,0\n", "all 1 rows of section 'map' have inside_he"),
+    ],
+)
+def test_broken_tables(lab, text, words):
+    lab.csv.write_bytes(text)
+    lab.refused(SectionError, "map.csv", words)
+
+
+@pytest.mark.parametrize(
+    ("true", "false"), [("True", "False"), ("true", "0.0"), ("1", "0"), ("1.0", " FALSE ")]
+)
+def test_rows_outside_the_image_are_not_tiles(lab, true, false):
+    rows = (f"2,3,slide.tif,a,{true}", f",,slide.tif,b,{false}", f"7,11,slide.tif,c,{true}")
+    lab.write_text(f"{XY},id,inside_he", *rows)
+    section = lab.read()
+    assert section.ids.tolist() == ["a", "c"]
+    np.testing.assert_array_equal(section.xy_px, [[2.0, 3.0], [7.0, 11.0]])
+    assert section.join.describe() == "2 spots with tiles; 1 rows outside the H&E image"
+    lab.write_h5ad(ids=["a", "b"])
+    lab.refused(SectionError, "1 of the 2 spots", "'b'", "1 rows have inside_he false")
+    section = lab.read(allow_missing_tiles=True)
+    assert (section.ids.tolist(), section.join.n_outside, section.join.n_table_only) == (["a"], 1, 1)
+
+
+def _boxes(*corners):
+    names = ("x0_he_px", "y0_he_px", "x1_he_px", "y1_he_px")
+    return {name: [corner] * 5 for name, corner in zip(names, corners, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "side", "note"),
+    [
+        ({}, None, None),
+        ({"patch_size_px": [224] * 5}, 224, None),
+        ({"patch_size_px": ["224.0"] * 5}, 224, None),
+        ({"patch_size_px": [224, 224, 112, 224, 224]}, None, "112 to 224 px"),
+        (_boxes(3, 5, 100.2, 102), 97, None),
+        (_boxes(3, 5, 100, 110), None, "97 to 105 px"),
+    ],
+)
+def test_the_stated_size_of_the_tiles(lab, columns, side, note):
+    lab.write_csv(**columns)
+    section = lab.read()
+    assert section.patch_px == side
+    assert note in section.join.describe() if note else section.join.notes == ()
+
+
+@pytest.mark.parametrize("size", ["", "0", "-224", "nan", "big"])
+def test_a_size_that_is_not_positive(lab, size):
+    lab.write_csv(patch_size_px=["224"] * 4 + [size])
+    lab.refused(SectionError, "map.csv", "'patch_size_px'", "positive")
+
+
+def _tables(lab, *, h5ad, table):
+    """Write an h5ad and a table with these ids; the coordinates of a table id give its place in the list."""
+    lab.write_h5ad(ids=h5ad, x=np.arange(len(h5ad) * 3).reshape(-1, 3))
+    lab.write_text(f"{XY},spot_id", *(f"{2 * i},{3 * i},slide.tif,{name}" for i, name in enumerate(table)))
+
+
+def test_everything_unmatched_is_counted_and_named(lab):
+    _tables(lab, h5ad=["a", "b", "c"], table=["c", "u1", "u2", "a", "u3", "u4", "u5", "u6"])
+    lab.refused(
+        SectionError, "1 of the 3 spots", "'b'", "6 rows match no spot ('u1',", "--allow-missing-tiles"
+    )
+    section = lab.read(allow_missing_tiles=True)
+    assert section.ids.tolist() == ["a", "c"]
+    np.testing.assert_array_equal(section.xy_px, [[6.0, 9.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(section.counts.toarray(), [[0, 1, 2], [6, 7, 8]])
+    join = section.join
+    assert (join.n_matched, join.n_table_only, join.n_h5ad_only) == (2, 6, 1)
+    assert join.table_only_examples == ("u1", "u2", "u3", "u4", "u5")
+    assert join.h5ad_only_examples == ("b",)
+    assert join.describe() == (
+        "2 spots with tiles; 6 rows without a spot (first 'u1', 'u2', 'u3', 'u4', 'u5'); "
+        "1 spots without a tile (first 'b')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("h5ad", "table", "words", "options"),
+    [
+        (["1", "2"], ["1.0", "2.0"], ("--id-strip-suffix=.0: then 2 of 2",), {"id_strip_suffix": ".0"}),
+        (["AC", "GT"], ["AC-1", "GT-1"], ("--id-strip-suffix=-1: then 2 of 2",), {"id_strip_suffix": "-1"}),
+        (["2", "3", "4"], ["1", "2", "3"], ("off by one", "--id-offset=1: then 3 of 3"), {"id_offset": 1}),
+        (["0", "1"], ["1", "2"], ("off by one", "--id-offset=-1: then 2 of 2"), {"id_offset": -1}),
+        (["a", "b"], ["7", "8"], ("2 of the 2 spots", "'a', 'b'", "'7', '8'", "--section"), None),
+        (["1.0", "2.0"], ["1", "2"], ("h5ad's ids end in '.0'", "add it"), None),
+        (["AC-1"], ["AC"], ("h5ad's ids end in '-1'", "add it"), None),
+        (["sample_1x2"], ["1x2"], ("h5ad's ids begin with 'sample_'", "add it"), None),
+        (["1x2"], ["sample_1x2"], ("table's ids begin with 'sample_'", "remove it"), None),
+        (["AC"], ["AC-1.0"], ("--h5ad",), None),
+    ],
+)
+def test_a_visible_cause_names_the_option_that_mends_it(lab, h5ad, table, words, options):
+    _tables(lab, h5ad=h5ad, table=table)
+    lab.refused(SectionError, *words)
+    if options is not None:
+        section = lab.read(**options)
+        assert section.ids.tolist() == h5ad
+        np.testing.assert_array_equal(section.xy_px[:, 0], 2.0 * np.arange(len(h5ad)))
+
+
+def test_a_cause_is_named_on_top_of_the_options_given(lab):
+    _tables(lab, h5ad=["3", "4"], table=["1.0", "2.0"])
+    lab.refused(SectionError, "--id-offset=2: then 2 of 2", id_strip_suffix=".0", id_offset=1)
+    _tables(lab, h5ad=["AC"], table=["AC-1.0"])
+    lab.refused(SectionError, "--id-strip-suffix=-1.0: then 1 of 1", id_strip_suffix=".0")
+
+
+def test_dense_ids_that_are_off_by_one_are_noticed(lab):
+    """All but one match by accident: the mistake of the first research code."""
+    _tables(lab, h5ad=[str(i) for i in range(11)], table=[str(i + 1) for i in range(11)])
+    lab.refused(SectionError, "1 of the 11 spots", "--id-offset=-1: then 11 of 11")
+    (note,) = lab.read(allow_missing_tiles=True).join.notes
+    assert "--id-offset=-1: then 11 of 11" in note
+
+
+@pytest.mark.parametrize(
+    ("h5ad", "table", "words", "options"),
+    [
+        (["a", "b"], ["a", "b", "a"], ("'spot_id': 1 ids", "'a'", "column 'section'"), {}),
+        (["a", "b", "b", "c", "c"], ["a", "b", "c"], ("obs_names: 2 ids", "'b', 'c'"), {}),
+        (["1"], ["1", "1.0"], ("1 ids", "'1'"), {"id_strip_suffix": ".0"}),
+        (["a"], ["a", "", ""], ("2 ids are empty",), {}),
+        (["1"], ["1", "2.0", "x3"], ("--id-offset 1", "2 ids", "'2.0', 'x3'", "--id-strip-suffix"), {"id_offset": 1}),
+    ],
+)  # fmt: skip
+def test_ids_that_cannot_be_joined(lab, h5ad, table, words, options):
+    _tables(lab, h5ad=h5ad, table=table)
+    lab.refused(SectionError, *words, **options)
+
+
+def test_duplicates_in_other_sections_do_not_matter(lab):
+    lab.write_h5ad(ids=["a", "a"], obs={"section": ["S", "T"]})
+    lab.write_text(f"{XY},id,section", "1,2,slide.tif,a,S", "3,5,slide.tif,a,T")
+    section = lab.read(section="T")
+    np.testing.assert_array_equal(section.xy_px, [[3.0, 5.0]])
+    np.testing.assert_array_equal(section.counts.toarray(), lab.counts[[1]])
+
+
+@settings(deadline=None)  # shared machines stall
+@given(
+    numbers=st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=13),
+    offset=st.integers(-1000, 1000),
+    suffix=st.sampled_from([".0", "-1", "_x"]),
+)
+def test_suffix_and_offset_are_undone(numbers, offset, suffix):
+    written = np.array([f"{number - offset}{suffix}" for number in numbers])
+    config = InputConfig(id_offset=offset, id_strip_suffix=suffix)
+    assert requested_ids(written, config).tolist() == [str(number) for number in numbers]
+
+
+@settings(deadline=None)  # shared machines stall
+@given(
+    h5ad=st.lists(st.text("abc", min_size=1, max_size=3), unique=True, min_size=1, max_size=13),
+    names=st.lists(st.text("abc", min_size=1, max_size=3), unique=True, min_size=1, max_size=17),
+)
+def test_join_equals_a_slow_loop(h5ad, names):
+    names = [*names, h5ad[0]] if h5ad[0] not in names else names
+    table = Table(path=Path("map.csv"), frame=pd.DataFrame({"id": names}), id_column="id", image_column="id")
+    config = InputConfig(allow_missing_tiles=True)
+    join = join_rows(table, np.array(h5ad), section="S", n_other_sections=0, config=config)
+    pairs = [(names.index(name), spot) for spot, name in enumerate(h5ad) if name in names]
+    assert list(zip(join.table_rows.tolist(), join.h5ad_rows.tolist(), strict=True)) == pairs
+    assert join.ids.tolist() == [h5ad[spot] for _, spot in pairs]
+    assert join.report.n_table_only == len(names) - len(pairs)
+    assert join.report.n_h5ad_only == len(h5ad) - len(pairs)
+    assert join.report.table_only_examples == tuple([name for name in names if name not in h5ad][:5])

@@ -1,0 +1,195 @@
+"""The table of licences, the guard that reads it, and the dataset card of a shared store."""
+
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+from spam.encoders import list_encoders
+from spam.errors import StoreError
+from spam.schemas.licences import encoder_terms, known_licences, licence
+from spam.schemas.store_format import FeatureMeta, SectionMeta
+from spam.store.sharing_terms import (
+    dataset_card,
+    encoder_licences,
+    require_sharing_allowed,
+    section_licence,
+    sharing_objections,
+)
+
+UNI = "hf-hub:MahmoodLab/uni"
+
+
+def section(name: str = "C2", licence: str | None = None, **changes: Any) -> SectionMeta:
+    values: dict[str, Any] = {
+        "name": name, "donor": "p1", "n_spots": 13, "n_genes": 7, "has_counts": True, "mpp": 0.5, "mpp_source": "option",
+        "slide_width_px": 100, "slide_height_px": 90, "sources": (), "software": {}, "licence": licence,
+    }  # fmt: skip
+    return SectionMeta(**(values | changes))
+
+
+def features(licence: str | None = "Apache-2.0", source: str = "package:lite", **changes: Any) -> FeatureMeta:
+    values: dict[str, Any] = {
+        "key": "lite_112um", "origin": "embed", "weights_sha256": "cd" * 32, "lora_sha256": None, "sampling": None,
+        "encoder": {"name": "lite", "source": source, "licence": licence}, "tile": {"tile_um": 112.0}, "dim": 17,
+        "precision": "float32", "dtype": "float16", "chunk_rows": 11, "software": {},
+    }  # fmt: skip
+    return FeatureMeta(**(values | changes))
+
+
+def test_only_no_derivatives_licences_forbid_sharing():
+    forbidding = {name for name in known_licences() if not licence(name).allows_sharing}
+    assert forbidding == {"CC-BY-ND-4.0", "CC-BY-NC-ND-4.0"}
+
+
+@pytest.mark.parametrize("name", known_licences())
+def test_table_of_licences(name):
+    known = licence(name)
+    assert known.url.startswith("https://")
+    assert known.clause
+    if known.is_spdx:
+        assert canonicalize_license_expression(name.lower()) == name
+    else:
+        with pytest.raises(InvalidLicenseExpression):
+            canonicalize_license_expression(name)
+    if name.startswith("CC-BY"):  # the letters say what the conditions are
+        conditions = " ".join(known.conditions)
+        assert ("non-commercial" in conditions) == ("-NC" in name)
+        assert ("same licence" in conditions) == ("-SA" in name)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("cc_by  4.0 ", "CC-BY-4.0"),
+        ("Apache License 2.0", "Apache-2.0"),
+        ("cc0", "CC0-1.0"),
+        ("Owkin non-commercial license", "Owkin-Non-Commercial"),
+        ("CC-BY", None),
+        ("AGPL-3.0-only", None),
+    ],
+)
+def test_ways_to_write_a_licence(written, name):
+    found = licence(written)
+    assert (found and found.name) == name
+
+
+def test_every_encoder_card_has_a_known_licence_that_its_makers_publish():
+    for card in list_encoders():
+        found, published = licence(card.licence), encoder_terms(card.source)
+        if card.name == "plip":  # its page names none
+            assert found is published is None
+        elif card.source.startswith("hf-hub:"):
+            assert published.licence == found.name, card.name
+        else:
+            assert found is not None, card.name
+
+
+def test_licences_that_allow_sharing_raise_no_objection():
+    sections = [section(licence="cc by 4.0"), section("C3", licence="CC-BY-NC-SA-4.0")]
+    assert section_licence(sections[0]) == "CC-BY-4.0"
+    assert sharing_objections(sections, [features(), features("mit", key="other")]) == ()
+    require_sharing_allowed(sections, [features()], has_the_right=False)
+
+
+@pytest.mark.parametrize("unstated", [None, "", "unknown", " Unknown "])
+def test_unstated_licences_are_objections(unstated):
+    about_section, about_features = sharing_objections([section(licence=unstated)], [features(unstated)])
+    assert "section 'C2': " in about_section
+    assert "not stated" in about_section
+    assert "features 'lite_112um': " in about_features
+    assert "'package:lite'" in about_features
+
+
+def test_unknown_licences_are_objections_that_list_the_known_ones():
+    found = sharing_objections([section(licence="House rules")], [features("House rules")])
+    assert len(found) == 2
+    for objection in found:
+        assert "'House rules'" in objection
+        assert "CC-BY-4.0" in objection
+
+
+def test_forbidding_licence_is_refused_with_its_clause_unless_overridden():
+    metas = [features("MIT", UNI), features("MIT", UNI.upper().replace("HF-HUB", "hf-hub"), key="b")]
+    assert encoder_licences(metas[0]) == ("MIT", "CC-BY-NC-ND-4.0")  # the published one counts too
+    with pytest.raises(StoreError) as caught:
+        require_sharing_allowed([section(licence="CC-BY-ND-4.0")], metas, has_the_right=False)
+    text = str(caught.value)
+    for words in (
+        "section 'C2'",
+        "CC-BY-ND-4.0",
+        "features 'lite_112um'",
+        "features 'b'",
+        "Section 2(a)(1)(B)",
+        "https://creativecommons.org/licenses/by-nc-nd/4.0/legalcode",
+        "https://huggingface.co/MahmoodLab/UNI",
+        "--i-have-the-right-to-share",
+    ):
+        assert words in text
+    require_sharing_allowed([section(licence="CC-BY-ND-4.0")], metas, has_the_right=True)
+
+
+def card(sections: list[SectionMeta], *metas: FeatureMeta) -> str:
+    return dataset_card("hf://datasets/lab/breast", sections, {meta.name: metas for meta in sections})
+
+
+def header(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n", 2)[1])
+    return found
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Rows of cells of each table, as a Markdown parser sees them."""
+    found: list[list[list[str]]] = []
+    stream = MarkdownIt("commonmark").enable("table").parse(text.split("\n---\n", 1)[1])
+    for token, following in zip(stream, [*stream[1:], stream[-1]], strict=True):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type in ("td_open", "th_open"):
+            found[-1][-1].append("".join(child.content for child in following.children or ()))
+    return found
+
+
+def test_card_of_a_store():
+    whole = section(licence="cc by 4.0", n_spots=1613)
+    part = section("C3", donor=None, mpp=None, n_genes=0, has_counts=False, redacted=("counts",))
+    text = card([whole, part], features())
+    assert header(text) == DatasetCard(text).data.to_dict()
+    assert header(text)["license"] == ["apache-2.0", "cc-by-4.0", "unknown"]
+    assert (header(text)["pretty_name"], header(text)["size_categories"]) == ("breast", "1K<n<10K")
+    of_sections, of_features = tables(text)
+    assert of_sections[1:] == [
+        ["C2", "1613", "7", "p1", "0.5", "CC-BY-4.0", "–"],
+        ["C3", "13", "0", "–", "–", "–", "counts"],
+    ]
+    assert of_features[1] == ["C2", "lite_112um", "lite", "package:lite", "–", "17", "Apache-2.0"]
+    assert "name the makers" in text
+    assert "spam store pull hf://datasets/lab/breast" in text
+
+
+@pytest.mark.parametrize(
+    ("n_spots", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**8, "n>10M")]
+)
+def test_size_category_of_the_hub(n_spots, size):
+    assert header(card([section(n_spots=n_spots)]))["size_categories"] == size
+
+
+def test_card_records_an_override():
+    text = card([section(licence="MIT")], features("unknown", UNI))
+    assert header(text)["license"] == ["cc-by-nc-nd-4.0", "mit"]
+    assert "Shared although" in text
+    assert "its terms of access count datasets" in text
+    assert "Shared although" not in card([section(licence="MIT")], features())
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "`code`", "[x](https://a.b)", "<script>", "line\n| break |", "**bold**"]
+)
+def test_names_are_shown_as_they_are(name):
+    (first, *_) = tables(card([section(donor=name, licence="MIT")]))
+    assert first[1][3] == " ".join(name.split())

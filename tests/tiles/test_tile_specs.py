@@ -1,0 +1,169 @@
+"""A section on its images: what is filled in, what is refused with which option, and which tile sizes it gets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from spam.errors import ConfigError, MissingInputError, SlideError, TileError
+from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.tile_spec import TileSpec
+from spam.tiles import common_side_px, locate, open_slide, resolve_tile_specs
+
+
+@pytest.fixture
+def wide_slide(tmp_path):
+    """A slide of 401 x 307 px that states 0.5 µm per pixel."""
+    path = tmp_path / "wide.tif"
+    options = {"photometric": "rgb", "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, np.zeros((307, 401, 3), dtype=np.uint8), **options)
+    return path
+
+
+def test_the_slide_gives_its_pixel_size_to_a_section_without_one(make_section, wide_slide):
+    section = make_section([(0.0, 0.0), (400.9, 306.9)], wide_slide)
+    with open_slide(wide_slide) as slide:
+        located = locate(section, slide)
+    assert (located.mpp, located.mpp_source) == (0.5, "slide")
+    np.testing.assert_array_equal(located.xy_um, [[0.0, 0.0], [200.45, 153.45]])
+    np.testing.assert_array_equal(located.xy_px, section.xy_px)
+
+
+def test_a_section_keeps_its_pixel_size_unless_it_is_far_off(make_section, wide_slide, slide_path):
+    xy = [(7.0, 11.0)]
+    with open_slide(wide_slide) as slide, open_slide(slide_path) as unsized:
+        for section, on in (
+            (make_section(xy, wide_slide, mpp=0.52), slide),
+            (make_section(xy, wide_slide, mpp=2.0, mpp_source="option"), slide),
+            (make_section(xy, slide_path), unsized),
+            (make_section(xy, slide_path, mpp=3.0), unsized),
+        ):
+            assert locate(section, on) is section
+        with pytest.raises(SlideError, match=r"'S1' .*0\.53 .*h5ad.*0\.5\b.*--mpp"):
+            locate(make_section(xy, wide_slide, mpp=0.53), slide)
+
+
+@pytest.mark.parametrize(
+    "outside", [(-0.1, 5.0), (401.0, 5.0), (350.0, 307.0), (5.0, -3.0), (float("nan"), 5.0)]
+)
+def test_spots_outside_the_slide_are_counted_and_named(make_section, wide_slide, outside):
+    with open_slide(wide_slide) as slide:
+        words = r"^1 of 3 spots of section 'S1' .*401 x 307 px\): 'spot1' at .*--csv"
+        with pytest.raises(TileError, match=words):
+            locate(make_section([(7.0, 11.0), outside, (13.0, 17.0)], wide_slide), slide)
+        with pytest.raises(TileError, match=r"7 of 7.*'spot4' at .* and 2 more"):
+            locate(make_section([outside] * 7, wide_slide), slide)
+
+
+@pytest.mark.parametrize(
+    ("xy", "options", "advice"),
+    [
+        ([(11.0, 380.0), (300.0, 7.0)], {}, "--swap-xy"),
+        ([(11.0, 7.0), (1100.0, 850.0)], {"mpp": 3.0}, "--coordinates um"),
+        ([(11.0, 7.0), (1100.0, 850.0)], {"hires_scale": 3.0}, "--coordinates hires"),
+    ],
+)
+def test_the_option_that_brings_all_spots_inside_is_named(make_section, slide_path, xy, options, advice):
+    with open_slide(slide_path) as slide, pytest.raises(TileError) as caught:
+        locate(make_section(xy, slide_path, **options), slide)
+    for option in ("--swap-xy", "--coordinates um", "--coordinates hires"):
+        assert (option in str(caught.value)) == (option == advice)
+
+
+def test_pixels_of_the_hires_image_are_recognised_by_the_corner_that_they_fill(make_section, slide_path):
+    corner = [(3.0, 5.0), (39.0, 29.0), (17.0, 11.0)]  # of 40.1 x 30.7 px
+    with open_slide(slide_path) as slide:
+        with pytest.raises(TileError, match=r"'S1'.*scale 0\.1\).*--coordinates hires"):
+            locate(make_section(corner, slide_path, hires_scale=0.1), slide)
+        for unclear in (
+            make_section(corner, slide_path),
+            make_section(corner, slide_path, hires_scale=0.5),
+            make_section([*corner, (300.0, 11.0)], slide_path, hires_scale=0.1),
+            make_section([(3.0, 5.0), (19.0, 29.0)], slide_path, hires_scale=0.1),
+        ):
+            assert locate(unclear, slide) is unclear
+
+
+# Tile files
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / f"t{i}.png" for i in range(11)]
+    for path in paths:
+        Image.new("RGB", (61, 61)).save(path)
+    return paths
+
+
+def test_the_side_is_read_from_headers_alone(files):
+    files[3].write_bytes(files[3].read_bytes()[:50])
+    assert common_side_px(files) == common_side_px([files[0]] * 5) == 61
+
+
+def test_unlike_and_oblong_files(files):
+    for i in (4, 5):
+        Image.new("RGB", (61, 59)).save(files[i])
+    with pytest.raises(TileError, match=r"9 of 11 have 61 x 61 px, unlike 't4\.png', 't5\.png'"):
+        common_side_px(files)
+    with pytest.raises(TileError, match=r"squares.* 1 of 1 have 61 x 59 px"):
+        common_side_px(files[4:5])
+
+
+def test_unreadable_files_are_counted_named_and_can_be_skipped(files):
+    files[2].write_bytes(b"")
+    files[7].write_text("text")
+    Image.new("CMYK", (61, 61)).save(files[8], format="JPEG")
+    words = r"3 of 11 tile files .*'t2\.png', 't7\.png', 't8\.png'.*t2\.png.*0 bytes.*--skip-bad-tiles"
+    with pytest.raises(SlideError, match=words):
+        common_side_px(files)
+    assert common_side_px(files, is_forgiving=True) == 61
+    with pytest.raises(SlideError, match=r"2 of 2 tile files .*'t2\.png', 't7"):
+        common_side_px([files[2], files[7], files[2]], is_forgiving=True)
+    files[5].unlink()
+    with pytest.raises(MissingInputError, match=r"t5\.png"):
+        common_side_px(files, is_forgiving=True)
+
+
+# Tile sizes
+
+
+def _specs(section, *, mpp_note=None, **values):
+    config = EmbedConfig(store=Path("s.zarr"), csv=Path("t.csv"), root=Path(), **values)
+    return resolve_tile_specs(section, config, input_px=37, mpp_note=mpp_note)
+
+
+def test_sizes_are_taken_as_given_each_once(make_section, slide_path):
+    section = make_section([(1.0, 2.0)], slide_path, mpp=0.5, patch_px=99)
+    sizes = _specs(section, tile_um=(224.0, 112.0, 224.0))
+    assert sizes == (TileSpec(tile_um=224.0, out_px=37), TileSpec(tile_um=112.0, out_px=37))
+    assert _specs(section, tile_px=(55,)) == (TileSpec(tile_px=55, out_px=37),)
+
+
+def test_defaults_are_the_files_then_the_table_then_112_um(make_section, slide_path, files):
+    xy = [(1.0, 2.0)] * len(files)
+    for section, size in (
+        (make_section(xy, files, mpp=0.69, patch_px=99), {"tile_um": 42.1}),
+        (make_section(xy, files, patch_px=99), {"tile_px": 61}),
+        (make_section(xy, slide_path, mpp=0.5, patch_px=99), {"tile_px": 99}),
+        (make_section(xy, slide_path, mpp=0.5), {"tile_um": 112.0}),
+    ):
+        assert _specs(section) == (TileSpec(**size, out_px=37),)
+    files[0].write_bytes(b"")
+    with pytest.raises(SlideError, match="0 bytes"):
+        _specs(make_section(xy, files))
+    assert _specs(make_section(xy, files), skip_bad_tiles=True) == (TileSpec(tile_px=61, out_px=37),)
+
+
+def test_um_without_a_pixel_size_is_an_error_that_quotes_the_slide(make_section, slide_path, files):
+    section = make_section([(1.0, 2.0)], slide_path)
+    for sizes in ((), (112.0, 224.0)):
+        with pytest.raises(ConfigError, match=r"112um.*'S1'.*'slide\.png' states no.*--mpp.*--tile-px"):
+            _specs(section, tile_um=sizes)
+    note = "states 353 µm per pixel (72 dpi)"
+    with pytest.raises(ConfigError, match=r"'slide\.png' states 353 µm per pixel \(72 dpi\).*--mpp"):
+        _specs(section, mpp_note=note)
+    assert _specs(section, tile_px=(55,), mpp_note=note) == (TileSpec(tile_px=55, out_px=37),)
+    with pytest.raises(ConfigError, match=r"Tile files.*--mpp"):
+        _specs(make_section([(1.0, 2.0)] * len(files), files), tile_um=(112.0,))
