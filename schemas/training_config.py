@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from .config import check, flag, option
-from .feature_options import FeatureOptions
+from .embed_config import FeatureOptions
 
 __all__ = ["FinetuneConfig", "PretrainConfig", "TrainingConfig"]
 

@@ -15,7 +15,7 @@ from training_runs import finetuning, pretraining
 
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
-from spam.schemas.store_meta import feature_key
+from spam.schemas.store_format import feature_key
 from spam.store import StoredSection, open_store
 from spam.training import finetune, pretrain
 from spam.training.cohort import (
