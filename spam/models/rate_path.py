@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from spam.typing import Array, Float, Float32, Float64, Int64
+from spam.typing import Array, Float, Float32, Float64, Int64, Num
 
 from .linear import FeatureTransform, Ridge, choose_alpha, fit_ridge, hest_ridge_fit
 
@@ -155,7 +155,7 @@ class Baselines:
 def fit_baselines(
     features: Float32[Array, "n dim"],
     expression: Float32[Array, "n n_genes"],
-    hest_counts: Float32[Array, "n n_hest"],
+    hest_counts: Num[Array, "n n_hest"],
 ) -> Baselines:
     """Fit the HEST recipe on features of one tile size.
 

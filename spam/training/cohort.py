@@ -111,7 +111,7 @@ def split_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ...
     """
     names = choose_sections(store, config.sections)
     if config.val_sections:
-        held_out = choose_sections(store, config.val_sections)
+        held_out = choose_sections(store, config.val_sections, "--val-sections")
     elif len(names) == 1:
         return names, names
     else:
