@@ -110,12 +110,13 @@ def score_counts(
     # `count_interval` is equal-tailed; the lower end of one and the upper end of another give unequal tails.
     lower = count_interval(likelihood, mu, theta, pi, 1 - 2 * levels[0])[0]
     upper = count_interval(likelihood, mu, theta, pi, 2 * levels[1] - 1)[1]
-    return _nll(truth, genes, mu, theta, pi), lower, upper
+    return _nll(truth, genes, likelihood, mu, theta, pi), lower, upper
 
 
 def _nll(
     truth: SectionTruth,
     genes: Shaped[Array, " n_genes"],
+    likelihood: Likelihood,
     mu: Num[Array, "n_spots n_genes"],
     theta: Num[Array, " n_genes"] | None,
     pi: Num[Array, "n_spots n_genes"] | None,
@@ -130,13 +131,14 @@ def _nll(
     # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: use the largest value below 1.
     bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
     chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
+    nll = np.full(len(genes), np.nan)
+    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
     log_prob = count_log_prob(
-        torch.from_numpy(csr_matrix(truth.counts)[rows].toarray()),
+        counts,
         log_mu=log(mu[rows][:, columns]),
         log_theta=None if theta is None else log(theta[columns]),
         zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
     )
-    nll = np.full(len(genes), np.nan)
     nll[columns] = -log_prob.mean(0).numpy()
     return nll
 

@@ -233,7 +233,8 @@ def _is_stale(index: SectionIndex, part: Part) -> bool:
     """Tell whether a graph is over features that were replaced after it was built."""
     if part[0] == "features":
         return False
-    meta = next(filter(None, (index.attribute(node, META) for node in graph_nodes(part[1]))), {})
+    metas = (index.attribute(node, META) for node in graph_nodes(part[1]))
+    meta: dict[str, Any] = next(filter(None, metas), {})
     node = f"obsm/{meta.get('features_key')}"
     return node in index.nodes and index.attribute(node, IDENTITY) != meta.get("features_identity")
 
@@ -263,12 +264,11 @@ def _copy(
         has_counts=has_counts,
         has_coordinates=meta.has_coordinates and is_open,
         redacted=_redacted(meta, kept, config),
-        **(
-            {}
-            if is_open
-            else {"slide_width_px": None, "slide_height_px": None, "sources": (), "spots_sha256": None}
-        ),
     )
+    if not is_open:
+        changed = dataclasses.replace(
+            changed, slide_width_px=None, slide_height_px=None, spots_sha256=None, sources=()
+        )
     write_section(
         folder,
         changed,

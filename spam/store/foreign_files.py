@@ -42,6 +42,11 @@ _SIGNATURES: dict[bytes, FileFormat] = {
     b"\x93NUMPY": "npy",
     b"\x80\x02\x8a\x0al\xfc\x9cF": "torch",  # before PyTorch 1.6; a bare pickle starts otherwise
 }
+_KINDS: dict[FileFormat, tuple[ForeignKind, ...]] = {
+    "npy": ("npy",),
+    "npz": ("slide2vec",),
+    "torch": ("clam", "slide2vec"),
+}
 _TRIDENT_ATTRIBUTES = {
     "patch_size_level0",
     "level0_magnification",
@@ -178,13 +183,10 @@ def file_format(path: Path) -> FileFormat:
 
 def _choose_kind(path: Path, kind: ForeignKind | None) -> ForeignKind:
     """Return `kind` if the content fits it, or the only kind that it fits."""
-    kinds: tuple[ForeignKind, ...] = {
-        "hdf5": lambda: _hdf5_kinds(path),
-        "npy": lambda: ("npy",),
-        "npz": lambda: ("slide2vec",),
-        "torch": lambda: ("slide2vec",) if _sidecar_path(path).is_file() else ("clam", "slide2vec"),
-        "other": lambda: (),
-    }[file_format(path)]()
+    form, has_sidecar = file_format(path), _sidecar_path(path).is_file()
+    kinds: tuple[ForeignKind, ...] = _hdf5_kinds(path) if form == "hdf5" else _KINDS.get(form, ())
+    if form == "torch" and has_sidecar:
+        kinds = ("slide2vec",)
     if not kinds:
         message = (
             f"{path} has no features of a known layout (TRIDENT, CLAM, slide2vec, .npy, .h5ad). Save them with numpy.save "
@@ -383,9 +385,9 @@ def _combined(own: _Rows, given: _Rows) -> tuple[_Rows, list[str]]:
         for rows in (own, given)
     )
     faults = []
-    has_both = own.xy is not None and given.xy is not None
-    if has_both and (own.is_corner != given.is_corner or not np.array_equal(own.xy, given.xy)):
-        faults.append("--coordinates has other coordinates than the file of the features")
+    if own.xy is not None and given.xy is not None:
+        is_same = own.is_corner == given.is_corner and np.array_equal(own.xy, given.xy)
+        faults += [] if is_same else ["--coordinates has other coordinates than the file of the features"]
     for what, one, other in (
         ("side in px", own.side_px, given.side_px),
         ("µm per pixel", own.mpp, given.mpp),

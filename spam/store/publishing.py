@@ -189,7 +189,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         n_files=len(sent),
         n_bytes=sum(entry.n_bytes for entry in sent),
         replaced=replaced,
-        overridden=tuple(map(str, sharing_objections(metas, pushed))),
+        overridden=sharing_objections(metas, pushed),
         unfinished=tuple(unfinished),
         commit=place.commit,
     )

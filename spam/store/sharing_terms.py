@@ -1,6 +1,5 @@
 """Whether licences allow a store to be shared, and the README (Hugging Face dataset card) of a shared store."""
 
-import dataclasses
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,17 +21,6 @@ _SIZES = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Objection:
-    """One reason not to share: what it is about (``section 'C2'``), and the reason with the clause of the licence."""
-
-    what: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.reason}"
-
-
 def section_licence(section: SectionMeta) -> str | None:
     """Return the usual name of the licence of a section's counts and images; None if unstated."""
     return _usual_name(section.licence)
@@ -45,10 +33,8 @@ def encoder_licences(features: FeatureMeta) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def sharing_objections(
-    sections: Iterable[SectionMeta], features: Iterable[FeatureMeta]
-) -> tuple[Objection, ...]:
-    """List what the licences of data and encoders forbid; empty if sharing is allowed.
+def sharing_objections(sections: Iterable[SectionMeta], features: Iterable[FeatureMeta]) -> tuple[str, ...]:
+    """List what the licences of data and encoders forbid (``section 'C2': …``); empty if sharing is allowed.
 
     Whether features are a derivative of their encoder is not settled in law; they are treated as one. An unstated or
     unknown licence is an objection. Conditions (attribution, non-commercial use) are not: they go into the README.
@@ -73,14 +59,14 @@ def require_sharing_allowed(
         raise StoreError(message)
 
 
-def _section_objections(section: SectionMeta) -> Iterator[Objection]:
+def _section_objections(section: SectionMeta) -> Iterator[str]:
     name = section_licence(section)
     yield from _objections(
         f"section {section.name!r}", "its counts and images", () if name is None else (name,), ""
     )
 
 
-def _feature_objections(features: FeatureMeta) -> Iterator[Objection]:
+def _feature_objections(features: FeatureMeta) -> Iterator[str]:
     source = str(features.encoder.get("source"))
     published = encoder_terms(source)
     terms = f"; {published.terms} ({published.url})" if published is not None and published.terms else ""
@@ -89,19 +75,17 @@ def _feature_objections(features: FeatureMeta) -> Iterator[Objection]:
     )
 
 
-def _objections(what: str, whose: str, names: Sequence[str], terms: str) -> Iterator[Objection]:
+def _objections(what: str, whose: str, names: Sequence[str], terms: str) -> Iterator[str]:
     if not names:
-        yield Objection(what=what, reason=f"the licence of {whose} is not stated")
+        yield f"{what}: the licence of {whose} is not stated"
     for name in names:
         known = licence(name)
         if known is None:
-            reason = (
-                f"the licence {name!r} of {whose} is unknown to spam (known: {', '.join(known_licences())})"
-            )
-            yield Objection(what=what, reason=reason)
+            listed = ", ".join(known_licences())
+            yield f"{what}: the licence {name!r} of {whose} is unknown to spam (known: {listed})"
         elif not known.allows_sharing:
             reason = f"the licence of {whose}, {known.name}, forbids it: {known.clause} ({known.url}){terms}"
-            yield Objection(what=what, reason=reason)
+            yield f"{what}: {reason}"
 
 
 def _usual_name(name: object) -> str | None:

@@ -130,14 +130,13 @@ def verify(config: VerifyConfig, *, progress: Progress = SILENT) -> VerifyReport
 
         def check(job: tuple[SectionIndex, str, FileEntry]) -> VerifyFault | None:
             index, path, entry = job
+            name = f"{index.meta.name}/{path}"
             try:
-                location.read(f"{index.meta.name}/{path}", entry)
+                fault = location.checked(name, entry)[1]
             except (StoreError, OSError) as error:
-                return VerifyFault(
-                    path=f"{index.meta.name}/{path}", fault=str(error), place=_place(index, path)
-                )
+                fault = str(error)
             advance(entry.n_bytes)
-            return None
+            return VerifyFault(path=name, fault=fault, place=_place(index, path)) if fault else None
 
         faults += [fault for fault in pool.map(check, jobs) if fault]
     is_all = len(indices) == len(names)

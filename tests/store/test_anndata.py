@@ -1,4 +1,4 @@
-"""AnnData, which the store does not use, reads every section and finds what was written."""
+"""AnnData and zarr open a section without spam and find what was written."""
 
 import json
 import subprocess
@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 import zarr
 from zarr.core.buffer import default_buffer_prototype
+
+
+@pytest.fixture
+def tables(make_tables, make_meta):
+    return make_tables(make_meta())
 
 
 @pytest.fixture
@@ -23,24 +28,22 @@ def adata(section, store, make_feature_meta, make_graph):
     return anndata.read_zarr(store.folder / "C2")
 
 
-def test_tables(adata, make_record):
-    record = make_record()
-    np.testing.assert_array_equal(adata.X.toarray(), record.counts.toarray())
+def test_tables(adata, tables):
+    np.testing.assert_array_equal(adata.X.toarray(), tables["counts"].toarray())
     assert adata.X.dtype == np.int32
-    assert list(adata.obs_names) == list(record.ids)
-    assert list(adata.var_names) == list(record.genes)
-    assert list(adata.obs) == ["label", "array_row", "quality", "in_tissue", "section", "donor"]
-    for name, column in record.obs.items():
+    assert list(adata.obs_names) == list(tables["ids"])
+    assert list(adata.var_names) == list(tables["genes"])
+    assert list(adata.obs) == ["label", "array_row", "quality", "in_tissue", "nothing", "section", "donor"]
+    for name, column in tables["obs"].items():
         np.testing.assert_array_equal(adata.obs[name].to_numpy(), column)
     assert set(adata.obs["section"]) == {"C2"}
     assert set(adata.obs["donor"]) == {"patient µ"}
 
 
-def test_coordinates_and_features(adata, make_record):
-    record = make_record()
+def test_coordinates_and_features(adata, tables):
     assert set(adata.obsm) == {"spatial", "spatial_um", "tiny_112um"}
-    np.testing.assert_array_equal(adata.obsm["spatial"], record.xy_px)
-    np.testing.assert_array_equal(adata.obsm["spatial_um"], record.xy_um)
+    np.testing.assert_array_equal(adata.obsm["spatial"], tables["xy_px"])
+    np.testing.assert_array_equal(adata.obsm["spatial_um"], tables["xy_um"])
     expected = (np.full((13, 5), 0.25) * np.arange(1, 14)[:, None]).astype(np.float16)
     np.testing.assert_array_equal(adata.obsm["tiny_112um"], expected)
 
@@ -57,15 +60,15 @@ def test_graphs_under_squidpys_keys(adata, make_graph, key, k):
         np.testing.assert_array_equal(found.toarray(), getattr(graph, name).toarray())
 
 
-def test_the_overview_where_scanpy_looks_for_it(adata, make_record):
+def test_overview_where_scanpy_looks_for_it(adata, tables):
     library = adata.uns["spatial"]["C2"]
-    np.testing.assert_array_equal(library["images"]["hires"], make_record().overview.image)
+    np.testing.assert_array_equal(library["images"]["hires"], tables["overview"][0])
     assert library["scalefactors"] == {"tissue_hires_scalef": 0.0187}
 
 
-def test_a_bare_section(store, make_record):
+def test_bare_section(store, add):
     bare = {"has_counts": False, "n_genes": 0, "donor": None, "mpp": None, "overview": None, "obs": {}}
-    store.add_section(make_record(**bare))
+    add(store, **bare)
     adata = anndata.read_zarr(store.folder / "C2")
     assert adata.shape == (13, 0)
     assert adata.X is None
@@ -73,13 +76,13 @@ def test_a_bare_section(store, make_record):
     assert (list(adata.obsm), list(adata.uns)) == (["spatial"], [])
 
 
-def test_nothing_counted(store, make_record):
-    store.add_section(make_record(n_genes=0))
+def test_nothing_counted(store, add):
+    add(store, n_genes=0)
     assert anndata.read_zarr(store.folder / "C2").X.shape == (13, 0)
 
 
 def in_order(value):
-    """Sort the keys of nested mappings: neither Zarr nor the index of a section cares for their order."""
+    """Sort the keys of nested mappings, whose order has no meaning."""
     return json.loads(json.dumps(value, sort_keys=True))
 
 
@@ -92,6 +95,8 @@ def as_written(array):
 def test_the_index_holds_what_zarr_itself_would_consolidate(adata, store, tmp_path, tree):
     copy = tmp_path / "copy"
     for name, content in tree(store.folder / "C2").items():
+        if "unfinished_1px" in name:
+            continue
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes(content)
     ours = json.loads((copy / "zarr.json").read_bytes())
@@ -106,6 +111,8 @@ def test_zarr_finds_in_the_index_all_that_lies_in_the_folder(adata, store):
     consolidated = zarr.open_group(store.folder / "C2", mode="r", use_consolidated=True)
     listed = zarr.open_group(store.folder / "C2", mode="r", use_consolidated=False)
     found, expected = dict(consolidated.members(max_depth=None)), dict(listed.members(max_depth=None))
+    assert "obsm/unfinished_1px" not in found
+    del expected["obsm/unfinished_1px"]
     assert found.keys() == expected.keys()
     for name, node in expected.items():
         assert node.attrs.asdict() == found[name].attrs.asdict()
@@ -144,17 +151,3 @@ def test_no_warning_is_met_by_other_programs(adata, store):
     graphs += ["spatial_connectivities", "spatial_distances"]
     assert done.stderr == ""
     assert done.stdout == f"(13, 7) ['spatial', 'spatial_um', 'tiny_112um'] {graphs} (13, 5)\n"
-
-
-def test_features_of_several_shards_and_of_bfloat16(section, store, make_feature_meta, fill, small_shards):
-    rows = np.linspace(-3, 3, 65, dtype=np.float32).reshape(13, 5)
-    fill(section.feature_writer(make_feature_meta()), rows)
-    fill(section.feature_writer(make_feature_meta(key="bits_112um", dtype="bfloat16")), rows)
-    assert len(list((store.folder / "C2/obsm/tiny_112um/c").iterdir())) == 3
-    adata = anndata.read_zarr(store.folder / "C2")
-    np.testing.assert_array_equal(adata.obsm["tiny_112um"], rows.astype(np.float16))
-    bits = adata.obsm["bits_112um"]
-    assert bits.dtype == np.uint16
-    np.testing.assert_array_equal(
-        (bits.astype(np.uint32) << 16).view(np.float32), section.features("bits_112um")
-    )

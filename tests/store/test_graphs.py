@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -44,19 +42,19 @@ def test_a_graph_is_replaced(section, store, make_graph, tree):
     assert not (store.folder / ".unfinished").exists()
 
 
-def test_a_graph_without_edges_on_one_spot(store, make_record, make_graph):
+def test_graph_without_edges_on_one_spot(store, add, make_graph):
     empty = sparse.csr_array((1, 1), dtype=np.float32)
     graph = Graph(connectivities=empty, distances=empty, meta=make_graph().meta)
-    section = store.add_section(make_record(n_spots=1))
+    section = add(store, n_spots=1)
     section.write_graph("spatial", graph)
     np.testing.assert_array_equal(section.graph("spatial").distances.toarray(), [[0.0]])
     assert section.graph("spatial").distances.nnz == 0
 
 
 def test_a_graph_of_other_spots_is_refused(section, make_graph):
-    with pytest.raises(StoreError, match=r"'spatial' has 11 nodes, section 'C2' has 13 spots; build it"):
+    with pytest.raises(StoreError, match=r"'spatial'.* 11 nodes, section 'C2' has 13 spots"):
         section.write_graph("spatial", make_graph(n=11))
-    with pytest.raises(StoreError, match=r"'a/b' cannot name a folder"):
+    with pytest.raises(StoreError, match="'a/b'"):
         section.write_graph("a/b", make_graph())
 
 
@@ -70,59 +68,20 @@ def test_a_half_graph_does_not_read_as_whole(section, store, make_graph, lost):
     if lost.startswith("uns"):  # what it says stands in the index
         assert_same(store.section("C2").graph("spatial"), make_graph())
     else:
-        with pytest.raises(StoreError, match=rf"damaged at .*C2/{lost}.*the file is not there"):
+        with pytest.raises(StoreError, match=rf"C2/{lost}/.*missing"):
             store.section("C2").graph("spatial")
     section.write_graph("spatial", make_graph(k=2))
     assert_same(section.graph("spatial"), make_graph(k=2))
 
 
-@pytest.mark.parametrize("lost", PARTS[1:])
-def test_a_graph_whose_index_lacks_a_matrix_is_damaged(section, store, make_graph, reseal, lost):
-    def drop(document):
-        files, nodes = document["attributes"]["spam"]["files"], document["consolidated_metadata"]["metadata"]
-        for part in (files, nodes):
-            for name in [name for name in part if name.startswith(lost)]:
-                del part[name]
-
-    section.write_graph("spatial", make_graph())
-    reseal(store.folder / "C2" / "zarr.json", drop)
-    with pytest.raises(StoreError, match=rf"damaged at .*C2/{lost}: it cannot be opened"):
-        store.section("C2").graph("spatial")
-
-
-def test_a_graph_of_unknown_description_is_damaged(section, store, make_graph, reindex):
-    section.write_graph("spatial", make_graph())
-    node = store.folder / "C2" / "uns" / "spatial_neighbors" / "zarr.json"
-    metadata = json.loads(node.read_text())
-    metadata["attributes"]["spam"]["meta"]["colour"] = "red"
-    node.write_text(json.dumps(metadata))
-    reindex(store.folder / "C2", "uns/spatial_neighbors/zarr.json")
-    with pytest.raises(StoreError, match=r"damaged at .*spatial_neighbors.*colour"):
-        store.section("C2").graph("spatial")
-
-
-@pytest.mark.parametrize(
-    ("shape", "n_starts", "message"),
-    [
-        ([17, 17], 18, r"spatial_connectivities: its shape is \[17, 17\], expected \[13, 13\]"),
-        ([13, 17], 14, r"spatial_connectivities: its shape is \[13, 17\], expected \[13, 13\]"),
-        ([13, 13], 18, r"spatial_connectivities: it makes no CSR matrix"),
-    ],
-)
-def test_a_stored_graph_over_other_spots_is_damaged(
-    section, store, make_graph, reindex, swap_array, shape, n_starts, message
-):
-    section.write_graph("spatial", make_graph(k=5))
-    folder = store.folder / "C2"
-    for matrix in PARTS[1:]:
-        node = folder / matrix / "zarr.json"
-        metadata = json.loads(node.read_text())
-        metadata["attributes"]["shape"] = shape
-        node.write_text(json.dumps(metadata))
-        starts = np.minimum(np.arange(n_starts), 13) * 5
-        swap_array(folder, f"{matrix}/indptr", starts)
-    reindex(folder, *(f"{matrix}/zarr.json" for matrix in PARTS[1:]))
-    with pytest.raises(StoreError, match=rf"damaged at .*{message}"):
+def test_stored_graph_with_a_neighbour_that_is_no_spot_is_refused(section, store, make_graph, monkeypatch):
+    """SciPy would read outside its memory."""
+    graph = make_graph()
+    graph.distances.indices[0] = 13
+    section.write_graph("spatial", graph)
+    with pytest.raises(
+        StoreError, match=r"'obsp/spatial_distances' of section 'C2' is no csr matrix of shape \(13, 13\)"
+    ):
         store.section("C2").graph("spatial")
 
 

@@ -98,17 +98,18 @@ def test_licences_that_allow_sharing_raise_no_objection():
 @pytest.mark.parametrize("unstated", [None, "", "unknown", " Unknown "])
 def test_unstated_licences_are_objections(unstated):
     about_section, about_features = sharing_objections([section(licence=unstated)], [features(unstated)])
-    assert (about_section.what, about_features.what) == ("section 'C2'", "features 'lite_112um'")
-    assert "not stated" in about_section.reason
-    assert "'package:lite'" in about_features.reason
+    assert "section 'C2': " in about_section
+    assert "not stated" in about_section
+    assert "features 'lite_112um': " in about_features
+    assert "'package:lite'" in about_features
 
 
 def test_unknown_licences_are_objections_that_list_the_known_ones():
     found = sharing_objections([section(licence="House rules")], [features("House rules")])
     assert len(found) == 2
     for objection in found:
-        assert "'House rules'" in objection.reason
-        assert "CC-BY-4.0" in objection.reason
+        assert "'House rules'" in objection
+        assert "CC-BY-4.0" in objection
 
 
 def test_forbidding_licence_is_refused_with_its_clause_unless_overridden():
