@@ -160,7 +160,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     if (out / "predictions.h5ad").exists() and not config.overwrite:
         message = f"{str(out / 'predictions.h5ad')!r} exists. Choose another --out-dir, or replace it with --overwrite."
         raise OutputExistsError(message)
-    section = _choose_section(config)
+    section = _choose_section(config.store, config.section)
     predictor = Predictor.load(config.ckpt, resolve_device(config.device))
     unknown = [gene for gene in config.plot_genes if gene not in predictor.meta.genes]
     if unknown:
@@ -206,13 +206,13 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     return report
 
 
-def _choose_section(config: PredictConfig) -> StoredSection:
-    store = open_store(config.store)
-    if config.section is None and len(store.section_names) != 1:
+def _choose_section(address: Path | str, name: str | None) -> StoredSection:
+    store = open_store(address)
+    if name is None and len(store.section_names) != 1:
         names = ", ".join(store.section_names)
         message = f"Store {store.address!r} has {len(store.section_names)} sections ({names}). Choose one with --section."
         raise ConfigError(message)
-    return store.section(config.section or store.section_names[0])
+    return store.section(name or store.section_names[0])
 
 
 def _read_context(config: PredictConfig, section: StoredSection, predictor: Predictor) -> Context | None:
@@ -283,7 +283,7 @@ def _draw(
     if not is_scored.any():
         return [maps, histogram]
     entries = np.ix_(is_scored.any(axis=1), is_scored.any(axis=0))  # scored entries form a matrix
-    shown = [gene for gene, is_shown in zip(genes, is_scored.any(axis=0), strict=True) if is_shown]
+    shown = [genes[i] for i in np.flatnonzero(is_scored.any(axis=0))]
     plot_scatter(truth[entries], prediction[entries], shown, scatter)
     return [maps, histogram, scatter]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     )
     changed = {"unclipped": after, "mu": mu, "lower": lower, "upper": upper}
     added = {"SPAM without context": np.maximum(before, 0.0), **baselines}
-    everywhere = {
+    everywhere: dict[str, Any] = {
         name: at_all_spots(values.astype(np.float32, copy=False), is_predicted)
         for name, values in {**changed, **added}.items()
     }

@@ -147,11 +147,13 @@ def predict_from_panel(
 
 def _centred(values: Float64[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n g"]:
     """Subtract the mean of each group."""
-    return values - group_means(values, group)[np.unique(group, return_inverse=True)[1]]
+    centred: Array = values - group_means(values, group)[np.unique(group, return_inverse=True)[1]]
+    return centred
 
 
 def _negative_relative_error(predicted: Array, truth: Array) -> Array:
     """Negative squared error relative to the variance of each gene; NaN for a constant gene. Amplitude matters here."""
     variance = (truth**2).mean(axis=0)
     error: Array = ((predicted - truth) ** 2).mean(axis=0)
-    return -np.divide(error, variance, out=np.full_like(error, np.nan), where=variance > 0)
+    relative: Array = np.divide(error, variance, out=np.full_like(error, np.nan), where=variance > 0)
+    return -relative

@@ -21,7 +21,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.store import StoredSection, flagged_spots, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
-from spam.typing import Array, Bool, Float32
+from spam.typing import Array, Bool, Float, Float32
 from spam.versions import software_versions
 
 from .predicted_section import PredictedSection, at_all_spots
@@ -138,13 +138,10 @@ class Predictor:
         lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
         appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
         distance = appearance.distance(spots.features, without=self.bank_section(spots.name))
-        per_spot = {
-            "unclipped": inferred.unclipped,
-            "mu": mu,
-            "pi": inferred.pi,
-            "lower": lower,
-            "upper": upper,
-        }
+
+        def everywhere(values: Float[Array, "n ..."]) -> Float[Array, "n_spots ..."]:
+            return at_all_spots(values, is_readable)
+
         none: dict[str, Any] = {"baselines": {}, "raw_scale_baselines": {}}
         return PredictedSection(
             section=section.meta.name,
@@ -154,13 +151,17 @@ class Predictor:
             xy_px=section.xy_px,
             xy_um=section.xy_um,
             flags=flagged_spots(section, self.meta.feature_keys),
-            **{name: at_all_spots(values, is_readable) for name, values in per_spot.items()},
+            unclipped=everywhere(inferred.unclipped),
+            mu=everywhere(mu),
+            pi=everywhere(inferred.pi),
+            lower=everywhere(lower),
+            upper=everywhere(upper),
             theta=inferred.theta,
             depth=float(depth),
             coverage=coverage,
             heldout_pearson=self.heldout.pearson,
             heldout_q=self.heldout.q_value,
-            bank_distance=at_all_spots(distance, is_readable),
+            bank_distance=everywhere(distance),
             **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
             provenance=self._provenance(section),
         )

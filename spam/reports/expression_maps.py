@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -174,8 +175,14 @@ def _draw_spots(
     outline_pt: float | Float[Array, " n_spots"],
 ) -> None:
     """Draw each spot as a disc in slide coordinates, coloured by its value."""
-    place = {"units": "xy", "offsets": xy_px, "offset_transform": axes.transData}
-    look = {"cmap": colours, "norm": norm, "linewidths": outline_pt, "edgecolors": "0.1", "zorder": 1}
+    place: dict[str, Any] = {"units": "xy", "offsets": xy_px, "offset_transform": axes.transData}
+    look: dict[str, Any] = {
+        "cmap": colours,
+        "norm": norm,
+        "linewidths": outline_pt,
+        "edgecolors": "0.1",
+        "zorder": 1,
+    }
     spots = EllipseCollection(diameter_px, diameter_px, 0, **place, **look)
     spots.set_array(np.ma.masked_invalid(values))
     axes.add_collection(spots, autolim=False)

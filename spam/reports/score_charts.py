@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -149,7 +150,7 @@ def plot_score_chart(
             axes.scatter(method.points, rows, s=12, facecolors="none", edgecolors=colour, linewidths=0.8)
             axes.scatter([method.mean], [row], s=26, color=colour, zorder=3)
             if not np.isfinite(method.mean):
-                beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+                beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
                 axes.annotate("undefined", (0.0, row), fontsize=8, color="0.4", **beside)
         axes.set_yticks(range(len(methods)), [method.name for method in methods])
         axes.set_ylim(len(methods) - 0.4, -0.6)

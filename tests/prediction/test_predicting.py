@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -18,7 +17,7 @@ from spam.errors import ConfigError, OutputExistsError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.predicting import predict
 from spam.schemas.predict_config import PredictConfig
-from spam.store import SectionRecord, create_store, open_store
+from spam.store import open_store
 
 Configure = Callable[..., PredictConfig]
 
@@ -119,27 +118,11 @@ def test_without_counts_there_are_no_scores_and_none_of_another_section_remain(
 
 
 def test_unmeasured_genes_are_drawn_but_not_scored(
-    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+    checkpoint: Path, config_of: Configure, tmp_path: Path
 ) -> None:
     absent, present = read_checkpoint_meta(checkpoint).genes[:2]
-    old = open_store(store).section("S4")
-    kept = [i for i, gene in enumerate(old.genes) if gene != absent]
-    record = SectionRecord(
-        meta=replace(old.meta, n_genes=len(kept)),
-        ids=old.ids,
-        xy_px=old.xy_px,
-        xy_um=old.xy_um,
-        counts=old.counts()[:, kept],
-        genes=old.genes[kept],
-        obs={},
-        overview=None,
-    )
-    new = create_store(tmp_path / "x.zarr").add_section(record)
-    for key in old.feature_keys:
-        writer = new.feature_writer(old.feature_meta(key))
-        for chunk in list(writer.pending):
-            writer.write(chunk, old.features(key)[chunk])
-        writer.finish()
+    measured = tuple(i for i in range(61) if f"G{i}" != absent)
+    add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=43, panel=measured)
     config = config_of(
         tmp_path / "x.zarr", checkpoint, tmp_path / "out", plots=True, plot_genes=(absent, present)
     )

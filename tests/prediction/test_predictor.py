@@ -23,7 +23,6 @@ from spam.schemas.store_config import PackConfig
 from spam.schemas.tile_spec import MEASURES
 from spam.store import open_store
 from spam.store.packing import pack
-from spam.store.sealing import write_sealed
 
 ARRAYS = ("expression", "mu", "theta", "pi", "lower", "upper")
 UNREADABLE = (2, 19, 42)
@@ -261,15 +260,11 @@ def test_a_section_with_other_features_is_refused_with_the_command_that_embeds_i
     if fault == "weights":
         object.__setattr__(loaded.meta, "weights_sha256", "ff" * 32)
     if fault == "tile":
-        index = tmp_path / "s.zarr" / "X" / "zarr.json"
-        document = json.loads(index.read_bytes())
-        node = document["consolidated_metadata"]["metadata"]["obsm/tiny_112um"]
-        node["attributes"]["spam"]["meta"]["tile"]["out_px"] = 448
-        write_sealed(index, document)
+        object.__setattr__(loaded.meta, "tiles", tuple({**tile, "out_px": 448} for tile in loaded.meta.tiles))
     found = {
         "missing": "'X'.*tiny_112um is missing .*other_112um",
         "weights": "weights ffffffff….*tiny_112um has weights abababab…",
-        "tile": "'out_px': 224.*tiny_112um has .*'out_px': 448",
+        "tile": "'out_px': 448.*tiny_112um has .*'out_px': 224",
     }
     command = r".*spam embed --store .*s\.zarr --enc-name tiny --tile-um 112 --tile-um 224 --overwrite"
     with pytest.raises(CheckpointError, match=found[fault] + command):
