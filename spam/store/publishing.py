@@ -29,9 +29,9 @@ from .copying import (
     apply_plans,
     chosen_parts,
     merge_plans,
-    n_files,
     named,
     parts_of,
+    planned_files,
     require_no_conflicts,
     select,
 )
@@ -500,14 +500,14 @@ def pull(config: PullConfig, *, progress: Progress = SILENT) -> TransferReport:
     require_no_conflicts(
         plans, f"{config.out} has something else under the same name", "Pull into another folder."
     )
-    total = n_files(plans.values())
-    with progress.task("pulling", total) as advance:
+    files = planned_files(plans.values())
+    with progress.task("pulling", len(files)) as advance:
         apply_plans(plans, own or create_store(config.out), advance)
     return TransferReport(
         store=source.address,
         to=str(config.out),
         sections=tuple(section.meta.name for section in sections),
         added=tuple(named(plan.base, part) for plan in plans.values() for part in plan.added),
-        n_files=location.n_files if isinstance(location, _Fetched) else total,
-        n_bytes=location.n_bytes if isinstance(location, _Fetched) else 0,
+        n_files=location.n_files if isinstance(location, _Fetched) else len(files),
+        n_bytes=location.n_bytes if isinstance(location, _Fetched) else sum(entry.n_bytes for entry in files),
     )
