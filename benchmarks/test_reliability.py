@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spam.benchmarking.spam_method import SPAM
 from spam.embedding import embed
 from spam.evaluation.runs import score_fold
-from spam.evaluation.spam_method import SpamMethod, choose_methods
+from spam.evaluation.spam_method import SPAM, SpamMethod, choose_methods
 from spam.models.reliability import FALSE_DISCOVERY_RATE
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.simulate_config import SimulateConfig

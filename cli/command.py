@@ -64,36 +64,25 @@ class Command:
     exit_code: Callable[[Any], int] = lambda report: 0
 
 
-def call(twin: str, *configs: Config, progress: Progress, positional: tuple[str, ...] = ()) -> Any:
+def call(twin: str, *configs: Config, progress: Progress) -> Any:
     """Call a function of `spam` or of a module below it, imported after the paths have been checked.
 
     For example ``"embed"`` or ``"store.packing.pack"``.
     """
     for config in configs:
-        config.check_paths(positional=positional)
+        config.check_paths()
     module, _, function = f"spam.{twin}".rpartition(".")
     return getattr(importlib.import_module(module), function)(*configs, progress=progress)
 
 
-def command(
-    name: str,
-    does: str,
-    example: str,
-    config: type[Config],
-    twin: str,
-    *,
-    arguments: tuple[str, ...] = (),
-    **more: Any,
-) -> Command:
+def command(name: str, does: str, example: str, config: type[Config], twin: str, **more: Any) -> Command:
     """Build a command that calls its library twin with a configuration of its options."""
 
     def work(values: dict[str, Any], progress: Progress) -> Any:
-        return call(twin, config.from_mapping(values), progress=progress, positional=arguments)
+        return call(twin, config.from_mapping(values), progress=progress)
 
-    options = options_of(config, arguments=arguments)
-    return Command(
-        **{"name": name, "does": does, "example": example, "options": options, "work": work, **more}
-    )
+    made = Command(name=name, does=does, example=example, options=options_of(config), work=work)
+    return dataclasses.replace(made, **more)
 
 
 def _plain(value: Any) -> Any:

@@ -190,7 +190,6 @@ DEMO = command(
     "spam demo\nspam demo her2st --data her2st",
     DemoConfig,
     "demo",
-    arguments=("name",),
 )
 
 

@@ -91,18 +91,15 @@ class Option:
         return f"{one},..." if self.is_list else one
 
 
-def options_of(
-    config: type[Config], *, leave_out: Collection[str] = (), arguments: Collection[str] = ()
-) -> tuple[Option, ...]:
-    """List the options of a configuration class; `arguments` names the fields given by position."""
+def options_of(config: type[Config], *, leave_out: Collection[str] = ()) -> tuple[Option, ...]:
+    """List the options of a configuration class."""
     kinds = get_type_hints(config)
-    shown = ("help", "flags", "metavar", "panel")
+    shown = ("help", "flags", "metavar", "panel", "is_argument")
     return tuple(
         Option(
             name=field.name,
             kind=kinds[field.name],
             default=field.default,
-            is_argument=field.name in arguments,
             **{key: field.metadata[key] for key in shown},
         )
         for field in dataclasses.fields(config)

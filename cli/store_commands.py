@@ -34,7 +34,6 @@ INFO = command(
     "spam store info cohort.zarr\nspam store info s3://bucket/cohort.zarr",
     configs.InfoConfig,
     "store.describing.describe",
-    arguments=("store",),
 )
 
 
@@ -55,7 +54,6 @@ VERIFY = command(
     "spam store verify cohort.zarr\nspam store verify cohort.zarr.zip",
     configs.VerifyConfig,
     "store.verifying.verify",
-    arguments=("store",),
     exit_code=_has_faults,
 )
 MERGE = command(
@@ -64,7 +62,6 @@ MERGE = command(
     "spam store merge all.zarr a.zarr b.zarr",
     configs.MergeConfig,
     "store.copying.merge",
-    arguments=("out", "stores"),
 )
 SELECT = command(
     "select",
@@ -73,7 +70,6 @@ SELECT = command(
     "spam store select cohort.zarr open.zarr --without-counts",
     configs.SelectConfig,
     "store.copying.select",
-    arguments=("store", "out"),
 )
 PACK = command(
     "pack",
@@ -81,7 +77,6 @@ PACK = command(
     "spam store pack cohort.zarr",
     configs.PackConfig,
     "store.packing.pack",
-    arguments=("store", "out"),
 )
 UNPACK = command(
     "unpack",
@@ -89,7 +84,6 @@ UNPACK = command(
     "spam store unpack cohort.zarr.zip",
     configs.UnpackConfig,
     "store.packing.unpack",
-    arguments=("packed", "out"),
 )
 EXPORT = command(
     "export",
@@ -97,7 +91,6 @@ EXPORT = command(
     "spam store export cohort.zarr exported --to h5ad",
     configs.ExportConfig,
     "store.exporting.export",
-    arguments=("store", "out"),
 )
 IMPORT = command(
     "import",
@@ -105,7 +98,6 @@ IMPORT = command(
     "spam store import cohort.zarr C2.h5 --section C2",
     configs.ImportConfig,
     "store.importing.import_features",
-    arguments=("store", "file"),
 )
 PUSH = command(
     "push",
@@ -113,7 +105,6 @@ PUSH = command(
     "spam store push cohort.zarr hf://datasets/org/name",
     configs.PushConfig,
     "store.publishing.push",
-    arguments=("store", "to"),
 )
 PULL = command(
     "pull",
@@ -121,7 +112,6 @@ PULL = command(
     "spam store pull hf://datasets/org/name cohort.zarr --sections C2",
     configs.PullConfig,
     "store.publishing.pull",
-    arguments=("store", "out"),
 )
 STORE_COMMANDS: tuple[Command, ...] = (
     *(LS, INFO, VERIFY, MERGE, SELECT, PACK, UNPACK, EXPORT, IMPORT, PUSH, PULL),

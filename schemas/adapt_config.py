@@ -1,7 +1,6 @@
 """Options of `spam adapt`."""
 
 import dataclasses
-from typing import Literal
 
 from .config import flag, option
 from .training_config import PretrainConfig
@@ -9,40 +8,43 @@ from .training_config import PretrainConfig
 UNUSED_BY_ADAPT = ("n_components",)
 """Options of pretraining without effect here: the encoder's features enter whole."""
 
-_CONTRASTIVE = ("mode", "temperature", "mixing", "targets", "mask_neighbours")
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptConfig(PretrainConfig):
     """Options of `spam adapt`: those of contrastive pretraining, and of LoRA. The tiles are described by an `EmbedConfig`."""
 
     sections: tuple[str, ...] = option(
-        (), "sections to train on (default: all of the files); omit those to be predicted later"
-    )
-    objective: Literal["contrastive", "supervised"] = option(
-        "contrastive",
-        "training objective: contrastive alignment with expression and neighbourhood, or prediction of expression",
+        (),
+        "sections to train on (default: all of the files); omit those to be predicted later",
+        panel="Data",
     )
     epochs: int = option(
-        10, "passes over the tiles of the training spots; each takes a few times as long as `spam embed`"
+        10,
+        "passes over the tiles of the training spots; each takes a few times as long as `spam embed`",
+        limits=">=1",
+        panel="Training",
     )
-    lora_r: int = option(16, "rank of the update of a layer", limits=">=1")
-    lora_alpha: float = option(32.0, "scale of the update: it is multiplied by alpha / rank", limits=">0")
-    lora_dropout: float = option(0.05, "dropout on the input of the update, in training", limits="[0,1)")
+    lora_r: int = option(16, "rank of the update of a layer", limits=">=1", panel="Model")
+    lora_alpha: float = option(
+        32.0, "scale of the update: it is multiplied by alpha / rank", limits=">0", panel="Model"
+    )
+    lora_dropout: float = option(
+        0.05, "dropout on the input of the update, in training", limits="[0,1)", panel="Model"
+    )
     grad_checkpointing: bool = option(
         False,  # noqa: FBT003
         "recompute activations instead of storing them: less memory, a third more time",
+        panel="Advanced",
     )
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
         default = {field.name: field.default for field in dataclasses.fields(self)}
-        unused = (*UNUSED_BY_ADAPT, *(_CONTRASTIVE if self.objective == "supervised" else ()))
-        given = [flag(name) for name in unused if getattr(self, name) != default[name]]
+        given = [flag(name) for name in UNUSED_BY_ADAPT if getattr(self, name) != default[name]]
         return [
             *PretrainConfig.faults(self),  # not super(): a dataclass with slots is created twice
             f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
             if isinstance(self.store, str)
             else None,
-            f"{', '.join(given)} has no effect with --objective {self.objective}; omit it" if given else None,
+            f"{', '.join(given)} has no effect in `spam adapt`; omit it" if given else None,
         ]

@@ -51,6 +51,7 @@ def option(
     limits: str | None = None,
     required: str | None = None,
     is_output: bool | None = None,
+    is_argument: bool = False,
     panel: Panel | None = None,
 ) -> Any:
     """Declare a configuration field.
@@ -65,6 +66,8 @@ def option(
         Accepted range of a number (or of each number of a list), such as ``">=1"`` or ``"[0,1)"``. None is always accepted.
     required
         For a field without a usable default: what to give, added to "--flag is missing: ".
+    is_argument
+        Whether the command line takes the value by position, without a flag.
     is_output
         Whether a path is written, and so need not exist; by default it is if the field is named `out`, `out_dir`,
         `save_dir` or `to`.
@@ -78,6 +81,7 @@ def option(
         "limits": limits,
         "required": required,
         "is_output": is_output,
+        "is_argument": is_argument,
         "panel": panel,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -178,35 +182,33 @@ class Config:
             value = getattr(self, field.name)
             required, limits = field.metadata["required"], field.metadata["limits"]
             if required and value in (None, ()):
-                found.append(f"{flag(field.name)} is missing: {required}")
+                found.append(f"{_shown(field)} is missing: {required}")
             if limits:
                 is_accepted, words = _LIMITS[limits]
                 numbers = value if isinstance(value, tuple) else () if value is None else (value,)
                 found += [
-                    f"{flag(field.name)} must be {words}, not {number}"
+                    f"{_shown(field)} must be {words}, not {number}"
                     for number in numbers
                     if not (is_accepted(number) and math.isfinite(number))
                 ]
         return found
 
-    def check_paths(self, *, leave_out: Iterable[str] = (), positional: Iterable[str] = ()) -> None:
+    def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
         """Check that every file and folder that the configuration reads exists; addresses are not looked up.
 
         Parameters
         ----------
         leave_out
             Fields to skip.
-        positional
-            Fields that the command line takes without a flag.
 
         Raises
         ------
         MissingInputError
             If a path does not exist; all missing ones are listed.
         """
-        skip, bare = set(leave_out), set(positional)
+        skip = set(leave_out)
         missing = [
-            _missing_path(field, path, "" if field.name in bare else f" ({flag(field.name)})")
+            _missing_path(field, path)
             for field in dataclasses.fields(self)
             if field.name not in skip and not _is_output(field)
             for path in _paths(getattr(self, field.name))
@@ -226,6 +228,7 @@ class Config:
         """
         kinds = get_type_hints(cls)
         names = {key: key.replace("-", "_") for key in values}
+        shown = {field.name: _shown(field) for field in dataclasses.fields(cls)}
         check([unknown_fault(cls.__name__, [key for key, name in names.items() if name not in kinds], kinds)])
         ready: dict[str, Any] = {}
         faults: list[str] = []
@@ -233,7 +236,7 @@ class Config:
             try:
                 ready[name] = fit_value(values[key], kinds[name])
             except TypeError:
-                faults.append(f"{flag(name)} must be {describe_kind(kinds[name])}, not {values[key]!r}")
+                faults.append(f"{shown[name]} must be {describe_kind(kinds[name])}, not {values[key]!r}")
         check(faults)
         return cls(**ready)
 
@@ -263,10 +266,15 @@ def _is_output(field: dataclasses.Field[Any]) -> bool:
     return field.name in _OUTPUT_NAMES if declared is None else bool(declared)
 
 
-def _missing_path(field: dataclasses.Field[Any], path: Path, source: str) -> str:
+def _shown(field: dataclasses.Field[Any]) -> str:
+    """Name a field as the command line does: ``--batch-size``, or ``STORE`` for a positional one."""
+    return field.name.upper() if field.metadata["is_argument"] else flag(field.name)
+
+
+def _missing_path(field: dataclasses.Field[Any], path: Path) -> str:
     """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``."""
     match = re.match(r"(?:feature |packed )?(store|folder)\b", field.metadata["help"])
-    message = f"{match[1].capitalize() if match else 'File'} not found: {path}{source}."
+    message = f"{match[1].capitalize() if match else 'File'} not found: {path} ({_shown(field)})."
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"{message} Did you mean {path.with_name(near[0])}?" if near else message

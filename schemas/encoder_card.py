@@ -124,8 +124,6 @@ class AdapterCard:
         Tile specs of the training, as mappings (`TileSpec.to_mapping`).
     targets
         Patterns of the adapted layers, each matching whole names.
-    objective
-        Training objective.
     train_sections, val_sections
         Sections for training and validation; with one section both name it, and blocks of it are separated.
     genes
@@ -145,7 +143,6 @@ class AdapterCard:
     adapter_sha256: str
     tiles: tuple[dict[str, Any], ...]
     targets: tuple[str, ...]
-    objective: Literal["contrastive", "supervised"]
     train_sections: tuple[str, ...]
     val_sections: tuple[str, ...]
     genes: tuple[str, ...]

@@ -47,7 +47,7 @@ class DemoConfig(Config):
     """Options of `spam demo`."""
 
     name: Literal["simulated", "her2st"] = option(
-        "simulated", "simulated (offline) or her2st (downloads five real sections)"
+        "simulated", "simulated (offline) or her2st (downloads five real sections)", is_argument=True
     )
     out_dir: Path = option(
         Path("spam-demo"), "folder for the cohort, the store, the checkpoints and the results"

@@ -17,8 +17,6 @@ QUALITY = "quality"
 FeatureDtype = Literal["float16", "float32"]
 """Number formats of stored features."""
 
-Stain = Literal["macenko", "reinhard"]  # goes with the last option --stain
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:

@@ -8,14 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spam.evaluation import benchmark as benchmark
-    from spam.hest_tasks import hest_benchmark as hest_benchmark
-
     from .diagnosis import diagnose as diagnose
     from .embedding import adapt as adapt
     from .embedding import embed as embed
     from .errors import SpamError as SpamError
+    from .evaluation import benchmark as benchmark
     from .graphs import build_graphs as build_graphs
+    from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
     from .schemas.adapt_config import AdaptConfig as AdaptConfig
     from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
@@ -35,12 +34,12 @@ if TYPE_CHECKING:
 
 # Module -> its public names.
 _HOMES = {
-    "benchmarking": ("benchmark",),
     "diagnosis": ("diagnose",),
     "embedding": ("adapt", "embed"),
     "errors": ("SpamError",),
+    "evaluation": ("benchmark",),
     "graphs": ("build_graphs",),
-    "hest": ("hest_benchmark",),
+    "hest_tasks": ("hest_benchmark",),
     "predicting": ("predict",),
     "schemas.adapt_config": ("AdaptConfig",),
     "schemas.benchmark_config": ("BenchmarkConfig",),

@@ -194,7 +194,8 @@ def read_task(folder: Path, *, needs_patches: bool) -> HestTask:
     samples: dict[str, HestSample] = {}
     splits = {}
     for number, (train, test) in tables.items():
-        splits[number] = tuple(_read_side(path, folder, samples, faults) for path in (train, test))
+        sides = [_read_side(path, folder, samples, faults) for path in (train, test)]
+        splits[number] = sides[0], sides[1]
         both = sorted(set(splits[number][0]) & set(splits[number][1]))
         if both:
             faults.append(f"split {number} has {', '.join(both)} on both sides")
@@ -319,7 +320,9 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
                 return
     with open_hdf5(patches) as file:
         images, barcodes, coords = file.get("img"), read_barcodes(file), read_numbers(file, "coords")
-        shape = images.shape if isinstance(images, h5py.Dataset) and images.dtype == np.uint8 else ()
+        shape: tuple[int, ...] = ()
+        if isinstance(images, h5py.Dataset) and images.dtype == np.uint8:
+            shape = images.shape
         if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or not shape[0]:
             message = f"'img' of {patches} is not an array of square RGB patches, uint8 (n, px, px, 3)."
             raise SectionError(message)

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import spam
+
 HEAVY = ["anndata", "faiss", "matplotlib", "numpy", "openslide", "pandas", "scipy", "timm", "torch", "zarr"]
 
 
@@ -28,6 +30,11 @@ def test_start_up_loads_nothing_heavy() -> None:
     lines = [["--help"], ["--version"], ["pretrain", "--help"], ["store", "--help"]]
     code = "\n".join(["import spam; spam.EmbedConfig; dir(spam)", *(command(*line) for line in lines)])
     assert loaded_after(code) == []
+
+
+def test_public_names_are_importable() -> None:
+    for name in spam._MODULE_OF:
+        assert getattr(spam, name).__name__ == name
 
 
 def test_listing_encoders_loads_neither_torch_nor_timm() -> None:

@@ -1,21 +1,22 @@
-"""Adaptation as a stage of the training loop: augmented tiles -> encoder with adapter -> loss of an objective."""
+"""Adaptation as a stage of the training loop: augmented tiles -> encoder with adapter -> contrast of stage 1."""
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from spam.encoders.tile_network import TileNetwork
-from spam.models import AlignmentModel, Embeddings, ImageProjector, closure, pearson_per_gene
+from spam.models import AlignmentModel, Embeddings, closure
+from spam.models.linear import standardise_per_section
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.training.contrast import contrast_figures, training_losses
 from spam.training.loop import LossTerms
 from spam.training.training_set import TrainingSet, check_donors, describe_training, random_order
-from spam.typing import Array, Float, Float32, Int64, Shaped
+from spam.typing import Array, Float, Int64, Shaped
 
 from .tile_bank import TileBank
 
@@ -23,9 +24,6 @@ _STD_FLOOR = 1e-3  # as in `standardise_per_section`
 # Small, because darkness of a tile counts nuclei, and a section's own stain is removed by standardisation.
 _GAIN = 0.05  # of each channel, and of the contrast
 _SHIFT = 2.55  # of each channel: 1 % of the range
-
-Batches: TypeAlias = list[tuple[Float[torch.Tensor, "..."], Int64[Array, "..."]]]
-"""Features and rows of held-out spots."""
 
 
 def augment(pixels: Shaped[torch.Tensor, "n 3 px px"]) -> Float[torch.Tensor, "n 3 px px"]:
@@ -62,7 +60,7 @@ class AdaptationNetwork(nn.Module):
     encoder
         Network with an adapter, see `add_lora`.
     head
-        Network from features to the objective's output.
+        Alignment model of stage 1.
     """
 
     def __init__(self, encoder: TileNetwork, head: nn.Module) -> None:
@@ -93,125 +91,18 @@ class AdaptationNetwork(nn.Module):
             return super().load_state_dict(state_dict, strict=False)
 
 
-@runtime_checkable  # for the run-time type checks of the tests
-class Objective(Protocol):
-    """A loss on features, and the head that it is computed through."""
-
-    head: nn.Module
-
-    def losses(
-        self, features: Float[torch.Tensor, "b dim"], rows: Int64[Array, " b"]
-    ) -> dict[str, torch.Tensor]:
-        """Return the terms of the loss by name, each a mean over spots."""
-
-    def figures(self, batches: Batches) -> dict[str, float]:
-        """Evaluate held-out spots; ``loss`` decides which epoch is best."""
-
-
-def build_objective(
-    config: AdaptConfig, data: TrainingSet, frozen: Float32[Array, "n dim"], device: torch.device
-) -> Objective:
-    """Build the objective of ``--objective``; `frozen` are frozen features, standardised within each section."""
-    kind = Contrast if config.objective == "contrastive" else Regression
-    return kind(config, data, frozen, device)
-
-
-class Contrast:
-    """The objective of stage 1: image against expression and neighbourhood, contrasted with those of other spots.
-
-    The neighbourhood consists of frozen features from the store; only the spot's own tile runs through the encoder.
-    """
-
-    def __init__(
-        self, config: AdaptConfig, data: TrainingSet, frozen: Float32[Array, "n dim"], device: torch.device
-    ) -> None:
-        self._config, self._weights = config, data.weights
-        self._frozen = torch.from_numpy(frozen).to(device)
-        self._expression = torch.from_numpy(data.centred).to(device)
-        self.head: nn.Module = AlignmentModel(
-            image_dim=frozen.shape[1],
-            n_genes=len(data.genes.genes),
-            proj_dim=config.proj_dim,
-            mode=config.mode,
-            dropout=config.dropout,
-        )
-
-    def losses(
-        self, features: Float[torch.Tensor, "b dim"], rows: Int64[Array, " b"]
-    ) -> dict[str, torch.Tensor]:
-        """Return the contrastive loss of each pair of the mode."""
-        return training_losses(
-            self._embed(features, rows),
-            self._config,
-            expression=self._expression[torch.from_numpy(rows).to(self._expression.device)],
-            weights=self._weights,
-            rows=rows,
-        )
-
-    def figures(self, batches: Batches) -> dict[str, float]:
-        """Evaluate as stage 1: losses, ln(batch) and recall."""
-        return contrast_figures([self._embed(features, rows) for features, rows in batches], self._config)
-
-    def _embed(self, features: Float[torch.Tensor, "b dim"], rows: Int64[Array, " b"]) -> Embeddings:
-        where = torch.from_numpy(rows).to(self._frozen.device)
-        mode, graph = self._config.mode, None
-        if mode != "img-gene":
-            graph = closure(self._weights, rows).to(self._frozen.device).gather(self._frozen)
-        embedded: Embeddings = self.head(
-            features, self._expression[where] if mode != "img-coord" else None, graph
-        )
-        return embedded
-
-
-class Regression:
-    """Squared error of centred log1p(CP10k), predicted from a spot's own features.
-
-    The head is the projector of stage 1 and a linear layer that starts at zero: untrained it predicts each section's
-    mean.
-    """
-
-    def __init__(
-        self, config: AdaptConfig, data: TrainingSet, frozen: Float32[Array, "n dim"], device: torch.device
-    ) -> None:
-        projector = ImageProjector(frozen.shape[1], config.proj_dim, dropout=config.dropout)
-        output = nn.Linear(config.proj_dim, len(data.genes.genes))
-        nn.init.zeros_(output.weight)
-        nn.init.zeros_(output.bias)
-        self.head: nn.Module = nn.Sequential(projector, output)
-        self._expression = torch.from_numpy(data.centred).to(device)
-
-    def losses(
-        self, features: Float[torch.Tensor, "b dim"], rows: Int64[Array, " b"]
-    ) -> dict[str, torch.Tensor]:
-        """Return the mean squared error over spots and genes."""
-        error = self.head(features).float() - self._truth(rows)
-        return {"squared_error": (error**2).mean()}
-
-    def figures(self, batches: Batches) -> dict[str, float]:
-        """Return squared error, that of each group's mean (``null_loss``), and mean Pearson correlation per gene."""
-        predicted = torch.cat([self.head(features).float() for features, _ in batches])
-        truth = self._truth(np.concatenate([rows for _, rows in batches]))
-        correlation = pearson_per_gene(predicted.cpu().numpy(), truth.cpu().numpy())
-        defined = correlation[np.isfinite(correlation)]
-        return {
-            "loss": float(((predicted - truth) ** 2).mean()),
-            "null_loss": float((truth**2).mean()),
-            "pearson": float(defined.mean()) if len(defined) else 0.0,
-        }
-
-    def _truth(self, rows: Int64[Array, " b"]) -> Float[torch.Tensor, "b n_genes"]:
-        return self._expression[torch.from_numpy(rows).to(self._expression.device)]
-
-
 class AdaptationStage:
-    """Tiles -> encoder with adapter -> features, standardised within the section as frozen ones are -> loss.
+    """Tiles -> encoder with adapter -> features, standardised within the section as frozen ones are -> contrast of stage 1.
+
+    A spot's image is contrasted with its expression and its neighbourhood. The neighbourhood consists of frozen features
+    from the store; only the spot's own tile runs through the encoder.
 
     Parameters
     ----------
+    encoder
+        Network with an adapter, see `add_lora`.
     cut
         Cuts the tiles, which takes minutes; called once, when they are needed. A complete run needs none.
-    is_forgiving
-        Whether unreadable tiles are omitted; then only cutting tells which spots remain.
     """
 
     name = "adapt"
@@ -221,45 +112,55 @@ class AdaptationStage:
         self,
         config: AdaptConfig,
         data: TrainingSet,
-        network: AdaptationNetwork,
-        objective: Objective,
+        encoder: TileNetwork,
         device: torch.device,
         *,
         cut: Callable[[], TileBank],
-        is_forgiving: bool,
     ) -> None:
         if config.balance_donors:
             check_donors(data.train_rows, data)
-        self.config, self.data, self.network = config, data, network
-        self._objective, self._device = objective, device
-        self._cut, self._is_forgiving = cut, is_forgiving
+        self.config, self.data, self._device, self._cut = config, data, device, cut
+        frozen = np.concatenate([standardise_per_section(s.features) for s in data.spots]).astype(np.float32)
+        head = AlignmentModel(
+            image_dim=frozen.shape[1],
+            n_genes=len(data.genes.genes),
+            proj_dim=config.proj_dim,
+            mode=config.mode,
+            dropout=config.dropout,
+        )
+        self.network = AdaptationNetwork(encoder, head)
         mean = np.stack([s.features.mean(axis=0, dtype=np.float64) for s in data.spots])
         std = np.stack([s.features.std(axis=0, dtype=np.float64) + _STD_FLOOR for s in data.spots])
-        self._mean, self._std = (torch.from_numpy(one.astype(np.float32)).to(device) for one in (mean, std))
-        self._section_of = torch.from_numpy(data.section_of).to(device)
+        self._frozen, self._expression, self._mean, self._std, self._section_of = (
+            torch.from_numpy(array).to(device)
+            for array in (
+                frozen,
+                data.centred,
+                mean.astype(np.float32),
+                std.astype(np.float32),
+                data.section_of,
+            )
+        )
 
     @functools.cached_property
     def tiles(self) -> TileBank:
         """Tiles of all training and held-out spots."""
         return self._cut()
 
-    @property
-    def train_rows(self) -> Int64[Array, " n_train"]:
-        """Rows of the training spots."""
-        return self._with_tiles(self.data.train_rows)
-
-    @property
-    def val_rows(self) -> Int64[Array, " n_val"]:
-        """Rows of the held-out spots."""
-        return self._with_tiles(self.data.val_rows)
-
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
         """Training rows in random order: all, or equally many of every donor."""
-        return random_order(self.train_rows, self.data, rng, balance_donors=self.config.balance_donors)
+        balance = self.config.balance_donors
+        return random_order(self.data.train_rows, self.data, rng, balance_donors=balance)
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
-        """Loss of augmented tiles."""
-        parts = self._objective.losses(self._features(rows, is_augmented=True), rows)
+        """Loss of augmented tiles: the sum over the pairs of the mode."""
+        parts = training_losses(
+            self._embed(rows, is_augmented=True),
+            self.config,
+            expression=self._expression[torch.from_numpy(rows).to(self._device)],
+            weights=self.data.weights,
+            rows=rows,
+        )
         return LossTerms(
             total=torch.stack(list(parts.values())).sum(),
             parts={f"{name}_loss": float(value.detach()) for name, value in parts.items()},
@@ -267,11 +168,11 @@ class AdaptationStage:
         )
 
     def validate(self) -> dict[str, float]:
-        """Evaluate the held-out tiles without augmentation, in a fixed random order."""
-        rows = np.random.default_rng(self.config.seed).permutation(self.val_rows)
+        """Evaluate the held-out tiles as stage 1 does, without augmentation, in a fixed random order."""
+        rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
         size = min(self.config.batch_size, len(rows))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        return self._objective.figures([(self._features(part, is_augmented=False), part) for part in parts])
+        return contrast_figures([self._embed(part, is_augmented=False) for part in parts], self.config)
 
     def constants(self) -> dict[str, Array]:
         """Return nothing: a checkpoint holds only the trained weights."""
@@ -283,13 +184,16 @@ class AdaptationStage:
             self.config, self.data, stage="adapt", settings={}, epoch=epoch, history=history, best=best
         )
 
-    def _with_tiles(self, rows: Int64[Array, " n"]) -> Int64[Array, " n_kept"]:
-        return rows[self.tiles.place[rows] >= 0] if self._is_forgiving else rows
-
-    def _features(self, rows: Int64[Array, " b"], *, is_augmented: bool) -> Float[torch.Tensor, "b dim"]:
+    def _embed(self, rows: Int64[Array, " b"], *, is_augmented: bool) -> Embeddings:
         views = self.tiles.gather(rows, self._device)
         views = [augment(view) for view in views] if is_augmented else views
         features = torch.cat([self.network.encoder(view).float() for view in views], dim=1)
-        section = self._section_of[torch.from_numpy(rows).to(self._device)]
-        standardised: torch.Tensor = (features - self._mean[section]) / self._std[section]
-        return standardised
+        where = torch.from_numpy(rows).to(self._device)
+        section = self._section_of[where]
+        standardised = (features - self._mean[section]) / self._std[section]
+        mode, graph = self.config.mode, None
+        if mode != "img-gene":
+            graph = closure(self.data.weights, rows).gather(self._frozen)
+        expression = self._expression[where] if mode != "img-coord" else None
+        embedded: Embeddings = self.network.head(standardised, expression, graph)
+        return embedded

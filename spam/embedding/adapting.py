@@ -17,7 +17,6 @@ from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.checkpoint import read_checkpoint, weights_of
-from spam.models.linear import standardise_per_section
 from spam.progress import SILENT, Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.config import check, flag
@@ -31,7 +30,7 @@ from spam.training.training_set import TrainingSet, build_training_set
 from spam.typing import Array, Int64
 from spam.versions import software_versions
 
-from .adaptation_stage import AdaptationNetwork, AdaptationStage, build_objective
+from .adaptation_stage import AdaptationStage
 from .planning import EmbedPlan, PlannedSection, read_plan
 from .tile_bank import cut_tiles
 
@@ -51,7 +50,6 @@ class AdaptReport(TrainingReport):
             "encoder": self.card.encoder_name,
             "adapter_sha256": self.card.adapter_sha256,
             "targets": list(self.card.targets),
-            "objective": self.card.objective,
             "best_epoch": self.card.best_epoch,
             "resumed_from": self.run.resumed_from,
             "metrics": self.run.best,
@@ -64,14 +62,11 @@ class AdaptReport(TrainingReport):
     def summary(self) -> str:
         """Compare the held-out loss with that before training and by chance, and name the next command."""
         start, best = self.run.history[0], self.run.best
-        if "val_null_loss" in best:
-            reference = f"predicting each section's mean: {best['val_null_loss']:.4f}"
-        else:
-            n_pairs = sum(f"val_{pair}_loss" in best for pair in ("gene", "coord"))
-            reference = f"chance: {n_pairs * best['val_ln_batch']:.4f}"
+        n_pairs = sum(f"val_{pair}_loss" in best for pair in ("gene", "coord"))
         lines = [
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch {self.card.best_epoch} of "
-            f"{self.card.epochs}: held-out loss {best['val_loss']:.4f}, before training {start['val_loss']:.4f} ({reference})"
+            f"{self.card.epochs}: held-out loss {best['val_loss']:.4f}, before training {start['val_loss']:.4f} (chance: "
+            f"{n_pairs * best['val_ln_batch']:.4f})"
         ]
         if self.card.best_epoch == 0:
             lines.append(
@@ -138,14 +133,6 @@ def _adapt(
         )
         raise StoreError(message)
     targets = target_patterns(network)
-    with seeded(config.seed, device=torch.device("cpu")):
-        lora = add_lora(
-            network, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets
-        )
-        frozen = np.concatenate([standardise_per_section(s.features) for s in data.spots])
-        objective = build_objective(config, data, frozen.astype(np.float32), device)
-    if config.grad_checkpointing:
-        _checkpoint_gradients(network)
     config.save_dir.mkdir(parents=True, exist_ok=True)
     cut = functools.partial(
         cut_tiles,
@@ -158,15 +145,13 @@ def _adapt(
         is_forgiving=tiles.skip_bad_tiles,
         progress=progress,
     )
-    stage = AdaptationStage(
-        config,
-        data,
-        AdaptationNetwork(network, objective.head),
-        objective,
-        device,
-        cut=cut,
-        is_forgiving=tiles.skip_bad_tiles,
-    )
+    with seeded(config.seed, device=torch.device("cpu")):
+        lora = add_lora(
+            network, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets
+        )
+        stage = AdaptationStage(config, data, network, device, cut=cut)
+    if config.grad_checkpointing:
+        _checkpoint_gradients(network)
     if config.overwrite:
         _ = stage.tiles  # a tile may be unreadable: find out before the old run is deleted
     training = dataclasses.replace(config, save_dir=config.save_dir / "training")
@@ -176,8 +161,8 @@ def _adapt(
     card = _describe(config, planned.card, data, run, digest=digest, targets=targets)
     return AdaptReport(
         run=run,
-        n_train=len(stage.train_rows),
-        n_val=len(stage.val_rows),
+        n_train=len(data.train_rows),
+        n_val=len(data.val_rows),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         folder=config.save_dir,
         card=write_adapter(config.save_dir, lora, card),
@@ -262,7 +247,7 @@ def _in_training_order(planned: EmbedPlan, tiles: EmbedConfig, data: TrainingSet
         if keys != data.features.keys:
             message = (
                 f"Section {spots.name!r}: the input files describe features {', '.join(keys)}, but the training would use "
-                f"{', '.join(data.features.keys)}. Choose tile sizes with --tile-um, or use a store with one kind of features."
+                f"{', '.join(data.features.keys)}. Choose tile sizes with --tile-um."
             )
             raise StoreError(message)
         ordered.append(dataclasses.replace(one, specs=specs, samplings=samplings))
@@ -323,7 +308,6 @@ def _describe(
         adapter_sha256="",
         tiles=data.features.tiles,
         targets=targets,
-        objective=config.objective,
         train_sections=tuple(s.name for i, s in enumerate(data.spots) if (~is_val[section == i]).any()),
         val_sections=data.held_out_sections,
         genes=data.genes.genes,

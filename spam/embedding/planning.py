@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from spam.encoders import adapted_card, encoder_card, read_adapter, require_reachable
+from spam import (
+    encoders,
+)  # its names resolve on first use: an adapter needs torch, the rest of a plan does not
 from spam.errors import SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
@@ -152,9 +154,11 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
     """
     assert config.store is not None  # checked by EmbedConfig
     readers = _readers(config)
-    card = encoder_card(config.enc_name, config.revision)
-    encoder = card if config.lora is None else adapted_card(card, read_adapter(config.lora))
-    require_reachable(card)
+    card = encoders.encoder_card(config.enc_name, config.revision)
+    encoder = card
+    if config.lora is not None:
+        encoder = encoders.adapted_card(card, encoders.read_adapter(config.lora))
+    encoders.require_reachable(card)
     is_begun = config.store.exists() and not (config.store.is_dir() and not any(config.store.iterdir()))
     store = open_store(config.store) if is_begun else None
     sections: list[PlannedSection] = []

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from spam.tiles import TileBatch, TileReader, read_batches, sweep_order
 from spam.typing import Array, Int64, Shaped, UInt8
 
 from .planning import PlannedSection
-
-_log = logging.getLogger(__name__)
 
 _BATCH = 32  # tiles that a thread reads at a time
 
@@ -70,15 +67,14 @@ def cut_tiles(
     folder
         Folder of the temporary files.
     is_forgiving
-        Whether spots with unreadable tiles are omitted (logged).
+        Whether tile files of other spots may be unreadable.
 
     Raises
     ------
     SlideError
-        If a tile cannot be read and `is_forgiving` is not set.
+        If a tile cannot be read.
     """
     n_kept = sum(map(len, spots))
-    is_read = np.ones(n_kept, dtype=bool)
     pixels: list[UInt8[Array, "n_kept px px 3"]] = []
     for size, spec in enumerate(sections[0].specs):
         with (
@@ -89,7 +85,8 @@ def cut_tiles(
             for one, own in zip(sections, spots, strict=True):
                 with contextlib.closing(_batches(one, size, own, card, n_threads, is_forgiving)) as batches:
                     for places, batch in batches:
-                        is_read[first + places[list(batch.faults)]] = False
+                        if batch.faults:
+                            raise next(iter(batch.faults.values()))
                         # Not written through a memory map, because a full disk would kill the process.
                         for place, tile in zip(first + places, batch.pixels, strict=True):
                             file.seek(int(place) * tile.nbytes)
@@ -102,10 +99,8 @@ def cut_tiles(
             pixels.append(
                 np.memmap(file, np.uint8, "r", shape=shape) if is_any else np.empty(shape, np.uint8)
             )
-    if not is_read.all():
-        _log.warning("%d of %d tiles cannot be read; their spots are omitted", n_kept - is_read.sum(), n_kept)
     place = np.full(n_rows, -1, dtype=np.int64)
-    place[rows[is_read]] = np.flatnonzero(is_read)
+    place[rows] = np.arange(n_kept)
     return TileBank(pixels=tuple(pixels), place=place)
 
 

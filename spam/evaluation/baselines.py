@@ -98,7 +98,7 @@ def coordinate_neighbours(task: FoldTask, seed: int) -> Predictions:
 
 
 def image_neighbours(task: FoldTask, seed: int, *, view: InputView) -> Predictions:
-    """Mean centred expression of the 40 training spots (or all) with the most similar images by cosine, plus the gene mean."""
+    """Average centred expression over the 40 training spots (or all) with the most similar images, plus the gene mean."""
     inputs, targets = fold_inputs(task, view), fold_targets(task)
     bank = inputs.train[targets.rows]
 
@@ -130,7 +130,7 @@ def kernel_ridge(task: FoldTask, seed: int) -> Predictions:
 
 
 def hest_ridge(task: FoldTask, seed: int) -> Predictions:
-    """The linear probe of the HEST benchmark: smallest tiles, scaling, 256 components, ridge without intercept.
+    """Fit the linear probe of the HEST benchmark: smallest tiles, scaling, 256 components, ridge without intercept.
 
     All genes get the penalty of the recipe for ``hest-50``, ``100 / (components * genes)``. `MethodPrediction.raw_scale` is
     the recipe's own target, log1p of raw counts.
@@ -162,7 +162,7 @@ def ridge(
     is_target_centred: bool = True,
     alpha: float | None = _ALPHA,
 ) -> Predictions:
-    """A ridge on principal components of a spot's image.
+    """Fit a ridge on principal components of a spot's image.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def ridge(
 
 
 def negative_binomial_ridge(task: FoldTask, seed: int) -> Predictions:
-    """The tuned ridge as a distribution of raw counts: its log-rate (`RatePath`), and a dispersion per gene.
+    """Turn the tuned ridge into a distribution of raw counts: its log-rate (`RatePath`), and a dispersion per gene.
 
     The dispersion is estimated from training counts around rates of a ridge fitted without their section (or without their
     block of a single section), as for new tissue.

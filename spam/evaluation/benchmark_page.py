@@ -11,7 +11,7 @@ from spam.schemas.config import flag
 
 from .boards import HEADLINE_SET, HEST_SET, SCORE_HEADINGS, markdown_table, shown
 from .runs import ALL_GENES
-from .summary import COMPARED, ScoreSummary
+from .summary import COMPARED
 
 if TYPE_CHECKING:
     from .cross_validation import BenchmarkReport
@@ -33,9 +33,9 @@ def benchmark_markdown(report: "BenchmarkReport") -> str:
             "\n".join(f"- {line}." for line in report.verdicts) or "No verdict: only baselines were run.",
             "## Scores",
             _headline(report),
-            "HEST board: Pearson on log1p(raw counts), spots of all test sections of a fold pooled; includes depth. NLL: negative "
-            "log-likelihood per spot and gene in nats; coverage: fraction of counts in the predicted 90 % interval; both over all "
-            "predicted genes. Seconds: wall time of one fit with its prediction.",
+            "HEST board: Pearson on log1p(raw counts), spots of all test sections of a fold pooled; includes depth. NLL: "
+            "negative log-likelihood per spot and gene in nats; coverage: fraction of counts in the predicted 90 % "
+            "interval; both over all predicted genes. Seconds: wall time of one fit with its prediction.",
             "![Scores](scores.png)",
             *_boards(report),
             "## Paired differences",
@@ -62,9 +62,10 @@ def _introduction(report: "BenchmarkReport") -> list[str]:
     )
     return [
         f"```bash\n{_command(report.config)}\n```",
-        f"Features of {report.features.encoder}, tiles of {sizes}. Tested: {folds}. Genes are chosen and models are fitted on "
-        "the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged over genes, "
-        f"seeds, sections and donors, in this order. Intervals: 95 % bootstrap over {report.unit}.{_UNIT_NOTES[report.unit]}",
+        f"Features of {report.features.encoder}, tiles of {sizes}. Tested: {folds}. Genes are chosen and models are fitted "
+        "on the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged "
+        f"over genes, seeds, sections and donors, in this order. Intervals: 95 % bootstrap over "
+        f"{report.unit}.{_UNIT_NOTES[report.unit]}",
         f"Versions: {', '.join(f'{k} {v}' for k, v in report.software.items())}; data {report.data_sha256[:12]}.",
     ]
 
@@ -83,56 +84,52 @@ def _command(config: BenchmarkConfig) -> str:
 
 
 def _headline(report: "BenchmarkReport") -> str:
+    others = (("HVG-250", "pearson"), (HEST_SET, "pearson"), (ALL_GENES, "nll"), (ALL_GENES, "coverage"))
     head = [
         *("method", f"{HEADLINE_SET} ↑", "95 % interval", f"± {report.unit}", "± seeds", "HVG-250 ↑"),
         *("HEST board ↑", "NLL ↓", "coverage", "s per fit"),
     ]
-    others = (
-        *(("HVG-250", "pearson"), (HEST_SET, "pearson")),
-        *((ALL_GENES, "nll"), (ALL_GENES, "coverage")),
-    )
-    scores = report.scores
-    chosen = scores[(scores["gene_set"] == HEADLINE_SET) & (scores["score"] == "pearson")]
-    n_parts = chosen.groupby("method")["part"].nunique()
+    means = report.summaries.set_index(["method", "gene_set", "score"])["mean"]
+    n_parts = report.headline_by_part().groupby("method").size()
     rows = []
-    for method in dict.fromkeys(summary.method for summary in report.summaries):
-        top = report.find(method, HEADLINE_SET, "pearson")
-        if top is None:
-            continue
+    for row in report.headline().itertuples():
+        n = n_parts[row.method]
         # Marks means over fewer test sections, which are not comparable.
-        missing = "" if n_parts[method] == n_parts.max() else f" ({n_parts[method]} of {n_parts.max()} tests)"
+        missing = "" if n == n_parts.max() else f" ({n} of {n_parts.max()} tests)"
         rows.append(
             [
-                (method if top.is_reference else f"**{method}**") + missing,
-                shown(top.interval.mean),
-                f"{shown(top.interval.lower)} to {shown(top.interval.upper)}",
-                shown(top.sd_units),
-                shown(top.sd_seeds),
-                *(_mean(report.find(method, *other)) for other in others),
-                f"{report.seconds[method]:.1f}",
+                (row.method if row.is_reference else f"**{row.method}**") + missing,
+                shown(row.mean),
+                f"{shown(row.lower)} to {shown(row.upper)}",
+                shown(row.sd_units),
+                shown(row.sd_seeds),
+                *(shown(means.get((row.method, *other), math.nan)) for other in others),
+                f"{report.seconds[row.method]:.1f}",
             ]
         )
     return markdown_table(head, rows)
 
 
 def _boards(report: "BenchmarkReport") -> Iterator[str]:
-    for gene_set in dict.fromkeys(s.gene_set for s in report.summaries if s.gene_set != HEST_SET):
-        own = {(s.method, s.score): s for s in report.summaries if s.gene_set == gene_set}
-        scores = [score for score in SCORE_HEADINGS if any(key[1] == score for key in own)]
+    for gene_set, own in report.summaries.groupby("gene_set", sort=False):
+        if gene_set == HEST_SET:
+            continue
+        means = own.pivot_table(index="method", columns="score", values="mean", sort=False, dropna=False)
+        scores = [score for score in SCORE_HEADINGS if score in means]
         rows = [
             [
-                method,
-                f"{own[method, 'pearson'].n_genes:g}",
-                f"{own[method, 'pearson'].n_undefined:g}",
-                *(_mean(own.get((method, score))) for score in scores),
+                row.method,
+                f"{row.n_genes:g}",
+                f"{row.n_undefined:g}",
+                *map(shown, means.loc[row.method, scores]),
             ]
-            for method in dict.fromkeys(method for method, _ in own)
+            for row in own[own["score"] == "pearson"].itertuples()
         ]
         yield f"## Honest board, {gene_set}"
         yield markdown_table(["method", "genes", "undefined", *(SCORE_HEADINGS[s] for s in scores)], rows)
     yield (
-        "Genes, and those without a Pearson correlation (constant truth or prediction), are means over test sections; undefined "
-        "scores are excluded from means."
+        "Genes, and those without a Pearson correlation (constant truth or prediction), are means over test sections; "
+        "undefined scores are excluded from means."
     )
 
 
@@ -155,17 +152,13 @@ def _differences(report: "BenchmarkReport") -> str:
             cells.append(f"{mark}{mean}{mark} ({lower} to {upper})")
         rows.append([method, other, *cells])
     head = ["method", "minus", *(f"{gene_set} {SCORE_HEADINGS[score]}" for gene_set, score in COMPARED)]
-    note = f"Same test sections, seeds averaged; 95 % bootstrap over {report.unit}; bold: the whole interval is on the better side."
+    note = f"Same test sections, seeds averaged; 95 % bootstrap over {report.unit}; bold: whole interval on the better side."
     return f"{markdown_table(head, rows)}\n\n{note}"
 
 
 def _by_section(report: "BenchmarkReport") -> str:
-    scores = report.scores
-    chosen = scores[(scores["gene_set"] == HEADLINE_SET) & (scores["score"] == "pearson")]
-    means = chosen.groupby(["method", "part"], sort=False)["value"].mean().unstack()
-    rows = [
-        [str(method), *map(shown, row)] for method, row in zip(means.index, means.to_numpy(), strict=True)
-    ]
+    means = report.headline_by_part().unstack()
+    rows = [[str(method), *map(shown, values)] for method, *values in means.itertuples()]
     return markdown_table(["method", *map(str, means.columns)], rows)
 
 
@@ -173,12 +166,9 @@ def _failures(report: "BenchmarkReport") -> Iterator[str]:
     if report.failures or report.n_waiting:
         yield "## Without scores"
         lines = [
-            f"- {r.method} {'does not apply to' if r.does_not_apply else 'failed in'} {r.fold} (seed {r.seed}): {r.failure}"
+            f"- {r.method} {'does not apply to' if r.does_not_apply else 'failed in'} {r.fold} "
+            f"(seed {r.seed}): {r.failure}"
             for r in report.failures
         ]
         lines += [f"- {report.n_waiting} runs of other shards are not finished."] if report.n_waiting else []
         yield "\n".join(lines)
-
-
-def _mean(summary: ScoreSummary | None) -> str:
-    return shown(math.nan if summary is None else summary.interval.mean)

@@ -215,9 +215,9 @@ class BoardReport:
         parts = []
         if self.panel_share is not None:
             parts.append(
-                f"WARNING: the modelled genes make up {self.panel_share:.1f} times as much of this section's counts as of the "
-                "training sections', as in a panel. Library sizes are then too small, and scores that depend on the level "
-                "(R², MSE, MAE, NLL, coverage) are not meaningful."
+                f"WARNING: the modelled genes make up {self.panel_share:.1f} times as much of this section's counts as of "
+                "the training sections', as in a panel. Library sizes are then too small, and scores that depend on the "
+                "level (R², MSE, MAE, NLL, coverage) are not meaningful."
             )
         parts += [
             f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes.",
@@ -322,8 +322,8 @@ def _check(truth: SectionTruth, predictions: Sequence[PredictedExpression]) -> N
                 )
         if set(truth.genes).isdisjoint(p.genes):
             faults.append(
-                f"{p.name!r} predicts genes such as {p.genes[0]!s}, the section has genes such as {truth.genes[0]!s}: use the "
-                "same gene names (symbols or Ensembl ids) in training and test sections"
+                f"{p.name!r} predicts genes such as {p.genes[0]!s}, the section has genes such as {truth.genes[0]!s}: use "
+                "the same gene names (symbols or Ensembl ids) in training and test sections"
             )
     if faults:
         message = f"Predictions cannot be scored: {'; '.join(faults)}."

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from spam.atomic import write_text
@@ -34,7 +33,7 @@ from .folds import (
 from .methods import Method
 from .runs import RunResult, list_runs, open_folder, read_result, run_all
 from .spam_method import ALL_METHODS, choose_methods
-from .summary import ScoreSummary, compare, score_table, summarise, unit_kind
+from .summary import compare, score_table, summarise, unit_kind
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class BenchmarkReport:
     data_sha256: str
     scores: pd.DataFrame
     unit: UnitKind
-    summaries: Sequence[ScoreSummary]
+    summaries: pd.DataFrame
     differences: Sequence[PairedDifference]
     seconds: Mapping[str, float]
     failures: Sequence[RunResult]
@@ -98,12 +97,22 @@ class BenchmarkReport:
             if (d.other, d.gene_set, d.score) == (RIVAL, HEADLINE_SET, "pearson")
         ]
 
-    def find(self, method: str, gene_set: str, score: str) -> ScoreSummary | None:
-        """Find one summary, or None if the method has no such score."""
-        for summary in self.summaries:
-            if (summary.method, summary.gene_set, summary.score) == (method, gene_set, score):
-                return summary
-        return None
+    def find(self, method: str, gene_set: str, score: str) -> dict[str, Any] | None:
+        """Find one row of `summaries`, or None if the method has no such score."""
+        s = self.summaries
+        rows = s[(s["method"] == method) & (s["gene_set"] == gene_set) & (s["score"] == score)]
+        return {str(k): v for k, v in rows.iloc[0].items()} if len(rows) else None
+
+    def headline(self) -> pd.DataFrame:
+        """Rows of `summaries` of the Pearson correlation on the headline genes."""
+        s = self.summaries
+        return s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
+
+    def headline_by_part(self) -> "pd.Series[float]":
+        """Pearson correlation on the headline genes per method and test section (or block), mean over seeds."""
+        s = self.scores
+        chosen = s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
+        return chosen.groupby(["method", "part"], sort=False)["value"].mean()
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
@@ -125,6 +134,7 @@ class BenchmarkReport:
                     }
                     for r in self.failures
                 ],
+                "summaries": self.summaries.to_dict(orient="records"),
                 "scores": self.scores.to_dict(orient="records"),
                 "files": [path.name for path in self.files],
             }
@@ -133,11 +143,10 @@ class BenchmarkReport:
 
     def summary(self) -> str:
         """Show the headline scores, best last, the verdicts and the failures."""
-        headline = [s for s in self.summaries if (s.gene_set, s.score) == (HEADLINE_SET, "pearson")]
-        headline.sort(key=lambda s: np.nan_to_num(s.interval.mean, nan=-2.0))
-        width = max((len(s.method) for s in headline), default=0)
+        headline = self.headline().sort_values("mean", na_position="first", kind="stable")
+        width = max((len(name) for name in headline["method"]), default=0)
         lines = [f"{HEADLINE_SET} Pearson within test sections, mean over {self.unit}:"]
-        lines += [f"  {s.method:<{width}}  {shown(s.interval.mean)}" for s in headline]
+        lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
         lines += self.verdicts
         lines += [
             f"{r.method} failed in {r.fold} (seed {r.seed}): {r.failure}"
@@ -248,20 +257,17 @@ def _gene_table(results: Sequence[RunResult]) -> pd.DataFrame:
 
 def _plot(report: BenchmarkReport, path: Path) -> None:
     """Draw the headline score of each method with interval and test sections."""
-    scores = report.scores
-    chosen = scores[(scores["gene_set"] == HEADLINE_SET) & (scores["score"] == "pearson")]
-    points = chosen.groupby(["method", "part"])["value"].mean()
+    points = report.headline_by_part()
     drawn = [
         MethodScore(
-            name=s.method,
-            is_reference=s.is_reference,
-            mean=s.interval.mean,
-            lower=s.interval.lower,
-            upper=s.interval.upper,
-            points=tuple(points[s.method]),
+            name=row.method,
+            is_reference=row.is_reference,
+            mean=row.mean,
+            lower=row.lower,
+            upper=row.upper,
+            points=tuple(points[row.method]),
         )
-        for s in report.summaries
-        if (s.gene_set, s.score) == (HEADLINE_SET, "pearson")
+        for row in report.headline().itertuples()
     ]
     part = "blocks" if any(fold.block is not None for fold in report.folds) else "sections"
     title = f"interval: 95 % bootstrap over {report.unit}; circles: test {part}"

@@ -114,7 +114,7 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
     names = tuple(meta.name for meta in sections)
     bare = [meta.name for meta in sections if not meta.has_counts]
     if bare:
-        message = f"Sections {', '.join(bare)} have no counts to score. Leave them out (--sections), or embed them with --h5ad."
+        message = f"Sections {', '.join(bare)} have no counts. Leave them out (--sections), or embed them with --h5ad."
         raise ConfigError(message)
     if config.train_sections:
         name = f"{'+'.join(config.train_sections)} -> {'+'.join(config.test_sections)}"
@@ -337,11 +337,12 @@ def _shared_by(sides: FoldSides) -> list[str]:
             )
         if shared:
             lines.append(
-                f"donor {', '.join(shared)} is on both sides: no evidence for other donors, and serial sections of one tissue "
-                "block are easy to predict"
+                f"donor {', '.join(shared)} is on both sides: no evidence for other donors, and serial sections of one "
+                "tissue block are easy to predict"
             )
     lines += [
-        f"{share:.1%} of the spots of {section} have nearly the features of a training spot (cosine above {_NEAR_DUPLICATE}): "
+        f"{share:.1%} of the spots of {section} have nearly the features of a training spot (cosine above "
+        f"{_NEAR_DUPLICATE}): "
         "check that the same tissue is not stored under two names"
         for section, share in near_duplicates(sides).items()
         if share > 0

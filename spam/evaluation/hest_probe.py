@@ -48,11 +48,11 @@ def predict_expression(
     intercept: predictions have no offset, so only their correlations are meaningful.
 
     Source: Jaume et al., HEST-1k, arXiv 2406.16192; mahmoodlab/HEST ``src/hest/bench`` at 87e586f. Relative to the paper:
-    ``sklearn`` makes the same calls with the same number formats (scaling in that of the features, factors rounded to float32
-    like its torch tensors, ``PCA(random_state=1)``, ``Ridge(solver="lsqr", max_iter=1000)`` with scikit-learn's tolerance of
-    1e-4). ``exact`` solves the same equations in float64 without random numbers, as scikit-learn does with
-    ``svd_solver="full"`` and a small tolerance. With fewer than 256 features or 257 training spots HEST's own code stops; here
-    `D` is the smaller of both, minus one for the spots.
+    ``sklearn`` makes the same calls with the same number formats (scaling in that of the features, factors rounded to
+    float32 like its torch tensors, ``PCA(random_state=1)``, ``Ridge(solver="lsqr", max_iter=1000)`` with scikit-learn's
+    tolerance of 1e-4). ``exact`` solves the same equations in float64 without random numbers, as scikit-learn does with
+    ``svd_solver="full"`` and a small tolerance. With fewer than 256 features or 257 training spots HEST's own code stops;
+    here `D` is the smaller of both, minus one for the spots.
 
     Parameters
     ----------
@@ -182,9 +182,9 @@ class HestReport:
         ]
         rows.append(["**average**", shown(self.average, digits=4), "", "", "", ""])
         return (
-            f"# HEST benchmark\n\nEncoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson with log1p(raw counts) "
-            "per gene, over all test spots of a split; mean over genes, then over splits. The target includes depth, so these "
-            "scores say less about tissue than those of `spam benchmark`.\n\n"
+            f"# HEST benchmark\n\nEncoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson with log1p(raw "
+            "counts) per gene, over all test spots of a split; mean over genes, then over splits. The target includes "
+            "depth, so these scores say less about tissue than those of `spam benchmark`.\n\n"
             f"{markdown_table(head, rows)}\n\nUndefined: a gene that is constant over the test spots of a split has no "
             "correlation and is excluded from means. HEST's own code gives NaN for the whole split. Scores of each gene: "
             f"`hest.json`.\n\nVersions: {', '.join(f'{name} {number}' for name, number in self.software.items())}\n"

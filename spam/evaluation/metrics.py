@@ -60,11 +60,11 @@ def ssim(truth: _Matrix, prediction: _Matrix) -> _PerGene:
     .. math:: \frac{(2 \mu_a \mu_b + C_1)(2 \sigma_{ab} + C_2)}
               {(\mu_a^2 + \mu_b^2 + C_1)(\sigma_a^2 + \sigma_b^2 + C_2)}
 
-    with :math:`C_1 = 0.01^2, C_2 = 0.03^2`, after dividing truth and prediction by their maxima. NaN if the truth is constant,
-    or if truth or prediction has no positive value.
+    with :math:`C_1 = 0.01^2, C_2 = 0.03^2`, after dividing truth and prediction by their maxima. NaN if the truth is
+    constant, or if truth or prediction has no positive value.
 
-    Source: Wang Z et al., IEEE Trans Image Process 13:600 (2004), doi 10.1109/TIP.2003.819861; scaling and single window as in
-    Li B et al., Nat Methods 19:662 (2022), doi 10.1038/s41592-022-01480-9.
+    Source: Wang Z et al., IEEE Trans Image Process 13:600 (2004), doi 10.1109/TIP.2003.819861; scaling and single window
+    as in Li B et al., Nat Methods 19:662 (2022), doi 10.1038/s41592-022-01480-9.
     """
     if len(truth) == 0:
         return np.full(truth.shape[1], np.nan)

@@ -1,7 +1,7 @@
 """Four published ideas, re-implemented on the same frozen features: ST-Net, BLEEP, TRIPLEX and DeepSpot/STFlow.
 
-All are fitted alike (`Peer`): epochs are chosen inside the training groups, then networks are fitted on all training spots and
-averaged.
+All are fitted alike (`Peer`): epochs are chosen inside the training groups, then networks are fitted on all training
+spots and averaged.
 """
 
 import dataclasses
@@ -253,10 +253,10 @@ class TileRegression(PeerNetwork):
     """One hidden layer from the components of a single tile to all genes, by squared error.
 
     Source: ST-Net, He et al. 2020, doi 10.1038/s41551-020-0578-x; DeepPT, Hoang et al. 2024, doi
-    10.1038/s43018-024-00793-2. Relative to the papers: ST-Net fine-tunes a DenseNet-121 under a linear head; DeepPT compresses
-    2048 frozen ResNet-50 features to 512 by an autoencoder and averages five heads of 512 hidden units. Here features are
-    frozen and come from the shared encoder, principal components replace the autoencoder, and features and targets are
-    relative to their section.
+    10.1038/s43018-024-00793-2. Relative to the papers: ST-Net fine-tunes a DenseNet-121 under a linear head; DeepPT
+    compresses 2048 frozen ResNet-50 features to 512 by an autoencoder and averages five heads of 512 hidden units. Here
+    features are frozen and come from the shared encoder, principal components replace the autoencoder, and features and
+    targets are relative to their section.
     """
 
     def __init__(self, fold: FoldTensors, n_genes: int) -> None:
@@ -278,8 +278,8 @@ class TileRegression(PeerNetwork):
 class ContrastiveRetrieval(PeerNetwork):
     """Aligns images with expression; predicts the mean profile of the 50 reference spots with the nearest profiles.
 
-    Distance is the cosine between the embedding of the image and those of the reference *profiles*. Averages all references if
-    there are fewer than 50.
+    Distance is the cosine between the embedding of the image and those of the reference *profiles*. Averages all
+    references if there are fewer than 50.
 
     Source: BLEEP, Xie et al., NeurIPS 2023, arXiv 2306.01859; github.com/bowang-lab/BLEEP. Relative to the paper: the same
     projection heads (width 256, one hidden layer, residual, layer norm), soft targets, temperature 1 and average of the top
@@ -354,11 +354,11 @@ class NeighbourhoodSet(PeerNetwork):
 
     where `j` runs over the ``task.k`` nearest spots of the section. Without neighbours both terms are zero.
 
-    Source: DeepSpot, Nonchev et al. 2025, doi 10.1101/2025.02.09.25321567; STFlow, Huang et al., ICML 2025, arXiv 2506.05361.
-    Relative to the papers: DeepSpot also sums over tiles inside the spot, and takes the median of ten `phi` and the mean of ten
-    `rho`; here other tile sizes are part of each spot's input, and whole networks are averaged. STFlow refines a joint sample
-    of the whole slide by flow matching with rotation-invariant attention; here attention over near spots is kept, and
-    expression is regressed in one step by squared error.
+    Source: DeepSpot, Nonchev et al. 2025, doi 10.1101/2025.02.09.25321567; STFlow, Huang et al., ICML 2025, arXiv
+    2506.05361. Relative to the papers: DeepSpot also sums over tiles inside the spot, and takes the median of ten `phi`
+    and the mean of ten `rho`; here other tile sizes are part of each spot's input, and whole networks are averaged.
+    STFlow refines a joint sample of the whole slide by flow matching with rotation-invariant attention; here attention
+    over near spots is kept, and expression is regressed in one step by squared error.
     """
 
     def __init__(self, fold: FoldTensors, n_genes: int) -> None:
@@ -426,9 +426,9 @@ def _split(x: torch.Tensor) -> torch.Tensor:
 class MultiResolution(PeerNetwork):
     r"""Three views of a spot, each with its encoder and head, distilled from a fusion of all three.
 
-    The target view is the spot's own image; the neighbour view is self-attention over it and its ``task.k`` nearest spots; the
-    global view is self-attention over all spots of the section and their coordinates. The global token attends to the target
-    token and, with the same layer, to the neighbour tokens; the sum is the fused token. The loss is
+    The target view is the spot's own image; the neighbour view is self-attention over it and its ``task.k`` nearest
+    spots; the global view is self-attention over all spots of the section and their coordinates. The global token attends
+    to the target token and, with the same layer, to the neighbour tokens; the sum is the fused token. The loss is
 
     .. math:: \|f - y\|^2 + \sum_v (1 - \alpha) \|f_v - y\|^2 + \alpha \|f - f_v\|^2, \qquad \alpha = 0.3
 

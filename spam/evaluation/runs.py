@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from spam.atomic import write_text
 from spam.errors import NotApplicableError, OutputExistsError, SectionError, SpamError
 from spam.progress import SILENT, Progress
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import flag
 from spam.training.genes import GeneChoice
 
 from .boards import HEST_SET, PredictedExpression, SectionTruth, SetScore, json_ready, score_section
@@ -353,10 +352,8 @@ def open_folder(
     """
     folder = config.out_dir
     assert folder is not None  # checked by BenchmarkConfig
-    options = {name: value for name, value in config.to_mapping().items() if name not in _NOT_IN_RECORD}
-    now = json_ready(
-        {"options": options, "folds": list(folds), "data_sha256": data_digest, "software": software}
-    )
+    now = {name: value for name, value in config.to_mapping().items() if name not in _NOT_IN_RECORD}
+    now = json_ready({**now, "folds": list(folds), "data_sha256": data_digest, "software": software})
     path, runs = folder / "run.json", folder / "runs"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if before is None and runs.exists():
@@ -364,25 +361,13 @@ def open_folder(
         raise OutputExistsError(message)
     if before is not None and before != now:
         if not config.overwrite:
+            other = ", ".join(name for name in now if before.get(name) != now[name])
             message = (
-                f"{str(folder)!r} holds another benchmark ({', '.join(_differences(before, now))}). Choose another --out-dir, "
-                "or replace it with --overwrite."
+                f"{str(folder)!r} holds a benchmark with other {other} (see run.json). Choose another --out-dir, or "
+                "replace it with --overwrite."
             )
             raise OutputExistsError(message)
         shutil.rmtree(runs, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(now, indent=1))
     return folder
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Name what differs between two records."""
-    for name, value in now["options"].items():
-        if before["options"].get(name) != value:
-            yield f"{flag(name)} {before['options'].get(name)}, now {value}"
-    if before["folds"] != now["folds"]:
-        yield f"folds {', '.join(fold['name'] for fold in before['folds'])}"
-    if before["data_sha256"] != now["data_sha256"]:
-        yield "other data in the store"
-    if before["software"] != now["software"]:
-        yield "other versions"

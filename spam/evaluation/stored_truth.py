@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from spam.graphs import ensure_spatial_graph
-from spam.models import Likelihood, build_distribution, count_interval
+from spam.models import Likelihood, count_interval, count_log_prob
 from spam.prediction import Context, PredictedSection, Predictor
 from spam.prediction.panel import Bank
 from spam.store import StoredSection
@@ -131,15 +131,15 @@ def _nll(
     # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: use the largest value below 1.
     bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
     chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
-    distribution = build_distribution(
-        likelihood,
+    nll = np.full(len(genes), np.nan)
+    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
+    log_prob = count_log_prob(
+        counts,
         log_mu=log(mu[rows][:, columns]),
         log_theta=None if theta is None else log(theta[columns]),
         zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
     )
-    nll = np.full(len(genes), np.nan)
-    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
-    nll[columns] = -distribution.log_prob(counts).mean(0).numpy()
+    nll[columns] = -log_prob.mean(0).numpy()
     return nll
 
 

@@ -1,16 +1,14 @@
 """Summarise runs: means over sections and donors, their spread, and paired differences."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind
 from .folds import Fold
-from .metrics import Interval, bootstrap_mean
+from .metrics import bootstrap_mean
 from .runs import ALL_GENES, RunResult
 
 COMPARED = ((HEADLINE_SET, "pearson"), ("HVG-250", "pearson"), (ALL_GENES, "nll"))
@@ -18,36 +16,6 @@ COMPARED = ((HEADLINE_SET, "pearson"), ("HVG-250", "pearson"), (ALL_GENES, "nll"
 
 _UNKNOWN = ""  # not a valid donor name
 _LEVELS = ["donor", "section", "part"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreSummary:
-    """One score of one method on one gene set.
-
-    Attributes
-    ----------
-    method, is_reference, gene_set, score
-        What is summarised.
-    interval
-        Mean over units with its bootstrap interval.
-    sd_units, sd_seeds
-        Standard deviation over units, and over seeds of the mean over units; NaN with fewer than two.
-    n_seeds
-        Number of seeds.
-    n_genes, n_undefined
-        Scored genes of the set, and those without this score, as means over test sections.
-    """
-
-    method: str
-    is_reference: bool
-    gene_set: str
-    score: str
-    interval: Interval
-    sd_units: float
-    sd_seeds: float
-    n_seeds: int
-    n_genes: float
-    n_undefined: float
 
 
 def score_table(
@@ -98,27 +66,33 @@ def unit_kind(table: pd.DataFrame) -> UnitKind:
     return "sections" if table["section"].nunique() > 1 else "blocks"
 
 
-def summarise(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> list[ScoreSummary]:
-    """Average each score over seeds, then blocks, sections and donors, in the order of the methods in `table`."""
-    summaries = []
-    for (method, gene_set, score), rows in table.groupby(["method", "gene_set", "score"], sort=False):
-        units = _unit_values(rows, unit)
-        by_seed = [float(_unit_values(of_seed, unit).mean()) for _, of_seed in rows.groupby("seed")]
-        summaries.append(
-            ScoreSummary(
-                method=str(method),
-                is_reference=bool(rows["is_reference"].iloc[0]),
-                gene_set=str(gene_set),
-                score=str(score),
-                interval=bootstrap_mean(units, seed=seed),
-                sd_units=_sd(units),
-                sd_seeds=_sd(np.asarray(by_seed)),
-                n_seeds=len(by_seed),
-                n_genes=float(rows["n_genes"].mean()),
-                n_undefined=float(rows["n_undefined"].mean()),
-            )
+def summarise(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> pd.DataFrame:
+    """Average each score over seeds, then blocks, sections and donors: one row per method, gene set and score.
+
+    Columns: ``mean``, ``lower``, ``upper`` and ``n_units`` of the bootstrap interval over units; ``sd_units`` and
+    ``sd_seeds``, standard deviations over units, and over seeds of the mean over units (NaN with fewer than two);
+    ``n_seeds``; ``n_genes`` and ``n_undefined``, scored genes and those without this score, as means over test sections;
+    ``is_reference``.
+    """
+    rows = []
+    for (method, gene_set, score), own in table.groupby(["method", "gene_set", "score"], sort=False):
+        units = _unit_values(own, unit)
+        by_seed = [_unit_values(of_seed, unit).mean() for _, of_seed in own.groupby("seed")]
+        rows.append(
+            {
+                "method": method,
+                "is_reference": bool(own["is_reference"].iloc[0]),
+                "gene_set": gene_set,
+                "score": score,
+                **dataclasses.asdict(bootstrap_mean(units.to_numpy(), seed=seed)),
+                "sd_units": units.std(),
+                "sd_seeds": pd.Series(by_seed).std(),
+                "n_seeds": len(by_seed),
+                "n_genes": own["n_genes"].mean(),
+                "n_undefined": own["n_undefined"].mean(),
+            }
         )
-    return summaries
+    return pd.DataFrame(rows)
 
 
 def compare(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> list[PairedDifference]:
@@ -137,7 +111,7 @@ def compare(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> list[Paire
                 if is_reference[method] or other == method or not {method, other} <= parts.keys():
                     continue
                 paired = (parts[method] - parts[other]).rename("value").reset_index()
-                interval = bootstrap_mean(_unit_values(paired, unit), seed=seed)
+                interval = bootstrap_mean(_unit_values(paired, unit).to_numpy(), seed=seed)
                 differences.append(
                     PairedDifference(
                         method=method,
@@ -151,17 +125,11 @@ def compare(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> list[Paire
     return differences
 
 
-def _unit_values(rows: pd.DataFrame, unit: UnitKind) -> np.ndarray:
+def _unit_values(rows: pd.DataFrame, unit: UnitKind) -> "pd.Series[float]":
     """Average over seeds, then blocks, then sections, up to the unit, with equal weights at each level."""
     values = rows.groupby(_LEVELS)["value"].mean()
     for n_levels, level in ((2, "sections"), (1, "donors")):
         if unit == "blocks" or (unit, level) == ("sections", "donors"):
             break
         values = values.groupby(level=_LEVELS[:n_levels]).mean()
-    return values.to_numpy(dtype=np.float64)
-
-
-def _sd(values: np.ndarray) -> float:
-    """Sample standard deviation of the defined values; NaN with fewer than two."""
-    defined = values[np.isfinite(values)]
-    return float(defined.std(ddof=1)) if len(defined) > 1 else math.nan
+    return values.astype(float)

@@ -114,11 +114,7 @@ class _SymmetricInfoNCE(torch.autograd.Function):
 
 
 def info_nce(
-    a: Float[torch.Tensor, "b d"],
-    b: Float[torch.Tensor, "b d"],
-    *,
-    temperature: float,
-    mixing: float = 0.5,
+    a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"], *, temperature: float, mixing: float = 0.5
 ) -> Float[torch.Tensor, ""]:
     r"""Contrast each row of `a` with its partner in `b` against all other rows, in both directions.
 
@@ -243,7 +239,8 @@ def partner_rank(a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"]) -
     """
     unit_a, unit_b = _unit(a), _unit(b)
     ranks = []
-    for rows in torch.arange(len(a), device=a.device).split(_CHUNK_ROWS):
+    for start in range(0, len(a), _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
         own = (unit_a[rows] * unit_b[rows]).sum(1, keepdim=True)
         ranks.append((unit_a[rows] @ unit_b.T >= own - _TIE).sum(1))
     return torch.cat(ranks)
@@ -256,7 +253,7 @@ def recall_at_k(ranks: Int64[torch.Tensor, " b"], *, k: int) -> float:
 
 @torch.no_grad()
 def effective_rank(embedding: Float[torch.Tensor, "n d"]) -> float:
-    r"""Number of dimensions that an embedding uses, between 1 and min(n, d).
+    r"""Count the dimensions that an embedding uses, between 1 and min(n, d).
 
     .. math::
         \exp\left(-\sum_k p_k \ln p_k\right), \qquad p_k = \sigma_k / \sum_l \sigma_l

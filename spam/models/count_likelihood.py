@@ -64,7 +64,7 @@ def count_log_prob(
 
 def _counted(x: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Mask of counts above 0; these counts, and the other values at their places, in float64."""
-    x, *values = torch.broadcast_tensors(x, *values)
+    x, *values = torch.broadcast_tensors(x, *values)  # type: ignore[no-untyped-call]
     where = x > 0
     return where, x[where].double(), *(value[where] for value in values)
 

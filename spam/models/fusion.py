@@ -255,9 +255,9 @@ class FusionModel(nn.Module):
         image = self.image_projector(self.drop_inputs(batch.image))
         parts = [self.query(image)]
         if self.gcn is not None and batch.neighbours is not None:
-            near = batch.neighbours
-            graph = dataclasses.replace(near.values, x_inputs=self.drop_inputs(near.values.x_inputs))
-            tokens = self.gcn(graph)
+            near, graph = batch.neighbours, batch.neighbours.values
+            assert isinstance(graph, GraphInputs)
+            tokens = self.gcn(dataclasses.replace(graph, x_inputs=self.drop_inputs(graph.x_inputs)))
             parts.append(self.coord_attention(image, tokens[near.index], near.relation, near.mask))
         if self.gene_encoder is not None and batch.references is not None:
             refs = batch.references
@@ -295,16 +295,18 @@ class FusionEnsemble(nn.Module):
     def each(self, batch: FusionBatch) -> FusionOutput:
         """Predictions of every member, stacked along a new first axis."""
         outputs = [member(batch) for member in self.members]
-        values: dict[str, Any] = {
-            field.name: [getattr(output, field.name) for output in outputs]
-            for field in dataclasses.fields(FusionOutput)
-        }
-        return FusionOutput(**{k: None if v[0] is None else torch.stack(v) for k, v in values.items()})
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(FusionOutput):
+            parts = [getattr(output, field.name) for output in outputs]
+            values[field.name] = None if parts[0] is None else torch.stack(parts)
+        return FusionOutput(**values)
 
     def forward(self, batch: FusionBatch) -> FusionOutput:
         """Mean over the members."""
         each = self.each(batch)
-        values: dict[str, Any] = {
-            field.name: getattr(each, field.name) for field in dataclasses.fields(FusionOutput)
-        }
-        return FusionOutput(**{k: None if v is None else v.mean(dim=0) for k, v in values.items()})
+        return FusionOutput(
+            expression=each.expression.mean(dim=0),
+            log_rate=each.log_rate.mean(dim=0),
+            log_theta=None if each.log_theta is None else each.log_theta.mean(dim=0),
+            zi_logits=None if each.zi_logits is None else each.zi_logits.mean(dim=0),
+        )

@@ -117,7 +117,7 @@ def log_rate_of(expression: Float[torch.Tensor, "*b n_genes"]) -> Float[torch.Te
 
 
 def per_10k(expression: Float[Array, "n g"]) -> Float64[Array, "n g"]:
-    """Counts per 10k of log1p(CP10k), kept between 0 and 10k."""
+    """Convert log1p(CP10k) to counts per 10k, clipped to 0 .. 10k."""
     counts: Array = np.expm1(np.clip(expression, 0.0, np.log1p(PER), dtype=np.float64))
     return counts
 

@@ -252,7 +252,7 @@ def compare_with_h5ad(
         if other_distance <= other_tolerance:
             message = (
                 f"The table's {', '.join(reading.columns)} differ from obsm['spatial'] of the h5ad by up to "
-                f"{distance:.0f} px. They agree if read {other.options}. Run again {other.options}, or correct the h5ad."
+                f"{distance:.0f} px. Run again {other.options}: then they agree. Otherwise correct the h5ad."
             )
             raise SectionError(message)
     note = f"the table differs from obsm['spatial'] of the h5ad by up to {distance:.1f} px; the table is used"

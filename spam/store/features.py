@@ -203,7 +203,7 @@ class FeatureWriter:
         if chunk not in self.chunks or rows.shape != (chunk.stop - chunk.start, self._meta.dim):
             message = f"{where}: a chunk of {self._meta.dim} columns is written whole, not an array of shape {rows.shape}"
             raise StoreError(message)
-        largest = _FLOAT16_OVERFLOW if self._meta.dtype == "float16" else np.inf
+        largest = np.float32(_FLOAT16_OVERFLOW if self._meta.dtype == "float16" else np.inf)
         bad = np.flatnonzero(~(np.abs(rows) < largest).all(axis=1))  # NaN compares as false
         if bad.size:
             remedy = "Check the tile of that row and the encoder."

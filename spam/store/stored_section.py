@@ -269,7 +269,7 @@ class StoredSection:
     def quality(self, key: str) -> Float32[Array, "n_spots 4"] | None:
         """Read the quality of the tiles behind features `key`; None if it was not measured.
 
-        Columns are `spam.schemas.tile_quality.MEASURES`.
+        Columns are `spam.schemas.tile_spec.MEASURES`.
 
         Raises
         ------

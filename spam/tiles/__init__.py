@@ -3,19 +3,16 @@
 from .slide import Slide
 from .slide_cache import sweep_order
 from .slide_formats import open_slide
-from .tile_cutting import Interpolation, Thumbnail, cut_tile, level_of, overview
+from .tile_cutting import cut_tile, level_of, overview
 from .tile_quality import measure_quality
 from .tile_reader import TileBatch, TileReader, read_batches
-from .tile_specs import common_side_px, locate, resolve_tile_specs
+from .tile_specs import locate, resolve_tile_specs
 from .tissue_grid import grid_section, grid_slides
 
 __all__ = [
-    "Interpolation",
     "Slide",
-    "Thumbnail",
     "TileBatch",
     "TileReader",
-    "common_side_px",
     "cut_tile",
     "grid_section",
     "grid_slides",

@@ -31,12 +31,12 @@ _LEARNED = 0.97  # an untrained network lies within a few percent of ln(batch)
 _COLLAPSED = 2.0  # an embedding of fewer effective dimensions has collapsed to a point or a line
 
 
-def _others(embedded: Embeddings) -> dict[Pair, torch.Tensor]:
-    pairs: dict[Pair, torch.Tensor | None] = {"gene": embedded.gene, "coord": embedded.coord}
+def _others(embedded: Embeddings) -> dict[str, torch.Tensor]:
+    pairs = {"gene": embedded.gene, "coord": embedded.coord}
     return {pair: other for pair, other in pairs.items() if other is not None}
 
 
-def pair_losses(embedded: Embeddings, config: PretrainConfig) -> dict[Pair, torch.Tensor]:
+def pair_losses(embedded: Embeddings, config: PretrainConfig) -> dict[str, torch.Tensor]:
     """Plain InfoNCE of the image with each other embedding that the mode makes."""
     settings = {"temperature": config.temperature, "mixing": config.mixing}
     return {pair: info_nce(embedded.image, other, **settings) for pair, other in _others(embedded).items()}
@@ -57,7 +57,7 @@ def training_losses(
     expression: Float[torch.Tensor, "b n_genes"],
     weights: csr_matrix,
     rows: Int64[Array, " b"],
-) -> dict[Pair, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Losses that are minimised, as ``--targets`` and ``--mask-neighbours`` define them.
 
     Parameters
@@ -110,10 +110,7 @@ def contrast_figures(batches: list[Embeddings], config: PretrainConfig) -> dict[
         name: torch.cat([getattr(batch, name) for batch in batches]).float() for name in ("image", *losses[0])
     }
     for pair in losses[0]:
-        there, back = (
-            partner_rank(whole["image"], whole[pair]),
-            partner_rank(whole[pair], whole["image"]),
-        )
+        there, back = (partner_rank(whole["image"], whole[pair]), partner_rank(whole[pair], whole["image"]))
         for k in RECALLS:
             figures[f"{pair}_recall_{k}"] = recall_at_k(there, k=k)
             figures[f"{pair}_recall_back_{k}"] = recall_at_k(back, k=k)
@@ -181,7 +178,7 @@ class PairHealth:
         )
 
     def failure(self) -> str:
-        """What went wrong with a pair that was not aligned, and what to try."""
+        """Explain what went wrong with a pair that was not aligned, and what to try."""
         signs = []
         if self.is_loss_at_chance:
             signs.append(f"the held-out loss stays at ln(batch) ({self.loss:.2f} of {self.ln_batch:.2f})")

@@ -76,7 +76,7 @@ class FinetuneReport(TrainingReport):
         return values
 
     def summary(self) -> str:
-        """What training learned, in a few lines."""
+        """Describe what training learned, in a few lines."""
         best, start = self.selection.best, self.selection.history[0]
         is_better = best["epoch"] > 0
         nll = (
@@ -203,18 +203,13 @@ class FusionStage:
         self.name = "selection" if judged is None else "finetune"
         self.config, self.data, self._judged = config, data, judged
         self.train_rows = train = data.train_rows
-        if not len(train) or not (judged or len(data.val_rows)):
+        groups = np.unique(data.groups.group[train])
+        if len(groups) < 2 or not (judged or len(data.val_rows)):
+            what = "blocks of the section" if data.groups.are_blocks else "training sections"
             message = (
-                f"Training needs spots with counts for training and for validation, not {len(train)} and "
-                f"{len(data.val_rows)}. Name more sections in --sections."
-            )
-            raise StoreError(message)
-        if len(np.unique(data.groups.group[train])) < 2:
-            lone = data.spots[data.section_of[train[0]]].name
-            what = f"one block of section {lone!r}" if data.groups.are_blocks else f"section {lone!r}"
-            message = (
-                f"Only {what} has counts to train on, but a spot is predicted from other groups than its own. Name more "
-                "sections with counts in --sections."
+                f"Training needs counts in two {what} and in held-out spots, because a spot is predicted from other "
+                f"sections than its own; {len(groups)} and {len(data.val_rows)} spots have counts. Name more sections in "
+                "--sections."
             )
             raise StoreError(message)
         self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
@@ -436,19 +431,9 @@ def with_pretrained_donors(
 def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
     """Load the encoders that stage 1 trained into the branches that the network has.
 
-    Raises
-    ------
-    CheckpointError
-        If an encoder's weights do not fit the network.
+    Sizes fit, because genes, components and the width of the encoders are those of the checkpoint.
     """
     for name in ("image_projector", "gcn", "gene_encoder"):
         module, weights = getattr(network, name), weights_of(tensors, f"network.{name}.")
-        if module is None or not weights:
-            continue  # a branch that is not used, or that a single mode of stage 1 did not train
-        try:
+        if module is not None and weights:  # a single mode of stage 1 trains one of the two branches
             module.load_state_dict(weights)
-        except RuntimeError as error:
-            message = (
-                f"The pretrained {name} does not fit: {error}. Pretrain again with the same genes and sizes."
-            )
-            raise CheckpointError(message) from error

@@ -263,8 +263,8 @@ def _train_epoch(
                 terms = stage.loss(rows)
             if not torch.isfinite(terms.total):  # stop before it ruins the weights
                 message = (
-                    f"The loss became {float(terms.total.detach()):g} in epoch {epoch} ({terms.parts}). The last whole epoch is "
-                    "saved: resume with a lower --lr, or without --amp."
+                    f"The loss became {float(terms.total.detach()):g} in epoch {epoch} ({terms.parts}). The last whole "
+                    "epoch is saved: resume with a lower --lr, or without --amp."
                 )
                 raise ConfigError(message)
             scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
@@ -278,7 +278,7 @@ def _train_epoch(
 
 
 def _amp_dtype(config: TrainingConfig) -> torch.dtype | None:
-    """Number format of mixed precision, or None without it."""
+    """Return the number format of mixed precision, or None without it."""
     formats = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
     return formats[config.amp_dtype] if config.amp else None
 

@@ -1,4 +1,4 @@
-"""Adaptation end to end: it learns, keeps held-out spots apart, survives a kill, and is refused where it must be."""
+"""Adaptation end to end: it learns, keeps held-out spots apart, resumes after a kill, and refuses contradictions."""
 
 import dataclasses
 import json
@@ -9,24 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from adaptation_lab import make_cohort_files, training
+from safetensors import safe_open
 
-from spam.adaptation import adapting, stage
-from spam.embedding import AdaptReport, adapt, embed, plan
+from spam.embedding import AdaptReport, adapt, adaptation_stage, adapting, embed, plan
 from spam.embedding.adaptation_stage import AdaptationNetwork, augment
 from spam.embedding.tile_bank import TileBank, cut_tiles
-from spam.encoders import read_adapter
+from spam.encoders import build_encoder, encoder_card, read_adapter
 from spam.encoders.encoder import build_network
 from spam.encoders.lora_adapter import add_lora, target_patterns
-from spam.encoders.registry import encoder_card
 from spam.encoders.tile_network import TileNetwork, weights_digest
 from spam.errors import ConfigError, OutputExistsError, SlideError, StoreError
 from spam.models import pearson_per_gene
 from spam.models.linear import fit_ridge, standardise_per_section
-from spam.planning import slide_of
 from spam.progress import Advance
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.embed_config import EmbedConfig
@@ -36,32 +36,22 @@ from spam.tiles import TileReader
 
 def features_with(tiles: EmbedConfig, section: str, lora: Path) -> np.ndarray:
     """Features of a section by the adapted encoder, tile by tile."""
-    from spam.encoders import build_encoder
-
     planned = plan(tiles)
     (one,) = (one for one in planned.sections if one.section.name == section)
     encoder = build_encoder(planned.card, device=torch.device("cpu"), lora=lora)
-    with slide_of(one.section) as slide:
-        reader = TileReader(one.section, one.specs[0], slide=slide, interpolation="bilinear")
+    with TileReader(one.section, one.specs[0], interpolation="bilinear") as reader:
         return encoder.embed(reader.read_many(range(len(one.section.ids))))
 
 
-def test_the_contrast_is_learned(tiles: EmbedConfig, tmp_path: Path) -> None:
-    config = training(tiles, tmp_path / "lora", epochs=20, mode="img-gene")
-    report = adapt(config, tiles)
+def test_expression_is_predicted_better_from_adapted_features(tiles: EmbedConfig, tmp_path: Path) -> None:
+    """A ridge on A and B predicts C, which chose the epoch but gave no gradient, better than on frozen features."""
+    report = adapt(training(tiles, tmp_path / "lora", epochs=20, mode="img-gene"), tiles)
     best = report.run.best
     assert best["val_loss"] < 0.8 * best["val_ln_batch"]
     assert best["val_gene_recall_5"] > 3 * 5 / 35  # chance
     assert best["val_loss"] == min(epoch["val_loss"] for epoch in report.run.history)
     assert report.card.best_epoch == best["epoch"] > 0
-    assert "held-out loss" in report.summary()
     assert "chance: 2.9444" in report.summary()  # ln(19)
-
-
-def test_expression_is_read_better_from_adapted_features(tiles: EmbedConfig, tmp_path: Path) -> None:
-    """A ridge on A and B predicts C, which chose the epoch but gave no gradient, better than on frozen features."""
-    report = adapt(training(tiles, tmp_path / "lora", epochs=12, objective="supervised"), tiles)
-    assert report.run.best["val_loss"] < 0.6 * report.run.best["val_null_loss"]
     store = open_store(tiles.store)
     truth = {}
     for name in "ABC":
@@ -84,11 +74,11 @@ def test_expression_is_read_better_from_adapted_features(tiles: EmbedConfig, tmp
     assert scores[1] > scores[0] + 0.05, scores
 
 
-def test_a_run_that_learns_nothing_leaves_the_encoder_as_it_was(tiles: EmbedConfig, tmp_path: Path) -> None:
-    report = adapt(training(tiles, tmp_path / "lora", epochs=1, objective="supervised", lr=0.3), tiles)
+def test_a_run_that_learns_nothing_leaves_the_encoder_unchanged(tiles: EmbedConfig, tmp_path: Path) -> None:
+    report = adapt(training(tiles, tmp_path / "lora", epochs=1, lr=0.3, mode="img-gene"), tiles)
     assert (report.card.best_epoch, report.card.epochs) == (0, 1)
     assert report.run.history[1]["val_loss"] > report.run.history[0]["val_loss"]
-    assert "NOT learned: no epoch lowered the held-out loss" in report.summary()
+    assert "NOT learned" in report.summary()
     frozen = open_store(tiles.store).section("B").features("local-tiny_16um")
     np.testing.assert_allclose(features_with(tiles, "B", report.folder), frozen, rtol=1e-5, atol=1e-6)
 
@@ -108,7 +98,7 @@ def test_what_is_written(adapted: AdaptReport, tiles: EmbedConfig) -> None:
     assert (card.config["lora_r"], card.config["lora_alpha"], card.config["seed"]) == (3, 32.0, 0)
     assert set(card.genes) == {f"G{i}" for i in range(11)}
     assert len(card.history) == 3
-    assert {"peft", "timm", "torch", "spam"} <= set(card.software)
+    assert {"peft", "timm", "torch", "spam-st"} <= set(card.software)
     text = (adapted.folder / "spam_adapter.json").read_text()
     assert str(tiles.store.parent) not in text
     assert str(adapted.folder.parent) not in text
@@ -128,8 +118,6 @@ def test_the_next_command_embeds_with_it(adapted: AdaptReport, tiles: EmbedConfi
 
 
 def test_frozen_weights_stay_and_only_the_adapter_is_kept(adapted: AdaptReport) -> None:
-    from safetensors import safe_open
-
     with safe_open(adapted.run.last_path, "numpy") as file:
         names = [name for name in file.keys() if name.startswith("network.encoder")]  # noqa: SIM118
     assert names
@@ -153,10 +141,9 @@ class _Killer:
         yield advance
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "supervised"])
-def test_a_killed_run_goes_on_to_the_same_adapter(tiles: EmbedConfig, tmp_path: Path, objective: str) -> None:
+def test_a_killed_run_resumes_to_the_same_adapter(tiles: EmbedConfig, tmp_path: Path) -> None:
     def config(name: str, epochs: int = 3) -> AdaptConfig:
-        return training(tiles, tmp_path / name, epochs=epochs, objective=objective)
+        return training(tiles, tmp_path / name, epochs=epochs)
 
     whole = adapt(config("whole"), tiles)
     with pytest.raises(KeyboardInterrupt):
@@ -165,15 +152,14 @@ def test_a_killed_run_goes_on_to_the_same_adapter(tiles: EmbedConfig, tmp_path: 
     again = adapt(config("killed"), tiles)
     assert again.run.resumed_from == 2
     assert again.card == whole.card
-    longer = adapt(config("longer", epochs=1), tiles)
-    assert longer.card.adapter_sha256 != whole.card.adapter_sha256
+    adapt(config("longer", epochs=1), tiles)
     assert adapt(config("longer"), tiles).card == whole.card
 
 
-def test_neither_memory_nor_threads_nor_checkpointing_change_the_result(
+def test_neither_threads_nor_checkpointing_change_the_result(
     tiles: EmbedConfig, tmp_path: Path, adapted: AdaptReport
 ) -> None:
-    config = training(tiles, tmp_path / "lora", memory_gb=0.0, grad_checkpointing=True)
+    config = training(tiles, tmp_path / "lora", grad_checkpointing=True)
     other = adapt(config, dataclasses.replace(tiles, num_workers=3))
     assert other.card.adapter_sha256 == adapted.card.adapter_sha256
 
@@ -192,7 +178,6 @@ def test_gradient_checkpointing_keeps_less(tiles: EmbedConfig) -> None:
 
 
 CHANGES = [
-    {"objective": "supervised"},
     {"mode": "img-gene"},
     {"mode": "img-coord"},
     {"batch_size": 23},
@@ -228,8 +213,6 @@ def test_every_option_changes_the_adapter(
 
 def test_held_out_counts_do_not_reach_the_weights(tmp_path: Path) -> None:
     """The counts of C choose the epoch and, as everywhere, the genes; no gradient comes from them."""
-    import anndata
-
     tiles = make_cohort_files(tmp_path / "lab")
     embed(tiles)
     one = adapt(training(tiles, tmp_path / "one", epochs=1, use_hvg=False), tiles)
@@ -251,7 +234,7 @@ def test_training_tiles_are_augmented_and_held_out_ones_are_not(
         sizes.append(len(pixels))
         return augment(pixels)
 
-    monkeypatch.setattr(stage, "augment", spy)
+    monkeypatch.setattr(adaptation_stage, "augment", spy)
     adapt(training(tiles, tmp_path / "lora", epochs=1), tiles)
     assert sizes == [19, 19, 19, 13]  # A and B, once; two rounds of validation on C are not among them
 
@@ -277,7 +260,7 @@ def test_a_run_that_is_done_cuts_no_tiles(
     monkeypatch.setattr(adapting, "cut_tiles", counted)
     again = adapt(training(tiles, folder), tiles)
     assert (again.card, again.n_train, again.n_val) == (adapted.card, adapted.n_train, adapted.n_val)
-    with pytest.raises(OutputExistsError, match="more than --epochs 1"):
+    with pytest.raises(OutputExistsError, match="--epochs 1"):
         adapt(training(tiles, folder, epochs=1), tiles)
     assert n_cut == []
     more = adapt(training(tiles, folder, epochs=3), tiles)
@@ -327,72 +310,59 @@ class TestNetwork:
         network.load_state_dict(state)
         assert all(name.startswith("head.") or "lora_" in name for name in state)
         del state["head.0.bias"]
-        with pytest.raises(RuntimeError, match=r"does not fit its network: head\.0\.bias"):
+        with pytest.raises(RuntimeError, match=r"head\.0\.bias"):
             network.load_state_dict(state)
 
 
-class TestRefusals:
-    """What cannot be adapted, and what to do instead."""
+@pytest.mark.parametrize(
+    ("training_changes", "tiles_changes", "error", "parts"),
+    [
+        ({}, {"tile_um": (8.0,)}, StoreError, r"A: local-tiny_8um.*spam embed .*--tile-um 8\.0"),
+        ({}, {"dihedral": True}, StoreError, r"A: local-tiny_16um_d4.*spam embed .*--dihedral"),
+        ({"sections": ("A", "X"), "val_sections": ("Y",)}, {}, ConfigError, r"--sections 'X', 'Y'.*A, B, C"),
+        ({"enc_name": "x"}, {}, ConfigError, r"--enc-name is 'x'"),
+        ({"tile_um": (3.0,)}, {}, ConfigError, r"--tile-um is \(3\.0,\).*\(16\.0,\)"),
+        ({}, {"lora": Path("x")}, ConfigError, "--lora"),
+    ],
+)
+def test_contradictions_are_refused(
+    tiles: EmbedConfig,
+    tmp_path: Path,
+    training_changes: dict[str, object],
+    tiles_changes: dict[str, Any],
+    error: type[Exception],
+    parts: str,
+) -> None:
+    config = training(tiles, tmp_path / "lora", **training_changes)
+    with pytest.raises(error, match=parts):
+        adapt(config, dataclasses.replace(tiles, **tiles_changes))
 
-    def test_features_must_be_there_first(self, tiles: EmbedConfig, tmp_path: Path) -> None:
-        there = dataclasses.replace(tiles, store=tmp_path / "new.zarr")
-        config = training(there, tmp_path / "lora")
-        with pytest.raises(
-            StoreError, match=r"lacks .*A: local-tiny_16um; .*embed them first: spam embed --mpp"
-        ):
-            adapt(config, there)
-        wider = dataclasses.replace(tiles, tile_um=(8.0,))
-        with pytest.raises(StoreError, match=r"A: local-tiny_8um.*--tile-um 8\.0"):
-            adapt(training(wider, tmp_path / "lora"), wider)
 
-    def test_sections_must_be_described(self, tiles: EmbedConfig, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"describe no section 'X', 'Y', but A, B, C; .*--manifest"):
-            adapt(training(tiles, tmp_path, sections=("A", "X"), val_sections=("Y",)), tiles)
+def test_another_run_in_the_save_dir_is_refused(tiles: EmbedConfig, adapted: AdaptReport) -> None:
+    with pytest.raises(OutputExistsError, match="lora_r"):
+        adapt(training(tiles, adapted.folder, lora_r=2), tiles)
 
-    def test_two_configurations_must_agree(self, tiles: EmbedConfig, tmp_path: Path) -> None:
-        config = training(tiles, tmp_path, enc_name="other", tile_um=(3.0,))
-        with pytest.raises(
-            ConfigError, match=r"--enc-name is 'other' .*; --tile-um is \(3\.0,\) .* \(16\.0,\)"
-        ):
-            adapt(config, tiles)
 
-    def test_tiles_of_another_kind(self, tiles: EmbedConfig, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"--lora: .* encoder as it was published; leave it out"):
-            adapt(training(tiles, tmp_path), dataclasses.replace(tiles, lora=Path("x")))
-        with pytest.raises(StoreError, match=r"lacks .*A: local-tiny_16um_d4; .* spam embed .*--dihedral"):
-            adapt(training(tiles, tmp_path), dataclasses.replace(tiles, dihedral=True))
-
-    def test_another_run_in_the_save_dir(self, tiles: EmbedConfig, adapted: AdaptReport) -> None:
-        with pytest.raises(OutputExistsError, match=r"other options \(lora_r\)"):
-            adapt(training(tiles, adapted.folder, lora_r=2), tiles)
-
-    def test_other_weights_than_those_of_the_features(self, tmp_path: Path) -> None:
-        tiles = make_cohort_files(tmp_path / "lab")
-        embed(tiles)
-        weights = tmp_path / "lab" / "tiny" / "model.safetensors"
-        from safetensors.torch import load_file, save_file
-
-        state = load_file(weights)
-        state["norm.bias"] += 1
-        save_file(state, weights)
-        with pytest.raises(StoreError, match=r"weights [0-9a-f]{8}…, and these are .*--overwrite"):
-            adapt(training(tiles, tmp_path / "lora"), tiles)
+def test_features_of_other_weights_are_refused(tmp_path: Path) -> None:
+    tiles = make_cohort_files(tmp_path / "lab")
+    embed(tiles)
+    weights = tmp_path / "lab" / "tiny" / "model.safetensors"
+    state = safetensors.torch.load_file(weights)
+    state["norm.bias"] += 1
+    safetensors.torch.save_file(state, weights)
+    with pytest.raises(StoreError, match=r"[0-9a-f]{8}, not [0-9a-f]{8}.*--overwrite"):
+        adapt(training(tiles, tmp_path / "lora"), tiles)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"n_components": 5}, "--n-components changes nothing with --objective contrastive"),
-        (
-            {"objective": "supervised", "temperature": 0.3, "mode": "img-gene", "mask_neighbours": True},
-            "--mode, --temperature, --mask-neighbours changes",
-        ),
-        ({"lora_r": 0}, "--lora-r must be at least 1, not 0"),
-        ({"lora_alpha": 0.0}, "--lora-alpha must be positive, not 0"),
-        ({"lora_dropout": 1.0}, r"--lora-dropout must be in \[0, 1\), not 1"),
-        ({"memory_gb": float("nan")}, "--memory-gb must not be negative, not nan"),
-        ({"store": "s3://x/y.zarr"}, "--store must be a folder, .*spam store pull"),
-        ({"batch_size": 1}, "--batch-size must be at least 2"),
+        ({"n_components": 5}, "--n-components"),
+        ({"lora_r": 0}, "--lora-r .* 0"),
+        ({"lora_alpha": 0.0}, "--lora-alpha .* 0"),
+        ({"lora_dropout": 1.0}, "--lora-dropout .* 1"),
+        ({"store": "s3://x/y.zarr"}, "--store .*spam store pull"),
+        ({"batch_size": 1}, "--batch-size .* 1"),
     ],
 )
 def test_options_that_cannot_be_used(tmp_path: Path, change: dict[str, object], words: str) -> None:

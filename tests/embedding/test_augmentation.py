@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from spam.adaptation import augmentation
+from spam.embedding import adaptation_stage
 from spam.embedding.adaptation_stage import augment
 
 
@@ -15,8 +15,8 @@ def eight_views(tile: np.ndarray) -> list[np.ndarray]:
 
 
 def test_every_view_is_a_symmetry_and_all_eight_come(monkeypatch: object) -> None:
-    monkeypatch.setattr(augmentation, "_GAIN", 0.0)
-    monkeypatch.setattr(augmentation, "_SHIFT", 0.0)
+    monkeypatch.setattr(adaptation_stage, "_GAIN", 0.0)
+    monkeypatch.setattr(adaptation_stage, "_SHIFT", 0.0)
     tiles = torch.randint(
         0, 256, (97, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )

@@ -53,7 +53,7 @@ def test_trainers_ask_which_and_refuse_the_other(both: EmbedConfig, tmp_path: Pa
             store=both.store, save_dir=tmp_path / name, enc_name=enc_name, epochs=1, proj_dim=6, k=4
         )
 
-    with pytest.raises(StoreError, match=r"features of 2 encoders \(local:tiny, local:tiny-lora-"):
+    with pytest.raises(StoreError, match=r"local:tiny, local:tiny-lora-"):
         pretrain(config("none", None))
     adapted = plan(both).encoder
     checkpoints = {}
@@ -73,9 +73,7 @@ def test_trainers_ask_which_and_refuse_the_other(both: EmbedConfig, tmp_path: Pa
             fuse_dim=6,
             heads=2,
         )
-        with pytest.raises(
-            CheckpointError, match=r"trained on features local-tiny.*the store offers local-tiny"
-        ):
+        with pytest.raises(CheckpointError, match=r"local-tiny.*local-tiny"):
             finetune(tuning)
 
 
@@ -86,6 +84,6 @@ def test_an_adapter_of_another_encoder_is_refused_before_anything_is_written(
     renamed = tmp_path / "lab" / "other"
     (tmp_path / "lab" / "tiny").rename(renamed)
     wrong = dataclasses.replace(other, enc_name=f"local:{renamed}", lora=both.lora)
-    with pytest.raises(EncoderError, match=r"trained for encoder 'local:tiny', not for 'local:other'"):
+    with pytest.raises(EncoderError, match=r"'local:tiny'.*'local:other'"):
         embed(wrong)
     assert not wrong.store.exists()

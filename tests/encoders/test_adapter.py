@@ -83,7 +83,6 @@ def card_of(network: TileNetwork, digest: str) -> AdapterCard:
         adapter_sha256="",
         tiles=({"tile_um": 16.0, "tile_px": None, "out_px": 32},),
         targets=("x",),
-        objective="contrastive",
         train_sections=("A",),
         val_sections=("B",),
         genes=("G1", "G2"),

@@ -133,7 +133,7 @@ def test_coordinate_neighbours_are_those_of_the_same_section(n_measured: int) ->
 
 def test_coordinate_neighbours_need_measured_spots_of_the_section() -> None:
     fold, _ = cohort_task()
-    with pytest.raises(NotApplicableError, match="S3.*--by block"):
+    with pytest.raises(NotApplicableError, match=r"S3.*--by block"):
         BY_NAME["coordinate kNN"].fit_predict(fold, seed=0)
 
 

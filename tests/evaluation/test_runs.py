@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from benchmark_lab import Failing, FirstFeature, Noisy, TrainingMean, make_store
 from cohorts import add_section
@@ -69,7 +70,7 @@ def test_shards_of_a_job_array_do_each_run_once_and_end_in_the_same_bytes(
             assert {name.split("/")[1].split("-")[0] for name in new} == {f"S{part}"}
     assert len(noisy.runs) == 6
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
-    assert report.summaries == whole.summaries
+    pd.testing.assert_frame_equal(report.summaries, whole.summaries)
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(store: Path, tmp_path: Path) -> None:
@@ -92,7 +93,11 @@ def test_more_seeds_and_methods_use_what_is_there(store: Path, tmp_path: Path) -
     more = Noisy()
     report = run(store, tmp_path, [TrainingMean(), more], seeds=3)
     assert more.runs == [(fold, 2) for fold in ("S1", "S2", "S3")]
-    assert {s.method: s.n_seeds for s in report.summaries} == {"depth null": 1, "tuned ridge": 1, "noisy": 3}
+    assert dict(report.summaries.groupby("method")["n_seeds"].first()) == {
+        "depth null": 1,
+        "tuned ridge": 1,
+        "noisy": 3,
+    }
 
 
 def test_overwrite_computes_the_named_methods_again(store: Path, tmp_path: Path) -> None:
@@ -109,13 +114,13 @@ def test_another_benchmark_is_not_mixed_in(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     run(store, out, [FirstFeature()])
     before = numbers(out)
-    with pytest.raises(OutputExistsError, match=r"--k 5, now 7.*--out-dir.*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"other k .*--out-dir.*--overwrite"):
         run(store, out, [FirstFeature()], k=7)
-    with pytest.raises(OutputExistsError, match="folds S1, S2, S3"):
+    with pytest.raises(OutputExistsError, match="other folds"):
         run(store, out, [FirstFeature()], by="donor")
     other = make_store(tmp_path / "other.zarr", ("a", "a"))
     add_section(other, "S3", seed=5, n_spots=45, donor="b")
-    with pytest.raises(OutputExistsError, match="other data in the store"):
+    with pytest.raises(OutputExistsError, match="other data_sha256"):
         run(other, out, [FirstFeature()])
     assert numbers(out) == before
     run(store, out, [FirstFeature()], k=7, overwrite=True)
@@ -126,7 +131,7 @@ def test_a_foreign_folder_runs_is_left_alone(store: Path, tmp_path: Path) -> Non
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "marathon.txt").write_text("mine", encoding="utf-8")
     for overwrite in (False, True):
-        with pytest.raises(OutputExistsError, match="runs.*--out-dir"):
+        with pytest.raises(OutputExistsError, match=r"runs.*--out-dir"):
             run(store, tmp_path, [FirstFeature()], overwrite=overwrite)
     assert (tmp_path / "runs" / "marathon.txt").read_text(encoding="utf-8") == "mine"
 

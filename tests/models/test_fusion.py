@@ -94,7 +94,8 @@ def test_every_input_of_a_branch_matters_unless_it_is_masked_or_the_branch_is_ab
     batch = batch_of()
     tokens = getattr(batch, part)
     values = tokens.values
-    moved = dataclasses.replace(values, x_inputs=-values.x_inputs) if part == "neighbours" else values.flip(1)
+    is_graph = part == "neighbours"
+    moved = dataclasses.replace(values, x_inputs=-values.x_inputs) if is_graph else values.flip(1)
     other = model_of(branches=("gene",) if part == "neighbours" else ("coord",))
     for change in (
         {"values": moved},

@@ -46,6 +46,7 @@ class Small(Config):
     lora: Path | None = option(None, "folder of an adapter")
     out_dir: Path | None = option(None, "folder for results")
     copy: Path | None = option(None, "a file that is written", is_output=True)
+    mode: Mode = option("joint", "mode", is_argument=True)
     k: int = option(12, "neighbours", limits=">=1")
     sizes: tuple[float, ...] = option((), "sizes", limits=">0")
     share: float | None = option(None, "share", limits="[0,1)")
@@ -131,6 +132,8 @@ def test_all_faults_are_listed() -> None:
         PretrainConfig.from_mapping(wrong)
     with pytest.raises(ConfigError, match=r"--store is missing: give a store; --k .* 5|--k 5 is forbidden"):
         Small(k=5)
+    with pytest.raises(ConfigError, match=r"^MODE must be joint, .*'gene'$"):
+        Small.from_mapping({"store": "s", "mode": "gene"})
     check([None, ""])
     with pytest.raises(ConfigError, match=r"^one; two$"):
         check([None, "one", "", "two"])
@@ -166,8 +169,10 @@ def test_missing_paths(tmp_path: Path) -> None:
         f"File not found: {tmp_path}/hear.csv (--tables). Did you mean {here}? "
         f"Folder not found: {tmp_path}/l (--lora)."
     )
-    with pytest.raises(MissingInputError, match=r"s\.zarr\. Folder not found: .*/l \(--lora\)\.$"):
-        wrong.check_paths(leave_out=["tables"], positional=["store"])
+    with pytest.raises(
+        MissingInputError, match=r"s\.zarr \(--store\)\. Folder not found: .*/l \(--lora\)\.$"
+    ):
+        wrong.check_paths(leave_out=["tables"])
 
 
 def test_a_remote_address_is_no_folder() -> None:

@@ -106,7 +106,7 @@ def test_a_wrong_reading_is_named_with_the_right_options(lab, asked, true):
     with pytest.raises(SectionError, match=r"obsm\['spatial'\]") as caught:
         compare_with_h5ad(written, lab.xy, reading, scale)
     expected = [f"--coordinates {unit}"] * (unit != "pixels") + ["--swap-xy"] * is_swapped
-    words = f"with {' '.join(expected)}," if expected else "without --coordinates and --swap-xy,"
+    words = f"with {' '.join(expected)}:" if expected else "without --coordinates and --swap-xy:"
     assert f"Run again {words}" in str(caught.value)
 
 

@@ -36,6 +36,13 @@ def test_counts_survive_unchanged(values):
     assert genes.tolist() == [str(i) for i in range(values.shape[1])]
 
 
+def test_stored_zeros_and_repeated_entries_are_summed_up():
+    entries = (np.array([2.0, 0.0, 3.0, 5.0]), np.array([1, 0, 1, 0]), np.array([0, 3, 4]))
+    counts, _ = read_counts(AnnData(X=sparse.csr_matrix(entries, shape=(2, 2))), layer=None, where="h5ad")
+    assert counts.nnz == 2
+    np.testing.assert_array_equal(counts.toarray(), [[0, 5], [5, 0]])
+
+
 def test_the_layer_counts_wins_over_x_and_the_option_over_both(lab):
     lab.write_h5ad(x=np.log1p(lab.counts), layers={"counts": lab.counts, "more": lab.counts + 2})
     lab.write_csv()

@@ -75,10 +75,11 @@ def test_rows_outside_the_image_are_not_tiles(lab, true, false):
     assert section.ids.tolist() == ["a", "c"]
     np.testing.assert_array_equal(section.xy_px, [[2.0, 3.0], [7.0, 11.0]])
     assert section.join.describe() == "2 spots with tiles; 1 rows outside the H&E image"
-    lab.write_h5ad(ids=["a", "b"])
+    lab.write_h5ad(ids=["c", "b"])
     lab.refused(SectionError, "1 of the 2 spots", "'b'", "1 rows have inside_he false")
     section = lab.read(allow_missing_tiles=True)
-    assert (section.ids.tolist(), section.join.n_outside, section.join.n_table_only) == (["a"], 1, 1)
+    assert (section.ids.tolist(), section.join.n_outside, section.join.n_table_only) == (["c"], 1, 1)
+    np.testing.assert_array_equal(section.xy_px, [[7.0, 11.0]])
 
 
 def _boxes(*corners):

@@ -235,7 +235,7 @@ def test_packed_store_is_read_in_place(
     assert_holds(found.section("C2"), make_meta(), make_tables(make_meta()))
     np.testing.assert_array_equal(found.section("C2").features("tiny_112um"), rows)
     assert found.section("C2").unfinished_keys == ()
-    with pytest.raises(StoreError, match="read-only.*spam store unpack"):
+    with pytest.raises(StoreError, match=r"read-only.*spam store unpack"):
         open_store(packed, is_read_only=False)
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(store.folder / "zarr.json", "zarr.json")
@@ -262,9 +262,12 @@ def test_locks_exclude_each_other(store, section, monkeypatch):
         with pytest.raises(StoreError, match=r"'C2' is being written.*a@1of2, a@2of2, b"):
             store.add_section(lab, slide_size_px=None, licence=None, overview=None, is_overwrite=True)
     assert live_locks(folder, "C2") == []
-    with locked(folder, "C2"), pytest.raises(StoreError, match="'C2' in store.*another process"):
-        with locked(folder, "C2", wait_s=0.1):
-            pass
+    with (
+        locked(folder, "C2"),
+        pytest.raises(StoreError, match=r"'C2' in store.*another process"),
+        locked(folder, "C2", wait_s=0.1),
+    ):
+        pass
 
 
 def test_written_store_tells_no_path_user_or_machine(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from cohorts import add_section
 from quality_arrays import add_quality, good_measures
 
 from spam.errors import StoreError
-from spam.schemas.store_format import Sampling
 from spam.schemas.tile_spec import MEASURES
-from spam.store import StoredSection, choose_features, flagged_spots, open_store, readable_spots
+from spam.store import choose_features, flagged_spots, open_store, readable_spots
 
 SMALL, LARGE = "tiny_112um", "tiny_224um"
 
@@ -59,9 +57,7 @@ def test_a_spot_has_a_flag_if_one_of_its_tiles_has_it(store: Path) -> None:
 def test_a_section_of_which_nothing_could_be_read_is_refused(store: Path) -> None:
     section = open_store(store, is_read_only=False).section("S1")
     add_quality(section, SMALL, good_measures(23, unreadable=range(23)))
-    with pytest.raises(
-        StoreError, match=rf"No tile of section 'S1'.*{SMALL}.*--overwrite"
-    ):
+    with pytest.raises(StoreError, match=rf"No tile of section 'S1'.*{SMALL}.*--overwrite"):
         readable_spots(section, [SMALL])
     assert readable_spots(section, [LARGE]).all()
 

@@ -120,7 +120,9 @@ def test_read_only_folder(disk, add, tables, make_feature_meta, make_graph, fill
         lambda: create_store(disk / "other.zarr"),
         lambda: add(open_store(path, is_read_only=False), name="D1"),
         lambda: open_store(path, is_read_only=False).section("C2").write_graph("late", make_graph()),
-        lambda: open_store(path, is_read_only=False).section("C2").feature_writer(make_feature_meta(key="b_1px")),
+        lambda: (
+            open_store(path, is_read_only=False).section("C2").feature_writer(make_feature_meta(key="b_1px"))
+        ),
     ):
         with pytest.raises(OSError, match="Read-only file system") as raised:
             write()

@@ -17,57 +17,35 @@ MICRO = {"type": "space", "unit": "micrometer"}
 
 
 def axis_of(letter, space=MICRO):
-    return {
-        "name": letter,
-        **(space if letter in "xyz" else {"type": "channel" if letter == "c" else "time"}),
-    }
+    kinds = {"c": {"type": "channel"}, "t": {"type": "time"}}
+    return {"name": letter, **kinds.get(letter, space)}
 
 
 def write(
-    path,
-    picture,
-    *,
-    axes="cyx",
-    version="0.5",
-    scale=0.5,
-    space=MICRO,
-    levels=2,
-    inside="",
-    shards=None,
-    **options,
+    path, picture, *, axes="cyx", version="0.5", scale=0.5, space=MICRO, levels=2, inside="", **options
 ):
     """Write a picture as OME-Zarr, with levels of every second pixel; returns the folder."""
-    zarr_format = 3 if version == "0.5" else 2
-    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    is_v3 = version == "0.5"
+    root = zarr.open_group(path, mode="w", zarr_format=3 if is_v3 else 2)
+    options |= {} if is_v3 else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
     if inside:
         layout = {"bioformats2raw.layout": 3}
-        root.attrs.update({"ome": {"version": version, **layout}} if zarr_format == 3 else layout)
+        root.attrs.update({"ome": layout} if is_v3 else layout)
     group = root.create_group(inside) if inside else root
     datasets = []
     for level in range(levels):
-        pixels = picture[:: 2**level, :: 2**level]
-        order = [*"yxc"] if pixels.ndim == 3 else [*"yx"]
-        pixels = np.moveaxis(
-            pixels, range(len(order)), [[a for a in axes if a in order].index(a) for a in order]
-        )
-        for place, letter in enumerate(axes):
-            pixels = pixels if letter in order else np.expand_dims(pixels, place)
-        chunks = tuple({"y": 64, "x": 80}.get(letter, 1) for letter in axes)
-        if zarr_format == 2:
-            options = {"chunk_key_encoding": {"name": "v2", "separator": "/"}, **options}
-        array = group.create_array(
-            str(level), shape=pixels.shape, dtype=pixels.dtype, chunks=chunks, shards=shards, **options
-        )
-        array[...] = pixels
-        steps = [{"y": scale * 2**level, "x": scale * 2**level}.get(letter, 1.0) for letter in axes]
-        datasets.append(
-            {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": steps}]}
-        )
+        pixels = np.atleast_3d(picture)[:: 2**level, :: 2**level]
+        sides = {"y": pixels.shape[0], "x": pixels.shape[1], "c": pixels.shape[2]}
+        order = ["yxc".index(a) for a in axes if a in sides]
+        chunks = tuple({"y": 64, "x": 80}.get(a, 1) for a in axes)
+        shape = tuple(sides.get(a, 1) for a in axes)
+        array = group.create_array(str(level), shape=shape, dtype=pixels.dtype, chunks=chunks, **options)
+        array[...] = (pixels.transpose(order) if len(order) == 3 else pixels).reshape(shape)
+        steps = [scale * 2**level if a in "yx" else 1.0 for a in axes]
+        transforms = [{"type": "scale", "scale": steps}]
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
     multiscales = [{"axes": [axis_of(letter, space) for letter in axes], "datasets": datasets}]
-    if zarr_format == 3:
-        group.attrs["ome"] = {"version": version, "multiscales": multiscales}
-    else:
-        group.attrs["multiscales"] = [{**multiscales[0], "version": version}]
+    group.attrs.update({"ome": {"multiscales": multiscales}} if is_v3 else {"multiscales": multiscales})
     return path
 
 

@@ -93,14 +93,6 @@ def test_overlapping_tiles_decode_each_block_once(pixels, native_px, out_px):
     assert max(slide.decoded.values()) == 1
 
 
-def test_tiles_in_any_other_order_decode_blocks_again_and_again(pixels):
-    slide = CountingSlide([pixels], (64, 64))
-    cached = CachedSlide(slide, most_bytes=4 << 20)
-    for x, y in np.random.default_rng(11).uniform((0, 0), (WIDTH, HEIGHT), (101, 2)):
-        cut_tile(cached, x, y, native_px=64, out_px=64)
-    assert max(slide.decoded.values()) > 10
-
-
 def test_a_slide_wider_than_the_cache_is_swept_in_strips():
     wide = np.zeros((5003, 8011, 3), dtype=np.uint8)
     slide = CountingSlide([wide], (256, 256))

@@ -10,7 +10,8 @@ from PIL import Image
 from spam.errors import ConfigError, MissingInputError, SlideError, TileError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec
-from spam.tiles import common_side_px, locate, open_slide, resolve_tile_specs
+from spam.tiles import locate, open_slide, resolve_tile_specs
+from spam.tiles.tile_specs import common_side_px
 
 
 @pytest.fixture

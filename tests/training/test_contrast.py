@@ -52,11 +52,7 @@ def test_training_losses_equal_the_loops(mode: str, targets: str, mask_neighbour
     changes = {"targets": targets, "mask_neighbours": mask_neighbours, "mode": mode}
     config = pretraining(Path("s"), Path("o"), temperature=0.4, mixing=0.3, **changes)
     losses = training_losses(
-        embedded,
-        config,
-        expression=torch.from_numpy(expression),
-        weights=GRAPH,
-        rows=np.array([2, 0, 3, 1]),
+        embedded, config, expression=torch.from_numpy(expression), weights=GRAPH, rows=np.array([2, 0, 3, 1])
     )
     near = np.zeros((4, 4), dtype=bool)
     if mask_neighbours:
@@ -100,20 +96,9 @@ def test_figures_equal_the_slow_way_whatever_the_training_loss() -> None:
 
 
 GOOD = PairHealth(
-    pair="gene",
-    loss=2.0,
-    ln_batch=4.0,
-    train_loss=1.5,
-    train_ln_batch=4.2,
-    k=10,
-    recall=0.5,
-    recall_back=0.4,
-    chance=0.1,
-    n=100,
-    image_rank=31.0,
-    other_rank=29.0,
-    dim=64,
-)
+    pair="gene", loss=2.0, ln_batch=4.0, train_loss=1.5, train_ln_batch=4.2, k=10, recall=0.5, recall_back=0.4,
+    chance=0.1, n=100, image_rank=31.0, other_rank=29.0, dim=64,
+)  # fmt: skip
 AT_CHANCE = {"loss": 4.01, "recall": 0.11, "recall_back": 0.09}
 
 

@@ -127,7 +127,7 @@ def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_pa
 
 def test_means_over_symmetries_are_never_mixed_with_plain_features(tmp_path: Path) -> None:
     stores = {name: tmp_path / f"{name}.zarr" for name in ("both", "averaged")}
-    for _name, store in stores.items():
+    for store in stores.values():
         for i in (1, 2):
             add_section(store, f"S{i}", seed=i)
             section = open_store(store, is_read_only=False).section(f"S{i}")
