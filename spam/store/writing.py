@@ -85,7 +85,7 @@ def locked_part(store: Path, name: str, part: str) -> Iterator[None]:
         If another process holds the same part, all of the features, or a part of features that are wanted whole.
     """
     section, _, key = name.partition("/")
-    with locked(store, f"{name}{part}", wait_s=0):
+    with locked(store, f"{name}{part}", wait_s=0.0):
         for other in live_locks(store, section):
             if other == key if part else other.startswith(f"{key}@"):
                 message = f"'{section}/{other}' in store {str(store)!r} is being written by another process. Wait for it."
