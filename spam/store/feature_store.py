@@ -14,7 +14,7 @@ from .places import FolderLocation, Location, ZipLocation
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .stored_section import Overview, StoredSection, spots_digest
-from .writing import live_locks, locked, write_root, write_section
+from .writing import live_locks, locked, remove_leftovers, write_root, write_section
 
 
 class Store:
@@ -155,10 +155,10 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     if store.is_writable and isinstance(store.location, ZipLocation):
         message = f"A packed store is read-only. Unpack it first: spam store unpack {address}"
         raise StoreError(message)
-    if (
-        store.is_writable and store._listed != store.section_names
-    ):  # a writer was killed before it updated the root
-        write_root(store.folder)
+    if store.is_writable:
+        remove_leftovers(store.folder)
+        if store._listed != store.section_names:  # a writer was killed before it updated the root
+            write_root(store.folder)
     return store
 
 

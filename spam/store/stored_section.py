@@ -413,7 +413,7 @@ class StoredSection:
                 - first
             )
             for values, part in ((data, "data"), (indices, "indices")):
-                values.append(self._group[f"X/{part}"][first:last][taken])  # type: ignore[index]
+                values.append(np.asarray(self._group[f"X/{part}"][first:last])[taken])  # type: ignore[index]
         ends = np.concatenate([[0], np.cumsum(stops - starts)])
         flat = [np.concatenate(part) if part else np.empty(0, np.int32) for part in (data, indices)]
         return self._matrix("X", "csc", [*flat, ends], (self.n_spots, len(wanted)))[:, places].tocsr()

@@ -193,7 +193,9 @@ def _unnamed(
     index = indices.get(section)
     folder = location.path if isinstance(location, FolderLocation) else Path()
     is_link = (folder / path).is_symlink()
-    is_ours = path in (INDEX, _README) or section in (STAGING, LOCKS) or path.endswith(PARTIAL)
+    is_ours = (
+        path in (INDEX, _README) or section == LOCKS or path.startswith(STAGING) or path.endswith(PARTIAL)
+    )
     is_known = inner == INDEX or (index is not None and inner in index.files)
     is_elsewhere = (section in indices and index is None) or (not is_all and section not in indices)
     if is_link:

@@ -283,20 +283,22 @@ def copy_section(
 
 @contextlib.contextmanager
 def _staged(store: Path, section: str) -> Iterator[Path]:
-    """Give a new folder in the staging folder, which is gone after the ``with`` block; the caller holds the lock."""
-    staging = inside(store, STAGING)
-    for leftover in staging.glob("*@*"):  # of a killed writer
-        if leftover.name.rpartition("@")[0] == section:
-            shutil.rmtree(leftover)
+    """Give a new folder beside the sections, which is removed after the ``with`` block; the caller holds the lock."""
     # A new name each time: after an error, threads of zarr may still be writing under the old one (zarr 3.1).
-    folder = staging / f"{section}@{secrets.token_hex(8)}"
-    folder.mkdir(parents=True)
+    folder = store / f"{STAGING}{section}@{secrets.token_hex(8)}"
+    folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another section is being written
-            staging.rmdir()
+
+
+def remove_leftovers(store: Path) -> None:
+    """Remove the folders of `_staged` that killed writers left."""
+    for folder in store.glob(f"{STAGING}*@*"):
+        section = folder.name.removeprefix(STAGING).rpartition("@")[0]
+        with contextlib.suppress(StoreError), locked(store, section, wait_s=0):  # else its writer is alive
+            shutil.rmtree(inside(store, folder.name), ignore_errors=True)
 
 
 def _replace(store: Path, name: str, folder: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_graph_is_replaced(section, store, make_graph, tree):
     section.write_graph("spatial", make_graph(k=5))
     section.write_graph("spatial", make_graph(k=2))
     assert_same(section.graph("spatial"), make_graph(k=2))
-    assert not (store.folder / ".unfinished").exists()
+    assert not list(store.folder.glob(".unfinished-*"))
 
 
 def test_graph_without_edges_on_one_spot(store, add, make_graph):
