@@ -1,4 +1,4 @@
-"""What licences say about sharing what was made from a work: data, looked up by name."""
+"""Licences and what they allow for derived data such as features; a table, looked up by name."""
 
 import dataclasses
 import functools
@@ -6,8 +6,6 @@ import re
 import tomllib
 from importlib import resources
 from typing import Any
-
-__all__ = ["EncoderTerms", "Licence", "encoder_terms", "known_licences", "licence"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,17 +17,17 @@ class Licence:
     name
         SPDX name, or the usual name of a custom licence.
     aliases
-        Other names that it answers to; upper and lower case, and spaces for hyphens, need none.
+        Other names; case, and spaces instead of hyphens, do not matter.
     allows_sharing
-        Whether it permits sharing adapted material at all; under which `conditions` is another matter.
+        Whether it permits sharing adapted material, under `conditions`.
     clause
-        Clause that permits or forbids it, by its number, in our words.
+        Clause that permits or forbids it, with its number, paraphrased.
     conditions
-        What whoever shares must keep to: attribution, non-commercial use, share-alike.
+        Conditions of sharing: attribution, non-commercial use, share-alike.
     url
         Text of the licence.
     is_spdx
-        Whether `name` is one of SPDX's list.
+        Whether `name` is in the SPDX list.
     """
 
     name: str
@@ -43,18 +41,18 @@ class Licence:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderTerms:
-    """Licence of an encoder's weights, as its makers publish it, with terms beyond the licence.
+    """Published licence of an encoder's weights, and terms beyond the licence.
 
     Attributes
     ----------
     sources
-        Where the weights come from, as in `EncoderCard.source`.
+        Origins of the weights, as in `EncoderCard.source`.
     licence
         Name of the licence, see `Licence`.
     url
-        Page that says so.
+        Page with the licence.
     terms
-        What that page asks beyond the licence, in our words, or None.
+        Terms on that page beyond the licence, paraphrased, or None.
     """
 
     sources: tuple[str, ...]
@@ -69,15 +67,15 @@ def licence(name: str) -> Licence | None:
 
 
 def encoder_terms(source: str) -> EncoderTerms | None:
-    """Look up what the makers of an encoder publish, by `EncoderCard.source`; None if spam does not know it.
+    """Look up the published terms of an encoder by `EncoderCard.source`; None if unknown.
 
-    The Hub takes upper for lower case in the names of its repositories, and so does this.
+    Case does not matter, as in repository names of the Hub.
     """
     return _table()[1].get(source.lower())
 
 
 def known_licences() -> tuple[str, ...]:
-    """Names of all licences that spam knows, in the order of the table."""
+    """Names of all known licences, in the order of the table."""
     return tuple(dict.fromkeys(known.name for known in _table()[0].values()))
 
 

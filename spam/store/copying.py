@@ -13,7 +13,7 @@ import numpy as np
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, StoreError
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.store_config import MergeConfig, SelectConfig
-from spam.schemas.store_format import SectionMeta, quality_key
+from spam.schemas.store_format import FileEntry, SectionMeta, quality_key
 from spam.typing import Array
 
 from .feature_store import Store, choose_sections, create_store, open_store
@@ -449,7 +449,7 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> CopyReport:
     advice = "Select what to merge: spam store select A part.zarr --sections … --features …"
     require_no_conflicts(plans, "These stores differ", advice)
     target = own or create_store(config.out)
-    with progress.task("merging", n_files(plans.values())) as advance:
+    with progress.task("merging", len(planned_files(plans.values()))) as advance:
         apply_plans(plans, target, advance)
     unfinished = [
         f"{s.store_address}: {s.meta.name}: {key} (unfinished)" for s in sections for key in s.unfinished_keys
@@ -463,18 +463,18 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> CopyReport:
     )
 
 
-def n_files(plans: Iterable[Plan]) -> int:
-    """Count the files that the plans copy."""
-    total = 0
+def planned_files(plans: Iterable[Plan]) -> list[FileEntry]:
+    """List the files that the plans copy."""
+    files: list[FileEntry] = []
     for plan in plans:
-        total += len(table_files(plan.base.index)) if plan.is_new else 0
+        files += table_files(plan.base.index).values() if plan.is_new else ()
         for part in plan.added:
             index = plan.parts[part].index
-            total += len(index.below(*parts_of(index)[part]))
-    return total
+            files += index.below(*parts_of(index)[part]).values()
+    return files
 
 
-def table_files(index: SectionIndex) -> dict[str, Any]:
+def table_files(index: SectionIndex) -> dict[str, FileEntry]:
     """Return the files of a section that belong to no features and no graph."""
     in_parts = index.below(*sum(parts_of(index).values(), ()))
     return {path: entry for path, entry in index.files.items() if path not in in_parts}

@@ -29,9 +29,9 @@ from .copying import (
     apply_plans,
     chosen_parts,
     merge_plans,
-    n_files,
     named,
     parts_of,
+    planned_files,
     require_no_conflicts,
     select,
 )
@@ -461,7 +461,9 @@ def _root(names: Sequence[str]) -> bytes:
 class _Fetched(RemoteLocation):
     """A remote store of which files are fetched once, without the cache, and counted."""
 
-    n_files = n_bytes = 0
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.fetched: list[FileEntry] = []
 
     def read(self, path: str, entry: FileEntry) -> bytes:
         """Fetch a file and compare it with its index entry."""
@@ -470,7 +472,7 @@ class _Fetched(RemoteLocation):
             raise self.damaged(
                 path, "it is missing" if data is None else "its bytes are not those of the index"
             )
-        self.n_files, self.n_bytes = self.n_files + 1, self.n_bytes + len(data)
+        self.fetched.append(entry)
         return data
 
 
@@ -500,14 +502,15 @@ def pull(config: PullConfig, *, progress: Progress = SILENT) -> TransferReport:
     require_no_conflicts(
         plans, f"{config.out} has something else under the same name", "Pull into another folder."
     )
-    total = n_files(plans.values())
-    with progress.task("pulling", total) as advance:
+    files = planned_files(plans.values())
+    with progress.task("pulling", len(files)) as advance:
         apply_plans(plans, own or create_store(config.out), advance)
+    fetched = location.fetched if isinstance(location, _Fetched) else files
     return TransferReport(
         store=source.address,
         to=str(config.out),
         sections=tuple(section.meta.name for section in sections),
         added=tuple(named(plan.base, part) for plan in plans.values() for part in plan.added),
-        n_files=location.n_files if isinstance(location, _Fetched) else total,
-        n_bytes=location.n_bytes if isinstance(location, _Fetched) else 0,
+        n_files=len(fetched),
+        n_bytes=sum(entry.n_bytes for entry in fetched),
     )

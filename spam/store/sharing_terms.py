@@ -53,8 +53,9 @@ def require_sharing_allowed(
         lines = "".join(f"\n- {objection}" for objection in objections)
         message = (
             f"This store must not be shared as it is:{lines}\n"
-            "State an unstated licence with --licence CC-BY-4.0 (or what it is), leave sections or features out with `spam "
-            "store select`, or, if you have the right to share all of this, add --i-have-the-right-to-share."
+            "State a missing licence with --licence (of `spam embed`, `spam store import` or `spam store push`), leave out "
+            "sections or features with `spam store select`, or, if you have the right to share all of this, add "
+            "--i-have-the-right-to-share."
         )
         raise StoreError(message)
 

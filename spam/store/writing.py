@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ _CHUNK_ROWS = 1 << 20
 """Rows in a chunk of a table: 4 MB of int32."""
 _CHUNK_ENTRIES = 1 << 18
 """Entries in a chunk of a sparse matrix: 1 MB of int32, so that the counts of a few genes are a few chunks."""
+_N_THREADS = 8  # files that are copied at the same time: most of a remote copy is waiting
 _MOST_CHUNKS = 64
 """Chunk files of one part of a sparse matrix, whose chunks are longer if there are more entries."""
 
@@ -85,7 +87,7 @@ def locked_part(store: Path, name: str, part: str) -> Iterator[None]:
         If another process holds the same part, all of the features, or a part of features that are wanted whole.
     """
     section, _, key = name.partition("/")
-    with locked(store, f"{name}{part}", wait_s=0):
+    with locked(store, f"{name}{part}", wait_s=0.0):
         for other in live_locks(store, section):
             if other == key if part else other.startswith(f"{key}@"):
                 message = f"'{section}/{other}' in store {str(store)!r} is being written by another process. Wait for it."
@@ -236,12 +238,16 @@ def copy_files(
     StoreError
         If a file of the source is missing or damaged.
     """
-    for path, entry in files.items():
-        to = inside(target, path)
+
+    def copy(path: str) -> None:
+        to, entry = inside(target, path), files[path]
         if not (to.is_file() and to.stat().st_size == entry.n_bytes and file_entry(to.read_bytes()) == entry):
             to.parent.mkdir(parents=True, exist_ok=True)
             write_whole(to, source.read(f"{section}/{path}", entry))
-        advance(note=section)
+
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        for _ in pool.map(copy, files):
+            advance(note=section)
 
 
 def copy_nodes(

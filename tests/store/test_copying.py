@@ -87,9 +87,9 @@ def test_copy_without_coordinates_has_features_alone(store, tmp_path):
     assert copy.ids.tolist() == [f"spot{number}" for number in range(23)]
     assert not any(b"S1_7" in data for data in tree(tmp_path / "a.zarr").values())
     order = [own.features("tiny_112um").tolist().index(row) for row in copy.features("tiny_112um").tolist()]
-    assert order != sorted(order)
     order = np.array(order)
     readable = np.flatnonzero(np.isin(order, [2, 5], invert=True))  # zeros are not unique
+    assert order[readable].tolist() != sorted(order[readable])
     np.testing.assert_array_equal(
         copy.features("tiny_224um")[readable], own.features("tiny_224um")[order[readable]]
     )
