@@ -28,9 +28,9 @@ import pandas as pd
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.store_config import ForeignKind
-from spam.sections.coordinates import BOX_COLUMNS, CENTRE_COLUMNS, UM_COLUMNS
+from spam.sections.coordinates import CENTRE_COLUMNS, UM_COLUMNS
 from spam.sections.lab_section import quoted
-from spam.sections.tile_table import ID_COLUMNS, first_column, read_csv_text
+from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, first_column, read_csv_text
 from spam.typing import Array, Float32, Float64, Shaped
 
 from .array_files import open_hdf5, read_npy, read_npz, read_numbers, read_tensor, refuse_claims
