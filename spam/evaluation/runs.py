@@ -137,7 +137,8 @@ def run_all(
             write_result(run.path(folder), result)
             if result.failure is not None:
                 level = logging.INFO if result.does_not_apply else logging.WARNING
-                _LOG.log(level, "%s: %s failed: %s", run.fold.name, run.name, result.failure)
+                verb = "does not apply" if result.does_not_apply else "failed"
+                _LOG.log(level, "%s: %s %s: %s", run.fold.name, run.name, verb, result.failure)
             advance(note=f"{run.fold.name}: {run.name}")
 
 
