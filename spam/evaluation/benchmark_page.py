@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 
-from .boards import HEADLINE_SET, HEST_SET, SCORE_HEADINGS, markdown_table, shown
+from .boards import HEADLINE_SET, HEST_SET, SCORE_HEADINGS, board_table, markdown_table, shown
 from .runs import ALL_GENES
 from .summary import COMPARED
 
@@ -114,19 +114,8 @@ def _boards(report: "BenchmarkReport") -> Iterator[str]:
     for gene_set, own in report.summaries.groupby("gene_set", sort=False):
         if gene_set == HEST_SET:
             continue
-        means = own.pivot_table(index="method", columns="score", values="mean", sort=False, dropna=False)
-        scores = [score for score in SCORE_HEADINGS if score in means]
-        rows = [
-            [
-                row.method,
-                f"{row.n_genes:g}",
-                f"{row.n_undefined:g}",
-                *map(shown, means.loc[row.method, scores]),
-            ]
-            for row in own[own["score"] == "pearson"].itertuples()
-        ]
         yield f"## Honest board, {gene_set}"
-        yield markdown_table(["method", "genes", "undefined", *(SCORE_HEADINGS[s] for s in scores)], rows)
+        yield board_table(own, value="mean")
     yield (
         "Genes, and those without a Pearson correlation (constant truth or prediction), are means over test sections; "
         "undefined scores are excluded from means."

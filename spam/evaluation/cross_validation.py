@@ -122,10 +122,7 @@ class BenchmarkReport:
             {
                 **values,
                 "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
-                "differences": [
-                    {**dataclasses.asdict(d), "is_better": d.is_better, "sentence": d.sentence()}
-                    for d in self.differences
-                ],
+                "differences": [d.to_mapping() for d in self.differences],
                 "verdicts": self.verdicts,
                 "failures": [
                     {
@@ -134,8 +131,6 @@ class BenchmarkReport:
                     }
                     for r in self.failures
                 ],
-                "summaries": self.summaries.to_dict(orient="records"),
-                "scores": self.scores.to_dict(orient="records"),
                 "files": [path.name for path in self.files],
             }
         )
@@ -245,14 +240,8 @@ def benchmark(
 
 def _gene_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """Average the Pearson correlation of each gene over test sections and seeds: one column per method."""
-    columns = [
-        table["pearson"].rename(result.method)
-        for result in results
-        if result.scores is not None
-        for table in result.scores.genes.values()
-    ]
-    wide = pd.concat(columns, axis=1)
-    return wide.T.groupby(level=0, sort=False).mean().T.rename_axis("gene")
+    tables = [r.scores.genes.assign(method=r.method) for r in results if r.scores is not None]
+    return pd.concat(tables).pivot_table("pearson", "gene", "method", dropna=False, sort=False)
 
 
 def _plot(report: BenchmarkReport, path: Path) -> None:

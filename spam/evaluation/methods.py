@@ -18,58 +18,11 @@ from spam.models.rate_path import group_means
 from spam.training.cohort import SpotData
 from spam.typing import Array, Float, Float32, Float64, Int64
 
+from .boards import MethodPrediction
 from .folds import FoldTask
 
 N_COMPONENTS = 256  # as in the HEST benchmark (arXiv 2406.16192), for every method here
 CPU = torch.device("cpu")  # a few hundred spots: kernel launches would dominate on a GPU
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CountPrediction:
-    """A distribution of raw counts; the benchmark scales it to the measured depth of each spot.
-
-    Attributes
-    ----------
-    likelihood
-        Family.
-    rate
-        Mean per 10k counts before zero inflation, (n_spots, n_genes).
-    theta
-        Inverse dispersion (n_genes,), None for a Poisson.
-    pi
-        Probability of an excess zero (n_spots, n_genes), for a ZINB only.
-    lower, upper
-        Predictive interval of the raw counts as quantile levels that are calibrated on the method's own training folds,
-        e.g. ``(0.04, 0.97)`` for 90 %.
-    """
-
-    likelihood: Literal["zinb", "nb", "poisson"]
-    rate: Float32[Array, "n_spots n_genes"]
-    theta: Float32[Array, " n_genes"] | None = None
-    pi: Float32[Array, "n_spots n_genes"] | None = None
-    lower: float = 0.05
-    upper: float = 0.95
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MethodPrediction:
-    """Prediction of one test section.
-
-    Attributes
-    ----------
-    expression
-        Predicted log1p(CP10k) of the task's genes, (n_spots, n_genes). Offset and scale of a gene do not affect
-        correlations, but errors.
-    counts
-        Distribution of the raw counts, or None.
-    raw_scale
-        Prediction of log1p(raw counts) of the genes of ``hest-50``, in their order, by a variant fitted to that target, or
-        None.
-    """
-
-    expression: Float32[Array, "n_spots n_genes"]
-    counts: CountPrediction | None = None
-    raw_scale: Float32[Array, "n_spots n_hest"] | None = None
 
 
 @runtime_checkable  # for the run-time type checks of the tests

@@ -19,8 +19,9 @@ from spam.training.pretraining import pretrain_on
 from spam.training.training_set import training_set_of
 
 from .baselines import BASELINES
+from .boards import CountPrediction, MethodPrediction
 from .folds import FoldTask
-from .methods import CountPrediction, Method, MethodPrediction
+from .methods import Method
 from .peers import PEERS
 from .stored_truth import DEPTH_NULL
 

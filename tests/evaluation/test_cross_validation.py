@@ -13,6 +13,7 @@ from scipy import stats
 
 from spam.cli.commands import BENCHMARK
 from spam.evaluation import ALL_METHODS, BenchmarkReport, benchmark
+from spam.evaluation.runs import read_result
 from spam.evaluation.spam_method import choose_methods
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
@@ -100,7 +101,7 @@ def test_genes_are_averaged_over_test_sections(store: Path, written: Path) -> No
         expression = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
         feature = section.features("tiny_112um")[:, 0]
         path = next((written / "runs").glob(f"{fold}-*/first-feature-*/seed-0.json"))
-        chosen[fold] = set(json.loads(path.read_text(encoding="utf-8"))["scores"]["genes"][name]["gene"])
+        chosen[fold] = set(read_result(path).scores.genes.loc[name].index)
         for gene, values in zip(section.genes, expression.T, strict=True):
             if gene in chosen[fold]:
                 scores.setdefault(gene, []).append(stats.pearsonr(values, feature).statistic)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spam.evaluation.boards import PairedDifference, SetScore
+from spam.evaluation.boards import PairedDifference
 from spam.evaluation.folds import Fold
 from spam.evaluation.metrics import Interval
 from spam.evaluation.runs import FoldScores, RunResult
@@ -16,34 +16,25 @@ DONORS = {"A1": "a", "A2": "a", "A3": "a", "B1": "b", "B2": "b", "C1": "c"}
 FOLDS = [Fold(name=s, train=tuple(t for t in DONORS if t != s), test=(s,)) for s in DONORS]
 
 
-def set_score(method: str, gene_set: str, *, is_reference: bool, **means: float) -> SetScore:
-    return SetScore(
-        predictor=method,
-        is_reference=is_reference,
-        gene_set=gene_set,
-        n_genes=11,
-        n_missing=2,
-        means=means,
-        n_undefined=dict.fromkeys(means, 3),
-    )
-
-
 def cell(
     method: str, fold: str, section: str, seed: int, *, is_reference: bool, value: float, nll: float
 ) -> RunResult:
-    scores = (
-        set_score(method, "HVG-50", is_reference=is_reference, pearson=value),
-        set_score(method, "HVG-250", is_reference=is_reference, pearson=value / 2),
-        set_score(method, "all", is_reference=is_reference, pearson=value / 3, nll=nll),
-    )
-    hest = set_score(method, "hest-50", is_reference=is_reference, pearson=value / 4)
+    values = {
+        ("HVG-50", "pearson"): value,
+        ("HVG-250", "pearson"): value / 2,
+        ("all", "pearson"): value / 3,
+        ("all", "nll"): nll,
+        ("hest-50", "pearson"): value / 4,
+    }
+    sets = pd.DataFrame([(*key, x) for key, x in values.items()], columns=["gene_set", "score", "value"])
+    sets = sets.assign(method=method, section=section, n_genes=9, n_missing=2, n_undefined=3)
     return RunResult(
         fold=fold,
         method=method,
         seed=seed,
         is_reference=is_reference,
         seconds=1.0,
-        scores=FoldScores(sections={section: scores}, hest=hest, genes={}),
+        scores=FoldScores(sets=sets, genes=pd.DataFrame()),
     )
 
 
