@@ -167,7 +167,7 @@ def find_tasks(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     if unknown:
         message = f"Tasks not found: {', '.join(unknown)} (--tasks). Available: {', '.join(known)}."
         raise ConfigError(message)
-    return tuple(known[name] for name in names or known)
+    return tuple(known[name] for name in dict.fromkeys(names or known))
 
 
 def read_task(folder: Path, *, needs_patches: bool) -> HestTask:

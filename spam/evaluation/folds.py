@@ -116,8 +116,8 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
         message = f"Sections {', '.join(bare)} have no counts. Leave them out (--sections), or embed them with --h5ad."
         raise ConfigError(message)
     if config.train_sections:
-        name = f"{'+'.join(config.train_sections)} -> {'+'.join(config.test_sections)}"
-        return (Fold(name=name, train=config.train_sections, test=config.test_sections),)
+        train, test = (tuple(dict.fromkeys(s)) for s in (config.train_sections, config.test_sections))
+        return (Fold(name=f"{'+'.join(train)} -> {'+'.join(test)}", train=train, test=test),)
     unknown = [meta.name for meta in sections if meta.donor is None]
     has_donors = not unknown and len({meta.donor for meta in sections}) > 1
     by = config.by or ("donor" if has_donors else "section" if len(names) > 1 else "block")
