@@ -358,7 +358,7 @@ def read_barcodes(file: h5py.File) -> tuple[str, ...]:
     Raises
     ------
     SectionError
-        If neither exists, or a barcode is repeated.
+        If neither exists.
     """
     node = next((file[key] for key in ("barcodes", "barcode") if key in file), None)
     if not isinstance(node, h5py.Dataset):
@@ -366,8 +366,4 @@ def read_barcodes(file: h5py.File) -> tuple[str, ...]:
         raise SectionError(message)
     refuse_claims(node)
     values = np.asarray(node[()]).ravel()
-    barcodes = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)
-    if len(set(barcodes)) < len(barcodes):
-        message = f"{file.filename} repeats {len(barcodes) - len(set(barcodes))} barcodes."
-        raise SectionError(message)
-    return barcodes
+    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)

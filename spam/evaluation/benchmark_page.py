@@ -125,21 +125,15 @@ def _boards(report: "BenchmarkReport") -> Iterator[str]:
 def _differences(report: "BenchmarkReport") -> str:
     if not report.differences:
         return "None: only baselines were run."
-    found = {(d.method, d.other, d.gene_set, d.score): d for d in report.differences}
-    rows = []
-    for method, other in dict.fromkeys((d.method, d.other) for d in report.differences):
-        cells = []
-        for compared in COMPARED:
-            d = found.get((method, other, *compared))
-            if d is None:
-                cells.append("–")
-                continue
-            mark = "**" if d.is_better else ""
-            mean, lower, upper = (
-                shown(x, "+") for x in (d.difference.mean, d.difference.lower, d.difference.upper)
-            )
-            cells.append(f"{mark}{mean}{mark} ({lower} to {upper})")
-        rows.append([method, other, *cells])
+    cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for d in report.differences:
+        mean, lower, upper = (
+            shown(x, "+") for x in (d.difference.mean, d.difference.lower, d.difference.upper)
+        )
+        mark = "**" if d.is_better else ""
+        own = cells.setdefault((d.method, d.other), {})
+        own[d.gene_set, d.score] = f"{mark}{mean}{mark} ({lower} to {upper})"
+    rows = [[*pair, *(own.get(compared, "–") for compared in COMPARED)] for pair, own in cells.items()]
     head = ["method", "minus", *(f"{gene_set} {SCORE_HEADINGS[score]}" for gene_set, score in COMPARED)]
     note = f"Same test sections, seeds averaged; 95 % bootstrap over {report.unit}; bold: whole interval on the better side."
     return f"{markdown_table(head, rows)}\n\n{note}"
@@ -154,10 +148,6 @@ def _by_section(report: "BenchmarkReport") -> str:
 def _failures(report: "BenchmarkReport") -> Iterator[str]:
     if report.failures or report.n_waiting:
         yield "## Without scores"
-        lines = [
-            f"- {r.method} {'does not apply to' if r.does_not_apply else 'failed in'} {r.fold} "
-            f"(seed {r.seed}): {r.failure}"
-            for r in report.failures
-        ]
+        lines = [f"- {result.sentence()}" for result in report.failures]
         lines += [f"- {report.n_waiting} runs of other shards are not finished."] if report.n_waiting else []
         yield "\n".join(lines)

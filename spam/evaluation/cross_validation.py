@@ -99,20 +99,19 @@ class BenchmarkReport:
 
     def find(self, method: str, gene_set: str, score: str) -> dict[str, Any] | None:
         """Find one row of `summaries`, or None if the method has no such score."""
-        s = self.summaries
-        rows = s[(s["method"] == method) & (s["gene_set"] == gene_set) & (s["score"] == score)]
+        keys = {"method": method, "gene_set": gene_set, "score": score}
+        rows = self.summaries.loc[(self.summaries[list(keys)] == pd.Series(keys)).all(axis=1)]
         return {str(k): v for k, v in rows.iloc[0].items()} if len(rows) else None
 
-    def headline(self) -> pd.DataFrame:
-        """Rows of `summaries` of the Pearson correlation on the headline genes."""
-        s = self.summaries
+    def headline(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Rows of `summaries` (or another table) of the Pearson correlation on the headline genes."""
+        s = self.summaries if table is None else table
         return s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
 
     def headline_by_part(self) -> "pd.Series[float]":
         """Pearson correlation on the headline genes per method and test section (or block), mean over seeds."""
-        s = self.scores
-        chosen = s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
-        return chosen.groupby(["method", "part"], sort=False)["value"].mean()
+        parts = self.headline(self.scores).groupby(["method", "part"], sort=False)
+        return parts["value"].mean()
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
@@ -124,13 +123,6 @@ class BenchmarkReport:
                 "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
                 "differences": [d.to_mapping() for d in self.differences],
                 "verdicts": self.verdicts,
-                "failures": [
-                    {
-                        name: getattr(r, name)
-                        for name in ("fold", "method", "seed", "failure", "does_not_apply")
-                    }
-                    for r in self.failures
-                ],
                 "files": [path.name for path in self.files],
             }
         )
@@ -143,11 +135,7 @@ class BenchmarkReport:
         lines = [f"{HEADLINE_SET} Pearson within test sections, mean over {self.unit}:"]
         lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
         lines += self.verdicts
-        lines += [
-            f"{r.method} failed in {r.fold} (seed {r.seed}): {r.failure}"
-            for r in self.failures
-            if not r.does_not_apply
-        ]
+        lines += [result.sentence() for result in self.failures if not result.does_not_apply]
         lines += [f"{self.n_waiting} runs of other shards are not finished"] if self.n_waiting else []
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)

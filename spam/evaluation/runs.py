@@ -103,6 +103,11 @@ class RunResult:
     failure: str | None = None
     does_not_apply: bool = False
 
+    def sentence(self) -> str:
+        """Describe the failure in one line."""
+        verb = "does not apply to" if self.does_not_apply else "failed in"
+        return f"{self.method} {verb} {self.fold} (seed {self.seed}): {self.failure}"
+
 
 def list_runs(
     folds: Sequence[Fold], methods: Sequence[Method], *, n_seeds: int, has_depth_null: bool
@@ -132,8 +137,7 @@ def run_all(
             write_result(run.path(folder), result)
             if result.failure is not None:
                 level = logging.INFO if result.does_not_apply else logging.WARNING
-                verb = "does not apply" if result.does_not_apply else "failed"
-                _LOG.log(level, "%s: %s %s: %s", run.fold.name, run.name, verb, result.failure)
+                _LOG.log(level, "%s", result.sentence())
             advance(note=f"{run.fold.name}: {run.name}")
 
 
@@ -172,28 +176,25 @@ def score_fold(data: FoldData, name: str, predictions: Mapping[str, MethodPredic
     """
     _check(data, name, predictions)
     genes = data.task.genes
-    hest = {HEST_SET: genes.sets[HEST_SET]}
-    honest = {**genes.sets, ALL_GENES: genes.genes}
-    del honest[HEST_SET]
+    members = genes.sets[HEST_SET]
+    honest = {**{k: v for k, v in genes.sets.items() if k != HEST_SET}, ALL_GENES: genes.genes}
     tables = {
         section: score_genes(truth, predictions[section], genes) for section, truth in data.truths.items()
     }
     pooled = score_hest(list(data.truths.values()), [predictions[section] for section in data.truths], genes)
     if not len(pooled):
         message = (
-            f"The test sections share none of the {len(hest[HEST_SET])} genes of the HEST board. Use the same gene names in "
-            "all sections, or test them in different folds."
+            f"The test sections share none of the {len(members)} genes of the HEST board. Use the same gene names in all "
+            "sections, or test them in different folds."
         )
         raise SectionError(message)
-    scored = [(section, table, honest) for section, table in tables.items()] + [
-        (next(iter(tables)), pooled, hest)
+    sets = [
+        score_set(table, gene_set, names, method=name).assign(section=section)
+        for section, table in tables.items()
+        for gene_set, names in honest.items()
     ]
-    scores = [
-        score_set(table, gene_set, members, method=name).assign(section=section)
-        for section, table, sets in scored
-        for gene_set, members in sets.items()
-    ]
-    return FoldScores(sets=pd.concat(scores, ignore_index=True), genes=pd.concat(tables, names=["section"]))
+    sets.append(score_set(pooled, HEST_SET, members, method=name).assign(section=next(iter(tables))))
+    return FoldScores(sets=pd.concat(sets, ignore_index=True), genes=pd.concat(tables, names=["section"]))
 
 
 def depth_null(data: FoldData) -> dict[str, MethodPrediction]:
@@ -201,13 +202,9 @@ def depth_null(data: FoldData) -> dict[str, MethodPrediction]:
 
     Not a method, since it reads the measured library size of the test spots.
     """
-    n_genes = len(data.task.genes.genes)
-    return {
-        section: MethodPrediction(
-            expression=np.repeat(np.log1p(truth.totals)[:, None], n_genes, axis=1).astype(np.float32)
-        )
-        for section, truth in data.truths.items()
-    }
+    shape = (1, len(data.task.genes.genes))
+    depth = {section: np.log1p(truth.totals).astype(np.float32) for section, truth in data.truths.items()}
+    return {name: MethodPrediction(expression=np.tile(d[:, None], shape)) for name, d in depth.items()}
 
 
 def prediction_digest(predictions: Mapping[str, MethodPrediction]) -> str:

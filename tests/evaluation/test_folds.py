@@ -352,15 +352,6 @@ def test_unknown_donors_are_reported(lab: Lab) -> None:
     assert "--donor" in line
 
 
-def test_a_finding_of_several_folds_is_one_sentence(lab: Lab) -> None:
-    folds = [sides(lab.spots, ("S1",), ("S2",)), sides(lab.spots, ("S2",), ("S1",))]
-    folds = [
-        dataclasses.replace(f, fold=dataclasses.replace(f.fold, name=n))
-        for f, n in zip(folds, "xy", strict=True)
-    ]
-    assert [line for line in describe_leakage(folds) if line.startswith("x, y: donor a")]
-
-
 def test_an_encoder_adapted_on_counts_of_a_test_section_is_refused(lab: Lab) -> None:
     folds = [Fold(name="a", train=("S2",), test=("S1",)), Fold(name="b", train=("S1",), test=("S2",))]
     refuse_adapted(folds, dataclasses.replace(lab.features, adapted_on=("S3",)))

@@ -64,11 +64,6 @@ def test_scores_are_those_of_sklearn_and_scipy(tmp_path: Path, layout: str, dtyp
     assert values["pearson_std"] == pytest.approx(np.std([row.mean() for row in expected]), abs=1e-10)
 
 
-def test_exact_scores_are_what_sklearn_comes_to(lab: HestLab) -> None:
-    expected = lab.reference(svd_solver="full", tol=1e-12)
-    np.testing.assert_allclose(pearson(run(lab, solver="exact")), expected, rtol=0, atol=1e-6)
-
-
 class Watcher:
     """A progress that notes its tasks."""
 
@@ -240,18 +235,11 @@ TASK_FAULTS: list[tuple[Callable[[Path], None], type[SpamError], str]] = [
         r"2 files of task IDC.*S1\.h5ad.*S3\.h5",
     ),
     (_remove("splits/test_1.csv"), MissingInputError, r"1 files .*test_1\.csv"),
-    (_remove("var_50genes.json"), MissingInputError, r"var_50genes\.json"),
-    (_write("var_50genes.json", "[]"), SectionError, r"var_50genes\.json"),
     (_write("var_50genes.json", "{"), SectionError, r"var_50genes\.json.*JSONDecodeError"),
-    (_write("var_50genes.json", '{"genes": ["A", "A"]}'), SectionError, "has repeats"),
-    (
-        _write("splits/train_0.csv", "sample_id,patches_path\nS1,patches/S1.h5\n"),
-        SectionError,
-        "train_0.*expr_path",
-    ),
+    (_write("var_50genes.json", '{"genes": ["A", "A"]}'), SectionError, r"var_50genes\.json .*repeats"),
+    (_write("splits/train_0.csv", "sample_id\nS1\n"), SectionError, "train_0.*expr_path"),
     (_write("splits/train_0.csv", ""), SectionError, r"train_0\.csv"),
     (lambda home: write_split(home, "test_0.csv", ("S3", "S2")), SectionError, "split 0 has S2 on both"),
-    (lambda home: write_split(home, "test_0.csv", ("S3", "S3")), SectionError, r"test_0\.csv .*has repeats"),
     (
         _write("splits/test_0.csv", "sample_id,patches_path,expr_path\n"),
         SectionError,
@@ -260,7 +248,7 @@ TASK_FAULTS: list[tuple[Callable[[Path], None], type[SpamError], str]] = [
     (
         _write("splits/test_0.csv", "sample_id,patches_path,expr_path\nS3,patches/S3.h5,adata/S2.h5ad\n"),
         SectionError,
-        r"different files for S3",
+        "different files for S3",
     ),
 ]
 
@@ -294,16 +282,6 @@ def test_splits_come_in_order_of_their_numbers(lab: HestLab) -> None:
 def test_folders_without_tasks(tmp_path: Path, folder: str) -> None:
     with pytest.raises(MissingInputError, match=r"--bench-data.*MahmoodLab/hest-bench"):
         find_tasks(tmp_path / folder)
-
-
-def test_missing_embeddings_are_named(lab: HestLab) -> None:
-    folder = lab.folder / "features" / "IDC" / "resnet50"
-    (folder / "S1.h5").unlink()
-    (folder / "S2.h5").unlink()
-    with pytest.raises(MissingInputError, match=r"2 files .*--features.*S1\.h5.*S2\.h5"):
-        run(lab)
-    with pytest.raises(MissingInputError, match=r"3 files .*uni_v1"):
-        run(lab, enc_name="uni_v1")
 
 
 def test_barcodes_and_genes_that_do_not_match(lab: HestLab) -> None:
@@ -342,9 +320,6 @@ def test_embeddings_that_do_not_fit(lab: HestLab) -> None:
     write_features(path, x[:-1], names)
     with pytest.raises(SectionError, match=r"S2\.h5 .*\(22, 19\) for 23 barcodes"):
         run(lab)
-    write_features(path, x, [names[0], *names[:-1]])
-    with pytest.raises(SectionError, match=r"S2\.h5 repeats 1 barcodes"):
-        run(lab)
     broken = x.copy()
     broken[[2, 5], 3] = np.nan
     write_features(path, broken, names)
@@ -356,6 +331,9 @@ def test_embeddings_that_do_not_fit(lab: HestLab) -> None:
     with h5py.File(path, "r+") as file:
         del file["barcodes"]
     with pytest.raises(SectionError, match=r"S2\.h5 has no 'barcodes'.*coords, embeddings"):
+        run(lab)
+    path.unlink()
+    with pytest.raises(MissingInputError, match=r"1 files .*--features.*S2\.h5"):
         run(lab)
 
 
@@ -371,10 +349,6 @@ def test_patches_that_do_not_fit(lab: HestLab) -> None:
     with h5py.File(path, "r+") as file:
         del file["img"]
         file["img"] = images.astype(np.float32)
-    with pytest.raises(SectionError, match=r"'img' of .*S1\.h5"):
-        run(lab, features=None, enc_name=name, device="cpu")
-    with h5py.File(path, "r+") as file:
-        del file["img"]
     with pytest.raises(SectionError, match=r"'img' of .*S1\.h5"):
         run(lab, features=None, enc_name=name, device="cpu")
 

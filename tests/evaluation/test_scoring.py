@@ -124,20 +124,6 @@ def test_depth_null_is_the_logarithm_of_the_library_size(data: FoldData) -> None
     assert row(found, "S3", "hest-50")["value"] > 0.1  # depth leaks into raw counts
 
 
-def test_a_constant_gene_is_counted_and_in_no_mean(data: FoldData) -> None:
-    plain = FirstFeature().fit_predict(data.task, seed=0)
-    first = data.task.genes.genes.index(data.task.genes.sets["HVG-50"][0])
-    changed = {name: p.expression.copy() for name, p in plain.items()}
-    for expression in changed.values():
-        expression[:, first] = 1.5
-    found = score_fold(data, "x", {n: MethodPrediction(expression=e) for n, e in changed.items()})
-    score = row(found, "S3", "HVG-50")
-    assert score["n_undefined"] == 1
-    others = [data.task.genes.genes.index(gene) for gene in data.task.genes.sets["HVG-50"][1:]]
-    expected = correlations(truth(data, "S3")[:, others], first_feature(data.task, 0)[:, others]).mean()
-    assert score["value"] == pytest.approx(expected, rel=1e-4)
-
-
 def test_genes_that_a_test_section_has_not_measured_are_missing(data: FoldData) -> None:
     s4 = data.truths["S4"]
     fewer = dataclasses.replace(s4, counts=s4.counts[:, 7:], genes=s4.genes[7:])
