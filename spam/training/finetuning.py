@@ -146,6 +146,7 @@ def finetune_on(
         selection = fit(stage, chosen, device=device, progress=progress)
         stage.network.load_state_dict(weights_of(read_checkpoint(selection.best_path, stage=stage.name)[1]))
         heldout = stage.judge_heldout()
+        del stage  # frees its arrays before those of the final run are made
         whole = with_all_trained_on(data, n_components=None if pretrained else config.n_components)
         judged = (data.held_out_sections, heldout)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
