@@ -94,20 +94,6 @@ def _centred(xy: Array) -> Array:
     return scaled.astype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class References:
-    """Spots that a network was fitted on, for retrieval: rows of the fold (m,) and centred expression (m, n_genes)."""
-
-    rows: Int64[torch.Tensor, " m"]
-    expression: Float[torch.Tensor, "m n_genes"]
-
-
-def _references(targets: FoldTargets, is_chosen: Bool[Array, " m"]) -> References:
-    """Take some of the training spots."""
-    rows, expression = targets.rows[is_chosen], targets.centred[is_chosen]
-    return References(rows=torch.from_numpy(rows), expression=torch.from_numpy(expression))
-
-
 class PeerNetwork(nn.Module):
     """A network with the images and coordinates of a fold; loss and prediction take rows of the fold.
 
@@ -125,9 +111,9 @@ class PeerNetwork(nn.Module):
         return mse_loss(self(rows), expression)
 
     def predict(
-        self, rows: Int64[torch.Tensor, " b"], references: References
+        self, rows: Int64[torch.Tensor, " b"], bank: Float[torch.Tensor, "m n_genes"]
     ) -> Float[torch.Tensor, "b n_genes"]:
-        """Centred expression of these rows; `references` are ignored unless the idea retrieves."""
+        """Centred expression of these rows; `bank`, that of the training spots, is for ideas that retrieve."""
         out: torch.Tensor = self(rows)
         return out
 
@@ -166,11 +152,11 @@ class Peer:
         fold, targets = fold_tensors(task, self.view), fold_targets(task)
         group = assign_groups(task.train, ()).group[targets.rows]
         epochs = self.choose_epochs(fold, targets, group, seed=seed)
-        everything = _references(targets, np.ones(len(targets.rows), dtype=bool))
-        members = [self._fit(fold, everything, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)]
+        known, bank = torch.from_numpy(targets.rows), torch.from_numpy(targets.centred)
+        members = [self._fit(fold, known, bank, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)]
         predictions = {}
         for name, rows in fold.test_rows.items():
-            centred = np.mean([_predict(member, rows, everything) for member in members], axis=0)
+            centred = np.mean([_predict(member, rows, bank) for member in members], axis=0)
             predictions[name] = MethodPrediction(expression=(centred + targets.gene_mean).astype(np.float32))
         return predictions
 
@@ -197,34 +183,35 @@ class Peer:
         self, fold: FoldTensors, targets: FoldTargets, is_out: Bool[Array, " m"], *, seed: tuple[int, ...]
     ) -> dict[int, float]:
         """Train without some rows, and score their prediction every few epochs."""
-        kept = _references(targets, ~is_out)
+        kept, bank = torch.from_numpy(targets.rows[~is_out]), torch.from_numpy(targets.centred[~is_out])
         rows, truth = torch.from_numpy(targets.rows[is_out]), targets.centred[is_out]
         curve: dict[int, float] = {}
 
         def look(network: PeerNetwork, epoch: int) -> None:
             if epoch % _EVERY == 0:
-                r = pearson_per_gene(_predict(network, rows, kept), truth)
+                r = pearson_per_gene(_predict(network, rows, bank), truth)
                 curve[epoch] = float(pd.Series(r).mean())  # of the genes that vary
 
-        self._fit(fold, kept, self.schedule.epochs, seed=seed, look=look)
+        self._fit(fold, kept, bank, self.schedule.epochs, seed=seed, look=look)
         return curve
 
     def _fit(
         self,
         fold: FoldTensors,
-        references: References,
+        rows: Int64[torch.Tensor, " m"],
+        expression: Float[torch.Tensor, "m n_genes"],
         epochs: int,
         *,
         seed: tuple[int, ...],
         look: Callable[[PeerNetwork, int], None] | None = None,
     ) -> PeerNetwork:
-        """Build one network and train it on `references`; calls `look` after each epoch."""
+        """Build one network and train it on these rows; calls `look` after each epoch."""
         with seeded(*seed, device=CPU):
-            network = self.build(fold, references.expression.shape[1])
+            network = self.build(fold, expression.shape[1])
         train_network(
             network,
-            lambda i: network.loss(references.rows[i], references.expression[i]),
-            len(references.rows),
+            lambda i: network.loss(rows[i], expression[i]),
+            len(rows),
             dataclasses.replace(self.schedule, epochs=epochs),
             seed=seed,
             after_epoch=None if look is None else lambda epoch: look(network, epoch),
@@ -233,9 +220,9 @@ class Peer:
 
 
 @torch.no_grad()
-def _predict(network: PeerNetwork, rows: torch.Tensor, references: References) -> Array:
+def _predict(network: PeerNetwork, rows: torch.Tensor, bank: torch.Tensor) -> Array:
     pieces = rows.split(_BATCH)  # type: ignore[no-untyped-call]
-    predicted: Array = torch.cat([network.predict(piece, references) for piece in pieces]).numpy()
+    predicted: Array = torch.cat([network.predict(piece, bank) for piece in pieces]).numpy()
     return predicted
 
 
@@ -286,13 +273,13 @@ class ContrastiveRetrieval(PeerNetwork):
         return soft_target_contrast(self.image_head(self.fold.inputs[rows]), self.profile_head(expression))
 
     def predict(
-        self, rows: Int64[torch.Tensor, " b"], references: References
+        self, rows: Int64[torch.Tensor, " b"], bank: Float[torch.Tensor, "m n_genes"]
     ) -> Float[torch.Tensor, "b n_genes"]:
-        """Mean profile of the nearest references."""
+        """Mean of the nearest profiles of the bank."""
         query = normalize(self.image_head(self.fold.inputs[rows]), dim=1)
-        bank = normalize(self.profile_head(references.expression), dim=1)
-        nearest = (query @ bank.T).topk(min(50, len(bank)), dim=1).indices
-        return references.expression[nearest].mean(dim=1)
+        keys = normalize(self.profile_head(bank), dim=1)
+        nearest = (query @ keys.T).topk(min(50, len(bank)), dim=1).indices
+        return bank[nearest].mean(dim=1)
 
 
 class _ProjectionHead(nn.Module):

@@ -18,6 +18,7 @@ from spam.atomic import write_text
 from spam.errors import NotApplicableError, OutputExistsError, SectionError, SpamError
 from spam.progress import SILENT, Progress
 from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.typing import Array
 
 from .boards import HEST_SET, MethodPrediction, json_ready, score_genes, score_hest, score_set
 from .folds import Fold, FoldData
@@ -225,7 +226,7 @@ def _check(data: FoldData, name: str, predictions: Mapping[str, MethodPrediction
     genes, tiny = data.task.genes, float(np.finfo(np.float32).tiny)
     for section, truth in data.truths.items():
         p, shape = predictions[section], (len(truth.totals), len(genes.genes))
-        arrays = [
+        arrays: list[tuple[str, Array | None, tuple[int, ...], float]] = [
             ("expression", p.expression, shape, -np.inf),
             ("raw_scale", p.raw_scale, (shape[0], len(genes.sets[HEST_SET])), -np.inf),
         ]

@@ -21,7 +21,6 @@ from spam.evaluation.peers import (
     MultiResolution,
     NeighbourhoodSet,
     Peer,
-    References,
     TileRegression,
     fold_tensors,
     soft_target_contrast,
@@ -123,19 +122,17 @@ def tensors() -> FoldTensors:
 def test_retrieval_averages_the_nearest_profiles(tensors: FoldTensors, n_references: int) -> None:
     torch.manual_seed(0)
     network = ContrastiveRetrieval(tensors, 17).eval()
-    references = References(rows=torch.arange(n_references), expression=torch.randn(n_references, 17))
+    references = torch.randn(n_references, 17)
     with torch.no_grad():
         got = network.predict(torch.arange(90, 97), references)
         image = normalize(network.image_head(tensors.inputs[90:97])).numpy()
-        bank = normalize(network.profile_head(references.expression)).numpy()
+        bank = normalize(network.profile_head(references)).numpy()
     for row, query in zip(got, image, strict=True):
         nearest = np.argsort(-bank @ query)[:50]
-        np.testing.assert_allclose(
-            row, references.expression.numpy()[nearest].mean(axis=0), rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(row, references.numpy()[nearest].mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-NOBODY = References(rows=torch.arange(0), expression=torch.zeros(0, 17))
+NOBODY = torch.zeros(0, 17)
 REGRESSIONS = [TileRegression, NeighbourhoodSet, MultiResolution]
 
 
@@ -206,7 +203,7 @@ class Planned(TileRegression):
         self.n_epochs += mode  # once an epoch
         return super().train(mode)  # type: ignore[return-value]
 
-    def predict(self, rows: torch.Tensor, references: References) -> torch.Tensor:
+    def predict(self, rows: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
         truth = self.truth[rows]  # type: ignore[index]
         return (
             truth
