@@ -166,7 +166,7 @@ def benchmark(
         If no run has scores.
     """
     assert config.store is not None  # checked by BenchmarkConfig
-    methods, has_depth_null = choose_methods(config.methods, known)
+    methods = choose_methods(config.methods, known)
     store = open_store(config.store)
     names = (*config.train_sections, *config.test_sections) or config.sections
     sections = [store.section(name) for name in choose_sections(store, names)]
@@ -186,7 +186,7 @@ def benchmark(
 
     digest, software = data_digest(list(spots.values())), software_versions()
     out = open_folder(config, folds, data_digest=digest, software=software)
-    runs = list_runs(folds, methods, n_seeds=config.seeds, has_depth_null=has_depth_null)
+    runs = list_runs(folds, methods, n_seeds=config.seeds)
     part, n_parts = config.shard_of
     share = runs[len(runs) * part // n_parts : len(runs) * (part + 1) // n_parts]
     if config.overwrite:

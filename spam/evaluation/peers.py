@@ -6,6 +6,7 @@ spots and averaged.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,11 @@ from .methods import (
     fold_targets,
     train_network,
 )
+
+_Rows: TypeAlias = Int64[torch.Tensor, " b"]  # of a fold
+_Values: TypeAlias = Float[torch.Tensor, "b n_genes"]
+_Bank: TypeAlias = Float[torch.Tensor, "m n_genes"]
+_Scalar: TypeAlias = Float[torch.Tensor, ""]
 
 _N_MEMBERS = 3  # networks that are averaged
 _EVERY = 4  # epochs between evaluations of the held-out group
@@ -104,15 +110,11 @@ class PeerNetwork(nn.Module):
         super().__init__()
         self.fold = fold
 
-    def loss(
-        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
-    ) -> Float[torch.Tensor, ""]:
+    def loss(self, rows: _Rows, expression: _Values) -> _Scalar:
         """Mean loss over these rows, given their centred expression: the squared error."""
         return mse_loss(self(rows), expression)
 
-    def predict(
-        self, rows: Int64[torch.Tensor, " b"], bank: Float[torch.Tensor, "m n_genes"]
-    ) -> Float[torch.Tensor, "b n_genes"]:
+    def predict(self, rows: _Rows, bank: _Bank) -> _Values:
         """Centred expression of these rows; `bank`, that of the training spots, is for ideas that retrieve."""
         out: torch.Tensor = self(rows)
         return out
@@ -243,7 +245,7 @@ class TileRegression(PeerNetwork):
             nn.Linear(fold.inputs.shape[1], hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, n_genes)
         )
 
-    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+    def forward(self, rows: _Rows) -> _Values:
         """Centred expression of these rows."""
         out: torch.Tensor = self.layers(self.fold.inputs[rows])
         return out
@@ -266,15 +268,11 @@ class ContrastiveRetrieval(PeerNetwork):
         self.image_head = _ProjectionHead(fold.inputs.shape[1])
         self.profile_head = _ProjectionHead(n_genes)
 
-    def loss(
-        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
-    ) -> Float[torch.Tensor, ""]:
+    def loss(self, rows: _Rows, expression: _Values) -> _Scalar:
         """Contrastive loss between the images of these rows and their profiles."""
         return soft_target_contrast(self.image_head(self.fold.inputs[rows]), self.profile_head(expression))
 
-    def predict(
-        self, rows: Int64[torch.Tensor, " b"], bank: Float[torch.Tensor, "m n_genes"]
-    ) -> Float[torch.Tensor, "b n_genes"]:
+    def predict(self, rows: _Rows, bank: _Bank) -> _Values:
         """Mean of the nearest profiles of the bank."""
         query = normalize(self.image_head(self.fold.inputs[rows]), dim=1)
         keys = normalize(self.profile_head(bank), dim=1)
@@ -338,7 +336,7 @@ class NeighbourhoodSet(PeerNetwork):
         self.attend = CrossAttention(dim, dim, dim, heads, bias_dim=fold.offset.shape[2], dropout=0.0)
         self.rho = nn.Sequential(nn.Dropout(dropout), nn.Linear(3 * dim, n_genes))
 
-    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+    def forward(self, rows: _Rows) -> _Values:
         """Centred expression of these rows."""
         fold = self.fold
         is_usable = fold.is_usable[rows]
@@ -421,11 +419,11 @@ class MultiResolution(PeerNetwork):
         self.dropout = nn.Dropout(_TRIPLEX_DROPOUT)
         self.heads = nn.ModuleList([nn.Linear(dim, n_genes) for _ in range(4)])
 
-    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+    def forward(self, rows: _Rows) -> _Values:
         """Centred expression of these rows from the fused token."""
         return self.views(rows)[0]
 
-    def views(self, rows: Int64[torch.Tensor, " b"]) -> list[torch.Tensor]:
+    def views(self, rows: _Rows) -> list[torch.Tensor]:
         """Centred expression of these rows from the fused token, then from target, neighbour and global view."""
         target = self.target(self.fold.inputs[rows])
         neighbours, is_usable = self._neighbour_tokens(rows)
@@ -437,9 +435,7 @@ class MultiResolution(PeerNetwork):
         tokens = (fused, target, mean_neighbour, whole)
         return [head(self.dropout(token)) for head, token in zip(self.heads, tokens, strict=True)]
 
-    def loss(
-        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
-    ) -> Float[torch.Tensor, ""]:
+    def loss(self, rows: _Rows, expression: _Values) -> _Scalar:
         """Squared errors of fusion and views, and the distillation term."""
         fused, *views = self.views(rows)
         total = mse_loss(fused, expression)

@@ -110,12 +110,10 @@ class RunResult:
         return f"{self.method} {verb} {self.fold} (seed {self.seed}): {self.failure}"
 
 
-def list_runs(
-    folds: Sequence[Fold], methods: Sequence[Method], *, n_seeds: int, has_depth_null: bool
-) -> list[Run]:
+def list_runs(folds: Sequence[Fold], methods: Sequence[Method | None], *, n_seeds: int) -> list[Run]:
     """List all runs of a benchmark, fold by fold; methods without randomness get one seed."""
-    each: list[tuple[Method | None, int]] = [(None, 0)] if has_depth_null else []
-    each += [(method, seed) for method in methods for seed in range(n_seeds if method.is_seeded else 1)]
+    seeds = [range(n_seeds if method is not None and method.is_seeded else 1) for method in methods]
+    each = [(method, seed) for method, own in zip(methods, seeds, strict=True) for seed in own]
     return [Run(fold=fold, method=method, seed=seed) for fold in folds for method, seed in each]
 
 

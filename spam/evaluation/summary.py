@@ -88,26 +88,18 @@ def compare(table: pd.DataFrame, unit: UnitKind) -> list[PairedDifference]:
     """
     is_reference = dict(zip(table["method"], table["is_reference"], strict=True))
     others = sorted(is_reference, key=lambda name: name != RIVAL)  # stable: keeps the order of the rest
+    pairs = [(a, b) for a in is_reference for b in others if a != b and not is_reference[a]]
     differences = []
     for gene_set, score in COMPARED:
         chosen = table[(table["gene_set"] == gene_set) & (table["score"] == score)]
         parts = {str(m): rows.groupby(_LEVELS)["value"].mean() for m, rows in chosen.groupby("method")}
-        for method in is_reference:
-            for other in others:
-                if is_reference[method] or other == method or not {method, other} <= parts.keys():
-                    continue
-                paired = (parts[method] - parts[other]).rename("value").reset_index()
-                interval = bootstrap_mean(_unit_values(paired, unit).to_numpy())
-                differences.append(
-                    PairedDifference(
-                        method=method,
-                        other=other,
-                        gene_set=gene_set,
-                        score=score,
-                        difference=interval,
-                        unit=unit,
-                    )
-                )
+        for method, other in pairs:
+            if not {method, other} <= parts.keys():
+                continue
+            paired = (parts[method] - parts[other]).rename("value").reset_index()
+            interval = bootstrap_mean(_unit_values(paired, unit).to_numpy())
+            named = {"method": method, "other": other, "gene_set": gene_set, "score": score}
+            differences.append(PairedDifference(**named, difference=interval, unit=unit))
     return differences
 
 

@@ -158,8 +158,8 @@ def test_names_of_the_methods_can_be_given_on_the_command_line() -> None:
     names = [method.name for method in ALL_METHODS]
     assert len(set(names)) == len(names)
     assert not [name for name in names if "," in name]  # a comma separates them
-    assert choose_methods(("all",)) == (ALL_METHODS, True)
-    assert choose_methods((names[3], names[1])) == ((ALL_METHODS[1], ALL_METHODS[3]), False)
+    assert choose_methods(("all",)) == (None, *ALL_METHODS)
+    assert choose_methods((names[3], names[1])) == (ALL_METHODS[1], ALL_METHODS[3])
     assert "tuned ridge" in names
 
 
