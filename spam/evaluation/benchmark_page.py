@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 
-from .boards import HEADLINE_SET, HEST_SET, SCORE_HEADINGS, board_table, markdown_table, shown
+from .boards import HEADLINE_SET, HEST_SET, SCOPES, SCORE_HEADINGS, board_table, markdown_table, shown
 from .runs import ALL_GENES
 from .summary import COMPARED
 
 if TYPE_CHECKING:
     from .cross_validation import BenchmarkReport
-
-_UNIT_NOTES = {
-    "donors": "",
-    "sections": " With one donor or unknown donors, intervals are no evidence for other donors.",
-    "blocks": " With one section, intervals are no evidence for other sections or donors.",
-}
 
 
 def benchmark_markdown(report: "BenchmarkReport") -> str:
@@ -64,8 +58,8 @@ def _introduction(report: "BenchmarkReport") -> list[str]:
         f"```bash\n{_command(report.config)}\n```",
         f"Features of {report.features.encoder}, tiles of {sizes}. Tested: {folds}. Genes are chosen and models are fitted "
         "on the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged "
-        f"over genes, seeds, sections and donors, in this order. Intervals: 95 % bootstrap over "
-        f"{report.unit}.{_UNIT_NOTES[report.unit]}",
+        f"over genes, seeds, sections and donors, in this order. Intervals: 95 % bootstrap over {report.unit}"
+        f"{SCOPES[report.unit]}.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in report.software.items())}; data {report.data_sha256[:12]}.",
     ]
 

@@ -37,7 +37,7 @@ SCORE_HEADINGS = {
 
 UnitKind = Literal["donors", "sections", "blocks", "genes"]
 
-_SCOPES: dict[UnitKind, str] = {
+SCOPES: dict[UnitKind, str] = {
     "donors": "",
     "sections": "; not over donors: no evidence for other donors",
     "blocks": "; one section: no evidence for other sections or donors",
@@ -144,7 +144,7 @@ class PairedDifference:
             interval = f"95% bootstrap over {d.n_units} {self.unit}: {d.lower:+.3f} to {d.upper:+.3f}"
         else:
             verb, interval = "cannot be compared with", f"one {self.unit.removesuffix('s')}, so no interval"
-        scope = _FEW_DONORS if self.unit == "donors" and d.n_units < _FEW else _SCOPES[self.unit]
+        scope = _FEW_DONORS if self.unit == "donors" and d.n_units < _FEW else SCOPES[self.unit]
         return f"{self.method} {verb} {self.other} on {what}: {d.mean:+.3f} ({interval}{scope})"
 
     def to_mapping(self) -> dict[str, Any]:
