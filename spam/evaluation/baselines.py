@@ -15,7 +15,6 @@ from torch.nn.functional import mse_loss, softplus
 
 from spam.errors import NotApplicableError
 from spam.graphs import knn
-from spam.hardware import seeded
 from spam.models.linear import fit_ridge, hest_ridge_fit
 from spam.models.rate_path import PER, choose_penalty, dispersion_by_moments, fit_rate_path, log_rate_of
 from spam.training.groups import Groups, assign_groups, cross_fit
@@ -25,7 +24,6 @@ from .boards import CountPrediction, MethodPrediction
 from .folds import FoldTask
 from .methods import (
     CONTEXT,
-    CPU,
     N_COMPONENTS,
     FoldInputs,
     FoldTargets,
@@ -314,18 +312,16 @@ def _fit_members(
 ) -> Callable[[Array], Array]:
     """Fit small networks to ``loss(output, rows)``; return the function from inputs to their mean output."""
     images = torch.from_numpy(x)
-    members = []
-    for member in range(_N_MEMBERS):
-        with seeded(seed, member, device=CPU):
-            network = SmallNetwork(x.shape[1], n_genes)
-        members.append(network)
+    members = [
         train_network(
-            network,
-            lambda rows, network=network: loss(network(images[rows]), rows),  # type: ignore[misc]
+            lambda: SmallNetwork(x.shape[1], n_genes),
+            lambda network, rows: loss(network(images[rows]), rows),
             len(x),
             _SCHEDULE,
             seed=(seed, member),
         )
+        for member in range(_N_MEMBERS)
+    ]
 
     @torch.no_grad()
     def output(inputs: Array) -> Array:

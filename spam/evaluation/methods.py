@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from .boards import MethodPrediction
 from .folds import FoldTask
 
 N_COMPONENTS = 256  # as in the HEST benchmark (arXiv 2406.16192), for every method here
+Network = TypeVar("Network", bound=nn.Module)
 CPU = torch.device("cpu")  # a few hundred spots: kernel launches would dominate on a GPU
 
 
@@ -188,15 +189,15 @@ class Schedule:
 
 
 def train_network(
-    network: nn.Module,
-    loss: Callable[[Int64[torch.Tensor, " b"]], Float[torch.Tensor, ""]],
+    build: Callable[[], Network],
+    loss: Callable[[Network, Int64[torch.Tensor, " b"]], Float[torch.Tensor, ""]],
     n_rows: int,
     schedule: Schedule,
     *,
     seed: tuple[int, ...],
-    after_epoch: Callable[[int], None] | None = None,
-) -> None:
-    """Train in place and leave the network in evaluation mode.
+    after_epoch: Callable[[Network, int], None] | None = None,
+) -> Network:
+    """Build a network and train it; return it in evaluation mode.
 
     Each epoch is seeded separately, so `after_epoch` has no effect on training. Gradients are clipped to norm 1. A last batch
     of a single row is skipped, because contrastive losses need two.
@@ -208,10 +209,12 @@ def train_network(
     n_rows
         Number of training rows; each is visited once per epoch, in random order.
     seed
-        Seed of order, dropout and noise.
+        Seed of initial weights, order, dropout and noise.
     after_epoch
-        Called with the number of finished epochs, network in evaluation mode.
+        Called with the network, in evaluation mode, and the number of finished epochs.
     """
+    with seeded(*seed, device=CPU):
+        network = build()
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
     for epoch in range(1, schedule.epochs + 1):
         network.train()
@@ -220,9 +223,10 @@ def train_network(
                 if len(batch) == 1 < n_rows:
                     continue
                 optimizer.zero_grad(set_to_none=True)
-                loss(batch).backward()  # type: ignore[no-untyped-call]
+                loss(network, batch).backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
                 optimizer.step()
         network.eval()
         if after_epoch is not None:
-            after_epoch(epoch)
+            after_epoch(network, epoch)
+    return network

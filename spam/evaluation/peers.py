@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss, normalize, scaled_dot_product_attention
 
-from spam.hardware import seeded
 from spam.models.linear import pearson_per_gene
 from spam.models.networks import CrossAttention
 from spam.training.cohort import cohort_neighbours
@@ -24,7 +23,6 @@ from spam.typing import Array, Bool, Float, Int64
 from .boards import MethodPrediction
 from .folds import FoldTask
 from .methods import (
-    CPU,
     FoldTargets,
     InputView,
     Method,
@@ -207,18 +205,15 @@ class Peer:
         seed: tuple[int, ...],
         look: Callable[[PeerNetwork, int], None] | None = None,
     ) -> PeerNetwork:
-        """Build one network and train it on these rows; calls `look` after each epoch."""
-        with seeded(*seed, device=CPU):
-            network = self.build(fold, expression.shape[1])
-        train_network(
-            network,
-            lambda i: network.loss(rows[i], expression[i]),
+        """Train one network on these rows; calls `look` after each epoch."""
+        return train_network(
+            lambda: self.build(fold, expression.shape[1]),
+            lambda network, i: network.loss(rows[i], expression[i]),
             len(rows),
             dataclasses.replace(self.schedule, epochs=epochs),
             seed=seed,
-            after_epoch=None if look is None else lambda epoch: look(network, epoch),
+            after_epoch=look,
         )
-        return network
 
 
 @torch.no_grad()

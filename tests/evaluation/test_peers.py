@@ -230,23 +230,25 @@ def test_the_number_of_epochs_is_the_one_that_predicts_left_out_groups_best() ->
 
 
 def test_every_row_is_visited_once_an_epoch_and_a_lone_rest_is_left_out() -> None:
-    network = torch.nn.Linear(1, 1)
     seen: list[list[int]] = []
     ends: list[int] = []
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
+    def loss(network: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
         seen.append(rows.tolist())
         return network(torch.ones(1, 1)).sum()
 
-    def after(epoch: int) -> None:
+    def after(network: torch.nn.Module, epoch: int) -> None:
         assert not network.training
         ends.append(len(seen))
 
-    train_network(network, loss, 11, Schedule(epochs=3, batch_size=4), seed=(0,), after_epoch=after)
+    def build() -> torch.nn.Module:
+        return torch.nn.Linear(1, 1)
+
+    train_network(build, loss, 11, Schedule(epochs=3, batch_size=4), seed=(0,), after_epoch=after)
     assert ends == [3, 6, 9]
     epochs = [[row for rows in seen[i : i + 3] for row in rows] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     seen.clear()
-    train_network(network, loss, 9, Schedule(epochs=1, batch_size=4), seed=(0,))
+    train_network(build, loss, 9, Schedule(epochs=1, batch_size=4), seed=(0,))
     assert [len(rows) for rows in seen] == [4, 4]
