@@ -194,7 +194,9 @@ class Config:
         return found
 
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
-        """Check that every file and folder that the configuration reads exists; addresses are not looked up.
+        """Check that every file, folder and store that the configuration reads exists; addresses are not looked up.
+
+        This takes no heavy import, so that a wrong path is reported at once.
 
         Parameters
         ----------
@@ -204,18 +206,18 @@ class Config:
         Raises
         ------
         MissingInputError
-            If a path does not exist; all missing ones are listed.
+            If a path does not exist, or a folder is not a store; all of them are listed.
         """
         skip = set(leave_out)
-        missing = [
-            _missing_path(field, path)
+        faults = [
+            fault
             for field in dataclasses.fields(self)
             if field.name not in skip and not _is_output(field)
             for path in _paths(getattr(self, field.name))
-            if not path.exists()
+            if (fault := _path_fault(field, path))
         ]
-        if missing:
-            raise MissingInputError(" ".join(missing))
+        if faults:
+            raise MissingInputError(" ".join(faults))
 
     @classmethod
     def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:  # noqa: PYI019  beartype knows no Self here
@@ -271,10 +273,15 @@ def _shown(field: dataclasses.Field[Any]) -> str:
     return field.name.upper() if field.metadata["is_argument"] else flag(field.name)
 
 
-def _missing_path(field: dataclasses.Field[Any], path: Path) -> str:
-    """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``."""
-    match = re.match(r"(?:feature |packed )?(store|folder)\b", field.metadata["help"])
-    message = f"{match[1].capitalize() if match else 'File'} not found: {path} ({_shown(field)})."
+def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
+    """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``; None if the path can be read."""
+    match = re.match(r"(?:feature |packed |adapter )?(store|folder)\b", field.metadata["help"])
+    kind = match[1] if match else "file"
+    if path.exists():
+        if kind != "store" or not path.is_dir() or (path / "zarr.json").exists():
+            return None
+        return f"Not a feature store: {path} ({_shown(field)}) has no zarr.json. Give the folder that `spam embed --store` wrote."
+    message = f"{kind.capitalize()} not found: {path} ({_shown(field)})."
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"{message} Did you mean {path.with_name(near[0])}?" if near else message

@@ -1,4 +1,4 @@
-"""How far to trust a prediction: accuracy of each gene on held-out spots, calibrated intervals, familiarity of an image."""
+"""Reliability of predictions: accuracy per gene on held-out spots, calibrated intervals, out-of-distribution images."""
 
 import dataclasses
 
@@ -19,18 +19,18 @@ _LEVELS = np.concatenate([np.arange(0.01, 1.0, 0.01), [0.995, 0.999, 0.9999]])
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeldOut:
-    """Figures of the held-out spots, kept in the checkpoint.
+    """Accuracy and calibration on the held-out spots, stored in the checkpoint.
 
     Attributes
     ----------
     pearson
         Correlation of each gene within a held-out section, mean over these sections; NaN where it is not defined.
     p_value
-        How often a gene of the same smoothness that the images know nothing of would correlate as well
-        (`correlation_p_values`); NaN where the correlation is not defined.
+        P value under the null of an equally smooth, image-independent expression map (`correlation_p_values`); NaN
+        where the correlation is not defined.
     levels, coverage
-        Central intervals of these nominal levels covered this share of the held-out counts (of spots and genes alike);
-        both rise.
+        Nominal levels of central intervals, and the share of held-out counts (all spots and genes) that each interval
+        contained; both increasing.
     """
 
     pearson: Float64[Array, " n_genes"]
@@ -48,14 +48,14 @@ class HeldOut:
         return q
 
     def level_for(self, coverage: float) -> float:
-        """Nominal level of the interval that covered this share of the held-out counts; between two, in proportion."""
+        """Nominal level whose intervals covered this share of the held-out counts, by linear interpolation."""
         return float(np.interp(coverage, self.coverage, self.levels))
 
 
 def within_section_pearson(
     predicted: Float[Array, "n n_genes"], expression: Float[Array, "n n_genes"], section: Int[Array, " n"]
 ) -> Float64[Array, " n_genes"]:
-    """Correlate each gene within each section, and average over the sections where it is defined; NaN where in none."""
+    """Correlate each gene within each section, and average over the sections where the correlation is defined; else NaN."""
     per_section = np.stack(
         [pearson_per_gene(predicted[section == s], expression[section == s]) for s in np.unique(section)]
     )
@@ -78,7 +78,7 @@ def judge(
     theta: Float[Array, " n_genes"] | None,
     pi: Float[Array, "n n_genes"] | None,
 ) -> HeldOut:
-    """Compare predictions of held-out spots with what was measured.
+    """Measure accuracy and interval coverage of predictions on held-out spots.
 
     Parameters
     ----------
@@ -87,12 +87,12 @@ def judge(
     section
         Section of each spot: correlations are taken within each.
     xy
-        Where each spot lies in its section.
+        Coordinates of each spot within its section.
     counts, likelihood, mu, theta, pi
         Raw counts, and the distribution that was predicted for them at the depth of each spot.
     """
-    # A count lies between two quantiles if its cumulative probability reaches the lower level, and that of the count
-    # below it does not reach the upper one: `count_interval`, without an inversion for each level.
+    # A count is inside an interval if its cumulative probability reaches the lower level, and that of the count minus
+    # one does not reach the upper level. This equals `count_interval` without inverting the CDF for each level.
     up_to = count_cdf(likelihood, counts, mu, theta, pi)
     below = count_cdf(likelihood, counts - 1.0, mu, theta, pi)
     share = [float(((up_to >= (1 - q) / 2) & (below < (1 + q) / 2)).mean()) for q in _LEVELS]
@@ -114,11 +114,11 @@ def correlation_p_values(
     section: Int[Array, " n"],
     xy: Float[Array, "n 2"],
 ) -> Float64[Array, " n_genes"]:
-    """Test for each gene whether it correlates above zero within the sections; one-sided, all sections together.
+    """One-sided test for each gene: is its correlation within the sections above zero?
 
     In each section the correlation is judged by Student's t, with the effective number of spots in place of their number
     (Dutilleul 1993, doi 10.2307/2532625). The sections' normal scores are added (Stouffer), each weighted by the inverse
-    standard deviation that its correlation has by chance. Sections of fewer than 3 spots say nothing.
+    standard deviation of its correlation under the null. Sections of fewer than 3 spots are left out.
 
     Returns
     -------
@@ -144,9 +144,9 @@ def correlation_p_values(
 def effective_sizes(
     a: Float[Array, "n n_genes"], b: Float[Array, "n n_genes"], xy: Float[Array, "n 2"]
 ) -> Float64[Array, " n_genes"]:
-    r"""Count the independent spots that would let the correlation of each gene vary as much as these do by chance.
+    r"""Effective number of spots: as many independent spots would give the correlation of each gene the same variance.
 
-    For two patterns that have nothing to do with each other, but are each autocorrelated in space,
+    For two independent patterns, each of them autocorrelated in space,
 
     .. math:: \mathrm{var}(r) \approx \frac{1}{n^2} \sum_h N_h \hat\rho_a(h) \hat\rho_b(h), \qquad
               M = 1 + 1 / \mathrm{var}(r),
@@ -163,7 +163,7 @@ def effective_sizes(
     a, b
         Two values of each gene in each of 3 or more spots.
     xy
-        Where the spots lie, in any unit.
+        Coordinates of the spots, in any unit.
 
     Returns
     -------
@@ -219,24 +219,23 @@ def _autocorrelation(
     return autocorrelation
 
 
-_N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments.md)
-_NEIGHBOUR = 5  # the fifth nearest: one odd training spot does not make its like familiar
-_QUANTILE = 0.99  # of the distances that an unseen training section shows
+_N_COMPONENTS = 32  # few, so that foreign tissue has a large residual (docs/experiments.md)
+_NEIGHBOUR = 5  # the fifth nearest, so that a single unusual training spot has no effect
+_QUANTILE = 0.99  # of the distances of left-out training sections
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AppearanceBank:
-    """Images of the training spots, as they are: not standardised within their section, which would hide a foreign stain.
+    """Image features of the training spots, not standardised within sections, because that would hide a different stain.
 
-    Features of all tile sizes are scaled by their spread over the training spots and described by their principal
-    components and, as one more coordinate, by the length of what these leave out. The distance of a spot is that to its
-    fifth nearest training spot. Its unit is the .99 quantile of the distances that training spots have to those of
-    other groups (sections, or blocks of a lone section): of an unseen section like these, one spot in a hundred is
-    expected beyond 1.
+    Features of all tile sizes are scaled by their standard deviation over the training spots. The coordinates of a spot
+    are its principal components and the norm of the residual. Its distance is that to the fifth nearest training spot.
+    The unit is the .99 quantile of the distances of training spots to those of other groups (sections, or blocks of a
+    single section), so that 1 % of the spots of a similar new section are expected beyond 1.
 
-    Relative to the paper (Sun et al. 2022, arXiv 2204.06507): features are scaled and described by components, not
-    brought to length 1, which hid foreign tissue here; the border comes from sections left out, since spots of one
-    section are alike.
+    Relative to the paper (Sun et al. 2022, arXiv 2204.06507): features are scaled and projected on components, not
+    normalised to length 1, which hid foreign tissue here; the threshold comes from left-out sections, because spots of
+    one section resemble each other.
 
     Attributes
     ----------
@@ -263,7 +262,7 @@ class AppearanceBank:
         features
             Features of all tile sizes side by side.
         without
-            Number of a training section that is not compared with itself.
+            Number of a training section to leave out, for spots of that section.
         """
         points = _coordinates(self.transform, features)
         return _distance_to(self.bank[self.section != without], points) / self.unit
@@ -272,7 +271,7 @@ class AppearanceBank:
 def fit_appearance(
     features: Float32[Array, "m d"], group: Int[Array, " m"], section: Int[Array, " m"]
 ) -> AppearanceBank:
-    """Describe the training spots, and measure how far those of one group are from all others.
+    """Fit the coordinates of the training spots, and the unit of distance by leaving out one group at a time.
 
     Parameters
     ----------
@@ -294,7 +293,7 @@ def fit_appearance(
 def _coordinates(
     transform: FeatureTransform, features: Float32[Array, "n d"]
 ) -> Float32[Array, "n q_plus_1"]:
-    """Principal components, and the length of what they leave out."""
+    """Principal components, and the norm of the residual."""
     inside = transform.apply(features)
     whole = (((features - transform.mean) / transform.scale) ** 2).sum(axis=1)
     outside = np.sqrt(np.maximum(whole - (inside**2).sum(axis=1), 0.0))
