@@ -114,7 +114,7 @@ def correlation_p_values(
     section: Int[Array, " n"],
     xy: Float[Array, "n 2"],
 ) -> Float64[Array, " n_genes"]:
-    """One-sided test for each gene: is its correlation within the sections above zero?
+    """Test for each gene whether its correlation within the sections is above zero (one-sided).
 
     In each section the correlation is judged by Student's t, with the effective number of spots in place of their number
     (Dutilleul 1993, doi 10.2307/2532625). The sections' normal scores are added (Stouffer), each weighted by the inverse
