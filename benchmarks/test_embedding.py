@@ -265,7 +265,7 @@ PEAK = """
 
 
 def test_memory_does_not_grow_with_the_number_of_tiles(lab: Path, is_timed: bool) -> None:
-    """Peak memory of `spam embed`, in a process of its own, with an encoder that is nearly free."""
+    """Peak memory of `spam embed`, in a separate process, with an encoder of negligible cost."""
     side = 8192 if is_timed else 1024
     write_encoder(
         lab / "wide", "vit_tiny_patch16_224", img_size=32, patch_size=32, embed_dim=768, depth=1, num_heads=1

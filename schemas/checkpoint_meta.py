@@ -32,14 +32,14 @@ class CheckpointMeta:
     gene_sets
         Named subsets of `genes`, chosen on the sections of the run.
     train_sections, val_sections
-        Sections that were trained on and held out; with one section both name it, and its blocks are told apart.
+        Training and validation sections; both name the same section if it is the only one and was cut into blocks.
     donors
-        Number of the donor of each of these sections, then of those that only pretraining has seen or that the encoder was
-        adapted on; None for an unknown donor. Names of donors are not stored.
+        Number of the donor of each of these sections, then of those used only in pretraining or to adapt the encoder; None
+        for an unknown donor. Names of donors are not stored.
     depth
         Median library size of the training spots.
     metrics
-        Validation figures of this epoch.
+        Validation metrics of this epoch.
     history
         Figures of every epoch so far.
     best

@@ -23,7 +23,7 @@ Panel = Literal["Data", "Lab files", "Training", "Model", "Output", "Advanced"]
 """Section of a command's help."""
 
 _OUTPUT_NAMES = ("out", "out_dir", "save_dir", "to")
-# Limits of a number, as `option` takes them: what is accepted, and how a message says it.
+# Limits of a number, as given to `option`: the test, and its description in a message.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     ">0": (lambda x: x > 0, "positive"),
     ">=0": (lambda x: x >= 0, "0 or more"),
@@ -134,7 +134,7 @@ def describe_kind(kind: Any) -> str:
 def fit_value(value: Any, kind: Any) -> Any:
     """Convert a plain value to the type of a field: lists to tuples, text to paths, whole numbers to floats.
 
-    Nothing else is converted: the text ``"3"`` is no number, and ``True`` is no whole number.
+    Nothing else is converted: the text ``"3"`` is not a number, and ``True`` is not a whole number.
 
     Raises
     ------
@@ -220,13 +220,13 @@ class Config:
             raise MissingInputError(" ".join(faults))
 
     @classmethod
-    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:  # noqa: PYI019  beartype knows no Self here
+    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:  # noqa: PYI019  beartype does not resolve Self here
         """Build from plain values (a TOML table, parsed flags); lists become tuples, strings become paths.
 
         Raises
         ------
         ConfigError
-            On unknown keys (with the nearest known one), wrong types, and values that a field refuses.
+            On unknown keys (with the nearest known one), wrong types, and values outside the limits of a field.
         """
         kinds = get_type_hints(cls)
         names = {key: key.replace("-", "_") for key in values}

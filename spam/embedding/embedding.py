@@ -1,7 +1,7 @@
 """Embed once: tiles of sections -> encoder -> features in the store, chunk by chunk.
 
-A chunk holds features of consecutive spots and is complete when its file exists. No batch crosses a chunk, so a resumed
-run gives the same bytes as an unbroken one.
+A chunk holds the features of consecutive spots and is complete when its file exists. No batch crosses the border of a
+chunk, so a resumed run gives the same bytes as an uninterrupted one.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     """Embed the tiles of one section or of a cohort into a feature store.
 
-    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an unbroken
-    run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
+    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an
+    uninterrupted run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
     rewritten, and loses its other features and graphs, only if its inputs changed.
 
     Parameters

@@ -257,5 +257,5 @@ def _correct(
 def _residual(
     known: Float[Array, "n_given g"], predicted: Float[Array, "n_given g"]
 ) -> Float64[Array, "n_given g"]:
-    """Measured minus predicted; zero if both say that the gene is absent (at most 0)."""
+    """Measured minus predicted; zero where both are at most 0, i.e. the gene is absent in both."""
     return np.where((known <= 0) & (predicted <= 0), 0.0, known - predicted)

@@ -92,7 +92,7 @@ def unpack(config: UnpackConfig, *, progress: Progress = SILENT) -> PackReport:
     MissingInputError
         If there is no such file.
     StoreError
-        If it is no packed store, or is damaged.
+        If it is not a packed store, or is damaged.
     OutputExistsError
         If there is something at `out`.
     """

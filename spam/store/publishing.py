@@ -376,7 +376,7 @@ class _HubPlace(_Place):
     def __init__(self, address: str, cache: Path, *, is_private: bool) -> None:
         parts = _HUB_ADDRESS.fullmatch(address.rstrip("/"))
         if parts is None:
-            message = f"{shown(address)!r} is no dataset of the Hub. Write hf://datasets/org/name."
+            message = f"{shown(address)!r} is not a dataset of the Hub. Write hf://datasets/org/name."
             raise StoreError(message)
         self._repository, self._folder = parts[1], parts[3] or ""
         self._revision = urllib.parse.unquote(parts[2] or "main")

@@ -80,7 +80,7 @@ class StoredSection:
     Attributes
     ----------
     location
-        Where the files of the store lie.
+        Where the files of the store are.
     index
         Metadata of all groups and arrays, sizes and digests of all files.
     meta

@@ -19,7 +19,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
-from .contrast import ContrastHealth, contrast_figures, pair_health, training_losses
+from .contrast import ContrastHealth, contrast_metrics, pair_health, training_losses
 from .loop import LossTerms, TrainingReport, fit
 from .training_set import TrainingSet, build_training_set, check_donors, describe_training, random_order
 
@@ -146,11 +146,11 @@ class AlignmentStage:
         )
 
     def validate(self) -> dict[str, float]:
-        """`contrast_figures` of the held-out spots, in batches of the training size."""
+        """`contrast_metrics` of the held-out spots, in batches of the training size."""
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
         size = min(self.config.batch_size, len(rows))
         batches = [self.embed(rows[i : i + size]) for i in range(0, len(rows), size)]
-        return contrast_figures(batches, self.config)
+        return contrast_metrics(batches, self.config)
 
     def constants(self) -> dict[str, Array]:
         """Input transform: the weights depend on it."""
