@@ -265,9 +265,9 @@ FORGED = {
     "another name": (lambda d: d["attributes"]["spam"]["meta"].update(name="D1"), "D1"),
     "no nodes": (lambda d: d.pop("consolidated_metadata"), "consolidated_metadata"),
     "no files": (lambda d: d["attributes"]["spam"].update(files=[]), "AttributeError"),
-    "negative size": (lambda d: entry(d).update(n_bytes=-1), "no size"),
-    "size of text": (lambda d: entry(d).update(n_bytes="9"), "no size"),
-    "path as digest": (lambda d: entry(d).update(sha256="../" * 21 + "x"), "no size and SHA-256"),
+    "negative size": (lambda d: entry(d).update(n_bytes=-1), "not a size"),
+    "size of text": (lambda d: entry(d).update(n_bytes="9"), "not a size"),
+    "path as digest": (lambda d: entry(d).update(sha256="../" * 21 + "x"), "not a size and SHA-256"),
     "path outside": (
         lambda d: d["attributes"]["spam"]["files"].update({"../a": entry(d)}),
         r"'\.\./a' is not a path",

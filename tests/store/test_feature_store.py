@@ -199,7 +199,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     for opening in (open_store, create_store):
         with pytest.raises(StoreError, match=r"is not a store.*'zarr.json'.*spam embed --store"):
             opening(foreign)
-        with pytest.raises(StoreError, match=r"no store of spam \(spam_format=None\)"):
+        with pytest.raises(StoreError, match=r"not a store of spam \(spam_format=None\)"):
             opening(group)
         with pytest.raises(StoreError, match=r"is not a packed store.*spam store pack"):
             opening(file)
