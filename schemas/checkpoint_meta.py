@@ -1,4 +1,4 @@
-"""Metadata inside a checkpoint file: what it was trained on, and what a store must offer to be used with it."""
+"""Metadata inside a checkpoint file: its training data, and the features that a store must have to be used with it."""
 
 import dataclasses
 from typing import Any, Literal

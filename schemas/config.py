@@ -11,6 +11,7 @@ import json
 import math
 import re
 import types
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -275,12 +276,14 @@ def _shown(field: dataclasses.Field[Any]) -> str:
 
 def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
     """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``; None if the path can be read."""
-    match = re.match(r"(?:feature |packed |adapter )?(store|folder)\b", field.metadata["help"])
+    match = re.match(r"(?:feature |packed |adapter )?(store|folder)s?\b", field.metadata["help"])
     kind = match[1] if match else "file"
     if path.exists():
-        if kind != "store" or not path.is_dir() or (path / "zarr.json").exists():
+        is_folder = path.is_dir()
+        if kind != "store" or ((path / "zarr.json").exists() if is_folder else zipfile.is_zipfile(path)):
             return None
-        return f"Not a feature store: {path} ({_shown(field)}) has no zarr.json. Give the folder that `spam embed --store` wrote."
+        found = "has no zarr.json" if is_folder else "is not a ZIP file (packed store)"
+        return f"Not a feature store: {path} ({_shown(field)}) {found}. Give the folder that `spam embed --store` wrote."
     message = f"{kind.capitalize()} not found: {path} ({_shown(field)})."
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)

@@ -216,7 +216,7 @@ def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
 
 
 def _stages_dim(model: Any, shown: str) -> int:
-    """Return the length of what `pool_stages` makes of a network."""
+    """Return the length of the output of `pool_stages` for a network."""
     stages = getattr(model, "feature_info", None) or []
     # Mixers and the like have many depths of one resolution: those are not stages.
     if len({stage["reduction"] for stage in stages}) < 2 or not hasattr(model, "forward_intermediates"):

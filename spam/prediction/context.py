@@ -61,7 +61,7 @@ class Context:
         library_size: Float64[Array, " n_measured"] | None = None,
         n_unknown_spots: int = 0,
     ) -> "Context":
-        """Select the modelled genes of what was measured.
+        """Select the modelled genes among the measured ones.
 
         Spots without any count of them are not given, unless their library sizes are stated: then these are true zeros.
 

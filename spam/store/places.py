@@ -91,7 +91,7 @@ class Location:
         return data, "" if file_entry(data) == entry else f"its SHA-256 is not {entry.sha256[:12]}…"
 
     def damaged(self, path: str, fault: str) -> StoreError:
-        """Make the error for a file that is not what its index says."""
+        """Build the error for a file that does not match its index."""
         message = (
             f"Damaged file: {path} in store {self.address!r}: {fault}. If another process is writing the store, run the "
             f"command again; otherwise list all damage: spam store verify {self.address}"

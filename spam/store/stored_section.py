@@ -223,7 +223,7 @@ class StoredSection:
         return read_feature_meta(self.index, key, self.location)
 
     def feature_identity(self, key: str) -> str:
-        """Digest of what features were computed from and how; equal on every machine.
+        """Digest of the inputs and settings of features; equal on every machine.
 
         Raises
         ------

@@ -56,7 +56,7 @@ class TrainingSet:
         `expression` minus the section mean over training spots (over all spots if the whole section is held out); spots
         without counts are not part of a mean.
     digest
-        Hash of what was read.
+        Hash of the data that were read.
     """
 
     spots: tuple[SpotData, ...]

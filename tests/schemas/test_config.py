@@ -180,6 +180,8 @@ def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
         Small(store=tmp_path).check_paths()
     (tmp_path / "zarr.json").touch()
     Small(store=tmp_path).check_paths()
+    with pytest.raises(MissingInputError, match=r"zarr.json \(--store\) is not a ZIP file"):
+        Small(store=tmp_path / "zarr.json").check_paths()
 
 
 def test_a_remote_address_is_no_folder() -> None:
