@@ -54,7 +54,7 @@ class Report(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command: what it does, an example, its options, and the function that does the work."""
+    """One command: its description, an example, its options, and the function that does the work."""
 
     name: str
     does: str

@@ -173,7 +173,7 @@ class Config:
         check([*self.field_faults(), *self.faults()])
 
     def faults(self) -> list[str | None]:
-        """List what is wrong between fields; a subclass adds its own rules here."""
+        """List contradictions between fields; subclasses override this."""
         return []
 
     def field_faults(self) -> list[str]:

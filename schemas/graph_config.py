@@ -23,5 +23,5 @@ class GraphConfig(Config):
     overwrite: bool = option(False, "rebuild existing graphs")  # noqa: FBT003
 
     def faults(self) -> list[str | None]:
-        """List what is wrong between fields."""
+        """List contradictions between options."""
         return [folder_fault("store", self.store)]

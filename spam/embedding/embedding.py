@@ -265,7 +265,7 @@ class _TileArrays:
         return [chunk for chunk in self.features.chunks if chunk in missing]
 
     def write(self, chunk: slice, quality: Float32[Array, "n 4"], features: Float32[Array, "n dim"]) -> None:
-        """Write what is missing of a chunk, its rows in the order of the spots."""
+        """Write the missing arrays of a chunk; rows are in the order of the spots."""
         for writer, rows in zip(self._writers, (quality, features), strict=True):
             if chunk in writer.pending:
                 writer.write(chunk, rows)

@@ -34,7 +34,7 @@ class PackReport:
         return {**dataclasses.asdict(self), "store": str(self.store), "out": str(self.out)}
 
     def summary(self) -> str:
-        """Say what was written and what was left out."""
+        """Summarise what was written and what was left out."""
         lines = [f"left out unfinished features {name}" for name in self.unfinished]
         return "\n".join([*lines, f"wrote {self.out}: {len(self.sections)} sections"])
 

@@ -90,7 +90,7 @@ class TransferReport:
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """Say what was transferred, replaced, overridden and left out."""
+        """List what was transferred, replaced, overridden and left out."""
         lines = [f"overridden: {line}" for line in self.overridden]
         lines += [f"left out unfinished features {name}" for name in self.unfinished]
         lines += [f"replaced {line}" for line in self.replaced]

@@ -94,7 +94,7 @@ class StoredSection:
         self.refresh()
 
     def refresh(self) -> SectionIndex:
-        """Read the index again, so that what was added meanwhile is seen.
+        """Read the index again, to see additions of other processes.
 
         Raises
         ------

@@ -236,7 +236,7 @@ class ContrastHealth:
 def pair_health(
     best: Mapping[str, float], last: Mapping[str, float], *, n_val: int, train_ln_batch: float, dim: int
 ) -> tuple[PairHealth, ...]:
-    """Put together what the history of a run contains of each pair.
+    """Collect the health of each pair from the history of a run.
 
     Recall is judged at the largest of 1, 5, 10 of which chance is at most a quarter.
 

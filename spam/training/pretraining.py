@@ -37,7 +37,7 @@ class PretrainReport(TrainingReport):
     health: ContrastHealth
 
     def summary(self) -> str:
-        """Whether the alignment was learned, in a few lines."""
+        """Summarise the run and the health check in a few lines."""
         lines = [
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch "
             f"{self.run.best['epoch']:.0f}",
@@ -162,7 +162,7 @@ class AlignmentStage:
         return describe_training(self.config, self.data, stage="pretrain", settings=self.settings, **progress)
 
     def embed(self, rows: Int64[Array, " b"]) -> Embeddings:
-        """Embed these spots; the neighbourhood of a spot is whole, whatever its batch."""
+        """Embed these spots, each with its complete neighbourhood, whether in the batch or not."""
         where = torch.from_numpy(rows).to(self.inputs.device)
         mode = self.config.mode
         graph = None if mode == "img-gene" else closure(self.data.weights, rows).gather(self.inputs)

@@ -40,7 +40,7 @@ MOMENTS = (
     "has no section",
     "not exist",
 )
-"""What a reader may be told while something is replaced, and nothing else."""
+"""The only errors that a reader may get while something is replaced."""
 
 
 def add_section(path: Path, value: int, name: str = "C2") -> StoredSection:
