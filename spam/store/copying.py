@@ -342,7 +342,7 @@ class Plan:
 def merge_plans(
     own: Iterable[StoredSection], sources: Iterable[tuple[StoredSection, Parts]]
 ) -> dict[str, Plan]:
-    """Plan a merge of sections, by section name: what is there stays, and the first source of anything new wins.
+    """Plan a merge of sections, by section name: existing content is kept, and new content comes from the first source.
 
     Parameters
     ----------

@@ -172,7 +172,7 @@ def _zarr_v3() -> Iterator[None]:
     is_default = tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
     settings = {} if is_default else {"zarr_write_format": 3, "auto_shard_zarr_v3": False}
     with anndata.settings.override(**settings), warnings.catch_warnings():
-        # AnnData consolidates on purpose: its reader and web servers need it.
+        # AnnData consolidates the metadata, because its reader and web servers need it.
         warnings.filterwarnings(
             "ignore", message="Consolidated metadata is currently not part", category=UserWarning
         )

@@ -62,12 +62,12 @@ class Store:
         overview: Overview | None,
         is_overwrite: bool = False,
     ) -> StoredSection:
-        """Write a section without features; it appears when it is whole.
+        """Write a section without features; readers see it once it is complete.
 
         Parameters
         ----------
         section
-            The section as the laboratory's files describe it.
+            The section as read from the lab files.
         slide_size_px
             Width and height of the slide at full resolution; None for tile files.
         licence
@@ -163,12 +163,12 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
 
 
 def locate(address: Path | str) -> Location:
-    """Find where the files of a store lie, without reading them.
+    """Find where the files of a store are, without reading them.
 
     Raises
     ------
     StoreError
-        If there is nothing, or a file that is no packed store, or an address that cannot be opened.
+        If there is nothing, or a file that is not a packed store, or an address that cannot be opened.
     """
     if is_remote(address):
         return RemoteLocation(str(address))
@@ -209,7 +209,7 @@ def read_root(location: Location) -> tuple[str, ...]:
     data = location.read_index("")
     if data is None:
         message = (
-            f"{where} is no store: it has no {INDEX!r}. Give the folder that `spam embed --store` wrote."
+            f"{where} is not a store: it has no {INDEX!r}. Give the folder that `spam embed --store` wrote."
         )
         raise StoreError(message)
     try:  # before the digest, which another version may compute differently
@@ -219,7 +219,7 @@ def read_root(location: Location) -> tuple[str, ...]:
         message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
         raise StoreError(message) from error
     if found != STORE_FORMAT:
-        message = f"{where} is no store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
+        message = f"{where} is not a store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
         raise StoreError(message)
     if version != STORE_VERSION:
         remedy = "Update with: pip install --upgrade spam-st"

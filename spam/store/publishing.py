@@ -90,7 +90,7 @@ class TransferReport:
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """Say what was transferred, replaced, overridden and left out."""
+        """List what was transferred, replaced, overridden and left out."""
         lines = [f"overridden: {line}" for line in self.overridden]
         lines += [f"left out unfinished features {name}" for name in self.unfinished]
         lines += [f"replaced {line}" for line in self.replaced]
@@ -128,7 +128,7 @@ class _Change:
 def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     """Share a store on the Hub, in an object store or in a folder.
 
-    Sections, features and graphs of others at the address stay. What is there and differs is replaced only with
+    Sections, features and graphs of others at the address stay. Content that differs is replaced only with
     `overwrite`. Files that are there with the same size and digest are not sent, so a killed push is resumed. On the Hub a
     push is one commit; elsewhere the index of a section comes after its files, so readers never see a part of a change.
     Data that is removed (`without_counts`, …) is removed from a temporary copy in ``TMPDIR``. What an earlier push sent
@@ -137,7 +137,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     Raises
     ------
     StoreError
-        If a licence forbids sharing; if what is there differs (lists it; nothing is sent); if the store is damaged or
+        If a licence forbids sharing; if content at the address differs (lists it; nothing is sent); if the store is damaged or
         empty; if the address cannot be reached or written to.
     """
     assert config.store is not None  # checked by PushConfig
@@ -376,7 +376,7 @@ class _HubPlace(_Place):
     def __init__(self, address: str, cache: Path, *, is_private: bool) -> None:
         parts = _HUB_ADDRESS.fullmatch(address.rstrip("/"))
         if parts is None:
-            message = f"{shown(address)!r} is no dataset of the Hub. Write hf://datasets/org/name."
+            message = f"{shown(address)!r} is not a dataset of the Hub. Write hf://datasets/org/name."
             raise StoreError(message)
         self._repository, self._folder = parts[1], parts[3] or ""
         self._revision = urllib.parse.unquote(parts[2] or "main")
@@ -412,7 +412,7 @@ class _HubPlace(_Place):
         Raises
         ------
         StoreError
-            If the Hub refuses, or someone else pushed meanwhile.
+            If the Hub refuses, or another push came first.
         """
         disable_progress_bars()
         try:

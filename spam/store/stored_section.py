@@ -80,7 +80,7 @@ class StoredSection:
     Attributes
     ----------
     location
-        Where the files of the store lie.
+        Where the files of the store are.
     index
         Metadata of all groups and arrays, sizes and digests of all files.
     meta
@@ -94,7 +94,7 @@ class StoredSection:
         self.refresh()
 
     def refresh(self) -> SectionIndex:
-        """Read the index again, so that what was added meanwhile is seen.
+        """Read the index again, to see additions of other processes.
 
         Raises
         ------
@@ -223,7 +223,7 @@ class StoredSection:
         return read_feature_meta(self.index, key, self.location)
 
     def feature_identity(self, key: str) -> str:
-        """Digest of what features were computed from and how; equal on every machine.
+        """Digest of the inputs and settings of features; equal on every machine.
 
         Raises
         ------

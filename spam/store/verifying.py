@@ -23,7 +23,7 @@ _README = "README.md"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyFault:
-    """A file of a store that is not what was written.
+    """A file of a store that differs from what was written.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class VerifyReport:
 
     @property
     def is_intact(self) -> bool:
-        """Whether every byte is what was written."""
+        """Whether every byte is as written."""
         return not self.faults
 
     def to_mapping(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _files_of(location: Location) -> Iterator[str]:
 def _unnamed(
     location: Location, path: str, indices: Mapping[str, SectionIndex | None], *, is_all: bool
 ) -> VerifyFault | None:
-    """Say what is wrong with a file that no index names."""
+    """Describe the fault of a file that no index names."""
     section, _, inner = path.partition("/")
     index = indices.get(section)
     folder = location.path if isinstance(location, FolderLocation) else Path()

@@ -1,4 +1,4 @@
-"""Copies hold what was asked for, byte by byte; merges do not depend on order and refuse what differs."""
+"""Copies equal the selected part byte by byte; merges do not depend on order and reject differences."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Push then pull is the identity over S3, HTTP (pull) and the Hub; what others pushed stays; a killed transfer goes on."""
+"""Push then pull is the identity over S3, HTTP (pull) and the Hub; data pushed by others are kept; a killed transfer resumes."""
 
 import shutil
 from collections.abc import Iterator
