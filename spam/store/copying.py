@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from .features import feature_names
 from .layout import IDENTITY, INDEX, META, feature_graph_key, graph_nodes
 from .section_index import SectionIndex, content_digest
 from .stored_section import StoredSection, graph_names
-from .writing import copy_nodes, copy_section, live_locks, locked, write_root, write_section
+from .writing import copy_nodes, copy_section, locked_section, write_root, write_section
 
 Part: TypeAlias = tuple[Literal["features", "graph", "section"], str]
 """What can be copied or differ: kind and key, such as ``("features", "uni_112um")``."""
@@ -143,6 +144,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists():
         message = f"{out} exists already. Delete it, or choose another name."
         raise OutputExistsError(message)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as folder:
         inner = create_store(Path(folder) / "store").folder
         yield inner
@@ -267,7 +269,11 @@ def _copy(
     )
     if not is_open:
         changed = dataclasses.replace(
-            changed, slide_width_px=None, slide_height_px=None, spots_sha256=None, sources=()
+            changed,
+            slide_width_px=None,
+            slide_height_px=None,
+            spots_sha256=secrets.token_hex(32),  # other spots than those of any other copy: the order differs
+            sources=(),
         )
     write_section(
         folder,
@@ -394,12 +400,10 @@ def apply_plans(plans: Mapping[str, Plan], target: Store, advance: Advance) -> N
     """Copy what the plans add to a store in a folder; a killed run can be repeated."""
     for name, plan in plans.items():
         section = target.folder / name
-        with locked(target.folder, name):
+        with locked_section(target.folder, name):
             now = target.section(name).index.digest if (section / INDEX).is_file() else None
-            if live_locks(target.folder, name) or now != (None if plan.is_new else plan.base.index.digest):
-                message = (
-                    f"Section {name!r} of {target.address!r} is being changed by another process. Try again."
-                )
+            if now != (None if plan.is_new else plan.base.index.digest):
+                message = f"Section {name!r} of {target.address!r} was changed meanwhile. Run again."
                 raise StoreError(message)
             if plan.is_new:
                 leave_out = [

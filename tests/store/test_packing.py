@@ -36,6 +36,13 @@ def test_pack_and_unpack_are_inverse(store, packed, tmp_path):
     assert again.read_bytes() == packed.read_bytes()
 
 
+def test_missing_folders_are_made(store, tmp_path):
+    out = tmp_path / "new" / "s.zarr.zip"
+    pack(PackConfig(store=store, out=out))
+    unpack(UnpackConfig(packed=out, out=tmp_path / "other" / "s.zarr"))
+    assert tree(tmp_path / "other" / "s.zarr") == tree(store)
+
+
 def test_packed_store_opens_in_place(store, packed):
     own, found = open_store(store).section("S1"), open_store(packed).section("S1")
     np.testing.assert_array_equal(found.features("tiny_112um"), own.features("tiny_112um"))
