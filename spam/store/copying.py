@@ -19,9 +19,9 @@ from spam.typing import Array
 
 from .feature_store import Store, choose_sections, create_store, open_store
 from .features import feature_names
-from .layout import IDENTITY, INDEX, META, feature_graph_key, graph_nodes
+from .layout import IDENTITY, INDEX, feature_graph_key, graph_nodes
 from .section_index import SectionIndex, content_digest
-from .stored_section import StoredSection, graph_names
+from .stored_section import StoredSection, graph_names, is_stale_graph
 from .writing import copy_nodes, copy_section, locked_section, write_root, write_section
 
 Part: TypeAlias = tuple[Literal["features", "graph", "section"], str]
@@ -99,27 +99,21 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
     sections = [store.section(name) for name in choose_sections(store, config.sections)]
     genes = _chosen_genes(config, sections)
     kept = chosen_parts(sections, config.features)
-    stale = [
-        f"{named(section, part)} (its features were replaced later)"
-        for section in sections
-        for part in kept[section.meta.name]
-        if _is_stale(section.index, part)
-    ]
     left_out: list[str] = []
     with (
         new_folder(config.out) as folder,
         progress.task("copying", sum(len(s.index.files) for s in sections)) as advance,
     ):
         for section in sections:
-            name = section.meta.name
-            is_open = not config.without_coordinates
-            parts = {
-                part: nodes
-                for part, nodes in kept[name].items()
-                if not _is_stale(section.index, part) and (is_open or part[0] == "features")
-            }
+            parts = {}
+            for part, nodes in parts_of(section.index).items():
+                if part not in kept[section.meta.name]:
+                    left_out.append(named(section, part))
+                elif part[0] == "graph" and is_stale_graph(section.index, part[1]):
+                    left_out.append(f"{named(section, part)} (its features were replaced later)")
+                elif part[0] == "features" or not config.without_coordinates:
+                    parts[part] = nodes
             _copy(section, folder, parts, genes, config, advance)
-            left_out += [named(section, part) for part in parts_of(section.index) if part not in kept[name]]
         write_root(folder)
     copy = open_store(config.out)
     copied = [copy.section(name) for name in copy.section_names]
@@ -127,7 +121,7 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
         out=config.out,
         sections=copy.section_names,
         added=tuple(named(s, part) for s in copied for part in parts_of(s.index)),
-        left_out=(*left_out, *stale),
+        left_out=tuple(left_out),
         redacted={section.meta.name: section.meta.redacted for section in copied},
     )
 
@@ -229,16 +223,6 @@ def _chosen_genes(config: SelectConfig, sections: Sequence[StoredSection]) -> se
         )
         raise StoreError(message)
     return genes
-
-
-def _is_stale(index: SectionIndex, part: Part) -> bool:
-    """Tell whether a graph is over features that were replaced after it was built."""
-    if part[0] == "features":
-        return False
-    metas = (index.attribute(node, META) for node in graph_nodes(part[1]))
-    meta: dict[str, Any] = next(filter(None, metas), {})
-    node = f"obsm/{meta.get('features_key')}"
-    return node in index.nodes and index.attribute(node, IDENTITY) != meta.get("features_identity")
 
 
 def _copy(

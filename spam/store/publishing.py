@@ -296,7 +296,9 @@ class _Place:
                 raise StoreError(message)
             return {}
         store = Store(self.location, is_writable=False)
-        return {name: store.section(name) for name in store.section_names}
+        # The root also names a section that a killed push was replacing, which has no index.
+        names = [name for name in store.section_names if self.location.read_index(name) is not None]
+        return {name: store.section(name) for name in names}
 
     def found(self, folder: str) -> dict[str, dict[str, Any]]:
         """List the files below a folder, by path within the store, with the details of fsspec."""

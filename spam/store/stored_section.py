@@ -442,6 +442,13 @@ def graph_names(index: SectionIndex) -> tuple[str, ...]:
     return tuple(name.removesuffix(_NEIGHBORS) for name in names if index.attribute(f"uns/{name}", META))
 
 
+def is_stale_graph(index: SectionIndex, key: str) -> bool:
+    """Tell whether a graph is over features that were replaced after it was built."""
+    meta = index.attribute(graph_nodes(key)[0], META)
+    node = f"obsm/{meta['features_key']}"
+    return node in index.nodes and bool(index.attribute(node, IDENTITY) != meta["features_identity"])
+
+
 def spots_digest(ids: Array, xy_px: Array) -> str:
     """Hash the spots that features are computed for: their ids, (n_spots,), and pixel coordinates, (n_spots, 2), in order."""
     digest = hashlib.sha256("\n".join(ids.tolist()).encode())

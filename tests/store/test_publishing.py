@@ -292,6 +292,25 @@ def test_killed_push_is_resumed(store, place):
     assert place.files() == tree(store)
 
 
+def test_killed_replacement_is_resumed_and_spares_sections_of_similar_names(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "s.zarr", "S1", "S12", has_graphs=False)
+    with S3Server() as bucket:
+        point_at_s3(bucket, monkeypatch)
+        place = Place("s3://cohorts/team/shared.zarr", bucket)
+        pushed(store, place)
+        bucket.refuse = lambda method, path: 403 if method == "PUT" else None
+        options = {"overwrite": True, "without_counts": True}
+        with pytest.raises(StoreError, match="failed"):
+            pushed(store, place, **options)
+        bucket.refuse = None
+        assert "S1/zarr.json" not in place.files()
+        pushed(store, place, **options)
+        found = open_store(place.address)
+        assert [found.section(name).meta.has_counts for name in ("S1", "S12")] == [False, False]
+        assert not any("/X/" in name for name in place.files())
+        assert not verify(VerifyConfig(store=place.address)).faults
+
+
 def test_killed_pull_is_resumed(store, tmp_path):
     with HttpRangeServer(store.parent) as server:
         address = f"{server.url}/{store.name}"
