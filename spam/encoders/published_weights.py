@@ -207,7 +207,9 @@ def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> 
     tensors: dict[str, Tensor] = {}
     missing, misshapen, unexpected = [], [], []
     for name, tensor in weights.items():
-        ours = functools.reduce(lambda text, rule: re.sub(*rule, text), rules.rewritten, name)
+        ours: str = name
+        for expression, replacement in rules.rewritten:
+            ours = re.sub(expression, replacement, ours)
         if isinstance(tensor, Tensor) and ours not in tensors:
             names[ours], tensors[ours] = name, tensor
         else:
@@ -249,14 +251,14 @@ def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> 
         if one not in used and not any(fnmatch.fnmatchcase(one, pattern) for pattern in rules.unused)
     ]
     faults = [
-        f"{kind}: {', '.join(found[:_MOST_LISTED])}"
-        + (f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else "")
+        f"{kind}: {', '.join(once[:_MOST_LISTED])}"
+        + (f" and {len(once) - _MOST_LISTED} more" if len(once) > _MOST_LISTED else "")
         for kind, listed in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", misshapen),
         )
-        if (found := list(dict.fromkeys(listed)))
+        if (once := list(dict.fromkeys(listed)))
     ]
     if faults:
         message = (

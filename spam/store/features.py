@@ -93,8 +93,10 @@ def read_feature_meta(index: SectionIndex, key: str, location: Location) -> Feat
         raise StoreError(message) from error
 
 
-def read_features(location: Location, index: SectionIndex, key: str) -> Shaped[Array, "n_spots dim"]:
-    """Read finished features as they are stored (float16 or float32), one row per spot.
+def read_features(
+    location: Location, index: SectionIndex, key: str, *, is_float32: bool
+) -> Shaped[Array, "n_spots dim"]:
+    """Read finished features, one row per spot, as float32 or as they are stored (float16 or float32).
 
     Raises
     ------
@@ -127,13 +129,14 @@ def read_features(location: Location, index: SectionIndex, key: str) -> Shaped[A
         if part is None or part.n_bytes != n_bytes:
             raise location.damaged(where, "it is missing" if part is None else f"it has {part.n_bytes} bytes")
         parts[path] = part
-    out = np.empty(shape, dtype)
+    out = np.empty(shape, np.float32 if is_float32 else dtype)
 
     def read(path: str) -> None:
         rows, part = out[files[path] : files[path] + chunk[0]], parts[path]
         where = f"{index.meta.name}/{path}"
         # Padding follows the rows of the last chunk, and is part of its checksum.
-        place = rows if len(rows) == chunk[0] else np.empty((chunk[0], meta.dim), dtype)
+        is_direct = len(rows) == chunk[0] and out.dtype == dtype
+        place = rows if is_direct else np.empty((chunk[0], meta.dim), dtype)
         checksum = bytearray(_CRC_BYTES)
         with part.path.open("rb", buffering=0) as file:
             os.preadv(file.fileno(), [place.data.cast("B"), checksum], part.offset)
@@ -141,7 +144,7 @@ def read_features(location: Location, index: SectionIndex, key: str) -> Shaped[A
             first, last = files[path], files[path] + len(rows)
             fault = f"rows {first}:{last} of {key!r} do not match their checksum"
             raise location.damaged(where, fault)
-        if place is not rows:
+        if not is_direct:
             rows[:] = place[: len(rows)]
 
     with ThreadPoolExecutor(_N_THREADS) as pool:

@@ -245,7 +245,7 @@ class StoredSection:
         StoreError
             As `stored_features`.
         """
-        return self.stored_features(key).astype(np.float32, copy=False)
+        return self._features(key, is_float32=True)
 
     def stored_features(self, key: str) -> Shaped[Array, "n_spots dim"]:
         """Read finished features as they are stored, float16 or float32.
@@ -255,7 +255,10 @@ class StoredSection:
         StoreError
             If there are none of that name, a chunk is missing or damaged, or another process replaced them meanwhile.
         """
-        rows = read_features(self.location, self.index, key)
+        return self._features(key, is_float32=False)
+
+    def _features(self, key: str, *, is_float32: bool) -> Shaped[Array, "n_spots dim"]:
+        rows = read_features(self.location, self.index, key, is_float32=is_float32)
         node = f"obsm/{key}"
         if isinstance(self.location, FolderLocation):
             data = self.location.read_index(self._name)
