@@ -10,7 +10,7 @@ from spam.sections import Section
 from spam.versions import software_versions
 
 from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, VERSION, name_fault
-from .places import FolderLocation, Location, ZipLocation
+from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .stored_section import Overview, StoredSection, spots_digest
@@ -132,12 +132,7 @@ class Store:
         StoreError
             If the store is open for reading only.
         """
-        if self.is_writable and isinstance(self.location, FolderLocation):
-            return self.location.path
-        message = (
-            f"Store {self.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
-        )
-        raise StoreError(message)
+        return writable_folder(self.location, is_writable=self.is_writable)
 
 
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
