@@ -9,12 +9,12 @@ from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, STAGING, VERSION, name_fault
-from .places import FolderLocation, Location, ZipLocation
+from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, VERSION, name_fault
+from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .stored_section import Overview, StoredSection, spots_digest
-from .writing import live_locks, locked, remove_leftovers, write_root, write_section
+from .writing import locked_section, remove_leftovers, write_root, write_section
 
 
 class Store:
@@ -105,12 +105,9 @@ class Store:
             spots_sha256=spots_digest(section.ids, section.xy_px),
             licence=licence,
         )
-        with locked(folder, name):
+        with locked_section(folder, name):
             if name in self.section_names and not is_overwrite:
                 message = f"Store {self.address!r} has a section {name!r}. Use another --section, or replace it: --overwrite"
-                raise StoreError(message)
-            if writers := live_locks(folder, name):
-                message = f"Section {name!r} is being written by another process ({', '.join(writers)}). Wait for it."
                 raise StoreError(message)
             write_section(
                 folder,
@@ -135,12 +132,7 @@ class Store:
         StoreError
             If the store is open for reading only.
         """
-        if self.is_writable and isinstance(self.location, FolderLocation):
-            return self.location.path
-        message = (
-            f"Store {self.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
-        )
-        raise StoreError(message)
+        return writable_folder(self.location, is_writable=self.is_writable)
 
 
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
@@ -190,7 +182,7 @@ def create_store(path: Path | str) -> Store:
     path = Path(path)
     # A writer that was killed before it made a store of the folder leaves these.
     if not path.exists() or (
-        path.is_dir() and all(p.name in (STAGING, LOCKS, f"{INDEX}.partial") for p in path.iterdir())
+        path.is_dir() and all(p.name in (LOCKS, f"{INDEX}.partial") for p in path.iterdir())
     ):
         path.mkdir(parents=True, exist_ok=True)
         write_root(path)

@@ -54,6 +54,7 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
     if out.exists():
         message = f"{out} exists already. Delete it, or choose another name."
         raise OutputExistsError(message)
+    out.parent.mkdir(parents=True, exist_ok=True)
     store = open_store(config.store)
     sections = [store.section(name) for name in store.section_names]
     entries = {

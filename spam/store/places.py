@@ -118,6 +118,22 @@ class FolderLocation(Location):
         return None
 
 
+def writable_folder(location: Location, *, is_writable: bool) -> Path:
+    """Return the folder of a store, to write to.
+
+    Raises
+    ------
+    StoreError
+        If the store is open for reading only.
+    """
+    if is_writable and isinstance(location, FolderLocation):
+        return location.path
+    message = (
+        f"Store {location.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
+    )
+    raise StoreError(message)
+
+
 class ZipLocation(Location):
     """A packed store: a ZIP file whose entries are not compressed and are read in place.
 

@@ -137,6 +137,28 @@ def open_index(data: bytes, name: str, where: str) -> SectionIndex:
     return index
 
 
+def edited(
+    index: SectionIndex,
+    *,
+    drop: Collection[str] = (),
+    add: Collection[str] = (),
+    other: SectionIndex | None = None,
+    licence: str | None = None,
+) -> SectionIndex:
+    """Return an index without the nodes `drop`, with the nodes `add` of another index, or under a licence."""
+    document = json.loads(index.data)
+    spam, nodes = document["attributes"][SPAM], document["consolidated_metadata"]["metadata"]
+    for part in (spam[FILES], nodes):
+        for path in [path for path in part if _is_below(path, drop)]:
+            del part[path]
+    if other is not None:
+        spam[FILES] |= {path: dataclasses.asdict(entry) for path, entry in other.below(*add).items()}
+        nodes |= {path: node for path, node in other.nodes.items() if _is_below(path, add)}
+    if licence is not None:
+        spam[META]["licence"] = licence
+    return open_index(sealed(document), index.meta.name, index.meta.name)
+
+
 def update_index(section: Path, *, add: Collection[str] = (), drop: Collection[str] = ()) -> None:
     """Replace the index of a section: with the nodes `add`, whose files are hashed, and without `drop`.
 

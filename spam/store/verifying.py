@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from spam.errors import StoreError
@@ -191,8 +190,8 @@ def _unnamed(
     """Describe the fault of a file that no index names."""
     section, _, inner = path.partition("/")
     index = indices.get(section)
-    folder = location.path if isinstance(location, FolderLocation) else Path()
-    is_link = (folder / path).is_symlink()
+    folder = location.path if isinstance(location, FolderLocation) else None
+    is_link = folder is not None and (folder / path).is_symlink()
     is_ours = (
         path in (INDEX, _README) or section == LOCKS or path.startswith(STAGING) or path.endswith(PARTIAL)
     )
@@ -205,6 +204,7 @@ def _unnamed(
     array, is_chunk, _ = inner.partition("/c/")
     if (
         index is not None
+        and folder is not None
         and array.startswith("obsm/")
         and (folder / section / array.removesuffix(f"/{INDEX}")).is_dir()
     ):

@@ -157,7 +157,16 @@ def test_damaged_file_is_an_error_when_it_is_read(copy, part, read, damage):
         read(open_store(copy).section("C2"))
 
 
-@pytest.mark.parametrize("change", ["flip", "short", "gone"])
+def test_sizes_of_files_are_compared_before_memory_is_allocated(copy, monkeypatch):
+    section = open_store(copy).section("C2")
+    chunk = copy / f"C2/obsm/{KEY}/c/1/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    monkeypatch.setattr("spam.store.features.np.empty", None)
+    with pytest.raises(StoreError, match=f"{KEY}/c/1/0.*bytes"):
+        section.features(KEY)
+
+
+@pytest.mark.parametrize("change", ["flip", "short", "empty", "gone"])
 def test_chunk_damaged_before_the_end_is_found_by_finish(section, store, make_feature_meta, change):
     rows = np.arange(65, dtype=np.float32).reshape(13, 5)
     writer = section.feature_writer(make_feature_meta())
@@ -169,7 +178,7 @@ def test_chunk_damaged_before_the_end_is_found_by_finish(section, store, make_fe
     if change == "gone":
         path.unlink()
     else:
-        path.write_bytes(content if change == "flip" else content[:-2])
+        path.write_bytes({"flip": content, "short": content[:-2], "empty": b""}[change])
     message = "1 of 5 chunks are missing" if change == "gone" else r"Rows 3:6 .*Check the disk.*spam embed"
     with pytest.raises(StoreError, match=message):
         writer.finish()
