@@ -43,7 +43,7 @@ class Option:
     def parameter(self) -> inspect.Parameter:
         """Build the parameter that typer reads; its default None means "not given"."""
         # Choices are read as text: the configuration checks them, as it does for values from a file.
-        is_text = self.is_list or get_origin(self.scalar) is Literal
+        is_text = self.is_list or self.scalar is Path or get_origin(self.scalar) is Literal
         kind: Any = list[str] if self.is_list else str if is_text else self.scalar
         settings: dict[str, Any] = {
             "help": self._help(),
