@@ -158,7 +158,7 @@ def fit_value(value: Any, kind: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """Convert records, tuples and paths to JSON-ready types."""
-    if isinstance(value, Record):
+    if hasattr(value, "to_mapping"):
         return value.to_mapping()
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
