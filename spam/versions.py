@@ -4,8 +4,6 @@ import functools
 import platform
 from importlib import metadata
 
-__all__ = ["software_versions"]
-
 _version = functools.cache(metadata.version)  # reads files, and every epoch asks
 _PACKAGES = ("spam-st", "torch", "timm", "numpy", "scipy", "zarr", "anndata")
 

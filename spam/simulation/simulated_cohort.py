@@ -76,6 +76,12 @@ class SimulatedSection:
         return tuple(f"{self.name}_{column}x{row}" for row, column in self.row_col)
 
 
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Gene names."""
+        return tuple(self.gene_table.index)
+
+
 def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0) -> SimulatedSection:
     """Simulate one section of a cohort in memory.
 

@@ -196,7 +196,7 @@ def test_files_of_a_section(tmp_path: Path) -> None:
     adata = anndata.read_h5ad(tmp_path / "D2S3.h5ad")
     assert (adata.X.format, adata.X.dtype) == ("csr", np.int32)
     np.testing.assert_array_equal(adata.X.toarray(), section.counts)
-    assert (tuple(adata.obs_names), tuple(adata.var_names)) == (section.ids, tuple(section.gene_table.index))
+    assert (tuple(adata.obs_names), tuple(adata.var_names)) == (section.ids, section.genes)
     np.testing.assert_array_equal(adata.obsm["spatial"], section.xy_px)
     np.testing.assert_array_equal(adata.obs[["array_row", "array_col"]], section.row_col)
     assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"D2S3"}, {"D2"})
