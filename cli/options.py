@@ -132,10 +132,10 @@ def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[
 
 
 def gather(
-    options: Sequence[Option], flags: Mapping[str, Any], recipe: Path | None, *, command: str
+    options: Sequence[Option], flags: Mapping[str, Any], recipe: str | None, *, command: str
 ) -> dict[str, Any]:
     """Collect the given values: those of the recipe, overridden by flags; defaults are left out."""
-    values = read_recipe(recipe, options, command=command) if recipe else {}
+    values = read_recipe(Path(recipe), options, command=command) if recipe else {}
     given = {
         option.name: option.read(flags[option.name])
         for option in options
