@@ -12,17 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"atomic", "errors", "hub", "typing", "progress", "hardware", "versions"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
-ABOVE = {
-    "schemas",
-    *MODEL_SIDE,
-    *SLIDE_SIDE,
-    "embedding",
-    "reports",
-    "predicting",
-    "hest_tasks",
-    "simulation",
-}
-ABOVE |= {"diagnosis", "console"}
+ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks"}
+ABOVE |= {"simulation", "diagnosis", "console"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -187,31 +178,19 @@ def test_the_map_names_every_room() -> None:
 
 PLANTED = [
     ("spam/cabinet/__init__.py", "", "room 'cabinet' is unknown"),
-    ("spam/cabinet.py", "", "room 'cabinet' is unknown"),
     ("spam/store/planted.py", "import torch", "store must not import torch"),
     ("spam/store/planted.py", "from spam.hardware import resolve_device", "store must not import torch"),
-    ("schemas/planted.py", "from torch.nn import Module", "schemas must not import torch"),
     ("schemas/planted.py", "from spam.store import open_store", "schemas must not import store"),
-    ("spam/training/planted.py", "from spam.tiles import TileReader", "training must not import tiles"),
     ("spam/training/planted.py", "from ..tiles import TileReader", "training must not import tiles"),
     ("spam/training/planted.py", "from spam import sections", "training must not import sections"),
     ("spam/models/planted.py", "import spam.store.layout", "models must not import store"),
-    ("spam/evaluation/planted.py", "from spam.encoders import encoder_card", "must not import encoders"),
     ("spam/evaluation/planted.py", "from spam.cli import main", "evaluation must not import cli"),
     ("spam/__init__.py", "from .cli import main", "must not import cli"),
     ("spam/sections/planted.py", "import schemas.config", "schemas must not be imported here"),
     ("spam/graphs/planted.py", "import zarr", "zarr must not be imported here"),
-    ("spam/training/planted.py", "from timm.models import create_model", "timm must not be imported here"),
     ("spam/graphs/planted.py", "import faiss.contrib", "faiss is imported in 2 files"),
-    ("spam/prediction/planted.py", "import matplotlib.figure", "matplotlib must not be imported here"),
-    ("spam/training/planted.py", "from rich.progress import track", "rich must not be imported here"),
-    ("cli/planted.py", "import click", "click must not be imported here"),
     ("spam/tiles/planted.py", "def read():\n    import PIL\n", "read() imports PIL"),
-    (
-        "spam/tiles/planted.py",
-        "import importlib\nimportlib.import_module('x')",
-        "import_module hides an import",
-    ),
+    ("spam/tiles/planted.py", "import x\nx.import_module('x')", "import_module hides an import"),
 ]
 
 

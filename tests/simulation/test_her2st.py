@@ -1,8 +1,4 @@
-import functools
-import http.server
 import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
@@ -29,22 +25,6 @@ def repository(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         source = source / "images" / f"{path.split('/')[3]}.jpg" if is_image else source / "raw" / path
         target.symlink_to(source)
     return root
-
-
-@pytest.fixture(scope="module")
-def address(repository: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(repository))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +59,11 @@ def test_the_manifest_leads_to_whole_sections(manifest: Path) -> None:
     assert section.join.n_matched == 178
 
 
-def test_files_are_downloaded_once(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_fetched_once(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(her2st, "SECTIONS", ("C2",))
     FILES = {path: digest for path, digest in her2st.FILES.items() if "C2" in path}
     monkeypatch.setattr(her2st, "FILES", FILES)
-    fetch_her2st(tmp_path, address=address, progress=SILENT)
+    fetch_her2st(tmp_path, address=repository.as_uri(), progress=SILENT)
     times = {path: (tmp_path / "raw" / path).stat().st_mtime_ns for path in FILES}
     fetch_her2st(tmp_path, address="http://127.0.0.1:9", progress=SILENT)  # no server
     assert times == {path: (tmp_path / "raw" / path).stat().st_mtime_ns for path in FILES}
