@@ -181,7 +181,7 @@ def _cell_search(points: Float32[Array, "n_points dim"], flat: Search, k: int) -
     """
     n_points, dim = points.shape
     n_cells = max(1, int(4 * n_points**0.5))  # FAISS advises 4 to 16 times the square root
-    index = faiss.index_factory(dim, f"IVF{n_cells},Flat")
+    index: Any = faiss.index_factory(dim, f"IVF{n_cells},Flat")
     index.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
     index.train(points)
     index.add(points)
