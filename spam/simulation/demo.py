@@ -67,6 +67,7 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         steps[name], seconds[name] = text, time.perf_counter() - start
         start = time.perf_counter()
 
+    tile_um: tuple[float, ...]
     if config.name == "her2st":
         address = ADDRESS if config.data is None else config.data.resolve().as_uri()
         manifest = fetch_her2st(out / "cohort", address=address, progress=progress)

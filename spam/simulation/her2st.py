@@ -24,7 +24,7 @@ ADDRESS = f"https://raw.githubusercontent.com/almaan/her2st/{COMMIT}"
 PITCH_UM = 200.0  # centre to centre of the 1k array
 SPOT_UM = 100.0
 DONOR = "C"
-SECTIONS = ("C2", "C3", "C4", "C5", "C6")
+SECTIONS: tuple[str, ...] = ("C2", "C3", "C4", "C5", "C6")
 _TIMEOUT_S = 30
 # Path in the repository -> SHA-256.
 FILES = {
