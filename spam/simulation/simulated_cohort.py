@@ -75,7 +75,6 @@ class SimulatedSection:
         """Spot ids, ``<section>_<column>x<row>``."""
         return tuple(f"{self.name}_{column}x{row}" for row, column in self.row_col)
 
-
     @property
     def genes(self) -> tuple[str, ...]:
         """Gene names."""
