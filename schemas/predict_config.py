@@ -21,7 +21,7 @@ class PredictConfig(Config):
     context_h5ad: Path | None = data(
         None,
         "raw counts of a part of the section (some spots, some genes, or both), used to predict the rest; library sizes "
-        "in obs['library_size'] if genes are left out. A part of the genes needs a checkpoint with a bank (--with-bank)",
+        "in obs['library_size'] if genes are left out. A gene panel needs a checkpoint of `spam finetune --with-bank`",
     )
     out_dir: Path | None = output(
         None,
@@ -32,9 +32,13 @@ class PredictConfig(Config):
     formats: tuple[Literal["csv", "parquet"], ...] = output(
         (), "further formats of the predicted matrix: csv, parquet"
     )
-    coverage: float = output(0.9, "coverage of the predictive intervals (lower, upper)", limits="(0,1)")
+    coverage: float = output(
+        0.9, "nominal coverage of the predictive intervals (layers lower and upper)", limits="(0,1)"
+    )
     depth: float | None = output(
-        None, "library size of mu and the intervals (default: training median)", limits=">0"
+        None,
+        "library size for which mu and the intervals are given (default: median of the training spots)",
+        limits=">0",
     )
     plots: bool = output(True, "draw histogram, scatter plots and expression maps")
     plot_genes: tuple[str, ...] = output(

@@ -47,8 +47,10 @@ class VerifyConfig(Config):
 class MergeConfig(Config):
     """Options of `spam store merge`."""
 
-    out: Path | None = _argument("store to merge into (made if it does not exist)", _MERGE)
-    stores: tuple[Path | str, ...] = _argument("stores to merge", _MERGE, default=())
+    out: Path | None = _argument("store to merge into (created if needed)", _MERGE)
+    stores: tuple[Path | str, ...] = _argument(
+        "stores to copy from, each a folder, a packed store or an address", _MERGE, default=()
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import functools
 import platform
 from importlib import metadata
 
-_version = functools.cache(metadata.version)  # reads files, and every epoch asks
+_version = functools.cache(metadata.version)  # cached, because it reads files and is called in every epoch
 _PACKAGES = ("spam-st", "torch", "timm", "numpy", "scipy", "zarr", "anndata")
 
 

@@ -28,6 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("t.csv").touch()
     for folder in ("r", "s"):
         Path(folder).mkdir()
+    Path("s/zarr.json").touch()  # a store, as far as paths are checked
     return tmp_path
 
 

@@ -169,6 +169,15 @@ def test_missing_paths(tmp_path: Path) -> None:
         wrong.check_paths(leave_out=["tables"])
 
 
+def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"^Not a feature store: .* \(--store\) has no zarr.json"):
+        Small(store=tmp_path).check_paths()
+    (tmp_path / "zarr.json").touch()
+    Small(store=tmp_path).check_paths()
+    with pytest.raises(MissingInputError, match=r"zarr.json \(--store\) is not a ZIP file"):
+        Small(store=tmp_path / "zarr.json").check_paths()
+
+
 def test_a_remote_address_is_no_folder() -> None:
     with pytest.raises(ConfigError, match=r"--store must be a local path, not 'hf://datasets/o/n'"):
         GraphConfig.from_mapping({"store": "hf://datasets/o/n"})
