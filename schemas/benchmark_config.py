@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .config import flag, folder_fault, option
+from .config import flag, option
 from .embed_config import FeatureOptions
 
 
@@ -51,7 +51,7 @@ class BenchmarkConfig(FeatureOptions):
         panel="Output",
     )
     overwrite: bool = option(
-        False,  # noqa: FBT003
+        False,
         "run the named methods again; replace a benchmark with other options or data in --out-dir",
         panel="Output",
     )
@@ -79,7 +79,6 @@ class BenchmarkConfig(FeatureOptions):
             and self.overwrite,
         }
         return [
-            folder_fault("out_dir", self.out_dir),
             *(rule for rule, is_broken in rules.items() if is_broken),
             *(f"{flag(name)} repeats {', '.join(values)}" for name, values in repeated.items() if values),
         ]

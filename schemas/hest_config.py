@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, flag, folder_fault, option
+from .config import Config, flag, option
 from .embed_config import DEFAULT_ENCODER
 
 HestSolver = Literal["sklearn", "exact"]
@@ -37,7 +37,7 @@ class HestConfig(Config):
     out_dir: Path | None = option(
         None, "folder for hest.md, hest.json and new embeddings", required="give a folder for the results"
     )
-    overwrite: bool = option(False, "replace results in --out-dir")  # noqa: FBT003
+    overwrite: bool = option(False, "replace results in --out-dir")
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -48,7 +48,6 @@ class HestConfig(Config):
             if field.name in ("batch_size", "device") and getattr(self, field.name) != field.default
         ]
         return [
-            folder_fault("out_dir", self.out_dir),
             f"--tasks repeats {', '.join(repeated)}" if repeated else None,
             f"--features excludes {' and '.join(unused)}: nothing is embedded"
             if self.features is not None and unused
