@@ -185,7 +185,7 @@ def test_false_discoveries(benchmark, tmp_path, capsys, noise):
         sections = cohort(3, n_spots=199, n_genes=101, seed=seed, **NOISE[noise])
         heldout, genes = heldout_of(sections, tmp_path / str(seed), **QUICK)
         is_flagged = heldout.q_value <= FALSE_DISCOVERY_RATE
-        is_null = sections[0].is_null[[sections[0].genes.index(gene) for gene in genes]]
+        is_null = sections[0].gene_table.loc[list(genes), "is_null"].to_numpy()
         # A network that learns nothing on its held-out section stays at the mean, and has nothing to test.
         tested[seed] = np.isfinite(heldout.p_value).any()
         flagged[seed], false[seed] = is_flagged.sum(), (is_flagged & is_null).sum()

@@ -13,7 +13,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
@@ -42,25 +42,31 @@ _SHARED = (
 _PANELS = ("Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
 
 
-class Report(Protocol):
-    """Result of a library function."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A report made by a command: values for ``--json``, and text."""
+
+    values: dict[str, Any]
+    text: str
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
+        return self.values
 
     def summary(self) -> str:
-        """Describe the result in a few lines of plain text."""
+        """Return the text."""
+        return self.text
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command: its description, an example, its options, and the function that does the work."""
+    """One command: what it does, an example, its options, and the function that returns its report."""
 
     name: str
     does: str
     example: str
     options: tuple[Option, ...]
-    work: Callable[[dict[str, Any], Progress], Report]
+    work: Callable[[dict[str, Any], Progress], Any]
     exit_code: Callable[[Any], int] = lambda report: 0
 
 
@@ -132,7 +138,7 @@ def _mendable(error: Exception) -> str | None:
     return None
 
 
-def _run(command: Command, flags: dict[str, Any], recipe: Path | None, *, is_json: bool) -> int:
+def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json: bool) -> int:
     """Run a command and return its exit code: 0 done, 1 bug, 2 user error, 130 interrupted."""
     from rich.console import Console
 

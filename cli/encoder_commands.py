@@ -1,35 +1,18 @@
 """The commands of `spam encoders ...`: the cards of the registry, and access to their weights."""
 
-import dataclasses
 from typing import Any
 
 from spam.errors import ConfigError
 from spam.progress import Progress
 
-from .command import Command
+from .command import Command, Shown
 from .options import Option
 
 _PATTERN = Option(name="pattern", kind=str, default="*", help="names, with wildcards", is_argument=True)
 _NAME = Option(name="name", kind=str | None, default=None, help="name or alias", is_argument=True)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Shown:
-    """Values and the text that shows them."""
-
-    values: dict[str, Any]
-    text: str
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return self.values
-
-    def summary(self) -> str:
-        """Return the text."""
-        return self.text
-
-
-def _list(values: dict[str, Any], progress: Progress) -> _Shown:
+def _list(values: dict[str, Any], progress: Progress) -> Shown:
     from spam.encoders import encoder_card, list_encoders
 
     pattern = values.get("pattern", "*")
@@ -41,17 +24,17 @@ def _list(values: dict[str, Any], progress: Progress) -> _Shown:
         rows.append((*sizes, card.pooling, "yes" if card.is_gated else "no", card.licence, card.source))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return _Shown(values={"encoders": [card.to_mapping() for card in cards]}, text="\n".join(lines))
+    return Shown(values={"encoders": [card.to_mapping() for card in cards]}, text="\n".join(lines))
 
 
-def _info(values: dict[str, Any], progress: Progress) -> _Shown:
+def _info(values: dict[str, Any], progress: Progress) -> Shown:
     from spam.encoders import encoder_card
 
     if "name" not in values:
         message = "The name of an encoder is missing. Run: spam encoders list"
         raise ConfigError(message)
     card = encoder_card(values["name"]).to_mapping()
-    return _Shown(values=card, text="\n".join(f"{name}: {value}" for name, value in card.items()))
+    return Shown(values=card, text="\n".join(f"{name}: {value}" for name, value in card.items()))
 
 
 def _check(values: dict[str, Any], progress: Progress) -> Any:

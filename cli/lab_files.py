@@ -149,7 +149,7 @@ def _with_encoder_name(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "enc_name": names.get(values["enc_name"], values["enc_name"])}
 
 
-def _encoder_of(checkpoint: Path, lora: Path | None) -> dict[str, Any]:
+def _encoder_of(checkpoint: Path, lora: str | Path | None) -> dict[str, Any]:
     """Read from a checkpoint the encoder, adapter and tile sizes that its input needs.
 
     Raises

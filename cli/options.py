@@ -43,7 +43,7 @@ class Option:
     def parameter(self) -> inspect.Parameter:
         """Build the parameter that typer reads; its default None means "not given"."""
         # Choices are read as text: the configuration checks them, as it does for values from a file.
-        is_text = self.is_list or get_origin(self.scalar) is Literal
+        is_text = self.is_list or self.scalar is Path or get_origin(self.scalar) is Literal
         kind: Any = list[str] if self.is_list else str if is_text else self.scalar
         settings: dict[str, Any] = {
             "help": self._help(),
@@ -133,10 +133,10 @@ def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[
 
 
 def gather(
-    options: Sequence[Option], flags: Mapping[str, Any], recipe: Path | None, *, command: str
+    options: Sequence[Option], flags: Mapping[str, Any], recipe: str | None, *, command: str
 ) -> dict[str, Any]:
     """Collect the given values: those of the recipe, overridden by flags; defaults are left out."""
-    values = read_recipe(recipe, options, command=command) if recipe else {}
+    values = read_recipe(Path(recipe), options, command=command) if recipe else {}
     given = {
         option.name: option.read(flags[option.name])
         for option in options

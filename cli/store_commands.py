@@ -6,22 +6,7 @@ from typing import Any
 from spam.progress import Progress
 from spam.schemas import store_config as configs
 
-from .command import Command, command
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _OneLinePerSection:
-    """The report of `spam store info`, with a shorter text."""
-
-    report: Any
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dict(self.report.to_mapping())
-
-    def summary(self) -> str:
-        """Write one line per section."""
-        return str(self.report.names_only())
+from .command import Command, Shown, command
 
 
 def _has_faults(report: Any) -> int:
@@ -37,8 +22,9 @@ INFO = command(
 )
 
 
-def _ls(values: dict[str, Any], progress: Progress) -> _OneLinePerSection:
-    return _OneLinePerSection(report=INFO.work(values, progress))
+def _ls(values: dict[str, Any], progress: Progress) -> Shown:
+    report = INFO.work(values, progress)
+    return Shown(values=report.to_mapping(), text=report.names_only())
 
 
 LS = dataclasses.replace(

@@ -32,7 +32,7 @@ class AdaptConfig(PretrainConfig):
         0.05, "dropout on the input of the low-rank update during training", limits="[0,1)", panel="Model"
     )
     grad_checkpointing: bool = option(
-        False,  # noqa: FBT003
+        False,
         "recompute activations instead of storing them: less memory, a third more time",
         panel="Advanced",
     )

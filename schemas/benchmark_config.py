@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .config import folder_fault, option
+from .config import option
 from .embed_config import FeatureOptions
 
 
@@ -51,7 +51,7 @@ class BenchmarkConfig(FeatureOptions):
         panel="Output",
     )
     overwrite: bool = option(
-        False,  # noqa: FBT003
+        False,
         "run the named methods again; replace a benchmark with other options or data in --out-dir",
         panel="Output",
     )
@@ -72,10 +72,7 @@ class BenchmarkConfig(FeatureOptions):
             "--overwrite excludes --shard: one job would delete the results of another": bool(self.shard)
             and self.overwrite,
         }
-        return [
-            folder_fault("out_dir", self.out_dir),
-            *(rule for rule, is_broken in rules.items() if is_broken),
-        ]
+        return [rule for rule, is_broken in rules.items() if is_broken]
 
     @property
     def shard_of(self) -> tuple[int, int]:

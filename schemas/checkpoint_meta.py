@@ -3,12 +3,14 @@
 import dataclasses
 from typing import Any, Literal
 
+from .config import Record
+
 CHECKPOINT_FORMAT = "spam-checkpoint"
 CHECKPOINT_VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointMeta:
+class CheckpointMeta(Record):
     """Everything of a checkpoint that is not a tensor.
 
     Attributes
@@ -48,6 +50,8 @@ class CheckpointMeta:
         Sizes needed to build the networks again.
     software
         Package versions.
+    format, version
+        Of the file.
     """
 
     stage: Literal["pretrain", "selection", "finetune", "adapt"]
@@ -72,15 +76,5 @@ class CheckpointMeta:
     settings: dict[str, Any]
     software: dict[str, str]
     is_averaged: bool = False
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types, with the format's name and version."""
-        return {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> "CheckpointMeta":
-        """Rebuild from what `to_mapping` returned."""
-        kept = {key: value for key, value in values.items() if key not in ("format", "version")}
-        for key in ("feature_keys", "tiles", "feature_dims", "genes", "train_sections", "val_sections"):
-            kept[key] = tuple(kept[key])
-        return cls(**kept)
+    format: str = CHECKPOINT_FORMAT
+    version: int = CHECKPOINT_VERSION

@@ -1,4 +1,4 @@
-"""Base of all configurations: one dataclass field is one option, with its help, limits and default.
+"""Base of all records and configurations: one dataclass field is one option, with its help, limits and default.
 
 A field is written as ``name: type = option(default, "help")``; the command line is derived from these fields.
 Precedence is defaults < TOML file < command-line flags.
@@ -6,18 +6,20 @@ Precedence is defaults < TOML file < command-line flags.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 import re
 import types
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spam.errors import ConfigError, MissingInputError
 
+R = TypeVar("R", bound="Record")
 C = TypeVar("C", bound="Config")
 
 Panel = Literal["Data", "Lab files", "Training", "Model", "Output", "Advanced"]
@@ -39,7 +41,7 @@ _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
-    Path: "a path",
+    Path: "a local path",
 }
 
 
@@ -51,7 +53,7 @@ def option(
     metavar: str | None = None,
     limits: str | None = None,
     required: str | None = None,
-    is_output: bool | None = None,
+    is_output: bool = False,
     is_argument: bool = False,
     panel: Panel | None = None,
 ) -> Any:
@@ -70,22 +72,17 @@ def option(
     is_argument
         Whether the command line takes the value by position, without a flag.
     is_output
-        Whether a path is written, and so need not exist; by default it is if the field is named `out`, `out_dir`,
-        `save_dir` or `to`.
+        Whether a path is written, and so need not exist; fields named `out`, `out_dir`, `save_dir` or `to` always are.
     panel
         Section of the help that shows the option.
     """
-    metadata = {
-        "help": help,
-        "flags": flags,
-        "metavar": metavar,
-        "limits": limits,
-        "required": required,
-        "is_output": is_output,
-        "is_argument": is_argument,
-        "panel": panel,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = dict(locals())  # all parameters
+    return dataclasses.field(default=metadata.pop("default"), metadata=metadata)
+
+
+data, training, model, output, advanced = (
+    functools.partial(option, panel=panel) for panel in ("Data", "Training", "Model", "Output", "Advanced")
+)
 
 
 def flag(field_name: str) -> str:
@@ -98,14 +95,6 @@ def check(faults: Iterable[str | None]) -> None:
     found = [fault for fault in faults if fault]
     if found:
         raise ConfigError("; ".join(found))
-
-
-def folder_fault(name: str, path: Path | None) -> str | None:
-    """Describe the fault of a remote address where a local folder is written; None if the path is local."""
-    if path is None or not re.match(r"[a-z][a-z0-9+]+:/", str(path)):
-        return None
-    scheme, _, rest = str(path).partition(":/")
-    return f"{flag(name)} must be a local folder, not '{scheme}://{rest.lstrip('/')}'; share it with `spam store push`"
 
 
 def unknown_fault(owner: str, unknown: Iterable[str], known: Iterable[str]) -> str | None:
@@ -129,13 +118,14 @@ def describe_kind(kind: Any) -> str:
         return f"{', '.join(first)} or {last}" if first else last
     if get_origin(kind) is tuple:
         return f"a list, each {describe_kind(get_args(kind)[0])}"
-    return _WORDS[kind]
+    return _WORDS.get(kind) or str(kind)
 
 
 def fit_value(value: Any, kind: Any) -> Any:
     """Convert a plain value to the type of a field: lists to tuples, text to paths, whole numbers to floats.
 
-    Nothing else is converted: the text ``"3"`` is not a number, and ``True`` is not a whole number.
+    Nothing else is converted: the text ``"3"`` is not a number, ``True`` is not a whole number, and an address
+    such as ``s3://bucket/cohort.zarr`` is not a path.
 
     Raises
     ------
@@ -143,42 +133,63 @@ def fit_value(value: Any, kind: Any) -> Any:
         If the value does not fit.
     """
     for member in members_of(kind):
+        origin = get_origin(member) or member
         if member is types.NoneType:
             if value is None:
                 return None
-        elif get_origin(member) is Literal:
+        elif origin is Literal:
             if isinstance(value, str) and value in get_args(member):
                 return value
-        elif get_origin(member) is tuple:
+        elif origin is tuple:
             if isinstance(value, list | tuple):
                 return tuple(fit_value(item, get_args(member)[0]) for item in value)
         elif member is Path:
-            # A path would lose one of the slashes of an address such as s3://bucket/cohort.zarr.
-            is_address = isinstance(value, str) and "://" in value and str in members_of(kind)
-            if isinstance(value, str | Path) and not is_address:
+            if isinstance(value, str | Path) and "://" not in str(value):
                 return Path(value)
         elif member is float:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return float(value)
-        elif isinstance(value, member) and (member is bool or not isinstance(value, bool)):
+        elif issubclass(origin, Record):
+            if isinstance(value, Mapping):
+                return member.from_mapping(value)
+        elif isinstance(value, origin) and (member is bool or not isinstance(value, bool)):
             return value
     raise TypeError(describe_kind(kind))
 
 
+def plain(value: Any) -> Any:
+    """Convert records, tuples and paths to JSON-ready types."""
+    if hasattr(value, "to_mapping"):
+        return value.to_mapping()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Base of all configurations: limits, conversion from and to plain mappings, and a digest of the values."""
+class Record:
+    """Base of metadata, configurations and reports: conversion to JSON-ready types and back."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_mapping(cls: type[R], values: Mapping[str, Any]) -> R:  # noqa: PYI019  beartype knows no Self here
+        """Rebuild from what `to_mapping` returned; raises KeyError or TypeError if the values do not fit."""
+        kinds = get_type_hints(cls)
+        return cls(**{name: fit_value(value, kinds[name]) for name, value in values.items()})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Record):
+    """Base of all configurations: limits, checked paths, and a digest of the values."""
 
     def __post_init__(self) -> None:
-        check([*self.field_faults(), *self.faults()])
-
-    def faults(self) -> list[str | None]:
-        """List contradictions between fields; subclasses override this."""
-        return []
-
-    def field_faults(self) -> list[str]:
-        """List missing values, and numbers outside the limits that their fields declare."""
-        found = []
+        """Raise one `ConfigError` for missing values, numbers outside their limits, and broken rules."""
+        found: list[str] = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             required, limits = field.metadata["required"], field.metadata["limits"]
@@ -192,7 +203,11 @@ class Config:
                     for number in numbers
                     if not (is_accepted(number) and math.isfinite(number))
                 ]
-        return found
+        check([*found, *self.faults()])
+
+    def faults(self) -> list[str | None]:
+        """List contradictions between fields; subclasses override this."""
+        return []
 
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
         """Check that every file, folder and store that the configuration reads exists; addresses are not looked up.
@@ -209,13 +224,13 @@ class Config:
         MissingInputError
             If a path does not exist, or a folder is not a store; all of them are listed.
         """
-        skip = set(leave_out)
         faults = [
             fault
             for field in dataclasses.fields(self)
-            if field.name not in skip and not _is_output(field)
-            for path in _paths(getattr(self, field.name))
-            if (fault := _path_fault(field, path))
+            if field.name not in {*leave_out, *_OUTPUT_NAMES} and not field.metadata["is_output"]
+            for value in [getattr(self, field.name)]
+            for path in (value if isinstance(value, tuple) else (value,))
+            if isinstance(path, Path) and (fault := _path_fault(field, path))
         ]
         if faults:
             raise MissingInputError(" ".join(faults))
@@ -239,34 +254,16 @@ class Config:
             try:
                 ready[name] = fit_value(values[key], kinds[name])
             except TypeError:
-                faults.append(f"{shown[name]} must be {describe_kind(kinds[name])}, not {values[key]!r}")
+                faults.append(
+                    f"{shown[name]} must be {describe_kind(kinds[name])}, not {plain(values[key])!r}"
+                )
         check(faults)
         return cls(**ready)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    def digest(self, *, leave_out: Iterable[str] = ()) -> str:
+    def digest(self, *, leave_out: Collection[str] = ()) -> str:
         """Hash the values; `leave_out` names the fields that do not change a result (paths, workers)."""
-        skip = set(leave_out)
-        kept = {key: value for key, value in self.to_mapping().items() if key not in skip}
+        kept = {key: value for key, value in self.to_mapping().items() if key not in leave_out}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _paths(value: Any) -> list[Path]:
-    return [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, Path)]
-
-
-def _is_output(field: dataclasses.Field[Any]) -> bool:
-    declared = field.metadata["is_output"]
-    return field.name in _OUTPUT_NAMES if declared is None else bool(declared)
 
 
 def _shown(field: dataclasses.Field[Any]) -> str:

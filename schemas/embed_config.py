@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import Config, flag, folder_fault, option
+from .config import Config, flag, option
 from .graph_config import DEFAULT_K
 from .store_format import FeatureDtype
 
@@ -41,12 +41,12 @@ class InputConfig(Config):
         "pixels",
         "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image",
     )
-    swap_xy: bool = _data(False, "read the table's x as row and y as column")  # noqa: FBT003
+    swap_xy: bool = _data(False, "read the table's x as row and y as column")
     id_offset: int = _data(0, "add this to the table's integer ids before joining")
     id_strip_suffix: str | None = _data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
     )
-    allow_missing_tiles: bool = _data(False, "omit spots of the h5ad without a tile")  # noqa: FBT003
+    allow_missing_tiles: bool = _data(False, "omit spots of the h5ad without a tile")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +87,11 @@ class EmbedConfig(InputConfig):
         None, "step of the grid in µm, with --tiles grid (default: the smallest tile)", limits=">0"
     )
     dihedral: bool = _model(
-        False,  # noqa: FBT003
+        False,
         "average features over the eight rotations and reflections of a tile; takes eight times as long",
     )
     skip_bad_tiles: bool = _data(
-        False,  # noqa: FBT003
+        False,
         "mark unreadable tiles in the store and continue, instead of stopping at the first one",
     )
     batch_size: int = _advanced(64, "tiles per forward pass", flags=("--img-batch-size",), limits=">=1")
@@ -101,9 +101,9 @@ class EmbedConfig(InputConfig):
         limits=">=0",
     )
     device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
-    amp: bool = _advanced(False, "run the encoder in mixed precision")  # noqa: FBT003
+    amp: bool = _advanced(False, "run the encoder in mixed precision")
     compile: bool = _advanced(
-        False,  # noqa: FBT003
+        False,
         "compile the encoder first: this takes minutes, then each batch is faster",
     )
     dtype: FeatureDtype = _advanced("float16", "floating-point format of the stored features")
@@ -121,10 +121,10 @@ class EmbedConfig(InputConfig):
         metavar="<i/n>",
     )
     overview: bool = _output(
-        True,  # noqa: FBT003
+        True,
         "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide",
     )
-    overwrite: bool = _output(False, "compute existing features again")  # noqa: FBT003
+    overwrite: bool = _output(False, "compute existing features again")
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -156,7 +156,7 @@ class EmbedConfig(InputConfig):
             and self.overwrite,
             "give --tile-um or --tile-px, not both": bool(self.tile_um and self.tile_px),
         }
-        return [folder_fault("store", self.store), *(rule for rule, is_broken in rules.items() if is_broken)]
+        return [rule for rule, is_broken in rules.items() if is_broken]
 
     def n_readers(self, device: str) -> int:
         """Threads that read tiles for an encoder on a device type (``cpu``, ``cuda``)."""
@@ -186,7 +186,7 @@ class FeatureOptions(Config):
         (), "tile sizes to use together, in µm (default: all that every section has)"
     )
     dihedral: bool = _data(
-        False,  # noqa: FBT003
+        False,
         "use features averaged over the symmetries of the tile (default: whichever kind the store has)",
     )
     k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits=">=1")

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from .config import Config, folder_fault, option
+from .config import Config, option
 
 DEFAULT_K = 12  # two rings of a hexagonal lattice, less its corners; the published default
 
@@ -13,15 +13,9 @@ class GraphConfig(Config):
     """Options of `spam graph`."""
 
     store: Path | None = option(
-        None,
-        "feature store; the graphs are written into it",
-        required="give the store that `spam embed` wrote",
+        None, "feature store, which gets the graphs", required="run `spam embed` first"
     )
     sections: tuple[str, ...] = option((), "sections, e.g. C2,C3 (default: all in the store)")
     k_spatial: int = option(DEFAULT_K, "spatial neighbours per spot", limits=">=1")
     k_features: int = option(15, "neighbours per spot in feature space", limits=">=1")
-    overwrite: bool = option(False, "rebuild existing graphs")  # noqa: FBT003
-
-    def faults(self) -> list[str | None]:
-        """List contradictions between options."""
-        return [folder_fault("store", self.store)]
+    overwrite: bool = option(False, "rebuild existing graphs")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, folder_fault, option
+from .config import Config, option
 from .embed_config import DEFAULT_ENCODER
 
 HestSolver = Literal["sklearn", "exact"]
@@ -37,10 +37,10 @@ class HestConfig(Config):
     out_dir: Path | None = option(
         None, "folder for hest.md, hest.json and new embeddings", required="give a folder for the results"
     )
-    overwrite: bool = option(False, "replace results in --out-dir")  # noqa: FBT003
+    overwrite: bool = option(False, "replace results in --out-dir")
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
         message = "--features excludes --batch-size and --device: nothing is embedded"
         is_unused = self.features is not None and (self.batch_size, self.device) != (64, "auto")
-        return [folder_fault("out_dir", self.out_dir), message if is_unused else None]
+        return [message if is_unused else None]

@@ -5,11 +5,12 @@ import functools
 import re
 import tomllib
 from importlib import resources
-from typing import Any
+
+from .config import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Licence:
+class Licence(Record):
     """What one licence says about sharing adapted material, such as features of images.
 
     Attributes
@@ -40,7 +41,7 @@ class Licence:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderTerms:
+class EncoderTerms(Record):
     """Published licence of an encoder's weights, and terms beyond the licence.
 
     Attributes
@@ -87,13 +88,9 @@ def _plain(name: str) -> str:
 def _table() -> tuple[dict[str, Licence], dict[str, EncoderTerms]]:
     text = resources.files(__package__).joinpath("licences.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
-    licences = [Licence(**_with_tuples(table)) for table in tables["licence"]]
-    terms = [EncoderTerms(**_with_tuples(table)) for table in tables["encoder"]]
+    licences = [Licence.from_mapping(table) for table in tables["licence"]]
+    terms = [EncoderTerms.from_mapping(table) for table in tables["encoder"]]
     return (
         {_plain(name): known for known in licences for name in (known.name, *known.aliases)},
         {source.lower(): known for known in terms for source in known.sources},
     )
-
-
-def _with_tuples(table: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}

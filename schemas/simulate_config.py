@@ -14,7 +14,7 @@ class SimulateConfig(Config):
     out_dir: Path | None = option(
         None,
         "folder for <section>.h5ad, <section>.csv, images/ and sections.csv",
-        required="give the folder of the new cohort",
+        required="give a new folder",
     )
     n_donors: int = option(2, "donors", limits=">=1")
     n_sections: int = option(2, "sections per donor", limits=">=1")
@@ -26,9 +26,7 @@ class SimulateConfig(Config):
     )
     null_share: float = option(0.0, "share of genes that do not depend on morphology", limits="[0,1]")
     hidden: float = option(
-        0.0,
-        "standard deviation of smooth log-rate patterns that no image shows",
-        limits=">=0",
+        0.0, "standard deviation of smooth log-rate patterns that no image shows", limits=">=0"
     )
     donor_effect: float = option(0.2, "standard deviation of a gene's log rate between donors", limits=">=0")
     section_effect: float = option(
@@ -39,7 +37,7 @@ class SimulateConfig(Config):
     mpp: float = option(1.0, "µm per pixel of the images", limits=">0")
     pitch_um: float = option(100.0, "distance between neighbouring spots in µm", limits=">0")
     seed: int = option(0, "random seed", limits=">=0")
-    overwrite: bool = option(False, "replace an existing cohort")  # noqa: FBT003
+    overwrite: bool = option(False, "replace an existing cohort")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,4 +55,4 @@ class DemoConfig(Config):
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     seed: int = option(0, "random seed", limits=">=0")
-    overwrite: bool = option(False, "run again in an existing folder")  # noqa: FBT003
+    overwrite: bool = option(False, "run again in an existing folder")

@@ -13,12 +13,16 @@ _STORE = "store: a folder, a packed store (.zip), or an address such as s3://buc
 _SECTIONS = "sections, e.g. C2,C3 (default: all)"
 _FEATURES = "features, by key or encoder name (default: all)"
 _NO_COUNTS = "leave out counts and genes"
-_NO_COORDINATES = (
-    "leave out coordinates, graphs, overview image and obs columns; number the spots in random order"
-)
+_NO_PLACES = "leave out coordinates, graphs, overview image and obs columns; number the spots in random order"
+_SELECT = "select cohort.zarr part.zarr --sections C2"
+_MERGE = "merge all.zarr a.zarr b.zarr"
+_EXPORT = "export cohort.zarr out --to h5ad"
+_IMPORT = "import cohort.zarr C2.h5 --section C2"
+_PUSH = "push cohort.zarr hf://datasets/org/name"
+_PULL = "pull hf://datasets/org/name cohort.zarr"
 
 
-def _argument(default: Any, help: str, *, example: str | None = None) -> Any:
+def _argument(help: str, example: str | None = None, *, default: Any = None) -> Any:
     """Declare a positional field; it is required if an example is given."""
     required = None if example is None else f"run e.g. spam store {example}"
     return option(default, help, required=required, is_argument=True)
@@ -28,14 +32,14 @@ def _argument(default: Any, help: str, *, example: str | None = None) -> Any:
 class InfoConfig(Config):
     """Options of `spam store info` and `spam store ls`."""
 
-    store: Path | str | None = _argument(None, _STORE, example="info cohort.zarr")
+    store: Path | str | None = _argument(_STORE, "info cohort.zarr")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyConfig(Config):
     """Options of `spam store verify`."""
 
-    store: Path | str | None = _argument(None, _STORE, example="verify cohort.zarr")
+    store: Path | str | None = _argument(_STORE, "verify cohort.zarr")
     sections: tuple[str, ...] = option((), _SECTIONS)
 
 
@@ -43,13 +47,9 @@ class VerifyConfig(Config):
 class MergeConfig(Config):
     """Options of `spam store merge`."""
 
-    out: Path | None = _argument(
-        None, "store to merge into (created if needed)", example="merge all.zarr a.zarr b.zarr"
-    )
+    out: Path | None = _argument("store to merge into (created if needed)", _MERGE)
     stores: tuple[Path | str, ...] = _argument(
-        (),
-        "stores to copy from, each a folder, a packed store or an address",
-        example="merge all.zarr a.zarr b.zarr",
+        "stores to copy from, each a folder, a packed store or an address", _MERGE, default=()
     )
 
 
@@ -57,16 +57,14 @@ class MergeConfig(Config):
 class SelectConfig(Config):
     """Options of `spam store select`."""
 
-    store: Path | str | None = _argument(None, _STORE, example="select cohort.zarr part.zarr --sections C2")
-    out: Path | None = _argument(
-        None, "folder to write; it must not exist", example="select cohort.zarr part.zarr --sections C2"
-    )
+    store: Path | str | None = _argument(_STORE, _SELECT)
+    out: Path | None = _argument("folder to write; it must not exist", _SELECT)
     sections: tuple[str, ...] = option((), _SECTIONS)
     features: tuple[str, ...] = option((), _FEATURES)
     genes: tuple[str, ...] = option((), "genes to keep (default: all)")
     genes_file: Path | None = option(None, "text file of the genes to keep, one per line")
-    without_counts: bool = option(False, _NO_COUNTS)  # noqa: FBT003
-    without_coordinates: bool = option(False, _NO_COORDINATES)  # noqa: FBT003
+    without_counts: bool = option(False, _NO_COUNTS)
+    without_coordinates: bool = option(False, _NO_PLACES)
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -81,31 +79,25 @@ class SelectConfig(Config):
 class PackConfig(Config):
     """Options of `spam store pack`."""
 
-    store: Path | None = _argument(None, "store to pack, a folder", example="pack cohort.zarr")
-    out: Path | None = _argument(None, "ZIP file to write (default: the store's name with .zip)")
+    store: Path | None = _argument("store to pack, a folder", "pack cohort.zarr")
+    out: Path | None = _argument("ZIP file to write (default: the store's name with .zip)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class UnpackConfig(Config):
     """Options of `spam store unpack`."""
 
-    packed: Path | None = _argument(None, "packed store, a ZIP file", example="unpack cohort.zarr.zip")
-    out: Path | None = _argument(None, "folder to write (default: the file's name without .zip)")
+    packed: Path | None = _argument("packed store, a ZIP file", "unpack cohort.zarr.zip")
+    out: Path | None = _argument("folder to write (default: the file's name without .zip)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig(Config):
     """Options of `spam store export`."""
 
-    store: Path | str | None = _argument(None, _STORE, example="export cohort.zarr out --to h5ad")
-    out: Path | None = _argument(
-        None,
-        "folder to write one file (or folder) per section to",
-        example="export cohort.zarr out --to h5ad",
-    )
-    to: Literal["h5ad", "zarr", "parquet"] = option(
-        "h5ad", "format: AnnData as HDF5 or Zarr, or a Parquet table"
-    )
+    store: Path | str | None = _argument(_STORE, _EXPORT)
+    out: Path | None = _argument("folder to write one file (or folder) per section to", _EXPORT)
+    to: Literal["h5ad", "zarr", "parquet"] = option("h5ad", "AnnData as HDF5 or Zarr, or a Parquet table")
     sections: tuple[str, ...] = option((), _SECTIONS)
     features: tuple[str, ...] = option((), _FEATURES)
 
@@ -114,13 +106,9 @@ class ExportConfig(Config):
 class ImportConfig(Config):
     """Options of `spam store import`."""
 
-    store: Path | None = _argument(
-        None, "store that has the section", example="import cohort.zarr C2.h5 --section C2"
-    )
+    store: Path | None = _argument("store that has the section", _IMPORT)
     file: Path | None = _argument(
-        None,
-        "file of features: TRIDENT or CLAM (.h5, .pt), slide2vec (.pt, .npz), .npy, .h5ad",
-        example="import cohort.zarr C2.h5 --section C2",
+        "file of features: TRIDENT or CLAM (.h5, .pt), slide2vec (.pt, .npz), .npy, .h5ad", _IMPORT
     )
     section: str | None = option(None, "section that the features belong to (default: the only one)")
     kind: ForeignKind | None = option(None, "program that made the file (default: recognised by its content)")
@@ -138,7 +126,7 @@ class ImportConfig(Config):
         limits=">=0",
     )
     dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
-    overwrite: bool = option(False, "replace features of that name")  # noqa: FBT003
+    overwrite: bool = option(False, "replace features of that name")
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -149,38 +137,25 @@ class ImportConfig(Config):
 class PushConfig(Config):
     """Options of `spam store push`."""
 
-    store: Path | None = _argument(
-        None, "store to share, a folder", example="push cohort.zarr hf://datasets/org/name"
-    )
+    store: Path | None = _argument("store to share, a folder", _PUSH)
     to: Path | str | None = _argument(
-        None,
-        "address: hf://datasets/org/name, s3://bucket/name.zarr or a folder",
-        example="push cohort.zarr hf://datasets/org/name",
+        "address: hf://datasets/org/name, s3://bucket/name.zarr or a folder", _PUSH
     )
     licence: str | None = option(None, "licence of counts and images for sections that state none")
     i_have_the_right_to_share: bool = option(
-        False,  # noqa: FBT003
-        "share although a licence forbids it or is unknown; recorded in the README of the copy",
+        False, "share although a licence forbids it or is unknown; recorded in the README of the copy"
     )
-    without_counts: bool = option(False, _NO_COUNTS)  # noqa: FBT003
-    without_coordinates: bool = option(False, _NO_COORDINATES)  # noqa: FBT003
-    private: bool = option(True, "make a new Hub repository private")  # noqa: FBT003
-    overwrite: bool = option(False, "replace sections that differ at the address")  # noqa: FBT003
+    without_counts: bool = option(False, _NO_COUNTS)
+    without_coordinates: bool = option(False, _NO_PLACES)
+    private: bool = option(True, "make a new Hub repository private")
+    overwrite: bool = option(False, "replace sections that differ at the address")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PullConfig(Config):
     """Options of `spam store pull`."""
 
-    store: Path | str | None = _argument(
-        None,
-        "address: hf://datasets/org/name, s3://…, https://…",
-        example="pull hf://datasets/org/name cohort.zarr",
-    )
-    out: Path | None = _argument(
-        None,
-        "folder to write; files that it has are not fetched again",
-        example="pull hf://datasets/org/name cohort.zarr",
-    )
+    store: Path | str | None = _argument("address: hf://datasets/org/name, s3://…, https://…", _PULL)
+    out: Path | None = _argument("folder to write; files that it has are not fetched again", _PULL)
     sections: tuple[str, ...] = option((), _SECTIONS)
     features: tuple[str, ...] = option((), _FEATURES)

@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any, Literal
+
+from .config import Record
 
 STORE_FORMAT = "spam-store"
 STORE_VERSION = 2
@@ -41,7 +42,7 @@ def quality_key(key: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
+class SourceFile(Record):
     """A file that a section was made from: its role, its name without any folder, its size and digest."""
 
     role: Literal["h5ad", "csv", "slide", "tiles"]
@@ -51,7 +52,7 @@ class SourceFile:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SectionMeta:
+class SectionMeta(Record):
     """One tissue section of a store.
 
     Attributes
@@ -97,20 +98,9 @@ class SectionMeta:
     licence: str | None = None
     redacted: tuple[Literal["counts", "coordinates", "ids", "genes"], ...] = ()
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        plain = dataclasses.asdict(self)
-        return {**plain, "sources": list(plain["sources"]), "redacted": list(plain["redacted"])}
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> "SectionMeta":
-        """Rebuild from what `to_mapping` returned."""
-        sources = tuple(SourceFile(**source) for source in values["sources"])
-        return cls(**{**values, "sources": sources, "redacted": tuple(values["redacted"])})
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class Sampling(Record):
     """How tiles of one size were cut from the slide of one section.
 
     Attributes
@@ -135,7 +125,7 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureMeta:
+class FeatureMeta(Record):
     """One feature array of a section.
 
     Attributes
@@ -186,18 +176,8 @@ class FeatureMeta:
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {**dataclasses.asdict(self), "adapted_on": list(self.adapted_on)}
 
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> "FeatureMeta":
-        """Rebuild from what `to_mapping` returned."""
-        sampling = None if values["sampling"] is None else Sampling(**values["sampling"])
-        return cls(**{**values, "sampling": sampling, "adapted_on": tuple(values["adapted_on"])})
-
-
-_CARD_IDENTITY = [
+_OF_CARD = (
     "source",
     "revision",
     "architecture",
@@ -207,22 +187,11 @@ _CARD_IDENTITY = [
     "std",
     "interpolation",
     "pooling",
-]
+)
 """Entries of an encoder card that change its features; the others only describe it."""
 
-
-_META_IDENTITY = [
-    "origin",
-    "weights_sha256",
-    "lora_sha256",
-    "tile",
-    "sampling",
-    "precision",
-    "dim",
-    "dtype",
-    "is_averaged",
-    "adapted_on",
-]
+_NOT_IDENTITY = ("key", "encoder", "chunk_rows", "software")
+"""Fields of `FeatureMeta` that do not change the features; the encoder enters by `_OF_CARD`."""
 
 
 def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
@@ -233,17 +202,17 @@ def feature_identity(section: SectionMeta, features: FeatureMeta) -> str:
     are not part of it.
     """
     made = features.to_mapping()
-    inputs: Mapping[str, Any] = {
+    inputs = {
         "spots": section.spots_sha256,
         "images": sorted(source.sha256 for source in section.sources if source.role in ("slide", "tiles")),
-        "encoder": {key: made["encoder"].get(key) for key in _CARD_IDENTITY},
-        **{key: made[key] for key in _META_IDENTITY},
+        "encoder": {key: features.encoder.get(key) for key in _OF_CARD},
+        **{key: value for key, value in made.items() if key not in _NOT_IDENTITY},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GraphMeta:
+class GraphMeta(Record):
     """How a neighbour graph was made.
 
     Attributes
@@ -277,7 +246,3 @@ class GraphMeta:
     features_key: str | None = None
     features_identity: str | None = None
     recall: float = 1.0
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)

@@ -1,60 +1,53 @@
 """Predicts spatially resolved gene expression from H&E histology: embed once, then train from a store.
 
-Each command has a function: ``spam embed`` is ``spam.embed(spam.EmbedConfig(...))``. Names are imported on first use,
-so that ``import spam`` loads no heavy package.
+Each command has a function: ``spam embed`` is ``spam.embed(spam.EmbedConfig(...))``. Functions are imported on first
+use, so that ``import spam`` loads no heavy package.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .errors import SpamError as SpamError
+from .schemas.adapt_config import AdaptConfig as AdaptConfig
+from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
+from .schemas.embed_config import EmbedConfig as EmbedConfig
+from .schemas.graph_config import GraphConfig as GraphConfig
+from .schemas.hest_config import HestConfig as HestConfig
+from .schemas.predict_config import PredictConfig as PredictConfig
+from .schemas.simulate_config import DemoConfig as DemoConfig
+from .schemas.simulate_config import SimulateConfig as SimulateConfig
+from .schemas.training_config import FinetuneConfig as FinetuneConfig
+from .schemas.training_config import PretrainConfig as PretrainConfig
+
 if TYPE_CHECKING:
     from .diagnosis import diagnose as diagnose
     from .embedding import adapt as adapt
     from .embedding import embed as embed
-    from .errors import SpamError as SpamError
     from .evaluation import benchmark as benchmark
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
-    from .schemas.adapt_config import AdaptConfig as AdaptConfig
-    from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
-    from .schemas.embed_config import EmbedConfig as EmbedConfig
-    from .schemas.graph_config import GraphConfig as GraphConfig
-    from .schemas.hest_config import HestConfig as HestConfig
-    from .schemas.predict_config import PredictConfig as PredictConfig
-    from .schemas.simulate_config import DemoConfig as DemoConfig
-    from .schemas.simulate_config import SimulateConfig as SimulateConfig
-    from .schemas.training_config import FinetuneConfig as FinetuneConfig
-    from .schemas.training_config import PretrainConfig as PretrainConfig
     from .simulation import simulate as simulate
     from .simulation.demo import demo as demo
     from .store import open_store as open_store
     from .training import finetune as finetune
     from .training import pretrain as pretrain
 
-# Module -> its public names.
-_HOMES = {
-    "diagnosis": ("diagnose",),
-    "embedding": ("adapt", "embed"),
-    "errors": ("SpamError",),
-    "evaluation": ("benchmark",),
-    "graphs": ("build_graphs",),
-    "hest_tasks": ("hest_benchmark",),
-    "predicting": ("predict",),
-    "schemas.adapt_config": ("AdaptConfig",),
-    "schemas.benchmark_config": ("BenchmarkConfig",),
-    "schemas.embed_config": ("EmbedConfig",),
-    "schemas.graph_config": ("GraphConfig",),
-    "schemas.hest_config": ("HestConfig",),
-    "schemas.predict_config": ("PredictConfig",),
-    "schemas.simulate_config": ("DemoConfig", "SimulateConfig"),
-    "schemas.training_config": ("FinetuneConfig", "PretrainConfig"),
-    "simulation": ("simulate",),
-    "simulation.demo": ("demo",),
-    "store": ("open_store",),
-    "training": ("finetune", "pretrain"),
+# Public function -> its module.
+_MODULE_OF = {
+    "adapt": "embedding",
+    "benchmark": "evaluation",
+    "build_graphs": "graphs",
+    "demo": "simulation.demo",
+    "diagnose": "diagnosis",
+    "embed": "embedding",
+    "finetune": "training",
+    "hest_benchmark": "hest_tasks",
+    "open_store": "store",
+    "predict": "predicting",
+    "pretrain": "training",
+    "simulate": "simulation",
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

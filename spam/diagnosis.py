@@ -6,12 +6,12 @@ Packages are imported inside their own check, so that a broken package is one fi
 import dataclasses
 import importlib
 import importlib.metadata
+import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .errors import EncoderError
 
@@ -22,8 +22,7 @@ _LOW_SPACE = 5e9  # bytes; the features of about ten thousand spots and their ov
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """One line of the diagnosis; `fix` is what to do, if anything."""
 
     name: str
@@ -45,7 +44,7 @@ class Diagnosis:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
-        return {"is_fit": self.is_fit, "findings": [dataclasses.asdict(finding) for finding in self.findings]}
+        return {"is_fit": self.is_fit, "findings": [finding._asdict() for finding in self.findings]}
 
     def summary(self) -> str:
         """Write one line per finding, and its fix below it."""
@@ -64,19 +63,21 @@ def diagnose() -> Diagnosis:
 def _try(name: str, package: str, look: Callable[[], str]) -> Finding:
     """Report the result of `look` at a package, or how it failed."""
     try:
-        return Finding(name=name, status="PASS", detail=look())
+        return Finding(name, "PASS", look())
     except (*_BROKEN, EncoderError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        return Finding(name=name, status="FAIL", detail=detail, fix=_REINSTALL.format(package=package))
+        return Finding(name, "FAIL", f"{type(error).__name__}: {error}", _REINSTALL.format(package=package))
+
+
+def _owners(package: str) -> list[str]:
+    """Return the distributions that install a package."""
+    return sorted(set(importlib.metadata.packages_distributions().get(package, [])))
 
 
 def _spam() -> Finding:
     """Check that no other project is installed as `spam`: on PyPI the name belongs to a materials-science package."""
-    owners = set(importlib.metadata.packages_distributions().get("spam", []))
-    if others := sorted(owners - {_DISTRIBUTION}):
-        fix = f"pip uninstall {' '.join(others)} {_DISTRIBUTION}, then install {_DISTRIBUTION} again"
-        detail = f"the import name 'spam' is shared with {', '.join(others)}"
-        return Finding(name="spam", status="FAIL", detail=detail, fix=fix)
+    if others := " ".join(owner for owner in _owners("spam") if owner != _DISTRIBUTION):
+        fix = f"pip uninstall {others} {_DISTRIBUTION}, then install {_DISTRIBUTION} again"
+        return Finding("spam", "FAIL", f"the import name 'spam' is shared with {others}", fix)
     return _try("spam", _DISTRIBUTION, lambda: f"{_DISTRIBUTION} {importlib.metadata.version(_DISTRIBUTION)}")
 
 
@@ -87,15 +88,12 @@ def _torch() -> str:
 
 
 def _faiss() -> Finding:
-    installed = sorted(set(importlib.metadata.packages_distributions().get("faiss", [])))
+    installed = _owners("faiss") or [_DISTRIBUTION]
     if len(installed) > 1:
-        detail = "faiss-cpu and faiss-gpu overwrite each other"
-        fix = "pip uninstall faiss-cpu faiss-gpu, then install spam-st again"
-        return Finding(name="faiss", status="FAIL", detail=detail, fix=fix)
-    package = installed[0] if installed else _DISTRIBUTION
-    return _try(
-        "faiss", package, lambda: str(importlib.import_module("spam.graphs.neighbour_search").faiss_kind())
-    )
+        fix = f"pip uninstall faiss-cpu faiss-gpu, then install {_DISTRIBUTION} again"
+        return Finding("faiss", "FAIL", "faiss-cpu and faiss-gpu overwrite each other", fix)
+    search = "spam.graphs.neighbour_search"
+    return _try("faiss", installed[0], lambda: str(importlib.import_module(search).faiss_kind()))
 
 
 def _versions(*packages: str) -> Finding:
@@ -126,35 +124,27 @@ def _hub() -> Finding:
     hub = importlib.import_module("huggingface_hub")
     if hub.constants.HF_HUB_OFFLINE:
         detail = "HF_HUB_OFFLINE is set: only downloaded encoders can be used"
-        return Finding(name=name, status="WARN", detail=detail, fix="unset HF_HUB_OFFLINE")
+        return Finding(name, "WARN", detail, "unset HF_HUB_OFFLINE")
     if hub.get_token() is None:
-        detail = (
-            "no token: gated encoders (`spam encoders list`) cannot be downloaded; the default encoder works"
-        )
+        detail = "no token: gated encoders cannot be downloaded; the default encoder works"
         fix = "accept the model's licence on its page, then run `hf auth login` or set HF_TOKEN"
-        return Finding(name=name, status="WARN", detail=detail, fix=fix)
-    return Finding(name=name, status="PASS", detail="a token is set")
+        return Finding(name, "WARN", detail, fix)
+    return Finding(name, "PASS", "a token is set")
 
 
 def _disk() -> Finding:
     """Report whether results can be written to the current folder."""
+    if not os.access(Path.cwd(), os.W_OK):
+        return Finding("disk", "WARN", "the current folder is not writable", "change to a writable folder")
     free = shutil.disk_usage(Path.cwd()).free
-    try:
-        with tempfile.TemporaryFile(dir=Path.cwd()):
-            pass
-    except OSError as error:
-        detail = f"the current folder is not writable ({error.strerror})"
-        return Finding(name="disk", status="WARN", detail=detail, fix="change to a writable folder")
     detail = f"{free / 1e9:.1f} GB free in the current folder"
     if free < _LOW_SPACE:
-        return Finding(
-            name="disk", status="WARN", detail=detail, fix="free space before embedding large cohorts"
-        )
-    return Finding(name="disk", status="PASS", detail=detail)
+        return Finding("disk", "WARN", detail, "free space before embedding large cohorts")
+    return Finding("disk", "PASS", detail)
 
 
 _CHECKS: tuple[Callable[[], Finding], ...] = (
-    lambda: Finding(name="Python", status="PASS", detail=platform.python_version()),
+    lambda: Finding("Python", "PASS", platform.python_version()),
     _spam,
     lambda: _try("torch", "torch", _torch),
     lambda: _versions("torchvision", "timm"),

@@ -12,17 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"atomic", "errors", "hub", "typing", "progress", "hardware", "versions"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
-ABOVE = {
-    "schemas",
-    *MODEL_SIDE,
-    *SLIDE_SIDE,
-    "embedding",
-    "reports",
-    "predicting",
-    "hest_tasks",
-    "simulation",
-}
-ABOVE |= {"diagnosis", "console"}
+ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks"}
+ABOVE |= {"simulation", "diagnosis", "console"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -47,9 +38,9 @@ ARROWS: dict[str, set[str]] = {
     # spam/__init__.py is the door: it names what the rooms offer.
     "spam": ABOVE - {"console"},
 }
-# Package -> the folders or files that may import it. faiss and peft are imported in a single file each.
+# Package -> the folders or files that may import it.
 PLACES = {
-    "faiss": ("spam/graphs/",),
+    "faiss": ("spam/graphs/neighbour_search.py",),
     "timm": ("spam/encoders/timm_models.py",),
     "peft": ("spam/encoders/lora_adapter.py",),
     "zarr": ("spam/store/", "spam/tiles/ome_zarr_slide.py"),
@@ -63,7 +54,6 @@ PLACES = {
     "cli": (),
     "schemas": (),
 }
-IN_ONE_FILE = ("faiss", "peft")
 NEVER = {"store": ("torch", "timm"), "schemas": ("torch", "timm", "numpy", "zarr")}
 # A function may import these: what most runs never ask for, and an extra that need not be installed.
 LATE_IMPORTS = {
@@ -117,34 +107,20 @@ def imported(tree: ast.AST, path: str) -> Iterator[str]:
 
 def faults_of(sources: dict[str, str]) -> list[str]:
     """List every breach of the architecture in `sources` (path -> text), each naming the file."""
-    faults: list[str] = []
-    single: dict[str, set[str]] = {package: set() for package in IN_ONE_FILE}
-    for path, text in sources.items():
-        of_file, packages = faults_of_file(path, text)
-        faults += of_file
-        for package in packages & single.keys():
-            single[package].add(path)
-    faults += [
-        f"{package} is imported in {len(paths)} files, not in one: {', '.join(sorted(paths))}"
-        for package, paths in single.items()
-        if len(paths) > 1
-    ]
-    return faults
+    return [fault for path, text in sources.items() for fault in faults_of_file(path, text)]
 
 
 @functools.cache
-def faults_of_file(path: str, text: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """List the breaches that one file commits by itself, and the packages that it imports."""
+def faults_of_file(path: str, text: str) -> tuple[str, ...]:
+    """List the breaches of one file."""
     room = room_of(path)
     if room not in ARROWS:
         fault = f"{path}: room {room!r} is unknown; add it to docs/architecture.md and to this test"
-        return (fault,), frozenset()
+        return (fault,)
     faults: list[str] = []
-    packages: set[str] = set()
     tree = ast.parse(text)
     for module in imported(tree, path):
         package = module.split(".")[0]
-        packages.add(package)
         if package == "spam":
             target = room_of(module.replace(".", "/"))
             if target not in {room, *LEAVES, *ARROWS[room]}:
@@ -155,7 +131,7 @@ def faults_of_file(path: str, text: str) -> tuple[tuple[str, ...], frozenset[str
             faults.append(f"{path}: {package} must not be imported here")
         elif package in NEVER.get(room, ()) and (path, module) not in LATE_IMPORTS:
             faults.append(f"{path}: {room} must not import {package}")
-    return (*faults, *late_imports(tree, path)), frozenset(packages)
+    return (*faults, *late_imports(tree, path))
 
 
 def late_imports(tree: ast.AST, path: str) -> list[str]:
@@ -187,31 +163,19 @@ def test_the_map_names_every_room() -> None:
 
 PLANTED = [
     ("spam/cabinet/__init__.py", "", "room 'cabinet' is unknown"),
-    ("spam/cabinet.py", "", "room 'cabinet' is unknown"),
     ("spam/store/planted.py", "import torch", "store must not import torch"),
     ("spam/store/planted.py", "from spam.hardware import resolve_device", "store must not import torch"),
-    ("schemas/planted.py", "from torch.nn import Module", "schemas must not import torch"),
     ("schemas/planted.py", "from spam.store import open_store", "schemas must not import store"),
-    ("spam/training/planted.py", "from spam.tiles import TileReader", "training must not import tiles"),
     ("spam/training/planted.py", "from ..tiles import TileReader", "training must not import tiles"),
     ("spam/training/planted.py", "from spam import sections", "training must not import sections"),
     ("spam/models/planted.py", "import spam.store.layout", "models must not import store"),
-    ("spam/evaluation/planted.py", "from spam.encoders import encoder_card", "must not import encoders"),
     ("spam/evaluation/planted.py", "from spam.cli import main", "evaluation must not import cli"),
     ("spam/__init__.py", "from .cli import main", "must not import cli"),
     ("spam/sections/planted.py", "import schemas.config", "schemas must not be imported here"),
     ("spam/graphs/planted.py", "import zarr", "zarr must not be imported here"),
-    ("spam/training/planted.py", "from timm.models import create_model", "timm must not be imported here"),
-    ("spam/graphs/planted.py", "import faiss.contrib", "faiss is imported in 2 files"),
-    ("spam/prediction/planted.py", "import matplotlib.figure", "matplotlib must not be imported here"),
-    ("spam/training/planted.py", "from rich.progress import track", "rich must not be imported here"),
-    ("cli/planted.py", "import click", "click must not be imported here"),
+    ("spam/graphs/planted.py", "import faiss.contrib", "faiss must not be imported here"),
     ("spam/tiles/planted.py", "def read():\n    import PIL\n", "read() imports PIL"),
-    (
-        "spam/tiles/planted.py",
-        "import importlib\nimportlib.import_module('x')",
-        "import_module hides an import",
-    ),
+    ("spam/tiles/planted.py", "import x\nx.import_module('x')", "import_module hides an import"),
 ]
 
 

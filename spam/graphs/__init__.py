@@ -2,7 +2,6 @@
 
 from .neighbour_search import Neighbours, faiss_kind, knn
 from .section_graphs import (
-    GraphReport,
     build_graphs,
     ensure_feature_graph,
     ensure_spatial_graph,
@@ -11,7 +10,6 @@ from .section_graphs import (
 )
 
 __all__ = [
-    "GraphReport",
     "Neighbours",
     "build_graphs",
     "ensure_feature_graph",

@@ -103,14 +103,9 @@ def knn(
     if backend == "auto":
         backend = "scipy" if base.shape[1] <= KD_TREE_MAX_DIM else "faiss"
     if k < 1 or len(asked) == 0:
-        empty = np.zeros((len(asked), max(k, 0)))
-        used = "scipy" if backend == "scipy" else "faiss-cpu"
+        empty, used = np.zeros((len(asked), max(k, 0))), "scipy" if backend == "scipy" else "faiss-cpu"
         return Neighbours(indices=empty.astype(np.int64), distances=empty, backend=used)
-    recall = 1.0
-    if backend == "scipy":
-        used, search = "scipy", _kd_tree_search(base)
-    else:
-        used, search, recall = _faiss_search(base, k)
+    used, search, recall = _kd_tree_search(base) if backend == "scipy" else _faiss_search(base, k)
     indices, distances = _ranked(search, base, asked, k=k, is_self=is_self)
     if metric == "cosine":  # for unit vectors 1 - cos = |a - b|² / 2, without cancellation
         distances = distances**2 / 2
@@ -132,14 +127,14 @@ def _prepared(points: Array, metric: Metric) -> Array:
     return unit
 
 
-def _kd_tree_search(base: Array) -> Search:
+def _kd_tree_search(base: Array) -> tuple[str, Search, float]:
     tree = cKDTree(base)
 
     def search(queries: Array, width: int) -> tuple[Array, Array]:
         distances, indices = tree.query(queries, k=np.arange(1, width + 1), workers=-1)
         return indices.astype(np.int64), distances[:, -1] * (1 - KD_TREE_ROUNDING)
 
-    return search
+    return "scipy", search, 1.0
 
 
 def _faiss_search(base: Array, k: int) -> tuple[str, Search, float]:
@@ -186,14 +181,12 @@ def _cell_search(points: Float32[Array, "n_points dim"], flat: Search, k: int) -
     """
     n_points, dim = points.shape
     n_cells = max(1, int(4 * n_points**0.5))  # FAISS advises 4 to 16 times the square root
-    quantizer = faiss.IndexFlatL2(dim)  # the index does not keep it alive
-    index = faiss.IndexIVFFlat(quantizer, dim, n_cells)
+    index: Any = faiss.index_factory(dim, f"IVF{n_cells},Flat")
     index.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
     index.train(points)
     index.add(points)
 
     def search(queries: Array, width: int) -> tuple[Array, Array]:
-        assert quantizer.ntotal == n_cells
         _, found = index.search(queries, width)
         short = np.flatnonzero((found < 0).any(axis=1))  # the visited cells held too few points
         if short.size:

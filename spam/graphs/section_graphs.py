@@ -8,9 +8,10 @@ import numpy as np
 from scipy import sparse
 
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_format import GraphMeta
-from spam.store import CsrMatrix, Graph, StoredSection, open_store, readable_spots
+from spam.store import Graph, StoredSection, open_store, readable_spots
 from spam.store.layout import feature_graph_key
 from spam.typing import Array, Bool, Float, Float64, Num
 
@@ -42,7 +43,7 @@ def spatial_knn_graph(xy: Num[Array, "n_spots 2"], *, k: int, unit: Literal["um"
     SectionError
         If a coordinate is not finite.
     """
-    return _weighted(xy, k=k, kind="spatial", metric="euclidean", unit=unit)
+    return _weighted(xy, k, kind="spatial", metric="euclidean", unit=unit)
 
 
 def feature_knn_graph(features: Float[Array, "n_spots dim"], *, k: int, features_key: str) -> Graph:
@@ -67,9 +68,7 @@ def feature_knn_graph(features: Float[Array, "n_spots dim"], *, k: int, features
     SectionError
         If a feature is not finite, or all features of a spot are zero.
     """
-    return _weighted(
-        features, k=k, kind="features", metric="cosine", unit="cosine", features_key=features_key
-    )
+    return _weighted(features, k, kind="features", metric="cosine", unit="cosine", features_key=features_key)
 
 
 def gaussian_width(distances: Float64[Array, "n_spots k"]) -> float:
@@ -83,15 +82,9 @@ def gaussian_width(distances: Float64[Array, "n_spots k"]) -> float:
     return float(np.median(nearest)) if nearest.size else 1.0
 
 
-def _weighted(
-    points: Array,
-    *,
-    k: int,
-    kind: Literal["spatial", "features"],
-    metric: Literal["euclidean", "cosine"],
-    **meta: Any,
-) -> Graph:
-    found = knn(points, k=k, metric=metric)
+def _weighted(points: Array, k: int, **meta: Any) -> Graph:
+    """Connect each point with its neighbours; `meta` holds the other fields of `GraphMeta`, such as the metric."""
+    found = knn(points, k=k, metric=meta["metric"])
     sigma = gaussian_width(found.distances)
     n_spots, n_found = found.indices.shape
     order = np.argsort(found.indices, axis=1)  # CSR keeps its columns in order
@@ -99,18 +92,13 @@ def _weighted(
     distances = np.take_along_axis(found.distances, order, axis=1).ravel()
     weights = np.exp(-((distances / sigma) ** 2) / 2).astype(np.float32)
 
-    def matrix(values: Array) -> CsrMatrix:
-        return sparse.csr_matrix(
-            (values, columns, np.arange(n_spots + 1) * n_found), shape=(n_spots, n_spots)
-        )
-
-    return Graph(
-        connectivities=matrix(weights),
-        distances=matrix(distances),
-        meta=GraphMeta(
-            kind=kind, k=k, metric=metric, sigma=sigma, backend=found.backend, recall=found.recall, **meta
-        ),
+    row_starts = np.arange(n_spots + 1) * n_found
+    connectivities, lengths = (
+        sparse.csr_matrix((values, columns, row_starts), shape=(n_spots, n_spots))
+        for values in (weights, distances)
     )
+    about = GraphMeta(k=k, sigma=sigma, backend=found.backend, recall=found.recall, **meta)
+    return Graph(connectivities=connectivities, distances=lengths, meta=about)
 
 
 def ensure_spatial_graph(
@@ -177,25 +165,14 @@ def ensure_feature_graph(
         return stored
     is_readable = readable_spots(section, [features_key])
     graph = feature_knn_graph(section.features(features_key)[is_readable], k=k, features_key=features_key)
-    return _keep(
-        section,
-        key,
-        Graph(
-            connectivities=_spread(graph.connectivities, is_readable),
-            distances=_spread(graph.distances, is_readable),
-            meta=dataclasses.replace(graph.meta, features_identity=identity),
-        ),
+    # Spots without features get empty rows and columns.
+    places, shape = np.flatnonzero(is_readable), (section.n_spots, section.n_spots)
+    connectivities, distances = (
+        sparse.csr_matrix((edges.data, (places[edges.row], places[edges.col])), shape=shape)
+        for edges in (graph.connectivities.tocoo(), graph.distances.tocoo())
     )
-
-
-def _spread(matrix: CsrMatrix, is_node: Bool[Array, " n_spots"]) -> CsrMatrix:
-    """Insert empty rows and columns for the spots that are no nodes."""
-    places = np.flatnonzero(is_node)
-    n_edges = np.zeros(len(is_node), dtype=np.int64)
-    n_edges[places] = np.diff(matrix.indptr)
-    row_starts = np.concatenate([[0], np.cumsum(n_edges)])
-    shape = (len(is_node), len(is_node))
-    return sparse.csr_matrix((matrix.data, places[matrix.indices], row_starts), shape=shape)
+    meta = dataclasses.replace(graph.meta, features_identity=identity)
+    return _keep(section, key, Graph(connectivities=connectivities, distances=distances, meta=meta))
 
 
 def _keep(section: StoredSection, key: str, graph: Graph) -> Graph:
@@ -205,15 +182,11 @@ def _keep(section: StoredSection, key: str, graph: Graph) -> Graph:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GraphReport:
+class GraphReport(Record):
     """Result of `build_graphs`: section, key, number of spots and edges, and metadata of each graph."""
 
     store: Path
     graphs: tuple[dict[str, Any], ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {"store": str(self.store), "graphs": list(self.graphs)}
 
     def summary(self) -> str:
         """Write one line per graph."""
@@ -240,28 +213,17 @@ def build_graphs(config: GraphConfig, *, progress: Progress = SILENT) -> GraphRe
     assert config.store is not None  # checked by the configuration
     store = open_store(config.store, is_read_only=False)
     sections = [store.section(name) for name in config.sections or store.section_names]
+    jobs = [(section, key) for section in sections for key in (None, *section.feature_keys)]
     built = []
-    with progress.task(
-        "building graphs", sum(1 + len(section.feature_keys) for section in sections)
-    ) as advance:
-        for section in sections:
-            for features_key in (None, *section.feature_keys):
-                if features_key is None:
-                    key = SPATIAL_KEY
-                    graph = ensure_spatial_graph(section, k=config.k_spatial, is_overwrite=config.overwrite)
-                else:
-                    key = feature_graph_key(features_key)
-                    graph = ensure_feature_graph(
-                        section, features_key, k=config.k_features, is_overwrite=config.overwrite
-                    )
-                built.append(
-                    {
-                        "section": section.meta.name,
-                        "key": key,
-                        "n_spots": section.n_spots,
-                        "n_edges": graph.distances.nnz,
-                        "meta": graph.meta.to_mapping(),
-                    }
-                )
-                advance(note=section.meta.name)
+    with progress.task("building graphs", len(jobs)) as advance:
+        for section, features_key in jobs:
+            if features_key is None:
+                key, k = SPATIAL_KEY, config.k_spatial
+                graph = ensure_spatial_graph(section, k=k, is_overwrite=config.overwrite)
+            else:
+                key, k = feature_graph_key(features_key), config.k_features
+                graph = ensure_feature_graph(section, features_key, k=k, is_overwrite=config.overwrite)
+            size = {"n_spots": section.n_spots, "n_edges": graph.distances.nnz}
+            built.append({"section": section.meta.name, "key": key, **size, "meta": graph.meta.to_mapping()})
+            advance(note=section.meta.name)
     return GraphReport(store=config.store, graphs=tuple(built))

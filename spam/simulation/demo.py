@@ -9,18 +9,19 @@ from spam.embedding import embed
 from spam.errors import ConfigError, OutputExistsError
 from spam.predicting import PredictReport, predict
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training import finetune, pretrain
 
-from .her2st import fetch_her2st
+from .her2st import ADDRESS, SECTIONS, fetch_her2st
 from .simulated_cohort import simulate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DemoReport:
+class DemoReport(Record):
     """Result of `demo`: the report of the held-out section, and summary and seconds of each step."""
 
     out_dir: Path
@@ -28,29 +29,11 @@ class DemoReport:
     steps: dict[str, str]
     seconds: dict[str, float]
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {
-            "out_dir": str(self.out_dir),
-            "prediction": self.prediction.to_mapping(),
-            "seconds": self.seconds,
-        }
-
     def summary(self) -> str:
         """Describe each step, and name the expression maps."""
         lines = [f"[{name}, {self.seconds[name]:.0f} s] {text}" for name, text in self.steps.items()]
         maps = [path for path in self.prediction.files if path.name == "expression_maps.png"]
         return "\n".join([*lines, *(f"look at {path}" for path in maps)])
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What differs between the two demonstrations; the last section is predicted, the others are trained on."""
-
-    manifest: Path
-    sections: tuple[str, ...]
-    tile_um: tuple[float, ...]
-    epochs: int
 
 
 def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
@@ -84,15 +67,24 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         steps[name], seconds[name] = text, time.perf_counter() - start
         start = time.perf_counter()
 
-    plan = _plan(config, progress)
-    *train, target = plan.sections
-    done("cohort", f"{len(plan.sections)} sections: {', '.join(plan.sections)}")
+    tile_um: tuple[float, ...]
+    if config.name == "her2st":
+        address = ADDRESS if config.data is None else config.data.resolve().as_uri()
+        manifest = fetch_her2st(out / "cohort", address=address, progress=progress)
+        # 224 and 448 px of these slides, as in docs/experiments.md
+        sections, tile_um, epochs = SECTIONS, (155.0, 310.0), 30
+    else:
+        wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=config.overwrite)
+        simulated = simulate(wanted, progress=progress)
+        manifest, sections, tile_um, epochs = simulated.manifest, simulated.sections, (112.0,), 15
+    *train, target = sections
+    done("cohort", f"{len(sections)} sections: {', '.join(sections)}")
     store = out / "cohort.zarr"
     shared: dict[str, Any] = {"store": store, "device": config.device, "overwrite": config.overwrite}
-    embedded = embed(EmbedConfig(manifest=plan.manifest, tile_um=plan.tile_um, **shared), progress=progress)
+    embedded = embed(EmbedConfig(manifest=manifest, tile_um=tile_um, **shared), progress=progress)
     n_tiles = sum(section.n_embedded for section in embedded.sections)
     done("embed", f"{n_tiles} tiles with {embedded.encoder} into {store}")
-    training = {**shared, "sections": tuple(train), "seed": config.seed, "epochs": plan.epochs}
+    training = {**shared, "sections": tuple(train), "seed": config.seed, "epochs": epochs}
     aligned = pretrain(PretrainConfig(save_dir=out / "pretrain", **training), progress=progress)
     done("pretrain", aligned.summary())
     tuned = finetune(
@@ -106,16 +98,3 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     )
     done("predict", predicted.summary())
     return DemoReport(out_dir=out, prediction=predicted, steps=steps, seconds=seconds)
-
-
-def _plan(config: DemoConfig, progress: Progress) -> _Plan:
-    """Write the lab files of the cohort."""
-    folder = config.out_dir / "cohort"
-    if config.name == "her2st":
-        fetched = fetch_her2st(folder, copy=config.data, progress=progress)
-        tile_um = (155.0, 310.0)  # 224 and 448 px of these slides, as in docs/experiments.md
-        return _Plan(manifest=fetched.manifest, sections=fetched.sections, tile_um=tile_um, epochs=30)
-    simulated = simulate(
-        SimulateConfig(out_dir=folder, seed=config.seed, overwrite=config.overwrite), progress=progress
-    )
-    return _Plan(manifest=simulated.manifest, sections=simulated.sections, tile_um=(112.0,), epochs=15)

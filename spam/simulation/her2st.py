@@ -3,7 +3,6 @@
 The repository uses the legacy Spatial Transcriptomics layout: a count table, a spot file and an image per section.
 """
 
-import dataclasses
 import hashlib
 import os
 import shutil
@@ -25,7 +24,7 @@ ADDRESS = f"https://raw.githubusercontent.com/almaan/her2st/{COMMIT}"
 PITCH_UM = 200.0  # centre to centre of the 1k array
 SPOT_UM = 100.0
 DONOR = "C"
-SECTIONS = ("C2", "C3", "C4", "C5", "C6")
+SECTIONS: tuple[str, ...] = ("C2", "C3", "C4", "C5", "C6")
 _TIMEOUT_S = 30
 # Path in the repository -> SHA-256.
 FILES = {
@@ -47,41 +46,34 @@ FILES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FetchedCohort:
-    """Sections ready to be embedded, and their manifest."""
-
-    manifest: Path
-    sections: tuple[str, ...]
-
-
-def fetch_her2st(
-    folder: Path, *, copy: Path | None, progress: Progress, address: str = ADDRESS
-) -> FetchedCohort:
+def fetch_her2st(folder: Path, *, address: str, progress: Progress) -> Path:
     """Fetch and verify the files, and write ``<section>.h5ad``, ``mapping.csv`` and ``sections.csv`` beside them.
 
     Parameters
     ----------
     folder
         Target folder; complete files in it are not fetched again.
-    copy
-        Root of a local copy of the repository, or None to download.
+    address
+        Address of the repository: `ADDRESS`, or ``file://`` and the root of a local copy.
     progress
         Shows the files.
-    address
-        Address to download from.
+
+    Returns
+    -------
+    manifest
+        The file ``sections.csv``.
 
     Raises
     ------
     MissingInputError
-        If a file is not in the copy, cannot be downloaded, or has another checksum.
+        If a file cannot be fetched, or has another checksum.
     """
     raw = folder / "raw"
     with progress.task("fetch her2st", len(FILES)) as advance:
         for path, digest in FILES.items():
             target = raw / path
             if not (target.exists() and _sha256(target) == digest):
-                _fetch(path, digest, target, copy=copy, address=address)
+                _fetch(f"{address}/{path}", digest, target)
             advance(note=target.name)
     pd.concat([_write_section(raw, folder, name) for name in SECTIONS]).to_csv(
         folder / "mapping.csv", index=False
@@ -90,7 +82,7 @@ def fetch_her2st(
     files = [f"{name}.h5ad" for name in SECTIONS]
     columns = {"section": SECTIONS, "donor": DONOR, "h5ad": files, "csv": "mapping.csv", "root": "."}
     pd.DataFrame(columns).to_csv(manifest, index=False)
-    return FetchedCohort(manifest=manifest, sections=SECTIONS)
+    return manifest
 
 
 def _write_section(raw: Path, folder: Path, name: str) -> pd.DataFrame:
@@ -105,15 +97,10 @@ def _write_section(raw: Path, folder: Path, name: str) -> pd.DataFrame:
     # Pixels from one array position to the next, by least squares, averaged over both axes.
     axes = (("new_x", "pixel_x"), ("new_y", "pixel_y"))
     step_px = np.mean([abs(np.polyfit(spots[array], spots[pixel], 1)[0]) for array, pixel in axes])
-    obs = {
-        "section": name,
-        "patient": DONOR,
-        "array_row": spots["y"].to_numpy(),
-        "array_col": spots["x"].to_numpy(),
-    }
+    place = {"array_row": spots["y"].to_numpy(), "array_col": spots["x"].to_numpy()}
     section = anndata.AnnData(
         X=csr_matrix(counts.to_numpy()),
-        obs=pd.DataFrame(obs, index=ids),
+        obs=pd.DataFrame({"section": name, "patient": DONOR, **place}, index=ids),
         var=pd.DataFrame(index=counts.columns.astype(str)),
     )
     section.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
@@ -125,39 +112,22 @@ def _write_section(raw: Path, folder: Path, name: str) -> pd.DataFrame:
     return pd.DataFrame({**table, "spot_id": ids, "section": name, "patient": DONOR})
 
 
-def _fetch(path: str, digest: str, target: Path, *, copy: Path | None, address: str) -> None:
+def _fetch(address: str, digest: str, target: Path) -> None:
     """Fetch one file, and keep it only if its checksum is correct."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
-        if copy is None:
-            _download(f"{address}/{path}", partial)
-        elif (copy / path).is_file():
-            shutil.copyfile(copy / path, partial)
-        else:
+        try:
+            with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer, partial.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+        except (urllib.error.URLError, TimeoutError) as error:
             message = (
-                f"File not found: {copy / path}. --data takes the root of a copy of github.com/almaan/her2st "
-                f"(commit {COMMIT[:7]})"
+                f"{address} cannot be read ({error}). Run the same command again to resume, or give a copy of "
+                "github.com/almaan/her2st with --data"
             )
+            raise MissingInputError(message) from error
+        if (found := _sha256(partial)) != digest:
+            message = f"{address} has SHA-256 {found[:12]}…, expected {digest[:12]}…: damaged, or of another version"
             raise MissingInputError(message)
-        found = _sha256(partial)
-        if found != digest:
-            message = (
-                f"{path} has SHA-256 {found[:12]}…, expected {digest[:12]}…: damaged, or of another version than "
-                f"commit {COMMIT[:7]} of github.com/almaan/her2st"
-            )
-            raise MissingInputError(message)
-
-
-def _download(address: str, target: Path) -> None:
-    try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-    except (urllib.error.URLError, TimeoutError) as error:
-        message = (
-            f"cannot download {address} ({error}). Run the same command again to resume, or give a local copy "
-            "of the repository with --data"
-        )
-        raise MissingInputError(message) from error
 
 
 def _sha256(path: Path) -> str:

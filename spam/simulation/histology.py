@@ -47,8 +47,7 @@ class Frame:
         width_px, height_px = (int(n) for n in np.ceil((high - low) / mpp))
         if max(width_px, height_px) > _MAX_SIDE_PX:
             message = (
-                f"the slide would have {width_px} x {height_px} pixels, more than {_MAX_SIDE_PX} a side; "
-                f"increase --mpp (now {mpp:g}) or reduce --n-spots"
+                f"{width_px} x {height_px} pixels are too many; increase --mpp {mpp:g} or reduce --n-spots"
             )
             raise ConfigError(message)
         return cls(corner_um=low, width_px=width_px, height_px=height_px, mpp=mpp)
@@ -155,7 +154,7 @@ def _draw_nuclei(
 ) -> Float32[Array, "height width"]:
     """Draw nuclei at the density of the local mixture, with mottled chromatin; spindle-shaped ones along the fibres."""
     xy_um = _jittered(_NUCLEUS_PITCH_UM, 0.4, frame, rng)
-    xy_um = xy_um[outline.contains(xy_um)]
+    xy_um = xy_um[outline.radius_um(xy_um) <= outline.level_um]
     cell_mm2 = _NUCLEUS_PITCH_UM**2 * np.sqrt(0.75) / 1e6
     chance = np.cumsum(mixture.shares(xy_um) * KIND_TABLE[:, 4] * cell_mm2, axis=1)
     kind_of = (rng.uniform(size=len(xy_um))[:, None] >= chance).sum(axis=1)  # len(KINDS): no nucleus

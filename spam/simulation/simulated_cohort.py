@@ -1,7 +1,7 @@
 """Simulated sections with known expression, and their files as a laboratory would deliver them."""
 
 import dataclasses
-import importlib.metadata
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,18 @@ import anndata
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import sparse
+from scipy import sparse, special
 
 from spam.atomic import replacing, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.simulate_config import SimulateConfig
-from spam.typing import Array, Bool, Float, Int, UInt8
+from spam.typing import Array, Float, Int, UInt8
+from spam.versions import software_versions
 
 from .histology import Frame, draw_histology, draw_stain
-from .simulated_tissue import KINDS, SmoothFields, lay_spots, random_stream, share_moments, softmax
+from .simulated_tissue import KINDS, SmoothFields, lay_spots, random_stream, share_moments
 
 _SPOT_PER_PITCH = 0.55  # Visium: spots of 55 µm at a pitch of 100 µm
 _MARGIN_PER_PITCH = 1.5  # glass around the outermost spots, so that most tiles lie inside the image
@@ -78,11 +80,6 @@ class SimulatedSection:
         """Gene names."""
         return tuple(self.gene_table.index)
 
-    @property
-    def is_null(self) -> Bool[Array, " n_genes"]:
-        """Genes that do not depend on morphology."""
-        return np.asarray(self.gene_table["is_null"])
-
 
 def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0) -> SimulatedSection:
     """Simulate one section of a cohort in memory.
@@ -99,10 +96,7 @@ def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0
         message = f"--n-programmes must be at most {len(KINDS)}, not {config.n_programmes}"
         raise ConfigError(message)
 
-    def stream(name: str, *key: int) -> np.random.Generator:
-        return random_stream(config.seed, name, *key)
-
-    here = (donor, section)
+    stream, here = functools.partial(random_stream, config.seed), (donor, section)
     tissue = stream("tissue", *here)
     outline, row_col, xy_um = lay_spots(config.n_spots, config.pitch_um, tissue)
     mixture = SmoothFields.draw(tissue)
@@ -112,11 +106,8 @@ def simulate_section(config: SimulateConfig, *, donor: int = 0, section: int = 0
 
     shares = _mean_shares(mixture, xy_um, _SPOT_PER_PITCH * config.pitch_um)
     genes = draw_gene_table(config)
-    for name, spread, key in (
-        ("donor_effect", config.donor_effect, (donor,)),
-        ("section_effect", config.section_effect, here),
-    ):
-        genes[name] = stream("effect", *key).normal(0, spread, config.n_genes)
+    genes["donor_effect"] = stream("effect", donor).normal(0, config.donor_effect, config.n_genes)
+    genes["section_effect"] = stream("effect", *here).normal(0, config.section_effect, config.n_genes)
     hidden: Any = 0.0
     if config.hidden:
         hidden = config.hidden * SmoothFields.draw(stream("hidden", *here), config.n_genes).at(xy_um)
@@ -179,14 +170,13 @@ def expression_rates(
     rise.
     """
     loadings = genes.filter(like="loading_").to_numpy()
-    n_programmes = loadings.shape[1]
     level = genes[["base_log_rate", "donor_effect", "section_effect"]].sum(axis=1).to_numpy()
-    log_rate = level + (shares - share_moments()[0])[:, :n_programmes] @ loadings.T + hidden
+    log_rate = level + (shares - share_moments()[0])[:, : loadings.shape[1]] @ loadings.T + hidden
     rates: Array = np.empty_like(log_rate)
     is_null = genes["is_null"].to_numpy()
     for part in (is_null, ~is_null):
         if part.any():
-            rates[:, part] = softmax(level)[part].sum() * softmax(log_rate[:, part])
+            rates[:, part] = special.softmax(level)[part].sum() * special.softmax(log_rate[:, part], axis=1)
     return rates
 
 
@@ -209,7 +199,7 @@ def draw_counts(
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationReport:
+class SimulationReport(Record):
     """Result of `simulate`: the folder, the manifest for `spam embed`, sections and donors, and sizes."""
 
     out_dir: Path
@@ -218,11 +208,6 @@ class SimulationReport:
     donors: tuple[str, ...]
     n_spots: int
     n_genes: int
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        plain = dataclasses.asdict(self)
-        return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
 
     def summary(self) -> str:
         """Describe the cohort and the next command."""
@@ -262,11 +247,11 @@ def simulate(config: SimulateConfig, *, progress: Progress = SILENT) -> Simulati
             files = {"h5ad": f"{section.name}.h5ad", "csv": f"{section.name}.csv", "root": "images"}
             lines.append({"section": section.name, "donor": section.donor, **files})
             advance(note=section.name)
-    options = config.to_mapping()
-    del options["out_dir"], options["overwrite"]
-    versions = {name: importlib.metadata.version(name) for name in ("spam-st", "numpy", "scipy", "pillow")}
-    record = json.dumps({"options": options, "versions": versions}, indent=2)
-    write_text(out_dir / "simulation.json", record + "\n")
+    options = {
+        key: value for key, value in config.to_mapping().items() if key not in ("out_dir", "overwrite")
+    }
+    record = {"options": options, "software": software_versions()}
+    write_text(out_dir / "simulation.json", json.dumps(record, indent=2))
     with replacing(manifest) as partial:
         pd.DataFrame(lines).to_csv(partial, index=False)
     return SimulationReport(
@@ -300,27 +285,18 @@ def write_section(section: SimulatedSection, folder: Path) -> None:
 
 def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:
     n_spots, n_programmes = section.programmes.shape
-    obs = pd.DataFrame(
-        {
-            "section": pd.Categorical([section.name] * n_spots),
-            "patient": pd.Categorical([section.donor] * n_spots),
-            "array_row": section.row_col[:, 0],
-            "array_col": section.row_col[:, 1],
-            "true_depth": section.depths,
-        },
-        index=pd.Index(section.ids, name="spot_id", dtype=object),
+    obs = pd.DataFrame(section.row_col, columns=["array_row", "array_col"]).assign(
+        section=pd.Categorical([section.name] * n_spots),
+        patient=pd.Categorical([section.donor] * n_spots),
+        true_depth=section.depths,
     )
+    obs.index = pd.Index(section.ids, name="spot_id", dtype=object)
     diameter_um = round(_SPOT_PER_PITCH * section.pitch_um, 6)
+    facts = {"mpp": section.mpp, "spot_diameter_um": diameter_um, "pitch_um": section.pitch_um}
     spatial = {
         "images": {},
         "scalefactors": {"spot_diameter_fullres": diameter_um / section.mpp, "tissue_hires_scalef": 1.0},
-        "metadata": {
-            "mpp": section.mpp,
-            "spot_diameter_um": diameter_um,
-            "pitch_um": section.pitch_um,
-            "source_image": image,
-            "technology": "simulated",
-        },
+        "metadata": {**facts, "source_image": image, "technology": "simulated"},
     }
     names = np.array([kind.name for kind in KINDS[:n_programmes]], dtype=object)
     return anndata.AnnData(

@@ -6,8 +6,9 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
-from spam.typing import Array, Bool, Float, Int
+from spam.typing import Array, Float, Int
 
 _LOBES = np.array([2, 3, 5])  # waves of the outline around the tissue
 _LOBE_SD = np.array([0.10, 0.06, 0.03])  # their amplitudes, as shares of the radius
@@ -70,13 +71,8 @@ class TissueOutline:
         """Return the radius of each point before the lobes stretch it."""
         x, y = xy_um[..., 0], xy_um[..., 1]
         waves = self.amplitudes * np.cos(np.arctan2(y, x)[..., None] * _LOBES + self.phases)
-        return np.asarray(
-            np.hypot(x, y) / np.maximum(1 + waves.sum(axis=-1), 0.4)
-        )  # 0.4: one connected piece
-
-    def contains(self, xy_um: Float[Array, "*points 2"]) -> Bool[Array, "*points"]:
-        """Return which points lie in the tissue."""
-        return np.asarray(self.radius_um(xy_um) <= self.level_um)
+        stretch = np.maximum(1 + waves.sum(axis=-1), 0.4)  # 0.4: one connected piece
+        return np.asarray(np.hypot(x, y) / stretch)
 
 
 def hexagonal_lattice(pitch_um: float, reach_um: float) -> tuple[Int[Array, "n 2"], Float[Array, "n 2"]]:
@@ -142,13 +138,7 @@ class SmoothFields:
 
     def shares(self, xy_um: Float[Array, "*points 2"]) -> Float[Array, "*points n_fields"]:
         """Return the shares of `KINDS` at positions in µm: positive, sum 1."""
-        return softmax(_SHARPNESS * (self.at(xy_um) + _PREVALENCE))
-
-
-def softmax(scores: Float[Array, "*points n"]) -> Float[Array, "*points n"]:
-    """Return exponentials that sum to 1 along the last axis."""
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+        return np.asarray(softmax(_SHARPNESS * (self.at(xy_um) + _PREVALENCE), axis=-1))
 
 
 @functools.cache
@@ -158,5 +148,5 @@ def share_moments() -> tuple[Float[Array, " n_kinds"], Float[Array, "n_kinds n_k
     They depend on no seed, so the same morphology means the same expression in every section.
     """
     draws = np.random.default_rng(0).standard_normal((400_000, len(KINDS)))
-    shares = softmax(_SHARPNESS * (draws + _PREVALENCE))
+    shares = softmax(_SHARPNESS * (draws + _PREVALENCE), axis=1)
     return shares.mean(axis=0), np.cov(shares.T)

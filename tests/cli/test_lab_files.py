@@ -137,34 +137,15 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
     # A new section needs the adapter too.
     fine = ["--pretrained_ckpt", out / "best.safetensors", "--fuse_dim", 6, "--heads", 2, "--n_neighbours", 2]
     fine += ["--device", "cpu", "--k", 3, "--epochs", 1]
-    ran = spam(
-        "finetune", *files, *fine, "--save_dir", tmp_path / "fine", "--json"
-    )  # it is beside the checkpoint
+    # The adapter lies beside the checkpoint.
+    ran = spam("finetune", *files, *fine, "--save_dir", tmp_path / "fine", "--json")
     assert ran.code == 0, ran.err
     best = tmp_path / "fine" / "best.safetensors"
     assert read_checkpoint_meta(best).feature_keys == (key,)
-    one = [
-        "--csv",
-        tiles.manifest.parent / "C.csv",
-        "--root",
-        tiles.manifest.parent / "images",
-        "--section",
-        "C",
-    ]
-    one += [
-        "--mpp",
-        0.5,
-        "--enc_name",
-        tiles.enc_name,
-        "--ckpt",
-        best,
-        "--out_dir",
-        tmp_path / "o",
-        "--no-plots",
-    ]
-    shutil.move(
-        tmp_path / "fine" / "lora", tmp_path / "elsewhere"
-    )  # finetune had kept it beside its checkpoint
+    lab = tiles.manifest.parent
+    one = ["--csv", lab / "C.csv", "--root", lab / "images", "--section", "C", "--mpp", 0.5]
+    one += ["--enc_name", tiles.enc_name, "--ckpt", best, "--out_dir", tmp_path / "o", "--no-plots"]
+    shutil.move(tmp_path / "fine" / "lora", tmp_path / "elsewhere")  # finetune kept it beside its checkpoint
     ran = spam("inference", *one, "--json")
     assert (ran.code, ran.json["kind"]) == (2, "ConfigError")
     assert re.search(
@@ -186,35 +167,20 @@ def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None
     def files(h5ad: Path) -> tuple[object, ...]:
         return ("--h5ad", h5ad, "--csv", h5ad.with_suffix(".csv"), "--root", cohort / "images")
 
-    shared = (
-        "--enc_name",
-        "efficientnet_lite0",
-        "--device",
-        "cpu",
-        "--num_workers",
-        1,
-        "--epochs",
-        1,
-        "--k",
-        3,
+    shared = "--enc_name efficientnet_lite0 --device cpu --num_workers 1 --epochs 1 --k 3"
+    options = (
+        f"{shared} --mode gene --batch_size 5 --img_batch_size 8 --proj_dim 13 --use_hvg --n_top_genes 7"
     )
-    pretrained = spam(
-        "pretrain", *files(first), *shared, "--mode", "gene", "--batch_size", 5, "--img_batch_size", 8,
-        "--proj_dim", 13, "--use_hvg", "--n_top_genes", 7, "--save_dir", pre, "--json",
-    )  # fmt: skip
+    pretrained = spam("pretrain", *files(first), *options.split(), "--save_dir", pre, "--json")
     assert pretrained.code == 0, pretrained.err
-    assert pretrained.json
     assert (pre / "best.safetensors").is_file()
-    finetuned = spam(
-        "finetune", *files(first), *shared, "--pretrained_ckpt", pre / "best.safetensors", "--batch_size", 5,
-        "--n_neighbours", 2,
-        "--fuse_dim", 12, "--heads", 3, "--dropout", 0.1, "--merge", "concat-proj", "--lr", 3e-4,
-        "--weight_decay", 0.05, "--n_top_genes", 7, "--save_dir", fine, "--json",
-    )  # fmt: skip
+    options = f"{shared} --batch_size 5 --n_neighbours 2 --fuse_dim 12 --heads 3 --dropout 0.1 --lr 3e-4"
+    options += " --merge concat-proj --weight_decay 0.05 --n_top_genes 7"
+    best = ("--pretrained_ckpt", pre / "best.safetensors")
+    finetuned = spam("finetune", *files(first), *options.split(), *best, "--save_dir", fine, "--json")
     assert finetuned.code == 0, finetuned.err
-    predicted = spam(
-        "inference", *files(second), "--ckpt", fine / "best.safetensors", "--out_dir", out, "--no-plots", "--json",
-    )  # fmt: skip
+    wanted = ("--ckpt", fine / "best.safetensors", "--out_dir", out, "--json")
+    predicted = spam("inference", *files(second), *wanted, "--no-plots")
     assert predicted.code == 0, predicted.err
     assert predicted.json["section"] == second.stem
     assert predicted.json["n_spots"] == 17
@@ -226,7 +192,7 @@ def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None
 
     # The store in the folder is reused: nothing is embedded a second time.
     before = open_store(out / "store.zarr").section(second.stem).features("efficientnet_lite0_112um")
-    again = spam("predict", *files(second), "--ckpt", fine / "best.safetensors", "--out-dir", out, "--json")
+    again = spam("predict", *files(second), *wanted)
     assert again.code == 2
     assert "--overwrite" in again.json["error"]
     after = open_store(out / "store.zarr").section(second.stem).features("efficientnet_lite0_112um")

@@ -7,10 +7,9 @@ from typing import Any, Literal
 import pytest
 import typer
 
-from spam.cli.app import build_app
 from spam.cli.command import Command, add_command
 from spam.cli.commands import ADAPT, PIPELINE, adapt_configs
-from spam.cli.options import Option, options_of
+from spam.cli.options import options_of
 from spam.cli.store_commands import STORE_COMMANDS
 from spam.errors import ConfigError, MissingInputError
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
@@ -157,34 +156,3 @@ def test_options_are_listed_by_panel(capsys: pytest.CaptureFixture[str]) -> None
         text.index(word) for word in ("Training:", "--batch-size", "Model:", "--mode", "Options:", "--rate")
     ]
     assert places == sorted(places)
-
-
-@pytest.mark.parametrize(
-    ("kind", "scalar"),
-    [
-        (int, int),
-        (int | None, int),
-        (Path | None, Path),
-        (Path | str | None, str),
-        (tuple[float, ...], float),
-        (tuple[Path | str, ...], str),
-        (Literal["a", "b"], Literal["a", "b"]),
-        (tuple[Literal["a", "b"], ...], Literal["a", "b"]),
-    ],
-)
-def test_scalar_of_kinds(kind: Any, scalar: Any) -> None:
-    assert Option(name="x", kind=kind, default=None, help="x").scalar == scalar
-
-
-def test_commands_are_complete() -> None:
-    group = typer.main.get_command(build_app())
-    assert set(group.commands) >= {
-        "embed",
-        "pretrain",
-        "finetune",
-        "predict",
-        "inference",
-        "encoders",
-        "store",
-    }
-    assert set(group.commands["store"].commands) == {command.name for command in STORE_COMMANDS}

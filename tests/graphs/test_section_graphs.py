@@ -7,9 +7,9 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+from cohorts import add_section
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quality_arrays import add_quality, good_measures
 
 from spam.errors import ConfigError, SectionError, StoreError
 from spam.graphs import (
@@ -21,9 +21,8 @@ from spam.graphs import (
 )
 from spam.graphs.section_graphs import gaussian_width
 from spam.schemas.graph_config import GraphConfig
-from spam.schemas.store_format import FeatureMeta, GraphMeta, SectionMeta
-from spam.store import Graph, Store, StoredSection, create_store, open_store
-from spam.store.writing import write_root, write_section
+from spam.schemas.store_format import GraphMeta
+from spam.store import Graph, Store, StoredSection, open_store
 
 KEY = "tiny_112um"
 MPP = 0.5
@@ -144,61 +143,12 @@ def test_faults() -> None:
         feature_knn_graph(np.zeros((3, 5)), k=2, features_key="a")
 
 
-def add_section(store: Store, name: str, *, n_spots: int, mpp: float | None = MPP) -> StoredSection:
-    rng = np.random.default_rng(n_spots)
-    xy_px = rng.uniform(0, 1000, size=(n_spots, 2))
-    meta = SectionMeta(
-        name=name,
-        donor=None,
-        n_spots=n_spots,
-        n_genes=0,
-        has_counts=False,
-        mpp=mpp,
-        mpp_source=None if mpp is None else "option",
-        slide_width_px=1000,
-        slide_height_px=1000,
-        sources=(),
-        software={},
-    )
-    write_section(
-        store.folder,
-        meta,
-        ids=np.array([f"{name}_{i}" for i in range(n_spots)]),
-        xy_px=xy_px,
-        xy_um=None if mpp is None else xy_px * mpp,
-        counts=None,
-        genes=None,
-        overview=None,
-    )
-    write_root(store.folder)
-    section = open_store(store.folder, is_read_only=False).section(name)
-    features = FeatureMeta(
-        key=KEY,
-        origin="embed",
-        encoder={"name": "tiny"},
-        weights_sha256="0" * 64,
-        lora_sha256=None,
-        sampling=None,
-        precision="float32",
-        software={},
-        tile={},
-        dim=7,
-        dtype="float32",
-        chunk_rows=11,
-    )
-    writer = section.feature_writer(features)
-    for chunk in writer.pending:
-        writer.write(chunk, rng.normal(size=(chunk.stop - chunk.start, 7)).astype(np.float32))
-    writer.finish()
-    return section
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = create_store(tmp_path / "cohort.zarr")
-    add_section(store, "A", n_spots=23)
-    add_section(store, "B", n_spots=17)
-    return store
+    path = tmp_path / "cohort.zarr"
+    add_section(path, "A", n_spots=23)
+    add_section(path, "B", n_spots=17, seed=1)
+    return open_store(path, is_read_only=False)
 
 
 def assert_same(found: Graph | None, expected: Graph) -> None:
@@ -239,17 +189,9 @@ def test_a_fitting_graph_is_read_and_another_k_is_rebuilt(store: Store) -> None:
     assert section.graph("spatial").meta.k == section.graph(f"features_{KEY}").meta.k == 4  # type: ignore[union-attr]
 
 
-def test_overwriting_rebuilds(store: Store) -> None:
-    section = store.section("A")
-    first = ensure_spatial_graph(section, k=3), ensure_feature_graph(section, KEY, k=3)
-    marked(section, "spatial"), marked(section, f"features_{KEY}")
-    assert_same(ensure_spatial_graph(section, k=3, is_overwrite=True), first[0])
-    assert_same(ensure_feature_graph(section, KEY, k=3, is_overwrite=True), first[1])
-    assert_same(section.graph("spatial"), first[0])
-
-
 def test_without_um_the_graph_is_in_pixels(tmp_path: Path) -> None:
-    section = add_section(create_store(tmp_path / "px.zarr"), "A", n_spots=13, mpp=None)
+    add_section(tmp_path / "px.zarr", "A", n_spots=13, mpp=None)
+    section = open_store(tmp_path / "px.zarr").section("A")
     assert_same(ensure_spatial_graph(section, k=2), spatial_knn_graph(section.xy_px, k=2, unit="px"))
 
 
@@ -275,11 +217,9 @@ def test_read_only_stores_stay_as_they_are(store: Store) -> None:
 def test_all_graphs_are_built_within_their_sections(store: Store) -> None:
     report = build_graphs(GraphConfig(store=store.folder, k_spatial=3, k_features=5))
     assert report.store == store.folder
+    keys = ("spatial", 3), ("features_tiny_112um", 5), ("features_tiny_224um", 5)
     assert [tuple(g.values())[:4] for g in report.graphs] == [
-        ("A", "spatial", 23, 69),
-        ("A", f"features_{KEY}", 23, 115),
-        ("B", "spatial", 17, 51),
-        ("B", f"features_{KEY}", 17, 85),
+        (name, key, n_spots, n_spots * k) for name, n_spots in (("A", 23), ("B", 17)) for key, k in keys
     ]
     for built in report.graphs:
         section = open_store(store.folder).section(built["section"])
@@ -293,19 +233,21 @@ def test_all_graphs_are_built_within_their_sections(store: Store) -> None:
 
 def test_named_sections_alone_are_built(store: Store) -> None:
     report = build_graphs(GraphConfig(store=store.folder, sections=("B",)))
-    assert [g["section"] for g in report.graphs] == ["B", "B"]
-    assert [g["meta"]["k"] for g in report.graphs] == [12, 15]
+    assert [g["section"] for g in report.graphs] == ["B", "B", "B"]
+    assert [g["meta"]["k"] for g in report.graphs] == [12, 15, 15]
     assert open_store(store.folder).section("A").graph("spatial") is None
 
 
 def test_existing_graphs_are_kept_without_overwrite(store: Store) -> None:
     config = {"store": store.folder, "k_spatial": 3, "k_features": 3}
     build_graphs(GraphConfig(**config))
-    changed = marked(store.section("A"), "spatial")
-    build_graphs(GraphConfig(**config))
-    assert_same(store.section("A").graph("spatial"), changed)
-    build_graphs(GraphConfig(**config, overwrite=True))
-    assert_same(store.section("A").graph("spatial"), spatial_knn_graph(store.section("A").xy_um, k=3))
+    keys = ("spatial", f"features_{KEY}")
+    built = [store.section("A").graph(key) for key in keys]
+    changed = [marked(store.section("A"), key) for key in keys]
+    for is_overwrite, expected in ((False, changed), (True, built)):
+        build_graphs(GraphConfig(**config, overwrite=is_overwrite))
+        for key, graph in zip(keys, expected, strict=True):
+            assert_same(store.section("A").graph(key), graph)
 
 
 def test_unknown_names(store: Store) -> None:
@@ -326,38 +268,24 @@ def test_neighbours_of_a_real_section_are_next_on_its_array(shared_data: Path) -
     assert np.mean(steps == 1) > 0.85
 
 
-def test_a_spot_whose_tile_could_not_be_read_has_no_neighbours_by_features(store: Store) -> None:
-    section = store.section("A")
-    plain = ensure_feature_graph(section, KEY, k=3)
-    unreadable = [0, 5, 22]
-    rest = np.delete(np.arange(23), unreadable)
-    features = section.features(KEY)
-    features[unreadable] = 0
-    meta = section.feature_meta(KEY)
-    writer = section.feature_writer(replace(meta, software={"spam": "2"}), is_overwrite=True)
-    for chunk in list(writer.pending):
-        writer.write(chunk, features[chunk])
-    writer.finish()
-    add_quality(section, KEY, good_measures(23, unreadable))
+def test_a_spot_whose_tile_could_not_be_read_has_no_neighbours_by_features(tmp_path: Path) -> None:
+    unreadable = (0, 5, 22)
+    add_section(tmp_path / "s.zarr", "A", n_spots=23, unreadable=unreadable)
+    store = open_store(tmp_path / "s.zarr", is_read_only=False)
+    section, rest = store.section("A"), np.delete(np.arange(23), unreadable)
     graph = ensure_feature_graph(section, KEY, k=3)
-    alone = feature_knn_graph(features[rest], k=3, features_key=KEY)
-    for name in ("connectivities", "distances"):
-        found, expected, before = (getattr(g, name) for g in (graph, alone, plain))
-        assert found.shape == before.shape == (23, 23)
-        assert (found[rest][:, rest] != expected).nnz == 0
-        assert found[rest][:, rest].nnz == found.nnz == expected.nnz
+    alone = feature_knn_graph(section.features(KEY)[rest], k=3, features_key=KEY)
+    for found, expected in zip(dense(graph), dense(alone), strict=True):
+        assert found.shape == (23, 23)
+        np.testing.assert_array_equal(found[np.ix_(rest, rest)], expected)
+        assert found.sum() == pytest.approx(expected.sum(), rel=1e-6)
+    assert graph.distances.nnz == alone.distances.nnz
     assert_same(open_store(store.folder).section("A").graph(f"features_{KEY}"), graph)
     # Coordinates are known for all spots; a trainer uses a graph without these.
     assert ensure_spatial_graph(section, k=3).distances.nnz == 23 * 3
-    is_among = np.isin(np.arange(23), rest)
-    assert_same(
-        ensure_spatial_graph(section, k=3, is_among=is_among),
-        spatial_knn_graph(section.xy_px[rest] * MPP, k=3, unit="um"),
-    )
+    some = ensure_spatial_graph(section, k=3, is_among=np.isin(np.arange(23), rest))
+    assert_same(some, spatial_knn_graph(section.xy_px[rest] * MPP, k=3, unit="um"))
     assert section.graph("spatial").distances.shape == (23, 23)  # type: ignore[union-attr]
-
-
-def test_the_quality_of_tiles_gets_no_graph(store: Store) -> None:
-    add_quality(store.section("A"), KEY, good_measures(23))
-    report = build_graphs(GraphConfig(store=store.folder, sections=("A",), k_spatial=3, k_features=3))
-    assert [graph["key"] for graph in report.graphs] == ["spatial", f"features_{KEY}"]
+    # The quality of the tiles gets no graph.
+    report = build_graphs(GraphConfig(store=store.folder, k_spatial=3, k_features=3))
+    assert [built["key"] for built in report.graphs] == ["spatial", f"features_{KEY}", "features_tiny_224um"]

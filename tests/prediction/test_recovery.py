@@ -22,7 +22,7 @@ def test_genes_that_images_know_nothing_of_are_not_called_predictable(tmp_path: 
     # Half of the genes have a signal; what else moves them, and moves the others, is as smooth as the tissue.
     sections = cohort(3, n_spots=199, n_genes=53, seed=1, signal=1.0, hidden=0.5, null_share=0.5)
     heldout, genes = heldout_of(sections, tmp_path, **QUICK)
-    is_null = sections[0].is_null[[sections[0].genes.index(gene) for gene in genes]]
+    is_null = sections[0].gene_table.loc[list(genes), "is_null"].to_numpy()
     is_flagged = heldout.q_value <= 0.05
     assert (is_flagged & ~is_null).sum() > 8
     assert (is_flagged & is_null).sum() <= 0.15 * is_flagged.sum()

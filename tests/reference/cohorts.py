@@ -28,6 +28,7 @@ def add_section(
     unreadable: tuple[int, ...] | None = None,
     shift: float = 0.0,
     panel: tuple[int, ...] | None = None,
+    mpp: float | None = 0.5,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
@@ -68,8 +69,8 @@ def add_section(
         n_spots=n_spots,
         n_genes=len(measured) if has_counts else 0,
         has_counts=has_counts,
-        mpp=0.5,
-        mpp_source="option",
+        mpp=mpp,
+        mpp_source=None if mpp is None else "option",
         slide_width_px=3000,
         slide_height_px=3000,
         sources=(),
@@ -82,7 +83,7 @@ def add_section(
         meta,
         ids=ids,
         xy_px=xy_px[order],
-        xy_um=xy_px[order] * 0.5,
+        xy_um=None if mpp is None else xy_px[order] * mpp,
         counts=csr_matrix(counts[order][:, measured]) if has_counts else None,
         genes=np.array([f"G{i}" for i in measured]) if has_counts else None,
         overview=(np.full((30, 30, 3), 200, dtype=np.uint8), 0.01),

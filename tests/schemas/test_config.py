@@ -2,18 +2,17 @@
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spam.errors import ConfigError, MissingInputError
 from spam.schemas import store_config
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import Config, check, describe_kind, fit_value, flag, folder_fault, option
+from spam.schemas.config import Config, Record, check, describe_kind, fit_value, flag, option
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
@@ -109,11 +108,6 @@ def test_no_field_is_ignored() -> None:
         assert not ignored, config.__name__
 
 
-def test_the_digest_does_not_distinguish_1_and_1_0() -> None:
-    one, same = (SimulateConfig.from_mapping({"out_dir": "c", "mpp": value}) for value in (2, 2.0))
-    assert one.digest() == same.digest()
-
-
 def test_both_spellings_of_a_key() -> None:
     least = LEAST[PretrainConfig]
     dash, underscore = ({**least, key: 7} for key in ("batch-size", "batch_size"))
@@ -185,10 +179,47 @@ def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
 
 
 def test_a_remote_address_is_no_folder() -> None:
-    assert folder_fault("out", Path("a/b")) is folder_fault("out", None) is None
-    assert "'s3://b/s.zarr'" in str(folder_fault("store", Path("s3://b/s.zarr")))
-    with pytest.raises(ConfigError, match=r"--store .*'hf://datasets/o/n'"):
+    with pytest.raises(ConfigError, match=r"--store must be a local path, not 'hf://datasets/o/n'"):
         GraphConfig.from_mapping({"store": "hf://datasets/o/n"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Inner(Record):
+    """A record inside another."""
+
+    px: float
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outer(Record):
+    """A record with each kind of content."""
+
+    parts: tuple[Inner, ...]
+    one: Inner | None
+    free: dict[str, Any]
+    history: list[dict[str, float]]
+    path: Path = Path("a/b")
+
+
+def test_a_record_survives_json() -> None:
+    inner = Inner(px=3, names=("x",))
+    outer = Outer(parts=(inner, Inner(px=0.5)), one=None, free={"k": [1, None]}, history=[{"loss": 2.5}])
+    written = json.loads(json.dumps(outer.to_mapping()))
+    assert written == {
+        "parts": [{"px": 3, "names": ["x"]}, {"px": 0.5, "names": []}],
+        "one": None,
+        "free": {"k": [1, None]},
+        "history": [{"loss": 2.5}],
+        "path": "a/b",
+    }
+    assert Outer.from_mapping(written) == outer
+    for wrong in ({"parts": 5}, {"one": 5}, {"free": []}, {"history": None}):
+        with pytest.raises(TypeError):
+            Outer.from_mapping({**written, **wrong})
+    for wrong in (written | {"new": 1}, {"parts": []}):
+        with pytest.raises((KeyError, TypeError)):
+            Outer.from_mapping(wrong)
 
 
 @pytest.mark.parametrize(
@@ -197,21 +228,14 @@ def test_a_remote_address_is_no_folder() -> None:
         (EmbedConfig, {"store": None}, "--store is missing"),
         (EmbedConfig, {"csv": None}, "--manifest, or --csv and --root"),
         (EmbedConfig, {"manifest": Path("m.csv")}, "--manifest"),
-        (EmbedConfig, {"batch_size": 0}, "--batch-size must be at least 1"),
-        (EmbedConfig, {"chunk_rows": 0}, "--chunk-rows must be at least 1"),
         (EmbedConfig, {"tile_um": (1.0,), "tile_px": (3,)}, "--tile-um or --tile-px, not both"),
         (EmbedConfig, {"tile_um": (0.0,)}, "--tile-um must be positive"),
-        (PretrainConfig, {"save_dir": None}, "--save-dir is missing"),
-        (PretrainConfig, {"epochs": 0}, "--epochs must be at least 1"),
         (PretrainConfig, {"batch_size": 1}, "--batch-size must be at least 2"),
-        (PretrainConfig, {"dropout": 1.0}, r"--dropout must be in \[0, 1\)"),
         (PretrainConfig, {"mixing": 1.5}, r"--mixing must be in \[0, 1\]"),
         (FinetuneConfig, {"heads": 7}, "--heads must divide --fuse-dim"),
         (FinetuneConfig, {"n_neighbours": 9, "k": 7}, "--n-neighbours must be at most --k 7"),
         (PredictConfig, {"ckpt": None}, "--ckpt is missing"),
         (PredictConfig, {"coverage": 1.0}, r"--coverage must be in \(0, 1\)"),
-        (SimulateConfig, {"out_dir": None}, "--out-dir is missing"),
-        (SimulateConfig, {"n_spots": 0}, "--n-spots must be at least 1"),
         (SimulateConfig, {"seed": -3}, "--seed must be 0 or more"),
         (GraphConfig, {"store": None, "k_spatial": 0}, "--store is missing.*--k-spatial must be at least 1"),
     ],
@@ -225,7 +249,7 @@ def test_faults_name_the_flag(config: type[Config], values: dict[str, Any], word
     ("value", "kind", "expected"),
     [
         (3, int, 3),
-        (3, float, 3.0),
+        (10**300, float, 1e300),
         (True, bool, True),
         ("x", str | None, "x"),
         ("a/b", Path, Path("a/b")),
@@ -253,7 +277,8 @@ def test_fits(value: Any, kind: Any, expected: Any) -> None:
         ("0.5", float, "a number"),
         (1, bool, "true or false"),
         (None, str, "text"),
-        (3, Path | None, "a path"),
+        (3, Path | None, "a local path"),
+        ("s3://b/s.zarr", Path, "a local path"),
         ("gene", Mode, "joint, img-gene or img-coord"),
         ("C2,C3", tuple[str, ...], "a list, each text"),
         ([112, "x"], tuple[float, ...], "a list, each a number"),
@@ -264,8 +289,3 @@ def test_does_not_fit(value: Any, kind: Any, words: str) -> None:
     with pytest.raises(TypeError):
         fit_value(value, kind)
     assert describe_kind(kind) == words
-
-
-@given(st.lists(st.integers(-(10**300), 10**300) | st.floats(allow_nan=False)))
-def test_lists_keep_their_numbers(values: list[float]) -> None:
-    assert fit_value(values, tuple[float, ...]) == tuple(float(value) for value in values)

@@ -1,8 +1,4 @@
-import functools
-import http.server
 import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
@@ -14,7 +10,7 @@ from spam.errors import MissingInputError
 from spam.progress import SILENT
 from spam.sections import read_manifest, read_section
 from spam.simulation import her2st
-from spam.simulation.her2st import FILES, SECTIONS, FetchedCohort, fetch_her2st
+from spam.simulation.her2st import FILES, SECTIONS, fetch_her2st
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +28,13 @@ def repository(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def address(repository: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(repository))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def manifest(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fetched")
+    return fetch_her2st(folder, address=repository.as_uri(), progress=SILENT)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def fetched(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> FetchedCohort:
-    return fetch_her2st(tmp_path_factory.mktemp("fetched"), copy=repository, progress=SILENT)
-
-
-def test_sections_equal_those_prepared_independently(fetched: FetchedCohort, shared_data: Path) -> None:
-    assert fetched.sections == SECTIONS
-    folder = fetched.manifest.parent
+def test_sections_equal_those_prepared_independently(manifest: Path, shared_data: Path) -> None:
+    folder = manifest.parent
     table = pd.read_csv(folder / "mapping.csv").set_index("spot_id")
     for name in SECTIONS:
         ours, truth = (
@@ -72,26 +52,26 @@ def test_sections_equal_those_prepared_independently(fetched: FetchedCohort, sha
         assert mpp[0] == pytest.approx(mpp[1], rel=0.005)
 
 
-def test_the_manifest_leads_to_whole_sections(fetched: FetchedCohort) -> None:
-    configs = read_manifest(fetched.manifest, root=None)
+def test_the_manifest_leads_to_whole_sections(manifest: Path) -> None:
+    configs = read_manifest(manifest, root=None)
     section = read_section(configs[4])
     assert (section.name, section.donor, len(section.ids)) == ("C6", "C", 178)
     assert section.join.n_matched == 178
 
 
-def test_files_are_downloaded_once(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_fetched_once(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(her2st, "SECTIONS", ("C2",))
     FILES = {path: digest for path, digest in her2st.FILES.items() if "C2" in path}
     monkeypatch.setattr(her2st, "FILES", FILES)
-    fetch_her2st(tmp_path, copy=None, progress=SILENT, address=address)
+    fetch_her2st(tmp_path, address=repository.as_uri(), progress=SILENT)
     times = {path: (tmp_path / "raw" / path).stat().st_mtime_ns for path in FILES}
-    fetch_her2st(tmp_path, copy=None, progress=SILENT, address="http://127.0.0.1:9")  # no server
+    fetch_her2st(tmp_path, address="http://127.0.0.1:9", progress=SILENT)  # no server
     assert times == {path: (tmp_path / "raw" / path).stat().st_mtime_ns for path in FILES}
 
 
 def test_no_network(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"cannot download .*--data"):
-        fetch_her2st(tmp_path, copy=None, progress=SILENT, address="http://127.0.0.1:9")
+    with pytest.raises(MissingInputError, match=r"http://127.* cannot be read .*--data"):
+        fetch_her2st(tmp_path, address="http://127.0.0.1:9", progress=SILENT)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -104,10 +84,10 @@ def test_a_damaged_file_is_refused(repository: Path, tmp_path: Path) -> None:
     damaged.unlink()
     damaged.write_bytes(content)
     with pytest.raises(MissingInputError, match=r"C4\.tsv\.gz has SHA-256 .*expected 33201f76d41d"):
-        fetch_her2st(tmp_path / "out", copy=copy, progress=SILENT)
+        fetch_her2st(tmp_path / "out", address=copy.as_uri(), progress=SILENT)
     assert not (tmp_path / "out/raw/data/ST-cnts/C4.tsv.gz").exists()
 
 
 def test_a_folder_that_is_no_copy(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"File not found: .*data/ST-imgs/C/C2/.*--data"):
-        fetch_her2st(tmp_path / "out", copy=tmp_path, progress=SILENT)
+    with pytest.raises(MissingInputError, match=r"data/ST-imgs/C/C2/.*cannot be read.*--data"):
+        fetch_her2st(tmp_path / "out", address=tmp_path.as_uri(), progress=SILENT)
