@@ -133,7 +133,6 @@ def test_impossible_folds_are_refused(donors: dict, options: dict, words: str) -
     ("options", "words"),
     [
         ({"store": None, "out_dir": None, "seeds": 0, "k": -1}, "--store.*--k .*-1.*--seeds.* 0.*--out-dir"),
-        ({"out_dir": Path("s3://bucket/r")}, "--out-dir"),
         ({"train_sections": ("A",)}, "--train-sections and --test-sections"),
         ({"test_sections": ("A",)}, "--train-sections and --test-sections"),
         ({"train_sections": ("A", "B"), "test_sections": ("B",)}, "--train-sections.* B"),
