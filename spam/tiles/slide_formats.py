@@ -9,7 +9,7 @@ import openslide
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from spam.errors import MissingInputError, SlideError
-from spam.sections.lab_section import is_ome_zarr, is_slide_folder, quoted, slide_files
+from spam.sections.lab_section import is_ome_zarr, is_slide, quoted, slide_files
 from spam.typing import Array, UInt8
 
 from .ome_zarr_slide import OmeZarrSlide
@@ -172,7 +172,7 @@ def open_slide(path: Path) -> Slide:
 def reader_of(path: Path) -> _Reader | None:
     """Choose the reader of a file or folder by its first bytes; None if it is not a slide."""
     if path.is_dir():
-        return OmeZarrSlide if is_ome_zarr(path) else OpenSlideSlide if is_slide_folder(path) else None
+        return OmeZarrSlide if is_ome_zarr(path) else OpenSlideSlide if is_slide(path) else None
     if openslide.OpenSlide.detect_format(path) not in (None, "generic-tiff"):
         return OpenSlideSlide
     with path.open("rb") as file:

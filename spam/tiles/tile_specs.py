@@ -33,7 +33,7 @@ def locate(section: Section, slide: Slide) -> Section:
     Returns
     -------
     Section
-        The section itself, or a copy with `mpp`, `xy_um` and ``mpp_source="slide"``.
+        The section itself, or a copy with `mpp` and ``mpp_source="slide"``.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def locate(section: Section, slide: Slide) -> Section:
     """
     xy, size = section.xy_px, np.array([slide.width, slide.height])
     if slide.mpp is not None and section.mpp is None:
-        section = dataclasses.replace(section, mpp=slide.mpp, mpp_source="slide", xy_um=xy * slide.mpp)
+        section = dataclasses.replace(section, mpp=slide.mpp, mpp_source="slide")
     mpp, slide_mpp = section.mpp or 0.0, slide.mpp or section.mpp or 0.0
     if section.mpp_source != "option" and abs(mpp - slide_mpp) > _MPP_TOLERANCE * slide_mpp:
         message = (

@@ -10,7 +10,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
 from spam.sections.coordinates import find_scale
-from spam.sections.lab_section import describe_sources, is_slide_folder, quoted, slide_files
+from spam.sections.lab_section import describe_sources, is_slide, quoted, slide_files
 from spam.typing import Array, Bool, Float64, Int64, UInt8
 
 from .slide import Slide
@@ -64,7 +64,7 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     if not root.exists():
         message = f"File or folder not found: {root} (--root)."
         raise MissingInputError(message)
-    if root.is_file() or is_slide_folder(root):
+    if is_slide(root):
         return (root,)
     entries = sorted(root.glob("[!.]*"))
     slides = [entry for entry in entries if reader_of(entry) is not None]
@@ -149,24 +149,18 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
             "area. Check --mpp and --stride-um (default: the smallest tile), or give the tiles with --csv."
         )
         raise SlideError(message)
-    xy_px = (np.stack([columns, rows], axis=1) + 0.5) * stride_px
     tiles = SlideSource(path=path)
     return Section(
         name=name,
         donor=config.donor,
         ids=np.array([f"x{column}_y{row}" for row, column in zip(rows, columns, strict=True)], dtype=np.str_),
-        xy_px=xy_px,
-        xy_um=None if mpp is None else xy_px * mpp,
+        xy_px=(np.stack([columns, rows], axis=1) + 0.5) * stride_px,
         mpp=mpp,
         mpp_source=option.mpp_source or (None if mpp is None else "slide"),
-        counts=None,
-        genes=None,
         obs={"array_row": rows.astype(np.int64), "array_col": columns.astype(np.int64)},
         tiles=tiles,
-        patch_px=None,
-        hires_scale=None,
         join=JoinReport(n_matched=len(rows)),
-        sources=describe_sources(h5ad=None, csv=None, tiles=tiles),
+        sources=describe_sources(tiles),
     )
 
 
