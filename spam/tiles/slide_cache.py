@@ -24,8 +24,8 @@ _MARGIN_PX = 8  # most pixels that resampling needs beyond a tile, on the level 
 _Key: TypeAlias = tuple[int, int, int]
 """Level, column and row of a region."""
 
-_Region: TypeAlias = UInt8[Array, "h w 3"] | None
-"""Decoded pixels; None if they cannot be decoded."""
+_Region: TypeAlias = UInt8[Array, "h w 3"]
+"""Decoded pixels; none (0 x 0) if they cannot be decoded."""
 
 
 class CachedSlide(Slide):
@@ -58,7 +58,7 @@ class CachedSlide(Slide):
             for column in range(x // width, (x + w - 1) // width + 1):
                 x0, x1 = max(x, column * width), min(x + w, (column + 1) * width)
                 region = self._region((level, column, row))
-                if region is None:
+                if region.size == 0:
                     return self._slide.read(x, y, w, h, level)
                 left, top = column * width, row * height
                 part = region[y0 - top : y1 - top, x0 - left : x1 - left]
@@ -82,10 +82,10 @@ class CachedSlide(Slide):
                 raise
             future.set_result(region)
             with self._lock:
-                self._n_bytes += _n_bytes(region)
+                self._n_bytes += region.nbytes
                 for old in list(self._regions):
                     if self._n_bytes > self._most_bytes and old != key and self._regions[old].done():
-                        self._n_bytes -= _n_bytes(self._regions.pop(old).result())
+                        self._n_bytes -= self._regions.pop(old).result().nbytes
         return future.result()
 
     def _decode(self, level: int, column: int, row: int) -> _Region:
@@ -94,16 +94,12 @@ class CachedSlide(Slide):
         try:
             return self._slide.read(x, y, min(width, level_width - x), min(height, level_height - y), level)
         except SlideError:  # raised again if the damaged part itself is read
-            return None
+            return np.empty((0, 0, 3), dtype=np.uint8)
 
     def close(self) -> None:
         """Release the pixels."""
         self._regions.clear()
         self._n_bytes = 0
-
-
-def _n_bytes(region: _Region) -> int:
-    return 0 if region is None else region.nbytes
 
 
 def region_size(slide: Slide, level: int) -> tuple[int, int]:

@@ -113,10 +113,10 @@ class Thumbnail:
 def overview(slide: Slide, *, is_forgiving: bool = False) -> Thumbnail:
     """Shrink the whole slide to at most 2048 px on its longer side (see `shrink`)."""
     scale = _OVERVIEW_PX / max(slide.width, slide.height)
-    return shrink(slide, scale=scale, purpose="its overview", is_forgiving=is_forgiving)
+    return shrink(slide, scale=scale, is_forgiving=is_forgiving)
 
 
-def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool) -> Thumbnail:
+def shrink(slide: Slide, *, scale: float, is_forgiving: bool) -> Thumbnail:
     """Shrink the whole slide to `scale` times its size, antialiased; it is never enlarged.
 
     Parameters
@@ -125,8 +125,6 @@ def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool) -> T
         Slide to draw.
     scale
         Pixels of the picture per full-resolution pixel.
-    purpose
-        Use of the picture, for the warning.
     is_forgiving
         Whether damaged blocks become white with a warning; otherwise they are an error.
 
@@ -153,8 +151,8 @@ def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool) -> T
             box = (0.0, top - y0, float(level_width), bottom - y0)
             image[first:last] = resample(band, width, last - first, box=box)
     if lost:
-        words = "slide %s: %d blocks cannot be decoded and are white in %s"
-        _log.warning(words, slide.path.name, len(lost), purpose)
+        words = "slide %s: %d blocks cannot be decoded: white in the overview, and no tiles of a grid"
+        _log.warning(words, slide.path.name, len(lost))
     return Thumbnail(image=image, scale=scale)
 
 
