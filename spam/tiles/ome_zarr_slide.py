@@ -30,15 +30,8 @@ class OmeZarrSlide(Slide):
 
     kind = "OME-Zarr of version 0.4 or 0.5"
     unreadable = (
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zlib.error,
-    )
+        OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, zlib.error
+    )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
         group: Any = zarr.open_group(path, mode="r", use_consolidated=False)
@@ -67,9 +60,8 @@ class OmeZarrSlide(Slide):
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
         array = self._levels[level]
         place = {"x": slice(x, x + w), "y": slice(y, y + h)}
-        where = tuple(
-            place.get(axis, slice(0, size)) for axis, size in zip(self._axes, array.shape, strict=True)
-        )
+        sizes = zip(self._axes, array.shape, strict=True)
+        where = tuple(place.get(axis, slice(0, size)) for axis, size in sizes)
         _require_chunks(self.path, array, where)
         pixels = np.asarray(array[where])
         # Axes of length 1 first ("yxc".find gives -1), then rows, columns and channels.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -151,6 +151,19 @@ class Slide(ABC):
     def __exit__(self, *_: object) -> None:
         """Close the slide."""
         self.close()
+
+
+def blocks_of(
+    x: int, y: int, w: int, h: int, size: tuple[int, int]
+) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield column and row of each block that a region touches, and its place (rows, columns) in region and in block."""
+    width, height = size
+    for row in range(y // height, (y + h - 1) // height + 1):
+        for column in range(x // width, (x + w - 1) // width + 1):
+            left, top = column * width, row * height
+            x0, y0, x1, y1 = max(x, left), max(y, top), min(x + w, left + width), min(y + h, top + height)
+            in_region = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
+            yield column, row, in_region, (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
 def to_rgb(pixels: UInt8[Array, "h w c"]) -> UInt8[Array, "h w 3"]:

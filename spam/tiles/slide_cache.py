@@ -11,7 +11,7 @@ import numpy as np
 from spam.errors import SlideError
 from spam.typing import Array, Float64, Int64, UInt8
 
-from .slide import Slide
+from .slide import Slide, blocks_of
 from .tile_cutting import level_of
 
 CACHE_BYTES = 256 << 20
@@ -51,20 +51,14 @@ class CachedSlide(Slide):
         self._lock = threading.Lock()
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
-        width, height = self._sizes[level]
         out = np.empty((h, w, 3), dtype=np.uint8)
-        for row in range(y // height, (y + h - 1) // height + 1):
-            y0, y1 = max(y, row * height), min(y + h, (row + 1) * height)
-            for column in range(x // width, (x + w - 1) // width + 1):
-                x0, x1 = max(x, column * width), min(x + w, (column + 1) * width)
-                region = self._region((level, column, row))
-                if region.size == 0:
-                    return self._slide.read(x, y, w, h, level)
-                left, top = column * width, row * height
-                part = region[y0 - top : y1 - top, x0 - left : x1 - left]
-                if part.shape == out.shape:
-                    return part
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = part
+        for column, row, in_out, in_region in blocks_of(x, y, w, h, self._sizes[level]):
+            region = self._region((level, column, row))
+            if region.size == 0:
+                return self._slide.read(x, y, w, h, level)
+            if region[in_region].shape == out.shape:
+                return region[in_region]
+            out[in_out] = region[in_region]
         return out
 
     def _region(self, key: _Key) -> _Region:

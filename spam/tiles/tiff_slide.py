@@ -12,7 +12,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, to_rgb
+from .slide import UNSTATED, PixelSize, Slide, blocks_of, decode_jpeg, pixel_size, to_rgb
 
 _ONE_PICTURE = "YXSC"  # tifffile's letters for the axes of one picture; S are samples of a pixel, C of pages
 _RESOLUTION_UNITS = {2: ("inch", 25_400.0), 3: ("cm", 10_000.0)}  # TIFF 6.0, tag 296; 1 is "no unit"
@@ -65,23 +65,16 @@ class TiffSlide(Slide):
 
     def _read_page(self, page: tifffile.TiffPage, x: int, y: int, w: int, h: int) -> UInt8[Array, "h w c"]:
         """Decode the tiles or strips that the region touches, and put them together."""
-        tile_w, tile_h = _block_size(page)
+        size = tile_w, tile_h = _block_size(page)
         n_across, n_down = -(-page.imagewidth // tile_w), -(-page.imagelength // tile_h)
         n_planes = page.samplesperpixel if page.planarconfig == PLANARCONFIG.SEPARATE else 1
         region = np.full((h, w, page.samplesperpixel), 255, dtype=np.uint8)
         for plane in range(n_planes):
             channels = slice(plane, plane + 1) if n_planes > 1 else slice(None)
-            for down in range(y // tile_h, (y + h - 1) // tile_h + 1):
-                for across in range(x // tile_w, (x + w - 1) // tile_w + 1):
-                    tile = self._decode(page, (plane * n_down + down) * n_across + across)
-                    if tile is None:
-                        continue
-                    top, left = down * tile_h, across * tile_w
-                    y0, y1 = max(y, top), min(y + h, top + tile_h)
-                    x0, x1 = max(x, left), min(x + w, left + tile_w)
-                    # numpy raises ValueError if a block is smaller than stated.
-                    part = tile[y0 - top : y1 - top, x0 - left : x1 - left]
-                    region[y0 - y : y1 - y, x0 - x : x1 - x, channels] = part
+            for across, down, in_region, in_tile in blocks_of(x, y, w, h, size):
+                tile = self._decode(page, (plane * n_down + down) * n_across + across)
+                if tile is not None:  # numpy raises ValueError if it is smaller than stated
+                    region[(*in_region, channels)] = tile[in_tile]
         return region
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> UInt8[Array, "h w c"] | None:
@@ -99,9 +92,8 @@ class TiffSlide(Slide):
         if (is_jpeg or page.compression in _JPEG_2000) and not packed.rstrip(b"\0").endswith(_END):
             message = f"block {index} lacks its last bytes"
             raise tifffile.TiffFileError(message)
-        if (
-            is_jpeg
-        ):  # its tables and colour space stand outside of its blocks; the Adobe marker states the latter
+        if is_jpeg:
+            # A TIFF keeps the tables and the colour space outside of its blocks; the Adobe marker states the latter.
             tables = page.jpegtables.removeprefix(_START)[:-2] if page.jpegtables else b""
             colours = _ADOBE + bytes([page.photometric == PHOTOMETRIC.YCBCR])
             return decode_jpeg(_START + colours + tables + packed.removeprefix(_START))

@@ -11,7 +11,7 @@ from PIL import Image
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import Slide
+from .slide import Slide, blocks_of
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -166,15 +166,14 @@ def _read_rows(
     except SlideError:
         if lost is None:
             raise
-    width, height = slide.block_sizes[level]
     rows = np.full((h, level_width, 3), 255, dtype=np.uint8)
-    # Above and below the slide the rows stay white.
-    for row in range(max(y, 0) // height, (min(y + h, level_height) - 1) // height + 1):
-        y0, y1 = max(y, 0, row * height), min(y + h, level_height, (row + 1) * height)
-        for column in range(-(-level_width // width)):
-            x0, x1 = column * width, min((column + 1) * width, level_width)
-            try:
-                rows[y0 - y : y1 - y, x0:x1] = slide.read(x0, y0, x1 - x0, y1 - y0, level)
-            except SlideError:
-                lost.add((row, column))
+    top, bottom = max(y, 0), min(y + h, level_height)  # above and below the slide the rows stay white
+    inside = rows[top - y : bottom - y]
+    for column, row, place, _ in blocks_of(0, top, level_width, bottom - top, slide.block_sizes[level]):
+        ys, xs = place
+        try:
+            size = xs.stop - xs.start, ys.stop - ys.start
+            inside[place] = slide.read(xs.start, top + ys.start, *size, level)
+        except SlideError:
+            lost.add((row, column))
     return rows

@@ -97,8 +97,8 @@ class TileReader(contextlib.ExitStack):
             self._files = section.tiles.paths
             side = self._file_px = common_side_px(self._files, is_forgiving=is_forgiving)
             if self._native_px > side + _ROUNDING_PX:
-                needed = f"Tiles of {spec.label} need {self._native_px:.1f} px"
-                message = f"{needed}, but the files of section {section.name!r} have {side}: use a smaller --tile-px."
+                found = f"need {self._native_px:.1f} px, but the tile files of section {section.name!r} have {side} px"
+                message = f"Tiles of {spec.label} {found}. Choose a smaller --tile-um or --tile-px."
                 raise TileError(message)
         else:
             slide = slide or self.enter_context(open_slide(section.tiles.path))
@@ -151,10 +151,8 @@ class TileReader(contextlib.ExitStack):
                 pixels[row] = self.read(index)
             except SlideError as fault:
                 if not self._is_forgiving:
-                    spot = f"spot {str(self._section.ids[index])!r} of section {self._section.name!r}"
-                    message = (
-                        f"Cannot read the tile of {spot}: {fault} To skip such tiles, use --skip-bad-tiles."
-                    )
+                    spot = f"spot '{self._section.ids[index]}' of section {self._section.name!r}"
+                    message = f"Cannot read the tile of {spot}: {fault} To skip it, use --skip-bad-tiles."
                     raise SlideError(message) from fault
                 faults[row] = fault
         quality = measure_quality(pixels, native_px=self._native_px)

@@ -47,9 +47,7 @@ def locate(section: Section, slide: Slide) -> Section:
     mpp, slide_mpp = section.mpp or 0.0, slide.mpp or section.mpp or 0.0
     if section.mpp_source != "option" and abs(mpp - slide_mpp) > _MPP_TOLERANCE * slide_mpp:
         about = f"Section {section.name!r} has {mpp:g} µm per pixel ({section.mpp_source})"
-        message = (
-            f"{about}, but slide {slide.path.name!r} states {slide_mpp:g}. Give the right one with --mpp."
-        )
+        message = f"{about}, but slide {slide.path.name!r} states {slide_mpp:g}. Give the right --mpp."
         raise SlideError(message)
     outside = np.flatnonzero(~_inside(xy, slide))
     if len(outside):
@@ -59,7 +57,7 @@ def locate(section: Section, slide: Slide) -> Section:
             "--coordinates um": xy / (section.mpp or np.nan),
             "--coordinates hires": xy / (section.hires_scale or np.nan),
         }
-        fits = [f"all fit with {option}" for option, xy in other_readings.items() if _inside(xy, slide).all()]
+        fits = [f"all fit with {option}" for option, at in other_readings.items() if _inside(at, slide).all()]
         message = (
             f"{len(outside)} of {len(xy)} spots of section {section.name!r} lie outside slide {slide.path.name!r} "
             f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or 'Check --csv, --coordinates, --swap-xy and --mpp'}."
@@ -68,9 +66,7 @@ def locate(section: Section, slide: Slide) -> Section:
     scale = section.hires_scale
     is_corner = scale is not None and scale <= _CORNER and (xy.max(axis=0) < size * scale).all()
     if is_corner and (np.ptp(xy, axis=0) > _FILLED * size * scale).all():
-        where = (
-            f"the corner of slide {slide.path.name!r} that has the size of the hires image (scale {scale:g})"
-        )
+        where = f"the corner of slide {slide.path.name!r} with the size of the hires image (scale {scale:g})"
         message = f"All spots of section {section.name!r} fill {where}. Use --coordinates hires, or correct the scale."
         raise TileError(message)
     return section
@@ -155,11 +151,9 @@ def resolve_tile_specs(
         all_um, all_px = ((DEFAULT_TILE_UM,), ()) if section.patch_px is None else ((), (section.patch_px,))
     specs = [TileSpec(tile_um=um, out_px=input_px) for um in all_um]
     if section.mpp is None and specs:
-        found = (
-            f"slide {tiles.path.name!r} {mpp_note}"
-            if isinstance(tiles, SlideSource)
-            else "tile files state none"
-        )
+        found = "tile files state none"
+        if isinstance(tiles, SlideSource):
+            found = f"slide {tiles.path.name!r} {mpp_note}"
         raise ConfigError(unknown_mpp(f"of {', '.join(spec.label for spec in specs)}", section.name, found))
     specs += [TileSpec(tile_px=px, out_px=input_px) for px in all_px]
     return tuple(dict.fromkeys(specs))
