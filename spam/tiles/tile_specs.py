@@ -63,9 +63,12 @@ def locate(section: Section, slide: Slide) -> Section:
             f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or 'Check --csv, --coordinates, --swap-xy and --mpp'}."
         )
         raise TileError(message)
-    scale = section.hires_scale
-    is_corner = scale is not None and scale <= _CORNER and (xy.max(axis=0) < size * scale).all()
-    if is_corner and (np.ptp(xy, axis=0) > _FILLED * size * scale).all():
+    scale = section.hires_scale or 1.0
+    if (
+        scale <= _CORNER
+        and (xy.max(axis=0) < size * scale).all()
+        and (np.ptp(xy, axis=0) > _FILLED * size * scale).all()
+    ):
         where = f"the corner of slide {slide.path.name!r} with the size of the hires image (scale {scale:g})"
         message = f"All spots of section {section.name!r} fill {where}. Use --coordinates hires, or correct the scale."
         raise TileError(message)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,7 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     if section is not None and len(slides) > 1:
         message = f"--section {section!r} names one section, but --root has {len(slides)} slides."
         raise ConfigError(message)
-    names = [_section_name(slide) for slide in slides]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = [name for name, n in Counter(map(_section_name, slides)).items() if n > 1]
     if repeated:
         message = f"Several slides in {str(root)!r} are named {quoted(repeated)}. Rename them."
         raise SectionError(message)

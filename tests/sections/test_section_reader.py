@@ -338,9 +338,7 @@ def test_other_columns_and_no_rows(cohort, header, words):
     ("row", "words"),
     [
         ("gone.h5ad,a.csv,nowhere", r"row 1: h5ad 'gone\.h5ad'.*row 1: root 'nowhere'.*lists and .*data"),
-        ("../data,a.csv,.", "row 1: h5ad '../data'"),
-        ("a.h5ad,../data,.", "row 1: csv '../data'"),
-        ("a.h5ad,a.csv,a.txt", r"row 1: root 'a\.txt'"),
+        ("../data,../data,a.txt", r"row 1: h5ad '../data'.*row 1: csv '../data'.*row 1: root 'a\.txt'"),
     ],
 )
 def test_missing_files_alone_are_missing_inputs(cohort, row, words):

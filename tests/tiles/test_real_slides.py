@@ -33,22 +33,6 @@ def test_dense_tiles_in_sweep_order_are_single_reads_of_openslide(shared_data, m
                     np.testing.assert_array_equal(tile, expected)
 
 
-def test_jpeg_and_pyramid_show_the_same_tissue(shared_data):
-    folder = shared_data / "her2st"
-    files = {"h5ad": folder / "C3.h5ad", "csv": folder / "mapping.csv", "root": folder / "images"}
-    section = read_section(InputConfig(**files, section="C3"))
-    with open_slide(folder / "images/C3.jpg") as jpeg, open_slide(folder / "pyramid/C3.tif") as pyramid:
-        assert pyramid.mpp == pytest.approx(0.6904, abs=5e-5)
-        assert locate(section, jpeg) is section
-        assert locate(section, pyramid) is section
-        # Level 0 and level 1; the pyramid was encoded again at JPEG quality 75, its small levels from small pixels.
-        for spec, limit in ((TileSpec(tile_um=112.0), 3.0), (TileSpec(tile_um=1000.0), 6.0)):
-            readers = [TileReader(section, spec, slide=slide) for slide in (jpeg, pyramid)]
-            a, b = (reader.read_many(range(0, 180, 13)).astype(float) for reader in readers)
-            assert np.abs(a - b).mean() < limit
-            assert np.abs(np.roll(a, 3, axis=1) - b).mean() > 1.5 * np.abs(a - b).mean()
-
-
 def test_tile_files_are_the_tiles_of_their_slide(shared_data):
     folder = shared_data / "her2st"
     whole, files = (
@@ -80,12 +64,3 @@ def test_cells_at_the_border_are_padded_with_the_edge(shared_data):
     with TileReader(section, TileSpec(tile_px=224)) as reader:
         for index, (left, top) in enumerate(corners + 112):
             np.testing.assert_array_equal(reader.read(index), padded[top : top + 224, left : left + 224])
-
-
-def test_an_ome_tiff_of_a_vendor_gives_its_pixel_size_and_picture(shared_data):
-    folder = shared_data / "xenium_lung_ncbi858"
-    paths = (folder / "outs_rewritten/he_image.ome.tif", folder / "images/NCBI858.jpg")
-    with open_slide(paths[0]) as ome, open_slide(paths[1]) as jpeg:
-        assert ome.mpp == 1.0
-        a, b = (slide.read(0, 0, 1431, 1249).astype(float) for slide in (ome, jpeg))
-    assert np.abs(a - b).mean() < 3

@@ -257,14 +257,8 @@ def test_ome_headers(attributes, mpp):
 @pytest.mark.parametrize(
     ("x", "y", "mpp"),
     [
-        (0.5, 0.5, 0.5),
-        (0.05, 0.05, 0.05),
-        (20.0, 20.0, 20.0),
-        (0.5, 0.505, 0.5025),
-        (0.04, 0.04, None),
-        (21.0, 21.0, None),
-        (0.5, 0.6, None),
-        (float("nan"), 0.5, None),
+        *((0.05, 0.05, 0.05), (20.0, 20.0, 20.0), (0.5, 0.505, 0.5025)),
+        *((0.04, 0.04, None), (21.0, 21.0, None), (0.5, 0.6, None), (float("nan"), 0.5, None)),
     ],
 )
 def test_implausible_or_oblong_pixels_are_not_trusted(x, y, mpp):
