@@ -51,7 +51,7 @@ def locate(section: Section, slide: Slide) -> Section:
         raise SlideError(message)
     outside = np.flatnonzero(~_inside(xy, slide))
     if len(outside):
-        named = quoted([f"{section.ids[i]} at ({xy[i, 0]:g}, {xy[i, 1]:g})" for i in outside])
+        named = f"{quoted(section.ids[outside])}, the first at ({xy[outside[0], 0]:g}, {xy[outside[0], 1]:g})"
         other_readings = {
             "x and y exchanged (--swap-xy)": xy[:, ::-1],
             "--coordinates um": xy / (section.mpp or np.nan),
