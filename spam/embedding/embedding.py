@@ -1,7 +1,7 @@
 """Embed once: tiles of sections -> encoder -> features in the store, chunk by chunk.
 
-A chunk holds features of consecutive spots and is complete when its file exists. No batch crosses a chunk, so a resumed
-run gives the same bytes as an unbroken one.
+A chunk holds the features of consecutive spots and is complete when its file exists. No batch crosses the border of a
+chunk, so a resumed run gives the same bytes as an uninterrupted one.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     """Embed the tiles of one section or of a cohort into a feature store.
 
-    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an unbroken
-    run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
+    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an
+    uninterrupted run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
     rewritten, and loses its other features and graphs, only if its inputs changed.
 
     Parameters
@@ -59,46 +59,48 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
         As `read_plan`, before anything is written; `EncoderError` also if a feature is not finite (earlier chunks are kept).
     """
     with contextlib.ExitStack() as slides:
-        planned = read_plan(config, slides)
-        share = Share(config, planned)
+        plan = read_plan(config, slides)
+        shard = Shard(config, plan)
         encoder = build_encoder(
-            planned.card,
+            plan.card,
             device=resolve_device(config.device),
             amp=config.amp,
             is_averaged=config.dihedral,
             is_compiled=config.compile,
             lora=config.lora,
         )
-        store = create_store(planned.store)
-        for one in planned.sections:
-            _require_same_settings(store, one, encoder, config)
-        reports = [_embed_section(store, one, encoder, config, share, progress) for one in planned.sections]
-    return EmbedReport(store=planned.store, encoder=planned.encoder, sections=tuple(reports))
+        store = create_store(plan.store)
+        for planned in plan.sections:
+            _require_same_settings(store, planned, encoder, config)
+        reports = [
+            _embed_section(store, planned, encoder, config, shard, progress) for planned in plan.sections
+        ]
+    return EmbedReport(store=plan.store, encoder=plan.encoder, sections=tuple(reports))
 
 
-class Share:
-    """The chunks of this process, out of those of all sections and tile sizes: ``--shard``, or as torchrun sets it.
+class Shard:
+    """The chunks that this process embeds, out of those of all sections and tile sizes (``--shard``, or torchrun's rank).
 
     They are consecutive, because neighbouring chunks tend to show neighbouring tissue.
 
     Raises
     ------
     ConfigError
-        If several processes would overwrite.
+        If ``--overwrite`` is given for several processes.
     """
 
-    def __init__(self, config: EmbedConfig, planned: EmbedPlan) -> None:
+    def __init__(self, config: EmbedConfig, plan: EmbedPlan) -> None:
         self.number, self.n = config.shard_of
         if config.shard is None and "TORCHELASTIC_RUN_ID" in os.environ:
             self.number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if self.n > 1 and config.overwrite:
             message = f"--overwrite: {self.n} processes of torchrun would delete each other's work. Run it without torchrun."
             raise ConfigError(message)
-        rows = config.chunk_rows or default_chunk_rows(planned.card.dim, config.dtype)
+        rows = config.chunk_rows or default_chunk_rows(plan.card.dim, config.dtype)
         n_chunks = sum(
-            len(one.specs) * len(chunk_slices(one.section.n_spots, rows)) for one in planned.sections
+            len(planned.specs) * len(chunk_slices(planned.section.n_spots, rows)) for planned in plan.sections
         )
-        self._own = range(n_chunks * self.number // self.n, n_chunks * (self.number + 1) // self.n)
+        self._chunks = range(n_chunks * self.number // self.n, n_chunks * (self.number + 1) // self.n)
         self._n_counted = 0
 
     @property
@@ -106,32 +108,32 @@ class Share:
         """Name of this part for locks; empty if there is only one."""
         return f"@{self.number + 1}of{self.n}" if self.n > 1 else ""
 
-    def of_chunks(self, chunks: Sequence[slice]) -> list[slice]:
-        """Select this process's chunks of the next array."""
+    def select(self, chunks: Sequence[slice]) -> list[slice]:
+        """Select this process's chunks of the next array; call it once per array, in the order of the plan."""
         first, self._n_counted = self._n_counted, self._n_counted + len(chunks)
-        return [chunk for place, chunk in enumerate(chunks, first) if place in self._own]
+        return [chunk for place, chunk in enumerate(chunks, first) if place in self._chunks]
 
 
 def _embed_section(
     store: Store,
-    one: PlannedSection,
+    planned: PlannedSection,
     encoder: Encoder,
     config: EmbedConfig,
-    share: Share,
+    shard: Shard,
     progress: Progress,
 ) -> SectionReport:
     begun = time.perf_counter()
-    section, arrays, n_embedded = one.section, [], 0
-    stored = _stored_section(store, one, config, share)
-    for spec, sampling in zip(one.specs, one.samplings, strict=True):
+    section, arrays, n_embedded = planned.section, [], 0
+    stored = _stored_section(store, planned, config, shard)
+    for spec, sampling in zip(planned.specs, planned.samplings, strict=True):
         meta = _feature_meta(spec, sampling, encoder, config)
-        with stored.lock(meta.key, part=share.label):
+        with stored.lock(meta.key, part=shard.label):
             arrays.append(array := _TileArrays(stored, meta, encoder, config))
             pending = array.pending
-            chunks = [chunk for chunk in share.of_chunks(array.features.chunks) if chunk in pending]
+            chunks = [chunk for chunk in shard.select(array.features.chunks) if chunk in pending]
             if chunks:
                 with progress.task(f"embed {section.name} {spec.label}", _n_rows(chunks)) as advance:
-                    _fill(array, chunks, one, spec, sampling, encoder, config, advance)
+                    _fill(array, chunks, planned, spec, sampling, encoder, config, advance)
             if not array.pending:
                 array.finish()
         n_embedded += _n_rows(chunks)
@@ -145,51 +147,55 @@ def _embed_section(
                 flags.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
     if not n_left:
         ensure_spatial_graph(stored, k=DEFAULT_K)  # for readers of the store: training uses the same graph
-    one.files.close()  # a PNG or JPEG is in memory as a whole
+    planned.files.close()  # a PNG or JPEG is in memory as a whole
     return SectionReport(
         name=section.name,
         n_spots=section.n_spots,
         keys=tuple(array.features.key for array in arrays if array.features.is_finished),
         join=section.join.describe(),
         n_embedded=n_embedded,
-        n_present=section.n_spots * len(one.specs) - n_embedded - n_left,
+        n_present=section.n_spots * len(planned.specs) - n_embedded - n_left,
         n_left=n_left,
         flags=dict(flags),
         seconds=time.perf_counter() - begun,
     )
 
 
-def _stored_section(store: Store, one: PlannedSection, config: EmbedConfig, share: Share) -> StoredSection:
+def _stored_section(
+    store: Store, planned: PlannedSection, config: EmbedConfig, shard: Shard
+) -> StoredSection:
     """Return the section in the store, after writing it if it is missing or its inputs changed."""
-    name = one.section.name
+    name = planned.section.name
     if name in store.section_names:
         stored = store.section(name)
-        if not differences(stored, one.section, config.licence):  # else the plan required --overwrite
+        if not differences(stored, planned.section, config.licence):  # else the plan required --overwrite
             return stored
-    small = None
-    if one.slide is not None and config.overview:
-        picture = overview(one.slide, is_forgiving=config.skip_bad_tiles)
-        small = Overview(image=picture.image, scale=picture.scale)
+    image = None
+    if planned.slide is not None and config.overview:
+        small = overview(planned.slide, is_forgiving=config.skip_bad_tiles)
+        image = Overview(image=small.image, scale=small.scale)
     try:
         return store.add_section(
-            one.section,
-            slide_size_px=one.slide_size_px,
+            planned.section,
+            slide_size_px=planned.slide_size_px,
             licence=config.licence,
-            overview=small,
+            overview=image,
             is_overwrite=config.overwrite,
         )
     except StoreError:
-        if share.n == 1 or name not in store.section_names:
+        if shard.n == 1 or name not in store.section_names:
             raise
         return store.section(name)  # another process has written it
 
 
-def _require_same_settings(store: Store, one: PlannedSection, encoder: Encoder, config: EmbedConfig) -> None:
+def _require_same_settings(
+    store: Store, planned: PlannedSection, encoder: Encoder, config: EmbedConfig
+) -> None:
     """Raise, before any computation, if existing features were computed with other settings."""
-    if config.overwrite or one.section.name not in store.section_names:
+    if config.overwrite or planned.section.name not in store.section_names:
         return
-    stored = store.section(one.section.name)
-    for spec, sampling in zip(one.specs, one.samplings, strict=True):
+    stored = store.section(planned.section.name)
+    for spec, sampling in zip(planned.specs, planned.samplings, strict=True):
         meta = _feature_meta(spec, sampling, encoder, config)
         if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
             stored.feature_writer(meta, run=_run(encoder, config))
@@ -259,7 +265,7 @@ class _TileArrays:
         return [chunk for chunk in self.features.chunks if chunk in missing]
 
     def write(self, chunk: slice, quality: Float32[Array, "n 4"], features: Float32[Array, "n dim"]) -> None:
-        """Write what is missing of a chunk, its rows in the order of the spots."""
+        """Write the missing arrays of a chunk; rows are in the order of the spots."""
         for writer, rows in zip(self._writers, (quality, features), strict=True):
             if chunk in writer.pending:
                 writer.write(chunk, rows)
@@ -273,28 +279,29 @@ class _TileArrays:
 def _fill(
     array: _TileArrays,
     chunks: list[slice],
-    one: PlannedSection,
+    planned: PlannedSection,
     spec: TileSpec,
     sampling: Sampling,
     encoder: Encoder,
     config: EmbedConfig,
     advance: Advance,
 ) -> None:
-    """Compute chunks: tiles are read ahead, and a GPU computes a batch while the previous one is written.
+    """Compute and write chunks: threads read tiles ahead, and a GPU computes a batch while the previous one is written.
 
-    Within a chunk, tiles are read in an order in which each region of the slide is decoded once.
+    Within a chunk, tiles are read in slide order (`sweep_order`), so that each region is decoded once, and their rows are
+    put back into the order of the spots before the chunk is written.
     """
-    section, batches = one.section, []
+    section, batches = planned.section, []
     for chunk in chunks:
         spots = np.arange(chunk.start, chunk.stop)
-        if one.slide is not None:
+        if planned.slide is not None:
             xy = section.xy_px[chunk]
-            spots = spots[sweep_order(xy, one.slide, native_px=sampling.native_px, out_px=spec.out_px)]
+            spots = spots[sweep_order(xy, planned.slide, native_px=sampling.native_px, out_px=spec.out_px)]
         parts = (
             spots[start : start + config.batch_size] for start in range(0, len(spots), config.batch_size)
         )
         batches += [(chunk, part) for part in parts]
-    done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the present chunk
+    done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the batches of one chunk
 
     def take(chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Array]) -> None:
         features = wait()
@@ -304,16 +311,16 @@ def _fill(
             _log.warning("the tile of spot %r cannot be read and is skipped: %s", spot, fault)
         features[list(tiles.faults)] = 0
         done.append((spots, tiles.quality, features))
-        order, *rows = map(np.concatenate, zip(*done, strict=True))
+        order, *rows = map(np.concatenate, zip(*done, strict=True))  # rows: quality, features
         if len(order) == chunk.stop - chunk.start:
-            array.write(chunk, *(one[np.argsort(order)] for one in rows))
+            array.write(chunk, *(part[np.argsort(order)] for part in rows))
             done.clear()
         advance(len(spots))
 
     reader = TileReader(
         section,
         spec,
-        slide=one.slide,
+        slide=planned.slide,
         interpolation=encoder.card.interpolation,
         is_forgiving=config.skip_bad_tiles,
     )

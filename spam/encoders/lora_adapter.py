@@ -165,7 +165,7 @@ def read_adapter(folder: Path) -> AdapterCard:
         raise EncoderError(message) from error
     if digest != card.adapter_sha256:
         message = (
-            f"{subject}: its files have digest {digest[:8]}, {CARD} says {card.adapter_sha256[:8]}. Copy the whole folder "
+            f"{subject}: its files have digest {digest[:8]}, {CARD} states {card.adapter_sha256[:8]}. Copy the whole folder "
             "again, or repeat `spam adapt`."
         )
         raise EncoderError(message)

@@ -1,4 +1,4 @@
-"""Networks built with timm: from a card with random or pretrained weights, and cards of any model that timm knows."""
+"""Networks built with timm: from a card with random or pretrained weights, and cards of any model in timm."""
 
 import contextlib
 import dataclasses
@@ -58,7 +58,7 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
     """
     with _explained(card.name, card.source, repository=card.repository, revision=card.revision):
         file = find_weights(card)
-        if file is None:  # for a few of timm's models only timm knows the address
+        if file is None:  # the address of some of timm's models is known to timm only
             model: Any = timm.create_model(card.source.removeprefix("timm:"), pretrained=True)
         else:
             weights = read_weights(file, encoder=card.name)
@@ -155,7 +155,7 @@ def n_registers(model: nn.Module) -> int:
 def _explained(
     name: str, source: str, *, repository: str | None = None, revision: str | None = None
 ) -> Iterator[None]:
-    """Turn what timm and the Hub raise into an `EncoderError` that says what to do."""
+    """Turn what timm and the Hub raise into an `EncoderError` with the next step."""
     try:
         yield
     except EncoderError:
@@ -188,7 +188,7 @@ def _create(card: EncoderCard, **changed: Any) -> nn.Module:
     model: nn.Module = create(**{**kwargs, **changed})
     if n_registers(model) != card.n_registers:
         message = (
-            f"Encoder {card.name!r} has {n_registers(model)} register tokens, its card says {card.n_registers}. Correct "
+            f"Encoder {card.name!r} has {n_registers(model)} register tokens, its card states {card.n_registers}. Correct "
             "n_registers or kwargs of the card."
         )
         raise EncoderError(message)
@@ -196,7 +196,7 @@ def _create(card: EncoderCard, **changed: Any) -> nn.Module:
 
 
 def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
-    """Let timm load weights, with the renaming that it knows for each architecture, and with their classifier."""
+    """Load weights with timm, which renames them for each architecture; they include the classifier."""
     # With its tag, because the name of the classifier belongs to the weights.
     architecture = card.source.removeprefix("timm:") if card.source.startswith("timm:") else card.architecture
     config = timm.get_pretrained_cfg(architecture or "")
@@ -216,7 +216,7 @@ def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
 
 
 def _stages_dim(model: Any, shown: str) -> int:
-    """Return the length of what `pool_stages` makes of a network."""
+    """Return the length of the output of `pool_stages` for a network."""
     stages = getattr(model, "feature_info", None) or []
     # Mixers and the like have many depths of one resolution: those are not stages.
     if len({stage["reduction"] for stage in stages}) < 2 or not hasattr(model, "forward_intermediates"):

@@ -142,7 +142,7 @@ def read_counts(
         advice = f"choose --counts-layer from {quoted(others)}, or " if others else ""
         advice += f"put raw counts into layers['counts'], or leave out {option} to predict without counts"
         place = "X" if name is None else f"layers[{name!r}]"
-        message = f"{where}: {place} must hold raw counts, but {fault}. To mend it, {advice}."
+        message = f"{where}: {place} must hold raw counts, but {fault}. To fix it, {advice}."
         raise SectionError(message)
     counts = csr_matrix((counts.data.astype(np.int32), counts.indices, counts.indptr), shape=counts.shape)
     counts.sum_duplicates()

@@ -96,7 +96,7 @@ class Section:
         Centres of the tiles as (column, row) in full-resolution slide pixels.
     mpp, mpp_source
         µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
-        can tell and was not opened yet.
+        states it and was not opened yet.
     counts, genes
         Raw counts as int32 and the names of their columns (``<U``); both None for pure prediction.
     obs

@@ -41,7 +41,7 @@ UNSTATED = PixelSize(mpp=None, note="states no pixel size")
 def pixel_size(x: float, y: float, *, stated: str, units: Sequence[str | None] = ("µm", "µm")) -> PixelSize:
     """Take the mean of both axes in µm, unless a unit is not a length, a size is not 0.05 to 20 µm, or pixels are not square.
 
-    Software that knows no pixel size writes the resolution of a screen or a printer. `stated` quotes the file.
+    Software without a pixel size writes the resolution of a screen or a printer. `stated` quotes the file.
     """
     um_x, um_y = (_UM_PER_UNIT.get(unit or "") for unit in units)
     if um_x is None or um_y is None:

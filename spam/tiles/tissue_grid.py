@@ -76,7 +76,7 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     broken = [name for name in others if name.lower().endswith(_SLIDE_NAMES)]
     for is_wrong, fault in (
         (loose, f"loose DICOM files ({quoted(loose)}). Give each slide its own folder"),
-        (not slides, f"no slide, only {quoted(others) or 'nothing'}"),
+        (not slides, f"no slide, only {quoted(others)}" if others else "no files"),
         (broken, f"{quoted(broken)}, which cannot be read; copy them again, or remove them"),
     ):
         if is_wrong:

@@ -178,26 +178,26 @@ def test_a_tile_that_breaks_off_is_named_with_its_spot(tile_files, slide_pixels)
     path = tile_files / "tiles/t4.jpg"
     Image.fromarray(slide_pixels[700:740, 700:740]).save(path, quality=90)
     path.write_bytes(path.read_bytes()[:-300])
-    told = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
+    stated = config(tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5)
     with pytest.raises(SlideError, match=r"'s4'.*'A'.*t4\.jpg.*--skip-bad-tiles"):
-        embed(told)
-    assert open_store(told.store).section("A").feature_keys == ()
+        embed(stated)
+    assert open_store(stated.store).section("A").feature_keys == ()
     embed(
         config(
             tile_files, csv=tile_files / "tiles.csv", root=tile_files / "tiles", mpp=0.5, skip_bad_tiles=True
         )
     )
-    quality = open_store(told.store).section("A").quality(KEY)
+    quality = open_store(stated.store).section("A").quality(KEY)
     assert np.flatnonzero(tile_flags(quality)["unreadable"]).tolist() == [4]
 
 
 def test_bad_tiles_are_marked_where_that_is_asked_for(tile_files, caplog):
     lab = tile_files
-    told = config(lab, csv=lab / "tiles.csv", root=lab / "tiles", mpp=0.5, skip_bad_tiles=True)
+    stated = config(lab, csv=lab / "tiles.csv", root=lab / "tiles", mpp=0.5, skip_bad_tiles=True)
     with caplog.at_level(logging.WARNING):
-        (report,) = embed(told).sections
+        (report,) = embed(stated).sections
     assert [r.getMessage() for r in caplog.records if "'s4'" in r.getMessage() and "t4.jpg" in r.getMessage()]
-    stored = open_store(told.store).section("A")
+    stored = open_store(stated.store).section("A")
     quality, features = stored.quality(KEY), stored.features(KEY)
     assert np.flatnonzero(tile_flags(quality)["unreadable"]).tolist() == [4]
     assert not features[4].any()
@@ -220,9 +220,9 @@ def test_a_damaged_block_of_a_slide_spoils_the_tiles_on_it_alone(lab):
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(b"\xff" * length)
-    told = config(lab, mpp=0.5, skip_bad_tiles=True)
-    embed(told)
-    stored = open_store(told.store).section("A")
+    stated = config(lab, mpp=0.5, skip_bad_tiles=True)
+    embed(stated)
+    stored = open_store(stated.store).section("A")
     half = 20 + 2  # the filter of the resampling looks a little beyond a tile
     x, y = stored.xy_px.T
     touches = (x + half > 64 * column) & (x - half < 64 * (column + 1))

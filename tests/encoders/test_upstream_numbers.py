@@ -52,7 +52,7 @@ class Upstream:
     px: int
     stats: tuple[tuple[float, ...], tuple[float, ...]]
     interpolation: str
-    n_registers: int | None  # None: no tokens of its own to pool
+    n_registers: int | None  # None: it has no tokens to pool
     millions: float
     n_bytes: int | None = None
 
@@ -193,7 +193,7 @@ def test_a_small_twin_pools_the_tokens_that_its_makers_pool(name: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"n_registers": 0}, "4 register tokens, its card says 0"),
+        ({"n_registers": 0}, "4 register tokens, its card states 0"),
         ({"architecture": None}, "hf-hub:paige-ai/Virchow2"),
         ({"architecture": "vit_huge_patch14_225"}, "vit_huge_patch14_225"),
         ({"pooling": "stages", "architecture": "vit_tiny_patch16_224", "kwargs": (), "n_registers": 0}, None),
