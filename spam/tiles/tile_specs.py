@@ -64,11 +64,8 @@ def locate(section: Section, slide: Slide) -> Section:
         )
         raise TileError(message)
     scale = section.hires_scale or 1.0
-    if (
-        scale <= _CORNER
-        and (xy.max(axis=0) < size * scale).all()
-        and (np.ptp(xy, axis=0) > _FILLED * size * scale).all()
-    ):
+    is_full = (xy.max(axis=0) < size * scale) & (np.ptp(xy, axis=0) > _FILLED * size * scale)
+    if scale <= _CORNER and is_full.all():
         where = f"the corner of slide {slide.path.name!r} with the size of the hires image (scale {scale:g})"
         message = f"All spots of section {section.name!r} fill {where}. Use --coordinates hires, or correct the scale."
         raise TileError(message)
