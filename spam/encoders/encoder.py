@@ -1,6 +1,5 @@
 """A built encoder: uint8 tiles in, float32 features out."""
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,6 @@ from .tile_network import TileNetwork, weights_digest
 from .timm_models import build_timm_model
 
 _log = logging.getLogger(__name__)
-
-_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Encoder:
@@ -97,7 +94,7 @@ class Encoder:
         Raises
         ------
         EncoderError
-            If tiles or features have another shape than the card states, or a single tile does not fit into memory.
+            If tiles have another shape than the card states, or a single tile does not fit into memory.
         """
         px = self.card.input_px
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
@@ -107,12 +104,6 @@ class Encoder:
             nothing = np.empty((0, self.card.dim), dtype=np.float32)
             return lambda: nothing
         features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
-        if features.shape != (len(tiles), self.card.dim):
-            message = (
-                f"Encoder {self.card.name!r} returned features of shape {tuple(features.shape)} for {len(tiles)} tiles, "
-                f"expected dim {self.card.dim}. Correct dim or pooling of the card."
-            )
-            raise EncoderError(message)
         if self.device.type != "cuda":
             return features.numpy
         fetched = torch.empty_like(features, device="cpu", pin_memory=True)
@@ -140,29 +131,19 @@ class Encoder:
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
                     raise
                 if len(part) == 1:
-                    message = (
-                        f"Encoder {self.card.name!r} does not fit into the memory of {self.device}, even with one tile. Use "
-                        "a smaller encoder, --amp or another --device."
-                    )
+                    message = f"Encoder {self.card.name!r} exceeds the memory of {self.device}. Use --amp or another --device."
                     raise EncoderError(message) from error
             # Outside the handler, because the traceback would keep the tensors of the failed pass.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._largest_batch = len(part) // 2
-            _log.warning(
-                "%d tiles exceed the memory of %s; continuing with --batch-size %d",
-                len(part),
-                self.device,
-                self._largest_batch,
-            )
+            limits = (len(part), self.device, self._largest_batch)
+            _log.warning("%d tiles exceed the memory of %s; continuing with --batch-size %d", *limits)
         return torch.cat(rows)
 
     def _forward(self, tiles: Tensor) -> Tensor:
-        autocast = (
-            contextlib.nullcontext()
-            if self.precision == "float32"
-            else torch.autocast(self.device.type, _PRECISIONS[self.precision])
-        )
+        is_mixed = self.precision != "float32"
+        autocast = torch.autocast(self.device.type, getattr(torch, self.card.precision), enabled=is_mixed)
         with torch.inference_mode(), autocast:
             if self.device.type == "cuda":  # the copy overlaps with computation
                 tiles = tiles.pin_memory().to(self.device, non_blocking=True)
@@ -221,10 +202,5 @@ def build_encoder(
     if lora is not None:
         network = merge_adapter(network, lora)
     return Encoder(
-        network,
-        device=device,
-        is_amp=amp,
-        is_averaged=is_averaged,
-        is_compiled=is_compiled,
-        adapter=adapter,
+        network, device=device, is_amp=amp, is_averaged=is_averaged, is_compiled=is_compiled, adapter=adapter
     )

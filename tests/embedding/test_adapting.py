@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import AdaptReport, adapt, adaptation_stage, adapting, embed, plan
+from spam.embedding import adapt, adaptation_stage, adapting, embed, plan
+from spam.embedding.adapting import AdaptReport
 from spam.embedding.adaptation_stage import AdaptationNetwork, augment
 from spam.embedding.tile_bank import TileBank, cut_tiles
 from spam.encoders import build_encoder, encoder_card, read_adapter
