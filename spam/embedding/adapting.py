@@ -103,7 +103,7 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     """
     device = resolve_device(config.device)
     peft_package()
-    tiles = _agreed(config, tiles)
+    tiles = dataclasses.replace(tiles, overwrite=False)
     with contextlib.ExitStack() as slides:
         planned = read_plan(tiles, slides)
         config = _completed(config, tiles, planned)
@@ -160,41 +160,31 @@ def _adapt(
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         folder=config.save_dir,
         card=write_adapter(config.save_dir, lora, _describe(config, planned.card, data, run, digest)),
-        next_command=embed_command(tiles, lora=config.save_dir),
+        next_command=embed_command(dataclasses.replace(tiles, lora=config.save_dir)),
     )
 
 
-def embed_command(tiles: EmbedConfig, *, lora: Path | None = None) -> str:
+def embed_command(tiles: EmbedConfig) -> str:
     """Write the `spam embed` command of a configuration, without default options."""
     words = ["spam", "embed"]
     for field in dataclasses.fields(tiles):
-        value = lora if field.name == "lora" else getattr(tiles, field.name)
+        value, name = getattr(tiles, field.name), flag(field.name)
         if value == field.default:
             continue
         if isinstance(value, bool):
-            words.append(flag(field.name) if value else f"--no-{flag(field.name)[2:]}")
+            words.append(name if value else f"--no-{name[2:]}")
         else:
-            words += [flag(field.name), ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            words += [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
-
-
-def _agreed(config: AdaptConfig, tiles: EmbedConfig) -> EmbedConfig:
-    """Return the description of the tiles, after checking that it does not contradict the training's options."""
-    given = {name: getattr(config, name) for name in ("enc_name", "tile_um", "dihedral")}
-    given["store"] = None if config.store is None else Path(config.store)
-    faults: list[str | None] = [
-        f"{flag(name)} is {value!r} for the training, but {getattr(tiles, name)!r} for the tiles; use one value"
-        for name, value in given.items()
-        if value and value != getattr(tiles, name)
-    ]
-    faults.append("--lora: an adapter is trained on the published encoder; omit it" if tiles.lora else None)
-    faults.append("--tiles grid has no counts to adapt to; use --csv" if tiles.tiles == "grid" else None)
-    check(faults)
-    return dataclasses.replace(tiles, overwrite=False)
 
 
 def _completed(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> AdaptConfig:
     """Fill in sections, encoder and tile sizes, after checking that all their frozen features exist."""
+    check(
+        f"{flag(name)} is {value!r} for the training, but {getattr(tiles, name)!r} for the tiles; use one value"
+        for name in ("store", "enc_name", "tile_um", "dihedral")
+        if (value := getattr(config, name)) and value != getattr(tiles, name)
+    )
     described = {one.section.name: one for one in planned.sections}
     names = config.sections or tuple(described)
     used = tuple(dict.fromkeys((*names, *config.val_sections)))

@@ -249,12 +249,7 @@ class _Run:
                 done.clear()
             advance(len(spots))
 
-        ahead = one.read_tiles(
-            [spots for _, spots in batches],
-            size,
-            n_threads=self.config.n_readers(encoder.device.type),
-            is_forgiving=self.config.skip_bad_tiles,
-        )
+        ahead = one.read_tiles([spots for _, spots in batches], size, self.config, encoder.device.type)
         previous: tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Array]] | None = None
         with contextlib.closing(ahead):  # the threads end before the slide is closed
             for (chunk, spots), tiles in zip(batches, ahead, strict=True):

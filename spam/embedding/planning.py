@@ -68,18 +68,17 @@ class PlannedSection:
         return np.asarray(spots[sweep_order(xy_px, self.slide, native_px=native_px, out_px=out_px)])
 
     def read_tiles(
-        self, batches: Sequence[Int64[Array, " n"]], size: int, *, n_threads: int, is_forgiving: bool
+        self, batches: Sequence[Int64[Array, " n"]], size: int, config: EmbedConfig, device: str
     ) -> Generator[TileBatch, None, None]:
-        """Read batches of tiles ahead, see `read_batches`; close the generator before the slide."""
-        interpolation = self.samplings[size].interpolation
+        """Read batches of tiles ahead, for an encoder on a device type; close the generator before the slide."""
         reader = TileReader(
             self.section,
             self.specs[size],
             slide=self.slide,
-            interpolation=interpolation,
-            is_forgiving=is_forgiving,
+            interpolation=self.samplings[size].interpolation,
+            is_forgiving=config.skip_bad_tiles,
         )
-        ahead = read_batches(reader, batches, n_threads=n_threads)
+        ahead = read_batches(reader, batches, n_threads=config.n_readers(device))
         with reader, contextlib.closing(ahead):
             yield from ahead
 

@@ -70,7 +70,7 @@ def cut_tiles(
     SlideError
         If a tile cannot be read.
     """
-    n_kept, n_threads = sum(map(len, spots)), tiles.n_readers(device.type)
+    n_kept = sum(map(len, spots))
     pixels: list[UInt8[Array, "n_kept px px 3"]] = []
     places: list[Int64[Array, " n"]] = []
     for size, spec in enumerate(sections[0].specs):
@@ -83,8 +83,7 @@ def cut_tiles(
                 row_of = dict(zip(numbers.tolist(), own_rows.tolist(), strict=True))
                 order = one.in_reading_order(numbers, size)
                 parts = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
-                batches = one.read_tiles(parts, size, n_threads=n_threads, is_forgiving=tiles.skip_bad_tiles)
-                with contextlib.closing(batches):
+                with contextlib.closing(one.read_tiles(parts, size, tiles, device.type)) as batches:
                     for part, batch in zip(parts, batches, strict=True):
                         if batch.faults:
                             raise next(iter(batch.faults.values()))

@@ -19,7 +19,9 @@ ROWS = [np.array([2, 5, 20]), np.array([], dtype=np.int64), np.array([41, 43])]
 
 @pytest.mark.parametrize("n_threads", [0, 3])
 def test_tiles_are_those_of_the_reader(tiles: EmbedConfig, tmp_path: Path, n_threads: int) -> None:
-    config = EmbedConfig.from_mapping({**tiles.to_mapping(), "tile_um": [16.0, 8.0], "num_workers": n_threads})
+    config = EmbedConfig.from_mapping(
+        {**tiles.to_mapping(), "tile_um": [16.0, 8.0], "num_workers": n_threads}
+    )
     with contextlib.ExitStack() as slides:
         planned = read_plan(config, slides)
         bank = cut_tiles(

@@ -52,7 +52,7 @@ def encoder(tiny_folder: Path) -> Encoder:
 
 def test_card_of_a_folder_is_what_its_configuration_says(tiny_folder: Path) -> None:
     card = encoder_card(f"local:{tiny_folder}")
-    assert card.n_registers == dict(card.kwargs)["reg_tokens"] == 2
+    assert dict(card.kwargs)["reg_tokens"] == 2
     assert card.to_mapping()["source"] == card.name == "local:tiny"  # no path of this machine
     assert (card.dim, card.input_px, card.architecture) == (24, PX, "vit_tiny_patch16_224")
     assert (card.mean, card.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
