@@ -41,12 +41,9 @@ def create_network(card: EncoderCard, **changed: Any) -> nn.Module:
     EncoderError
         If the architecture cannot be built.
     """
-    kwargs = {
-        key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.kwargs
-    }
-    create = OWN_ARCHITECTURES.get(card.architecture) or functools.partial(
-        timm.create_model, card.architecture
-    )
+    kwargs = {key: LAYERS.get(str(value), value) for key, value in card.kwargs}
+    timms = functools.partial(timm.create_model, card.architecture)
+    create = OWN_ARCHITECTURES.get(card.architecture, timms)
     with _explained(card.name, card.source):
         return create(**{"num_classes": 0, **kwargs, **changed})
 
@@ -133,9 +130,7 @@ def describe_timm_model(name: str, revision: str | None, *, has_stages: bool) ->
         revision=revision,
         architecture=config["architecture"],
         kwargs=() if kind == "timm" else _model_args(folder),
-        dim=_stages_dim(model, shown)
-        if has_stages
-        else int(getattr(model, "head_hidden_size", None) or model.num_features),
+        dim=_dim(model, shown, has_stages=has_stages),
         pooling="stages" if has_stages else "model",
         input_px=height,
         mean=tuple(data["mean"]),
@@ -157,9 +152,7 @@ def _explained(name: str, repository: str, revision: str | None = None) -> Itera
         raise EncoderError(message) from error
     # timm's own: missing file, weights that do not fit, unknown arguments.
     except (FileNotFoundError, RuntimeError, ValueError, TypeError) as error:
-        message = (
-            f"Encoder {name!r} cannot be built: {error}. A folder needs config.json and model.safetensors."
-        )
+        message = f"Encoder {name!r} cannot be built (config.json and model.safetensors?): {error}"
         raise EncoderError(message) from error
 
 
@@ -183,8 +176,10 @@ def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
     )
 
 
-def _stages_dim(model: Any, shown: str) -> int:
-    """Return the length of what `pool_stages` makes of a network."""
+def _dim(model: Any, shown: str, *, has_stages: bool) -> int:
+    """Return the length of a network's features, or of what `pool_stages` makes of its stages."""
+    if not has_stages:
+        return int(getattr(model, "head_hidden_size", None) or model.num_features)
     stages = getattr(model, "feature_info", None) or []
     # Mixers and the like have many depths of one resolution: those are not stages.
     if len({stage["reduction"] for stage in stages}) < 2 or not hasattr(model, "forward_intermediates"):

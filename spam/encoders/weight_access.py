@@ -173,7 +173,7 @@ class CheckReport:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self) | {"encoders": [dataclasses.asdict(one) for one in self.encoders]}
+        return dataclasses.asdict(self)
 
     def summary(self) -> str:
         """Write token and endpoint, a table of the encoders, and below it the advice."""

@@ -14,7 +14,7 @@ import torch
 
 from spam.encoders import build_encoder, encoder_card
 from spam.encoders.encoder import Encoder
-from spam.encoders.tile_network import TileNetwork, pool_stages, pool_tokens, weights_digest
+from spam.encoders.tile_network import TileNetwork, pool_stages, weights_digest
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
 
@@ -77,20 +77,6 @@ def test_tokens_are_pooled_without_registers(tiny_folder: Path, pooling: str, di
         pooling
     ]
     np.testing.assert_allclose(build_encoder(card, device=CPU).embed(tiles), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_pooling_of_counted_tokens() -> None:
-    tokens = torch.arange(2 * 5 * 3, dtype=torch.float32).reshape(2, 5, 3)
-    assert pool_tokens(tokens, n_prefix=2, pooling="cls").tolist() == [[0, 1, 2], [15, 16, 17]]
-    assert pool_tokens(tokens, n_prefix=2, pooling="mean").tolist() == [[9, 10, 11], [24, 25, 26]]
-    both = pool_tokens(tokens, n_prefix=2, pooling="cls+mean").tolist()
-    assert both == [[0, 1, 2, 9, 10, 11], [15, 16, 17, 24, 25, 26]]
-
-
-def test_permuting_tiles_permutes_features(encoder: Encoder) -> None:
-    tiles = some_tiles(7)
-    order = np.array([3, 0, 6, 1, 5, 2, 4])
-    np.testing.assert_allclose(encoder.embed(tiles[order]), encoder.embed(tiles)[order], rtol=1e-5, atol=1e-6)
 
 
 def test_digest_is_of_names_types_shapes_and_bytes() -> None:

@@ -36,9 +36,13 @@ def test_a_model_of_the_hub_gives_the_features_of_its_folder(hub: HubModels, tin
     np.testing.assert_array_equal(fetched.embed(TILES), local.embed(TILES))
 
 
-def test_a_model_that_was_fetched_needs_no_network(hub: HubModels, tiny: Path) -> None:
+@pytest.mark.parametrize("is_offline", [False, True])
+def test_a_model_that_was_fetched_needs_no_network(
+    hub: HubModels, tiny: Path, monkeypatch: pytest.MonkeyPatch, is_offline: bool
+) -> None:
     first = built("hf-hub:org/tiny").embed(TILES)
     hub.forget()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", is_offline)
     again = built("hf-hub:org/tiny@main")
     require_reachable(again.card)
     np.testing.assert_array_equal(again.embed(TILES), first)
@@ -131,12 +135,6 @@ def test_an_unreachable_hub_is_reported_at_once(
         built(name)
     # Once, because a login page must not be cached as weights; offline not at all.
     assert len(hub.questions) == (state == "portal")
-
-
-def test_a_cached_model_works_offline(hub: HubModels, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = built("hf-hub:org/tiny").embed(TILES)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    np.testing.assert_array_equal(built("hf-hub:org/tiny").embed(TILES), expected)
 
 
 def test_revisions(tiny_folder: Path) -> None:
