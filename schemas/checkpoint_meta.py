@@ -32,7 +32,7 @@ class CheckpointMeta:
     gene_sets
         Named subsets of `genes`, chosen on the sections of the run.
     train_sections, val_sections
-        Sections that were trained on and held out; with one section both name it, and its blocks are told apart.
+        Sections that were trained on and held out; a single section is named in both, since blocks of it are held out.
     donors
         Number of the donor of each of these sections, then of those that only pretraining has seen or that the encoder was
         adapted on; None for an unknown donor. Names of donors are not stored.

@@ -215,7 +215,8 @@ def benchmark(
     scored = [result for result in results if result.scores is not None]
     if not scored:
         causes = dict.fromkeys(f"{result.method}: {result.failure}" for result in results)
-        message = f"No method has scores ({'; '.join(causes)})."
+        reason = "; ".join(causes) or f"--shard {config.shard} contains none of the {len(runs)} runs"
+        message = f"No method has scores ({reason})."
         raise SpamError(message)
     scores = score_table(scored, folds, {name: s.donor for name, s in spots.items()})
     unit = unit_kind(scores)

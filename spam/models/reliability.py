@@ -26,11 +26,11 @@ class HeldOut:
     pearson
         Correlation of each gene within a held-out section, mean over these sections; NaN where it is not defined.
     p_value
-        How often a gene of the same smoothness that the images know nothing of would correlate as well
-        (`correlation_p_values`); NaN where the correlation is not defined.
+        P value under the null of an equally smooth, image-independent expression map (`correlation_p_values`); NaN if the
+        correlation is not defined.
     levels, coverage
-        Central intervals of these nominal levels covered this share of the held-out counts (of spots and genes alike);
-        both rise.
+        Nominal levels of central intervals, and the share of the held-out counts (pooled over spots and genes) that they
+        covered; both increase.
     """
 
     pearson: Float64[Array, " n_genes"]
@@ -40,7 +40,7 @@ class HeldOut:
 
     @property
     def q_value(self) -> Float64[Array, " n_genes"]:
-        """P values adjusted for the number of genes (Benjamini and Hochberg 1995); NaN where there is none."""
+        """P values adjusted for multiple testing (Benjamini and Hochberg 1995); NaN where the P value is undefined."""
         q = np.full_like(self.p_value, np.nan)
         is_tested = np.isfinite(self.p_value)
         if is_tested.any():
@@ -48,14 +48,14 @@ class HeldOut:
         return q
 
     def level_for(self, coverage: float) -> float:
-        """Nominal level of the interval that covered this share of the held-out counts; between two, in proportion."""
+        """Nominal level of the interval that covered this share of the held-out counts, by linear interpolation."""
         return float(np.interp(coverage, self.coverage, self.levels))
 
 
 def within_section_pearson(
     predicted: Float[Array, "n n_genes"], expression: Float[Array, "n n_genes"], section: Int[Array, " n"]
 ) -> Float64[Array, " n_genes"]:
-    """Correlate each gene within each section, and average over the sections where it is defined; NaN where in none."""
+    """Correlate each gene within each section, and average the defined correlations; NaN if none is defined."""
     per_section = np.stack(
         [pearson_per_gene(predicted[section == s], expression[section == s]) for s in np.unique(section)]
     )
@@ -87,9 +87,9 @@ def judge(
     section
         Section of each spot: correlations are taken within each.
     xy
-        Where each spot lies in its section.
+        Coordinates of each spot in its section.
     counts, likelihood, mu, theta, pi
-        Raw counts, and the distribution that was predicted for them at the depth of each spot.
+        Raw counts, and their predicted distribution at the library size of each spot.
     """
     # A count lies between two quantiles if its cumulative probability reaches the lower level, and that of the count
     # below it does not reach the upper one: `count_interval`, without an inversion for each level.
@@ -104,8 +104,8 @@ def judge(
     )
 
 
-_MAX_CELLS = 256  # of the raster, along the longer side: however large a section, it costs no more than this
-_FEWEST = 3  # effective spots: with fewer there is no t distribution
+_MAX_CELLS = 256  # of the raster, along the longer side: bounds the cost of a large section
+_FEWEST = 3  # effective spots; the t distribution is undefined with fewer
 
 
 def correlation_p_values(
@@ -114,15 +114,15 @@ def correlation_p_values(
     section: Int[Array, " n"],
     xy: Float[Array, "n 2"],
 ) -> Float64[Array, " n_genes"]:
-    """Test for each gene whether it correlates above zero within the sections; one-sided, all sections together.
+    """Test each gene for a positive correlation within the sections (one-sided, sections combined).
 
-    In each section the correlation is judged by Student's t, with the effective number of spots in place of their number
-    (Dutilleul 1993, doi 10.2307/2532625). The sections' normal scores are added (Stouffer), each weighted by the inverse
-    standard deviation that its correlation has by chance. Sections of fewer than 3 spots say nothing.
+    In each section the correlation is tested by Student's t with the effective sample size in place of the number of spots
+    (Dutilleul 1993, doi 10.2307/2532625). The normal scores of the sections are combined by Stouffer's method, weighted by
+    the inverse standard deviation of the correlation under the null. Sections of fewer than 3 spots are left out.
 
     Returns
     -------
-    P values; NaN where a gene is constant, on either side, in every section.
+    P values; NaN if the measured or the predicted gene is constant in every section.
     """
     score, information = np.zeros((2, predicted.shape[1]))
     for rows in (section == s for s in np.unique(section)):
@@ -144,30 +144,30 @@ def correlation_p_values(
 def effective_sizes(
     a: Float[Array, "n n_genes"], b: Float[Array, "n n_genes"], xy: Float[Array, "n 2"]
 ) -> Float64[Array, " n_genes"]:
-    r"""Count the independent spots that would let the correlation of each gene vary as much as these do by chance.
+    r"""Effective sample size of the correlation of each gene, given spatial autocorrelation.
 
-    For two patterns that have nothing to do with each other, but are each autocorrelated in space,
+    For two independent patterns, each autocorrelated in space,
 
     .. math:: \mathrm{var}(r) \approx \frac{1}{n^2} \sum_h N_h \hat\rho_a(h) \hat\rho_b(h), \qquad
               M = 1 + 1 / \mathrm{var}(r),
 
-    where :math:`N_h` ordered pairs of spots lie about ``h`` spot distances apart (each spot with itself at
-    :math:`h = 0`), and :math:`\hat\rho(h)` is their autocorrelation (Clifford, Richardson and Hémon 1989, doi
-    10.2307/2532039). Where either is independent from spot to spot, M is about n.
+    where :math:`N_h` is the number of ordered pairs of spots about ``h`` spot distances apart (each spot with itself at
+    :math:`h = 0`), and :math:`\hat\rho(h)` is the autocorrelation at this distance (Clifford, Richardson and Hémon 1989,
+    doi 10.2307/2532039). M is about n if either pattern is independent between spots.
 
-    Distances are those between the cells of a raster, as wide as neighbouring spots are apart (or as 1/256 of the
-    section, where that is more): then Fourier transforms give the sums over all pairs.
+    Spots are binned into a raster, with cells as wide as the distance between neighbouring spots (at least 1/256 of the
+    section), so that the sums over all pairs are Fourier transforms.
 
     Parameters
     ----------
     a, b
         Two values of each gene in each of 3 or more spots.
     xy
-        Where the spots lie, in any unit.
+        Coordinates of the spots, in any unit.
 
     Returns
     -------
-    From 3 to n: estimates can cancel, but no pattern has more independent spots than there are spots.
+    Effective sample sizes, clipped to 3 .. n because the estimated autocorrelations can cancel.
     """
     n = len(xy)
     cells, distance = _raster(xy)
@@ -179,12 +179,12 @@ def effective_sizes(
 
 
 def _raster(xy: Float[Array, "n 2"]) -> tuple[Int[Array, "n 2"], Int[Array, "height width"]]:
-    """Give the cell of each spot, and the length in cells of every lag that a Fourier transform of the raster has."""
+    """Raster cell of each spot, and the length in cells of every lag of the Fourier transform."""
     step = float(np.median(KDTree(xy).query(xy, k=2)[0][:, 1]))
     corner = xy.min(axis=0)
     width = max(step, float((xy.max(axis=0) - corner).max()) / _MAX_CELLS) or 1.0
     cells = np.rint((xy - corner) / width).astype(np.int64)
-    # Twice as large as the section: no lag may run over the border into the other side.
+    # Padded to twice the size of the section, so that lags do not wrap around.
     shape = [fft.next_fast_len(int(2 * last + 1), real=True) for last in cells.max(axis=0)]
     lags = [np.minimum(np.arange(size), size - np.arange(size)) for size in shape]
     return cells, np.rint(np.hypot(lags[0][:, None], lags[1])).astype(np.int64)
@@ -220,23 +220,23 @@ def _autocorrelation(
 
 
 _N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments.md)
-_NEIGHBOUR = 5  # the fifth nearest: one odd training spot does not make its like familiar
-_QUANTILE = 0.99  # of the distances that an unseen training section shows
+_NEIGHBOUR = 5  # the fifth nearest, so that a single outlier among the training spots has no effect
+_QUANTILE = 0.99  # of the distances of left-out training groups
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AppearanceBank:
-    """Images of the training spots, as they are: not standardised within their section, which would hide a foreign stain.
+    """Out-of-distribution detector: distance of an image from the images of the training spots.
 
-    Features of all tile sizes are scaled by their spread over the training spots and described by their principal
-    components and, as one more coordinate, by the length of what these leave out. The distance of a spot is that to its
-    fifth nearest training spot. Its unit is the .99 quantile of the distances that training spots have to those of
-    other groups (sections, or blocks of a lone section): of an unseen section like these, one spot in a hundred is
-    expected beyond 1.
+    Features are not standardised within their section, which would hide a foreign stain. Features of all tile sizes are
+    scaled by their standard deviation over the training spots and represented by their principal components and the length
+    of the residual. The distance of a spot is that to its fifth nearest training spot. It is divided by the .99 quantile of
+    the distances of training spots to other groups (sections, or blocks of a single section), so 1 % of the spots of a
+    similar new section are expected above 1.
 
-    Relative to the paper (Sun et al. 2022, arXiv 2204.06507): features are scaled and described by components, not
-    brought to length 1, which hid foreign tissue here; the border comes from sections left out, since spots of one
-    section are alike.
+    Relative to the paper (Sun et al. 2022, arXiv 2204.06507): features are scaled and projected on components instead of
+    normalised to length 1, which hid foreign tissue here; the threshold comes from left-out sections, because spots of one
+    section are similar.
 
     Attributes
     ----------
@@ -272,21 +272,21 @@ class AppearanceBank:
 def fit_appearance(
     features: Float32[Array, "m d"], group: Int[Array, " m"], section: Int[Array, " m"]
 ) -> AppearanceBank:
-    """Describe the training spots, and measure how far those of one group are from all others.
+    """Fit the detector on training spots; the unit comes from the distances between groups.
 
     Parameters
     ----------
     features
         Features of all tile sizes side by side.
     group
-        Sections, or blocks of a lone section.
+        Sections, or blocks of a single section.
     section
         Number of the section of each spot.
     """
     transform = FeatureTransform.fit(features, _N_COMPONENTS)
     bank = _coordinates(transform, features)
     left_out = [_distance_to(bank[group != g], bank[group == g]) for g in np.unique(group)]
-    # Identical images have distance 0; then every other image is far.
+    # If all training images are identical, every other image is out of distribution.
     unit = max(float(np.quantile(np.concatenate(left_out), _QUANTILE)), float(np.finfo(np.float32).tiny))
     return AppearanceBank(transform=transform, bank=bank, section=section.astype(np.int32), unit=unit)
 
@@ -294,7 +294,7 @@ def fit_appearance(
 def _coordinates(
     transform: FeatureTransform, features: Float32[Array, "n d"]
 ) -> Float32[Array, "n q_plus_1"]:
-    """Principal components, and the length of what they leave out."""
+    """Principal components, and the length of the residual."""
     inside = transform.apply(features)
     whole = (((features - transform.mean) / transform.scale) ** 2).sum(axis=1)
     outside = np.sqrt(np.maximum(whole - (inside**2).sum(axis=1), 0.0))

@@ -146,6 +146,7 @@ def finetune_on(
         selection = fit(stage, chosen, device=device, progress=progress)
         stage.network.load_state_dict(weights_of(read_checkpoint(selection.best_path, stage=stage.name)[1]))
         heldout = stage.judge_heldout()
+        del stage  # frees its arrays before those of the final run are made
         whole = with_all_trained_on(data, n_components=None if pretrained else config.n_components)
         judged = (data.held_out_sections, heldout)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
@@ -167,12 +168,15 @@ def finetune_on(
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
     """Refuse a pretraining that was trained on spots that are held out now."""
-    seen = sorted(set(data.held_out_sections) & (set(meta.train_sections) - set(meta.val_sections)))
+    is_same_block = meta.train_sections == meta.val_sections == tuple(s.name for s in data.spots)
+    whole = () if is_same_block else meta.train_sections
+    held_out = [name for name in meta.val_sections if name not in meta.train_sections]
+    seen = sorted(set(data.held_out_sections) & set(whole))
     if seen:
+        as_before = f"Hold out {', '.join(held_out)} as in pretraining" if held_out else "Hold out others"
         message = (
-            f"The pretrained checkpoint was trained on {', '.join(seen)}, whose spots would be held out now. Hold out "
-            f"{', '.join(meta.val_sections)} as in pretraining, or pretrain again with the same --sections and "
-            "--val-sections."
+            f"The pretrained checkpoint was trained on {', '.join(seen)}, whose spots would be held out now. {as_before}, "
+            "or pretrain again with the same --sections and --val-sections."
         )
         raise CheckpointError(message)
 
@@ -419,12 +423,13 @@ def with_pretrained_donors(
     A pretraining donor is recognised by a section that both runs have. If pretraining has seen all sections of the run,
     its other donors are different ones; otherwise they are unknown.
     """
-    numbers: dict[int | None, int | None] = {
-        pretrained[name]: own[name] for name in own if name in pretrained
-    }
+    numbers: dict[int | None, int | None] = {None: None}
+    for name, number in pretrained.items():
+        if number is not None and own.get(name) is not None:
+            numbers[number] = own[name]
+    is_complete = own.keys() <= pretrained.keys()
     for number in set(pretrained.values()) - numbers.keys():
-        is_other = number is not None and own.keys() <= pretrained.keys()
-        numbers[number] = len(own) + number if is_other and number is not None else None
+        numbers[number] = len(own) + number if is_complete and number is not None else None
     return own | {name: numbers[number] for name, number in pretrained.items() if name not in own}
 
 

@@ -26,7 +26,7 @@ from .groups import Groups, assign_groups
 # These decide where, how fast or how long a run goes, but not what its epochs compute.
 NOT_IN_DIGEST = (
     *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
-    *("memory_gb", "grad_checkpointing"),
+    "grad_checkpointing",
 )
 
 

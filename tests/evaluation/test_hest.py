@@ -16,6 +16,7 @@ from hest_lab import (
     SIZES,
     HestLab,
     make_hest_lab,
+    reference_prediction,
     write_counts,
     write_features,
     write_patches,
@@ -67,6 +68,36 @@ def test_scores_are_those_of_sklearn_and_scipy(tmp_path: Path, layout: str, dtyp
 def test_exact_scores_are_what_sklearn_comes_to(lab: HestLab) -> None:
     expected = lab.reference(svd_solver="full", tol=1e-12)
     np.testing.assert_allclose(pearson(run(lab, solver="exact")), expected, rtol=0, atol=1e-6)
+
+
+def test_real_counts_and_images(shared_data: Path, tmp_path: Path) -> None:
+    """Olfactory bulb: colours of the tissue predict its genes, by the numbers of scikit-learn."""
+    home, features, dense = tmp_path / "bench" / "MOB", {}, {}
+    (home / "splits").mkdir(parents=True)
+    (home / "st").mkdir()
+    names = ("MOB1", "MOB2")
+    sections = {name: anndata.read_h5ad(shared_data / "mob_st2k" / f"{name}.h5ad") for name in names}
+    shared = sections["MOB1"].var_names.intersection(sections["MOB2"].var_names)
+    for name, adata in sections.items():
+        dense[name] = adata[:, shared].X.toarray()
+        image = np.asarray(Image.open(shared_data / "mob_st2k" / "images" / f"{name}.jpg").convert("RGB"))
+        corners = np.clip(adata.obsm["spatial"].round().astype(int) - 12, 0, 1905 - 24)
+        tiles = np.stack([image[y : y + 24, x : x + 24] for x, y in corners]).astype(np.float32)
+        features[name] = tiles.reshape(len(tiles), 4, 6, 4, 6, 3).mean(axis=(2, 4)).reshape(len(tiles), 48)
+        adata.write_h5ad(home / "st" / f"{name}.h5ad")
+        path = tmp_path / "features" / "MOB" / "colours" / f"{name}.h5"
+        write_features(path, features[name], list(adata.obs_names))
+    top = np.argsort(-np.log1p(dense["MOB1"]).var(axis=0), kind="stable")[:50]
+    (home / "var_50genes.json").write_text(json.dumps({"genes": list(shared[top])}))
+    (home / "splits" / "train_0.csv").write_text("sample_id\nMOB1\n")
+    (home / "splits" / "test_0.csv").write_text("sample_id\nMOB2\n")
+    lab = HestLab(folder=tmp_path, task="MOB", features=features, barcodes={}, counts=dense)
+    train, truth = (np.log1p(dense[name][:, top].astype(float)) for name in names)
+    predicted = reference_prediction(features["MOB1"], train, features["MOB2"])
+    expected = [stats.pearsonr(truth[:, j], predicted[:, j])[0] for j in range(50)]
+    found = pearson(run(lab, enc_name="colours"))
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-10)
+    assert found.mean() > 0.1
 
 
 class Watcher:

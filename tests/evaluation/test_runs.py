@@ -161,7 +161,9 @@ def test_what_does_not_apply_is_no_failure(store: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_show_is_an_error(store: Path, tmp_path: Path) -> None:
     with pytest.raises(SpamError, match=r"failing: the cat sat on the matrix"):
-        run(store, tmp_path, [Failing()], methods=("failing",))
+        run(store, tmp_path / "failed", [Failing()], methods=("failing",))
+    with pytest.raises(SpamError, match=r"--shard 1/4 contains none of the 3 runs"):
+        run(store, tmp_path / "part", [TrainingMean()], methods=("tuned ridge",), shard="1/4")
 
 
 def test_unknown_methods_are_named_with_the_nearest(store: Path, tmp_path: Path) -> None:

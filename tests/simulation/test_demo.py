@@ -13,10 +13,11 @@ from spam.simulation.demo import demo
 def test_the_demo_ends_with_scores_and_a_map_of_an_unseen_section(tmp_path: Path) -> None:
     report = demo(DemoConfig(out_dir=tmp_path / "demo"))
     assert list(report.steps) == ["cohort", "embed", "pretrain", "finetune", "predict"]
-    assert not report.prediction.is_training_section
+    outcome = report.prediction.to_mapping()
+    assert not outcome["is_training_section"]
     assert (tmp_path / "demo/results/plots/expression_maps.png") in report.prediction.files
     found = anndata.read_h5ad(tmp_path / "demo/results/predictions.h5ad")
-    truth = anndata.read_h5ad(tmp_path / f"demo/cohort/{report.prediction.section}.h5ad")[
+    truth = anndata.read_h5ad(tmp_path / f"demo/cohort/{outcome['section']}.h5ad")[
         found.obs_names, found.var_names
     ]
     rate = np.log1p(np.asarray(truth.layers["true_rate"]))

@@ -254,6 +254,16 @@ def test_a_pretraining_of_other_genes_features_or_held_out_spots_is_refused(
         finetune(finetuning(cohort, tmp_path, pretrained_ckpt=pretrained, **changes))
 
 
+def test_a_pretraining_on_blocks_of_a_section_that_is_held_out_as_a_whole_is_refused(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "three.zarr", 3)
+    aligned = pretrain(
+        pretraining(store, tmp_path / "pretrain", sections=("S1",), batch_size=7)
+    ).run.best_path
+    for changes in ({"val_sections": ("S1",)}, {"sections": ("S2", "S1")}):
+        with pytest.raises(CheckpointError, match="trained on S1, .* pretrain again"):
+            finetune(finetuning(store, tmp_path / "out", pretrained_ckpt=aligned, **changes))
+
+
 def test_sections_of_the_pretraining_alone_are_remembered_last(
     cohort: Path, pretrained: Path, tmp_path: Path
 ) -> None:
