@@ -127,10 +127,12 @@ def _adapt(
         )
         raise StoreError(message)
     config.save_dir.mkdir(parents=True, exist_ok=True)
+    spots, rows = _spots_with_counts(data, config.store)
     cut = functools.partial(
         cut_tiles,
         sections,
-        *_spots_with_counts(data, config.store),
+        spots,
+        rows,
         tiles,
         n_rows=len(data.totals),
         folder=config.save_dir,
@@ -141,12 +143,13 @@ def _adapt(
         lora = add_lora(network, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
         stage = AdaptationStage(config, data, network, device, cut=cut)
     if config.grad_checkpointing:
-        if not hasattr(network.backbone, "set_grad_checkpointing"):
+        backbone: Any = network.backbone
+        if not hasattr(backbone, "set_grad_checkpointing"):
             message = (
                 f"Encoder {planned.card.name!r} has no --grad-checkpointing. Use a smaller --batch-size."
             )
             raise ConfigError(message)
-        network.backbone.set_grad_checkpointing(enable=True)
+        backbone.set_grad_checkpointing(enable=True)
     if config.overwrite:
         _ = stage.tiles  # a tile may be unreadable: find out before the old run is deleted
     training = dataclasses.replace(config, save_dir=config.save_dir / "training")
@@ -228,7 +231,7 @@ def _in_training_order(planned: EmbedPlan, tiles: EmbedConfig, data: TrainingSet
             )
             raise StoreError(message)
         order = [keys.index(key) for key in data.features.keys]
-        specs, samplings = (tuple(values[i] for i in order) for values in (one.specs, one.samplings))
+        specs, samplings = tuple(one.specs[i] for i in order), tuple(one.samplings[i] for i in order)
         ordered.append(dataclasses.replace(one, specs=specs, samplings=samplings))
     return ordered
 
@@ -239,7 +242,9 @@ def _keys(specs: tuple[TileSpec, ...], tiles: EmbedConfig, planned: EmbedPlan) -
     return tuple(feature_key(name, spec.label, is_averaged=is_averaged) for spec in specs)
 
 
-def _spots_with_counts(data: TrainingSet, store: Path) -> tuple[list[Int64[Array, "..."]], ...]:
+def _spots_with_counts(
+    data: TrainingSet, store: Path
+) -> tuple[list[Int64[Array, "..."]], list[Int64[Array, "..."]]]:
     """Return the training and held-out spots by their number in each section, and by their row in the training set.
 
     The two differ if tiles could not be read: the training set omits their spots.

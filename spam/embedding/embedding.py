@@ -119,7 +119,10 @@ class _Run:
         self.store, self.encoder, self.config = store, encoder, config
         self.share, self.progress = share, progress
         # Both change the last bits of features, by the order of sums.
-        self.settings = {"--batch-size": config.batch_size, "--device": encoder.device.type}
+        self.settings: dict[str, str | int] = {
+            "--batch-size": config.batch_size,
+            "--device": encoder.device.type,
+        }
 
     def require_same_settings(self, one: PlannedSection) -> None:
         """Raise, before any computation, if existing features were computed with other settings."""

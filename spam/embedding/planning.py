@@ -232,9 +232,9 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
     if old.redacted:
         return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
     if not found:
-        arrays = (("ids", stored.ids, section.ids), ("coordinates", stored.xy_px, section.xy_px))
-        found = [f"{what} of the spots differ" for what, *pair in arrays if not np.array_equal(*pair)]
-    if not found and section.counts is not None:
+        arrays = {"ids": (stored.ids, section.ids), "coordinates": (stored.xy_px, section.xy_px)}
+        found = [f"{what} of the spots differ" for what, (a, b) in arrays.items() if not np.array_equal(a, b)]
+    if not found and section.counts is not None and section.genes is not None and stored.genes is not None:
         is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
         found = [] if is_same else ["counts differ (--counts-layer)"]
     return found

@@ -74,7 +74,7 @@ class Layout:
         class token of networks with registers, so there its published position is added to the token itself.
     """
 
-    names: dict[str, tuple[str, ...]]
+    names: dict[str, list[str]]
     rewritten: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = ()
     envelopes: tuple[str, ...] = ()
@@ -95,14 +95,11 @@ class Layout:
 def layouts() -> dict[str, Layout]:
     """Read the layouts by name; ``timm`` takes names as they are."""
     text = resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8")
-    found = {"timm": Layout(names={"{rest}": ("{rest}",)})}
+    found = {"timm": Layout(names={"{rest}": ["{rest}"]})}
     for layout, values in tomllib.loads(text).items():
         resampling = {key: Resampling(**value) for key, value in values.items() if key.startswith("resampl")}
-        names = {
-            key: (value,) if isinstance(value, str) else tuple(value)
-            for key, value in values["names"].items()
-        }
-        found[layout] = Layout(**{**values, **resampling, "names": names})
+        listed = {key: [one] if isinstance(one, str) else one for key, one in values["names"].items()}
+        found[layout] = Layout(**{**values, **resampling, "names": listed})
     return found
 
 
@@ -198,7 +195,9 @@ def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> 
     faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "of another shape": []}
     names: dict[str, str] = {}  # rewritten name -> name in the file
     for name, tensor in weights.items():
-        ours = functools.reduce(lambda text, rule: re.sub(*rule, text), rules.rewritten, name)
+        ours: str = name
+        for expression, replacement in rules.rewritten:
+            ours = re.sub(expression, replacement, ours)
         if isinstance(tensor, Tensor) and ours not in names:
             names[ours] = name
         else:

@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import tomllib
 from importlib import resources
+from typing import Any
 
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
@@ -78,6 +79,7 @@ def _cards() -> tuple[EncoderCard, ...]:
     text = resources.files(__package__).joinpath("cards.toml").read_text(encoding="utf-8")
     cards = []
     for table in tomllib.loads(text)["encoder"]:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-        cards.append(EncoderCard(**{**values, "kwargs": tuple(table.get("kwargs", {}).items())}))
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        values["kwargs"] = tuple(table.get("kwargs", {}).items())
+        cards.append(EncoderCard(**values))
     return tuple(cards)
