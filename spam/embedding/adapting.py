@@ -22,8 +22,6 @@ from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.config import check, flag
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.encoder_card import AdapterCard, EncoderCard
-from spam.schemas.store_format import feature_key
-from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store, readable_spots
 from spam.training.loop import Run, TrainingReport, fit
 from spam.training.training_set import NOT_IN_DIGEST, TrainingSet, build_training_set
@@ -117,7 +115,7 @@ def _adapt(
     assert isinstance(config.store, Path)  # checked by AdaptConfig, as is save_dir
     assert config.save_dir is not None
     data = build_training_set(config)
-    sections = _in_training_order(planned, tiles, data)
+    sections = _in_training_order(planned, data)
     network = build_network(planned.card)
     needed, digest = data.features.weights_sha256, weights_digest(network.backbone)
     if digest != needed:
@@ -200,7 +198,7 @@ def _completed(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> A
     missing = [
         f"{name}: {key}"
         for name in used
-        for key in _keys(described[name].specs, tiles, planned)
+        for key in described[name].keys
         if store is None or name not in store.section_names or key not in store.section(name).feature_keys
     ]
     if missing:
@@ -217,29 +215,20 @@ def _completed(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> A
     )
 
 
-def _in_training_order(planned: EmbedPlan, tiles: EmbedConfig, data: TrainingSet) -> list[PlannedSection]:
+def _in_training_order(planned: EmbedPlan, data: TrainingSet) -> list[PlannedSection]:
     """Order sections and tile sizes as the training set does."""
     described = {one.section.name: one for one in planned.sections}
     ordered = []
     for spots in data.spots:
         one = described[spots.name]
-        keys = _keys(one.specs, tiles, planned)
-        if set(keys) != set(data.features.keys):
+        if set(one.keys) != set(data.features.keys):
             used = ", ".join(data.features.keys)
-            message = (
-                f"Section {spots.name!r} has {', '.join(keys)}, the training uses {used}. Choose --tile-um."
-            )
+            message = f"Section {spots.name!r} has {', '.join(one.keys)}, the training uses {used}. Choose --tile-um."
             raise StoreError(message)
-        order = [keys.index(key) for key in data.features.keys]
+        order = [one.keys.index(key) for key in data.features.keys]
         specs, samplings = tuple(one.specs[i] for i in order), tuple(one.samplings[i] for i in order)
-        ordered.append(dataclasses.replace(one, specs=specs, samplings=samplings))
+        ordered.append(dataclasses.replace(one, specs=specs, samplings=samplings, keys=data.features.keys))
     return ordered
-
-
-def _keys(specs: tuple[TileSpec, ...], tiles: EmbedConfig, planned: EmbedPlan) -> tuple[str, ...]:
-    """Name the frozen features of tile sizes."""
-    name, is_averaged = planned.card.name, tiles.dihedral
-    return tuple(feature_key(name, spec.label, is_averaged=is_averaged) for spec in specs)
 
 
 def _spots_with_counts(

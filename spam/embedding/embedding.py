@@ -21,7 +21,7 @@ from spam.hardware import resolve_device
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.embed_config import EmbedConfig, EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
-from spam.schemas.store_format import QUALITY, FeatureMeta, feature_key, quality_key
+from spam.schemas.store_format import QUALITY, FeatureMeta, quality_key
 from spam.schemas.tile_spec import MEASURES, tile_flags
 from spam.store import (
     FeatureWriter,
@@ -205,7 +205,7 @@ class _Run:
         card, config = self.encoder.card, self.config
         return [
             FeatureMeta(
-                key=feature_key(card.name, spec.label, is_averaged=config.dihedral),
+                key=key,
                 origin="embed",
                 encoder=card.to_mapping(),
                 weights_sha256=self.encoder.weights_sha256,
@@ -220,7 +220,7 @@ class _Run:
                 is_averaged=config.dihedral,
                 adapted_on=self.encoder.adapted_on,
             )
-            for spec, sampling in zip(one.specs, one.samplings, strict=True)
+            for key, spec, sampling in zip(one.keys, one.specs, one.samplings, strict=True)
         ]
 
     def _fill(

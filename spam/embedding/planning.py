@@ -13,7 +13,7 @@ from spam import encoders  # names resolve on first use, because only an adapter
 from spam.errors import SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
-from spam.schemas.store_format import Sampling
+from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
 from spam.store import Store, StoredSection, open_store
@@ -49,8 +49,8 @@ class PlannedSection:
         Its slide, open until `files` is closed; None for tile files.
     files
         Closes the slide; may be closed twice.
-    specs, samplings
-        Tile sizes, and how the tiles of each are cut.
+    specs, samplings, keys
+        Tile sizes, how the tiles of each are cut, and the names of their features in the store.
     """
 
     section: Section
@@ -58,6 +58,7 @@ class PlannedSection:
     files: contextlib.ExitStack
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
+    keys: tuple[str, ...]
 
     def in_reading_order(self, spots: Int64[Array, " n"], size: int) -> Int64[Array, " n"]:
         """Order spots such that each region of the slide is decoded once for tiles of the given number of size."""
@@ -187,7 +188,7 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
     errors: list[SpamError] = []
     for files in inputs:
         try:
-            sections.append(_plan_section(files, config, card, store, slides))
+            sections.append(_plan_section(files, config, encoder, store, slides))
         except SpamError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -255,7 +256,7 @@ def _inputs(config: EmbedConfig) -> Sequence[InputConfig | Path]:
 def _plan_section(
     source: InputConfig | Path,
     config: EmbedConfig,
-    card: EncoderCard,
+    encoder: EncoderCard,
     store: Store | None,
     slides: contextlib.ExitStack,
 ) -> PlannedSection:
@@ -271,7 +272,7 @@ def _plan_section(
     for note in section.join.notes:
         _log.warning("section %s: %s", section.name, note)
     mpp_note = None if slide is None else slide.mpp_note
-    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
+    specs = resolve_tile_specs(section, config, input_px=encoder.input_px, mpp_note=mpp_note)
     if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
@@ -288,8 +289,11 @@ def _plan_section(
             native_px=(native_px := spec.native_px(section.mpp)),
             level=None if slide is None else level_of(slide, native_px, spec.out_px),
             padding="edge",
-            interpolation=card.interpolation,
+            interpolation=encoder.interpolation,
         )
         for spec in specs
     )
-    return PlannedSection(section=section, slide=slide, files=files, specs=specs, samplings=samplings)
+    keys = tuple(feature_key(encoder.name, spec.label, is_averaged=config.dihedral) for spec in specs)
+    return PlannedSection(
+        section=section, slide=slide, files=files, specs=specs, samplings=samplings, keys=keys
+    )

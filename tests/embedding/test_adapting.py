@@ -317,11 +317,6 @@ def test_contradictions_are_refused(
         adapt(config, dataclasses.replace(tiles, **tiles_changes))
 
 
-def test_another_run_in_the_save_dir_is_refused(tiles: EmbedConfig, adapted: AdaptReport) -> None:
-    with pytest.raises(OutputExistsError, match="lora_r"):
-        adapt(training(tiles, adapted.folder, lora_r=2), tiles)
-
-
 def test_features_of_other_weights_are_refused(tmp_path: Path) -> None:
     tiles = make_cohort_files(tmp_path / "lab")
     embed(tiles)

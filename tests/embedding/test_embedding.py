@@ -85,7 +85,9 @@ def test_a_slide_is_opened_once_per_run(lab, monkeypatch):
     monkeypatch.setattr(tile_reader, "open_slide", counted)
     embed(lab.config(tile_um=(20.0, 40.0)))
     embed(lab.config(tile_um=(20.0, 40.0, 60.0)))
-    assert opened == ["slide.png"] * 2
+    grid = {"h5ad": None, "csv": None, "section": None, "tiles": "grid"}
+    embed(lab.config(**grid, store=lab.folder / "grid.zarr"))
+    assert opened == ["slide.png"] * 3
 
 
 def test_the_store_holds_the_section_and_where_it_came_from(lab):
