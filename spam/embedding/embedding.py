@@ -64,7 +64,7 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
         encoder = build_encoder(
             planned.card,
             device=resolve_device(config.device),
-            amp=config.amp,
+            is_amp=config.amp,
             is_averaged=config.dihedral,
             is_compiled=config.compile,
             lora=config.lora,

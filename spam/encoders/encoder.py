@@ -100,9 +100,6 @@ class Encoder:
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
             message = f"Encoder {self.card.name!r} takes uint8 tiles of {px} x {px} x 3, not {tiles.dtype} {tiles.shape}."
             raise EncoderError(message)
-        if len(tiles) == 0:
-            nothing = np.empty((0, self.card.dim), dtype=np.float32)
-            return lambda: nothing
         features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
         if self.device.type != "cuda":
             return features.numpy
@@ -172,18 +169,14 @@ def build_network(card: EncoderCard) -> TileNetwork:
 
 
 def build_encoder(
-    card: EncoderCard,
-    *,
-    device: torch.device,
-    amp: bool = False,
-    is_averaged: bool = False,
-    is_compiled: bool = False,
-    lora: Path | None = None,
+    card: EncoderCard, *, device: torch.device, lora: Path | None = None, **options: bool
 ) -> Encoder:
-    """Build the pretrained encoder of a card; see `Encoder`.
+    """Build the pretrained encoder of a card.
 
     Parameters
     ----------
+    **options
+        `is_amp`, `is_averaged` and `is_compiled` of `Encoder`.
     lora
         Adapter folder of `spam adapt`, merged into the weights; the card of the result is `adapted_card`.
 
@@ -201,6 +194,4 @@ def build_encoder(
     network = build_network(card)
     if lora is not None:
         network = merge_adapter(network, lora)
-    return Encoder(
-        network, device=device, is_amp=amp, is_averaged=is_averaged, is_compiled=is_compiled, adapter=adapter
-    )
+    return Encoder(network, device=device, adapter=adapter, **options)
