@@ -190,29 +190,3 @@ def test_bad_tiles_are_marked_where_that_is_asked_for(tile_files, caplog):
     assert not quality[4].any()
     assert (np.abs(np.delete(features, 4, axis=0)).sum(axis=1) > 0).all()
     assert report.flags["unreadable"] == 1
-
-
-def test_a_damaged_block_of_a_slide_spoils_the_tiles_on_it_alone(lab):
-    pixels = painted()
-    path = lab / "images/slide.tif"
-    tifffile.imwrite(
-        path, pixels, tile=(64, 64), photometric="rgb", compression="jpeg", compressionargs={"level": 90}
-    )
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        column, row = 9, 12
-        index = row * -(-SIDE // 64) + column
-        offset, length = page.dataoffsets[index], page.databytecounts[index]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(b"\xff" * length)
-    told = config(lab, mpp=0.5, skip_bad_tiles=True)
-    embed(told)
-    stored = open_store(told.store).section("A")
-    half = 20 + 2  # the filter of the resampling looks a little beyond a tile
-    x, y = stored.xy_px.T
-    touches = (x + half > 64 * column) & (x - half < 64 * (column + 1))
-    touches &= (y + half > 64 * row) & (y - half < 64 * (row + 1))
-    is_unreadable = tile_flags(stored.quality(KEY))["unreadable"]
-    assert 0 < is_unreadable.sum() <= touches.sum()
-    assert not (is_unreadable & ~touches).any()

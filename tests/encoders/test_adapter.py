@@ -16,7 +16,7 @@ import torch
 from hub_models import HubModels
 from torch import nn
 
-from spam.encoders import adapted_card, build_encoder, read_adapter
+from spam.encoders import build_encoder, read_adapter
 from spam.encoders.encoder import build_network
 from spam.encoders.lora_adapter import (
     CARD,
@@ -194,17 +194,6 @@ def test_an_encoder_with_an_adapter_has_a_name_of_its_own(written: Written) -> N
     images = tiles.permute(0, 2, 3, 1).numpy().astype(np.uint8)
     torch.testing.assert_close(torch.from_numpy(encoder.embed(images)), features, rtol=1e-5, atol=1e-5)
     assert np.abs(frozen.embed(images) - features.numpy()).max() > 0.01
-
-
-def test_an_adapter_of_another_encoder_is_refused(
-    written: Written, write_folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    folder, *_ = written
-    other = encoder_card(f"local:{write_folder(tmp_path / 'other')}")
-    with pytest.raises(EncoderError, match=r"'local:tiny'.*'local:other'.*--enc-name local:tiny"):
-        build_encoder(other, device=torch.device("cpu"), lora=folder)
-    with pytest.raises(EncoderError, match="'local:other'"):
-        adapted_card(other, read_adapter(folder))
 
 
 def test_other_weights_of_the_same_name_are_refused(written: Written) -> None:

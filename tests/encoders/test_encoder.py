@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import timm
 import torch
 
@@ -29,20 +28,9 @@ def some_tiles(n_tiles: int, px: int = PX) -> np.ndarray:
 def tokens_by_hand(folder: Path, tiles: np.ndarray) -> torch.Tensor:
     """Tokens of the tiny model for tiles normalised one pixel type at a time, in float64 until the last step."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    assert weights_digest(model) == weights_digest_by_hand(
-        safetensors.torch.load_file(folder / "model.safetensors")
-    )
     scaled = (tiles.astype(np.float64) / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
     with torch.inference_mode():
         return model.forward_features(torch.from_numpy(scaled.transpose(0, 3, 1, 2).astype(np.float32)))
-
-
-def weights_digest_by_hand(state: dict[str, torch.Tensor]) -> str:
-    text = b""
-    for name in sorted(state):
-        array = state[name].numpy()
-        text += f"{name} torch.{array.dtype} {array.shape}\n".encode() + array.tobytes()
-    return hashlib.sha256(text).hexdigest()
 
 
 @pytest.fixture
