@@ -168,7 +168,7 @@ def test_embedding_takes_as_long_as_its_encoder(lab: Path, is_timed: bool) -> No
     name = "vit_small_patch16_224" if is_timed else "vit_tiny_patch16_224"
     write_table(lab / "share.csv", 8192 if is_timed else 1024, n)
     config = config_of(lab, "share", write_encoder(lab / "vit", name))
-    told(name, paired(config, n=n, n_pairs=n_pairs, n_in_memory=n))
+    print_ratio(name, paired(config, n=n, n_pairs=n_pairs, n_in_memory=n))
 
 
 @pytest.mark.gpu
@@ -184,7 +184,9 @@ def test_embedding_keeps_a_gpu_busy(lab: Path, is_timed: bool) -> None:
         amp=True,
         batch_size=256,
     )
-    ratio = told("vit_large_patch16_224", paired(config, n=n, n_pairs=n_pairs, n_in_memory=min(n, 4096)))
+    ratio = print_ratio(
+        "vit_large_patch16_224", paired(config, n=n, n_pairs=n_pairs, n_in_memory=min(n, 4096))
+    )
     if is_timed:
         assert ratio >= 0.9
 
@@ -203,7 +205,7 @@ def paired(config: EmbedConfig, *, n: int, n_pairs: int, n_in_memory: int) -> li
     return [speeds(config, built, tiles, n, turn) for turn in range(n_pairs)]
 
 
-def told(name: str, pairs: list[Pair]) -> float:
+def print_ratio(name: str, pairs: list[Pair]) -> float:
     """Print median and spread of the pairs, and return the median ratio."""
     ratios = np.array([pair.ratio for pair in pairs])
     said(
@@ -267,7 +269,7 @@ PEAK = """
 
 
 def test_memory_does_not_grow_with_the_number_of_tiles(lab: Path, is_timed: bool) -> None:
-    """Peak memory of `spam embed`, in a process of its own, with an encoder that is nearly free."""
+    """Peak memory of `spam embed`, in a separate process, with an encoder of negligible cost."""
     side = 8192 if is_timed else 1024
     write_encoder(
         lab / "wide", "vit_tiny_patch16_224", img_size=32, patch_size=32, embed_dim=768, depth=1, num_heads=1

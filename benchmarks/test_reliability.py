@@ -115,7 +115,7 @@ def test_recovery_by_the_default_encoder(benchmark, tmp_path, capsys):
     spam, oracle = np.array(rows).T
     assert (spam > 0.05).all()
     if benchmark.enabled:
-        # Where a signal is stronger than the noise of counts, images tell nearly all that the oracle knows.
+        # If the signal is stronger than count noise, images give nearly all of the oracle's accuracy.
         assert (np.diff(spam) > -0.02).all()
         assert (np.diff(spam / oracle) > -0.02).all()
         assert spam[-1] / oracle[-1] > 0.95

@@ -13,7 +13,7 @@ from .store_commands import STORE_COMMANDS
 
 _GROUPS = {
     "encoders": ("List encoders and check access to their weights.", ENCODER_COMMANDS),
-    "store": ("Inspect, verify, copy, pack, share, import and export feature stores.", STORE_COMMANDS),
+    "store": ("Inspect, verify, copy, pack, share, import or export a feature store.", STORE_COMMANDS),
 }
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -59,7 +59,7 @@ def build_app() -> typer.Typer:
         group = _plain_typer(does)
         for command in commands:
             add_command(group, command)
-        app.add_typer(group, name=name)
+        app.add_typer(group, name=name, short_help=does.rstrip("."))
     return app
 
 

@@ -54,7 +54,7 @@ class Report(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command: what it does, an example, its options, and the function that does the work."""
+    """One command: its description, an example, its options, and the function that does the work."""
 
     name: str
     does: str
@@ -174,7 +174,10 @@ class _PanelCommand(TyperCommand):
             title = getattr(parameter, "rich_help_panel", None) or "Options"
             record = parameter.get_help_record(ctx)
             if record is not None:
-                panels.setdefault(title, []).append(record)
+                name, help = record
+                if not name.startswith("-"):  # an argument: its name is enough
+                    name = name.partition(" <")[0]
+                panels.setdefault(title, []).append((name, help))
         for title in sorted(panels, key=_PANELS.index):
             with formatter.section(title):
                 formatter.write_dl(panels[title])

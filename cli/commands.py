@@ -38,7 +38,7 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
 
 EMBED = command(
     "embed",
-    "Embed the tiles of sections once into a feature store, together with spots, counts and coordinates.",
+    "Embed the tiles of sections once, into a feature store with spots, counts and coordinates.",
     "spam embed --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --store cohort.zarr\n"
     "spam embed --manifest sections.csv --root images --store cohort.zarr",
     EmbedConfig,
@@ -47,7 +47,7 @@ EMBED = command(
     work=_embed,
 )
 
-# Options of `spam embed` about features, which adaptation does not write; --batch-size and others are its own.
+# Options of `spam embed` that `spam adapt` does not take: it writes no features, and has its own --batch-size etc.
 _OF_FEATURES = {field.name for field in dataclasses.fields(EmbedConfig)} - {
     *(field.name for field in dataclasses.fields(InputConfig)),
     *("store", "enc_name", "tile_um", "num_workers", "dihedral"),
@@ -72,8 +72,9 @@ def _adapt(values: dict[str, Any], progress: Progress) -> Any:
 _ADAPT_OPTIONS = options_of(AdaptConfig, leave_out=UNUSED_BY_ADAPT)
 ADAPT = command(
     "adapt",
-    "Adapt an encoder to a cohort by LoRA, starting from the frozen features in the store. Embed again with the result. "
-    "The encoder sees the counts of --sections and --val-sections: leave out the sections to be predicted.",
+    "Adapt an encoder to a cohort with LoRA, starting from the frozen features in the store. Then embed again with the "
+    "adapted encoder. "
+    "The encoder sees the counts of --sections and --val-sections: leave out the sections that you want to predict.",
     "spam adapt --store cohort.zarr --manifest sections.csv --root images --sections C2,C3,C4,C5 --save-dir lora\n"
     "spam embed --store cohort.zarr --manifest sections.csv --root images --lora lora",
     AdaptConfig,
@@ -86,7 +87,7 @@ ADAPT = command(
 )
 GRAPH = command(
     "graph",
-    "Build the neighbour graphs of a store's sections and keep them in the store.",
+    "Build the neighbour graphs of the sections in a store, and save them there.",
     "spam graph --store cohort.zarr --k-spatial 12",
     GraphConfig,
     "build_graphs",
@@ -127,7 +128,7 @@ def _finetune(values: dict[str, Any], progress: Progress) -> Any:
 
 FINETUNE = command(
     "finetune",
-    "Train networks for expression and its count distribution on raw counts (stage 2).",
+    "Train the networks that predict expression and the distribution of the raw counts (stage 2).",
     "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
     "    --pretrained-ckpt ckpt/pretrain/best.safetensors --save-dir ckpt/finetune",
     FinetuneConfig,
@@ -147,7 +148,7 @@ def _predict(values: dict[str, Any], progress: Progress) -> Any:
 
 PREDICT = command(
     "predict",
-    "Predict the expression of a new section. With counts: metrics and baselines too.",
+    "Predict the expression of a new section. If its counts are known, report metrics and baselines too.",
     "spam predict --store cohort.zarr --section C6 \\\n"
     "    --ckpt ckpt/finetune/best.safetensors --out-dir results\n"
     "spam predict --csv mapping.csv --root images \\\n"
@@ -157,7 +158,12 @@ PREDICT = command(
     options=(*options_of(PredictConfig), *lab_file_options(PredictConfig, leave_out=("manifest",))),
     work=_predict,
 )
-INFERENCE = dataclasses.replace(PREDICT, name="inference", does="Same as `spam predict` (published name).")
+INFERENCE = dataclasses.replace(
+    PREDICT,
+    name="inference",
+    does="Same as `spam predict`, under its published name.",
+    example=PREDICT.example.replace("spam predict", "spam inference"),
+)
 BENCHMARK = command(
     "benchmark",
     "Compare SPAM, baselines and peers by cross-validation over donors, sections or blocks of a section.",
@@ -170,7 +176,7 @@ BENCHMARK = command(
 )
 HEST = command(
     "hest",
-    "Score an encoder by the recipe of the HEST benchmark on its files; the numbers are those of its tables.",
+    "Score an encoder on the files of the HEST benchmark, by its recipe; scores compare with the published tables.",
     "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
     "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
     HestConfig,
@@ -178,7 +184,7 @@ HEST = command(
 )
 SIMULATE = command(
     "simulate",
-    "Write a cohort whose true expression rates are known, as lab files: h5ad, tables, images.",
+    "Simulate a cohort with known true expression rates, as lab files: h5ad, tables, images.",
     "spam simulate --out-dir cohort --n-donors 2 --n-sections 2\n"
     "spam embed --manifest cohort/sections.csv --store cohort.zarr",
     SimulateConfig,
@@ -186,7 +192,7 @@ SIMULATE = command(
 )
 DEMO = command(
     "demo",
-    "Run every step on a small cohort: simulated and offline, or five real sections.",
+    "Run every step on a small cohort: simulated (offline), or five real sections.",
     "spam demo\nspam demo her2st --data her2st",
     DemoConfig,
     "demo",

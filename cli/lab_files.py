@@ -1,4 +1,4 @@
-"""Lab files in place of ``--store``: embedded first, into a store in the folder of the results; with LoRA if asked for."""
+"""Lab files in place of ``--store``: embedded first, into a store in the output folder, with LoRA on request."""
 
 import dataclasses
 import importlib.util
@@ -22,8 +22,10 @@ C = TypeVar("C", bound=Config)
 STORE_NAME = "store.zarr"
 ADAPTER_NAME = "lora"  # folder of the adapter of `spam pretrain --with-lora`, beside its checkpoints
 _SOURCES = ("h5ad", "csv", "root", "manifest")
-_STORAGE = ("chunk_rows", "overview")  # options of `spam embed` that a training stage does not offer
-# --batch-size and --epochs of a stage count spots and passes of the stage; the encoder has its own.
+# Options of `spam embed` that other commands do not take; a part of the features (--shard) is of no use to them.
+_ONLY_EMBED = ("chunk_rows", "overview", "shard")
+_AS_IN_CHECKPOINT = ("enc_name", "tile_um", "dihedral")  # where `spam predict` embeds lab files
+# --batch-size and --epochs belong to the stage; the encoder and its adapter have options with other names.
 _OF_THE_ENCODER = {"batch_size": "img_batch_size"}
 _OF_THE_ADAPTER = {"epochs": "lora_epochs"}
 
@@ -31,12 +33,14 @@ _OF_THE_ADAPTER = {"epochs": "lora_epochs"}
 def lab_file_options(stage: type[Config], *, leave_out: tuple[str, ...] = ()) -> tuple[Option, ...]:
     """List the options of `spam embed` that a stage takes besides its own."""
     own = {field.name for field in dataclasses.fields(stage)} - set(_OF_THE_ENCODER)
-    return tuple(
-        dataclasses.replace(
-            option, name=_OF_THE_ENCODER.get(option.name, option.name), flags=(), panel="Lab files"
-        )
-        for option in options_of(EmbedConfig, leave_out={*own, *_STORAGE, *leave_out})
-    )
+    options = []
+    for option in options_of(EmbedConfig, leave_out={*own, *_ONLY_EMBED, *leave_out}):
+        help = option.help
+        if "ckpt" in own and option.name in _AS_IN_CHECKPOINT:
+            help = f"{help.partition(' (default')[0]} (default: as in the checkpoint)"
+        name = _OF_THE_ENCODER.get(option.name, option.name)
+        options.append(dataclasses.replace(option, name=name, help=help, flags=(), panel="Lab files"))
+    return tuple(options)
 
 
 def lora_options() -> tuple[Option, ...]:
@@ -46,8 +50,8 @@ def lora_options() -> tuple[Option, ...]:
         kind=bool,
         default=False,
         panel="Lab files",
-        help="first adapt the encoder to the training sections by LoRA, then train on its features; the adapter goes "
-        "into the folder lora of --save-dir",
+        help="first adapt the encoder to the training sections with LoRA, then train on the adapted features; the adapter is "
+        "saved in the folder lora of --save-dir",
     )
     settings = (
         dataclasses.replace(
@@ -89,17 +93,17 @@ def with_store(
     """
     own = {field.name for field in dataclasses.fields(config)}
     stage = {name: value for name, value in values.items() if name in own}
-    apart = ", ".join(flag(name) for name in values if name not in own)
+    foreign = ", ".join(flag(name) for name in values if name not in own)
     if not any(name in values for name in _SOURCES):
-        if apart:
+        if foreign:
             advice = "leave out these, or --store" if "store" in values else "add --csv and --root"
-            message = f"{apart} describe lab files, and none are given; {advice}"
+            message = f"{foreign} describe lab files, and none are given; {advice}"
             raise ConfigError(message)
         config.from_mapping(stage).check_paths()
         return config.from_mapping(_with_encoder_name(stage))
     if "store" in values:
         message = (
-            f"{apart} describe lab files, which are embedded into a new store; leave out these, or --store"
+            f"{foreign} describe lab files, which are embedded into a new store; leave out these, or --store"
         )
         raise ConfigError(message)
     folder = "save_dir" if "save_dir" in own else "out_dir"

@@ -28,11 +28,11 @@ class Option:
 
     @property
     def scalar(self) -> Any:
-        """Type of one value: the member of a list, the type beside None."""
+        """Type of one value: the member of a list, without None."""
         members = [member for member in get_args(self.kind) if member not in (type(None), Ellipsis)]
         is_plain = not members or get_origin(self.kind) is Literal
         if str in members or str in get_args(next(iter(members), None)):
-            return str  # a path or an address: the configuration tells them apart
+            return str  # a path or an address: the configuration distinguishes them
         return self.kind if is_plain else members[0]
 
     @property
@@ -64,7 +64,7 @@ class Option:
         )
 
     def read(self, given: Any) -> Any:
-        """Split lists at commas and read their numbers; the configuration rejects what is no number."""
+        """Split lists at commas and read their numbers; the configuration rejects what is not a number."""
         if not self.is_list:
             return given
         values: list[Any] = []
@@ -77,6 +77,7 @@ class Option:
 
     def _help(self) -> str:
         shown = {True: "on", False: "off"}[self.default] if self.kind is bool else self.default
+        shown = ", ".join(map(str, shown)) if self.is_list else shown
         is_shown = shown not in (None, (), "") and "default" not in self.help
         return f"{self.help} [default: {shown}]" if is_shown else self.help
 

@@ -13,10 +13,12 @@ UNUSED_BY_ADAPT = ("n_components",)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptConfig(PretrainConfig):
-    """Options of `spam adapt`: those of contrastive pretraining, and of LoRA. The tiles are described by an `EmbedConfig`."""
+    """Options of `spam adapt`: those of contrastive pretraining and those of LoRA; an `EmbedConfig` describes the tiles."""
 
     sections: tuple[str, ...] = option(
-        (), "sections to train on (default: all of the files); omit those to be predicted later", panel="Data"
+        (),
+        "sections to train on (default: all of the given files); leave out those that you want to predict",
+        panel="Data",
     )
     epochs: int = option(
         10,
@@ -24,9 +26,13 @@ class AdaptConfig(PretrainConfig):
         limits=">=1",
         panel="Training",
     )
-    lora_r: int = _model(16, "rank of the update of a layer", limits=">=1")
-    lora_alpha: float = _model(32.0, "scale of the update: it is multiplied by alpha / rank", limits=">0")
-    lora_dropout: float = _model(0.05, "dropout on the input of the update, in training", limits="[0,1)")
+    lora_r: int = _model(16, "rank of the low-rank update of each layer", limits=">=1")
+    lora_alpha: float = _model(
+        32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits=">0"
+    )
+    lora_dropout: float = _model(
+        0.05, "dropout on the input of the low-rank update during training", limits="[0,1)"
+    )
     grad_checkpointing: bool = option(
         False,  # noqa: FBT003
         "recompute activations instead of storing them: less memory, a third more time",

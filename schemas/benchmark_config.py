@@ -19,7 +19,9 @@ class BenchmarkConfig(FeatureOptions):
         "(default: donor if there are several, else section, else block)",
         panel="Data",
     )
-    sections: tuple[str, ...] = option((), "sections to use, e.g. C2,C3,C4 (default: all)", panel="Data")
+    sections: tuple[str, ...] = option(
+        (), "sections to use, e.g. C2,C3,C4 (default: all in the store)", panel="Data"
+    )
     train_sections: tuple[str, ...] = option(
         (), "training sections of a single transfer, instead of folds", panel="Data"
     )
@@ -27,7 +29,9 @@ class BenchmarkConfig(FeatureOptions):
     methods: tuple[str, ...] = option(
         ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'", panel="Model"
     )
-    seeds: int = option(5, "seeds of each method with randomness", limits=">=1", panel="Model")
+    seeds: int = option(
+        5, "number of seeds for each method that uses random numbers", limits=">=1", panel="Model"
+    )
     n_top_genes: int = option(
         541,
         "most variable genes to predict, chosen in each fold, plus the 50 genes of the HEST board",
@@ -36,7 +40,7 @@ class BenchmarkConfig(FeatureOptions):
     )
     shard: str | None = option(
         None,
-        "run the i-th of n parts of all folds, methods and seeds, e.g. 2/8, in a job array (default: all)",
+        "run part i of n, e.g. 2/8, of all folds, methods and seeds in a job array (default: everything)",
         metavar="<i/n>",
         panel="Advanced",
     )
@@ -48,7 +52,7 @@ class BenchmarkConfig(FeatureOptions):
     )
     overwrite: bool = option(
         False,  # noqa: FBT003
-        "run the named methods again; replaces a benchmark with other options or data in --out-dir",
+        "run the named methods again; replace a benchmark with other options or data in --out-dir",
         panel="Output",
     )
 

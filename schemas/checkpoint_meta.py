@@ -1,4 +1,4 @@
-"""Metadata inside a checkpoint file: what it was trained on, and what a store must offer to be used with it."""
+"""Metadata inside a checkpoint file: its training data, and the features that a store must have to be used with it."""
 
 import dataclasses
 from typing import Any, Literal
@@ -34,12 +34,12 @@ class CheckpointMeta:
     train_sections, val_sections
         Sections that were trained on and held out; a single section is named in both, since blocks of it are held out.
     donors
-        Number of the donor of each of these sections, then of those that only pretraining has seen or that the encoder was
-        adapted on; None for an unknown donor. Names of donors are not stored.
+        Number of the donor of each of these sections, then of those used only in pretraining or to adapt the encoder; None
+        for an unknown donor. Names of donors are not stored.
     depth
         Median library size of the training spots.
     metrics
-        Validation figures of this epoch.
+        Validation metrics of this epoch.
     history
         Figures of every epoch so far.
     best

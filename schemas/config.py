@@ -11,6 +11,7 @@ import json
 import math
 import re
 import types
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,7 +24,7 @@ Panel = Literal["Data", "Lab files", "Training", "Model", "Output", "Advanced"]
 """Section of a command's help."""
 
 _OUTPUT_NAMES = ("out", "out_dir", "save_dir", "to")
-# Limits of a number, as `option` takes them: what is accepted, and how a message says it.
+# Limits of a number, as given to `option`: the test, and its description in a message.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     ">0": (lambda x: x > 0, "positive"),
     ">=0": (lambda x: x >= 0, "0 or more"),
@@ -134,7 +135,7 @@ def describe_kind(kind: Any) -> str:
 def fit_value(value: Any, kind: Any) -> Any:
     """Convert a plain value to the type of a field: lists to tuples, text to paths, whole numbers to floats.
 
-    Nothing else is converted: the text ``"3"`` is no number, and ``True`` is no whole number.
+    Nothing else is converted: the text ``"3"`` is not a number, and ``True`` is not a whole number.
 
     Raises
     ------
@@ -172,7 +173,7 @@ class Config:
         check([*self.field_faults(), *self.faults()])
 
     def faults(self) -> list[str | None]:
-        """List what is wrong between fields; a subclass adds its own rules here."""
+        """List contradictions between fields; subclasses override this."""
         return []
 
     def field_faults(self) -> list[str]:
@@ -194,7 +195,9 @@ class Config:
         return found
 
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
-        """Check that every file and folder that the configuration reads exists; addresses are not looked up.
+        """Check that every file, folder and store that the configuration reads exists; addresses are not looked up.
+
+        This takes no heavy import, so that a wrong path is reported at once.
 
         Parameters
         ----------
@@ -204,27 +207,27 @@ class Config:
         Raises
         ------
         MissingInputError
-            If a path does not exist; all missing ones are listed.
+            If a path does not exist, or a folder is not a store; all of them are listed.
         """
         skip = set(leave_out)
-        missing = [
-            _missing_path(field, path)
+        faults = [
+            fault
             for field in dataclasses.fields(self)
             if field.name not in skip and not _is_output(field)
             for path in _paths(getattr(self, field.name))
-            if not path.exists()
+            if (fault := _path_fault(field, path))
         ]
-        if missing:
-            raise MissingInputError(" ".join(missing))
+        if faults:
+            raise MissingInputError(" ".join(faults))
 
     @classmethod
-    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:  # noqa: PYI019  beartype knows no Self here
+    def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:  # noqa: PYI019  beartype does not resolve Self here
         """Build from plain values (a TOML table, parsed flags); lists become tuples, strings become paths.
 
         Raises
         ------
         ConfigError
-            On unknown keys (with the nearest known one), wrong types, and values that a field refuses.
+            On unknown keys (with the nearest known one), wrong types, and values outside the limits of a field.
         """
         kinds = get_type_hints(cls)
         names = {key: key.replace("-", "_") for key in values}
@@ -271,10 +274,17 @@ def _shown(field: dataclasses.Field[Any]) -> str:
     return field.name.upper() if field.metadata["is_argument"] else flag(field.name)
 
 
-def _missing_path(field: dataclasses.Field[Any], path: Path) -> str:
-    """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``."""
-    match = re.match(r"(?:feature |packed )?(store|folder)\b", field.metadata["help"])
-    message = f"{match[1].capitalize() if match else 'File'} not found: {path} ({_shown(field)})."
+def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
+    """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``; None if the path can be read."""
+    match = re.match(r"(?:feature |packed |adapter )?(store|folder)s?\b", field.metadata["help"])
+    kind = match[1] if match else "file"
+    if path.exists():
+        is_folder = path.is_dir()
+        if kind != "store" or ((path / "zarr.json").exists() if is_folder else zipfile.is_zipfile(path)):
+            return None
+        found = "has no zarr.json" if is_folder else "is not a ZIP file (packed store)"
+        return f"Not a feature store: {path} ({_shown(field)}) {found}. Give the folder that `spam embed --store` wrote."
+    message = f"{kind.capitalize()} not found: {path} ({_shown(field)})."
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"{message} Did you mean {path.with_name(near[0])}?" if near else message

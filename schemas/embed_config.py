@@ -22,20 +22,20 @@ DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark 
 class InputConfig(Config):
     """The files of a section, and how its table is read."""
 
-    h5ad: Path | None = _data(None, "AnnData file with raw counts; not needed for prediction alone")
+    h5ad: Path | None = _data(None, "AnnData file with raw counts (optional for prediction)")
     csv: Path | None = _data(
         None, "table with one row per tile: x, y (pixel centre), source_image, spot_id or cell_id"
     )
     root: Path | None = _data(None, "folder of the slides or tile files that the table names")
     section: str | None = _data(
-        None, "name of the section; default: obs['section'], else the name of the h5ad file"
+        None, "name of the section (default: obs['section'], else the name of the h5ad file)"
     )
-    donor: str | None = _data(None, "donor of the section; default: obs['patient'] or obs['donor']")
+    donor: str | None = _data(None, "donor of the section (default: obs['patient'] or obs['donor'])")
     mpp: float | None = _data(
-        None, "µm per full-resolution pixel; default: from the h5ad, else from the slide", limits=">0"
+        None, "µm per full-resolution pixel (default: from the h5ad, else from the slide)", limits=">0"
     )
     counts_layer: str | None = _data(
-        None, "layer of the h5ad with raw counts; default: 'counts' if it exists, else X"
+        None, "layer of the h5ad with raw counts (default: 'counts' if it exists, else X)"
     )
     coordinates: Literal["pixels", "um", "hires"] = _data(
         "pixels",
@@ -60,9 +60,10 @@ class EmbedConfig(InputConfig):
         required="give the feature store to write, e.g. --store cohort.zarr",
     )
     manifest: Path | None = _data(
-        None, "CSV with columns section, donor, h5ad, csv, root: embeds a whole cohort"
+        None,
+        "CSV with one row per section (columns section, donor, h5ad, csv, root), to embed a whole cohort",
     )
-    enc_name: str = _model(DEFAULT_ENCODER, "encoder: a name of `spam encoders list`, or timm:<model>")
+    enc_name: str = _model(DEFAULT_ENCODER, "encoder: a name from `spam encoders list`, or timm:<model>")
     tile_um: tuple[float, ...] = _model(
         (),
         "side of a tile in µm; repeat for several scales (default: 112, or the extent of the tile files)",
@@ -75,7 +76,8 @@ class EmbedConfig(InputConfig):
         None, "branch, tag or commit of the encoder's Hub repository, instead of the pinned one"
     )
     lora: Path | None = _model(
-        None, "adapter of `spam adapt`: embed with the adapted encoder, under a separate key"
+        None,
+        "adapter folder of `spam adapt`: embed with the adapted encoder; its features have a separate name",
     )
     tiles: Literal["table", "grid"] = _data(
         "table",
@@ -90,7 +92,7 @@ class EmbedConfig(InputConfig):
     )
     skip_bad_tiles: bool = _data(
         False,  # noqa: FBT003
-        "mark unreadable tiles in the store and continue; default: stop at the first",
+        "mark unreadable tiles in the store and continue, instead of stopping at the first one",
     )
     batch_size: int = _advanced(64, "tiles per forward pass", flags=("--img-batch-size",), limits=">=1")
     num_workers: int | None = _advanced(
@@ -100,11 +102,14 @@ class EmbedConfig(InputConfig):
     )
     device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = _advanced(False, "run the encoder in mixed precision")  # noqa: FBT003
-    compile: bool = _advanced(False, "compile the encoder first: takes minutes once, then faster")  # noqa: FBT003
-    dtype: FeatureDtype = _advanced("float16", "number format of the stored features")
+    compile: bool = _advanced(
+        False,  # noqa: FBT003
+        "compile the encoder first: this takes minutes, then each batch is faster",
+    )
+    dtype: FeatureDtype = _advanced("float16", "floating-point format of the stored features")
     chunk_rows: int | None = _advanced(
         None,
-        "rows in a chunk of the store, the most that a killed run loses (default: about 2 MB)",
+        "spots per chunk of the store; a killed run loses at most one chunk (default: about 2 MB)",
         limits=">=1",
     )
     licence: str | None = _output(
@@ -112,14 +117,14 @@ class EmbedConfig(InputConfig):
     )
     shard: str | None = _advanced(
         None,
-        "compute part i of n, e.g. 2/8, of work shared by n processes (default: all, or as torchrun sets it)",
+        "embed part i of n, e.g. 2/8, in a job array (default: everything, or as torchrun sets it)",
         metavar="<i/n>",
     )
     overview: bool = _output(
         True,  # noqa: FBT003
-        "store a small image (<= 2048 px) of the slide, for maps without the slide",
+        "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide",
     )
-    overwrite: bool = _output(False, "embed again what is complete")  # noqa: FBT003
+    overwrite: bool = _output(False, "compute existing features again")  # noqa: FBT003
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -180,7 +185,7 @@ class FeatureOptions(Config):
     )
     dihedral: bool = _data(
         False,  # noqa: FBT003
-        "use features averaged over the symmetries of the tile (default: the only kind in the store)",
+        "use features averaged over the symmetries of the tile (default: whichever kind the store has)",
     )
     k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits=">=1")
 

@@ -106,7 +106,7 @@ class EncoderCard:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterCard:
-    """One LoRA adapter, as data: its encoder, and what it was trained on.
+    """One LoRA adapter, as data: its encoder and its training data.
 
     Attributes
     ----------

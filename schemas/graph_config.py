@@ -19,9 +19,9 @@ class GraphConfig(Config):
     )
     sections: tuple[str, ...] = option((), "sections, e.g. C2,C3 (default: all in the store)")
     k_spatial: int = option(DEFAULT_K, "spatial neighbours per spot", limits=">=1")
-    k_features: int = option(15, "neighbours per spot by the features of its tile", limits=">=1")
+    k_features: int = option(15, "neighbours per spot in feature space", limits=">=1")
     overwrite: bool = option(False, "rebuild existing graphs")  # noqa: FBT003
 
     def faults(self) -> list[str | None]:
-        """List what is wrong between fields."""
+        """List contradictions between options."""
         return [folder_fault("store", self.store)]

@@ -29,7 +29,7 @@ class PredictConfig(Config):
     context_h5ad: Path | None = option(
         None,
         "raw counts of a part of the section (some spots, some genes, or both), used to predict the rest; library sizes "
-        "in obs['library_size'] if genes are left out. A part of the genes needs a checkpoint with a bank (--with-bank)",
+        "in obs['library_size'] if genes are left out. A gene panel needs a checkpoint of `spam finetune --with-bank`",
         panel="Data",
     )
     out_dir: Path | None = option(
@@ -43,10 +43,16 @@ class PredictConfig(Config):
         (), "further formats of the predicted matrix: csv, parquet", panel="Output"
     )
     coverage: float = option(
-        0.9, "coverage of the predictive intervals (lower, upper)", limits="(0,1)", panel="Output"
+        0.9,
+        "nominal coverage of the predictive intervals (layers lower and upper)",
+        limits="(0,1)",
+        panel="Output",
     )
     depth: float | None = option(
-        None, "library size of mu and the intervals (default: training median)", limits=">0", panel="Output"
+        None,
+        "library size for which mu and the intervals are given (default: median of the training spots)",
+        limits=">0",
+        panel="Output",
     )
     plots: bool = option(True, "draw histogram, scatter plots and expression maps", panel="Output")  # noqa: FBT003
     plot_genes: tuple[str, ...] = option(

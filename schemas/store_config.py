@@ -44,9 +44,13 @@ class MergeConfig(Config):
     """Options of `spam store merge`."""
 
     out: Path | None = _argument(
-        None, "store to merge into (made if it does not exist)", example="merge all.zarr a.zarr b.zarr"
+        None, "store to merge into (created if needed)", example="merge all.zarr a.zarr b.zarr"
     )
-    stores: tuple[Path | str, ...] = _argument((), "stores to merge", example="merge all.zarr a.zarr b.zarr")
+    stores: tuple[Path | str, ...] = _argument(
+        (),
+        "stores to copy from, each a folder, a packed store or an address",
+        example="merge all.zarr a.zarr b.zarr",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

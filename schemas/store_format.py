@@ -26,28 +26,6 @@ class FileEntry:
     sha256: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Override:
-    """An objection to sharing a store that its owner overrode.
-
-    Attributes
-    ----------
-    what
-        Subject: ``section 'C2'`` or ``features 'uni_v1_112um'``.
-    licence
-        Name of the licence, or None if none is stated.
-    clause
-        Clause of the licence that forbids sharing; None if the licence is unstated or unknown.
-    message
-        The reason in words.
-    """
-
-    what: str
-    licence: str | None
-    clause: str | None
-    message: str
-
-
 def feature_key(encoder: str, tile_label: str, *, is_averaged: bool = False) -> str:
     """Name the features of one encoder and one tile size within a section, e.g. ``efficientnet_lite0_112um``.
 
@@ -96,7 +74,7 @@ class SectionMeta:
         False for a copy without coordinates.
     spots_sha256
         Digest of the spots' ids and pixel coordinates as they were embedded, see `spots_digest` in
-        ``spam/store``; None where that is not known.
+        ``spam/store``; random in a copy whose spots were shuffled; None where that is not known.
     licence
         Licence of the counts and images, as an SPDX name (``CC-BY-4.0``), or None if unknown.
     redacted

@@ -20,7 +20,7 @@ class TrainingConfig(FeatureOptions):
     sections: tuple[str, ...] = _data((), "sections to train on, e.g. C2,C3,C4 (default: all in the store)")
     val_sections: tuple[str, ...] = _data(
         (),
-        "sections held out for validation, among --sections or besides them (default: all sections of the last donor if "
+        "sections held out for validation, in addition to --sections or among them (default: all sections of the last donor if "
         "three or more donors are known and these are at most half of the sections, else the last section; of a single "
         "section, a block)",
     )
@@ -30,30 +30,28 @@ class TrainingConfig(FeatureOptions):
         required="give a folder for the checkpoints",
     )
     epochs: int = _training(50, "passes over the training spots", limits=">=1")
-    batch_size: int = _training(128, "spots per step", limits=">=1")
+    batch_size: int = _training(64, "spots per step", limits=">=1")
     lr: float = _training(3e-4, "learning rate of AdamW", limits=">0")
     weight_decay: float = _training(0.05, "weight decay of AdamW", limits=">=0")
     dropout: float = _training(0.1, "dropout of activations", limits="[0,1)")
-    n_components: int = _model(
-        256, "principal components of the image features (or as pretrained)", limits=">=1"
-    )
+    n_components: int = _model(256, "principal components of the image features", limits=">=1")
     use_hvg: bool = _data(
         True,  # noqa: FBT003
-        "model only the most variable genes of the training sections (or as pretrained)",
+        "model only the most variable genes of the training sections",
     )
     n_top_genes: int = _data(
         541,
-        "number of most variable genes (or as pretrained); the 50 genes of the HEST board are added",
+        "number of most variable genes; the 50 genes of the HEST board are added",
         limits=">=1",
     )
     seed: int = _training(0, "random seed", limits=">=0")
     device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = _advanced(False, "train in mixed precision (losses stay in float32)")  # noqa: FBT003
     amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = _advanced(
-        "auto", "number format of --amp; auto is bf16"
+        "auto", "floating-point format of --amp; auto is bf16"
     )
     num_workers: int = _advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits=">=0")
-    overwrite: bool = _output(False, "replace another run in --save-dir")  # noqa: FBT003
+    overwrite: bool = _output(False, "replace the run in --save-dir")  # noqa: FBT003
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +62,7 @@ class PretrainConfig(TrainingConfig):
         "joint", "align the image with gene expression and the spatial neighbourhood, or with one of them"
     )
     batch_size: int = _training(
-        64, "spots per step: each is contrasted with all others of its batch", limits=">=2"
+        64, "spots per step; each is contrasted with all others of the batch", limits=">=2"
     )
     proj_dim: int = _model(128, "length of the shared embedding", limits=">=1")
     temperature: float = _training(0.15, "temperature of InfoNCE", limits=">0")
@@ -74,7 +72,8 @@ class PretrainConfig(TrainingConfig):
         limits="[0,1]",
     )
     targets: Literal["hard", "soft"] = _training(
-        "hard", "positive pairs of an image: the expression of its own spot, or also that of similar spots"
+        "hard",
+        "positive pairs of an image: the expression of the same spot (hard), or also that of similar spots (soft)",
     )
     mask_neighbours: bool = _training(
         False,  # noqa: FBT003
@@ -97,12 +96,14 @@ class FinetuneConfig(TrainingConfig):
     """Options of `spam finetune` (stage 2, expression and count likelihood)."""
 
     pretrained_ckpt: Path | None = _data(
-        None, "checkpoint of `spam pretrain` (default: random initial weights)"
+        None,
+        "checkpoint of `spam pretrain`; its genes and principal components are used too (default: random initial weights)",
     )
     epochs: int = _training(
-        30, "passes over the training spots; the best number is chosen on held-out spots", limits=">=1"
+        30,
+        "largest number of passes over the training spots; the best number is chosen on held-out spots",
+        limits=">=1",
     )
-    batch_size: int = _training(64, "spots per step", limits=">=1")
     lr: float = _training(1e-3, "learning rate of AdamW", limits=">0")
     weight_decay: float = _training(0.1, "weight decay of AdamW", limits=">=0")
     dropout: float = _training(0.4, "dropout of image inputs and activations", limits="[0,1)")

@@ -5,7 +5,7 @@ The command line prints the message alone and exits with 2; any other exception 
 
 
 class SpamError(Exception):
-    """An error that the user can fix; the message says how."""
+    """An error that the user can fix; the message states how."""
 
 
 class ConfigError(SpamError, ValueError):

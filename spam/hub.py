@@ -1,4 +1,4 @@
-"""Errors of the Hugging Face Hub, as messages that say what to click or type next.
+"""Errors of the Hugging Face Hub, as messages with the next step.
 
 Used for the weights of encoders and for stores that are pushed, pulled or read from the Hub. Import this module where
 the Hub is used: it imports huggingface_hub, which `import spam` does not.

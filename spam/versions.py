@@ -6,7 +6,7 @@ from importlib import metadata
 
 __all__ = ["software_versions"]
 
-_version = functools.cache(metadata.version)  # reads files, and every epoch asks
+_version = functools.cache(metadata.version)  # cached, because it reads files and is called in every epoch
 _PACKAGES = ("spam-st", "torch", "timm", "numpy", "scipy", "zarr", "anndata")
 
 

@@ -76,7 +76,7 @@ LATE_IMPORTS = {
     ("spam/evaluation/hest_probe.py", "sklearn.pipeline"),
     ("spam/evaluation/hest_probe.py", "sklearn.preprocessing"),
 }
-# Imports by name escape this test; these need them, and say why.
+# Imports by name escape this test; these need them, with the reason.
 DYNAMIC_IMPORTS = {
     "spam/__init__.py",
     "spam/encoders/__init__.py",

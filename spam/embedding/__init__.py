@@ -1,6 +1,6 @@
 """Embed tiles once, and adapt encoders to a cohort: the only writer of features.
 
-Names resolve on first use: a plan does not import torch and timm, which take seconds.
+Names resolve on first use, because a plan needs neither torch nor timm, whose import takes seconds.
 """
 
 from importlib import import_module

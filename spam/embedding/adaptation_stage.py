@@ -13,7 +13,7 @@ from spam.models import AlignmentModel, Embeddings, closure
 from spam.models.linear import standardise_per_section
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.training.contrast import contrast_figures, training_losses
+from spam.training.contrast import contrast_metrics, training_losses
 from spam.training.loop import LossTerms
 from spam.training.training_set import TrainingSet, check_donors, describe_training, random_order
 from spam.typing import Array, Float, Int64, Shaped
@@ -166,7 +166,7 @@ class AdaptationStage:
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
         size = min(self.config.batch_size, len(rows))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        return contrast_figures([self._embed(part, is_augmented=False) for part in parts], self.config)
+        return contrast_metrics([self._embed(part, is_augmented=False) for part in parts], self.config)
 
     def constants(self) -> dict[str, Array]:
         """Return nothing: a checkpoint holds only the trained weights."""

@@ -1,7 +1,7 @@
 """Embed once: tiles of sections -> encoder -> features in the store, chunk by chunk.
 
-A chunk holds features of consecutive spots and is complete when its file exists. No batch crosses a chunk, so a resumed
-run gives the same bytes as an unbroken one.
+A chunk holds the features of consecutive spots and is complete when its file exists. No batch crosses the border of a
+chunk, so a resumed run gives the same bytes as an uninterrupted one.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     """Embed the tiles of one section or of a cohort into a feature store.
 
-    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an unbroken
-    run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
+    Complete features are kept, and incomplete ones resume at the first missing chunk; the result equals that of an
+    uninterrupted run bit for bit (with the same batch size, on the same machine). ``--overwrite`` embeds again; a section is
     rewritten, and loses its other features and graphs, only if its inputs changed.
 
     Parameters
@@ -59,35 +59,35 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
         As `read_plan`, before anything is written; `StoreError` also if a feature is not finite (earlier chunks are kept).
     """
     with contextlib.ExitStack() as slides:
-        planned = read_plan(config, slides)
-        share = Share(config, planned)
+        plan = read_plan(config, slides)
+        shard = Shard(config, plan)
         encoder = build_encoder(
-            planned.card,
+            plan.card,
             device=resolve_device(config.device),
             is_amp=config.amp,
             is_averaged=config.dihedral,
             is_compiled=config.compile,
             lora=config.lora,
         )
-        run = _Run(create_store(planned.store), encoder, config, share, progress)
-        for one in planned.sections:
-            run.require_same_settings(one)
-        reports = [run.embed(one) for one in planned.sections]
-    return EmbedReport(store=planned.store, encoder=planned.encoder, sections=tuple(reports))
+        run = _Run(create_store(plan.store), encoder, config, shard, progress)
+        for planned in plan.sections:
+            run.require_same_settings(planned)
+        reports = [run.embed(planned) for planned in plan.sections]
+    return EmbedReport(store=plan.store, encoder=plan.encoder, sections=tuple(reports))
 
 
-class Share:
-    """The chunks of this process, out of those of all sections and tile sizes: ``--shard``, or as torchrun sets it.
+class Shard:
+    """The chunks that this process embeds, out of those of all sections and tile sizes (``--shard``, or torchrun's rank).
 
     They are consecutive, because neighbouring chunks tend to show neighbouring tissue.
 
     Raises
     ------
     ConfigError
-        If several processes would overwrite.
+        If ``--overwrite`` is given for several processes.
     """
 
-    def __init__(self, config: EmbedConfig, planned: EmbedPlan) -> None:
+    def __init__(self, config: EmbedConfig, plan: EmbedPlan) -> None:
         number, self.n = config.shard_of
         if config.shard is None and "TORCHELASTIC_RUN_ID" in os.environ:
             number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -96,57 +96,57 @@ class Share:
                 f"--overwrite: {self.n} processes would delete each other's work. Run it without torchrun."
             )
             raise ConfigError(message)
-        rows = config.chunk_rows or default_chunk_rows(planned.card.dim, config.dtype)
+        rows = config.chunk_rows or default_chunk_rows(plan.card.dim, config.dtype)
         n_chunks = sum(
-            len(one.specs) * len(chunk_slices(one.section.n_spots, rows)) for one in planned.sections
+            len(planned.specs) * len(chunk_slices(planned.section.n_spots, rows)) for planned in plan.sections
         )
         self.label = f"@{number + 1}of{self.n}" if self.n > 1 else ""  # of this part, for locks
-        self._own = range(n_chunks * number // self.n, n_chunks * (number + 1) // self.n)
+        self._chunks = range(n_chunks * number // self.n, n_chunks * (number + 1) // self.n)
         self._n_counted = 0
 
-    def of_chunks(self, chunks: Sequence[slice]) -> list[slice]:
-        """Select this process's chunks of the next array."""
+    def select(self, chunks: Sequence[slice]) -> list[slice]:
+        """Select this process's chunks of the next array; call it once per array, in the order of the plan."""
         first, self._n_counted = self._n_counted, self._n_counted + len(chunks)
-        return [chunk for place, chunk in enumerate(chunks, first) if place in self._own]
+        return [chunk for place, chunk in enumerate(chunks, first) if place in self._chunks]
 
 
 class _Run:
-    """One run of `embed`: the store, the encoder, the options, and the share of this process."""
+    """One run of `embed`: the store, the encoder, the options, and the shard of this process."""
 
     def __init__(
-        self, store: Store, encoder: Encoder, config: EmbedConfig, share: Share, progress: Progress
+        self, store: Store, encoder: Encoder, config: EmbedConfig, shard: Shard, progress: Progress
     ) -> None:
         self.store, self.encoder, self.config = store, encoder, config
-        self.share, self.progress = share, progress
+        self.shard, self.progress = shard, progress
         # Both change the last bits of features, by the order of sums.
         self.settings: dict[str, str | int] = {
             "--batch-size": config.batch_size,
             "--device": encoder.device.type,
         }
 
-    def require_same_settings(self, one: PlannedSection) -> None:
+    def require_same_settings(self, planned: PlannedSection) -> None:
         """Raise, before any computation, if existing features were computed with other settings."""
-        if self.config.overwrite or one.section.name not in self.store.section_names:
+        if self.config.overwrite or planned.section.name not in self.store.section_names:
             return
-        stored = self.store.section(one.section.name)
-        for meta in self._metas(one):
+        stored = self.store.section(planned.section.name)
+        for meta in self._metas(planned):
             if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
                 stored.feature_writer(meta, run=self.settings)
 
-    def embed(self, one: PlannedSection) -> SectionReport:
+    def embed(self, planned: PlannedSection) -> SectionReport:
         """Embed a section at all tile sizes."""
         begun = time.perf_counter()
-        section, arrays, n_embedded = one.section, [], 0
-        stored = self._stored_section(one)
-        for size, meta in enumerate(self._metas(one)):
-            with stored.lock(meta.key, part=self.share.label):
+        section, arrays, n_embedded = planned.section, [], 0
+        stored = self._stored_section(planned)
+        for size, meta in enumerate(self._metas(planned)):
+            with stored.lock(meta.key, part=self.shard.label):
                 arrays.append(array := _TileArrays(stored, meta, self))
                 pending = array.pending
-                chunks = [chunk for chunk in self.share.of_chunks(array.features.chunks) if chunk in pending]
+                chunks = [chunk for chunk in self.shard.select(array.features.chunks) if chunk in pending]
                 if chunks:
-                    title = f"embed {section.name} {one.specs[size].label}"
+                    title = f"embed {section.name} {planned.specs[size].label}"
                     with self.progress.task(title, _n_rows(chunks)) as advance:
-                        self._fill(array, chunks, one, size, advance)
+                        self._fill(array, chunks, planned, size, advance)
                 if not array.pending:
                     array.finish()
             n_embedded += _n_rows(chunks)
@@ -163,44 +163,44 @@ class _Run:
             ensure_spatial_graph(
                 stored, k=DEFAULT_K
             )  # for readers of the store: training uses the same graph
-        one.files.close()  # a PNG or JPEG is in memory as a whole
+        planned.files.close()  # a PNG or JPEG is in memory as a whole
         return SectionReport(
             name=section.name,
             n_spots=section.n_spots,
             keys=tuple(array.features.key for array in arrays if array.features.is_finished),
             join=section.join.describe(),
             n_embedded=n_embedded,
-            n_present=section.n_spots * len(one.specs) - n_embedded - n_left,
+            n_present=section.n_spots * len(planned.specs) - n_embedded - n_left,
             n_left=n_left,
             flags=dict(flags),
             seconds=time.perf_counter() - begun,
         )
 
-    def _stored_section(self, one: PlannedSection) -> StoredSection:
+    def _stored_section(self, planned: PlannedSection) -> StoredSection:
         """Return the section in the store, after writing it if it is missing or its inputs changed."""
-        name, config = one.section.name, self.config
+        name, config = planned.section.name, self.config
         if name in self.store.section_names:
             stored = self.store.section(name)
-            if not differences(stored, one.section, config.licence):  # else the plan required --overwrite
+            if not differences(stored, planned.section, config.licence):  # else the plan required --overwrite
                 return stored
         small = None
-        if one.slide is not None and config.overview:
-            picture = overview(one.slide, is_forgiving=config.skip_bad_tiles)
+        if planned.slide is not None and config.overview:
+            picture = overview(planned.slide, is_forgiving=config.skip_bad_tiles)
             small = Overview(image=picture.image, scale=picture.scale)
         try:
             return self.store.add_section(
-                one.section,
-                slide_size_px=None if one.slide is None else (one.slide.width, one.slide.height),
+                planned.section,
+                slide_size_px=None if planned.slide is None else (planned.slide.width, planned.slide.height),
                 licence=config.licence,
                 overview=small,
                 is_overwrite=config.overwrite,
             )
         except StoreError:
-            if self.share.n == 1 or name not in self.store.section_names:
+            if self.shard.n == 1 or name not in self.store.section_names:
                 raise
             return self.store.section(name)  # another process has written it
 
-    def _metas(self, one: PlannedSection) -> list[FeatureMeta]:
+    def _metas(self, planned: PlannedSection) -> list[FeatureMeta]:
         """Describe the features of each tile size."""
         card, config = self.encoder.card, self.config
         return [
@@ -220,22 +220,23 @@ class _Run:
                 is_averaged=config.dihedral,
                 adapted_on=self.encoder.adapted_on,
             )
-            for key, spec, sampling in zip(one.keys, one.specs, one.samplings, strict=True)
+            for key, spec, sampling in zip(planned.keys, planned.specs, planned.samplings, strict=True)
         ]
 
     def _fill(
-        self, array: "_TileArrays", chunks: list[slice], one: PlannedSection, size: int, advance: Advance
+        self, array: "_TileArrays", chunks: list[slice], planned: PlannedSection, size: int, advance: Advance
     ) -> None:
-        """Compute chunks: tiles are read ahead, and a GPU computes a batch while the previous one is written.
+        """Compute and write chunks: threads read tiles ahead, and a GPU computes a batch while the previous is written.
 
-        Within a chunk, tiles are read in an order in which each region of the slide is decoded once.
+        Within a chunk, tiles are read in slide order, so that each region is decoded once, and their rows are put back into
+        the order of the spots before the chunk is written.
         """
-        ids, encoder, batches = one.section.ids, self.encoder, []
+        ids, encoder, batches = planned.section.ids, self.encoder, []
         for chunk in chunks:
-            spots = one.in_reading_order(np.arange(chunk.start, chunk.stop), size)
+            spots = planned.in_reading_order(np.arange(chunk.start, chunk.stop), size)
             step = self.config.batch_size
             batches += [(chunk, spots[start : start + step]) for start in range(0, len(spots), step)]
-        done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the present chunk
+        done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the batches of one chunk
 
         def take(
             chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Array]
@@ -252,7 +253,7 @@ class _Run:
                 done.clear()
             advance(len(spots))
 
-        ahead = one.read_tiles([spots for _, spots in batches], size, self.config, encoder.device.type)
+        ahead = planned.read_tiles([spots for _, spots in batches], size, self.config, encoder.device.type)
         previous: tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Array]] | None = None
         with contextlib.closing(ahead):  # the threads end before the slide is closed
             for (chunk, spots), tiles in zip(batches, ahead, strict=True):
@@ -299,7 +300,7 @@ class _TileArrays:
         return [chunk for chunk in self.features.chunks if chunk in missing]
 
     def write(self, chunk: slice, quality: Float32[Array, "n 4"], features: Float32[Array, "n dim"]) -> None:
-        """Write what is missing of a chunk, its rows in the order of the spots."""
+        """Write the missing arrays of a chunk; rows are in the order of the spots."""
         for writer, rows in zip(self._writers, (quality, features), strict=True):
             if chunk in writer.pending:
                 writer.write(chunk, rows)

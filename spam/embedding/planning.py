@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spam import encoders  # names resolve on first use, because only an adapter needs torch
+# The names of `encoders` resolve on first use, because only reading an adapter needs torch.
+from spam import encoders
 from spam.errors import SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard

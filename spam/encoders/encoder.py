@@ -124,7 +124,7 @@ class Encoder:
                 first += len(part)
                 continue
             except RuntimeError as error:
-                # On the CPU, an allocation error has no class of its own.
+                # On the CPU, an allocation error has no separate class.
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
                     raise
                 if len(part) == 1:

@@ -64,7 +64,7 @@ class Layout:
     unused
         Published names, as `fnmatch` patterns, that are not part of the image encoder.
     envelopes
-        Keys of the file under which the weights may lie.
+        Keys of the file that may hold the weights.
     flat
         Names of the network whose weight is published without leading axes of length one.
     n_unused_positions
@@ -174,7 +174,7 @@ def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> 
     card
         Name of the encoder, and layout of its weights.
     weights
-        Content of the published file: name -> tensor, or an envelope that the layout knows.
+        Content of the published file: name -> tensor, or one of the envelopes of the layout.
 
     Returns
     -------

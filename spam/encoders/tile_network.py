@@ -13,12 +13,12 @@ from spam.schemas.encoder_card import EncoderCard, Pooling
 
 
 class TileNetwork(nn.Module):
-    """Normalises pixels, runs the backbone and pools its output, as the card says; it can be trained.
+    """Trainable network of an encoder: normalise pixels, run the backbone and pool its output as the card states.
 
     Raises
     ------
     EncoderError
-        If the card asks for a pooling of tokens or stages that the backbone does not have.
+        If the card names a pooling of tokens or stages that the backbone does not have.
     """
 
     mean: Tensor

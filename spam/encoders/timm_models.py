@@ -1,4 +1,4 @@
-"""Networks built with timm: from a card with random or pretrained weights, and cards of any model that timm knows."""
+"""Networks built with timm: from a card with random or pretrained weights, and cards of any model in timm."""
 
 import contextlib
 import dataclasses
@@ -61,7 +61,7 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
     """
     with _explained(card.name, card.repository or card.source, card.revision):
         file = find_weights(card)
-        if file is None:  # for a few of timm's models only timm knows the address
+        if file is None:  # the address of some of timm's models is known to timm only
             model: Any = timm.create_model(card.source.removeprefix("timm:"), pretrained=True)
         else:
             weights = read_weights(file, encoder=card.name)
@@ -142,7 +142,7 @@ def describe_timm_model(name: str, revision: str | None, *, has_stages: bool) ->
 
 @contextlib.contextmanager
 def _explained(name: str, repository: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what timm and the Hub raise into an `EncoderError` that says what to do."""
+    """Turn what timm and the Hub raise into an `EncoderError` with the next step."""
     try:
         yield
     except EncoderError:
@@ -157,7 +157,7 @@ def _explained(name: str, repository: str, revision: str | None = None) -> Itera
 
 
 def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
-    """Let timm load weights, with the renaming that it knows for each architecture, and with their classifier."""
+    """Load weights with timm, which renames them for each architecture; they include the classifier."""
     # With its tag, because the name of the classifier belongs to the weights.
     architecture = card.source.removeprefix("timm:") if card.source.startswith("timm:") else card.architecture
     config = timm.get_pretrained_cfg(architecture)

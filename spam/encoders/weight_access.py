@@ -125,7 +125,7 @@ def weights_here(card: EncoderCard) -> Path | None:
 
 
 def find_weights(card: EncoderCard) -> Path | None:
-    """Find the file with the weights of a card, and download it if necessary; None if only timm knows its address.
+    """Find the file with the weights of a card, and download it if necessary; None if its address is known to timm only.
 
     Raises
     ------
@@ -145,8 +145,8 @@ class EncoderCheck:
     Attributes
     ----------
     access
-        ``here``: on this machine; ``granted``: gated, and open to this token; ``open``: open to everybody; ``unknown``:
-        only timm knows their address; else why they are not available.
+        ``here``: on this machine; ``granted``: gated, and open to this token; ``open``: open to all; ``unknown``:
+        their address is known to timm only; else why they are not available.
     cached_bytes
         Size on this machine; None if they are not here.
     download_bytes

@@ -19,7 +19,7 @@ from spam.typing import Array, Bool
 
 from .boards import SectionTruth
 
-_NEAR_DUPLICATE = 0.999  # cosine; identical pixels lie above, recompressed ones from .985 up
+_NEAR_DUPLICATE = 0.999  # cosine; identical pixels are above, recompressed ones at .985 or more
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,7 +184,7 @@ class HestReport:
         return (
             f"# HEST benchmark\n\nEncoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson with log1p(raw "
             "counts) per gene, over all test spots of a split; mean over genes, then over splits. The target includes "
-            "depth, so these scores say less about tissue than those of `spam benchmark`.\n\n"
+            "depth, so these scores reflect tissue less than those of `spam benchmark`.\n\n"
             f"{markdown_table(head, rows)}\n\nUndefined: a gene that is constant over the test spots of a split has no "
             "correlation and is excluded from means. HEST's own code gives NaN for the whole split. Scores of each gene: "
             f"`hest.json`.\n\nVersions: {', '.join(f'{name} {number}' for name, number in self.software.items())}\n"

@@ -1,6 +1,6 @@
 """Four published ideas, re-implemented on the same frozen features: ST-Net, BLEEP, TRIPLEX and DeepSpot/STFlow.
 
-All are fitted alike (`Peer`): epochs are chosen inside the training groups, then networks are fitted on all training
+All are fitted in the same way (`Peer`): epochs are chosen inside the training groups, then networks are fitted on all training
 spots and averaged.
 """
 

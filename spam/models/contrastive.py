@@ -1,4 +1,4 @@
-"""Stage 1's model and contrastive losses, and the figures that judge an alignment."""
+"""Stage 1's model and contrastive losses, and the metrics of an alignment."""
 
 import dataclasses
 from typing import Any, Literal, TypeAlias

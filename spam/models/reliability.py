@@ -1,4 +1,4 @@
-"""How far to trust a prediction: accuracy of each gene on held-out spots, calibrated intervals, familiarity of an image."""
+"""Reliability of predictions: accuracy per gene on held-out spots, calibrated intervals, out-of-distribution images."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ _LEVELS = np.concatenate([np.arange(0.01, 1.0, 0.01), [0.995, 0.999, 0.9999]])
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeldOut:
-    """Figures of the held-out spots, kept in the checkpoint.
+    """Accuracy and calibration on the held-out spots, stored in the checkpoint.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ def judge(
     theta: Float[Array, " n_genes"] | None,
     pi: Float[Array, "n n_genes"] | None,
 ) -> HeldOut:
-    """Compare predictions of held-out spots with what was measured.
+    """Measure accuracy and interval coverage of predictions on held-out spots.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def judge(
     counts, likelihood, mu, theta, pi
         Raw counts, and their predicted distribution at the library size of each spot.
     """
-    # A count lies between two quantiles if its cumulative probability reaches the lower level, and that of the count
-    # below it does not reach the upper one: `count_interval`, without an inversion for each level.
+    # A count is inside an interval if its cumulative probability reaches the lower level, and that of the count minus
+    # one does not reach the upper level. This equals `count_interval` without inverting the CDF for each level.
     up_to = count_cdf(likelihood, counts, mu, theta, pi)
     below = count_cdf(likelihood, counts - 1.0, mu, theta, pi)
     share = [float(((up_to >= (1 - q) / 2) & (below < (1 + q) / 2)).mean()) for q in _LEVELS]
@@ -263,7 +263,7 @@ class AppearanceBank:
         features
             Features of all tile sizes side by side.
         without
-            Number of a training section that is not compared with itself.
+            Number of a training section to leave out, for spots of that section.
         """
         points = _coordinates(self.transform, features)
         return _distance_to(self.bank[self.section != without], points) / self.unit

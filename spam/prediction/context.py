@@ -61,7 +61,7 @@ class Context:
         library_size: Float64[Array, " n_measured"] | None = None,
         n_unknown_spots: int = 0,
     ) -> "Context":
-        """Select the modelled genes of what was measured.
+        """Select the modelled genes among the measured ones.
 
         Spots without any count of them are not given, unless their library sizes are stated: then these are true zeros.
 
@@ -257,5 +257,5 @@ def _correct(
 def _residual(
     known: Float[Array, "n_given g"], predicted: Float[Array, "n_given g"]
 ) -> Float64[Array, "n_given g"]:
-    """Measured minus predicted; zero if both say that the gene is absent (at most 0)."""
+    """Measured minus predicted; zero where both are at most 0, i.e. the gene is absent in both."""
     return np.where((known <= 0) & (predicted <= 0), 0.0, known - predicted)

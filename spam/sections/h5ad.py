@@ -146,7 +146,7 @@ def read_counts(
         choice = f"choose --counts-layer from {quoted(others)}, or " if others else ""
         message = (
             f"{where}: {'X' if name is None else f'layers[{name!r}]'} must hold raw counts, but {fault}. "
-            f"To mend it, {choice}put raw counts into layers['counts']. To predict without counts, leave out {option}."
+            f"To fix it, {choice}put raw counts into layers['counts']. To predict without counts, leave out {option}."
         )
         raise SectionError(message)
     counts = csr_matrix((counts.data.astype(np.int32), counts.indices, counts.indptr), shape=counts.shape)

@@ -104,7 +104,7 @@ class Section:
         The same in µm, or None if `mpp` is unknown.
     mpp, mpp_source
         µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
-        can tell and was not opened yet.
+        states it and was not opened yet.
     counts, genes
         Raw counts as int32 and the names of their columns (``<U``); both None for pure prediction.
     obs

@@ -41,7 +41,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     """Read one section: join its table to its h5ad by exact id, and check everything that needs no pixels.
 
     Without an h5ad (pure prediction) ids, coordinates, donor and name come from the table, and there are no counts.
-    Nothing is repaired: if a fault has a likely cause, the error names the option that mends it.
+    Nothing is repaired: if a fault has a likely cause, the error names the option that fixes it.
 
     Parameters
     ----------

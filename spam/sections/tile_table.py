@@ -203,7 +203,7 @@ def join_rows(
     ------
     SectionError
         If ids are empty, repeated, or match nowhere, or (without ``--allow-missing-tiles``) if a spot has no row. Names
-        the first ids and, if visible, the likely cause with the option that mends it.
+        the first ids and, if visible, the likely cause with the option that fixes it.
     """
     rows = np.flatnonzero(table.inside()).astype(np.int64)
     if not len(rows):

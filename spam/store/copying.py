@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,10 @@ from spam.typing import Array
 
 from .feature_store import Store, choose_sections, create_store, open_store
 from .features import feature_names
-from .layout import IDENTITY, INDEX, META, feature_graph_key, graph_nodes
+from .layout import IDENTITY, INDEX, feature_graph_key, graph_nodes
 from .section_index import SectionIndex, content_digest
-from .stored_section import StoredSection, graph_names
-from .writing import copy_nodes, copy_section, live_locks, locked, write_root, write_section
+from .stored_section import StoredSection, graph_names, is_stale_graph
+from .writing import copy_nodes, copy_section, locked_section, write_root, write_section
 
 Part: TypeAlias = tuple[Literal["features", "graph", "section"], str]
 """What can be copied or differ: kind and key, such as ``("features", "uni_112um")``."""
@@ -98,27 +99,21 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
     sections = [store.section(name) for name in choose_sections(store, config.sections)]
     genes = _chosen_genes(config, sections)
     kept = chosen_parts(sections, config.features)
-    stale = [
-        f"{named(section, part)} (its features were replaced later)"
-        for section in sections
-        for part in kept[section.meta.name]
-        if _is_stale(section.index, part)
-    ]
     left_out: list[str] = []
     with (
         new_folder(config.out) as folder,
         progress.task("copying", sum(len(s.index.files) for s in sections)) as advance,
     ):
         for section in sections:
-            name = section.meta.name
-            is_open = not config.without_coordinates
-            parts = {
-                part: nodes
-                for part, nodes in kept[name].items()
-                if not _is_stale(section.index, part) and (is_open or part[0] == "features")
-            }
+            parts = {}
+            for part, nodes in parts_of(section.index).items():
+                if part not in kept[section.meta.name]:
+                    left_out.append(named(section, part))
+                elif part[0] == "graph" and is_stale_graph(section.index, part[1]):
+                    left_out.append(f"{named(section, part)} (its features were replaced later)")
+                elif part[0] == "features" or not config.without_coordinates:
+                    parts[part] = nodes
             _copy(section, folder, parts, genes, config, advance)
-            left_out += [named(section, part) for part in parts_of(section.index) if part not in kept[name]]
         write_root(folder)
     copy = open_store(config.out)
     copied = [copy.section(name) for name in copy.section_names]
@@ -126,7 +121,7 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
         out=config.out,
         sections=copy.section_names,
         added=tuple(named(s, part) for s in copied for part in parts_of(s.index)),
-        left_out=(*left_out, *stale),
+        left_out=tuple(left_out),
         redacted={section.meta.name: section.meta.redacted for section in copied},
     )
 
@@ -143,6 +138,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists():
         message = f"{out} exists already. Delete it, or choose another name."
         raise OutputExistsError(message)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as folder:
         inner = create_store(Path(folder) / "store").folder
         yield inner
@@ -229,16 +225,6 @@ def _chosen_genes(config: SelectConfig, sections: Sequence[StoredSection]) -> se
     return genes
 
 
-def _is_stale(index: SectionIndex, part: Part) -> bool:
-    """Tell whether a graph is over features that were replaced after it was built."""
-    if part[0] == "features":
-        return False
-    metas = (index.attribute(node, META) for node in graph_nodes(part[1]))
-    meta: dict[str, Any] = next(filter(None, metas), {})
-    node = f"obsm/{meta.get('features_key')}"
-    return node in index.nodes and index.attribute(node, IDENTITY) != meta.get("features_identity")
-
-
 def _copy(
     section: StoredSection,
     folder: Path,
@@ -267,7 +253,11 @@ def _copy(
     )
     if not is_open:
         changed = dataclasses.replace(
-            changed, slide_width_px=None, slide_height_px=None, spots_sha256=None, sources=()
+            changed,
+            slide_width_px=None,
+            slide_height_px=None,
+            spots_sha256=secrets.token_hex(32),  # other spots than those of any other copy: the order differs
+            sources=(),
         )
     write_section(
         folder,
@@ -342,7 +332,7 @@ class Plan:
 def merge_plans(
     own: Iterable[StoredSection], sources: Iterable[tuple[StoredSection, Parts]]
 ) -> dict[str, Plan]:
-    """Plan a merge of sections, by section name: what is there stays, and the first source of anything new wins.
+    """Plan a merge of sections, by section name: existing content is kept, and new content comes from the first source.
 
     Parameters
     ----------
@@ -394,12 +384,10 @@ def apply_plans(plans: Mapping[str, Plan], target: Store, advance: Advance) -> N
     """Copy what the plans add to a store in a folder; a killed run can be repeated."""
     for name, plan in plans.items():
         section = target.folder / name
-        with locked(target.folder, name):
+        with locked_section(target.folder, name):
             now = target.section(name).index.digest if (section / INDEX).is_file() else None
-            if live_locks(target.folder, name) or now != (None if plan.is_new else plan.base.index.digest):
-                message = (
-                    f"Section {name!r} of {target.address!r} is being changed by another process. Try again."
-                )
+            if now != (None if plan.is_new else plan.base.index.digest):
+                message = f"Section {name!r} of {target.address!r} was changed meanwhile. Run again."
                 raise StoreError(message)
             if plan.is_new:
                 leave_out = [

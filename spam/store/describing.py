@@ -152,20 +152,10 @@ def describe(config: InfoConfig, *, progress: Progress = SILENT) -> InfoReport:
 
 
 def _section(section: StoredSection) -> SectionInfo:
-    meta, index = section.meta, section.index
-    shared = (
-        "name",
-        "donor",
-        "n_spots",
-        "n_genes",
-        "has_counts",
-        "has_coordinates",
-        "mpp",
-        "licence",
-        "redacted",
-    )
+    index, meta = section.index, dataclasses.asdict(section.meta)
+    names = {field.name for field in dataclasses.fields(SectionInfo)}
     return SectionInfo(
-        **{field: getattr(meta, field) for field in shared},
+        **{name: value for name, value in meta.items() if name in names},
         content=index.digest[:_DIGITS],
         features=tuple(_feature(section, key) for key in section.feature_keys),
         graphs=section.graph_keys,

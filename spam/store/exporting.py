@@ -21,7 +21,8 @@ from spam.schemas.store_config import ExportConfig
 from spam.schemas.store_format import quality_key
 from spam.schemas.tile_spec import MEASURES, flag_column
 
-from . import Graph, StoredSection, choose_features, choose_sections, flagged_spots, open_store
+from . import StoredSection, choose_features, choose_sections, flagged_spots, open_store
+from .stored_section import is_stale_graph
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
         f"{section.meta.name}/{key}"
         for section in (sections if config.to != "parquet" else [])
         for key in section.graph_keys
-        if (graph := section.graph(key)) is not None and _is_stale(section, graph)
+        if is_stale_graph(section.index, key)
     ]
     return ExportReport(files=tuple(config.out / name for name in names), stale=tuple(stale))
 
@@ -106,7 +107,7 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
             result.obsm[quality_key(key)] = pd.DataFrame(measures, index=obs.index, columns=list(MEASURES))
     for key in section.graph_keys:
         graph = section.graph(key)
-        if graph is None or _is_stale(section, graph):
+        if graph is None or is_stale_graph(section.index, key):
             continue
         result.obsp[f"{key}_connectivities"] = graph.connectivities
         result.obsp[f"{key}_distances"] = graph.distances
@@ -130,14 +131,6 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
 def _columns(section: StoredSection, keys: Sequence[str]) -> dict[str, Any]:
     flags = flagged_spots(section, keys)
     return {**section.obs, **{flag_column(flag): values for flag, values in flags.items()}}
-
-
-def _is_stale(section: StoredSection, graph: Graph) -> bool:
-    """Tell whether the features that a graph was built over were replaced later."""
-    over = graph.meta.features_key
-    return (
-        over in section.feature_keys and section.feature_identity(str(over)) != graph.meta.features_identity
-    )
 
 
 def _suffixes(config: ExportConfig, section: StoredSection) -> tuple[str, ...]:
@@ -172,7 +165,7 @@ def _zarr_v3() -> Iterator[None]:
     is_default = tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
     settings = {} if is_default else {"zarr_write_format": 3, "auto_shard_zarr_v3": False}
     with anndata.settings.override(**settings), warnings.catch_warnings():
-        # AnnData consolidates on purpose: its reader and web servers need it.
+        # AnnData consolidates the metadata, because its reader and web servers need it.
         warnings.filterwarnings(
             "ignore", message="Consolidated metadata is currently not part", category=UserWarning
         )

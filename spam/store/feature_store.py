@@ -9,12 +9,12 @@ from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, STAGING, VERSION, name_fault
-from .places import FolderLocation, Location, ZipLocation
+from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, VERSION, name_fault
+from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .stored_section import Overview, StoredSection, spots_digest
-from .writing import live_locks, locked, remove_leftovers, write_root, write_section
+from .writing import locked_section, remove_leftovers, write_root, write_section
 
 
 class Store:
@@ -62,12 +62,12 @@ class Store:
         overview: Overview | None,
         is_overwrite: bool = False,
     ) -> StoredSection:
-        """Write a section without features; it appears when it is whole.
+        """Write a section without features; readers see it once it is complete.
 
         Parameters
         ----------
         section
-            The section as the laboratory's files describe it.
+            The section as read from the lab files.
         slide_size_px
             Width and height of the slide at full resolution; None for tile files.
         licence
@@ -105,12 +105,9 @@ class Store:
             spots_sha256=spots_digest(section.ids, section.xy_px),
             licence=licence,
         )
-        with locked(folder, name):
+        with locked_section(folder, name):
             if name in self.section_names and not is_overwrite:
                 message = f"Store {self.address!r} has a section {name!r}. Use another --section, or replace it: --overwrite"
-                raise StoreError(message)
-            if writers := live_locks(folder, name):
-                message = f"Section {name!r} is being written by another process ({', '.join(writers)}). Wait for it."
                 raise StoreError(message)
             write_section(
                 folder,
@@ -135,12 +132,7 @@ class Store:
         StoreError
             If the store is open for reading only.
         """
-        if self.is_writable and isinstance(self.location, FolderLocation):
-            return self.location.path
-        message = (
-            f"Store {self.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
-        )
-        raise StoreError(message)
+        return writable_folder(self.location, is_writable=self.is_writable)
 
 
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
@@ -163,12 +155,12 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
 
 
 def locate(address: Path | str) -> Location:
-    """Find where the files of a store lie, without reading them.
+    """Find where the files of a store are, without reading them.
 
     Raises
     ------
     StoreError
-        If there is nothing, or a file that is no packed store, or an address that cannot be opened.
+        If there is nothing, or a file that is not a packed store, or an address that cannot be opened.
     """
     if is_remote(address):
         return RemoteLocation(str(address))
@@ -190,7 +182,7 @@ def create_store(path: Path | str) -> Store:
     path = Path(path)
     # A writer that was killed before it made a store of the folder leaves these.
     if not path.exists() or (
-        path.is_dir() and all(p.name in (STAGING, LOCKS, f"{INDEX}.partial") for p in path.iterdir())
+        path.is_dir() and all(p.name in (LOCKS, f"{INDEX}.partial") for p in path.iterdir())
     ):
         path.mkdir(parents=True, exist_ok=True)
         write_root(path)
@@ -209,7 +201,7 @@ def read_root(location: Location) -> tuple[str, ...]:
     data = location.read_index("")
     if data is None:
         message = (
-            f"{where} is no store: it has no {INDEX!r}. Give the folder that `spam embed --store` wrote."
+            f"{where} is not a store: it has no {INDEX!r}. Give the folder that `spam embed --store` wrote."
         )
         raise StoreError(message)
     try:  # before the digest, which another version may compute differently
@@ -219,7 +211,7 @@ def read_root(location: Location) -> tuple[str, ...]:
         message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
         raise StoreError(message) from error
     if found != STORE_FORMAT:
-        message = f"{where} is no store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
+        message = f"{where} is not a store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
         raise StoreError(message)
     if version != STORE_VERSION:
         remedy = "Update with: pip install --upgrade spam-st"

@@ -37,7 +37,7 @@ from .layout import (
     inside,
     name_fault,
 )
-from .places import FolderLocation, Location
+from .places import FilePart, FolderLocation, Location
 from .section_index import SectionIndex, update_index
 from .writing import discard, locked, remove_nodes
 
@@ -122,14 +122,18 @@ def read_features(
         fault = "its shape, format or files differ from its metadata"
         raise location.damaged(where, fault)
     location.prefetch({f"{index.meta.name}/{path}": entry for path, entry in entries.items() if entry})
+    parts: dict[str, FilePart] = {}
+    for path, entry in entries.items():  # before memory is allocated for them
+        where = f"{index.meta.name}/{path}"
+        part = location.part(where, entry)
+        if part is None or part.n_bytes != n_bytes:
+            raise location.damaged(where, "it is missing" if part is None else f"it has {part.n_bytes} bytes")
+        parts[path] = part
     out = np.empty(shape, np.float32 if is_float32 else dtype)
 
     def read(path: str) -> None:
-        rows = out[files[path] : files[path] + chunk[0]]
+        rows, part = out[files[path] : files[path] + chunk[0]], parts[path]
         where = f"{index.meta.name}/{path}"
-        part = location.part(where, entries[path])
-        if part is None or part.n_bytes != n_bytes:
-            raise location.damaged(where, "it is missing" if part is None else f"it has {part.n_bytes} bytes")
         # Padding follows the rows of the last chunk, and is part of its checksum.
         is_direct = len(rows) == chunk[0] and out.dtype == dtype
         place = rows if is_direct else np.empty((chunk[0], meta.dim), dtype)
@@ -138,7 +142,8 @@ def read_features(
             os.preadv(file.fileno(), [place.data.cast("B"), checksum], part.offset)
         if google_crc32c.value(place.reshape(-1).view(np.uint8)) != int.from_bytes(checksum, "little"):
             first, last = files[path], files[path] + len(rows)
-            raise location.damaged(where, f"rows {first}:{last} of {key!r} do not match their checksum")
+            fault = f"rows {first}:{last} of {key!r} do not match their checksum"
+            raise location.damaged(where, fault)
         if not is_direct:
             rows[:] = place[: len(rows)]
 
@@ -264,7 +269,10 @@ class FeatureWriter:
 
 def is_intact_chunk(data: bytes) -> bool:
     """Tell whether a chunk file of features ends with the CRC-32C of its rows."""
-    return bool(google_crc32c.value(data[:-_CRC_BYTES]) == int.from_bytes(data[-_CRC_BYTES:], "little"))
+    is_whole = len(data) > _CRC_BYTES  # the checksum of nothing is 0, as the last bytes of an empty file are
+    return is_whole and bool(
+        google_crc32c.value(data[:-_CRC_BYTES]) == int.from_bytes(data[-_CRC_BYTES:], "little")
+    )
 
 
 def open_feature_writer(

@@ -376,7 +376,7 @@ def _read_table(path: Path) -> _Rows:
 
 
 def _combined(own: _Rows, given: _Rows) -> tuple[_Rows, list[str]]:
-    """Complete what the file of the features says by what the file of coordinates says; list contradictions.
+    """Complete the metadata of the features file by those of the coordinates file; list contradictions.
 
     Either may complete the other: CLAM states the tile size with the coordinates alone.
     """

@@ -41,7 +41,7 @@ class ImportReport:
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """Say in one line what was imported."""
+        """Summarise the import in one line."""
         return (
             f"{self.section}: {self.n_spots} of {self.n_tiles} rows of {self.kind} features ({self.dim} numbers each) "
             f"{'were already' if self.was_there else 'are now'} in {self.store} as {self.key}"

@@ -85,7 +85,7 @@ def graph_nodes(key: str) -> tuple[str, str, str]:
 
 
 def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | None:
-    """Say what is wrong with `name` as the name of a group or array, or None."""
+    """Describe why `name` cannot be the name of a group or array; None if it can."""
     if not name:
         return f"{what} is empty"
     if name in reserved:

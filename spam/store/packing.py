@@ -34,7 +34,7 @@ class PackReport:
         return {**dataclasses.asdict(self), "store": str(self.store), "out": str(self.out)}
 
     def summary(self) -> str:
-        """Say what was written and what was left out."""
+        """Summarise what was written and what was left out."""
         lines = [f"left out unfinished features {name}" for name in self.unfinished]
         return "\n".join([*lines, f"wrote {self.out}: {len(self.sections)} sections"])
 
@@ -54,6 +54,7 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
     if out.exists():
         message = f"{out} exists already. Delete it, or choose another name."
         raise OutputExistsError(message)
+    out.parent.mkdir(parents=True, exist_ok=True)
     store = open_store(config.store)
     sections = [store.section(name) for name in store.section_names]
     entries = {
@@ -92,7 +93,7 @@ def unpack(config: UnpackConfig, *, progress: Progress = SILENT) -> PackReport:
     MissingInputError
         If there is no such file.
     StoreError
-        If it is no packed store, or is damaged.
+        If it is not a packed store, or is damaged.
     OutputExistsError
         If there is something at `out`.
     """

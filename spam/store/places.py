@@ -1,4 +1,4 @@
-"""Where the files of a store lie: in a folder or in a packed store (ZIP); remote stores are in ``remote.py``."""
+"""Where the files of a store are: in a folder or in a packed store (ZIP); remote stores are in ``remote.py``."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ _LOCAL_HEADER = 30  # bytes of a ZIP entry's header before its name (APPNOTE 6.3
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FilePart:
-    """Where the bytes of one file of a store lie on this machine: a part of a local file."""
+    """Where the bytes of one file of a store are on this machine: a part of a local file."""
 
     path: Path
     offset: int
@@ -91,7 +91,7 @@ class Location:
         return data, "" if file_entry(data) == entry else f"its SHA-256 is not {entry.sha256[:12]}…"
 
     def damaged(self, path: str, fault: str) -> StoreError:
-        """Make the error for a file that is not what its index says."""
+        """Build the error for a file that does not match its index."""
         message = (
             f"Damaged file: {path} in store {self.address!r}: {fault}. If another process is writing the store, run the "
             f"command again; otherwise list all damage: spam store verify {self.address}"
@@ -118,13 +118,29 @@ class FolderLocation(Location):
         return None
 
 
+def writable_folder(location: Location, *, is_writable: bool) -> Path:
+    """Return the folder of a store, to write to.
+
+    Raises
+    ------
+    StoreError
+        If the store is open for reading only.
+    """
+    if is_writable and isinstance(location, FolderLocation):
+        return location.path
+    message = (
+        f"Store {location.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
+    )
+    raise StoreError(message)
+
+
 class ZipLocation(Location):
     """A packed store: a ZIP file whose entries are not compressed and are read in place.
 
     Raises
     ------
     StoreError
-        If it is no ZIP file, or an entry is compressed or encrypted.
+        If it is not a ZIP file, or an entry is compressed or encrypted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,13 +149,11 @@ class ZipLocation(Location):
             with zipfile.ZipFile(path) as archive:
                 self.entries = {entry.filename: entry for entry in archive.infolist()}
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            message = f"{str(path)!r} is no packed store ({error}). Pack the store again: spam store pack"
+            message = f"{str(path)!r} is not a packed store ({error}). Pack the store again: spam store pack"
             raise StoreError(message) from error
         for name, entry in self.entries.items():
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 0x1:
-                message = (
-                    f"{str(path)!r} is no packed store: {name!r} is compressed. Pack it with: spam store pack"
-                )
+                message = f"{str(path)!r} is not a packed store: {name!r} is compressed. Pack it with: spam store pack"
                 raise StoreError(message)
 
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:

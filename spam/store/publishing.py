@@ -4,7 +4,6 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
-import json
 import re
 import tempfile
 import urllib.parse
@@ -21,7 +20,7 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from spam.errors import StoreError
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
-from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, FileEntry
+from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, feature_identity, quality_key
 
 from .copying import (
     Part,
@@ -35,14 +34,15 @@ from .copying import (
     require_no_conflicts,
     select,
 )
-from .feature_store import Store, choose_sections, create_store, open_store
-from .features import feature_names, quality_names, read_feature_meta
-from .layout import FILES, FORMAT, INDEX, META, SECTIONS, SPAM, VERSION, feature_graph_key
+from .feature_store import Store, choose_sections, create_store, open_store, read_root
+from .features import feature_names, quality_names, read_feature_meta, unfinished_names
+from .layout import IDENTITY, INDEX, LOCKS, META, PARTIAL, feature_graph_key, inside
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
-from .section_index import SectionIndex, file_entry, open_index, sealed
+from .section_index import SectionIndex, edited, file_entry, write_whole
 from .sharing_terms import dataset_card, require_sharing_allowed, section_licence, sharing_objections
 from .stored_section import StoredSection
+from .writing import locked_section, root_index, write_root
 
 _README = "README.md"
 _HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
@@ -65,7 +65,7 @@ class TransferReport:
     n_files, n_bytes
         Files that were transferred, and their size.
     replaced
-        What differed at the destination and was replaced.
+        What differed at the destination and was replaced, and features that were removed because their section was.
     overridden
         Objections to sharing that were overridden.
     unfinished
@@ -90,7 +90,7 @@ class TransferReport:
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """Say what was transferred, replaced, overridden and left out."""
+        """List what was transferred, replaced, overridden and left out."""
         lines = [f"overridden: {line}" for line in self.overridden]
         lines += [f"left out unfinished features {name}" for name in self.unfinished]
         lines += [f"replaced {line}" for line in self.replaced]
@@ -124,20 +124,27 @@ class _Change:
         there = {} if self.old is None else self.old.files
         return {path: entry for path, entry in self.index.files.items() if there.get(path) != entry}
 
+    @property
+    def lost(self) -> list[str]:
+        """Features that the section has now and will not have afterwards, sorted."""
+        there = set() if self.old is None else {*feature_names(self.old)} - {*quality_names(self.old)}
+        return sorted(there - {*feature_names(self.index)})
+
 
 def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     """Share a store on the Hub, in an object store or in a folder.
 
     Sections, features and graphs of others at the address stay. What is there and differs is replaced only with
-    `overwrite`. Files that are there with the same size and digest are not sent, so a killed push is resumed. On the Hub a
-    push is one commit; elsewhere the index of a section comes after its files, so readers never see a part of a change.
-    Data that is removed (`without_counts`, …) is removed from a temporary copy in ``TMPDIR``. What an earlier push sent
-    stays in the history of a Hub repository.
+    `overwrite`; a section that is replaced keeps the features of others if they are of the same spots and images. Files
+    that are there with the same size and digest are not sent, so a killed push is resumed. On the Hub a push is one commit;
+    elsewhere the index of a section comes after its files, so readers never see a part of a change. Data that is removed
+    (`without_counts`, …) is removed from a temporary copy in ``TMPDIR``. What an earlier push sent stays in the history of
+    a Hub repository.
 
     Raises
     ------
     StoreError
-        If a licence forbids sharing; if what is there differs (lists it; nothing is sent); if the store is damaged or
+        If a licence forbids sharing; if content at the address differs (lists it; nothing is sent); if the store is damaged or
         empty; if the address cannot be reached or written to.
     """
     assert config.store is not None  # checked by PushConfig
@@ -159,7 +166,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         sections = {name: store.section(name) for name in choose_sections(store, ())}
         for section in sections.values():
             if config.licence is not None and section_licence(section.meta) is None:
-                section.index = _edited(section.index, licence=config.licence)
+                section.index = edited(section.index, licence=config.licence)
                 section.meta = section.index.meta
         metas = [section.meta for section in sections.values()]
         pushed = [section.feature_meta(key) for section in sections.values() for key in section.feature_keys]
@@ -169,18 +176,19 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         plans = merge_plans(
             own.values(), [(section, parts_of(section.index)) for section in sections.values()]
         )
-        replaced = tuple(named(plan.base, part) for plan in plans.values() for part in plan.conflicts)
         if not config.overwrite:
             advice = "Push to another address, or replace them with --overwrite."
             require_no_conflicts(
                 plans, f"{shown(str(config.to))!r} has something else under the same name", advice
             )
         changes = {name: _change(plans[name], section) for name, section in sections.items()}
+        replaced = [named(plan.base, part) for plan in plans.values() for part in plan.conflicts]
+        replaced += [f"{name}: features {key!r}" for name, change in changes.items() for key in change.lost]
         indexes = {name: section.index for name, section in own.items()}
         indexes |= {name: change.index for name, change in changes.items()}
-        small = {INDEX: _root([*indexes]), _README: _readme(str(config.to), place, indexes)}
+        readme = _readme(str(config.to), place, indexes)
         with progress.task("pushing", sum(len(change.files) for change in changes.values())) as advance:
-            sent = place.apply(store, changes, small, advance)
+            sent = place.apply(store, changes, readme, advance)
     return TransferReport(
         store=str(config.store),
         to=shown(str(config.to)),
@@ -188,38 +196,11 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         added=tuple(named(section, part) for name, section in sections.items() for part in plans[name].added),
         n_files=len(sent),
         n_bytes=sum(entry.n_bytes for entry in sent),
-        replaced=replaced,
+        replaced=tuple(replaced),
         overridden=sharing_objections(metas, pushed),
         unfinished=tuple(unfinished),
         commit=place.commit,
     )
-
-
-def _edited(
-    index: SectionIndex,
-    *,
-    drop: Sequence[str] = (),
-    add: Sequence[str] = (),
-    other: SectionIndex | None = None,
-    licence: str | None = None,
-) -> SectionIndex:
-    """Return an index without the nodes `drop`, with the nodes `add` of another index, or under a licence."""
-    document = json.loads(index.data)
-    spam, nodes = document["attributes"][SPAM], document["consolidated_metadata"]["metadata"]
-    for path in index.below(*drop):
-        del spam[FILES][path]
-    for name in [name for name in nodes if _is_below(name, drop)]:
-        del nodes[name]
-    if other is not None:
-        spam[FILES] |= {path: dataclasses.asdict(entry) for path, entry in other.below(*add).items()}
-        nodes |= {name: node for name, node in other.nodes.items() if _is_below(name, add)}
-    if licence is not None:
-        spam[META]["licence"] = licence
-    return open_index(sealed(document), index.meta.name, index.meta.name)
-
-
-def _is_below(name: str, nodes: Sequence[str]) -> bool:
-    return any(f"{name}/".startswith(f"{node}/") for node in nodes)
 
 
 def _change(plan: Plan, section: StoredSection) -> _Change:
@@ -227,16 +208,35 @@ def _change(plan: Plan, section: StoredSection) -> _Change:
     if plan.is_new:
         return _Change(index=section.index, old=None, interim=None)
     old = plan.base.index
-    if ("section", section.meta.name) in plan.conflicts:
-        return _Change(index=section.index, old=old, interim=b"")
     own, ours = parts_of(old), parts_of(section.index)
-    # A graph over features that are replaced goes with them.
-    graphs: list[Part] = [("graph", feature_graph_key(key)) for _, key in plan.conflicts]
-    dropped = [own[part] for part in (*plan.conflicts, *graphs) if part in own]
-    remaining = _edited(old, drop=sum(dropped, ()))
+    if ("section", section.meta.name) in plan.conflicts:
+        kept = [nodes for part, nodes in own.items() if part not in ours and _fits(section, old, part)]
+        index = edited(section.index, other=old, add=sum(kept, ()))
+        return _Change(index=index, old=old, interim=b"")
+    # Replaced features take their graph and the quality of their tiles with them.
+    keys = [key for kind, key in plan.conflicts if kind == "features"]
+    behind: list[Part] = [("graph", feature_graph_key(key)) for key in keys]
+    behind += [("features", quality_key(key)) for key in keys]
+    dropped = [own[part] for part in dict.fromkeys((*plan.conflicts, *behind)) if part in own]
+    remaining = edited(old, drop=sum(dropped, ()))
     added = [nodes for part, nodes in ours.items() if not set(nodes) <= set(remaining.nodes)]
-    index = _edited(remaining, other=section.index, add=sum(added, ()))
+    index = edited(remaining, other=section.index, add=sum(added, ()))
     return _Change(index=index, old=old, interim=remaining.data if dropped else None)
+
+
+def _fits(section: StoredSection, old: SectionIndex, part: Part) -> bool:
+    """Tell whether features (or their quality or graph) of others stay when the section is replaced.
+
+    They do if they were computed from the same spots and images, and the section lacks these features itself.
+    """
+    key = part[1].removesuffix(f"_{QUALITY}")
+    if part[0] == "graph":
+        key = part[1].removeprefix(feature_graph_key(""))
+    node = f"obsm/{key}"
+    if section.meta.spots_sha256 is None or node in section.index.nodes or not old.attribute(node, META):
+        return False
+    meta = FeatureMeta.from_mapping(old.attribute(node, META))
+    return bool(old.attribute(node, IDENTITY) == feature_identity(section.meta, meta))
 
 
 def _readme(address: str, place: "_Place", indexes: Mapping[str, SectionIndex]) -> bytes:
@@ -272,7 +272,7 @@ class _Place:
             self.location: Location = RemoteLocation(address, cache=cache)
         else:
             folder = Path(address.removeprefix("file://")).resolve()
-            self.files, self.root = fsspec.filesystem("file", auto_mkdir=True), str(folder)
+            self.files, self.root = fsspec.filesystem("file"), str(folder)
             self.location = FolderLocation(folder)
 
     def sections(self) -> dict[str, StoredSection]:
@@ -284,13 +284,21 @@ class _Place:
             If there is something else than a store.
         """
         if self.location.read_index("") is None:
-            others = {path.split("/")[0] for path in self.found("")} - {_README, ".gitattributes"}
+            ours = {
+                _README,
+                LOCKS,
+                f"{INDEX}{PARTIAL}",
+                ".gitattributes",
+            }  # the first may be of a killed push
+            others = {path.split("/")[0] for path in self.found("")} - ours
             if others:
                 message = f"{shown(self.address)!r} is not empty and no store: it has {', '.join(sorted(others)[:5])}."
                 raise StoreError(message)
             return {}
         store = Store(self.location, is_writable=False)
-        return {name: store.section(name) for name in store.section_names}
+        # The root also names a section that a killed push was replacing, which has no index.
+        names = [name for name in store.section_names if self.location.read_index(name) is not None]
+        return {name: store.section(name) for name in names}
 
     def found(self, folder: str) -> dict[str, dict[str, Any]]:
         """List the files below a folder, by path within the store, with the details of fsspec."""
@@ -304,22 +312,42 @@ class _Place:
         self,
         source: Store,
         changes: Mapping[str, _Change],
-        small: Mapping[str, bytes],
+        readme: bytes,
         advance: Advance,
     ) -> list[FileEntry]:
-        """Send sections, then the root and other `small` files; return the files of sections that were sent."""
+        """Send sections, then root and README; return the files of sections that were sent."""
         if self.location.read_index("") is None:  # so that a killed push leaves a store
-            self.put(INDEX, _root(()))
-        sent = [entry for change in changes.values() for entry in self._send(source, change, advance)]
-        for path, data in small.items():
-            self.put(path, data)
+            self._put_root(())
+        sent = []
+        for name, change in changes.items():
+            with self._locked(name):
+                sent += self._send(source, change, advance)
+        self._put_root([*changes])
+        self.put(_README, readme)
         self.finish()
         return sent
+
+    def _put_root(self, names: Sequence[str]) -> None:
+        """Write the root with `names` and the sections that it names now: others may have pushed meanwhile."""
+        if isinstance(self.location, FolderLocation):
+            write_root(self.location.path)
+            return
+        listed = () if self.location.read_index("") is None else read_root(self.location)
+        self.put(INDEX, root_index({*listed, *names}))
+
+    def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from changing a section in a folder; object stores have no locks."""
+        if isinstance(self.location, FolderLocation):
+            return locked_section(self.location.path, name)
+        return contextlib.nullcontext()
 
     def _send(self, source: Store, change: _Change, advance: Advance) -> list[FileEntry]:
         """Send the files of a section, then its index, and delete files that it does not name."""
         name = change.index.meta.name
         index, found = f"{name}/{INDEX}", self.found(name)
+        kept: tuple[str, ...] = ()  # features that `spam embed` has begun in this folder
+        if change.old is not None and change.interim != b"":
+            kept = tuple(f"{name}/obsm/{key}/" for key in unfinished_names(self.location, change.old))
         if self.location.read_index(name) != (None if change.old is None else change.old.data):
             message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
             raise StoreError(message)
@@ -340,7 +368,8 @@ class _Place:
         if change.old is None or change.old.data != change.index.data:
             self.put(index, change.index.data)
         for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
-            self.delete(path)
+            if not path.startswith(kept):
+                self.delete(path)
         return sent
 
     def _has(self, info: dict[str, Any] | None, data: bytes) -> bool:
@@ -354,7 +383,12 @@ class _Place:
         return etag == md5.hexdigest() or info.get("md5Hash") == base64.b64encode(md5.digest()).decode()
 
     def put(self, path: str, data: bytes, file: Path | None = None) -> None:
-        """Write a file; `file` has the same bytes on disk."""
+        """Write a file in one step; `file` has the same bytes on disk."""
+        if isinstance(self.location, FolderLocation):
+            to = inside(self.location.path, path)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(to, data)
+            return
         with remote_errors(self.address, f"writing {path!r}"):
             self.files.pipe_file(f"{self.root}/{path}", data)
 
@@ -376,7 +410,7 @@ class _HubPlace(_Place):
     def __init__(self, address: str, cache: Path, *, is_private: bool) -> None:
         parts = _HUB_ADDRESS.fullmatch(address.rstrip("/"))
         if parts is None:
-            message = f"{shown(address)!r} is no dataset of the Hub. Write hf://datasets/org/name."
+            message = f"{shown(address)!r} is not a dataset of the Hub. Write hf://datasets/org/name."
             raise StoreError(message)
         self._repository, self._folder = parts[1], parts[3] or ""
         self._revision = urllib.parse.unquote(parts[2] or "main")
@@ -412,7 +446,7 @@ class _HubPlace(_Place):
         Raises
         ------
         StoreError
-            If the Hub refuses, or someone else pushed meanwhile.
+            If the Hub refuses, or another push came first.
         """
         disable_progress_bars()
         try:
@@ -451,11 +485,6 @@ def _place(config: PushConfig, cache: Path) -> _Place:
 
 def _file(location: Location, path: str) -> Path | None:
     return location.path / path if isinstance(location, FolderLocation) else None
-
-
-def _root(names: Sequence[str]) -> bytes:
-    attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: {SECTIONS: sorted(names)}}
-    return sealed({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 class _Fetched(RemoteLocation):

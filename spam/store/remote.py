@@ -171,7 +171,7 @@ class RemoteLocation(Location):
 
 @contextlib.contextmanager
 def remote_errors(address: str, action: str) -> Iterator[None]:
-    """Turn what a file system raises into a message with the reason and the next step, without secrets.
+    """Turn errors of a file system into a message with the reason and the next step, without secrets.
 
     Raises
     ------

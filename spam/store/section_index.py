@@ -92,7 +92,7 @@ def read_sealed(data: bytes, where: str) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        If it is no JSON object with a digest, or its digest is not that of its bytes.
+        If it is not a JSON object with a digest, or its digest is not that of its bytes.
     """
     try:
         document: dict[str, Any] = json.loads(data)
@@ -100,7 +100,7 @@ def read_sealed(data: bytes, where: str) -> dict[str, Any]:
         unsealed = data.replace(_digest_entry(digest), _digest_entry(_UNSEALED))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = (
-            f"Damaged index: {where} is no index of a store ({type(error).__name__}: {error}). {_ADVICE}"
+            f"Damaged index: {where} is not the index of a store ({type(error).__name__}: {error}). {_ADVICE}"
         )
         raise StoreError(message) from error
     if len(data) > MOST_INDEX_BYTES or hashlib.sha256(unsealed).hexdigest() != digest:
@@ -135,6 +135,28 @@ def open_index(data: bytes, name: str, where: str) -> SectionIndex:
         message = f"Section {where!r} cannot be opened: {'; '.join(faults[:5])}. {_ADVICE}"
         raise StoreError(message)
     return index
+
+
+def edited(
+    index: SectionIndex,
+    *,
+    drop: Collection[str] = (),
+    add: Collection[str] = (),
+    other: SectionIndex | None = None,
+    licence: str | None = None,
+) -> SectionIndex:
+    """Return an index without the nodes `drop`, with the nodes `add` of another index, or under a licence."""
+    document = json.loads(index.data)
+    spam, nodes = document["attributes"][SPAM], document["consolidated_metadata"]["metadata"]
+    for part in (spam[FILES], nodes):
+        for path in [path for path in part if _is_below(path, drop)]:
+            del part[path]
+    if other is not None:
+        spam[FILES] |= {path: dataclasses.asdict(entry) for path, entry in other.below(*add).items()}
+        nodes |= {path: node for path, node in other.nodes.items() if _is_below(path, add)}
+    if licence is not None:
+        spam[META]["licence"] = licence
+    return open_index(sealed(document), index.meta.name, index.meta.name)
 
 
 def update_index(section: Path, *, add: Collection[str] = (), drop: Collection[str] = ()) -> None:
@@ -173,9 +195,9 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
     faults = [
         name_fault(name, "its name"),
         None if index.meta.name == name else f"its metadata name it {index.meta.name!r}",
-        *(f"{path!r} is no path inside a section" for path in index.files if not _is_plain(path)),
+        *(f"{path!r} is not a path inside a section" for path in index.files if not _is_plain(path)),
         *(
-            f"{path}: {str(entry)[:99]} is no size and SHA-256"
+            f"{path}: {str(entry)[:99]} is not a size and SHA-256"
             for path, entry in index.files.items()
             if not (type(entry.n_bytes) is int and entry.n_bytes >= 0 and _SHA256.fullmatch(entry.sha256))
         ),

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +25,7 @@ from .features import (
     unfinished_names,
 )
 from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes, name_fault
-from .places import FolderLocation, Location, open_section_group
+from .places import FolderLocation, Location, open_section_group, writable_folder
 from .section_index import SectionIndex, content_digest, open_index
 from .writing import locked, locked_part, write_elements
 
@@ -80,7 +79,7 @@ class StoredSection:
     Attributes
     ----------
     location
-        Where the files of the store lie.
+        Where the files of the store are.
     index
         Metadata of all groups and arrays, sizes and digests of all files.
     meta
@@ -94,7 +93,7 @@ class StoredSection:
         self.refresh()
 
     def refresh(self) -> SectionIndex:
-        """Read the index again, so that what was added meanwhile is seen.
+        """Read the index again, to see additions of other processes.
 
         Raises
         ------
@@ -223,7 +222,7 @@ class StoredSection:
         return read_feature_meta(self.index, key, self.location)
 
     def feature_identity(self, key: str) -> str:
-        """Digest of what features were computed from and how; equal on every machine.
+        """Digest of the inputs and settings of features; equal on every machine.
 
         Raises
         ------
@@ -307,7 +306,12 @@ class StoredSection:
             exists (names each difference).
         """
         return open_feature_writer(
-            self._folder(), self._name, meta, run=run or {}, is_overwrite=is_overwrite, refresh=self.refresh
+            writable_folder(self.location, is_writable=self.is_writable),
+            self._name,
+            meta,
+            run=run or {},
+            is_overwrite=is_overwrite,
+            refresh=self.refresh,
         )
 
     def lock(self, key: str, *, part: str = "") -> AbstractContextManager[None]:
@@ -318,7 +322,9 @@ class StoredSection:
         StoreError
             If another process writes them, or the store is open for reading only.
         """
-        return locked_part(self._folder(), f"{self._name}/{key}", part)
+        return locked_part(
+            writable_folder(self.location, is_writable=self.is_writable), f"{self._name}/{key}", part
+        )
 
     # Graphs
 
@@ -351,7 +357,10 @@ class StoredSection:
             If the store is open for reading only, the key cannot name a graph, the graph has another number of nodes than
             the section has spots, or another process changes this section for two minutes.
         """
-        folder, shape = self._folder(), (self.n_spots, self.n_spots)
+        folder, shape = (
+            writable_folder(self.location, is_writable=self.is_writable),
+            (self.n_spots, self.n_spots),
+        )
         fault = name_fault(key, "the graph's key")
         if graph.connectivities.shape != shape or graph.distances.shape != shape:
             fault = f"{graph.connectivities.shape[0]} nodes, section {self._name!r} has {self.n_spots} spots"
@@ -425,24 +434,18 @@ class StoredSection:
         files = self.index.below(*names)
         self.location.prefetch({f"{self._name}/{path}": entry for path, entry in files.items()})
 
-    def _folder(self) -> Path:
-        """Return the folder of the store, to write to.
-
-        Raises
-        ------
-        StoreError
-            If it was opened for reading only.
-        """
-        if self.is_writable and isinstance(self.location, FolderLocation):
-            return self.location.path
-        message = f"Store {self.store_address!r} is open for reading only. Use open_store(path, is_read_only=False)."
-        raise StoreError(message)
-
 
 def graph_names(index: SectionIndex) -> tuple[str, ...]:
     """List the neighbour graphs of a section, sorted."""
     names = (name for name in index.children("uns") if name.endswith(_NEIGHBORS))
     return tuple(name.removesuffix(_NEIGHBORS) for name in names if index.attribute(f"uns/{name}", META))
+
+
+def is_stale_graph(index: SectionIndex, key: str) -> bool:
+    """Tell whether a graph is over features that were replaced after it was built."""
+    meta = index.attribute(graph_nodes(key)[0], META)
+    node = f"obsm/{meta['features_key']}"
+    return node in index.nodes and bool(index.attribute(node, IDENTITY) != meta["features_identity"])
 
 
 def spots_digest(ids: Array, xy_px: Array) -> str:

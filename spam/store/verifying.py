@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from spam.errors import StoreError
@@ -23,7 +22,7 @@ _README = "README.md"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyFault:
-    """A file of a store that is not what was written.
+    """A file of a store that differs from what was written.
 
     Attributes
     ----------
@@ -67,7 +66,7 @@ class VerifyReport:
 
     @property
     def is_intact(self) -> bool:
-        """Whether every byte is what was written."""
+        """Whether every byte is as written."""
         return not self.faults
 
     def to_mapping(self) -> dict[str, Any]:
@@ -188,11 +187,11 @@ def _files_of(location: Location) -> Iterator[str]:
 def _unnamed(
     location: Location, path: str, indices: Mapping[str, SectionIndex | None], *, is_all: bool
 ) -> VerifyFault | None:
-    """Say what is wrong with a file that no index names."""
+    """Describe the fault of a file that no index names."""
     section, _, inner = path.partition("/")
     index = indices.get(section)
-    folder = location.path if isinstance(location, FolderLocation) else Path()
-    is_link = (folder / path).is_symlink()
+    folder = location.path if isinstance(location, FolderLocation) else None
+    is_link = folder is not None and (folder / path).is_symlink()
     is_ours = (
         path in (INDEX, _README) or section == LOCKS or path.startswith(STAGING) or path.endswith(PARTIAL)
     )
@@ -205,6 +204,7 @@ def _unnamed(
     array, is_chunk, _ = inner.partition("/c/")
     if (
         index is not None
+        and folder is not None
         and array.startswith("obsm/")
         and (folder / section / array.removesuffix(f"/{INDEX}")).is_dir()
     ):

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ from .layout import (
     inside,
 )
 from .places import FolderLocation, Location
-from .section_index import SectionIndex, file_entry, read_sealed, sealed, update_index, write_whole
+from .section_index import SectionIndex, edited, file_entry, sealed, update_index, write_whole
 
 LOCK_WAIT_S = 120.0
 """Seconds to wait for another process that changes the same section, which takes that long for gigabytes."""
+_PROBE_S = 1.0
+"""Seconds to wait for a lock that another process may hold only to find out whether it is free."""
 
 _CHUNK_ROWS = 1 << 20
 """Rows in a chunk of a table: 4 MB of int32."""
@@ -87,24 +89,36 @@ def locked_part(store: Path, name: str, part: str) -> Iterator[None]:
         If another process holds the same part, all of the features, or a part of features that are wanted whole.
     """
     section, _, key = name.partition("/")
-    with locked(store, f"{name}{part}", wait_s=0.0):
-        for other in live_locks(store, section):
-            if other == key if part else other.startswith(f"{key}@"):
-                message = f"'{section}/{other}' in store {str(store)!r} is being written by another process. Wait for it."
-                raise StoreError(message)
+    with locked(store, f"{name}{part}", wait_s=_PROBE_S):
+        _refuse_writers(store, section, lambda other: other == key if part else other.startswith(f"{key}@"))
         yield
 
 
-def live_locks(store: Path, section: str) -> list[str]:
-    """List the features (or parts of them) of a section that are being written, sorted."""
-    held = []
+@contextlib.contextmanager
+def locked_section(store: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a section of which no features are being written.
+
+    Raises
+    ------
+    StoreError
+        If another process writes any of its features, or changes it for two minutes.
+    """
+    with locked(store, name):
+        _refuse_writers(store, name, lambda _: True)
+        yield
+
+
+def _refuse_writers(store: Path, section: str, is_meant: Callable[[str], bool]) -> None:
+    """Raise StoreError if some features (or parts of them, ``uni2_112um@2of8``) of a section are being written."""
     for path in sorted((store / LOCKS / section).glob("[!.]*.lock")):
-        try:
-            with FileLock(path, timeout=0):
-                pass
-        except Timeout:
-            held.append(path.name.removesuffix(".lock"))
-    return held
+        other = path.name.removesuffix(".lock")
+        if is_meant(other):
+            try:
+                with FileLock(path, timeout=_PROBE_S):
+                    pass
+            except Timeout as error:
+                message = f"'{section}/{other}' in store {str(store)!r} is being written by another process. Wait for it."
+                raise StoreError(message) from error
 
 
 def _lock_file(store: Path, name: str) -> Path:
@@ -205,25 +219,19 @@ def remove_nodes(store: Path, section: str, *nodes: str) -> None:
         discard(store, f"{section}/{node}")
 
 
-def write_root(folder: Path, *, entries: Mapping[str, Any] | None = None) -> None:
-    """Write the root of a store with the names of the sections in the folder.
-
-    Parameters
-    ----------
-    folder
-        Folder of the store.
-    entries
-        Further entries of spam's attribute on the root; older entries stay.
-    """
+def write_root(folder: Path) -> None:
+    """Write the root of a store with the names of the sections in the folder."""
     location = FolderLocation(folder)
     with locked(folder, ".root"):
-        old = location.read_index("")
-        spam = {} if old is None else read_sealed(old, location.address)["attributes"][SPAM]
-        spam |= {**(entries or {}), SECTIONS: list(location.section_names(()))}
-        attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: spam}
-        new = sealed({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-        if new != old:
+        new = root_index(location.section_names(()))
+        if new != location.read_index(""):
             write_whole(folder / INDEX, new)
+
+
+def root_index(names: Collection[str]) -> bytes:
+    """Return the ``zarr.json`` of the root of a store with these sections."""
+    attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: {SECTIONS: sorted(names)}}
+    return sealed({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 def copy_files(
@@ -273,12 +281,9 @@ def copy_section(
     Without the nodes `leave_out`, its content digest is that of a section to which they were never added.
     """
     target = inside(store, index.meta.name)
-    left_out = index.below(*leave_out)
-    files = {path: entry for path, entry in index.files.items() if path not in left_out}
-    copy_files(source, index.meta.name, files, target, advance)
+    index = edited(index, drop=leave_out)
+    copy_files(source, index.meta.name, index.files, target, advance)
     write_whole(target / INDEX, index.data)
-    if leave_out:
-        update_index(target, drop=leave_out)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ UNSTATED = PixelSize(mpp=None, note="states no pixel size")
 def pixel_size(mpp_x: float | None, mpp_y: float | None, *, stated: str) -> PixelSize:
     """Take the mean of both axes, unless one is missing, implausible (not 0.05 to 20 µm), or pixels are not square.
 
-    Software that knows no pixel size writes the resolution of a screen or a printer. `stated` quotes the file.
+    Software without a pixel size writes the resolution of a screen or a printer. `stated` quotes the file.
     """
     if mpp_x is None or mpp_y is None:
         return UNSTATED

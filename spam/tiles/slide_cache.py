@@ -1,4 +1,4 @@
-"""Each compressed block decoded once, however many tiles overlap it: a cache of regions, and the order to read tiles in."""
+"""Decode each compressed block once, although tiles overlap: a cache of regions, and the order in which tiles are read."""
 
 import math
 import threading
@@ -15,7 +15,7 @@ from .slide import Slide
 from .tile_cutting import level_of
 
 CACHE_BYTES = 256 << 20
-"""Decoded pixels that are kept: bounds the memory, whatever the size of the slide."""
+"""Largest size of the decoded pixels that are kept; bounds the memory for slides of any size."""
 
 _REGION_PX = 1024  # approximate side of a region: many blocks per call, and few calls per tile
 _SHARE = 0.7  # of the cache; the rest is for tiles that are read ahead
@@ -68,7 +68,7 @@ class CachedSlide(Slide):
         return out
 
     def _region(self, key: _Key) -> _Region:
-        """Return a region; the first thread that asks decodes it, the others wait."""
+        """Return a region; the first thread that needs it decodes it, the others wait."""
         with self._lock:
             is_new = key not in self._regions
             future = self._regions.setdefault(key, Future())

@@ -135,7 +135,7 @@ def open_slide(path: Path) -> Slide:
     """Open a slide for reading.
 
     OpenSlide reads the scanners' formats (svs, ndpi, mrxs, scn, bif, ...) and DICOM; tifffile reads every other TIFF,
-    because it finds OME pyramids, knows all compressions, and reports damage in each of them. A folder is an OME-Zarr or
+    because it finds OME pyramids, supports all compressions, and reports damage in each of them. A folder is an OME-Zarr or
     a DICOM series.
 
     Raises

@@ -77,7 +77,7 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     if loose:
         fault = f"loose DICOM files ({quoted(loose)}). Give each slide its own folder"
     elif not slides:
-        fault = f"no slide, only {quoted(others) or 'nothing'}"
+        fault = f"no slide, only {quoted(others)}" if others else "no files"
     elif broken:
         fault = f"{quoted(broken)}, which cannot be read; copy them again, or remove them"
     if fault is not None:

@@ -1,4 +1,4 @@
-"""Sections as trainers and predictors read them from the store: features, graph and counts, checked to fit together."""
+"""Read sections from the store for training and prediction: features, graph and counts, checked for consistency."""
 
 import dataclasses
 import hashlib
@@ -129,7 +129,7 @@ def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> t
     """Default validation split: all sections of the last donor if three or more donors are known, else the last section.
 
     The last donor is held out only if all donors are known and at most half of the sections are this donor's. Accuracy
-    and intervals measured on a donor who is trained on are too good for others ("Intervals for new donors" in
+    and intervals measured on a training donor are too optimistic for other donors ("Intervals for new donors" in
     docs/experiments.md). Stage 2 trains on the held-out sections afterwards; stage 1 and `spam adapt` never do.
     """
     own = tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
@@ -144,14 +144,15 @@ def choose_features(
     *,
     is_averaged: bool = False,
 ) -> FeatureChoice:
-    """Features that every one of `sections` has and the options ask for.
+    """Choose the features that the options name and every section has.
 
-    Means over symmetries are never mixed with plain features: `is_averaged` chooses, unless the store has one kind only.
+    Features averaged over symmetries are never mixed with plain ones: `is_averaged` selects the kind, unless the sections
+    have only one.
 
     Raises
     ------
     StoreError
-        If the choice is open (several encoders), empty, or differs between the sections.
+        If several encoders or none fit, or weights differ between the sections.
     """
     metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
     there = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in metas.items())
@@ -203,13 +204,13 @@ def choose_features(
 def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
     """Read one section; its graph is built if the store has none of this `k`.
 
-    Spots whose tiles could not be read (`readable_spots`) are left out as if they had never been measured: they are not
-    neighbours of other spots, and no statistic includes them.
+    Spots with unreadable tiles (`readable_spots`) are left out: they are not neighbours of other spots, and no statistic
+    includes them.
 
     Parameters
     ----------
     with_counts
-        False does not read the counts: prediction cannot depend on what it has not read.
+        False does not read the counts, so that predictions cannot depend on them.
 
     Raises
     ------
@@ -232,7 +233,7 @@ def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_coun
 
 
 def data_digest(spots: Sequence[SpotData]) -> str:
-    """Hash what training sees, so that a run is not resumed on other data; donors decide the default split."""
+    """Hash the inputs of training, so that a run is not resumed on other data; donors are included, because they set the split."""
     digest = hashlib.sha256()
     for section in spots:
         digest.update(f"{section.name}\0{section.donor}\0".encode())

@@ -1,4 +1,4 @@
-"""Contrastive losses of stage 1, figures on held-out spots, and the health check that judges an alignment."""
+"""Contrastive losses of stage 1, metrics on held-out spots, and the health check of an alignment."""
 
 import dataclasses
 import math
@@ -23,11 +23,11 @@ from spam.typing import Array, Bool, Float, Int64
 
 Pair: TypeAlias = Literal["gene", "coord"]
 PAIRS: tuple[Pair, ...] = ("gene", "coord")
-"""What the image is contrasted with."""
+"""Modalities that are contrasted with the image."""
 RECALLS = (1, 5, 10)
 
 _WORDS = {"gene": "expression", "coord": "neighbourhood"}
-_LEARNED = 0.97  # an untrained network lies within a few percent of ln(batch)
+_LEARNED = 0.97  # the loss of an untrained network is within a few percent of ln(batch)
 _COLLAPSED = 2.0  # an embedding of fewer effective dimensions has collapsed to a point or a line
 
 
@@ -37,13 +37,13 @@ def _others(embedded: Embeddings) -> dict[str, torch.Tensor]:
 
 
 def pair_losses(embedded: Embeddings, config: PretrainConfig) -> dict[str, torch.Tensor]:
-    """Plain InfoNCE of the image with each other embedding that the mode makes."""
+    """Plain InfoNCE of the image with each other embedding of the mode."""
     settings = {"temperature": config.temperature, "mixing": config.mixing}
     return {pair: info_nce(embedded.image, other, **settings) for pair, other in _others(embedded).items()}
 
 
 def near_pairs(weights: csr_matrix, rows: Int64[Array, " b"]) -> Bool[Array, "b b"]:
-    """Which of some spots are neighbours in the graph, in either direction; False on the diagonal."""
+    """Mark pairs of spots that are neighbours in the graph, in either direction; False on the diagonal."""
     among = weights[rows][:, rows] > 0
     are_near: Bool[Array, "b b"] = (among + among.T).toarray()
     np.fill_diagonal(are_near, val=False)
@@ -58,7 +58,7 @@ def training_losses(
     weights: csr_matrix,
     rows: Int64[Array, " b"],
 ) -> dict[str, torch.Tensor]:
-    """Losses that are minimised, as ``--targets`` and ``--mask-neighbours`` define them.
+    """Training losses, according to ``--targets`` and ``--mask-neighbours``.
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ def training_losses(
     }
 
 
-def contrast_figures(batches: list[Embeddings], config: PretrainConfig) -> dict[str, float]:
-    """Judge an alignment: loss over batches beside ln(batch), recall and effective rank over all their spots.
+def contrast_metrics(batches: list[Embeddings], config: PretrainConfig) -> dict[str, float]:
+    """Evaluate an alignment: loss over batches compared with ln(batch), recall and effective rank over all spots.
 
-    The loss is plain InfoNCE whatever the training loss is, so that runs of different ``--targets`` can be compared. Of
+    The loss is plain InfoNCE for every training loss, so that runs with different ``--targets`` can be compared. Keys of
     each pair: ``gene_loss``, ``gene_recall_10`` (the image finds its expression) and ``gene_recall_back_10`` (the
     expression finds its image); of each embedding: ``image_rank`` (effective rank).
 
@@ -104,17 +104,17 @@ def contrast_figures(batches: list[Embeddings], config: PretrainConfig) -> dict[
     """
     size = len(batches[0].image)
     losses = [pair_losses(batch, config) for batch in batches if len(batch.image) == size]
-    figures = {f"{pair}_loss": float(np.mean([float(part[pair]) for part in losses])) for pair in losses[0]}
-    figures |= {"loss": sum(figures.values()), "ln_batch": math.log(size)}
+    metrics = {f"{pair}_loss": float(np.mean([float(part[pair]) for part in losses])) for pair in losses[0]}
+    metrics |= {"loss": sum(metrics.values()), "ln_batch": math.log(size)}
     whole = {
         name: torch.cat([getattr(batch, name) for batch in batches]).float() for name in ("image", *losses[0])
     }
     for pair in losses[0]:
         there, back = (partner_rank(whole["image"], whole[pair]), partner_rank(whole[pair], whole["image"]))
         for k in RECALLS:
-            figures[f"{pair}_recall_{k}"] = recall_at_k(there, k=k)
-            figures[f"{pair}_recall_back_{k}"] = recall_at_k(back, k=k)
-    return figures | {f"{name}_rank": effective_rank(embedding) for name, embedding in whole.items()}
+            metrics[f"{pair}_recall_{k}"] = recall_at_k(there, k=k)
+            metrics[f"{pair}_recall_back_{k}"] = recall_at_k(back, k=k)
+    return metrics | {f"{name}_rank": effective_rank(embedding) for name, embedding in whole.items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +236,7 @@ class ContrastHealth:
 def pair_health(
     best: Mapping[str, float], last: Mapping[str, float], *, n_val: int, train_ln_batch: float, dim: int
 ) -> tuple[PairHealth, ...]:
-    """Put together what the history of a run contains of each pair.
+    """Collect the health of each pair from the history of a run.
 
     Recall is judged at the largest of 1, 5, 10 of which chance is at most a quarter.
 

@@ -1,4 +1,4 @@
-"""Stage 2: expression and a count likelihood from a spot's image and what it attends to; trained twice."""
+"""Stage 2: predict expression and the distribution of counts from a spot's image and its surroundings; trained twice."""
 
 import dataclasses
 import hashlib
@@ -50,7 +50,7 @@ _BRANCHES: dict[str, tuple[Branch, ...]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneReport(TrainingReport):
-    """Outcome of `finetune`; epoch 0 of its history is the path alone.
+    """Outcome of `finetune`; epoch 0 of its history is the baseline (``--path``) alone, before any training.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class FinetuneReport(TrainingReport):
     heldout_pearson
         Correlation on the held-out spots, within their section, mean over genes with a defined correlation.
     adapted_on
-        Sections with held-out spots whose counts an adapted encoder was trained with: their figures are too good.
+        Sections with held-out spots whose counts trained the adapted encoder, so that their accuracy is overestimated.
     """
 
     selection: Run
@@ -70,7 +70,7 @@ class FinetuneReport(TrainingReport):
     adapted_on: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types; figures are those on the spots that were held out at first."""
+        """Return the values as JSON-ready types; ``metrics`` are those of the selection run, on the held-out spots."""
         values = TrainingReport.to_mapping(self) | {"metrics": self.selection.best}
         del values["selection"]
         return values
@@ -82,17 +82,17 @@ class FinetuneReport(TrainingReport):
         nll = (
             f"{best['val_nll']:.4f} at epoch {best['epoch']:.0f} ({start['val_nll']:.4f} before training)"
             if is_better
-            else f"{start['val_nll']:.4f} before training, and no better correlation after it: nothing was learned"
+            else f"{start['val_nll']:.4f} before training, and no better correlation after training: nothing was learned"
         )
         adapted = (
             f"\nthe encoder was adapted with the counts of {', '.join(self.adapted_on)}: accuracy and intervals measured "
-            "there are too good"
+            "there are too optimistic"
             if self.adapted_on
             else ""
         )
         then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
         return (
-            f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out at first ({self.held_out})\n"
+            f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out in the first run ({self.held_out})\n"
             f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"
         )
@@ -101,10 +101,10 @@ class FinetuneReport(TrainingReport):
 def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> FinetuneReport:
     """Train the fusion model on raw counts, twice.
 
-    First without the held-out spots: these decide the number of epochs, the accuracy of each gene, and the calibration
-    of the predictive intervals. Then on all spots, for as many epochs. No input of a spot's prediction depends
-    on the spot's own counts. The loss is the squared error of log1p(CP10k) minus the section mean, plus the negative
-    log-likelihood of the raw counts.
+    The first run ("selection") leaves out the held-out spots, which then choose the number of epochs, measure the
+    accuracy of each gene and calibrate the predictive intervals. The second run trains on all spots for that number of
+    epochs. No input of a spot's prediction depends on the spot's own counts. The loss is the squared error of
+    log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
@@ -182,17 +182,18 @@ def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
 
 
 class FusionStage:
-    """Stage 2 for the training loop: the ensemble, its loss on raw counts, and its figures on held-out spots.
+    """Stage 2 for `loop.fit`: the ensemble, its loss on raw counts, and its metrics on held-out spots.
 
     Parameters
     ----------
     judged
-        Sections that the selection run held out, and its record of them; given, no spot needs to be held out, and the
-        checkpoints hold all that prediction needs. None is the selection run, whose checkpoints only serve to resume.
+        None for the selection run, whose checkpoints only serve to resume. For the final run, the sections that the
+        selection run held out and their accuracy; no spot is held out then, and checkpoints contain all that prediction
+        needs.
     """
 
-    # Of Pearson correlation: the spread of seeds. The curve is flat around its maximum, which a few held-out spots
-    # place at random, and averaged networks gain from what each of them alone has begun to overfit.
+    # In units of Pearson correlation: the spread between seeds. The curve is flat around its maximum, whose place is
+    # noisy with few held-out spots, and an average of networks gains from training beyond the optimum of each.
     tolerance = 0.01
 
     def __init__(
@@ -256,30 +257,30 @@ class FusionStage:
             bank=torch.from_numpy(self._reference_expression()).to(device) if has_gene else None,
         )
         self._base, self._offset = torch.from_numpy(base).to(device), torch.from_numpy(offset).to(device)
-        # Target of the expression decoder: the pattern within the section, because its level cannot be known.
+        # Target of the expression decoder: the pattern within the section, because an image does not show its level.
         self._pattern = torch.from_numpy(data.centred - ridge).to(device)
         self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
         self._constants = {} if judged is None else self._fit_constants(judged[1])
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_train"]:
-        """Rows to train on, each of them once."""
+        """Shuffle the training rows; each occurs once."""
         shuffled: Array = rng.permutation(self.train_rows)
         return shuffled
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Squared error and negative log-likelihood, means over spots, genes and members."""
         error, nll = self._errors(rows, self.network.each(self._fusion.batch(rows)))
-        # A sum over members: each minimises its own loss, so that a member learns alike alone and in an ensemble.
+        # Summed over members: each minimises its own loss, so that training does not depend on the size of the ensemble.
         total = self.config.members * (error + nll)
         parts = {"error": float(error.detach()), "nll": float(nll.detach())}
         return LossTerms(total=total, parts=parts, n=len(rows))
 
     def validate(self) -> dict[str, float]:
-        """Figures of the averaged members on the held-out spots; nothing if none are held out.
+        """Metrics of the averaged members on the held-out spots; empty if none are held out.
 
-        ``loss`` is 1 - Pearson, within each section and averaged over genes: the score that predictions are judged by.
-        Squared error and likelihood would stop earlier, when amplitudes begin to be too large, while patterns go on
-        to improve (docs/experiments.md).
+        ``loss`` is 1 - Pearson, within each section and averaged over genes, as in the reported scores. Squared error
+        and likelihood would stop earlier, when amplitudes begin to overshoot although patterns still improve
+        (docs/experiments.md).
         """
         rows = self.data.val_rows
         if not len(rows):
@@ -316,11 +317,11 @@ class FusionStage:
         )
 
     def constants(self) -> dict[str, Array]:
-        """Everything that prediction needs beside the network: transforms, paths, baselines, accuracy."""
+        """Arrays that prediction needs in addition to the network: transforms, baselines and accuracy."""
         return self._constants
 
     def meta(self, *, epoch: int, history: list[dict[str, float]], best: dict[str, float]) -> CheckpointMeta:
-        """Describe the checkpoint; sections that only pretraining has seen come last among its donors."""
+        """Describe the checkpoint; ``donors`` lists sections used only in pretraining last."""
         meta = describe_training(
             self.config,
             self.data,
@@ -335,7 +336,7 @@ class FusionStage:
         return dataclasses.replace(meta, donors=donors, val_sections=held_out)
 
     def _fit_constants(self, heldout: HeldOut) -> dict[str, Array]:
-        """Fit what prediction needs beside the network, on all spots with counts; none of it has epochs to choose."""
+        """Fit what prediction needs in addition to the network, on all spots with counts."""
         data = self.data
         rows = np.flatnonzero(data.totals > 0)
         section, group, expression = data.section_of[rows], data.groups.group[rows], data.expression[rows]
@@ -367,7 +368,7 @@ class FusionStage:
         return tensors
 
     def _reference_expression(self) -> Array:
-        """Expression minus the mean of the group, which contains no spot of the groups that may retrieve from it."""
+        """Expression of all spots minus the mean of their group, as references for spots of other groups."""
         group, has_counts = self.data.groups.group, self.data.totals > 0
         centred = np.zeros_like(self.data.expression)  # a spot without counts is never retrieved
         rank = np.unique(group[has_counts], return_inverse=True)[1]
@@ -394,14 +395,14 @@ class FusionStage:
         return torch.cat(parts).cpu().numpy()
 
     def _log_mu(self, rows: Int64[Array, " b"], out: FusionOutput) -> torch.Tensor:
-        """Logarithm of the expected counts; they do not update the expression decoder."""
+        """Logarithm of the expected counts; stop-gradient on the expression."""
         where = torch.from_numpy(rows).to(self._base.device)
         expression = self._base[where] + out.expression.float().detach()
         log_rate: torch.Tensor = log_rate_of(expression) + self._offset[where] + out.log_rate.float()
         return log_rate + self._log_size[where, None]
 
     def _errors(self, rows: Int64[Array, " b"], out: FusionOutput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of the pattern, and negative log-likelihood of the counts, per spot and gene."""
+        """Squared error of the centred expression and negative log-likelihood of the counts, means over spots and genes."""
         where = torch.from_numpy(rows).to(self._base.device)
         counts = torch.from_numpy(self.data.counts[rows].toarray()).to(self._base.device)
         with torch.autocast(self._base.device.type, enabled=False):
@@ -418,10 +419,10 @@ class FusionStage:
 def with_pretrained_donors(
     own: dict[str, int | None], pretrained: dict[str, int | None]
 ) -> dict[str, int | None]:
-    """Append the sections that only pretraining has seen, with donor numbers that agree with the run's own.
+    """Append the sections used only in pretraining, with donor numbers that agree with those of this run.
 
-    A pretraining donor is recognised by a section that both runs have. If pretraining has seen all sections of the run,
-    its other donors are different ones; otherwise they are unknown.
+    A donor of pretraining is identified by a section that is in both runs. If all sections of this run were in
+    pretraining, the remaining donors of pretraining are other donors; otherwise they are unknown (None).
     """
     numbers: dict[int | None, int | None] = {None: None}
     for name, number in pretrained.items():
@@ -440,5 +441,5 @@ def load_pretrained(network: FusionModel, tensors: dict[str, Array]) -> None:
     """
     for name in ("image_projector", "gcn", "gene_encoder"):
         module, weights = getattr(network, name), weights_of(tensors, f"network.{name}.")
-        if module is not None and weights:  # a single mode of stage 1 trains one of the two branches
+        if module is not None and weights:  # img-gene and img-coord train one branch only
             module.load_state_dict(weights)

@@ -57,7 +57,7 @@ class Stage(Protocol):
         """Stage of its checkpoints, see `CheckpointMeta`."""
 
     tolerance: float
-    """How far above the lowest validation loss before it an epoch still counts as the best."""
+    """An epoch counts as the best if its validation loss is less than this above the lowest one before it."""
 
     @property
     def network(self) -> torch.nn.Module:
@@ -70,7 +70,7 @@ class Stage(Protocol):
         """Loss of one step on these rows."""
 
     def validate(self) -> dict[str, float]:
-        """Figures on the held-out spots; ``loss`` among them decides which epoch is best, without it the last is."""
+        """Metrics on the held-out spots; ``loss`` decides which epoch is best. Without it, the last epoch is."""
 
     def constants(self) -> dict[str, Array]:
         """Arrays that a checkpoint keeps beside the network's weights."""
@@ -88,9 +88,9 @@ class Run:
     best_path, last_path
         The two checkpoints.
     best
-        Validation figures of the best epoch.
+        Validation metrics of the best epoch.
     history
-        Figures of every epoch.
+        Metrics of every epoch.
     resumed_from
         Epochs that were already done, 0 for a fresh run.
     """
@@ -154,7 +154,7 @@ def fit(
 
     Epoch 0 is the state before the first step and takes part in the choice of the best. After an
     epoch, at most every ten seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation
-    loss fell, or rose by less than the stage tolerates. A run that was stopped resumes after the last epoch that was written
+    loss fell, or rose by less than the tolerance of the stage. A run that was stopped resumes after the last epoch that was written
     and ends with the same bits as an unbroken one (on one machine and device).
 
     Raises
@@ -210,17 +210,17 @@ def fit(
         with progress.task(stage.name, epochs) as advance:
             advance(resumed_from)
             for epoch in range(len(history), epochs + 1):
-                figures: dict[str, float] = {"epoch": float(epoch)}
+                metrics: dict[str, float] = {"epoch": float(epoch)}
                 if epoch > 0:
-                    figures |= _train_epoch(stage, config, epoch, optimizer, scaler)
+                    metrics |= _train_epoch(stage, config, epoch, optimizer, scaler)
                 with seeded(config.seed, epoch, device=device), torch.no_grad():
                     network.eval()
-                    figures |= {f"val_{name}": value for name, value in stage.validate().items()}
-                is_best = "val_loss" not in figures or all(
-                    figures["val_loss"] < before["val_loss"] + stage.tolerance for before in history
+                    metrics |= {f"val_{name}": value for name, value in stage.validate().items()}
+                is_best = "val_loss" not in metrics or all(
+                    metrics["val_loss"] < before["val_loss"] + stage.tolerance for before in history
                 )
-                history = [*history, figures]
-                best = figures if is_best else best
+                history = [*history, metrics]
+                best = metrics if is_best else best
                 meta = stage.meta(epoch=epoch, history=history, best=best)
                 weights = {
                     f"network.{k}": v.detach().cpu().numpy().copy() for k, v in network.state_dict().items()
@@ -232,7 +232,7 @@ def fit(
                     write()
                     written = time.monotonic()
                 if epoch > 0:
-                    advance(note=f"val {figures['val_loss']:.4f}" if "val_loss" in figures else "")
+                    advance(note=f"val {metrics['val_loss']:.4f}" if "val_loss" in metrics else "")
     finally:
         write()  # also after an interruption or a loss that is NaN: no whole epoch is lost
     return Run(
@@ -300,7 +300,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Load the last whole epoch into network and optimizer; return the history and the best epoch's figures."""
+    """Load the last whole epoch into network and optimizer; return the history and the best epoch's metrics."""
     now, before = stage.meta(epoch=0, history=[], best={}), read_checkpoint_meta(last_path)
     same = ("stage", "config_digest", "data_digest")
     if any(getattr(before, name) != getattr(now, name) for name in same):

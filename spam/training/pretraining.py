@@ -19,7 +19,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
-from .contrast import ContrastHealth, contrast_figures, pair_health, training_losses
+from .contrast import ContrastHealth, contrast_metrics, pair_health, training_losses
 from .loop import LossTerms, TrainingReport, fit
 from .training_set import TrainingSet, build_training_set, check_donors, describe_training, random_order
 
@@ -37,7 +37,7 @@ class PretrainReport(TrainingReport):
     health: ContrastHealth
 
     def summary(self) -> str:
-        """Whether the alignment was learned, in a few lines."""
+        """Summarise the run and the health check in a few lines."""
         lines = [
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch "
             f"{self.run.best['epoch']:.0f}",
@@ -146,11 +146,11 @@ class AlignmentStage:
         )
 
     def validate(self) -> dict[str, float]:
-        """`contrast_figures` of the held-out spots, in batches of the training size."""
+        """`contrast_metrics` of the held-out spots, in batches of the training size."""
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
         size = min(self.config.batch_size, len(rows))
         batches = [self.embed(rows[i : i + size]) for i in range(0, len(rows), size)]
-        return contrast_figures(batches, self.config)
+        return contrast_metrics(batches, self.config)
 
     def constants(self) -> dict[str, Array]:
         """Input transform: the weights depend on it."""
@@ -162,7 +162,7 @@ class AlignmentStage:
         return describe_training(self.config, self.data, stage="pretrain", settings=self.settings, **progress)
 
     def embed(self, rows: Int64[Array, " b"]) -> Embeddings:
-        """Embed these spots; the neighbourhood of a spot is whole, whatever its batch."""
+        """Embed these spots, each with its complete neighbourhood, whether in the batch or not."""
         where = torch.from_numpy(rows).to(self.inputs.device)
         mode = self.config.mode
         graph = None if mode == "img-gene" else closure(self.data.weights, rows).gather(self.inputs)

@@ -1,4 +1,4 @@
-"""The cohort in memory, as both stages train on it, and the metadata that a checkpoint keeps of it."""
+"""The cohort in memory, as both stages train on it, and its metadata in a checkpoint."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from .cohort import FeatureChoice, SpotData, choose_features, data_digest, read_
 from .genes import GeneChoice, choose_genes
 from .groups import Groups, assign_groups
 
-# These decide where, how fast or how long a run goes, but not what its epochs compute.
+# Options that do not change the result of an epoch, so that a run can resume with other values of them.
 NOT_IN_DIGEST = (
     *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
     "grad_checkpointing",
@@ -56,7 +56,7 @@ class TrainingSet:
         `expression` minus the section mean over training spots (over all spots if the whole section is held out); spots
         without counts are not part of a mean.
     digest
-        Hash of what was read.
+        Hash of the data that were read.
     """
 
     spots: tuple[SpotData, ...]
@@ -149,11 +149,11 @@ def training_set_of(
     spots
         Sections with counts.
     features
-        What stands side by side in their features.
+        Which arrays are concatenated in their features.
     held_out
-        Sections that are held out at first; of a single section, a block is.
+        Sections that are held out; a block of it if there is a single section.
     genes, transform
-        Of a pretrained checkpoint; None chooses genes and fits the components on these sections.
+        Those of a pretrained checkpoint; None chooses the genes and fits the components on these sections.
 
     Raises
     ------
@@ -164,8 +164,8 @@ def training_set_of(
     context = [context_features(s.features, s.graph.connectivities) for s in spots]
     genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
     if transform is None:
-        # Held-out spots only contribute to the mean of a section that is cut: with few spots, minor components are
-        # those of the training spots alone, and new tissue hardly varies along them.
+        # Fitted without the held-out spots, which stand for new tissue: with few spots, minor components describe the
+        # spots that they were fitted on, and new tissue hardly varies along them.
         transform = InputTransform.fit(
             context, config.n_components, is_fitted=_by_section(~groups.is_val, spots)
         )
@@ -188,12 +188,12 @@ def training_set_of(
 
 
 def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> TrainingSet:
-    """Copy of the training set that holds nothing out.
+    """Return a copy of the training set in which no spot is held out.
 
     Parameters
     ----------
     n_components
-        Components to fit again, on all spots; None keeps the transform of a pretraining.
+        Components to fit again, on all spots; None keeps the transform of the pretrained checkpoint.
     """
     groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
     centred = _centred(data.expression, data.totals, data.spots, groups)
@@ -328,7 +328,7 @@ def describe_training(
     history: list[dict[str, float]],
     best: dict[str, float],
 ) -> CheckpointMeta:
-    """Put together the metadata of one epoch's checkpoint; paths and names of donors are not part of it."""
+    """Collect the metadata of a checkpoint; they contain neither paths nor names of donors."""
     paths = {"store": None, "save_dir": None, "pretrained_ckpt": None}
     values = config.to_mapping()
     is_trained = np.unique(data.section_of[~data.groups.is_val])

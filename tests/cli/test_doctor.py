@@ -1,4 +1,4 @@
-"""`spam doctor`: each finding says what is wrong and how to fix it."""
+"""`spam doctor`: each finding states the fault and its remedy."""
 
 import importlib.metadata
 import sys

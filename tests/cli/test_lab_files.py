@@ -28,6 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("t.csv").touch()
     for folder in ("r", "s"):
         Path(folder).mkdir()
+    Path("s/zarr.json").touch()  # a store, as far as paths are checked
     return tmp_path
 
 
@@ -138,7 +139,7 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
     fine += ["--device", "cpu", "--k", 3, "--epochs", 1]
     ran = spam(
         "finetune", *files, *fine, "--save_dir", tmp_path / "fine", "--json"
-    )  # it lies beside the checkpoint
+    )  # it is beside the checkpoint
     assert ran.code == 0, ran.err
     best = tmp_path / "fine" / "best.safetensors"
     assert read_checkpoint_meta(best).feature_keys == (key,)

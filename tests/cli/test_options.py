@@ -139,12 +139,13 @@ def test_every_option_has_one_flag_and_help(command: Command) -> None:
 
 def test_help(spam: Any) -> None:
     for command in PIPELINE:
-        name = "predict" if command.name == "inference" else command.name
         _, title, example, *_ = spam(command.name, "--help").out.split("\n\n")
-        assert (title.strip(), example.strip().startswith(f"spam {name}")) == ("Example:", True)
+        assert (title.strip(), example.strip().startswith(f"spam {command.name}")) == ("Example:", True)
     embed = " ".join(spam("embed", "--help").out.split())
     assert "[default: efficientnet_lite0_stages]" in embed
     assert "[default: on]" in embed
+    predict = " ".join(spam("predict", "--help").out.split())
+    assert predict.count("(default: as in the checkpoint)") == 3
     finetune = spam("finetune", "--help").out
     assert finetune.index("--epochs") < finetune.index("\nLab files:\n") < finetune.index("--h5ad")
 

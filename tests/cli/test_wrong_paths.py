@@ -13,7 +13,7 @@ from spam.cli.store_commands import STORE_COMMANDS
 from spam.schemas.config import flag
 
 LAB = "--csv t.csv --root . --save-dir new"
-# Command -> one command line per input path; "nosuch" is the wrong one, t.csv and the current folder exist.
+# Command -> one command line per input path; "nosuch" is the wrong one, t.csv exists and the current folder is a store.
 WRONG = {
     "embed": [
         "--store new --csv t.csv --root . --h5ad nosuch",
@@ -94,13 +94,14 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, d
     """Run all command lines in one new process; what each printed and what is loaded after it."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "t.csv").write_text("x,y\n")
+    (folder / "zarr.json").touch()
     lines = [f"{name} {line}" for name, lines in WRONG.items() for line in lines]
     words = json.dumps([[*line.split(), "--json"] for line in lines])
     run = subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT, words], cwd=folder, capture_output=True, text=True, check=True
     )
     found = dict(zip(lines, map(json.loads, run.stdout.splitlines()), strict=True))
-    assert [path.name for path in Path(folder).iterdir()] == ["t.csv"]
+    assert sorted(path.name for path in Path(folder).iterdir()) == ["t.csv", "zarr.json"]
     return found
 
 

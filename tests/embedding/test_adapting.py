@@ -228,7 +228,7 @@ def test_a_lone_section_is_cut_into_blocks(tiles: EmbedConfig, tmp_path: Path) -
 def test_a_run_that_is_done_cuts_no_tiles(
     tiles: EmbedConfig, adapted: AdaptReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Started again, it says what it said; with other options it is refused as fast; with more epochs it needs them."""
+    """Run again, it gives the same report; other options are rejected before training; more epochs are trained."""
     folder = shutil.copytree(adapted.folder, tmp_path / "lora")
     n_cut: list[int] = []
 

@@ -152,7 +152,7 @@ embed(EmbedConfig.from_mapping({values!r}), progress=Killer())
 
 
 def _resume(lab, left):
-    """Check what a broken run left, go on with it, and compare with an unbroken run."""
+    """Check what an interrupted run left, resume it, and compare with an uninterrupted run."""
     stored = open_store(lab.folder / "store.zarr").section("A")
     assert stored.feature_keys == ()
     assert stored.unfinished_keys == ("local-tiny_20um", "local-tiny_20um_quality")

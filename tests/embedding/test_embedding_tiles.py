@@ -179,11 +179,11 @@ def test_bad_tiles_are_marked_where_that_is_asked_for(tile_files, caplog):
     files = {"csv": lab / "tiles.csv", "root": lab / "tiles", "mpp": 0.5}
     with pytest.raises(SlideError, match=r"t4\.jpg"):
         embed(config(lab, **files))
-    told = config(lab, **files, skip_bad_tiles=True)
+    stated = config(lab, **files, skip_bad_tiles=True)
     with caplog.at_level(logging.WARNING):
-        (report,) = embed(told).sections
+        (report,) = embed(stated).sections
     assert [r.getMessage() for r in caplog.records if "'s4'" in r.getMessage() and "t4.jpg" in r.getMessage()]
-    stored = open_store(told.store).section("A")
+    stored = open_store(stated.store).section("A")
     quality, features = stored.quality(KEY), stored.features(KEY)
     assert np.flatnonzero(tile_flags(quality)["unreadable"]).tolist() == [4]
     assert not features[4].any()

@@ -1,4 +1,4 @@
-"""Adapted features lie beside the frozen ones, and are never taken for them."""
+"""Adapted features are stored beside the frozen ones, and never confused with them."""
 
 import dataclasses
 from pathlib import Path

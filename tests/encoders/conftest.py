@@ -23,7 +23,7 @@ def _make_tiny(*, seed: int = 0, num_classes: int = 0) -> torch.nn.Module:
 
 
 def _write_folder(folder: Path, *, num_classes: int = 0, **config: object) -> Path:
-    """Write the model the way it lies in a repository of the Hub: config.json beside model.safetensors."""
+    """Write the model as in a repository of the Hub: config.json beside model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "architecture": "vit_tiny_patch16_224",

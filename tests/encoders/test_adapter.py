@@ -1,4 +1,4 @@
-"""Low-rank updates: where they go, that fresh ones change nothing, and that files and merged weights say the same."""
+"""Low-rank updates: where they go, that new ones change nothing, and that files and merged weights agree."""
 
 import dataclasses
 import importlib.util

@@ -213,7 +213,7 @@ def test_a_check_downloads_nothing(hub: HubModels, cards: Path) -> None:
     assert (local.access, local.cached_bytes) == ("here", size)
     require_reachable(
         dataclasses.replace(encoder_card("phikon"), source="timm:x", hub_id=None)
-    )  # only timm knows
+    )  # known to timm only
     assert hub.requests == []
 
 

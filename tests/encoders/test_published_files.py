@@ -47,7 +47,7 @@ GATED_KWARGS = {"mlp_ratio": 2 * GATED / WIDTH, "mlp_layer": "SwiGLUPacked", "ac
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What lies on the Hub, and what the original implementation makes of normalised images."""
+    """The published files, and the features that the original implementation computes from normalised images."""
 
     name: str  # of the card
     kwargs: dict[str, Any]  # what makes it small

@@ -42,7 +42,7 @@ class Upstream:
     px: int
     stats: tuple[tuple[float, ...], tuple[float, ...]]
     interpolation: str
-    n_registers: int | None  # None: no tokens of its own to pool
+    n_registers: int | None  # None: it has no tokens to pool
     millions: float
     n_bytes: int | None = None
 

@@ -19,7 +19,7 @@ GENE_SETS = {
     "all": list(GENES),
     "hest-50": ["G2", "G3", "G9"],
 }
-# The model knows these genes, in an order of its own, and one that the section has not measured.
+# Genes of the model, in another order, and one that the section has not measured.
 MODEL_GENES = np.array(["G5", "elsewhere", "G2", "G7", "G9", "G3"])
 SHARED = ["G2", "G3", "G5", "G7", "G9"]
 

@@ -1,4 +1,4 @@
-"""A run that is stopped goes on and ends as an unbroken one; what fails is told; folders are not mixed."""
+"""An interrupted run resumes to the same results; failures are reported; folders of different runs are not mixed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""SPAM inside the harness: it learns, repeats itself, and knows nothing of the test spots' expression or order."""
+"""SPAM inside the harness: it learns, is reproducible, and does not depend on the expression or order of the test spots."""
 
 import dataclasses
 from typing import Any

@@ -151,7 +151,7 @@ def test_cells_that_failed_are_in_no_row() -> None:
 
 
 def test_where_a_donor_is_not_known_no_interval_is_drawn_over_donors() -> None:
-    """Sections that nobody has named a donor of may all be of one."""
+    """Sections of unknown donor may all come from the same donor."""
     assert unit_kind(score_table(CELLS, FOLDS, {**DONORS, "C1": None})) == "sections"
     assert unit_kind(score_table(CELLS, FOLDS, dict.fromkeys(DONORS))) == "sections"
 

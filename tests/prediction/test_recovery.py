@@ -11,7 +11,7 @@ def test_what_is_recovered_of_the_true_rate_grows_with_the_signal(tmp_path: Path
         recovery(cohort(4, n_spots=101, n_genes=53, seed=1, signal=signal), tmp_path / str(signal), **QUICK)
         for signal in (0.05, 1.0)
     )
-    # The oracle knows the morphology; of the rest it is kept by what few noisy counts say of the genes.
+    # The oracle is given the morphology; few noisy counts limit what it can learn about the genes.
     assert 0.9 < strong.oracle < 1
     assert strong.spam > 0.65
     assert strong.spam > weak.spam + 0.1

@@ -7,7 +7,7 @@ from quality_arrays import add_quality, good_measures
 from scipy.sparse import csr_matrix
 
 from spam.schemas.store_format import FeatureMeta, SectionMeta, feature_key
-from spam.store import create_store, open_store
+from spam.store import create_store, open_store, spots_digest
 from spam.store.writing import write_root, write_section
 
 DIMS = {112.0: 11, 224.0: 13}
@@ -61,6 +61,7 @@ def add_section(
     has_counts = change_counts != "delete"
     measured = list(range(n_genes) if panel is None else panel)
     n_spots = len(order)
+    ids = np.array([f"{name}_{i}" for i in order])
     meta = SectionMeta(
         name=name,
         donor=donor,
@@ -73,12 +74,13 @@ def add_section(
         slide_height_px=3000,
         sources=(),
         software={"spam": "0"},
+        spots_sha256=spots_digest(ids, xy_px[order]),
     )
     folder = create_store(store).folder
     write_section(
         folder,
         meta,
-        ids=np.array([f"{name}_{i}" for i in order]),
+        ids=ids,
         xy_px=xy_px[order],
         xy_um=xy_px[order] * 0.5,
         counts=csr_matrix(counts[order][:, measured]) if has_counts else None,

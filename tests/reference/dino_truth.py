@@ -89,7 +89,7 @@ class DinoTransformer(nn.Module):
         Side of the images whose position embedding is learned; others get it resampled, by `offset` and
         `is_antialiased`.
     n_chunks
-        Lists that the blocks are kept in, each filled up in front so that the number of a block goes on; 0 for one.
+        Lists that the blocks are kept in, each padded in front so that block numbers continue; 0 for one.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from torch import nn
 
 
 def randomise(network: nn.Module, *, seed: int = 0) -> nn.Module:
-    """Draw all weights anew, and put the network into evaluation mode.
+    """Draw all weights at random, and put the network into evaluation mode.
 
     Matrices keep the variance of what goes through them; biases, scales, embeddings and batch statistics are far from the
     zeros, ones and 1e-5 that they start with, under which an exchange of two of them would not be seen.

@@ -46,7 +46,7 @@ QUICK = {
 
 
 def colours(section: SimulatedSection, tile_um: float) -> np.ndarray:
-    """Mean, spread and tails of each colour in the square around each spot: an encoder that nobody has trained."""
+    """Mean, spread and tails of each colour in the square around each spot: an encoder without training."""
     half = round(tile_um / section.mpp / 2)
     rows = []
     for x, y in np.rint(section.xy_px).astype(int):

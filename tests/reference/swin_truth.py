@@ -61,7 +61,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = WindowAttention(width, n_heads, self.side)
         self.mlp = Plain(width, 4 * width)
-        if self.shift:  # the published buffer, which holds nothing that the shape does not say
+        if self.shift:  # the published buffer, which follows from the shape
             n_windows = (grid // self.side) ** 2
             self.register_buffer("attn_mask", torch.zeros(n_windows, self.side**2, self.side**2))
 

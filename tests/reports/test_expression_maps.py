@@ -150,7 +150,7 @@ def test_constant_empty_and_rare_genes_get_a_scale(values: list[float], limits: 
 
 
 def test_spots_fill_four_fifths_of_their_distance_in_the_picture() -> None:
-    # The share of coloured pixels between the panel's edges tells the size of the two discs.
+    # The share of coloured pixels between the panel's edges gives the size of the two discs.
     view = SectionView(name="a", xy_px=np.array([[0.0, 0.0], [1000.0, 0.0], [1000.0, 1000.0]]))
     figure = plot_expression_maps(view, ("A",), np.ones((3, 1)))
     figure.canvas.draw()

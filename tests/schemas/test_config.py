@@ -175,6 +175,15 @@ def test_missing_paths(tmp_path: Path) -> None:
         wrong.check_paths(leave_out=["tables"])
 
 
+def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"^Not a feature store: .* \(--store\) has no zarr.json"):
+        Small(store=tmp_path).check_paths()
+    (tmp_path / "zarr.json").touch()
+    Small(store=tmp_path).check_paths()
+    with pytest.raises(MissingInputError, match=r"zarr.json \(--store\) is not a ZIP file"):
+        Small(store=tmp_path / "zarr.json").check_paths()
+
+
 def test_a_remote_address_is_no_folder() -> None:
     assert folder_fault("out", Path("a/b")) is folder_fault("out", None) is None
     assert "'s3://b/s.zarr'" in str(folder_fault("store", Path("s3://b/s.zarr")))

@@ -1,4 +1,4 @@
-"""The drawn image: ellipses against a slow loop, resampling, and what the image tells."""
+"""The drawn image: ellipses against a slow loop, resampling, and the information in the image."""
 
 from pathlib import Path
 

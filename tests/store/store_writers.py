@@ -1,7 +1,7 @@
 """Kills writers of a store with SIGKILL, and lets several write at once; a script, because writers are forked processes.
 
 ``python store_writers.py FOLDER cohort N`` writes sections with features and graphs, is killed N times on the way, each
-time at a random change to the disk or after a random time, and goes on in what the last kill left. Whenever it gets to the
+time at a random change to the disk or after a random time, and resumes what the last killed writer left. Whenever it gets to the
 end, the store is compared with an unbroken one. ``add``, ``replace``, ``graph``, ``features`` and ``features again`` spread N
 kills evenly over one operation. ``parts`` and ``sections`` run N rounds of four or six writers at once, ``readers`` N seconds
 of readers beside a writer that replaces everything.
@@ -40,7 +40,7 @@ MOMENTS = (
     "has no section",
     "not exist",
 )
-"""What a reader may be told while something is replaced, and nothing else."""
+"""The only errors that a reader may get while something is replaced."""
 
 
 def add_section(path: Path, value: int, name: str = "C2") -> StoredSection:

@@ -1,4 +1,4 @@
-"""Copies hold what was asked for, byte by byte; merges do not depend on order and refuse what differs."""
+"""Copies equal the selected part byte by byte; merges do not depend on order and reject differences."""
 
 import itertools
 from pathlib import Path
@@ -8,9 +8,10 @@ import pytest
 from shared_stores import change_feature, make_store, tree
 
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, StoreError
-from spam.schemas.store_config import MergeConfig, SelectConfig, VerifyConfig
-from spam.store import StoredSection, open_store
+from spam.schemas.store_config import MergeConfig, PullConfig, SelectConfig, VerifyConfig
+from spam.store import StoredSection, create_store, open_store, section_index, writing
 from spam.store.copying import merge, select
+from spam.store.publishing import pull
 from spam.store.verifying import verify
 from spam.store.writing import write_elements
 
@@ -95,6 +96,15 @@ def test_copy_without_coordinates_has_features_alone(store, tmp_path):
     )
     np.testing.assert_array_equal(copy.counts().toarray()[readable], own.counts().toarray()[order[readable]])
     assert sorted(copy.quality("tiny_112um")[:, 0]) == sorted(own.quality("tiny_112um")[:, 0])
+
+
+def test_copies_in_different_random_orders_are_not_merged(store, tmp_path):
+    """Without counts nothing else tells the spots of one copy from those of another."""
+    for key in KEYS:
+        options = {"features": (key,), "without_coordinates": True, "without_counts": True}
+        copied(store, tmp_path / f"{key}.zarr", **options)
+    with pytest.raises(StoreError, match="section 'S1': different spots_sha256"):
+        merge(MergeConfig(out=tmp_path / "x.zarr", stores=tuple(tmp_path / f"{key}.zarr" for key in KEYS)))
 
 
 def test_graph_over_replaced_features_is_left_out(tmp_path):
@@ -191,6 +201,28 @@ def test_killed_merge_is_resumed(store, three, tmp_path):
     merged(out, three[1])
     assert not verify(VerifyConfig(store=out)).faults
     assert tree(out) == tree(store)
+
+
+def test_pull_killed_at_any_index_leaves_no_damage(store, tmp_path, monkeypatch):
+    """A section that is copied without some of its features must never name their files."""
+    config = {"store": store, "sections": ("S1",), "features": KEYS[:1]}
+    pull(PullConfig(out=tmp_path / "whole.zarr", **config))
+    out, real = tmp_path / "x.zarr", writing.write_whole
+    create_store(out)
+
+    def killed_after(path: Path, data: bytes) -> None:
+        real(path, data)
+        if path == out / "S1/zarr.json":
+            raise KeyboardInterrupt
+
+    for module in (writing, section_index):
+        monkeypatch.setattr(module, "write_whole", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        pull(PullConfig(out=out, **config))
+    monkeypatch.undo()
+    assert not verify(VerifyConfig(store=out)).faults
+    pull(PullConfig(out=out, **config))
+    assert tree(out) == tree(tmp_path / "whole.zarr")
 
 
 def test_merge_refuses_what_differs(store, tmp_path):

@@ -1,4 +1,4 @@
-"""Damage is found: by verify in any byte, by a reader in what it reads; an index that lies is refused before it is used."""
+"""Damage is found: by verify in any byte, by a reader in what it reads; a false index is rejected before it is used."""
 
 import hashlib
 import json
@@ -157,7 +157,16 @@ def test_damaged_file_is_an_error_when_it_is_read(copy, part, read, damage):
         read(open_store(copy).section("C2"))
 
 
-@pytest.mark.parametrize("change", ["flip", "short", "gone"])
+def test_sizes_of_files_are_compared_before_memory_is_allocated(copy, monkeypatch):
+    section = open_store(copy).section("C2")
+    chunk = copy / f"C2/obsm/{KEY}/c/1/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    monkeypatch.setattr("spam.store.features.np.empty", None)
+    with pytest.raises(StoreError, match=f"{KEY}/c/1/0.*bytes"):
+        section.features(KEY)
+
+
+@pytest.mark.parametrize("change", ["flip", "short", "empty", "gone"])
 def test_chunk_damaged_before_the_end_is_found_by_finish(section, store, make_feature_meta, change):
     rows = np.arange(65, dtype=np.float32).reshape(13, 5)
     writer = section.feature_writer(make_feature_meta())
@@ -169,7 +178,7 @@ def test_chunk_damaged_before_the_end_is_found_by_finish(section, store, make_fe
     if change == "gone":
         path.unlink()
     else:
-        path.write_bytes(content if change == "flip" else content[:-2])
+        path.write_bytes({"flip": content, "short": content[:-2], "empty": b""}[change])
     message = "1 of 5 chunks are missing" if change == "gone" else r"Rows 3:6 .*Check the disk.*spam embed"
     with pytest.raises(StoreError, match=message):
         writer.finish()
@@ -181,7 +190,7 @@ def test_chunk_damaged_before_the_end_is_found_by_finish(section, store, make_fe
 
 
 def test_features_replaced_while_they_are_read(copy, make_feature_meta, fill, monkeypatch):
-    """A checksum does not tell new chunks from old ones, so the index is compared after reading."""
+    """A checksum does not distinguish new chunks from old ones, so the index is compared after reading."""
     reader = open_store(copy).section("C2")
     writing = open_store(copy, is_read_only=False).section("C2")
     fill(writing.feature_writer(make_feature_meta(weights_sha256="00"), is_overwrite=True), np.ones((13, 5)))
@@ -265,16 +274,22 @@ FORGED = {
     "another name": (lambda d: d["attributes"]["spam"]["meta"].update(name="D1"), "D1"),
     "no nodes": (lambda d: d.pop("consolidated_metadata"), "consolidated_metadata"),
     "no files": (lambda d: d["attributes"]["spam"].update(files=[]), "AttributeError"),
-    "negative size": (lambda d: entry(d).update(n_bytes=-1), "no size"),
-    "size of text": (lambda d: entry(d).update(n_bytes="9"), "no size"),
-    "path as digest": (lambda d: entry(d).update(sha256="../" * 21 + "x"), "no size and SHA-256"),
+    "negative size": (lambda d: entry(d).update(n_bytes=-1), "not a size"),
+    "size of text": (lambda d: entry(d).update(n_bytes="9"), "not a size"),
+    "path as digest": (lambda d: entry(d).update(sha256="../" * 21 + "x"), "not a size and SHA-256"),
     "path outside": (
         lambda d: d["attributes"]["spam"]["files"].update({"../a": entry(d)}),
-        r"'\.\./a' is no path",
+        r"'\.\./a' is not a path",
     ),
-    "absolute path": (lambda d: d["attributes"]["spam"]["files"].update({"/a": entry(d)}), "'/a' is no path"),
-    "backslash": (lambda d: d["attributes"]["spam"]["files"].update({"a\\b": entry(d)}), "is no path"),
-    "own index": (lambda d: d["attributes"]["spam"]["files"].update({"zarr.json": entry(d)}), "is no path"),
+    "absolute path": (
+        lambda d: d["attributes"]["spam"]["files"].update({"/a": entry(d)}),
+        "'/a' is not a path",
+    ),
+    "backslash": (lambda d: d["attributes"]["spam"]["files"].update({"a\\b": entry(d)}), "is not a path"),
+    "own index": (
+        lambda d: d["attributes"]["spam"]["files"].update({"zarr.json": entry(d)}),
+        "is not a path",
+    ),
     "unknown codec": (lambda d: node("X/data")(d)["codecs"].append({"name": "pickle"}), "codecs .*pickle"),
     "huge shape": (lambda d: node("obsm/spatial")(d).update(shape=[1 << 40, 2]), "would take"),
     "huge beside none": (lambda d: node("obsm/spatial")(d).update(shape=[0, 1 << 40]), "would take"),

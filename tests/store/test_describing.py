@@ -1,4 +1,4 @@
-"""`spam store info` and `ls` say what is in a store."""
+"""`spam store info` and `ls` list the content of a store."""
 
 import json
 import shutil

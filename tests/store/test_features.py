@@ -250,7 +250,7 @@ def test_overwriting_begins_again_and_is_resumed(section, store, make_feature_me
     assert not list(store.folder.rglob(f"features_{KEY}_*"))
     again = open_store(store.folder, is_read_only=False).section("C2")
     assert write(again, meta, -old, n_chunks=1, run=RUN, is_overwrite=True) == 3
-    assert write(again, meta, -old, run=RUN) == 2  # without --overwrite it goes on as well
+    assert write(again, meta, -old, run=RUN) == 2  # without --overwrite it resumes as well
     np.testing.assert_array_equal(again.features(KEY), -old)
     different = {**RUN, "--batch-size": 5}
     assert write(again, meta, old, n_chunks=2, run=RUN, is_overwrite=True) == 5

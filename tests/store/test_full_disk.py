@@ -1,6 +1,6 @@
 """A disk that is full, or read-only: a clear error, what was whole stays whole, and the next run ends as if nothing was.
 
-The disk is a small tmpfs of its own, so these tests need the right to mount (root); a machine without it skips them,
+The disk is a separate small tmpfs, so these tests need the right to mount (root); a machine without it skips them,
 and CI must have it.
 """
 

@@ -65,7 +65,7 @@ PARTS = ["uns/spatial_neighbors", "obsp/spatial_connectivities", "obsp/spatial_d
 def test_a_half_graph_does_not_read_as_whole(section, store, make_graph, lost):
     section.write_graph("spatial", make_graph())
     (store.folder / "C2" / lost).rename(store.folder / "lost")
-    if lost.startswith("uns"):  # what it says stands in the index
+    if lost.startswith("uns"):  # the index holds the same
         assert_same(store.section("C2").graph("spatial"), make_graph())
     else:
         with pytest.raises(StoreError, match=rf"C2/{lost}/.*missing"):

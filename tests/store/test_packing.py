@@ -4,6 +4,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from shared_stores import make_store, tree
@@ -34,6 +35,13 @@ def test_pack_and_unpack_are_inverse(store, packed, tmp_path):
     assert tree(report.out) == tree(store)
     again = pack(PackConfig(store=report.out, out=tmp_path / "again.zip")).out
     assert again.read_bytes() == packed.read_bytes()
+
+
+def test_missing_folders_are_made(store, tmp_path):
+    out = tmp_path / "new" / "s.zarr.zip"
+    pack(PackConfig(store=store, out=out))
+    unpack(UnpackConfig(packed=out, out=tmp_path / "other" / "s.zarr"))
+    assert tree(tmp_path / "other" / "s.zarr") == tree(store)
 
 
 def test_packed_store_opens_in_place(store, packed):
@@ -82,6 +90,16 @@ def rewritten(packed: Path, out: Path, **changed: bytes) -> Path:
         for name in archive.namelist():
             copy.writestr(name, changed.get(name.replace("/", "__"), archive.read(name)))
     return out
+
+
+def test_verify_of_a_packed_store_does_not_look_in_the_current_folder(packed, tmp_path, monkeypatch):
+    name = "S1/obsm/new/c/0/0"
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"row" + google_crc32c.value(b"row").to_bytes(4, "little"))
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr(name, b"evil")
+    assert [fault.path for fault in verify(VerifyConfig(store=packed)).faults] == [name]
 
 
 def test_damaged_or_compressed_entries_are_refused(packed, tmp_path):

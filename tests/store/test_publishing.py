@@ -1,5 +1,6 @@
-"""Push then pull is the identity over S3, HTTP (pull) and the Hub; what others pushed stays; a killed transfer goes on."""
+"""Push then pull is the identity over S3, HTTP (pull) and the Hub; data pushed by others are kept; a killed transfer resumes."""
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from shared_stores import change_feature, make_store, tree
 
 from spam.errors import StoreError
 from spam.schemas.store_config import InfoConfig, PullConfig, PushConfig, SelectConfig, VerifyConfig
-from spam.store import open_store
+from spam.store import open_store, publishing
 from spam.store.copying import select
 from spam.store.describing import describe
 from spam.store.publishing import TransferReport, pull, push
@@ -184,6 +185,83 @@ def test_counts_can_be_taken_back(store, place):
     )
 
 
+@LOCAL
+def test_features_of_others_stay_when_their_section_is_replaced(store, place, tmp_path):
+    """Only those of the same spots: a copy in another order does not get them."""
+    a = part_of(store, tmp_path / "a.zarr", sections=("S1",), features=("tiny_112um",))
+    b = part_of(store, tmp_path / "b.zarr", sections=("S1",), features=("tiny_224um",))
+    pushed(a, place, licence="CC-BY-4.0")
+    with pytest.raises(StoreError, match="different licence"):
+        pushed(b, place)
+    assert pushed(b, place, overwrite=True).replaced == ("section 'S1'",)
+    found, own = open_store(place.address).section("S1"), open_store(store).section("S1")
+    assert found.feature_keys == own.feature_keys
+    assert found.quality_keys == own.quality_keys
+    assert found.graph_keys == own.graph_keys
+    np.testing.assert_array_equal(found.features("tiny_112um"), own.features("tiny_112um"))
+    report = pushed(b, place, overwrite=True, without_coordinates=True)
+    assert report.replaced == ("section 'S1'", "S1: features 'tiny_112um'")
+    assert open_store(place.address).section("S1").feature_keys == ("tiny_224um",)
+    assert not any("tiny_112um" in name for name in place.files())
+    assert not verify(VerifyConfig(store=place.address)).faults
+
+
+@LOCAL
+def test_replaced_features_take_their_quality_with_them(store, place, tmp_path):
+    other = shutil.copytree(store, tmp_path / "o.zarr")
+    change_feature(other, "S1", "tiny_112um")
+    assert open_store(other).section("S1").quality_keys == ("tiny_224um_quality",)
+    pushed(store, place)
+    pushed(other, place, overwrite=True)
+    assert open_store(place.address).section("S1").quality_keys == ("tiny_224um_quality",)
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)  # the Hub refuses the commit, see below
+def test_sections_of_a_push_at_the_same_time_stay(store, place, tmp_path, monkeypatch):
+    parts = [part_of(store, tmp_path / name, sections=(name,)) for name in ("S1", "S2")]
+    pushed(parts[0], place)
+    real, is_first = publishing._Place._send, True
+
+    def send(*arguments: Any) -> Any:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            pushed(parts[1], place)
+        return real(*arguments)
+
+    monkeypatch.setattr(publishing._Place, "_send", send)
+    pushed(part_of(store, tmp_path / "S3.zarr", sections=("S1",)), place)
+    assert open_store(place.address).section_names == ("S1", "S2")
+    assert place.files() == tree(store)
+
+
+def test_push_to_a_folder_replaces_an_index_in_one_step(store, tmp_path, monkeypatch):
+    shared = tmp_path / "shared.zarr"
+    pushed(part_of(store, tmp_path / "a.zarr", features=("tiny_112um",)), shared)
+    before = (shared / "zarr.json").stat().st_ino, (shared / "S1/zarr.json").stat().st_ino
+    pushed(store, shared)
+    assert (shared / "S1/zarr.json").stat().st_ino != before[1]  # renamed into place
+    assert (shared / "zarr.json").stat().st_ino == before[0]
+    assert not list(shared.rglob("*.partial"))
+
+
+def test_push_to_a_folder_spares_the_work_of_other_processes(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("spam.store.writing._PROBE_S", 0.1)
+    shared = tmp_path / "shared.zarr"
+    pushed(part_of(store, tmp_path / "a.zarr", sections=("S1",), features=("tiny_112um",)), shared)
+    section = open_store(shared, is_read_only=False).section("S1")
+    meta = dataclasses.replace(section.feature_meta("tiny_112um"), key="new_112um", chunk_rows=8)
+    writer = section.feature_writer(meta)
+    writer.write(writer.chunks[0], np.ones((8, meta.dim), np.float32))
+    with section.lock("new_112um"), pytest.raises(StoreError, match="S1/new_112um.*another process"):
+        pushed(store, shared)
+    pushed(store, shared)
+    section.refresh()
+    assert section.feature_keys == ("tiny_112um", "tiny_224um")
+    assert section.unfinished_keys == ("new_112um",)
+    assert section.feature_writer(meta).pending == writer.chunks[1:]
+
+
 def test_killed_push_is_resumed(store, place):
     if place.server is None:
         Path(place.address, "S1/obsm/tiny_112um/c/0").mkdir(parents=True)
@@ -212,6 +290,25 @@ def test_killed_push_is_resumed(store, place):
         sent = [exchange.path for exchange in place.server.requests if exchange.method == "PUT"]
         assert len(sent) < sum(not data[:512].isascii() for data in tree(store).values())
     assert place.files() == tree(store)
+
+
+def test_killed_replacement_is_resumed_and_spares_sections_of_similar_names(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "s.zarr", "S1", "S12", has_graphs=False)
+    with S3Server() as bucket:
+        point_at_s3(bucket, monkeypatch)
+        place = Place("s3://cohorts/team/shared.zarr", bucket)
+        pushed(store, place)
+        bucket.refuse = lambda method, path: 403 if method == "PUT" else None
+        options = {"overwrite": True, "without_counts": True}
+        with pytest.raises(StoreError, match="failed"):
+            pushed(store, place, **options)
+        bucket.refuse = None
+        assert "S1/zarr.json" not in place.files()
+        pushed(store, place, **options)
+        found = open_store(place.address)
+        assert [found.section(name).meta.has_counts for name in ("S1", "S12")] == [False, False]
+        assert not any("/X/" in name for name in place.files())
+        assert not verify(VerifyConfig(store=place.address)).faults
 
 
 def test_killed_pull_is_resumed(store, tmp_path):

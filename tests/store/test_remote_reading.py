@@ -86,7 +86,7 @@ def serve(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def bytes_of_files(server: CountingServer) -> int:
-    """Bytes sent, without what the Hub says of the files in a folder."""
+    """Bytes sent, without the listings of folders by the Hub."""
     return sum(exchange.sent for exchange in server.requests if "/api/" not in exchange.path)
 
 
@@ -194,7 +194,7 @@ def test_refusals_say_what_to_do(serve: Serve, kind: str, status: int, advice: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_store_and_no_server(serve: Serve, kind: str) -> None:
     _, address = serve(kind)
-    with pytest.raises(StoreError, match=r"is no store|No repository|no such|No such"):
+    with pytest.raises(StoreError, match=r"is not a store|No repository|no such|No such"):
         open_store(f"{address}x")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

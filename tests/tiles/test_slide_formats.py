@@ -1,4 +1,4 @@
-"""Every kind of file gives the pixels, levels, blocks and pixel size that were written, wherever a region lies."""
+"""Every kind of file gives the pixels, levels, blocks and pixel size that were written, in every region."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor

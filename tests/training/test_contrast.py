@@ -19,7 +19,7 @@ from spam.training import pretrain
 from spam.training.contrast import (
     ContrastHealth,
     PairHealth,
-    contrast_figures,
+    contrast_metrics,
     near_pairs,
     pair_health,
     training_losses,
@@ -92,7 +92,7 @@ def test_figures_equal_the_slow_way_whatever_the_training_loss() -> None:
             expected[f"{pair}_recall_back_{k}"] = contrast_truth.recall_at_k(whole[pair], whole["image"], k)
     for name in names:
         expected[f"{name}_rank"] = np.exp(entropy(np.linalg.svd(unit[name], compute_uv=False)))
-    assert contrast_figures(batches, config) == pytest.approx(expected, rel=1e-5)  # ranks are of float32
+    assert contrast_metrics(batches, config) == pytest.approx(expected, rel=1e-5)  # ranks are of float32
 
 
 GOOD = PairHealth(

@@ -99,7 +99,7 @@ def test_all_sections_of_the_last_of_three_donors_are_held_out(
     donors: list[str | None], held_out: tuple[str, ...], tmp_path: Path
 ) -> None:
     assert held_out_by_default([str(i + 1) for i in range(len(donors))], donors) == held_out
-    if donors == ["p", "q", "r", "r"]:  # the store knows the donors
+    if donors == ["p", "q", "r", "r"]:  # donors are known from the store
         for i, donor in enumerate(("p", "q", "r", "r")):
             add_section(tmp_path / "s.zarr", f"S{i + 1}", seed=i, n_spots=11, donor=donor)
         split = split_sections(open_store(tmp_path / "s.zarr"), pretraining(tmp_path / "s.zarr", tmp_path))
