@@ -15,7 +15,7 @@ from spam.sections.lab_section import describe_sources, is_slide, quoted, slide_
 from spam.typing import Array, Bool, Float64, Int64, UInt8
 
 from .slide import Slide
-from .slide_formats import open_slide, reader_of
+from .slide_formats import reader_of
 from .tile_cutting import Thumbnail, shrink
 from .tile_specs import unknown_mpp
 
@@ -98,7 +98,7 @@ def _section_name(path: Path) -> str:
     return path.stem.removesuffix(".ome")
 
 
-def grid_section(path: Path, config: EmbedConfig) -> Section:
+def grid_section(slide: Slide, config: EmbedConfig) -> Section:
     """Lay a regular grid over the tissue of a slide, as a section without counts.
 
     Cells lie side by side from the upper left corner of the slide, `config.stride_um` apart (default: the smallest tile);
@@ -114,34 +114,31 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     ConfigError
         If tiles or step are in µm and µm per pixel is unknown, ``--mpp`` is impossible, or the step is too small (over
         twenty million cells).
-    MissingInputError
-        If the slide does not exist.
     SlideError
-        If it cannot be read (with ``--skip-bad-tiles``: nowhere), or shows no tissue.
+        If the slide cannot be read (with ``--skip-bad-tiles``: nowhere), or shows no tissue.
     """
-    name = config.section or _section_name(path)
+    name = config.section or _section_name(slide.path)
     option = find_scale(config.mpp, {})
-    with open_slide(path) as slide:
-        mpp = option.mpp or slide.mpp
-        tile_px, stride_px = _sizes(slide, config, mpp, name)
-        step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
-        where = f"slide {str(path)!r} ({slide.width} x {slide.height} px)"
-        n_cells = slide.width / stride_px * slide.height / stride_px
-        if n_cells > _MOST_CELLS:
-            message = f"A grid every {step} over {where} has {n_cells:.2g} cells. Use a larger --stride-um, or correct --mpp."
-            raise ConfigError(message)
-        picture = shrink(
-            slide,
-            scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
-            is_forgiving=config.skip_bad_tiles,
-        )
-        is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
+    mpp = option.mpp or slide.mpp
+    tile_px, stride_px = _sizes(slide, config, mpp, name)
+    step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
+    where = f"slide {str(slide.path)!r} ({slide.width} x {slide.height} px)"
+    n_cells = slide.width / stride_px * slide.height / stride_px
+    if n_cells > _MOST_CELLS:
+        message = f"A grid every {step} over {where} has {n_cells:.2g} cells. Use a larger --stride-um, or correct --mpp."
+        raise ConfigError(message)
+    picture = shrink(
+        slide,
+        scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
+        is_forgiving=config.skip_bad_tiles,
+    )
+    is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
     rows, columns = np.nonzero(is_kept)
     if not len(rows):
         found = f"none of {is_kept.size} cells every {step} is tissue on {_LEAST_TISSUE:.0%} of its area"
         message = f"No tissue on {where}: {found}. Check --mpp and --stride-um, or give the tiles with --csv."
         raise SlideError(message)
-    tiles = SlideSource(path=path)
+    tiles = SlideSource(path=slide.path)
     return Section(
         name=name,
         donor=config.donor,
