@@ -193,7 +193,9 @@ def test_embedding_keeps_a_gpu_busy(lab: Path, is_timed: bool) -> None:
 
 def paired(config: EmbedConfig, *, n: int, n_pairs: int, n_in_memory: int) -> list[Pair]:
     """Measure pairs one after the other: what slows the machine for a while slows both halves of a pair."""
-    built = build_encoder(encoder_card(config.enc_name), device=resolve_device(config.device), amp=config.amp)
+    built = build_encoder(
+        encoder_card(config.enc_name), device=resolve_device(config.device), is_amp=config.amp
+    )
     section = read_section(config)
     with open_slide(config.root / "slide.tif") as slide:
         order = sweep_order(section.xy_px, slide, native_px=224, out_px=224)

@@ -1,10 +1,12 @@
 """Options of `spam adapt`."""
 
 import dataclasses
+import functools
 
 from .config import flag, option
 from .training_config import PretrainConfig
 
+_model = functools.partial(option, panel="Model")
 UNUSED_BY_ADAPT = ("n_components",)
 """Options of pretraining without effect here: the encoder's features enter whole."""
 
@@ -24,12 +26,12 @@ class AdaptConfig(PretrainConfig):
         limits=">=1",
         panel="Training",
     )
-    lora_r: int = option(16, "rank of the low-rank update of each layer", limits=">=1", panel="Model")
-    lora_alpha: float = option(
-        32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits=">0", panel="Model"
+    lora_r: int = _model(16, "rank of the low-rank update of each layer", limits=">=1")
+    lora_alpha: float = _model(
+        32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits=">0"
     )
-    lora_dropout: float = option(
-        0.05, "dropout on the input of the low-rank update during training", limits="[0,1)", panel="Model"
+    lora_dropout: float = _model(
+        0.05, "dropout on the input of the low-rank update during training", limits="[0,1)"
     )
     grad_checkpointing: bool = option(
         False,
@@ -39,12 +41,11 @@ class AdaptConfig(PretrainConfig):
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
-        default = {field.name: field.default for field in dataclasses.fields(self)}
-        given = [flag(name) for name in UNUSED_BY_ADAPT if getattr(self, name) != default[name]]
+        fields = [field for field in dataclasses.fields(self) if field.name in UNUSED_BY_ADAPT]
+        given = [flag(field.name) for field in fields if getattr(self, field.name) != field.default]
+        remote = f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
         return [
             *PretrainConfig.faults(self),  # not super(): a dataclass with slots is created twice
-            f"--store must be a folder, not {self.store!r}; download it with `spam store pull`"
-            if isinstance(self.store, str)
-            else None,
+            remote if isinstance(self.store, str) else None,
             f"{', '.join(given)} has no effect in `spam adapt`; omit it" if given else None,
         ]

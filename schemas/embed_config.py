@@ -128,33 +128,31 @@ class EmbedConfig(InputConfig):
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
-        is_grid = self.tiles == "grid"
-        own_of_rows = [name for name in ("h5ad", "csv", "section", "donor") if getattr(self, name)]
-        allowed = ("root", "section", "donor", "mpp")
-        of_tables = {field.name for field in dataclasses.fields(InputConfig)} - {*allowed} | {"manifest"}
+        is_grid, is_cohort = self.tiles == "grid", self.manifest is not None
+        per_section = [flag(name) for name in ("h5ad", "csv", "section", "donor") if getattr(self, name)]
+        of_tables = {field.name for field in dataclasses.fields(InputConfig)} | {"manifest"}
+        of_tables -= {"root", "section", "donor", "mpp"}
         given = [
             flag(field.name)
             for field in dataclasses.fields(self)
             if field.name in of_tables and getattr(self, field.name) != field.default
         ]
-        match = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
-        is_part = match is not None and 1 <= int(match[1]) <= int(match[2])
+        part = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
         rules = {
-            "give --manifest, or --csv and --root (with or without --h5ad)": not is_grid
-            and self.manifest is None
-            and (self.csv is None or self.root is None),
-            "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um is not None,
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
-            f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and bool(given),
-            f"--manifest gives these per section; omit {', '.join(map(flag, own_of_rows))}": not is_grid
-            and self.manifest is not None
-            and bool(own_of_rows),
-            f"--shard must be i/n with i from 1 to n, such as 2/8, not {self.shard!r}": not is_part,
-            "--overwrite cannot be combined with --shard, because parts would delete each other's work": bool(
-                self.shard
-            )
+            f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
+            "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um,
+            "give --manifest, or --csv and --root (with or without --h5ad)": not is_grid
+            and not is_cohort
+            and (self.csv is None or self.root is None),
+            f"--manifest gives these per section; omit {', '.join(per_section)}": not is_grid
+            and is_cohort
+            and per_section,
+            f"--shard must be i/n with i from 1 to n, such as 2/8, not {self.shard!r}": part is None
+            or not 1 <= int(part[1]) <= int(part[2]),
+            "--overwrite cannot be combined with --shard: parts would delete each other's work": self.shard
             and self.overwrite,
-            "give --tile-um or --tile-px, not both": bool(self.tile_um and self.tile_px),
+            "give --tile-um or --tile-px, not both": self.tile_um and self.tile_px,
         }
         return [rule for rule, is_broken in rules.items() if is_broken]
 

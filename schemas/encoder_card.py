@@ -28,7 +28,7 @@ class EncoderCard:
     hub_id
         Hub repository of a ``timm:`` source, if timm names one; not stored.
     architecture
-        timm architecture; None for ``hf-hub:`` sources whose own config names it.
+        timm architecture, or one of `spam.encoders.timm_models`.
     kwargs
         Keyword arguments for ``timm.create_model``, as (key, value) pairs.
     revision
@@ -52,8 +52,6 @@ class EncoderCard:
         ``model`` (output of the model itself), ``cls``, ``mean`` (patch tokens), ``cls+mean`` (concatenated; without
         register tokens) or ``stages`` (mean and standard deviation of every channel of the last map of each stage of a
         convolutional network).
-    n_registers
-        Register tokens of the network, which pooling leaves out.
     precision
         Mixed precision that upstream uses.
     dim
@@ -72,7 +70,7 @@ class EncoderCard:
     source: str
     dim: int
     hub_id: str | None = None
-    architecture: str | None = None
+    architecture: str = ""
     kwargs: tuple[tuple[str, Any], ...] = ()
     revision: str | None = None
     weights_file: str | None = None
@@ -84,7 +82,6 @@ class EncoderCard:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     pooling: Pooling = "model"
-    n_registers: int = 0
     precision: Literal["float16", "bfloat16"] = "bfloat16"
     licence: str = "unknown"
     is_gated: bool = False
@@ -103,9 +100,8 @@ class EncoderCard:
         del plain["hub_id"]
         if self.source.startswith("local:"):
             plain["source"] = f"local:{PurePath(self.source).name}"
-        for key in ("mean", "std", "aliases"):
-            plain[key] = list(plain[key])
-        return plain
+        lists = {key: list(plain[key]) for key in ("mean", "std", "aliases")}
+        return plain | lists
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +118,6 @@ class AdapterCard:
         Digest of the adapter: its weights, and the entries of peft's configuration that shape the merge.
     tiles
         Tile specs of the training, as mappings (`TileSpec.to_mapping`).
-    targets
-        Patterns of the adapted layers, each matching whole names.
     train_sections, val_sections
         Sections for training and validation; with one section both name it, and blocks of it are separated.
     genes
@@ -142,7 +136,6 @@ class AdapterCard:
     weights_sha256: str
     adapter_sha256: str
     tiles: tuple[dict[str, Any], ...]
-    targets: tuple[str, ...]
     train_sections: tuple[str, ...]
     val_sections: tuple[str, ...]
     genes: tuple[str, ...]
@@ -168,6 +161,5 @@ class AdapterCard:
         if (found := (kept.pop("format"), kept.pop("version"))) != (ADAPTER_FORMAT, ADAPTER_VERSION):
             message = f"format {found[0]} {found[1]}, expected {ADAPTER_FORMAT} {ADAPTER_VERSION}"
             raise ValueError(message)
-        for key in ("tiles", "targets", "train_sections", "val_sections", "genes"):
-            kept[key] = tuple(kept[key])
-        return cls(**kept)
+        tuples = {key: tuple(kept[key]) for key in ("tiles", "train_sections", "val_sections", "genes")}
+        return cls(**{**kept, **tuples})

@@ -1,7 +1,7 @@
 """What a tile is (its extent on the slide and its size for the encoder), and the measures and flags of its quality."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from spam.errors import ConfigError
 
@@ -48,7 +48,7 @@ class TileSpec:
         if (self.tile_um is None) == (self.tile_px is None):
             message = f"Give one of --tile-um and --tile-px, not tile_um={self.tile_um!r} with tile_px={self.tile_px!r}."
             raise ConfigError(message)
-        size = self.tile_um if self.tile_um is not None else self.tile_px
+        size = self.tile_px if self.tile_um is None else self.tile_um
         if not size or not size > 0 or self.out_px < 1:
             message = f"--tile-um and --tile-px must be positive, not {size!r} (out_px={self.out_px!r})."
             raise ConfigError(message)
@@ -66,12 +66,11 @@ class TileSpec:
         ConfigError
             If the tile is in µm and the slide's µm per pixel is unknown.
         """
-        if self.tile_px is not None:
-            return float(self.tile_px)
+        if self.tile_um is None:
+            return float(self.tile_px or 0)
         if mpp is None:
             message = f"A tile of {self.tile_um:g} µm needs µm per pixel: give --mpp, or use --tile-px."
             raise ConfigError(message)
-        assert self.tile_um is not None
         return self.tile_um / mpp
 
     def to_mapping(self) -> dict[str, Any]:
@@ -93,6 +92,6 @@ def tile_flags(measures: Any) -> dict[TileFlag, Any]:
     is_read = readable > 0
     is_blank = is_read & (tissue < _BLANK_BELOW)
     is_blurred = is_read & ~is_blank & (sharpness < _BLURRED_BELOW)
-    return dict(
-        zip(get_args(TileFlag), (~is_read, is_blank, is_read & (pen > _PEN_ABOVE), is_blurred), strict=True)
-    )
+    return {
+        "unreadable": ~is_read, "blank": is_blank, "pen": is_read & (pen > _PEN_ABOVE), "blurred": is_blurred
+    }  # fmt: skip

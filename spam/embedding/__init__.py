@@ -7,19 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapting import AdaptReport, adapt
-    from .embedding import embed
-    from .planning import EmbedPlan, plan
+    from .adapting import adapt as adapt
+    from .embedding import embed as embed
+    from .planning import plan as plan
 
-__all__ = ["AdaptReport", "EmbedPlan", "adapt", "embed", "plan"]
-
-_HOMES = {
-    "AdaptReport": ".adapting",
-    "adapt": ".adapting",
-    "embed": ".embedding",
-    "EmbedPlan": ".planning",
-    "plan": ".planning",
-}
+_HOMES = {"adapt": ".adapting", "embed": ".embedding", "plan": ".planning"}
 
 
 def __getattr__(name: str) -> Any:

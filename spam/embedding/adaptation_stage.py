@@ -129,17 +129,11 @@ class AdaptationStage:
             dropout=config.dropout,
         )
         self.network = AdaptationNetwork(encoder, head)
-        mean = np.stack([s.features.mean(axis=0, dtype=np.float64) for s in data.spots])
+        mean = np.stack([s.features.mean(axis=0, dtype=np.float64) for s in data.spots]).astype(np.float32)
         std = np.stack([s.features.std(axis=0, dtype=np.float64) + _STD_FLOOR for s in data.spots])
+        arrays = (frozen, data.centred, mean, std.astype(np.float32), data.section_of)
         self._frozen, self._expression, self._mean, self._std, self._section_of = (
-            torch.from_numpy(array).to(device)
-            for array in (
-                frozen,
-                data.centred,
-                mean.astype(np.float32),
-                std.astype(np.float32),
-                data.section_of,
-            )
+            torch.from_numpy(array).to(device) for array in arrays
         )
 
     @functools.cached_property

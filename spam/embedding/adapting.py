@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from spam.encoders.encoder import build_network
-from spam.encoders.lora_adapter import add_lora, peft_package, target_patterns, write_adapter
-from spam.encoders.tile_network import TileNetwork, weights_digest
+from spam.encoders.lora_adapter import add_lora, peft_package, write_adapter
+from spam.encoders.tile_network import weights_digest
 from spam.errors import ConfigError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.checkpoint import read_checkpoint, weights_of
@@ -22,8 +22,6 @@ from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.config import check, flag
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.encoder_card import AdapterCard, EncoderCard
-from spam.schemas.store_format import feature_key
-from spam.schemas.tile_spec import TileSpec
 from spam.store import open_store, readable_spots
 from spam.training.loop import Run, TrainingReport, fit
 from spam.training.training_set import NOT_IN_DIGEST, TrainingSet, build_training_set
@@ -46,16 +44,13 @@ class AdaptReport(TrainingReport):
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
         return {
+            **{name: getattr(self, name) for name in ("n_train", "n_val", "val_sections")},
             "adapter": str(self.folder),
             "encoder": self.card.encoder_name,
             "adapter_sha256": self.card.adapter_sha256,
-            "targets": list(self.card.targets),
             "best_epoch": self.card.best_epoch,
             "resumed_from": self.run.resumed_from,
             "metrics": self.run.best,
-            "n_train": self.n_train,
-            "n_val": self.n_val,
-            "val_sections": list(self.val_sections),
             "next": self.next_command,
         }
 
@@ -66,17 +61,14 @@ class AdaptReport(TrainingReport):
         lines = [
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch {self.card.best_epoch} of "
             f"{self.card.epochs}: held-out loss {best['val_loss']:.4f}, before training {start['val_loss']:.4f} (chance: "
-            f"{n_pairs * best['val_ln_batch']:.4f})"
-        ]
-        if self.card.best_epoch == 0:
-            lines.append(
-                "NOT learned: no epoch lowered the held-out loss, so this adapter changes nothing. Use another --lr, or the "
-                "frozen features."
-            )
-        lines += [
+            f"{n_pairs * best['val_ln_batch']:.4f})",
             f"Adapter: {self.folder}; encoder name of its features: {self.card.encoder_name}",
             f"Next: {self.next_command}",
         ]
+        if self.card.best_epoch == 0:
+            lines.append(
+                "NOT learned: this adapter changes nothing. Use another --lr, or the frozen features."
+            )
         return "\n".join(lines)
 
 
@@ -109,7 +101,7 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     """
     device = resolve_device(config.device)
     peft_package()
-    tiles = _agreed(config, tiles)
+    tiles = dataclasses.replace(tiles, overwrite=False)
     with contextlib.ExitStack() as slides:
         planned = read_plan(tiles, slides)
         config = _completed(config, tiles, planned)
@@ -120,108 +112,97 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
 def _adapt(
     config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan, device: torch.device, progress: Progress
 ) -> AdaptReport:
-    assert config.save_dir is not None  # checked by AdaptConfig
+    assert isinstance(config.store, Path)  # checked by AdaptConfig, as is save_dir
+    assert config.save_dir is not None
     data = build_training_set(config)
-    sections = _in_training_order(planned, tiles, data)
+    sections = _in_training_order(planned, data)
     network = build_network(planned.card)
-    digest = weights_digest(network.backbone)
-    if digest != data.features.weights_sha256:
+    needed, digest = data.features.weights_sha256, weights_digest(network.backbone)
+    if digest != needed:
         message = (
-            f"Store {str(config.store)!r} holds features of {planned.card.name!r} with weights "
-            f"{data.features.weights_sha256[:8]}, not {digest[:8]}. Choose their --revision, or embed again: "
-            f"{embed_command(tiles)} --overwrite"
+            f"The features of {planned.card.name!r} in the store come from weights {needed[:8]}, not {digest[:8]}. Choose "
+            f"their --revision, or embed again: {embed_command(tiles)} --overwrite"
         )
         raise StoreError(message)
-    targets = target_patterns(network)
     config.save_dir.mkdir(parents=True, exist_ok=True)
+    spots, rows = _spots_with_counts(data, config.store)
     cut = functools.partial(
         cut_tiles,
         sections,
-        *_spots_with_counts(config, data),
-        planned.card,
+        spots,
+        rows,
+        tiles,
         n_rows=len(data.totals),
         folder=config.save_dir,
-        n_threads=tiles.n_readers(device.type),
-        is_forgiving=tiles.skip_bad_tiles,
+        device=device,
         progress=progress,
     )
     with seeded(config.seed, device=torch.device("cpu")):
-        lora = add_lora(
-            network, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=targets
-        )
+        lora = add_lora(network, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
         stage = AdaptationStage(config, data, network, device, cut=cut)
     if config.grad_checkpointing:
-        _checkpoint_gradients(network)
+        backbone: Any = network.backbone
+        if not hasattr(backbone, "set_grad_checkpointing"):
+            message = (
+                f"Encoder {planned.card.name!r} has no --grad-checkpointing. Use a smaller --batch-size."
+            )
+            raise ConfigError(message)
+        backbone.set_grad_checkpointing(enable=True)
     if config.overwrite:
         _ = stage.tiles  # a tile may be unreadable: find out before the old run is deleted
     training = dataclasses.replace(config, save_dir=config.save_dir / "training")
     run = fit(stage, training, device=device, progress=progress)
     _, best = read_checkpoint(run.best_path, stage=stage.name)
     stage.network.load_state_dict(weights_of(best))
-    card = _describe(config, planned.card, data, run, digest=digest, targets=targets)
     return AdaptReport(
         run=run,
         n_train=len(data.train_rows),
         n_val=len(data.val_rows),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         folder=config.save_dir,
-        card=write_adapter(config.save_dir, lora, card),
-        next_command=embed_command(tiles, lora=config.save_dir),
+        card=write_adapter(config.save_dir, lora, _describe(config, planned.card, data, run, digest)),
+        next_command=embed_command(dataclasses.replace(tiles, lora=config.save_dir)),
     )
 
 
-def embed_command(tiles: EmbedConfig, *, lora: Path | None = None) -> str:
+def embed_command(tiles: EmbedConfig) -> str:
     """Write the `spam embed` command of a configuration, without default options."""
     words = ["spam", "embed"]
     for field in dataclasses.fields(tiles):
-        value = lora if field.name == "lora" else getattr(tiles, field.name)
+        value, name = getattr(tiles, field.name), flag(field.name)
         if value == field.default:
             continue
         if isinstance(value, bool):
-            words.append(flag(field.name) if value else f"--no-{flag(field.name)[2:]}")
+            words.append(name if value else f"--no-{name[2:]}")
         else:
-            words += [flag(field.name), ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            words += [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
-
-
-def _agreed(config: AdaptConfig, tiles: EmbedConfig) -> EmbedConfig:
-    """Return the description of the tiles, after checking that it does not contradict the training's options."""
-    given = {name: getattr(config, name) for name in ("enc_name", "tile_um", "dihedral")}
-    given["store"] = None if config.store is None else Path(config.store)
-    faults: list[str | None] = [
-        f"{flag(name)} is {value!r} for the training, but {getattr(tiles, name)!r} for the tiles; use one value"
-        for name, value in given.items()
-        if value and value != getattr(tiles, name)
-    ]
-    faults.append("--lora: an adapter is trained on the published encoder; omit it" if tiles.lora else None)
-    faults.append("--tiles grid has no counts to adapt to; use --csv" if tiles.tiles == "grid" else None)
-    check(faults)
-    return dataclasses.replace(tiles, overwrite=False)
 
 
 def _completed(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> AdaptConfig:
     """Fill in sections, encoder and tile sizes, after checking that all their frozen features exist."""
+    check(
+        f"{flag(name)} is {value!r} for the training, but {getattr(tiles, name)!r} for the tiles; use one value"
+        for name in ("store", "enc_name", "tile_um", "dihedral")
+        if (value := getattr(config, name)) and value != getattr(tiles, name)
+    )
     described = {one.section.name: one for one in planned.sections}
     names = config.sections or tuple(described)
     used = tuple(dict.fromkeys((*names, *config.val_sections)))
     if unknown := [name for name in used if name not in described]:
         message = (
-            f"--sections {', '.join(map(repr, unknown))} not found in the input files, which describe "
-            f"{', '.join(described)}. Add them to --manifest, or omit them."
+            f"--sections {', '.join(map(repr, unknown))} not in the input files ({', '.join(described)})."
         )
         raise ConfigError(message)
     store = open_store(planned.store) if planned.store.exists() else None
     missing = [
         f"{name}: {key}"
         for name in used
-        for key in _keys(described[name].specs, tiles, planned)
+        for key in described[name].keys
         if store is None or name not in store.section_names or key not in store.section(name).feature_keys
     ]
     if missing:
-        message = (
-            f"Store {str(planned.store)!r} lacks the frozen features {'; '.join(missing)}. Embed them first: "
-            f"{embed_command(tiles)}"
-        )
+        message = f"The store lacks frozen features {'; '.join(missing)}. Run first: {embed_command(tiles)}"
         raise StoreError(message)
     sizes = tuple(spec.tile_um for spec in described[used[0]].specs if spec.tile_um is not None)
     return dataclasses.replace(
@@ -234,82 +215,49 @@ def _completed(config: AdaptConfig, tiles: EmbedConfig, planned: EmbedPlan) -> A
     )
 
 
-def _in_training_order(planned: EmbedPlan, tiles: EmbedConfig, data: TrainingSet) -> list[PlannedSection]:
+def _in_training_order(planned: EmbedPlan, data: TrainingSet) -> list[PlannedSection]:
     """Order sections and tile sizes as the training set does."""
     described = {one.section.name: one for one in planned.sections}
     ordered = []
     for spots in data.spots:
         one = described[spots.name]
-        order = sorted(
-            range(len(one.specs)), key=lambda i: one.specs[i].tile_um or float(one.specs[i].tile_px or 0)
-        )
-        specs = tuple(one.specs[i] for i in order)
-        samplings = tuple(one.samplings[i] for i in order)
-        keys = _keys(specs, tiles, planned)
-        if keys != data.features.keys:
-            message = (
-                f"Section {spots.name!r}: the input files describe features {', '.join(keys)}, but the training would use "
-                f"{', '.join(data.features.keys)}. Choose tile sizes with --tile-um."
-            )
+        if set(one.keys) != set(data.features.keys):
+            used = ", ".join(data.features.keys)
+            message = f"Section {spots.name!r} has {', '.join(one.keys)}, the training uses {used}. Choose --tile-um."
             raise StoreError(message)
-        ordered.append(dataclasses.replace(one, specs=specs, samplings=samplings))
+        order = [one.keys.index(key) for key in data.features.keys]
+        specs, samplings = tuple(one.specs[i] for i in order), tuple(one.samplings[i] for i in order)
+        ordered.append(dataclasses.replace(one, specs=specs, samplings=samplings, keys=data.features.keys))
     return ordered
 
 
-def _keys(specs: tuple[TileSpec, ...], tiles: EmbedConfig, planned: EmbedPlan) -> tuple[str, ...]:
-    """Name the frozen features of tile sizes."""
-    name, is_averaged = planned.card.name, tiles.dihedral
-    return tuple(feature_key(name, spec.label, is_averaged=is_averaged) for spec in specs)
-
-
-def _checkpoint_gradients(network: TileNetwork) -> None:
-    backbone: Any = network.backbone
-    if not hasattr(backbone, "set_grad_checkpointing"):
-        message = f"Encoder {network.card.name!r} does not support --grad-checkpointing. Use a smaller --batch-size."
-        raise ConfigError(message)
-    backbone.set_grad_checkpointing(enable=True)
-
-
 def _spots_with_counts(
-    config: AdaptConfig, data: TrainingSet
-) -> tuple[list[Int64[Array, "..."]], Int64[Array, " n_kept"]]:
+    data: TrainingSet, store: Path
+) -> tuple[list[Int64[Array, "..."]], list[Int64[Array, "..."]]]:
     """Return the training and held-out spots by their number in each section, and by their row in the training set.
 
     The two differ if tiles could not be read: the training set omits their spots.
     """
-    assert config.store is not None  # checked by AdaptConfig
-    store = open_store(config.store)
-    kept = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    spots, first = [], 0
-    for section in data.spots:
-        numbers = np.flatnonzero(readable_spots(store.section(section.name), data.features.keys))
-        own = kept[(kept >= first) & (kept < first + section.n_spots)]
-        spots.append(numbers[own - first])
-        first += section.n_spots
-    return spots, kept
+    opened, kept = open_store(store), np.sort(np.concatenate([data.train_rows, data.val_rows]))
+    spots, rows = [], []
+    for i, section in enumerate(data.spots):
+        numbers = np.flatnonzero(readable_spots(opened.section(section.name), data.features.keys))
+        rows.append(kept[data.section_of[kept] == i])
+        spots.append(numbers[rows[-1] - np.searchsorted(data.section_of, i)])
+    return spots, rows
 
 
 def _describe(
-    config: AdaptConfig,
-    card: EncoderCard,
-    data: TrainingSet,
-    run: Run,
-    *,
-    digest: str,
-    targets: tuple[str, ...],
+    config: AdaptConfig, card: EncoderCard, data: TrainingSet, run: Run, digest: str
 ) -> AdapterCard:
     """Make the adapter's card; its own digest follows when it is written."""
-    encoder = card.to_mapping()
-    if card.source.startswith("local:"):
-        encoder["source"] = card.name  # the folder belongs to this machine
     skipped = {*NOT_IN_DIGEST, *UNUSED_BY_ADAPT} - {"epochs"}
     is_val, section = data.groups.is_val, data.section_of
     return AdapterCard(
-        encoder=encoder,
+        encoder=card.to_mapping(),
         weights_sha256=digest,
         adapter_sha256="",
         tiles=data.features.tiles,
-        targets=targets,
         train_sections=tuple(s.name for i, s in enumerate(data.spots) if (~is_val[section == i]).any()),
         val_sections=data.held_out_sections,
         genes=data.genes.genes,

@@ -9,20 +9,20 @@ import dataclasses
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from spam.encoders import Encoder, build_encoder
-from spam.errors import ConfigError, EncoderError, StoreError
+from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
 from spam.hardware import resolve_device
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.embed_config import EmbedConfig, EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
-from spam.schemas.store_format import QUALITY, FeatureMeta, Sampling, feature_key, quality_key
-from spam.schemas.tile_spec import MEASURES, TileSpec, tile_flags
+from spam.schemas.store_format import QUALITY, FeatureMeta, quality_key
+from spam.schemas.tile_spec import MEASURES, tile_flags
 from spam.store import (
     FeatureWriter,
     Overview,
@@ -32,7 +32,7 @@ from spam.store import (
     create_store,
     default_chunk_rows,
 )
-from spam.tiles import TileBatch, TileReader, overview, read_batches, sweep_order
+from spam.tiles import TileBatch, overview
 from spam.typing import Array, Float32, Int64
 from spam.versions import software_versions
 
@@ -56,7 +56,7 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     Raises
     ------
     ConfigError, EncoderError, MissingInputError, SectionError, SlideError, StoreError, TileError
-        As `read_plan`, before anything is written; `EncoderError` also if a feature is not finite (earlier chunks are kept).
+        As `read_plan`, before anything is written; `StoreError` also if a feature is not finite (earlier chunks are kept).
     """
     with contextlib.ExitStack() as slides:
         plan = read_plan(config, slides)
@@ -64,17 +64,15 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
         encoder = build_encoder(
             plan.card,
             device=resolve_device(config.device),
-            amp=config.amp,
+            is_amp=config.amp,
             is_averaged=config.dihedral,
             is_compiled=config.compile,
             lora=config.lora,
         )
-        store = create_store(plan.store)
+        run = _Run(create_store(plan.store), encoder, config, shard, progress)
         for planned in plan.sections:
-            _require_same_settings(store, planned, encoder, config)
-        reports = [
-            _embed_section(store, planned, encoder, config, shard, progress) for planned in plan.sections
-        ]
+            run.require_same_settings(planned)
+        reports = [run.embed(planned) for planned in plan.sections]
     return EmbedReport(store=plan.store, encoder=plan.encoder, sections=tuple(reports))
 
 
@@ -90,23 +88,21 @@ class Shard:
     """
 
     def __init__(self, config: EmbedConfig, plan: EmbedPlan) -> None:
-        self.number, self.n = config.shard_of
+        number, self.n = config.shard_of
         if config.shard is None and "TORCHELASTIC_RUN_ID" in os.environ:
-            self.number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if self.n > 1 and config.overwrite:
-            message = f"--overwrite: {self.n} processes of torchrun would delete each other's work. Run it without torchrun."
+            message = (
+                f"--overwrite: {self.n} processes would delete each other's work. Run it without torchrun."
+            )
             raise ConfigError(message)
         rows = config.chunk_rows or default_chunk_rows(plan.card.dim, config.dtype)
         n_chunks = sum(
             len(planned.specs) * len(chunk_slices(planned.section.n_spots, rows)) for planned in plan.sections
         )
-        self._chunks = range(n_chunks * self.number // self.n, n_chunks * (self.number + 1) // self.n)
+        self.label = f"@{number + 1}of{self.n}" if self.n > 1 else ""  # of this part, for locks
+        self._chunks = range(n_chunks * number // self.n, n_chunks * (number + 1) // self.n)
         self._n_counted = 0
-
-    @property
-    def label(self) -> str:
-        """Name of this part for locks; empty if there is only one."""
-        return f"@{self.number + 1}of{self.n}" if self.n > 1 else ""
 
     def select(self, chunks: Sequence[slice]) -> list[slice]:
         """Select this process's chunks of the next array; call it once per array, in the order of the plan."""
@@ -114,118 +110,159 @@ class Shard:
         return [chunk for place, chunk in enumerate(chunks, first) if place in self._chunks]
 
 
-def _embed_section(
-    store: Store,
-    planned: PlannedSection,
-    encoder: Encoder,
-    config: EmbedConfig,
-    shard: Shard,
-    progress: Progress,
-) -> SectionReport:
-    begun = time.perf_counter()
-    section, arrays, n_embedded = planned.section, [], 0
-    stored = _stored_section(store, planned, config, shard)
-    for spec, sampling in zip(planned.specs, planned.samplings, strict=True):
-        meta = _feature_meta(spec, sampling, encoder, config)
-        with stored.lock(meta.key, part=shard.label):
-            arrays.append(array := _TileArrays(stored, meta, encoder, config))
-            pending = array.pending
-            chunks = [chunk for chunk in shard.select(array.features.chunks) if chunk in pending]
-            if chunks:
-                with progress.task(f"embed {section.name} {spec.label}", _n_rows(chunks)) as advance:
-                    _fill(array, chunks, planned, spec, sampling, encoder, config, advance)
-            if not array.pending:
-                array.finish()
-        n_embedded += _n_rows(chunks)
-    n_left = sum(_n_rows(array.pending) for array in arrays)  # other processes may have finished meanwhile
-    flags: Counter[str] = Counter()
-    for array in arrays:
-        if not array.pending:
+class _Run:
+    """One run of `embed`: the store, the encoder, the options, and the shard of this process."""
+
+    def __init__(
+        self, store: Store, encoder: Encoder, config: EmbedConfig, shard: Shard, progress: Progress
+    ) -> None:
+        self.store, self.encoder, self.config = store, encoder, config
+        self.shard, self.progress = shard, progress
+        # Both change the last bits of features, by the order of sums.
+        self.settings: dict[str, str | int] = {
+            "--batch-size": config.batch_size,
+            "--device": encoder.device.type,
+        }
+
+    def require_same_settings(self, planned: PlannedSection) -> None:
+        """Raise, before any computation, if existing features were computed with other settings."""
+        if self.config.overwrite or planned.section.name not in self.store.section_names:
+            return
+        stored = self.store.section(planned.section.name)
+        for meta in self._metas(planned):
+            if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
+                stored.feature_writer(meta, run=self.settings)
+
+    def embed(self, planned: PlannedSection) -> SectionReport:
+        """Embed a section at all tile sizes."""
+        begun = time.perf_counter()
+        section, arrays, n_embedded = planned.section, [], 0
+        stored = self._stored_section(planned)
+        for size, meta in enumerate(self._metas(planned)):
+            with stored.lock(meta.key, part=self.shard.label):
+                arrays.append(array := _TileArrays(stored, meta, self))
+                pending = array.pending
+                chunks = [chunk for chunk in self.shard.select(array.features.chunks) if chunk in pending]
+                if chunks:
+                    title = f"embed {section.name} {planned.specs[size].label}"
+                    with self.progress.task(title, _n_rows(chunks)) as advance:
+                        self._fill(array, chunks, planned, size, advance)
+                if not array.pending:
+                    array.finish()
+            n_embedded += _n_rows(chunks)
+        flags: Counter[str] = Counter()
+        n_left = 0
+        for array in arrays:  # other processes may have completed some meanwhile
+            if pending := array.pending:
+                n_left += _n_rows(pending)
+                continue
             array.finish()
-            quality = stored.quality(array.features.key)
-            if quality is not None:
+            if (quality := stored.quality(array.features.key)) is not None:
                 flags.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
-    if not n_left:
-        ensure_spatial_graph(stored, k=DEFAULT_K)  # for readers of the store: training uses the same graph
-    planned.files.close()  # a PNG or JPEG is in memory as a whole
-    return SectionReport(
-        name=section.name,
-        n_spots=section.n_spots,
-        keys=tuple(array.features.key for array in arrays if array.features.is_finished),
-        join=section.join.describe(),
-        n_embedded=n_embedded,
-        n_present=section.n_spots * len(planned.specs) - n_embedded - n_left,
-        n_left=n_left,
-        flags=dict(flags),
-        seconds=time.perf_counter() - begun,
-    )
-
-
-def _stored_section(
-    store: Store, planned: PlannedSection, config: EmbedConfig, shard: Shard
-) -> StoredSection:
-    """Return the section in the store, after writing it if it is missing or its inputs changed."""
-    name = planned.section.name
-    if name in store.section_names:
-        stored = store.section(name)
-        if not differences(stored, planned.section, config.licence):  # else the plan required --overwrite
-            return stored
-    image = None
-    if planned.slide is not None and config.overview:
-        small = overview(planned.slide, is_forgiving=config.skip_bad_tiles)
-        image = Overview(image=small.image, scale=small.scale)
-    try:
-        return store.add_section(
-            planned.section,
-            slide_size_px=planned.slide_size_px,
-            licence=config.licence,
-            overview=image,
-            is_overwrite=config.overwrite,
+        if not n_left:
+            ensure_spatial_graph(
+                stored, k=DEFAULT_K
+            )  # for readers of the store: training uses the same graph
+        planned.files.close()  # a PNG or JPEG is in memory as a whole
+        return SectionReport(
+            name=section.name,
+            n_spots=section.n_spots,
+            keys=tuple(array.features.key for array in arrays if array.features.is_finished),
+            join=section.join.describe(),
+            n_embedded=n_embedded,
+            n_present=section.n_spots * len(planned.specs) - n_embedded - n_left,
+            n_left=n_left,
+            flags=dict(flags),
+            seconds=time.perf_counter() - begun,
         )
-    except StoreError:
-        if shard.n == 1 or name not in store.section_names:
-            raise
-        return store.section(name)  # another process has written it
 
+    def _stored_section(self, planned: PlannedSection) -> StoredSection:
+        """Return the section in the store, after writing it if it is missing or its inputs changed."""
+        name, config = planned.section.name, self.config
+        if name in self.store.section_names:
+            stored = self.store.section(name)
+            if not differences(stored, planned.section, config.licence):  # else the plan required --overwrite
+                return stored
+        small = None
+        if planned.slide is not None and config.overview:
+            picture = overview(planned.slide, is_forgiving=config.skip_bad_tiles)
+            small = Overview(image=picture.image, scale=picture.scale)
+        try:
+            return self.store.add_section(
+                planned.section,
+                slide_size_px=None if planned.slide is None else (planned.slide.width, planned.slide.height),
+                licence=config.licence,
+                overview=small,
+                is_overwrite=config.overwrite,
+            )
+        except StoreError:
+            if self.shard.n == 1 or name not in self.store.section_names:
+                raise
+            return self.store.section(name)  # another process has written it
 
-def _require_same_settings(
-    store: Store, planned: PlannedSection, encoder: Encoder, config: EmbedConfig
-) -> None:
-    """Raise, before any computation, if existing features were computed with other settings."""
-    if config.overwrite or planned.section.name not in store.section_names:
-        return
-    stored = store.section(planned.section.name)
-    for spec, sampling in zip(planned.specs, planned.samplings, strict=True):
-        meta = _feature_meta(spec, sampling, encoder, config)
-        if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
-            stored.feature_writer(meta, run=_run(encoder, config))
+    def _metas(self, planned: PlannedSection) -> list[FeatureMeta]:
+        """Describe the features of each tile size."""
+        card, config = self.encoder.card, self.config
+        return [
+            FeatureMeta(
+                key=key,
+                origin="embed",
+                encoder=card.to_mapping(),
+                weights_sha256=self.encoder.weights_sha256,
+                lora_sha256=self.encoder.lora_sha256,
+                tile=spec.to_mapping(),
+                sampling=sampling,
+                precision=self.encoder.precision,
+                dim=card.dim,
+                dtype=config.dtype,
+                chunk_rows=config.chunk_rows or default_chunk_rows(card.dim, config.dtype),
+                software=software_versions(),
+                is_averaged=config.dihedral,
+                adapted_on=self.encoder.adapted_on,
+            )
+            for key, spec, sampling in zip(planned.keys, planned.specs, planned.samplings, strict=True)
+        ]
 
+    def _fill(
+        self, array: "_TileArrays", chunks: list[slice], planned: PlannedSection, size: int, advance: Advance
+    ) -> None:
+        """Compute and write chunks: threads read tiles ahead, and a GPU computes a batch while the previous is written.
 
-def _run(encoder: Encoder, config: EmbedConfig) -> dict[str, str | int]:
-    """Return the settings that change the last bits of features, by the order of sums."""
-    return {"--batch-size": config.batch_size, "--device": encoder.device.type}
+        Within a chunk, tiles are read in slide order, so that each region is decoded once, and their rows are put back into
+        the order of the spots before the chunk is written.
+        """
+        ids, encoder, batches = planned.section.ids, self.encoder, []
+        for chunk in chunks:
+            spots = planned.in_reading_order(np.arange(chunk.start, chunk.stop), size)
+            step = self.config.batch_size
+            batches += [(chunk, spots[start : start + step]) for start in range(0, len(spots), step)]
+        done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the batches of one chunk
 
+        def take(
+            chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Array]
+        ) -> None:
+            features = wait()
+            for row, fault in tiles.faults.items():
+                spot = str(ids[spots[row]])
+                _log.warning("the tile of spot %r cannot be read and is skipped: %s", spot, fault)
+            features[list(tiles.faults)] = 0
+            done.append((spots, tiles.quality, features))
+            order, *rows = map(np.concatenate, zip(*done, strict=True))
+            if len(order) == chunk.stop - chunk.start:
+                array.write(chunk, *(values[np.argsort(order)] for values in rows))
+                done.clear()
+            advance(len(spots))
 
-def _feature_meta(spec: TileSpec, sampling: Sampling, encoder: Encoder, config: EmbedConfig) -> FeatureMeta:
-    card = encoder.card.to_mapping()
-    if encoder.card.source.startswith("local:"):
-        card["source"] = encoder.card.name  # the folder belongs to this machine, and may change
-    return FeatureMeta(
-        key=feature_key(encoder.card.name, spec.label, is_averaged=config.dihedral),
-        origin="embed",
-        encoder=card,
-        weights_sha256=encoder.weights_sha256,
-        lora_sha256=encoder.lora_sha256,
-        tile=spec.to_mapping(),
-        sampling=sampling,
-        precision=encoder.precision,
-        dim=encoder.card.dim,
-        dtype=config.dtype,
-        chunk_rows=config.chunk_rows or default_chunk_rows(encoder.card.dim, config.dtype),
-        software=software_versions(),
-        is_averaged=config.dihedral,
-        adapted_on=encoder.adapted_on,
-    )
+        ahead = planned.read_tiles([spots for _, spots in batches], size, self.config, encoder.device.type)
+        previous: tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Array]] | None = None
+        with contextlib.closing(ahead):  # the threads end before the slide is closed
+            for (chunk, spots), tiles in zip(batches, ahead, strict=True):
+                begun = encoder.begin(tiles.pixels)
+                if previous is not None:
+                    take(*previous)
+                previous = (chunk, spots, tiles, begun)
+            if previous is not None:
+                take(*previous)
 
 
 class _TileArrays:
@@ -234,11 +271,9 @@ class _TileArrays:
     Finished features without quality stay as they are.
     """
 
-    def __init__(
-        self, stored: StoredSection, meta: FeatureMeta, encoder: Encoder, config: EmbedConfig
-    ) -> None:
+    def __init__(self, stored: StoredSection, meta: FeatureMeta, run: _Run) -> None:
         def writer(meta: FeatureMeta) -> FeatureWriter:
-            return stored.feature_writer(meta, run=_run(encoder, config), is_overwrite=config.overwrite)
+            return stored.feature_writer(meta, run=run.settings, is_overwrite=run.config.overwrite)
 
         self.features = writer(meta)
         self._writers = [self.features]
@@ -274,85 +309,6 @@ class _TileArrays:
         """Make both arrays visible to readers."""
         for writer in self._writers:
             writer.finish()
-
-
-def _fill(
-    array: _TileArrays,
-    chunks: list[slice],
-    planned: PlannedSection,
-    spec: TileSpec,
-    sampling: Sampling,
-    encoder: Encoder,
-    config: EmbedConfig,
-    advance: Advance,
-) -> None:
-    """Compute and write chunks: threads read tiles ahead, and a GPU computes a batch while the previous one is written.
-
-    Within a chunk, tiles are read in slide order (`sweep_order`), so that each region is decoded once, and their rows are
-    put back into the order of the spots before the chunk is written.
-    """
-    section, batches = planned.section, []
-    for chunk in chunks:
-        spots = np.arange(chunk.start, chunk.stop)
-        if planned.slide is not None:
-            xy = section.xy_px[chunk]
-            spots = spots[sweep_order(xy, planned.slide, native_px=sampling.native_px, out_px=spec.out_px)]
-        parts = (
-            spots[start : start + config.batch_size] for start in range(0, len(spots), config.batch_size)
-        )
-        batches += [(chunk, part) for part in parts]
-    done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the batches of one chunk
-
-    def take(chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Array]) -> None:
-        features = wait()
-        _require_finite(features, section.ids[spots], encoder, config)
-        for row, fault in tiles.faults.items():
-            spot = str(section.ids[spots[row]])
-            _log.warning("the tile of spot %r cannot be read and is skipped: %s", spot, fault)
-        features[list(tiles.faults)] = 0
-        done.append((spots, tiles.quality, features))
-        order, *rows = map(np.concatenate, zip(*done, strict=True))  # rows: quality, features
-        if len(order) == chunk.stop - chunk.start:
-            array.write(chunk, *(part[np.argsort(order)] for part in rows))
-            done.clear()
-        advance(len(spots))
-
-    reader = TileReader(
-        section,
-        spec,
-        slide=planned.slide,
-        interpolation=encoder.card.interpolation,
-        is_forgiving=config.skip_bad_tiles,
-    )
-    n_threads = config.n_readers(encoder.device.type)
-    ahead = read_batches(reader, [spots for _, spots in batches], n_threads=n_threads)
-    begun: deque[tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Array]]] = deque()
-    with reader, contextlib.closing(ahead):  # the threads end before the slide is closed
-        for (chunk, spots), tiles in zip(batches, ahead, strict=True):
-            begun.append((chunk, spots, tiles, encoder.begin(tiles.pixels)))
-            if len(begun) > 1:
-                take(*begun.popleft())
-        while begun:
-            take(*begun.popleft())
-
-
-def _require_finite(
-    features: Float32[Array, "n dim"], ids: Array, encoder: Encoder, config: EmbedConfig
-) -> None:
-    largest = np.finfo(config.dtype).max
-    bad = np.flatnonzero(~(np.abs(features) <= largest).all(axis=1))  # NaN compares as false
-    if not bad.size:
-        return
-    is_finite = np.isfinite(features[bad]).all()
-    cause = f"features beyond the range of {config.dtype}" if is_finite else "features that are not finite"
-    remedy = (
-        "Use --dtype float32 --overwrite." if is_finite else "Try it without --amp, and look at that tile."
-    )
-    message = (
-        f"Encoder {encoder.card.name!r} returns {cause} for {bad.size} spots of a batch, first for "
-        f"{str(ids[bad[0]])!r}. {remedy}"
-    )
-    raise EncoderError(message)
 
 
 def _n_rows(chunks: list[slice]) -> int:

@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,24 @@ from spam import encoders
 from spam.errors import SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
-from spam.schemas.store_format import Sampling
+from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
 from spam.store import Store, StoredSection, open_store
 from spam.tiles import (
     Slide,
+    TileBatch,
     TileReader,
     grid_section,
     grid_slides,
     level_of,
     locate,
     open_slide,
+    read_batches,
     resolve_tile_specs,
+    sweep_order,
 )
+from spam.typing import Array, Int64
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ class PlannedSection:
         Its slide, open until `files` is closed; None for tile files.
     files
         Closes the slide; may be closed twice.
-    specs, samplings
-        Tile sizes, and how the tiles of each are cut.
+    specs, samplings, keys
+        Tile sizes, how the tiles of each are cut, and the names of their features in the store.
     """
 
     section: Section
@@ -56,11 +59,30 @@ class PlannedSection:
     files: contextlib.ExitStack
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
+    keys: tuple[str, ...]
 
-    @property
-    def slide_size_px(self) -> tuple[int, int] | None:
-        """Width and height of the slide at full resolution."""
-        return None if self.slide is None else (self.slide.width, self.slide.height)
+    def in_reading_order(self, spots: Int64[Array, " n"], size: int) -> Int64[Array, " n"]:
+        """Order spots such that each region of the slide is decoded once for tiles of the given number of size."""
+        if self.slide is None:
+            return spots
+        native_px, out_px = self.samplings[size].native_px, self.specs[size].out_px
+        xy_px = self.section.xy_px[spots]
+        return np.asarray(spots[sweep_order(xy_px, self.slide, native_px=native_px, out_px=out_px)])
+
+    def read_tiles(
+        self, batches: Sequence[Int64[Array, " n"]], size: int, config: EmbedConfig, device: str
+    ) -> Generator[TileBatch, None, None]:
+        """Read batches of tiles ahead, for an encoder on a device type; close the generator before the slide."""
+        reader = TileReader(
+            self.section,
+            self.specs[size],
+            slide=self.slide,
+            interpolation=self.samplings[size].interpolation,
+            is_forgiving=config.skip_bad_tiles,
+        )
+        ahead = read_batches(reader, batches, n_threads=config.n_readers(device))
+        with reader, contextlib.closing(ahead):
+            yield from ahead
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,19 +177,19 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
         If coordinates lie outside the slide, or tile files do not fit.
     """
     assert config.store is not None  # checked by EmbedConfig
-    readers = _readers(config)
+    inputs = _inputs(config)
     card = encoders.encoder_card(config.enc_name, config.revision)
     encoder = card
     if config.lora is not None:
         encoder = encoders.adapted_card(card, encoders.read_adapter(config.lora))
     encoders.require_reachable(card)
-    is_begun = config.store.exists() and not (config.store.is_dir() and not any(config.store.iterdir()))
-    store = open_store(config.store) if is_begun else None
+    is_empty = config.store.is_dir() and not any(config.store.iterdir())
+    store = open_store(config.store) if config.store.exists() and not is_empty else None
     sections: list[PlannedSection] = []
     errors: list[SpamError] = []
-    for read in readers:
+    for files in inputs:
         try:
-            sections.append(_check_section(read(), config, card, store, slides))
+            sections.append(_plan_section(files, config, encoder, store, slides))
         except SpamError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -177,10 +199,7 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
         raise SectionError(message) from errors[0]
     names = [one.section.name for one in sections]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        message = (
-            f"--manifest {str(config.manifest)!r} gives several sections the name {', '.join(map(repr, twice))}. Use unique "
-            "names in column 'section'."
-        )
+        message = f"--manifest names several sections {', '.join(map(repr, twice))}. Use unique names."
         raise SectionError(message)
     n_numbers = card.dim * sum(one.section.n_spots * len(one.specs) for one in sections)
     return EmbedPlan(
@@ -197,88 +216,85 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
 
     The table itself may have changed, as in a growing cohort; its rows of these spots must not have.
     """
-    old = stored.meta
-    n_genes = 0 if section.genes is None else len(section.genes)
-    found = [
-        f"{what} was {before!r}, is {after!r}"
-        for what, before, after in (
-            ("donor", old.donor, section.donor),
-            ("µm per pixel (--mpp)", old.mpp, section.mpp),
-            ("number of spots", old.n_spots, section.n_spots),
-            ("number of genes", old.n_genes, n_genes),
-            ("licence", old.licence, licence or old.licence),
-        )
-        if before != after
+    old, n_genes = stored.meta, 0 if section.genes is None else len(section.genes)
+    facts = [
+        ("donor", old.donor, section.donor),
+        ("µm per pixel (--mpp)", old.mpp, section.mpp),
+        ("number of spots", old.n_spots, section.n_spots),
+        ("number of genes", old.n_genes, n_genes),
+        ("licence", old.licence, licence or old.licence),
     ]
+    if not old.redacted:
+        before, after = (
+            {source.role: source.sha256[:12] for source in sources if source.role != "csv"}
+            for sources in (old.sources, section.sources)
+        )
+        facts += [(role, before.get(role), after.get(role)) for role in sorted({*before, *after})]
+    found = [f"{what} was {before!r}, is {after!r}" for what, before, after in facts if before != after]
     if old.redacted:
         return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
-    before, after = (
-        {source.role: source.sha256[:12] for source in sources if source.role != "csv"}
-        for sources in (old.sources, section.sources)
-    )
-    found += [
-        f"{role} was {before.get(role, 'absent')}, is {after.get(role, 'absent')} (SHA-256)"
-        for role in sorted({*before, *after})
-        if before.get(role) != after.get(role)
-    ]
-    if old.n_spots == section.n_spots:
-        found += [] if np.array_equal(stored.ids, section.ids) else ["ids of the spots differ"]
-        found += [] if np.array_equal(stored.xy_px, section.xy_px) else ["coordinates of the spots differ"]
-    if section.counts is not None and section.genes is not None and stored.genes is not None and not found:
+    if not found:
+        arrays = {"ids": (stored.ids, section.ids), "coordinates": (stored.xy_px, section.xy_px)}
+        found = [f"{what} of the spots differ" for what, (a, b) in arrays.items() if not np.array_equal(a, b)]
+    if not found and section.counts is not None and section.genes is not None and stored.genes is not None:
         is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
-        found += [] if is_same else ["counts differ (--counts-layer)"]
+        found = [] if is_same else ["counts differ (--counts-layer)"]
     return found
 
 
-def _readers(config: EmbedConfig) -> list[Callable[[], Section]]:
-    """Return a function per section that reads it; options for reading tables hold for all sections."""
+def _inputs(config: EmbedConfig) -> Sequence[InputConfig | Path]:
+    """List the files of each section, or the slides to lay a grid over; other options hold for all sections."""
     if config.tiles == "grid":
         assert config.root is not None  # checked by EmbedConfig
-        slides = grid_slides(config.root, section=config.section)
-        return [functools.partial(grid_section, slide, config) for slide in slides]
+        return grid_slides(config.root, section=config.section)
     if config.manifest is None:
-        return [functools.partial(read_section, config)]
+        return [config]
     names = {field.name for field in dataclasses.fields(InputConfig)} - {*_GIVEN_BY_MANIFEST}
     shared = {name: getattr(config, name) for name in names}
-    rows = read_manifest(config.manifest, root=config.root)
-    return [functools.partial(read_section, dataclasses.replace(row, **shared)) for row in rows]
+    return [dataclasses.replace(row, **shared) for row in read_manifest(config.manifest, root=config.root)]
 
 
-def _check_section(
-    section: Section,
+def _plan_section(
+    source: InputConfig | Path,
     config: EmbedConfig,
-    card: EncoderCard,
+    encoder: EncoderCard,
     store: Store | None,
     slides: contextlib.ExitStack,
 ) -> PlannedSection:
+    slide, files = None, slides.enter_context(contextlib.ExitStack())
+    if isinstance(source, Path):
+        slide = files.enter_context(open_slide(source))
+        section = grid_section(slide, config)
+    else:
+        section = read_section(source)
+        if isinstance(section.tiles, SlideSource):
+            slide = files.enter_context(open_slide(section.tiles.path))
+            section = locate(section, slide)
     for note in section.join.notes:
         _log.warning("section %s: %s", section.name, note)
-    slide, files = None, slides.enter_context(contextlib.ExitStack())
-    if isinstance(section.tiles, SlideSource):
-        slide = files.enter_context(open_slide(section.tiles.path))
-        section = locate(section, slide)
     mpp_note = None if slide is None else slide.mpp_note
-    specs = resolve_tile_specs(section, config, input_px=card.input_px, mpp_note=mpp_note)
+    specs = resolve_tile_specs(section, config, input_px=encoder.input_px, mpp_note=mpp_note)
     if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
         largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
         TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
-    if store is not None and section.name in store.section_names and not config.overwrite:
-        found = differences(store.section(section.name), section, config.licence)
-        if found:
-            message = (
-                f"Section {section.name!r} of store {store.address!r} was made from other inputs: {'; '.join(found)}. Use "
-                "another --section or --store, or replace it, with all its features and graphs: --overwrite"
-            )
-            raise StoreError(message)
-    samplings = []
-    for spec in specs:
-        native_px = spec.native_px(section.mpp)
-        sampling = Sampling(
+    stored = None if store is None or section.name not in store.section_names else store.section(section.name)
+    if stored and not config.overwrite and (found := differences(stored, section, config.licence)):
+        message = (
+            f"Section {section.name!r} in the store was made from other inputs: {'; '.join(found)}. Use another --section "
+            "or --store, or replace it, with all its features and graphs: --overwrite"
+        )
+        raise StoreError(message)
+    samplings = tuple(
+        Sampling(
             mpp=section.mpp,
-            native_px=native_px,
+            native_px=(native_px := spec.native_px(section.mpp)),
             level=None if slide is None else level_of(slide, native_px, spec.out_px),
             padding="edge",
-            interpolation=card.interpolation,
+            interpolation=encoder.interpolation,
         )
-        samplings.append(sampling)
-    return PlannedSection(section=section, slide=slide, files=files, specs=specs, samplings=tuple(samplings))
+        for spec in specs
+    )
+    keys = tuple(feature_key(encoder.name, spec.label, is_averaged=config.dihedral) for spec in specs)
+    return PlannedSection(
+        section=section, slide=slide, files=files, specs=specs, samplings=samplings, keys=keys
+    )

@@ -6,23 +6,16 @@ Names resolve on first use: the registry does not import torch and timm, which t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registry import encoder_card, list_encoders
+from .registry import encoder_card as encoder_card
+from .registry import list_encoders as list_encoders
 
 if TYPE_CHECKING:
-    from .encoder import Encoder, build_encoder
-    from .lora_adapter import adapted_card, read_adapter
-    from .weight_access import check_encoders, require_reachable
-
-__all__ = [
-    "Encoder",
-    "adapted_card",
-    "build_encoder",
-    "check_encoders",
-    "encoder_card",
-    "list_encoders",
-    "read_adapter",
-    "require_reachable",
-]
+    from .encoder import Encoder as Encoder
+    from .encoder import build_encoder as build_encoder
+    from .lora_adapter import adapted_card as adapted_card
+    from .lora_adapter import read_adapter as read_adapter
+    from .weight_access import check_encoders as check_encoders
+    from .weight_access import require_reachable as require_reachable
 
 _HOMES = {
     "Encoder": ".encoder",

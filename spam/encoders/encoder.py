@@ -1,6 +1,5 @@
 """A built encoder: uint8 tiles in, float32 features out."""
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,6 @@ from .tile_network import TileNetwork, weights_digest
 from .timm_models import build_timm_model
 
 _log = logging.getLogger(__name__)
-
-_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Encoder:
@@ -97,22 +94,13 @@ class Encoder:
         Raises
         ------
         EncoderError
-            If tiles or features have another shape than the card states, or a single tile does not fit into memory.
+            If tiles have another shape than the card states, or a single tile does not fit into memory.
         """
         px = self.card.input_px
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
             message = f"Encoder {self.card.name!r} takes uint8 tiles of {px} x {px} x 3, not {tiles.dtype} {tiles.shape}."
             raise EncoderError(message)
-        if len(tiles) == 0:
-            nothing = np.empty((0, self.card.dim), dtype=np.float32)
-            return lambda: nothing
         features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
-        if features.shape != (len(tiles), self.card.dim):
-            message = (
-                f"Encoder {self.card.name!r} returned features of shape {tuple(features.shape)} for {len(tiles)} tiles, "
-                f"expected dim {self.card.dim}. Correct dim or pooling of the card."
-            )
-            raise EncoderError(message)
         if self.device.type != "cuda":
             return features.numpy
         fetched = torch.empty_like(features, device="cpu", pin_memory=True)
@@ -140,29 +128,19 @@ class Encoder:
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
                     raise
                 if len(part) == 1:
-                    message = (
-                        f"Encoder {self.card.name!r} does not fit into the memory of {self.device}, even with one tile. Use "
-                        "a smaller encoder, --amp or another --device."
-                    )
+                    message = f"Encoder {self.card.name!r} exceeds the memory of {self.device}. Use --amp or another --device."
                     raise EncoderError(message) from error
             # Outside the handler, because the traceback would keep the tensors of the failed pass.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._largest_batch = len(part) // 2
-            _log.warning(
-                "%d tiles exceed the memory of %s; continuing with --batch-size %d",
-                len(part),
-                self.device,
-                self._largest_batch,
-            )
+            limits = (len(part), self.device, self._largest_batch)
+            _log.warning("%d tiles exceed the memory of %s; continuing with --batch-size %d", *limits)
         return torch.cat(rows)
 
     def _forward(self, tiles: Tensor) -> Tensor:
-        autocast = (
-            contextlib.nullcontext()
-            if self.precision == "float32"
-            else torch.autocast(self.device.type, _PRECISIONS[self.precision])
-        )
+        is_mixed = self.precision != "float32"
+        autocast = torch.autocast(self.device.type, getattr(torch, self.card.precision), enabled=is_mixed)
         with torch.inference_mode(), autocast:
             if self.device.type == "cuda":  # the copy overlaps with computation
                 tiles = tiles.pin_memory().to(self.device, non_blocking=True)
@@ -191,18 +169,14 @@ def build_network(card: EncoderCard) -> TileNetwork:
 
 
 def build_encoder(
-    card: EncoderCard,
-    *,
-    device: torch.device,
-    amp: bool = False,
-    is_averaged: bool = False,
-    is_compiled: bool = False,
-    lora: Path | None = None,
+    card: EncoderCard, *, device: torch.device, lora: Path | None = None, **options: bool
 ) -> Encoder:
-    """Build the pretrained encoder of a card; see `Encoder`.
+    """Build the pretrained encoder of a card.
 
     Parameters
     ----------
+    **options
+        `is_amp`, `is_averaged` and `is_compiled` of `Encoder`.
     lora
         Adapter folder of `spam adapt`, merged into the weights; the card of the result is `adapted_card`.
 
@@ -220,11 +194,4 @@ def build_encoder(
     network = build_network(card)
     if lora is not None:
         network = merge_adapter(network, lora)
-    return Encoder(
-        network,
-        device=device,
-        is_amp=amp,
-        is_averaged=is_averaged,
-        is_compiled=is_compiled,
-        adapter=adapter,
-    )
+    return Encoder(network, device=device, adapter=adapter, **options)

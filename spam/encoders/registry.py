@@ -43,32 +43,24 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
     """
     for card in _cards():
         if name in (card.name, *card.aliases):
-            if revision and card.repository is None:
-                raise EncoderError(_no_revisions(name, revision))
+            _check_revision(name, revision, has_revisions=card.repository is not None)
             return dataclasses.replace(card, revision=revision or card.revision)
     if not name.startswith(OPEN_SOURCES):
-        known = sorted(n for card in _cards() for n in (card.name, *card.aliases))
-        near = difflib.get_close_matches(name.lower(), known, n=3)
-        message = f"Unknown encoder {name!r}. " + (
-            f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        )
-        message += "`spam encoders list` shows all; others are timm:<model>, hf-hub:<organisation>/<name>, local:<folder>."
+        known = [n for card in _cards() for n in (card.name, *card.aliases)]
+        near = " or ".join(map(repr, difflib.get_close_matches(name.lower(), known, n=3)))
+        hint = f"Did you mean {near}? " if near else ""
+        others = "timm:<model>, hf-hub:<organisation>/<name>, local:<folder>"
+        message = f"Unknown encoder {name!r}. {hint}`spam encoders list` shows all; others are {others}."
         raise EncoderError(message)
-    has_stages = name.endswith(STAGES)
-    place, _, at = (
-        name.removesuffix(STAGES).partition("@")
-        if name.startswith("hf-hub:")
-        else (name.removesuffix(STAGES), "", "")
-    )
-    if place.endswith(STAGES):  # before the revision
-        has_stages, place = True, place.removesuffix(STAGES)
+    has_stages, place, at = name.endswith(STAGES), name.removesuffix(STAGES), ""
+    if place.startswith("hf-hub:"):
+        place, _, at = place.partition("@")
     if at and revision and at != revision:
         message = (
-            f"Encoder {name!r} names a revision, and --revision {revision!r} another. Give only one of them."
+            f"Encoder {name!r} names another revision than --revision {revision!r}. Give only one of them."
         )
         raise EncoderError(message)
-    if place.startswith("local:") and revision:
-        raise EncoderError(_no_revisions(name, revision))
+    _check_revision(name, revision, has_revisions=not place.startswith("local:"))
     # Imported late: torch and timm take seconds, and the names above need neither.
     from .timm_models import describe_timm_model
 
@@ -76,8 +68,10 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
     return dataclasses.replace(card, name=f"{card.name}{STAGES}") if has_stages else card
 
 
-def _no_revisions(name: str, revision: str) -> str:
-    return f"Encoder {name!r} has no revisions. Omit --revision {revision!r}."
+def _check_revision(name: str, revision: str | None, *, has_revisions: bool) -> None:
+    if revision and not has_revisions:
+        message = f"Encoder {name!r} has no revisions. Omit --revision {revision!r}."
+        raise EncoderError(message)
 
 
 @functools.cache
@@ -85,9 +79,7 @@ def _cards() -> tuple[EncoderCard, ...]:
     text = resources.files(__package__).joinpath("cards.toml").read_text(encoding="utf-8")
     cards = []
     for table in tomllib.loads(text)["encoder"]:
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-        }
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
         values["kwargs"] = tuple(table.get("kwargs", {}).items())
         cards.append(EncoderCard(**values))
     return tuple(cards)

@@ -39,10 +39,13 @@ def create_network(card: EncoderCard, **changed: Any) -> nn.Module:
     Raises
     ------
     EncoderError
-        If the architecture cannot be built, or has another number of registers than the card states.
+        If the architecture cannot be built.
     """
+    kwargs = {key: LAYERS.get(str(value), value) for key, value in card.kwargs}
+    timms = functools.partial(timm.create_model, card.architecture)
+    create = OWN_ARCHITECTURES.get(card.architecture, timms)
     with _explained(card.name, card.source):
-        return _create(card, num_classes=0, **changed)
+        return create(**{"num_classes": 0, **kwargs, **changed})
 
 
 def build_timm_model(card: EncoderCard) -> nn.Module:
@@ -56,7 +59,7 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
     EncoderError
         If the weights are not available or do not fit the network.
     """
-    with _explained(card.name, card.source, repository=card.repository, revision=card.revision):
+    with _explained(card.name, card.repository or card.source, card.revision):
         file = find_weights(card)
         if file is None:  # the address of some of timm's models is known to timm only
             model: Any = timm.create_model(card.source.removeprefix("timm:"), pretrained=True)
@@ -65,8 +68,8 @@ def build_timm_model(card: EncoderCard) -> nn.Module:
             if card.layout == "timm":
                 model = _load_by_timm(card, weights)
             else:
-                is_whole = card.layout == "in-order"  # with its classifier
-                model = _create(card, **({} if is_whole else {"num_classes": 0}))
+                is_whole = card.layout == "in-order"  # with ImageNet's classifier
+                model = create_network(card, num_classes=1000 if is_whole else 0)
                 state = in_order(weights, model.state_dict()) if is_whole else to_timm(card, weights, model)
                 model.load_state_dict(state)
         if model.num_classes:
@@ -96,13 +99,11 @@ def describe_timm_model(name: str, revision: str | None, *, has_stages: bool) ->
     kind, _, place = name.partition(":")
     if kind == "timm" and not timm.is_model(place):
         near = difflib.get_close_matches(place, timm.list_models(pretrained=True), n=3)
-        hint = (
-            f"Did you mean {' or '.join(f'timm:{m}' for m in near)}?" if near else "See timm.list_models()."
-        )
-        message = f"timm {timm.__version__} has no model {place!r}. {hint}"
+        hint = " or ".join(f"timm:{model}" for model in near) or "a name of timm.list_models()"
+        message = f"timm {timm.__version__} has no model {place!r}. Use {hint}."
         raise EncoderError(message)
     shown = f"{name}@{revision}" if revision and kind == "hf-hub" else name
-    with _explained(shown, name, repository=place, revision=revision):
+    with _explained(shown, place, revision):
         folder = Path(place).parent if Path(place).is_file() else Path(place)
         if kind == "hf-hub":
             folder = HubFile(repository=place, revision=revision, names=("config.json",)).fetch().parent
@@ -112,32 +113,25 @@ def describe_timm_model(name: str, revision: str | None, *, has_stages: bool) ->
             model.reset_classifier(0)
     config = model.pretrained_cfg
     if not any(config.get(key) for key in ("hf_hub_id", "url", "file")):
-        tags = timm.list_pretrained(f"{place.split('.')[0]}*")
-        hint = f"Use one of {', '.join(f'timm:{t}' for t in tags[:5])}." if tags else "Choose another model."
-        message = f"timm has no pretrained weights for {place!r}. {hint}"
+        message = f"timm has no pretrained weights for {place!r}. Use a name of timm.list_pretrained()."
         raise EncoderError(message)
     data = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     _, height, width = data["input_size"]
     if height != width or data["interpolation"] not in ("bicubic", "bilinear"):
-        message = (
-            f"Encoder {shown!r} takes {height} x {width} pixels resampled by {data['interpolation']!r}; expected square "
-            "tiles and bicubic or bilinear. Choose another model."
-        )
+        found = f"{height} x {width} pixels resampled by {data['interpolation']!r}"
+        message = f"Encoder {shown!r} takes {found}; only square tiles, bicubic or bilinear, are supported."
         raise EncoderError(message)
     tag = f".{config['tag']}" if config.get("tag") else ""
-    source = f"timm:{config['architecture']}{tag}" if kind == "timm" else name
+    sources = {"timm": f"timm:{config['architecture']}{tag}", "local": f"local:{Path(place).resolve()}"}
     return EncoderCard(
         name=f"local:{Path(place).resolve().name}" if kind == "local" else shown,
-        source=source,
+        source=sources.get(kind, name),
         hub_id=(config.get("hf_hub_id") or None) if kind == "timm" else None,
         revision=revision,
         architecture=config["architecture"],
         kwargs=() if kind == "timm" else _model_args(folder),
-        dim=_stages_dim(model, shown)
-        if has_stages
-        else int(getattr(model, "head_hidden_size", None) or model.num_features),
+        dim=_dim(model, shown, has_stages=has_stages),
         pooling="stages" if has_stages else "model",
-        n_registers=n_registers(model),
         input_px=height,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
@@ -146,60 +140,27 @@ def describe_timm_model(name: str, revision: str | None, *, has_stages: bool) ->
     )
 
 
-def n_registers(model: nn.Module) -> int:
-    """Count the register tokens of a network."""
-    return int(getattr(model, "num_reg_tokens", 0) or 0)
-
-
 @contextlib.contextmanager
-def _explained(
-    name: str, source: str, *, repository: str | None = None, revision: str | None = None
-) -> Iterator[None]:
+def _explained(name: str, repository: str, revision: str | None = None) -> Iterator[None]:
     """Turn what timm and the Hub raise into an `EncoderError` with the next step."""
     try:
         yield
     except EncoderError:
         raise
     except (*HUB_ERRORS, urllib.error.URLError) as error:
-        advice = hub_refusal(error, repository or source, revision=revision).advice
-        message = f"Encoder {name!r}: {advice}"
+        message = f"Encoder {name!r}: {hub_refusal(error, repository, revision=revision).advice}"
         raise EncoderError(message) from error
     # timm's own: missing file, weights that do not fit, unknown arguments.
     except (FileNotFoundError, RuntimeError, ValueError, TypeError) as error:
-        message = (
-            f"Encoder {name!r} cannot be built from {source!r}: {error}. Expected a timm model with all of its weights (a "
-            "folder holds config.json and model.safetensors)."
-        )
+        message = f"Encoder {name!r} cannot be built (config.json and model.safetensors?): {error}"
         raise EncoderError(message) from error
-
-
-def _create(card: EncoderCard, **changed: Any) -> nn.Module:
-    if card.architecture is None:
-        message = f"Encoder {card.name!r} names no architecture. Add one to its card, or use {card.source!r} as name."
-        raise EncoderError(message)
-    kwargs = {
-        key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.kwargs
-    }
-    if card.architecture in OWN_ARCHITECTURES:
-        changed.pop("num_classes", None)  # they have no classifier
-    create = OWN_ARCHITECTURES.get(card.architecture) or functools.partial(
-        timm.create_model, card.architecture
-    )
-    model: nn.Module = create(**{**kwargs, **changed})
-    if n_registers(model) != card.n_registers:
-        message = (
-            f"Encoder {card.name!r} has {n_registers(model)} register tokens, its card states {card.n_registers}. Correct "
-            "n_registers or kwargs of the card."
-        )
-        raise EncoderError(message)
-    return model
 
 
 def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
     """Load weights with timm, which renames them for each architecture; they include the classifier."""
     # With its tag, because the name of the classifier belongs to the weights.
     architecture = card.source.removeprefix("timm:") if card.source.startswith("timm:") else card.architecture
-    config = timm.get_pretrained_cfg(architecture or "")
+    config = timm.get_pretrained_cfg(architecture)
     classifier = (config and config.classifier) or "head"
     first = classifier if isinstance(classifier, str) else classifier[0]
     # Classifiers with pooling are newer than some files: head.fc was head.
@@ -207,7 +168,7 @@ def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
     n_classes = next((len(weights[name]) for name in names if name in weights), 0)
     # With as many classes as the file has, timm loads strictly.
     overlay = {"state_dict": weights, "num_classes": n_classes, "label_offset": 0}
-    return _create(
+    return create_network(
         dataclasses.replace(card, architecture=architecture),
         pretrained=True,
         pretrained_cfg_overlay=overlay,
@@ -215,8 +176,10 @@ def _load_by_timm(card: EncoderCard, weights: dict[str, Any]) -> nn.Module:
     )
 
 
-def _stages_dim(model: Any, shown: str) -> int:
-    """Return the length of the output of `pool_stages` for a network."""
+def _dim(model: Any, shown: str, *, has_stages: bool) -> int:
+    """Return the length of a network's features, or of what `pool_stages` makes of its stages."""
+    if not has_stages:
+        return int(getattr(model, "head_hidden_size", None) or model.num_features)
     stages = getattr(model, "feature_info", None) or []
     # Mixers and the like have many depths of one resolution: those are not stages.
     if len({stage["reduction"] for stage in stages}) < 2 or not hasattr(model, "forward_intermediates"):
@@ -263,7 +226,7 @@ def _ctranspath(**kwargs: Any) -> nn.Module:
 
 
 def _timm(name: str, **kwargs: Any) -> nn.Module:
-    model: nn.Module = timm.create_model(name, num_classes=0, **kwargs)
+    model: nn.Module = timm.create_model(name, **kwargs)
     return model
 
 

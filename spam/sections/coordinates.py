@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from spam.errors import ConfigError, SectionError
-from spam.typing import Array, Float64, Shaped
+from spam.typing import Array, Float64
 
 from .lab_section import quoted
 from .tile_table import BOX_COLUMNS, Table
@@ -49,11 +49,14 @@ class Scale:
         µm per pixel and its source (``option`` or ``h5ad``); both None if unknown.
     hires
         Pixels of the Visium hires image per full-resolution pixel, or None if unknown.
+    notes
+        A note if the h5ad's mpp is an estimate, or a hint from the spot diameter if there is no mpp.
     """
 
-    mpp: float | None
-    mpp_source: str | None
-    hires: float | None
+    mpp: float | None = None
+    mpp_source: str | None = None
+    hires: float | None = None
+    notes: tuple[str, ...] = ()
 
     def units_per_pixel(self, unit: Unit) -> float | None:
         """Return the side of a full-resolution pixel in `unit`, or None if unknown."""
@@ -84,25 +87,18 @@ def find_scale(mpp_option: float | None, library: Mapping[str, Any]) -> Scale:
             continue
         if not low <= mpp <= high:
             message = (
-                f"{_place(group, key)} states {mpp:g} µm per pixel, expected {low:g} to {high:g}. "
-                "Give the right number with --mpp."
+                f"{_place(group, key)} is {mpp:g}, expected {low:g} to {high:g} µm per pixel. Give --mpp."
             )
             raise SectionError(message)
-        return Scale(mpp=mpp, mpp_source="h5ad", hires=hires)
-    return Scale(mpp=None, mpp_source=None, hires=hires)
-
-
-def scale_notes(scale: Scale, library: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if the h5ad's mpp is an estimate, or a hint from the spot diameter if there is no mpp."""
-    if scale.mpp_source == "h5ad" and _entry(library, "metadata", "mpp_is_estimate"):
-        return (f"the h5ad marks its {scale.mpp:g} µm per pixel as an estimate; see --mpp",)
-    diameter = _stated(library, "scalefactors", "spot_diameter_fullres") if scale.mpp is None else None
+        note = f"the h5ad marks its {mpp:g} µm per pixel as an estimate; see --mpp"
+        is_estimate = bool(_entry(library, "metadata", "mpp_is_estimate"))
+        return Scale(mpp=mpp, mpp_source="h5ad", hires=hires, notes=(note,) if is_estimate else ())
+    diameter = _stated(library, "scalefactors", "spot_diameter_fullres")
     if diameter is None:
-        return ()
-    return (
-        f"the h5ad states no µm per pixel; its spot_diameter_fullres {diameter:.1f} means about "
-        f"{_VISIUM_SPOT_UM / diameter:.2f} for {_VISIUM_SPOT_UM:g} µm spots; see --mpp",
-    )
+        return Scale(hires=hires)
+    mpp = _VISIUM_SPOT_UM / diameter
+    note = f"µm per pixel unknown; spot_diameter_fullres {diameter:.1f} means about {mpp:.2f}; see --mpp"
+    return Scale(hires=hires, notes=(note,))
 
 
 def _place(group: str, key: str) -> str:
@@ -123,8 +119,7 @@ def _stated(library: Mapping[str, Any], group: str, key: str) -> float | None:
     except (TypeError, ValueError):
         number = float("nan")
     if not (np.isfinite(number) and number > 0):
-        option = "" if key.startswith(("tissue", "spot")) else ", or give --mpp"
-        message = f"{_place(group, key)} must be a positive number, not {value!r}. Correct it{option}."
+        message = f"{_place(group, key)} must be a positive number, not {value!r}. Correct it, or see --mpp."
         raise SectionError(message)
     return number
 
@@ -147,13 +142,6 @@ class Reading:
     unit: Unit
     is_swapped: bool
 
-    @property
-    def options(self) -> str:
-        """The options that choose this unit and order, e.g. ``with --swap-xy``."""
-        asked = [f"--coordinates {self.unit}"] if self.unit != "pixels" else []
-        asked += ["--swap-xy"] if self.is_swapped else []
-        return f"with {' '.join(asked)}" if asked else "without --coordinates and --swap-xy"
-
 
 def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     """Choose the coordinate columns of a table.
@@ -170,10 +158,8 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     order = (UM_COLUMNS, *CENTRE_COLUMNS) if unit == "um" else CENTRE_COLUMNS
     columns = next((names for names in order if all(name in table for name in names)), None)
     if columns is None:
-        message = (
-            f"{table.path} has no coordinates. It needs one of: {'; '.join(map(', '.join, CENTRE_COLUMNS))}. "
-            f"Its columns: {', '.join(map(repr, table.frame.columns))}."
-        )
+        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), ", ".join(map(repr, table.frame.columns))
+        message = f"{table.path} has no coordinates ({known}), only {found}."
         raise SectionError(message)
     if columns == UM_COLUMNS and unit == "hires":
         message = f"{table.path} has only {', '.join(columns)}. Leave out --coordinates hires."
@@ -181,9 +167,7 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     return Reading(columns=columns, unit="um" if columns == UM_COLUMNS else unit, is_swapped=is_swapped)
 
 
-def table_coordinates(
-    table: Table, reading: Reading, *, ids: Shaped[Array, " n_rows"]
-) -> Float64[Array, "n_rows 2"]:
+def table_coordinates(table: Table, reading: Reading) -> Float64[Array, "n_rows 2"]:
     """Return the centres in the units of the table; a box gives its middle.
 
     Raises
@@ -194,10 +178,8 @@ def table_coordinates(
     values = table.numbers(reading.columns)
     broken = ~np.isfinite(values).all(axis=1)
     if broken.any():
-        message = (
-            f"{table.path}: {int(broken.sum())} rows have no finite number in {', '.join(reading.columns)}: "
-            f"ids {quoted(ids[broken].tolist())}."
-        )
+        ids, names = quoted(table.text(table.id_column)[broken].tolist()), ", ".join(reading.columns)
+        message = f"{table.path}: {int(broken.sum())} rows have no finite number in {names}: ids {ids}."
         raise SectionError(message)
     return (values[:, :2] + values[:, 2:]) / 2 if reading.columns == BOX_COLUMNS else values
 
@@ -214,18 +196,16 @@ def to_pixels(xy: Float64[Array, "n 2"], reading: Reading, scale: Scale) -> Floa
     units = scale.units_per_pixel(reading.unit)
     if units is not None:
         return ordered / units
-    message = (
-        f"The table's {', '.join(reading.columns)} are in µm, but µm per pixel is unknown. Give --mpp."
-        if reading.unit == "um"
-        else f"--coordinates hires needs {_place('scalefactors', 'tissue_hires_scalef')}, which is missing."
-    )
+    message = f"--coordinates hires needs {_place('scalefactors', 'tissue_hires_scalef')}, which is missing."
+    if reading.unit == "um":
+        message = f"The table's {', '.join(reading.columns)} need µm per pixel, which is unknown. Give --mpp."
     raise SectionError(message)
 
 
 def compare_with_h5ad(
-    xy: Float64[Array, "n 2"], spatial: Float64[Array, "n 2"], reading: Reading, scale: Scale
+    xy: Float64[Array, "n 2"], obsm: Any, reading: Reading, scale: Scale
 ) -> tuple[str, ...]:
-    """Compare the table's coordinates `xy` with ``obsm['spatial']`` of the same spots.
+    """Compare the table's coordinates `xy` with ``obsm['spatial']`` of the same spots, or None.
 
     They agree if they differ by at most one unit of the table (and one pixel), because tables are often rounded. Returns
     no note if they agree; else the largest distance and, if there is one, the common factor.
@@ -235,6 +215,11 @@ def compare_with_h5ad(
     SectionError
         If they disagree as read, but agree in another order or unit; names the options.
     """
+    if obsm is None:
+        return ()
+    spatial = np.asarray(obsm, dtype=np.float64)[:, :2]
+    if not np.isfinite(spatial).all():
+        return ("obsm['spatial'] of the h5ad holds NaN; it was not compared with the table",)
 
     def disagreement(other: Reading) -> tuple[float, float]:
         distance = float(np.abs(to_pixels(xy, other, scale) - spatial).max())
@@ -250,10 +235,9 @@ def compare_with_h5ad(
             continue
         other_distance, other_tolerance = disagreement(other)
         if other_distance <= other_tolerance:
-            message = (
-                f"The table's {', '.join(reading.columns)} differ from obsm['spatial'] of the h5ad by up to "
-                f"{distance:.0f} px. Run again {other.options}: then they agree. Otherwise correct the h5ad."
-            )
+            options = [f"--coordinates {unit}"] * (unit != "pixels") + ["--swap-xy"] * is_swapped
+            again = f"with {' '.join(options)}" if options else "without --coordinates and --swap-xy"
+            message = f"The table is up to {distance:.0f} px off obsm['spatial'] of the h5ad. Run again {again}: they agree."
             raise SectionError(message)
     note = f"the table differs from obsm['spatial'] of the h5ad by up to {distance:.1f} px; the table is used"
     px = to_pixels(xy, reading, scale)

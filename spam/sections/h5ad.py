@@ -44,9 +44,9 @@ def read_h5ad(path: Path) -> AnnData:
     return adata
 
 
-def named_values(adata: AnnData, column: str) -> tuple[str, ...]:
+def named_values(adata: AnnData | None, column: str) -> tuple[str, ...]:
     """Return the distinct values of an obs column as text in order of appearance, without missing ones."""
-    if column not in adata.obs:
+    if adata is None or column not in adata.obs:
         return ()
     return tuple(str(value) for value in adata.obs[column].dropna().unique() if str(value))
 
@@ -58,17 +58,16 @@ def spots_of_section(adata: AnnData, section: str) -> AnnData:
     return adata[(adata.obs["section"].astype(str) == section).to_numpy(dtype=np.bool_)]
 
 
-def spatial_libraries(adata: AnnData) -> Mapping[str, Any]:
-    """Return ``uns['spatial']``; empty if it is not a mapping."""
-    libraries = adata.uns.get("spatial")
-    return libraries if isinstance(libraries, Mapping) else {}
+def libraries(adata: AnnData | None) -> Mapping[str, Any]:
+    """Return ``uns['spatial']``; empty without a file, or if it is not a mapping."""
+    stated = adata.uns.get("spatial") if adata is not None else None
+    return stated if isinstance(stated, Mapping) else {}
 
 
-def spatial_library(adata: AnnData, section: str) -> Mapping[str, Any]:
+def library_of(adata: AnnData | None, section: str) -> Mapping[str, Any]:
     """Return ``uns['spatial'][section]``, or the only entry under any name; empty if there is neither."""
-    libraries = spatial_libraries(adata)
-    only = next(iter(libraries.values())) if len(libraries) == 1 else {}
-    library = libraries.get(section, only)
+    stated = libraries(adata)
+    library = stated.get(section, next(iter(stated.values())) if len(stated) == 1 else {})
     return library if isinstance(library, Mapping) else {}
 
 
@@ -126,7 +125,7 @@ def read_counts(
     """
     layers = list(adata.layers)
     if layer is not None and layer not in layers:
-        message = f"{where} has no layer {layer!r} (--counts-layer). Its layers: {quoted(layers) or 'none'}."
+        message = f"{where} has no layer {layer!r} (--counts-layer), only {quoted(layers) or 'X'}."
         raise SectionError(message)
     name = layer or ("counts" if "counts" in layers else None)
     matrix = adata.layers[name] if name is not None else adata.X
@@ -134,20 +133,16 @@ def read_counts(
         return None, None
     repeated = adata.var_names[adata.var_names.duplicated()].unique()
     if len(repeated):
-        message = (
-            f"{where}: {len(repeated)} gene names occur more than once: {quoted(list(repeated))}. "
-            "Run AnnData.var_names_make_unique, or sum the counts of each gene."
-        )
+        message = f"{where}: {len(repeated)} gene names are repeated: {quoted(repeated)}. Sum the counts of each gene."
         raise SectionError(message)
     counts = csr_matrix(matrix)
     fault = _fault(counts.data)
     if fault is not None:
         others = [x for x in layers if x != name] if option == "--h5ad" else []
-        choice = f"choose --counts-layer from {quoted(others)}, or " if others else ""
-        message = (
-            f"{where}: {'X' if name is None else f'layers[{name!r}]'} must hold raw counts, but {fault}. "
-            f"To fix it, {choice}put raw counts into layers['counts']. To predict without counts, leave out {option}."
-        )
+        advice = f"choose --counts-layer from {quoted(others)}, or " if others else ""
+        advice += f"put raw counts into layers['counts'], or leave out {option} to predict without counts"
+        place = "X" if name is None else f"layers[{name!r}]"
+        message = f"{where}: {place} must hold raw counts, but {fault}. To fix it, {advice}."
         raise SectionError(message)
     counts = csr_matrix((counts.data.astype(np.int32), counts.indices, counts.indptr), shape=counts.shape)
     counts.sum_duplicates()
@@ -225,10 +220,7 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
     adata = read_h5ad(path)
     stated = named_values(adata, "section")
     if stated and section not in stated:
-        message = (
-            f"{where} holds section {quoted(stated)} (obs['section']), but section {section!r} is predicted. "
-            "Choose another one with --section."
-        )
+        message = f"{where} has section {quoted(stated)}, not {section!r}, which is predicted; see --section."
         raise SectionError(message)
     adata = spots_of_section(adata, section)
     names = np.array(adata.obs_names, dtype=np.str_)
@@ -236,18 +228,16 @@ def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots
     rows = pd.Index(ids.astype(str)).get_indexer(names)
     if (rows < 0).all():
         message = (
-            f"{where}: none of its {len(names)} spots ({quoted(names.tolist())}) is among the {len(ids)} spots of "
-            f"section {section!r} ({quoted(ids.tolist())}). obs_names must be the ids in the store."
+            f"{where}: none of its {len(names)} obs_names ({quoted(names)}) is among the {len(ids)} ids of "
+            f"section {section!r} in the store ({quoted(ids)})."
         )
         raise SectionError(message)
     counts, genes = read_counts(adata, layer=None, where=where, option="--context-h5ad")
     if counts is None or genes is None:
         message = f"{where} has no counts. Put raw counts into X or layers['counts']."
         raise SectionError(message)
-    kept = np.flatnonzero(rows >= 0)
-    kept = kept[
-        np.argsort(rows[kept])
-    ]  # results must not depend on the order of the file, not even by rounding
+    # Results must not depend on the order of the file, not even by rounding.
+    kept = np.argsort(rows)[(rows < 0).sum() :]
     counts = counts[kept]
     return MeasuredPart(
         rows=rows[kept].astype(np.int64),
@@ -267,12 +257,9 @@ def _library_size(adata: AnnData, counts: csr_matrix, where: str) -> Float64[Arr
     sums = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     wrong = np.flatnonzero(~(np.isfinite(stated) & (stated >= sums)))
     if len(wrong):
-        first = int(wrong[0])
-        message = (
-            f"{where}: obs['library_size'] is wrong for {len(wrong)} of {len(stated)} spots: "
-            f"{str(adata.obs_names[first])!r} has {str(column[first])!r}, but its counts sum to {sums[first]:.0f}. "
-            "It must be the total over all genes."
-        )
+        first = wrong[0]
+        found = f"{adata.obs_names[first]!r} has '{column[first]}', but its counts sum to {sums[first]:.0f}"
+        message = f"{where}: obs['library_size'] is wrong for {len(wrong)} of {len(stated)} spots: {found}."
         raise SectionError(message)
     return stated
 
@@ -291,5 +278,5 @@ def require_unique(ids: Shaped[Array, " n"], *, where: str, advice: str = "Keep 
         raise SectionError(message)
     repeated = index[index.duplicated()].unique()
     if len(repeated):
-        message = f"{where}: {len(repeated)} ids occur more than once: {quoted(list(repeated))}. {advice}"
+        message = f"{where}: {len(repeated)} ids occur more than once: {quoted(repeated)}. {advice}"
         raise SectionError(message)

@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from scipy.sparse import csr_matrix
 
@@ -15,16 +15,13 @@ _N_EXAMPLES = 5  # enough to see a pattern, few enough to read
 _ZARR_GROUPS = ("zarr.json", ".zgroup")  # Zarr v3, v2
 _DICOM_MAGIC_AT = 128
 
+_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles"]
 
-def quoted(names: Sequence[str]) -> str:
-    """Quote the first five names and count the others: ``'a', 'b', 'c', 'd', 'e' and 3 more``."""
+
+def quoted(names: Any) -> str:
+    """Quote the first five names of a sequence or array and count the others: ``'a', 'b', 'c', 'd', 'e' and 3 more``."""
     shown = ", ".join(repr(str(name)) for name in names[:_N_EXAMPLES])
     return shown + (f" and {len(names) - _N_EXAMPLES} more" if len(names) > _N_EXAMPLES else "")
-
-
-def first_few(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the first five names as plain strings."""
-    return tuple(str(name) for name in names[:_N_EXAMPLES])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +49,10 @@ class JoinReport:
     ----------
     n_matched
         Spots that have a row in the table (without an h5ad: rows used).
-    n_table_only, table_only_examples
-        Rows of this section whose id is not in the h5ad, and the first of these ids.
-    n_h5ad_only, h5ad_only_examples
-        Spots of the h5ad without a row (``--allow-missing-tiles``), and the first of their ids.
+    table_only
+        Ids of the rows of this section that are not in the h5ad.
+    h5ad_only
+        Ids of the spots of the h5ad without a row (``--allow-missing-tiles``).
     n_other_sections
         Rows of the table that belong to other sections.
     n_outside
@@ -65,25 +62,22 @@ class JoinReport:
     """
 
     n_matched: int
-    n_table_only: int = 0
-    n_h5ad_only: int = 0
+    table_only: tuple[str, ...] = ()
+    h5ad_only: tuple[str, ...] = ()
     n_other_sections: int = 0
     n_outside: int = 0
-    table_only_examples: tuple[str, ...] = ()
-    h5ad_only_examples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Summarise in one line what was joined and what was left out."""
-        first_rows, first_spots = quoted(self.table_only_examples), quoted(self.h5ad_only_examples)
         left_out = (
-            (self.n_table_only, f"{self.n_table_only} rows without a spot (first {first_rows})"),
-            (self.n_h5ad_only, f"{self.n_h5ad_only} spots without a tile (first {first_spots})"),
+            (self.table_only, f"{len(self.table_only)} rows without a spot ({quoted(self.table_only)})"),
+            (self.h5ad_only, f"{len(self.h5ad_only)} spots without a tile ({quoted(self.h5ad_only)})"),
             (self.n_other_sections, f"{self.n_other_sections} rows of other sections"),
             (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
         )
-        parts = [f"{self.n_matched} spots with tiles", *(words for n, words in left_out if n), *self.notes]
-        return "; ".join(parts)
+        parts = [f"{self.n_matched} spots with tiles", *(words for some, words in left_out if some)]
+        return "; ".join([*parts, *self.notes])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +94,6 @@ class Section:
         Unique ids of the spots or cells, a NumPy text array (``<U``).
     xy_px
         Centres of the tiles as (column, row) in full-resolution slide pixels.
-    xy_um
-        The same in µm, or None if `mpp` is unknown.
     mpp, mpp_source
         µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
         states it and was not opened yet.
@@ -122,18 +114,17 @@ class Section:
     """
 
     name: str
-    donor: str | None
+    donor: str | None = None
     ids: Shaped[Array, " n_spots"]
     xy_px: Float64[Array, "n_spots 2"]
-    xy_um: Float64[Array, "n_spots 2"] | None
-    mpp: float | None
-    mpp_source: str | None
-    counts: csr_matrix | None
-    genes: Shaped[Array, " n_genes"] | None
+    mpp: float | None = None
+    mpp_source: str | None = None
+    counts: csr_matrix | None = None
+    genes: Shaped[Array, " n_genes"] | None = None
     obs: dict[str, Array]
     tiles: TileSource
-    patch_px: int | None
-    hires_scale: float | None
+    patch_px: int | None = None
+    hires_scale: float | None = None
     join: JoinReport
     sources: tuple[SourceFile, ...]
 
@@ -142,15 +133,15 @@ class Section:
         """Number of spots, which is at least one."""
         return len(self.ids)
 
+    @property
+    def xy_um(self) -> Float64[Array, "n_spots 2"] | None:
+        """`xy_px` in µm, or None if `mpp` is unknown."""
+        return None if self.mpp is None else self.xy_px * self.mpp
+
 
 def is_slide(path: Path) -> bool:
-    """Return whether the path is a file, or a folder that is one slide."""
-    return path.is_file() or is_slide_folder(path)
-
-
-def is_slide_folder(path: Path) -> bool:
-    """Return whether a folder is one slide: an OME-Zarr, or a DICOM series (all files are DICOM)."""
-    if is_ome_zarr(path):
+    """Return whether the path is a file, or a folder that is one slide: an OME-Zarr, or a DICOM series (no other files)."""
+    if path.is_file() or is_ome_zarr(path):
         return True
     files = _visible_files(path) if path.is_dir() else ()
     return bool(files) and all(map(_is_dicom, files))
@@ -176,7 +167,9 @@ def slide_files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def describe_sources(*, h5ad: Path | None, csv: Path | None, tiles: TileSource) -> tuple[SourceFile, ...]:
+def describe_sources(
+    tiles: TileSource, *, h5ad: Path | None = None, csv: Path | None = None
+) -> tuple[SourceFile, ...]:
     """Return name, size and SHA-256 of the h5ad, the table and the images.
 
     Tile files count as one source, named after their folder; the digest covers the bytes of all in order. The digest of a
@@ -188,25 +181,17 @@ def describe_sources(*, h5ad: Path | None, csv: Path | None, tiles: TileSource) 
         return (*found, _describe("tiles", tiles.paths[0].parent.name, tiles.paths))
     path, files = tiles.path, slide_files(tiles.path)
     folder = None if files == (path,) else path if path.is_dir() else path.parent
-    return (*found, _describe("slide", path.name, files, folder=folder))
+    return (*found, _describe("slide", path.name, files, folder))
 
 
-def _describe(
-    role: Literal["h5ad", "csv", "slide", "tiles"],
-    name: str,
-    files: Iterable[Path],
-    *,
-    folder: Path | None = None,
-) -> SourceFile:
-    digest, n_bytes = hashlib.sha256(), 0
-    for path in files:
-        size = path.stat().st_size
-        n_bytes += size
+def _describe(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+    digest, sizes = hashlib.sha256(), [path.stat().st_size for path in files]
+    for path, size in zip(files, sizes, strict=True):
         if folder is not None:
             digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)  # continues the same digest
-    return SourceFile(role=role, name=name, n_bytes=n_bytes, sha256=digest.hexdigest())
+    return SourceFile(role=role, name=name, n_bytes=sum(sizes), sha256=digest.hexdigest())
 
 
 def _is_dicom(path: Path) -> bool:

@@ -1,35 +1,18 @@
 """From the inputs of a section (h5ad, table, folder of images) to a checked `Section`; the manifest of a cohort."""
 
 import dataclasses
-import difflib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
-from spam.typing import Array, Float64
+from spam.typing import Array
 
-from .coordinates import (
-    Reading,
-    Scale,
-    choose_reading,
-    compare_with_h5ad,
-    find_scale,
-    scale_notes,
-    table_coordinates,
-    to_pixels,
-)
-from .h5ad import (
-    annotations,
-    named_values,
-    read_counts,
-    read_h5ad,
-    spatial_libraries,
-    spatial_library,
-    spots_of_section,
-)
+from .coordinates import choose_reading, compare_with_h5ad, find_scale, table_coordinates, to_pixels
+from .h5ad import annotations, libraries, library_of, named_values, read_counts, read_h5ad, spots_of_section
 from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
 from .tile_table import SLIDE_COLUMN, Table, join_rows, read_csv_text, read_table
 
@@ -62,14 +45,12 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     if config.csv is None or config.root is None:
         message = f"A section needs --csv (given: {config.csv}) and --root (given: {config.root})."
         raise ConfigError(message)
-    missing = [
-        f"{kind} not found: {path} ({option})"
-        for option, path, kind in (("--h5ad", config.h5ad, "File"), ("--csv", config.csv, "File"))
-        if path is not None and not path.is_file()
-    ]
-    missing += [] if config.root.is_dir() else [f"Folder not found: {config.root} (--root)"]
+    files = {"--h5ad": config.h5ad, "--csv": config.csv}
+    absent = {option: path for option, path in files.items() if path is not None and not path.is_file()}
+    missing = [f"File not found: {path} ({option})." for option, path in absent.items()]
+    missing += [] if config.root.is_dir() else [f"Folder not found: {config.root} (--root)."]
     if missing:
-        message = ". ".join(missing) + "."
+        message = " ".join(missing)
         raise MissingInputError(message)
 
     table = read_table(config.csv)
@@ -80,45 +61,37 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     adata = None if adata is None else spots_of_section(adata, name)
     donor = config.donor or _stated_donor(adata, of_section)
 
-    join = join_rows(
-        of_section,
-        None if adata is None else np.array(adata.obs_names, dtype=np.str_),
-        section=name,
-        n_other_sections=len(table) - len(of_section),
-        config=config,
-    )
+    h5ad_ids = None if adata is None else np.array(adata.obs_names, dtype=np.str_)
+    join = join_rows(of_section, h5ad_ids, section=name, config=config)
     joined = of_section.where(join.table_rows)
-    adata = None if adata is None else adata[join.h5ad_rows]
-
-    library = spatial_library(adata, name) if adata is not None else {}
-    scale = find_scale(config.mpp, library)
-    xy = table_coordinates(joined, reading, ids=join.ids)
+    scale = find_scale(config.mpp, library_of(adata, name))
+    xy = table_coordinates(joined, reading)
     xy_px = to_pixels(xy, reading, scale)
-    coordinate_notes = _compare(xy, adata, reading, scale)
+    notes: tuple[str, ...] = (*join.report.notes, *scale.notes)
+    counts, genes, obs = None, None, dict[str, Array]()
+    if adata is not None:
+        adata = adata[join.h5ad_rows]
+        notes += compare_with_h5ad(xy, adata.obsm.get("spatial"), reading, scale)
+        counts, genes = read_counts(adata, layer=config.counts_layer, where=str(config.h5ad))
+        obs = annotations(adata)
     patch_px, tile_notes = joined.stated_tile_px()
-    counts, genes = (
-        (None, None)
-        if adata is None
-        else read_counts(adata, layer=config.counts_layer, where=str(config.h5ad))
-    )
     tiles = _find_images(joined, config.root)
-    notes = (*join.report.notes, *scale_notes(scale, library), *coordinate_notes, *tile_notes)
+    n_other = len(table) - len(of_section)
     return Section(
         name=name,
         donor=donor,
         ids=join.ids,
         xy_px=xy_px,
-        xy_um=None if scale.mpp is None else xy_px * scale.mpp,
         mpp=scale.mpp,
         mpp_source=scale.mpp_source,
         counts=counts,
         genes=genes,
-        obs={} if adata is None else annotations(adata),
+        obs=obs,
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
-        join=dataclasses.replace(join.report, notes=notes),
-        sources=describe_sources(h5ad=config.h5ad, csv=config.csv, tiles=tiles),
+        join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
+        sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )
 
 
@@ -133,13 +106,12 @@ def _section_name(requested: str | None, config: InputConfig, adata: AnnData | N
         otherwise = table.path.name.removesuffix(".gz").removesuffix(".csv")
     else:
         stated, place = named_values(adata, "section"), f"obs['section'] of {config.h5ad}"
-        libraries = tuple(spatial_libraries(adata))
-        otherwise = str(libraries[0]) if len(libraries) == 1 else config.h5ad.stem if config.h5ad else ""
-    if requested is not None and stated and requested not in stated:
-        message = f"{place} holds {quoted(stated)}, not section {requested!r}. Choose with --section."
-        raise SectionError(message)
-    if requested is None and len(stated) > 1:
-        message = f"{place} holds {len(stated)} sections: {quoted(stated)}. Choose with --section."
+        keys = tuple(libraries(adata))
+        otherwise = str(keys[0]) if len(keys) == 1 else config.h5ad.stem if config.h5ad else ""
+    is_unclear = len(stated) > 1 if requested is None else bool(stated) and requested not in stated
+    if is_unclear:
+        but = f", not {requested!r}" if requested is not None else ""
+        message = f"{place} holds {len(stated)} sections: {quoted(stated)}{but}. Choose with --section."
         raise SectionError(message)
     return requested or (stated[0] if stated else otherwise)
 
@@ -157,7 +129,7 @@ def _stated_donor(adata: AnnData | None, table: Table) -> str | None:
     """Return the donor that h5ad and table (both cut to one section) state; None if they state none."""
     stated: dict[str, list[str]] = {}
     for column in _DONOR_COLUMNS:
-        for donor in named_values(adata, column) if adata is not None else ():
+        for donor in named_values(adata, column):
             stated.setdefault(donor, []).append(f"obs[{column!r}]")
         for donor in table.named_values(column):
             stated.setdefault(donor, []).append(f"column {column!r} of {table.path.name}")
@@ -166,17 +138,6 @@ def _stated_donor(adata: AnnData | None, table: Table) -> str | None:
         message = f"A section has one donor, but {len(stated)} are stated: {places}. Choose with --donor."
         raise SectionError(message)
     return next(iter(stated), None)
-
-
-def _compare(
-    xy: Float64[Array, "n 2"], adata: AnnData | None, reading: Reading, scale: Scale
-) -> tuple[str, ...]:
-    if adata is None or "spatial" not in adata.obsm:
-        return ()
-    spatial = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
-    if not np.isfinite(spatial).all():
-        return ("obsm['spatial'] of the h5ad holds NaN; it was not compared with the table",)
-    return compare_with_h5ad(xy, spatial, reading, scale)
 
 
 def _find_images(table: Table, root: Path) -> TileSource:
@@ -194,25 +155,22 @@ def _find_images(table: Table, root: Path) -> TileSource:
     is_one_slide = column == SLIDE_COLUMN and len(distinct) == 1
     if column == SLIDE_COLUMN and 1 < len(distinct) < len(names):
         message = (
-            f"{table.path}: {len(names)} rows of this section name {len(distinct)} images in {column!r} "
-            f"({quoted(distinct)}), expected one slide, or one tile file per row. If these are several sections, "
-            "add a column 'section' and choose with --section."
+            f"{table.path}: {len(names)} rows name {len(distinct)} images in {column!r} ({quoted(distinct)}), expected "
+            "one slide, or one tile file per row. For several sections, add a column 'section' and choose with --section."
         )
         raise SectionError(message)
-    found = {
-        name: next((path for path in (root / name, root / "images" / name) if is_slide(path)), None)
-        for name in distinct
-    }
-    missing = [name for name, path in found.items() if path is None]
+    places = {name: (root / name, root / "images" / name) for name in distinct}
+    found = {x: path for x, paths in places.items() if (path := next(filter(is_slide, paths), None))}
+    missing = [name for name in distinct if name not in found]
     if missing:
-        folders = [name for name in missing if any((root / part / name).is_dir() for part in ("", "images"))]
+        folders = [name for name in missing if any(path.is_dir() for path in places[name])]
         no_slides = f" Folders, but not OME-Zarr or DICOM: {quoted(folders)}." if folders else ""
         message = (
             f"{len(missing)} of {len(distinct)} {'slides' if is_one_slide else 'tile files'} in column {column!r} of "
             f"{table.path} not found: {quoted(missing)}.{no_slides} Searched {root} and {root / 'images'} (--root)."
         )
         raise MissingInputError(message)
-    paths = tuple(path for name in names if (path := found[name]) is not None)
+    paths = tuple(found[name] for name in names)
     return SlideSource(path=paths[0]) if is_one_slide else TileFiles(paths=paths)
 
 
@@ -234,9 +192,9 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         message = f"File not found: {path} (--manifest)."
         raise MissingInputError(message)
     frame = read_csv_text(path)
-    unknown = [_unknown(column) for column in frame.columns if column not in _MANIFEST_COLUMNS]
+    unknown = [column for column in frame.columns if column not in _MANIFEST_COLUMNS]
     if unknown or "csv" not in frame.columns:
-        found = f"unknown columns {', '.join(unknown)}" if unknown else "no column 'csv'"
+        found = f"unknown columns {quoted(unknown)}" if unknown else "no column 'csv'"
         message = f"Manifest {path} has {found}. Allowed: {', '.join(_MANIFEST_COLUMNS)}."
         raise SectionError(message)
 
@@ -246,32 +204,20 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
     missing: list[str] = []
     first_row: dict[str, int] = {}
     for number, cells in enumerate(frame.to_dict("records"), start=1):
-        section = cells.get("section") or None
+        row: dict[str, Any] = {"root": root} | {name: cell for name, cell in cells.items() if cell}
+        section = row.get("section")
         if section is not None and first_row.setdefault(section, number) != number:
             wrong.append(f"row {number}: section {section!r} repeats row {first_row[section]}")
-        wrong += [] if cells["csv"] else [f"row {number}: no csv"]
-        wrong += [] if cells.get("root") or root is not None else [f"row {number}: no root (or give --root)"]
-        paths: dict[str, Path | None] = {}
+        wrong += [] if "csv" in row else [f"row {number}: no csv"]
+        wrong += [] if row["root"] else [f"row {number}: no root (or give --root)"]
         for name in ("h5ad", "csv", "root"):
-            cell, exists = cells.get(name, ""), Path.is_dir if name == "root" else Path.is_file
-            paths[name] = next((at / cell for at in folders if exists(at / cell)), None) if cell else None
-            missing += [f"row {number}: {name} {cell!r} not found"] if cell and paths[name] is None else []
-        configs.append(
-            InputConfig(
-                section=section,
-                donor=cells.get("donor") or None,
-                h5ad=paths["h5ad"],
-                csv=paths["csv"],
-                root=paths["root"] or root,
-            )
-        )
+            if cell := cells.get(name):
+                exists = Path.is_dir if name == "root" else Path.is_file
+                row[name] = next((at / cell for at in folders if exists(at / cell)), None)
+                missing += [] if row[name] else [f"row {number}: {name} {cell!r} not found"]
+        configs.append(InputConfig(**row))
     if wrong or missing:
         searched = f" Searched {' and '.join(map(str, folders))}." if missing else ""
         message = f"Manifest {path}: {'; '.join([*wrong, *missing])}.{searched}"
         raise SectionError(message) if wrong else MissingInputError(message)
     return tuple(configs)
-
-
-def _unknown(column: str) -> str:
-    near = difflib.get_close_matches(column, _MANIFEST_COLUMNS, n=1)
-    return f"{column!r}" + (f" (did you mean {near[0]!r}?)" if near else "")

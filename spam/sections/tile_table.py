@@ -1,6 +1,7 @@
 """The CSV with one row per tile: its column names, its ids, and the exact join with the spots of an h5ad."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Bool, Float64, Int64, Shaped
 
 from .h5ad import require_unique
-from .lab_section import JoinReport, first_few, quoted
+from .lab_section import JoinReport, quoted
 
 # Names met in practice; the first one present is used.
 ID_COLUMNS = ("spot_id", "cell_id", "barcode", "obs_name", "id")
@@ -22,6 +23,7 @@ TILE_COLUMNS = ("patch_path", "image_path", "path", "filepath", "file", "patch_f
 BOX_COLUMNS = ("x0_he_px", "y0_he_px", "x1_he_px", "y1_he_px")
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+_INTEGER = re.compile(r"-?[0-9]+").fullmatch
 _TRUE = frozenset({"true", "1", "1.0"})
 _FALSE = frozenset({"false", "0", "0.0"})
 
@@ -81,8 +83,8 @@ class Table:
         values = self.frame["inside_he"].str.strip().str.lower()
         unclear = ~values.isin(_TRUE | _FALSE)
         if unclear.any():
-            found = quoted(list(self.frame["inside_he"][unclear].unique()))
-            message = f"{self.path}: column 'inside_he' must be true/false or 1/0; {int(unclear.sum())} rows have {found}."
+            found = quoted(self.frame["inside_he"][unclear].unique())
+            message = f"{self.path}: column 'inside_he' must be true/false or 1/0; {unclear.sum()} rows have {found}."
             raise SectionError(message)
         return np.array(values.isin(_TRUE), dtype=np.bool_)
 
@@ -134,16 +136,15 @@ def read_csv_text(path: Path) -> Any:
         raise SectionError(message) from error
     header = str(frame.columns[0])
     separator = next((words for sign, words in _OTHER_SEPARATORS.items() if sign in header), None)
-    fault = None
-    if separator is not None and len(frame.columns) == 1:
-        fault = f"the header {header!r} is separated by {separator}, expected commas"
-    elif not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus cells as row names
-        fault = f"rows have more cells than the header has columns ({quoted(list(frame.columns))})"
-    elif frame.empty:
-        fault = "the table has a header but no rows"
-    if fault is not None:
-        message = f"{path}: {fault}."
-        raise SectionError(message)
+    for is_wrong, fault in (
+        (separator and len(frame.columns) == 1, f"the header is separated by {separator}, expected commas"),
+        # pandas takes surplus cells as row names.
+        (not isinstance(frame.index, pd.RangeIndex), "rows have more cells than the header"),
+        (frame.empty, "the table has a header but no rows"),
+    ):
+        if is_wrong:
+            message = f"{path}: {fault}."
+            raise SectionError(message)
     return frame
 
 
@@ -156,13 +157,12 @@ def read_table(path: Path) -> Table:
         If the file is not a CSV, has no rows, or has no id or image column.
     """
     frame = read_csv_text(path)
-    columns = list(frame.columns)
-    id_column = first_column(columns, ID_COLUMNS)
-    image_column = first_column(columns, (SLIDE_COLUMN, *TILE_COLUMNS))
+    columns, image_columns = list(frame.columns), (SLIDE_COLUMN, *TILE_COLUMNS)
+    id_column, image_column = first_column(columns, ID_COLUMNS), first_column(columns, image_columns)
     if id_column is None or image_column is None:
-        faults = [f"ids ({', '.join(ID_COLUMNS)})"] if id_column is None else []
-        faults += [f"images ({SLIDE_COLUMN}, {', '.join(TILE_COLUMNS)})"] if image_column is None else []
-        message = f"{path} has no column of {' or of '.join(faults)}. It has {', '.join(map(repr, columns))}."
+        known = {"ids": () if id_column else ID_COLUMNS, "images": () if image_column else image_columns}
+        faults = [f"{what} ({', '.join(names)})" for what, names in known.items() if names]
+        message = f"{path} has no column of {' or of '.join(faults)}, only {', '.join(map(repr, columns))}."
         raise SectionError(message)
     return Table(path=path, frame=frame, id_column=id_column, image_column=image_column)
 
@@ -192,7 +192,6 @@ def join_rows(
     h5ad_ids: Shaped[Array, " n_h5ad"] | None,
     *,
     section: str,
-    n_other_sections: int,
     config: InputConfig,
 ) -> Join:
     """Join the rows of one section with the spots of its h5ad by exact id.
@@ -213,8 +212,7 @@ def join_rows(
     several = "" if "section" in table else " If it holds several sections, add a column 'section'."
     where = f"{table.path}, column {table.id_column!r}"
     require_unique(table_ids, where=where, advice=f"Keep one row per spot.{several}")
-    n_outside = len(table) - len(rows)
-    report = JoinReport(n_matched=len(rows), n_other_sections=n_other_sections, n_outside=n_outside)
+    report = JoinReport(n_matched=len(rows), n_outside=len(table) - len(rows))
     if h5ad_ids is None:
         return Join(ids=table_ids, table_rows=rows, h5ad_rows=None, report=report)
 
@@ -223,15 +221,14 @@ def join_rows(
     is_matched = positions >= 0
     table_only = np.delete(table_ids, positions[is_matched]).tolist()
     h5ad_only = h5ad_ids[~is_matched].tolist()
-    cause = likely_cause(table_ids, h5ad_ids, section=section, config=config) if h5ad_only else None
+    cause = likely_cause(table_ids.tolist(), set(h5ad_ids.tolist()), section, config) if h5ad_only else None
     if h5ad_only and not (is_matched.any() and config.allow_missing_tiles):
-        advice = f" {cause or 'Check --csv, --h5ad and --section'}."
-        leave_out = " Or leave these spots out with --allow-missing-tiles." if is_matched.any() else ""
-        outside = f" {report.n_outside} rows have inside_he false." if report.n_outside else ""
-        unused = f" ({quoted(table_only)})" if table_only else ""
+        advice = cause or "Check --csv, --h5ad and --section"
+        advice += ", or leave these spots out with --allow-missing-tiles" if is_matched.any() else ""
+        outside = f", {report.n_outside} rows have inside_he false" if report.n_outside else ""
         message = (
             f"{len(h5ad_only)} of the {len(h5ad_ids)} spots of {config.h5ad} (section {section!r}) have no tile in "
-            f"{where}: {quoted(h5ad_only)}. {len(table_only)} rows match no spot{unused}.{outside}{advice}{leave_out}"
+            f"{where}: {quoted(h5ad_only)}. {len(table_only)} rows match no spot ({quoted(table_only)}){outside}. {advice}."
         )
         raise SectionError(message)
     return Join(
@@ -241,10 +238,8 @@ def join_rows(
         report=dataclasses.replace(
             report,
             n_matched=int(is_matched.sum()),
-            n_table_only=len(table_only),
-            n_h5ad_only=len(h5ad_only),
-            table_only_examples=first_few(table_only),
-            h5ad_only_examples=first_few(h5ad_only),
+            table_only=tuple(table_only),
+            h5ad_only=tuple(h5ad_only),
             notes=(cause,) if cause else (),
         ),
     )
@@ -260,57 +255,42 @@ def requested_ids(ids: Shaped[Array, " n_rows"], config: InputConfig) -> Shaped[
     """
     changed = [str(name).removesuffix(config.id_strip_suffix or "") for name in ids]
     if config.id_offset:
-        wrong = [name for name in changed if _integer(name) is None]
+        wrong = [name for name in changed if not _INTEGER(name)]
         if wrong:
-            message = (
-                f"--id-offset {config.id_offset} needs integer ids, but {len(wrong)} ids of the table are not: "
-                f"{quoted(wrong)}. See --id-strip-suffix."
-            )
+            found = f"{len(wrong)} ids of the table are not: {quoted(wrong)}"
+            message = f"--id-offset {config.id_offset} needs integer ids, but {found}. See --id-strip-suffix."
             raise SectionError(message)
         changed = [str(int(name) + config.id_offset) for name in changed]
     return np.array(changed, dtype=np.str_)
 
 
-def likely_cause(
-    table_ids: Shaped[Array, " n_rows"],
-    h5ad_ids: Shaped[Array, " n_spots"],
-    *,
-    section: str,
-    config: InputConfig,
-) -> str | None:
+def likely_cause(names: Sequence[str], spots: set[str], section: str, config: InputConfig) -> str | None:
     """Name the simple change of the table's ids that would match most spots; None if no change matches more than now.
 
     Changes tried: the suffixes ``.0`` and ``-1`` on either side, integer ids off by one, and the section name as a
     prefix on either side. Nothing is changed.
     """
-    names, spots = table_ids.tolist(), set(h5ad_ids.tolist())
     n_best, best = len(spots.intersection(names)), None
-    for changed, advice in _changes(names, section=section, config=config):
+    for changed, advice in _changes(names, section, config):
         n_hits = len(spots.intersection(changed))
         if n_hits > n_best:
             n_best, best = n_hits, f"{advice}: then {n_hits} of {len(spots)} spots would match"
     return best
 
 
-def _changes(ids: Sequence[str], *, section: str, config: InputConfig) -> Iterator[tuple[list[str], str]]:
+def _changes(ids: Sequence[str], section: str, config: InputConfig) -> Iterator[tuple[list[str], str]]:
     for suffix in (".0", "-1"):
         option = f"--id-strip-suffix={suffix}{config.id_strip_suffix or ''}"
         yield [name.removesuffix(suffix) for name in ids], f"The table's ids end in {suffix!r}, use {option}"
         yield [name + suffix for name in ids], f"The h5ad's ids end in {suffix!r}, add it to the table's ids"
-    numbers = [number for number in map(_integer, ids) if number is not None]
-    if len(numbers) == len(ids):
+    if all(map(_INTEGER, ids)):
         for step in (1, -1):
             option = f"--id-offset={config.id_offset + step}"
-            yield [str(number + step) for number in numbers], f"The table's ids are off by one, use {option}"
+            yield [str(int(name) + step) for name in ids], f"The table's ids are off by one, use {option}"
     for prefix in (f"{section}_", f"{section}-"):
         bare, longer = [name.removeprefix(prefix) for name in ids], [prefix + name for name in ids]
         yield bare, f"The table's ids begin with {prefix!r}, remove it from the table's ids"
         yield longer, f"The h5ad's ids begin with {prefix!r}, add it to the table's ids"
-
-
-def _integer(name: str) -> int | None:
-    digits = name.removeprefix("-")
-    return int(name) if digits.isascii() and digits.isdigit() else None
 
 
 def _number(cell: str) -> float:

@@ -4,7 +4,7 @@ import itertools
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import zarr
@@ -12,7 +12,7 @@ import zarr
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import UNSTATED, PixelSize, Slide, pixel_size_in_units, to_rgb
+from .slide import UNSTATED, PixelSize, Slide, pixel_size, to_rgb
 
 
 class OmeZarrSlide(Slide):
@@ -29,10 +29,9 @@ class OmeZarrSlide(Slide):
     """
 
     kind = "OME-Zarr of version 0.4 or 0.5"
-    unreadable: ClassVar[tuple[type[Exception], ...]] = (
-        *(OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
-        zlib.error,
-    )
+    unreadable = (
+        OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, zlib.error
+    )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
         group: Any = zarr.open_group(path, mode="r", use_consolidated=False)
@@ -48,10 +47,8 @@ class OmeZarrSlide(Slide):
         sizes = dict(zip(self._axes, first.shape, strict=True))
         is_stack = any(n > 1 for axis, n in sizes.items() if axis not in "yxc")
         if first.dtype != np.uint8 or sizes.get("c", 1) not in (1, 3, 4) or is_stack:
-            message = (
-                f"Slide {str(path)!r} has pixels of {first.dtype} with axes {''.join(self._axes)!r} and shape "
-                f"{first.shape}, expected 8-bit grey, RGB or RGBA. Convert it to 8-bit RGB."
-            )
+            found = f"{first.dtype} with axes {''.join(self._axes)!r} and shape {first.shape}"
+            message = f"Slide {str(path)!r} has {found}. Convert it to 8-bit grey, RGB or RGBA."
             raise SlideError(message)
         super().__init__(
             path,
@@ -62,8 +59,9 @@ class OmeZarrSlide(Slide):
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
         array = self._levels[level]
-        place = {"x": slice(x, x + w), "y": slice(y, y + h), "c": slice(None)}
-        where = tuple(place.get(axis, slice(0, 1)) for axis in self._axes)
+        place = {"x": slice(x, x + w), "y": slice(y, y + h)}
+        sizes = zip(self._axes, array.shape, strict=True)
+        where = tuple(place.get(axis, slice(0, size)) for axis, size in sizes)
         _require_chunks(self.path, array, where)
         pixels = np.asarray(array[where])
         # Axes of length 1 first ("yxc".find gives -1), then rows, columns and channels.
@@ -76,26 +74,21 @@ class OmeZarrSlide(Slide):
 
 def _ome_attributes(group: Any) -> Mapping[str, Any]:
     """Return the OME attributes of a group: under ``ome`` since 0.5, else among all attributes."""
-    attributes: Mapping[str, Any] = group.attrs.asdict()
-    inner: Mapping[str, Any] = attributes.get("ome", attributes)
-    return inner
+    attributes = group.attrs.asdict()
+    return dict(attributes.get("ome", attributes))
 
 
 def _pixel_size_of(multiscales: Mapping[str, Any], column: int, row: int) -> PixelSize:
     """Multiply the scale of the first level with the one that all levels share."""
-    steps = [
-        *multiscales["datasets"][0].get("coordinateTransformations", ()),
-        *multiscales.get("coordinateTransformations", ()),
-    ]
+    parts = (multiscales["datasets"][0], multiscales)
+    steps = [step for part in parts for step in part.get("coordinateTransformations", ())]
     scales = [step["scale"] for step in steps if step["type"] == "scale"]
     if not scales:
         return UNSTATED
-    x, y = (
-        (float(np.prod([scale[axis] for scale in scales])), multiscales["axes"][axis].get("unit"))
-        for axis in (column, row)
-    )
-    words = [f"{axis}: {size:g} {unit or 'without a unit'}" for axis, (size, unit) in (("x", x), ("y", y))]
-    return pixel_size_in_units(x, y, stated=f"OME-Zarr scale, {', '.join(words)}")
+    x, y = (float(np.prod([scale[axis] for scale in scales])) for axis in (column, row))
+    units = [multiscales["axes"][axis].get("unit") for axis in (column, row)]
+    words = [f"{size:g} {unit or 'without a unit'}" for size, unit in zip((x, y), units, strict=True)]
+    return pixel_size(x, y, units=units, stated=f"OME-Zarr scale {' x '.join(words)}")
 
 
 def _require_chunks(folder: Path, array: Any, where: tuple[slice, ...]) -> None:
@@ -103,10 +96,7 @@ def _require_chunks(folder: Path, array: Any, where: tuple[slice, ...]) -> None:
     if array.metadata.fill_value:
         return
     sides = array.shards or array.chunks  # the files: shards of several chunks, or single chunks
-    touched = (
-        range((part.start or 0) // side, ((size if part.stop is None else part.stop) - 1) // side + 1)
-        for part, side, size in zip(where, sides, array.shape, strict=True)
-    )
+    touched = [range(x.start // side, (x.stop - 1) // side + 1) for x, side in zip(where, sides, strict=True)]
     for chunk in itertools.product(*touched):
         name = f"{array.path}/{array.metadata.encode_chunk_key(chunk)}"
         if not (folder / name).is_file():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -14,15 +14,9 @@ from spam.sections.coordinates import PLAUSIBLE_MPP
 from spam.typing import Array, UInt8
 
 _NON_SQUARE = 0.02  # relative difference of the two axes
-_UNITS = (
-    (1e-3, "nm nanometer"),
-    (1.0, "µm \u03bcm um micrometer"),
-    (1e3, "mm millimeter"),
-    (1e4, "cm centimeter"),
-)
-UM_PER_UNIT: Mapping[str, float] = {
-    unit: um for um, units in _UNITS for unit in units.split()
-}  # OME-XML, OME-Zarr
+# OME-XML and OME-Zarr
+_UNITS = {1e-3: "nm nanometer", 1.0: "µm \u03bcm um micrometer", 1e3: "mm millimeter", 1e4: "cm centimeter"}
+_UM_PER_UNIT = {unit: um for um, units in _UNITS.items() for unit in units.split()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,34 +38,22 @@ class PixelSize:
 UNSTATED = PixelSize(mpp=None, note="states no pixel size")
 
 
-def pixel_size(mpp_x: float | None, mpp_y: float | None, *, stated: str) -> PixelSize:
-    """Take the mean of both axes, unless one is missing, implausible (not 0.05 to 20 µm), or pixels are not square.
+def pixel_size(x: float, y: float, *, stated: str, units: Sequence[str | None] = ("µm", "µm")) -> PixelSize:
+    """Take the mean of both axes in µm, unless a unit is not a length, a size is not 0.05 to 20 µm, or pixels are not square.
 
     Software without a pixel size writes the resolution of a screen or a printer. `stated` quotes the file.
     """
-    if mpp_x is None or mpp_y is None:
-        return UNSTATED
-    low, high = PLAUSIBLE_MPP
+    um_x, um_y = (_UM_PER_UNIT.get(unit or "") for unit in units)
+    if um_x is None or um_y is None:
+        return PixelSize(mpp=None, note=f"states its pixel size in a unit that is not a length ({stated})")
+    (low, high), mpp_x, mpp_y = PLAUSIBLE_MPP, x * um_x, y * um_y
     if not low <= mpp_x <= high or not low <= mpp_y <= high:
-        note = (
-            f"states {mpp_x:.4g} µm per pixel ({stated}), which is not the resolution of a microscope "
-            f"({low:g} to {high:g})"
-        )
+        note = f"states {mpp_x:.4g} µm per pixel ({stated}), but microscopes have {low:g} to {high:g}"
         return PixelSize(mpp=None, note=note)
     if abs(mpp_x - mpp_y) > _NON_SQUARE * mpp_x:
         note = f"states pixels of {mpp_x:.4g} x {mpp_y:.4g} µm ({stated}), which are not square"
         return PixelSize(mpp=None, note=note)
     return PixelSize(mpp=(mpp_x + mpp_y) / 2, note=None)
-
-
-def pixel_size_in_units(
-    x: tuple[float, str | None], y: tuple[float, str | None], *, stated: str
-) -> PixelSize:
-    """Convert both axes, each a size and its unit, to µm; a unit that is not a length gives no pixel size."""
-    um_x, um_y = (UM_PER_UNIT.get(unit or "") for _, unit in (x, y))
-    if um_x is None or um_y is None:
-        return PixelSize(mpp=None, note=f"states its pixel size in a unit that is not a length ({stated})")
-    return pixel_size(x[0] * um_x, y[0] * um_y, stated=stated)
 
 
 class Slide(ABC):
@@ -149,14 +131,10 @@ class Slide(ABC):
         try:
             inside = self._read_inside(left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1, level)
         except self.unreadable as error:
-            message = (
-                f"Slide {str(self.path)!r} cannot be decoded at ({left}, {top}) of level {level}: {error}. "
-                "Check that it was copied whole."
-            )
+            where = f"at ({left}, {top}) of level {level}: {error}"
+            message = f"Slide {str(self.path)!r} cannot be decoded {where}. Check that it was copied whole."
             raise SlideError(message) from error
-        if inside.shape[:2] == (h, w):
-            return inside
-        return inside[np.ix_(rows - top, columns - left)]
+        return inside if inside.shape[:2] == (h, w) else inside[np.ix_(rows - top, columns - left)]
 
     @abstractmethod
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
@@ -173,6 +151,19 @@ class Slide(ABC):
     def __exit__(self, *_: object) -> None:
         """Close the slide."""
         self.close()
+
+
+def blocks_of(
+    x: int, y: int, w: int, h: int, size: tuple[int, int]
+) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield column and row of each block that a region touches, and its place (rows, columns) in region and in block."""
+    width, height = size
+    for row in range(y // height, (y + h - 1) // height + 1):
+        for column in range(x // width, (x + w - 1) // width + 1):
+            left, top = column * width, row * height
+            x0, y0, x1, y1 = max(x, left), max(y, top), min(x + w, left + width), min(y + h, top + height)
+            in_region = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
+            yield column, row, in_region, (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
 def to_rgb(pixels: UInt8[Array, "h w c"]) -> UInt8[Array, "h w 3"]:

@@ -11,7 +11,7 @@ import numpy as np
 from spam.errors import SlideError
 from spam.typing import Array, Float64, Int64, UInt8
 
-from .slide import Slide
+from .slide import Slide, blocks_of
 from .tile_cutting import level_of
 
 CACHE_BYTES = 256 << 20
@@ -24,8 +24,8 @@ _MARGIN_PX = 8  # most pixels that resampling needs beyond a tile, on the level 
 _Key: TypeAlias = tuple[int, int, int]
 """Level, column and row of a region."""
 
-_Region: TypeAlias = UInt8[Array, "h w 3"] | None
-"""Decoded pixels; None if they cannot be decoded."""
+_Region: TypeAlias = UInt8[Array, "h w 3"]
+"""Decoded pixels; none (0 x 0) if they cannot be decoded."""
 
 
 class CachedSlide(Slide):
@@ -51,20 +51,14 @@ class CachedSlide(Slide):
         self._lock = threading.Lock()
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
-        width, height = self._sizes[level]
         out = np.empty((h, w, 3), dtype=np.uint8)
-        for row in range(y // height, (y + h - 1) // height + 1):
-            y0, y1 = max(y, row * height), min(y + h, (row + 1) * height)
-            for column in range(x // width, (x + w - 1) // width + 1):
-                x0, x1 = max(x, column * width), min(x + w, (column + 1) * width)
-                region = self._region((level, column, row))
-                if region is None:
-                    return self._slide.read(x, y, w, h, level)
-                left, top = column * width, row * height
-                part = region[y0 - top : y1 - top, x0 - left : x1 - left]
-                if part.shape == out.shape:
-                    return part
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = part
+        for column, row, in_out, in_region in blocks_of(x, y, w, h, self._sizes[level]):
+            region = self._region((level, column, row))
+            if region.size == 0:
+                return self._slide.read(x, y, w, h, level)
+            if region[in_region].shape == out.shape:
+                return region[in_region]
+            out[in_out] = region[in_region]
         return out
 
     def _region(self, key: _Key) -> _Region:
@@ -82,10 +76,10 @@ class CachedSlide(Slide):
                 raise
             future.set_result(region)
             with self._lock:
-                self._n_bytes += _n_bytes(region)
+                self._n_bytes += region.nbytes
                 for old in list(self._regions):
                     if self._n_bytes > self._most_bytes and old != key and self._regions[old].done():
-                        self._n_bytes -= _n_bytes(self._regions.pop(old).result())
+                        self._n_bytes -= self._regions.pop(old).result().nbytes
         return future.result()
 
     def _decode(self, level: int, column: int, row: int) -> _Region:
@@ -94,16 +88,12 @@ class CachedSlide(Slide):
         try:
             return self._slide.read(x, y, min(width, level_width - x), min(height, level_height - y), level)
         except SlideError:  # raised again if the damaged part itself is read
-            return None
+            return np.empty((0, 0, 3), dtype=np.uint8)
 
     def close(self) -> None:
         """Release the pixels."""
         self._regions.clear()
         self._n_bytes = 0
-
-
-def _n_bytes(region: _Region) -> int:
-    return 0 if region is None else region.nbytes
 
 
 def region_size(slide: Slide, level: int) -> tuple[int, int]:

@@ -2,18 +2,18 @@
 
 import threading
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import openslide
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from spam.errors import MissingInputError, SlideError
-from spam.sections.lab_section import is_ome_zarr, is_slide_folder, quoted, slide_files
+from spam.sections.lab_section import is_ome_zarr, is_slide, quoted, slide_files
 from spam.typing import Array, UInt8
 
 from .ome_zarr_slide import OmeZarrSlide
-from .slide import PixelSize, Slide, decode_jpeg, pixel_size, to_rgb
+from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, to_rgb
 from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
@@ -35,7 +35,7 @@ class ImageSlide(Slide):
     """
 
     kind = "PNG or JPEG"
-    unreadable: ClassVar[tuple[type[Exception], ...]] = (OSError, SyntaxError, ValueError)
+    unreadable = (OSError, SyntaxError, ValueError)
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -48,10 +48,8 @@ class ImageSlide(Slide):
         # Pillow cuts the 16 bits of an RGB PNG to 8 and calls the mode "RGB".
         is_deep = self._is_png and header[_BIT_DEPTH_AT] > 8
         if mode not in _EIGHT_BIT_MODES or is_deep:
-            message = (
-                f"Slide {str(path)!r} has pixels of mode {mode!r}{' with 16 bits' if is_deep else ''}, expected 8-bit "
-                "grey or RGB. Convert it, e.g. with `vips icc_transform IN OUT.png srgb`."
-            )
+            found = f"pixels of mode {mode!r}{' with 16 bits' if is_deep else ''}"
+            message = f"Slide {str(path)!r} has {found}. Convert it to 8-bit RGB: vips icc_transform IN OUT.png srgb"
             raise SlideError(message)
         printed = f" (its {float(dpi[0]):g} dpi are for printing)" if dpi else ""
         note = f"is a {'PNG' if self._is_png else 'JPEG'}, which states no pixel size{printed}"
@@ -87,26 +85,22 @@ class OpenSlideSlide(Slide):
     """
 
     kind = "slide for OpenSlide"
-    unreadable: ClassVar[tuple[type[Exception], ...]] = (openslide.OpenSlideError,)
+    unreadable = (openslide.OpenSlideError,)
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._slide = openslide.OpenSlide(path)
         self._downsamples = self._slide.level_downsamples
         stated = self._slide.properties
-        x, y = (
-            float(stated[key]) if stated.get(key) else None
-            for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-        )
-        blocks = [
-            [stated.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")]
-            for level in range(self._slide.level_count)
-        ]
+        x, y = (stated.get(f"openslide.mpp-{axis}") for axis in "xy")
+        vendor = stated["openslide.vendor"]
+        levels = [f"openslide.level[{level}].tile" for level in range(self._slide.level_count)]
+        blocks = [(stated.get(f"{level}-width"), stated.get(f"{level}-height")) for level in levels]
         super().__init__(
             path,
             level_sizes=tuple(self._slide.level_dimensions),
             block_sizes=tuple((int(w), int(h)) if w and h else _USUAL_BLOCK for w, h in blocks),
-            size=pixel_size(x, y, stated=f"its {stated[openslide.PROPERTY_NAME_VENDOR]} header"),
+            size=pixel_size(float(x), float(y), stated=f"its {vendor} header") if x and y else UNSTATED,
         )
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
@@ -150,10 +144,8 @@ def open_slide(path: Path) -> Slide:
         raise MissingInputError(message)
     reader = reader_of(path)
     if reader is None:
-        message = (
-            f"Slide {str(path)!r} has an unknown format ({_found(path)}). Supported: all that OpenSlide reads, TIFF, "
-            "OME-TIFF, OME-Zarr, PNG and JPEG."
-        )
+        known = "all that OpenSlide reads, TIFF, OME-TIFF, OME-Zarr, PNG and JPEG"
+        message = f"Slide {str(path)!r} has an unknown format ({_found(path)}). Supported: {known}."
         raise SlideError(message)
     try:
         return reader(_one_of_series(path) if reader is OpenSlideSlide and path.is_dir() else path)
@@ -162,17 +154,15 @@ def open_slide(path: Path) -> Slide:
     except reader.unreadable as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
         n_bytes = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
-        message = (
-            f"Slide {str(path)!r}{n_bytes} is not a readable {reader.kind}: {reason}. "
-            "Check that it was copied whole."
-        )
+        found = f"{str(path)!r}{n_bytes} is not a readable {reader.kind}: {reason}"
+        message = f"Slide {found}. Check that it was copied whole."
         raise SlideError(message) from error
 
 
 def reader_of(path: Path) -> _Reader | None:
     """Choose the reader of a file or folder by its first bytes; None if it is not a slide."""
     if path.is_dir():
-        return OmeZarrSlide if is_ome_zarr(path) else OpenSlideSlide if is_slide_folder(path) else None
+        return OmeZarrSlide if is_ome_zarr(path) else OpenSlideSlide if is_slide(path) else None
     if openslide.OpenSlide.detect_format(path) not in (None, "generic-tiff"):
         return OpenSlideSlide
     with path.open("rb") as file:

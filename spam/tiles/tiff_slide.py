@@ -3,7 +3,6 @@
 import struct
 import threading
 from pathlib import Path
-from typing import ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,18 +12,11 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, pixel_size_in_units, to_rgb
+from .slide import UNSTATED, PixelSize, Slide, blocks_of, decode_jpeg, pixel_size, to_rgb
 
 _ONE_PICTURE = "YXSC"  # tifffile's letters for the axes of one picture; S are samples of a pixel, C of pages
 _RESOLUTION_UNITS = {2: ("inch", 25_400.0), 3: ("cm", 10_000.0)}  # TIFF 6.0, tag 296; 1 is "no unit"
-_JPEG_2000 = frozenset(
-    {
-        COMPRESSION.JPEG2000,
-        COMPRESSION.APERIO_JP2000_YCBC,
-        COMPRESSION.JPEG_2000_LOSSY,
-        COMPRESSION.APERIO_JP2000_RGB,
-    }
-)
+_JPEG_2000 = frozenset(kind for kind in COMPRESSION if "2000" in kind.name)
 _START, _END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG; a JPEG 2000 codestream ends alike
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its last byte, the colour transform
 
@@ -42,10 +34,9 @@ class TiffSlide(Slide):
     """
 
     kind = "TIFF"
-    unreadable: ClassVar[tuple[type[Exception], ...]] = (
-        tifffile.TiffFileError,
-        *(struct.error, RuntimeError, ValueError, OSError),  # RuntimeError: imagecodecs
-        # tifffile on contradictory headers: sizes of zero, lists that are too short, huge arrays
+    # RuntimeError: imagecodecs. Last row: tifffile on contradictory headers (sizes of zero, short lists, huge arrays).
+    unreadable = (
+        *(tifffile.TiffFileError, struct.error, RuntimeError, ValueError, OSError),
         *(ArithmeticError, LookupError, TypeError, MemoryError),
     )
 
@@ -53,16 +44,16 @@ class TiffSlide(Slide):
         self._lock = threading.Lock()
         self._tiff = tifffile.TiffFile(path)
         try:
-            self._levels = _levels_of(self._tiff)
-            _require_rgb(self._tiff, path)
-            first = self._levels[0][0]
+            picture = _picture_of(self._tiff)
+            self._levels = _levels_of(self._tiff, picture)
+            pages = [level[0] for level in self._levels]
+            _require_rgb(picture, pages[0], path)
             size = ome_pixel_size(self._tiff.ome_metadata or "")
-            block_sizes = tuple(_block_size(level[0]) for level in self._levels)
             super().__init__(
                 path,
-                level_sizes=tuple((level[0].imagewidth, level[0].imagelength) for level in self._levels),
-                block_sizes=block_sizes,
-                size=_tag_pixel_size(first) if size == UNSTATED else size,
+                level_sizes=tuple((page.imagewidth, page.imagelength) for page in pages),
+                block_sizes=tuple(map(_block_size, pages)),
+                size=_tag_pixel_size(pages[0]) if size == UNSTATED else size,
             )
         except BaseException:
             self._tiff.close()
@@ -74,24 +65,16 @@ class TiffSlide(Slide):
 
     def _read_page(self, page: tifffile.TiffPage, x: int, y: int, w: int, h: int) -> UInt8[Array, "h w c"]:
         """Decode the tiles or strips that the region touches, and put them together."""
-        tile_w, tile_h = _block_size(page)
+        size = tile_w, tile_h = _block_size(page)
         n_across, n_down = -(-page.imagewidth // tile_w), -(-page.imagelength // tile_h)
         n_planes = page.samplesperpixel if page.planarconfig == PLANARCONFIG.SEPARATE else 1
         region = np.full((h, w, page.samplesperpixel), 255, dtype=np.uint8)
         for plane in range(n_planes):
             channels = slice(plane, plane + 1) if n_planes > 1 else slice(None)
-            for down in range(y // tile_h, (y + h - 1) // tile_h + 1):
-                for across in range(x // tile_w, (x + w - 1) // tile_w + 1):
-                    tile = self._decode(page, (plane * n_down + down) * n_across + across)
-                    if tile is None:
-                        continue
-                    top, left = down * tile_h, across * tile_w
-                    y0, y1 = max(y, top), min(y + h, top + tile_h)
-                    x0, x1 = max(x, left), min(x + w, left + tile_w)
-                    # numpy raises ValueError if a block is smaller than stated.
-                    region[y0 - y : y1 - y, x0 - x : x1 - x, channels] = tile[
-                        y0 - top : y1 - top, x0 - left : x1 - left
-                    ]
+            for across, down, in_region, in_tile in blocks_of(x, y, w, h, size):
+                tile = self._decode(page, (plane * n_down + down) * n_across + across)
+                if tile is not None:  # numpy raises ValueError if it is smaller than stated
+                    region[(*in_region, channels)] = tile[in_tile]
         return region
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> UInt8[Array, "h w c"] | None:
@@ -122,13 +105,12 @@ class TiffSlide(Slide):
         self._tiff.close()
 
 
-def _levels_of(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
+def _levels_of(tiff: tifffile.TiffFile, first: tifffile.TiffPageSeries) -> list[list[tifffile.TiffPage]]:
     """Find the pages of each level, the full resolution first: one page, or one per channel.
 
     Writers mark smaller levels as such or keep them in SubIFDs. If nothing is marked, further tiled pages of the same
     shape, but smaller, are levels, as in OpenSlide.
     """
-    first = _picture_of(tiff)
     levels = [_pages_of(level) for level in first.levels]
     full = levels[0][0]
     if len(levels) == 1 and full.is_tiled:
@@ -174,9 +156,7 @@ def _block_size(page: tifffile.TiffPage) -> tuple[int, int]:
     return page.imagewidth, min(page.rowsperstrip, page.imagelength)
 
 
-def _require_rgb(tiff: tifffile.TiffFile, path: Path) -> None:
-    series = _picture_of(tiff)
-    page = _pages_of(series)[0]
+def _require_rgb(series: tifffile.TiffPageSeries, page: tifffile.TiffPage, path: Path) -> None:
     n_channels = len(series.pages) * page.samplesperpixel
     sizes = zip(series.axes, series.shape, strict=True)
     is_stack = any(size > 1 and axis not in _ONE_PICTURE for axis, size in sizes)
@@ -189,9 +169,9 @@ def _require_rgb(tiff: tifffile.TiffFile, path: Path) -> None:
     if is_rgb and series.dtype == np.uint8 and not is_stack:
         return
     extra = "".join(f" and {EXTRASAMPLE(kind).name}" for kind in page.extrasamples)
+    found = f"axes {series.axes!r}, shape {series.shape}, {PHOTOMETRIC(page.photometric).name}{extra}"
     message = (
-        f"Slide {str(path)!r} has {n_channels} channels of {series.dtype} (axes {series.axes!r}, shape {series.shape}, "
-        f"{PHOTOMETRIC(page.photometric).name}{extra}), expected 8-bit grey, RGB or RGBA. Convert it to 8-bit RGB."
+        f"Slide {str(path)!r} has {n_channels} channels of {series.dtype} ({found}). Convert it to 8-bit RGB."
     )
     raise SlideError(message)
 
@@ -205,18 +185,16 @@ def ome_pixel_size(xml: str) -> PixelSize:
         pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
     except ElementTree.ParseError:
         return UNSTATED
-    if pixels is None:
+    names = ("PhysicalSizeX", "PhysicalSizeY")
+    if pixels is None or not set(names) <= set(pixels.keys()):
         return UNSTATED
-    sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "XY"]
-    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"]
-    if None in sizes:
-        return UNSTATED
-    words = [f"PhysicalSize{axis} {size} {unit}" for axis, size, unit in zip("XY", sizes, units, strict=True)]
+    sizes = [pixels.attrib[name] for name in names]
+    units = [pixels.get(f"{name}Unit", "µm") for name in names]
+    stated = f"OME-XML: {' x '.join(f'{size} {unit}' for size, unit in zip(sizes, units, strict=True))}"
     try:
-        x, y = (float(size or "") for size in sizes)
+        return pixel_size(*map(float, sizes), units=units, stated=stated)
     except ValueError:
-        x = y = float("nan")
-    return pixel_size_in_units((x, units[0]), (y, units[1]), stated=f"OME-XML: {', '.join(words)}")
+        return PixelSize(mpp=None, note=f"states a pixel size that is not a number ({stated})")
 
 
 def _tag_pixel_size(page: tifffile.TiffPage) -> PixelSize:
@@ -225,8 +203,7 @@ def _tag_pixel_size(page: tifffile.TiffPage) -> PixelSize:
         per_unit_x, per_unit_y = (float(value) for value in page.resolution)
     except ZeroDivisionError:  # 0/0 or 1/0, which some programs write for "unknown"
         return UNSTATED
-    if int(page.resolutionunit) not in _RESOLUTION_UNITS or per_unit_x <= 0 or per_unit_y <= 0:
+    name, um = _RESOLUTION_UNITS.get(int(page.resolutionunit), ("", 0.0))
+    if not name or per_unit_x <= 0 or per_unit_y <= 0:
         return UNSTATED
-    name, um = _RESOLUTION_UNITS[int(page.resolutionunit)]
-    stated = f"TIFF resolution: {per_unit_x:g} pixels per {name}"
-    return pixel_size(um / per_unit_x, um / per_unit_y, stated=stated)
+    return pixel_size(um / per_unit_x, um / per_unit_y, stated=f"TIFF tags: {per_unit_x:g} pixels per {name}")

@@ -11,7 +11,7 @@ from PIL import Image
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import Slide
+from .slide import Slide, blocks_of
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -113,10 +113,10 @@ class Thumbnail:
 def overview(slide: Slide, *, is_forgiving: bool = False) -> Thumbnail:
     """Shrink the whole slide to at most 2048 px on its longer side (see `shrink`)."""
     scale = _OVERVIEW_PX / max(slide.width, slide.height)
-    return shrink(slide, scale=scale, purpose="its overview", is_forgiving=is_forgiving)
+    return shrink(slide, scale=scale, is_forgiving=is_forgiving)
 
 
-def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool) -> Thumbnail:
+def shrink(slide: Slide, *, scale: float, is_forgiving: bool) -> Thumbnail:
     """Shrink the whole slide to `scale` times its size, antialiased; it is never enlarged.
 
     Parameters
@@ -125,8 +125,6 @@ def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool) -> T
         Slide to draw.
     scale
         Pixels of the picture per full-resolution pixel.
-    purpose
-        Use of the picture, for the warning.
     is_forgiving
         Whether damaged blocks become white with a warning; otherwise they are an error.
 
@@ -153,8 +151,8 @@ def shrink(slide: Slide, *, scale: float, purpose: str, is_forgiving: bool) -> T
             box = (0.0, top - y0, float(level_width), bottom - y0)
             image[first:last] = resample(band, width, last - first, box=box)
     if lost:
-        words = "slide %s: %d blocks cannot be decoded and are white in %s"
-        _log.warning(words, slide.path.name, len(lost), purpose)
+        words = "slide %s: %d blocks cannot be decoded: white in the overview, and no tiles of a grid"
+        _log.warning(words, slide.path.name, len(lost))
     return Thumbnail(image=image, scale=scale)
 
 
@@ -168,15 +166,14 @@ def _read_rows(
     except SlideError:
         if lost is None:
             raise
-    width, height = slide.block_sizes[level]
     rows = np.full((h, level_width, 3), 255, dtype=np.uint8)
-    # Above and below the slide the rows stay white.
-    for row in range(max(y, 0) // height, (min(y + h, level_height) - 1) // height + 1):
-        y0, y1 = max(y, 0, row * height), min(y + h, level_height, (row + 1) * height)
-        for column in range(-(-level_width // width)):
-            x0, x1 = column * width, min((column + 1) * width, level_width)
-            try:
-                rows[y0 - y : y1 - y, x0:x1] = slide.read(x0, y0, x1 - x0, y1 - y0, level)
-            except SlideError:
-                lost.add((row, column))
+    top, bottom = max(y, 0), min(y + h, level_height)  # above and below the slide the rows stay white
+    inside = rows[top - y : bottom - y]
+    for column, row, place, _ in blocks_of(0, top, level_width, bottom - top, slide.block_sizes[level]):
+        ys, xs = place
+        try:
+            size = xs.stop - xs.start, ys.stop - ys.start
+            inside[place] = slide.read(xs.start, top + ys.start, *size, level)
+        except SlideError:
+            lost.add((row, column))
     return rows

@@ -1,11 +1,11 @@
 """The tiles of one section at one size by the index of their spot, one by one or read ahead in threads."""
 
+import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class TileBatch:
     faults: dict[int, SlideError]
 
 
-class TileReader:
+class TileReader(contextlib.ExitStack):
     """Cuts the tiles of a section from its slide or its tile files; threads may read at the same time.
 
     The slide is decoded region by region, and the most recently used regions are kept: in the order of `sweep_order` each
@@ -87,27 +87,23 @@ class TileReader:
         interpolation: Interpolation = "bicubic",
         is_forgiving: bool = False,
     ) -> None:
+        super().__init__()  # closes what is entered below
         self._section, self._spec = section, spec
         self._interpolation: Interpolation = interpolation
         self._is_forgiving = is_forgiving
         self._native_px = spec.native_px(section.mpp)
-        self._files: tuple[Path, ...] = ()
         self._slide: Slide | None = None
-        self._own_slide: Slide | None = None
         if isinstance(section.tiles, TileFiles):
             self._files = section.tiles.paths
-            self._file_px = common_side_px(self._files, is_forgiving=is_forgiving)
-            if self._native_px > self._file_px + _ROUNDING_PX:
-                message = (
-                    f"Tiles of {spec.label} need {self._native_px:.1f} px, but the tile files of section "
-                    f"{section.name!r} have {self._file_px} px. Choose a smaller --tile-um or --tile-px."
-                )
+            side = self._file_px = common_side_px(self._files, is_forgiving=is_forgiving)
+            if self._native_px > side + _ROUNDING_PX:
+                found = f"need {self._native_px:.1f} px, but the tile files of section {section.name!r} have {side} px"
+                message = f"Tiles of {spec.label} {found}. Choose a smaller --tile-um or --tile-px."
                 raise TileError(message)
         else:
-            if slide is None:
-                slide = self._own_slide = open_slide(section.tiles.path)
+            slide = slide or self.enter_context(open_slide(section.tiles.path))
             # A PNG or JPEG is decoded whole and needs no cache.
-            self._slide = slide if isinstance(slide, ImageSlide) else CachedSlide(slide)
+            self._slide = slide if isinstance(slide, ImageSlide) else self.enter_context(CachedSlide(slide))
 
     def __len__(self) -> int:
         """Return the number of spots of the section."""
@@ -121,15 +117,13 @@ class TileReader:
         SlideError
             If the slide or the tile file cannot be decoded.
         """
+        size, px, filtering = self._native_px, self._spec.out_px, self._interpolation
         if self._slide is not None:
-            x, y = self._section.xy_px[index]
-            return self._cut(self._slide, float(x), float(y))
+            x, y = self._section.xy_px[index].tolist()
+            return cut_tile(self._slide, x, y, native_px=size, out_px=px, interpolation=filtering)
         with open_slide(self._files[index]) as tile:
-            return self._cut(tile, self._file_px / 2, self._file_px / 2)
-
-    def _cut(self, slide: Slide, x: float, y: float) -> UInt8[Array, "out_px out_px 3"]:
-        size, filtering = self._native_px, self._interpolation
-        return cut_tile(slide, x, y, native_px=size, out_px=self._spec.out_px, interpolation=filtering)
+            middle = self._file_px / 2
+            return cut_tile(tile, middle, middle, native_px=size, out_px=px, interpolation=filtering)
 
     def read_many(self, indices: Spots) -> UInt8[Array, "n out_px out_px 3"]:
         """Cut the tiles of several spots in the given order.
@@ -139,10 +133,8 @@ class TileReader:
         SlideError
             If the slide or a tile file cannot be decoded.
         """
-        tiles = np.empty((len(indices), self._spec.out_px, self._spec.out_px, 3), dtype=np.uint8)
-        for row, index in enumerate(indices):
-            tiles[row] = self.read(index)
-        return tiles
+        px = self._spec.out_px
+        return np.array([self.read(index) for index in indices], dtype=np.uint8).reshape(-1, px, px, 3)
 
     def read_batch(self, indices: Spots) -> TileBatch:
         """Cut the tiles of several spots, as `read_many`, and measure their quality.
@@ -159,30 +151,13 @@ class TileReader:
                 pixels[row] = self.read(index)
             except SlideError as fault:
                 if not self._is_forgiving:
-                    message = (
-                        f"Cannot read the tile of spot {str(self._section.ids[index])!r} of section "
-                        f"{self._section.name!r}: {fault} To skip such tiles, use --skip-bad-tiles."
-                    )
+                    spot = f"spot '{self._section.ids[index]}' of section {self._section.name!r}"
+                    message = f"Cannot read the tile of {spot}: {fault} To skip it, use --skip-bad-tiles."
                     raise SlideError(message) from fault
                 faults[row] = fault
         quality = measure_quality(pixels, native_px=self._native_px)
         quality[list(faults)] = 0
         return TileBatch(pixels=pixels, quality=quality, faults=faults)
-
-    def close(self) -> None:
-        """Release the decoded regions, and close the slide if this reader opened it."""
-        if isinstance(self._slide, CachedSlide):
-            self._slide.close()
-        if self._own_slide is not None:
-            self._own_slide.close()
-
-    def __enter__(self) -> Self:
-        """Return the reader itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the reader."""
-        self.close()
 
 
 def read_batches(
@@ -214,7 +189,6 @@ def read_batches(
             ahead.append(pool.submit(reader.read_batch, batch))
             if len(ahead) > n_threads:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        yield from (future.result() for future in ahead)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -18,7 +18,6 @@ from .slide import Slide
 from .slide_formats import open_slide
 
 _MPP_TOLERANCE = 0.05  # nominal and measured pixel sizes differ by a few per cent; a wrong one by a factor
-_N_NAMED = 5
 
 # Spots in hires pixels fill most of the hires image, which covers one corner of the slide.
 _CORNER = 0.25
@@ -33,7 +32,7 @@ def locate(section: Section, slide: Slide) -> Section:
     Returns
     -------
     Section
-        The section itself, or a copy with `mpp`, `xy_um` and ``mpp_source="slide"``.
+        The section itself, or a copy with `mpp` and ``mpp_source="slide"``.
 
     Raises
     ------
@@ -44,43 +43,32 @@ def locate(section: Section, slide: Slide) -> Section:
     """
     xy, size = section.xy_px, np.array([slide.width, slide.height])
     if slide.mpp is not None and section.mpp is None:
-        section = dataclasses.replace(section, mpp=slide.mpp, mpp_source="slide", xy_um=xy * slide.mpp)
+        section = dataclasses.replace(section, mpp=slide.mpp, mpp_source="slide")
     mpp, slide_mpp = section.mpp or 0.0, slide.mpp or section.mpp or 0.0
     if section.mpp_source != "option" and abs(mpp - slide_mpp) > _MPP_TOLERANCE * slide_mpp:
-        message = (
-            f"Section {section.name!r} has {mpp:g} µm per pixel ({section.mpp_source}), but slide "
-            f"{slide.path.name!r} states {slide_mpp:g}. Give the right one with --mpp."
-        )
+        about = f"Section {section.name!r} has {mpp:g} µm per pixel ({section.mpp_source})"
+        message = f"{about}, but slide {slide.path.name!r} states {slide_mpp:g}. Give the right --mpp."
         raise SlideError(message)
     outside = np.flatnonzero(~_inside(xy, slide))
     if len(outside):
-        first = outside[:_N_NAMED]
-        named = ", ".join(f"{str(section.ids[i])!r} at ({xy[i, 0]:g}, {xy[i, 1]:g})" for i in first)
-        more = f" and {len(outside) - _N_NAMED} more" if len(outside) > _N_NAMED else ""
-        fits = [
-            f"all fit with {option}"
-            for option, moved in (
-                ("x and y exchanged (--swap-xy)", xy[:, ::-1]),
-                ("--coordinates um", xy / (section.mpp or np.nan)),
-                ("--coordinates hires", xy / (section.hires_scale or np.nan)),
-            )
-            if _inside(moved, slide).all()
-        ]
-        advice = "; ".join(fits) or "check --csv, --coordinates, --swap-xy and --mpp"
+        named = f"{quoted(section.ids[outside])}, the first at ({xy[outside[0], 0]:g}, {xy[outside[0], 1]:g})"
+        other_readings = {
+            "x and y exchanged (--swap-xy)": xy[:, ::-1],
+            "--coordinates um": xy / (section.mpp or np.nan),
+            "--coordinates hires": xy / (section.hires_scale or np.nan),
+        }
+        fits = [f"all fit with {option}" for option, at in other_readings.items() if _inside(at, slide).all()]
         message = (
             f"{len(outside)} of {len(xy)} spots of section {section.name!r} lie outside slide {slide.path.name!r} "
-            f"({size[0]} x {size[1]} px): {named}{more}. Advice: {advice}."
+            f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or 'Check --csv, --coordinates, --swap-xy and --mpp'}."
         )
         raise TileError(message)
-    scale = section.hires_scale
-    if scale is not None and scale <= _CORNER:
-        is_in_corner = (xy.max(axis=0) < size * scale).all()
-        if is_in_corner and (np.ptp(xy, axis=0) > _FILLED * size * scale).all():
-            message = (
-                f"All spots of section {section.name!r} fill the corner of slide {slide.path.name!r} that has the size "
-                f"of its hires image (scale {scale:g}). Use --coordinates hires, or remove the scale from the h5ad."
-            )
-            raise TileError(message)
+    scale = section.hires_scale or 1.0
+    is_full = (xy.max(axis=0) < size * scale) & (np.ptp(xy, axis=0) > _FILLED * size * scale)
+    if scale <= _CORNER and is_full.all():
+        where = f"the corner of slide {slide.path.name!r} with the size of the hires image (scale {scale:g})"
+        message = f"All spots of section {section.name!r} fill {where}. Use --coordinates hires, or correct the scale."
+        raise TileError(message)
     return section
 
 
@@ -117,19 +105,15 @@ def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:
         except SlideError as error:
             unreadable[path] = error
     if unreadable and not (is_forgiving and sizes):
-        first = next(iter(unreadable.values()))
-        message = (
-            f"{len(unreadable)} of {len(files)} tile files cannot be read: {quoted([p.name for p in unreadable])}. "
-            f"{first} To skip such tiles, use --skip-bad-tiles."
-        )
+        first, names = next(iter(unreadable.values())), quoted([path.name for path in unreadable])
+        found = f"{len(unreadable)} of {len(files)} tile files cannot be read: {names}"
+        message = f"{found}. {first} To skip such tiles, use --skip-bad-tiles."
         raise SlideError(message) from first
     (width, height), n_alike = Counter(sizes.values()).most_common(1)[0]
     unlike = [path.name for path, size in sizes.items() if size != (width, height)]
     if unlike or width != height:
-        message = (
-            f"Tile files must be squares of one size, but {n_alike} of {len(sizes)} have {width} x {height} px"
-            + (f", unlike {quoted(unlike)}." if unlike else ".")
-        )
+        found = f"{n_alike} of {len(sizes)} have {width} x {height} px, unlike {quoted(unlike) or 'a square'}"
+        message = f"Tile files must be squares of one size, but {found}."
         raise TileError(message)
     return width
 
@@ -158,30 +142,24 @@ def resolve_tile_specs(
     ConfigError
         If tiles are in µm and the section's µm per pixel is unknown.
     """
-    specs = [TileSpec(tile_um=um, out_px=input_px) for um in config.tile_um]
-    specs += [TileSpec(tile_px=px, out_px=input_px) for px in config.tile_px]
-    tiles = section.tiles
-    if not specs and isinstance(tiles, TileFiles):
+    all_um, all_px, tiles = config.tile_um, config.tile_px, section.tiles
+    if not all_um and not all_px and isinstance(tiles, TileFiles):
         is_forgiving = config.skip_bad_tiles
         side = common_side_px(tiles.paths if is_forgiving else tiles.paths[:1], is_forgiving=is_forgiving)
-        um = None if section.mpp is None else round(side * section.mpp, 1)
-        specs = [TileSpec(tile_um=um, tile_px=side if um is None else None, out_px=input_px)]
-    elif not specs:
-        um = DEFAULT_TILE_UM if section.patch_px is None else None
-        specs = [TileSpec(tile_um=um, tile_px=section.patch_px, out_px=input_px)]
-    if section.mpp is None and any(spec.tile_um is not None for spec in specs):
-        labels = ", ".join(spec.label for spec in specs)
-        slide = tiles.path if isinstance(tiles, SlideSource) else None
-        raise ConfigError(unknown_mpp(f"of {labels}", section.name, slide, mpp_note))
+        all_um, all_px = ((), (side,)) if section.mpp is None else ((round(side * section.mpp, 1),), ())
+    elif not all_um and not all_px:
+        all_um, all_px = ((DEFAULT_TILE_UM,), ()) if section.patch_px is None else ((), (section.patch_px,))
+    specs = [TileSpec(tile_um=um, out_px=input_px) for um in all_um]
+    if section.mpp is None and specs:
+        found = "tile files state none"
+        if isinstance(tiles, SlideSource):
+            found = f"slide {tiles.path.name!r} {mpp_note}"
+        raise ConfigError(unknown_mpp(f"of {', '.join(spec.label for spec in specs)}", section.name, found))
+    specs += [TileSpec(tile_px=px, out_px=input_px) for px in all_px]
     return tuple(dict.fromkeys(specs))
 
 
-def unknown_mpp(tiles: str, section: str, slide: Path | None, mpp_note: str | None) -> str:
-    """Return the message that tiles in µm need a pixel size, with what the slide states instead."""
-    found = "Tile files state none"
-    if slide is not None:
-        found = f"Slide {slide.name!r} {mpp_note or 'states no pixel size'}"
-    return (
-        f"Tiles {tiles} of section {section!r} need µm per pixel, which is unknown. {found}. "
-        "Give --mpp, or the tiles in pixels with --tile-px."
-    )
+def unknown_mpp(tiles: str, section: str, found: str) -> str:
+    """Return the message that tiles in µm need a pixel size, with what is found instead."""
+    needed = f"Tiles {tiles} of section {section!r} need µm per pixel, but {found}"
+    return f"{needed}. Give --mpp, or the tiles in pixels with --tile-px."

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
 from spam.sections.coordinates import find_scale
-from spam.sections.lab_section import describe_sources, is_slide_folder, quoted, slide_files
+from spam.sections.lab_section import describe_sources, is_slide, quoted, slide_files
 from spam.typing import Array, Bool, Float64, Int64, UInt8
 
 from .slide import Slide
-from .slide_formats import open_slide, reader_of
+from .slide_formats import reader_of
 from .tile_cutting import Thumbnail, shrink
 from .tile_specs import unknown_mpp
 
@@ -64,7 +65,7 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     if not root.exists():
         message = f"File or folder not found: {root} (--root)."
         raise MissingInputError(message)
-    if root.is_file() or is_slide_folder(root):
+    if is_slide(root):
         return (root,)
     entries = sorted(root.glob("[!.]*"))
     slides = [entry for entry in entries if reader_of(entry) is not None]
@@ -73,23 +74,20 @@ def grid_slides(root: Path, *, section: str | None = None) -> tuple[Path, ...]:
     companions = {file.with_suffix("") for file in files}
     others = [entry.name for entry in entries if entry not in slides and entry not in companions]
     broken = [name for name in others if name.lower().endswith(_SLIDE_NAMES)]
-    fault = None
-    if loose:
-        fault = f"loose DICOM files ({quoted(loose)}). Give each slide its own folder"
-    elif not slides:
-        fault = f"no slide, only {quoted(others)}" if others else "no files"
-    elif broken:
-        fault = f"{quoted(broken)}, which cannot be read; copy them again, or remove them"
-    if fault is not None:
-        message = f"Folder {str(root)!r} (--root) has {fault}."
-        raise SlideError(message)
+    for is_wrong, fault in (
+        (loose, f"loose DICOM files ({quoted(loose)}). Give each slide its own folder"),
+        (not slides, f"no slide, only {quoted(others)}" if others else "no files"),
+        (broken, f"{quoted(broken)}, which cannot be read; copy them again, or remove them"),
+    ):
+        if is_wrong:
+            message = f"Folder {str(root)!r} (--root) has {fault}."
+            raise SlideError(message)
     if others:
         _log.warning("%s: %d entries are no slides: %s", root, len(others), quoted(others))
     if section is not None and len(slides) > 1:
         message = f"--section {section!r} names one section, but --root has {len(slides)} slides."
         raise ConfigError(message)
-    names = [_section_name(slide) for slide in slides]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = [name for name, n in Counter(map(_section_name, slides)).items() if n > 1]
     if repeated:
         message = f"Several slides in {str(root)!r} are named {quoted(repeated)}. Rename them."
         raise SectionError(message)
@@ -100,7 +98,7 @@ def _section_name(path: Path) -> str:
     return path.stem.removesuffix(".ome")
 
 
-def grid_section(path: Path, config: EmbedConfig) -> Section:
+def grid_section(slide: Slide, config: EmbedConfig) -> Section:
     """Lay a regular grid over the tissue of a slide, as a section without counts.
 
     Cells lie side by side from the upper left corner of the slide, `config.stride_um` apart (default: the smallest tile);
@@ -116,57 +114,42 @@ def grid_section(path: Path, config: EmbedConfig) -> Section:
     ConfigError
         If tiles or step are in µm and µm per pixel is unknown, ``--mpp`` is impossible, or the step is too small (over
         twenty million cells).
-    MissingInputError
-        If the slide does not exist.
     SlideError
-        If it cannot be read (with ``--skip-bad-tiles``: nowhere), or shows no tissue.
+        If the slide cannot be read (with ``--skip-bad-tiles``: nowhere), or shows no tissue.
     """
-    name = config.section or _section_name(path)
+    name = config.section or _section_name(slide.path)
     option = find_scale(config.mpp, {})
-    with open_slide(path) as slide:
-        mpp = option.mpp or slide.mpp
-        tile_px, stride_px = _sizes(slide, config, mpp, name)
-        step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
-        where = f"slide {str(path)!r} ({slide.width} x {slide.height} px)"
-        n_cells = slide.width / stride_px * slide.height / stride_px
-        if n_cells > _MOST_CELLS:
-            message = (
-                f"A grid every {step} over {where} has {n_cells:.2g} cells, more than {_MOST_CELLS:.0e}. Use a larger "
-                "--stride-um (default: the smallest tile), or correct --mpp."
-            )
-            raise ConfigError(message)
-        picture = shrink(
-            slide,
-            scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
-            purpose="the tissue mask: no tiles are laid there",
-            is_forgiving=config.skip_bad_tiles,
-        )
-        is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
+    mpp = option.mpp or slide.mpp
+    tile_px, stride_px = _sizes(slide, config, mpp, name)
+    step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
+    where = f"slide {str(slide.path)!r} ({slide.width} x {slide.height} px)"
+    n_cells = slide.width / stride_px * slide.height / stride_px
+    if n_cells > _MOST_CELLS:
+        message = f"A grid every {step} over {where} has {n_cells:.2g} cells. Use a larger --stride-um, or correct --mpp."
+        raise ConfigError(message)
+    picture = shrink(
+        slide,
+        scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
+        is_forgiving=config.skip_bad_tiles,
+    )
+    is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
     rows, columns = np.nonzero(is_kept)
     if not len(rows):
-        message = (
-            f"No tissue on {where}: none of {is_kept.size} cells every {step} has tissue on {_LEAST_TISSUE:.0%} of its "
-            "area. Check --mpp and --stride-um (default: the smallest tile), or give the tiles with --csv."
-        )
+        found = f"none of {is_kept.size} cells every {step} is tissue on {_LEAST_TISSUE:.0%} of its area"
+        message = f"No tissue on {where}: {found}. Check --mpp and --stride-um, or give the tiles with --csv."
         raise SlideError(message)
-    xy_px = (np.stack([columns, rows], axis=1) + 0.5) * stride_px
-    tiles = SlideSource(path=path)
+    tiles = SlideSource(path=slide.path)
     return Section(
         name=name,
         donor=config.donor,
         ids=np.array([f"x{column}_y{row}" for row, column in zip(rows, columns, strict=True)], dtype=np.str_),
-        xy_px=xy_px,
-        xy_um=None if mpp is None else xy_px * mpp,
+        xy_px=(np.stack([columns, rows], axis=1) + 0.5) * stride_px,
         mpp=mpp,
         mpp_source=option.mpp_source or (None if mpp is None else "slide"),
-        counts=None,
-        genes=None,
         obs={"array_row": rows.astype(np.int64), "array_col": columns.astype(np.int64)},
         tiles=tiles,
-        patch_px=None,
-        hires_scale=None,
         join=JoinReport(n_matched=len(rows)),
-        sources=describe_sources(h5ad=None, csv=None, tiles=tiles),
+        sources=describe_sources(tiles),
     )
 
 
@@ -176,7 +159,7 @@ def _sizes(slide: Slide, config: EmbedConfig, mpp: float | None, name: str) -> t
     if mpp is None and (tile_um or config.stride_um is not None):
         sizes = f"of {', '.join(f'{um:g}um' for um in tile_um)}"
         asked = sizes if tile_um else f"every {config.stride_um:g} µm (--stride-um)"
-        raise ConfigError(unknown_mpp(asked, name, slide.path, slide.mpp_note))
+        raise ConfigError(unknown_mpp(asked, name, f"slide {slide.path.name!r} {slide.mpp_note}"))
     tile_px = min([um / (mpp or 1.0) for um in tile_um] + [float(px) for px in config.tile_px])
     return tile_px, tile_px if config.stride_um is None else config.stride_um / (mpp or 1.0)
 
@@ -238,13 +221,8 @@ def otsu_threshold(counts: Int64[Array, " n_values"]) -> int:
 
     The lower class includes the value. A histogram of one value gives that value.
     """
-    values = np.arange(len(counts))
-    n_low, sum_low = np.cumsum(counts), np.cumsum(counts * values)
+    n_low, sum_low = np.cumsum(counts), np.cumsum(counts * np.arange(len(counts)))
     n_high = n_low[-1] - n_low
-    is_split = (n_low > 0) & (n_high > 0)
-    if not is_split.any():
-        return int(np.argmax(counts))
-    low = sum_low[is_split] / n_low[is_split]
-    high = (sum_low[-1] - sum_low[is_split]) / n_high[is_split]
-    between = n_low[is_split].astype(np.float64) * n_high[is_split] * (high - low) ** 2
-    return int(values[is_split][np.argmax(between)])
+    low, high = sum_low / np.maximum(n_low, 1), (sum_low[-1] - sum_low) / np.maximum(n_high, 1)
+    between = n_low.astype(np.float64) * n_high * (high - low) ** 2  # 0 if a class is empty
+    return int(np.argmax(between if between.any() else counts))

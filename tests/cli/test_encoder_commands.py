@@ -46,7 +46,7 @@ def test_check(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         shown = spam("encoders", "check", "*lite0")
     (uni,) = found.pop("encoders")
     assert found == {"has_token": False, "is_offline": False, "endpoint": hub.url}
-    assert (uni["name"], uni["access"], uni["is_gated"]) == ("uni_v1", "not found", True)
+    assert (uni["name"], uni["access"]) == ("uni_v1", "not found")
     assert shown.code == 0
     assert spam("encoders", "check", "uni_v7").code == 2
 

@@ -3,7 +3,8 @@
 import pytest
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import AdaptReport, adapt, embed
+from spam.embedding import adapt, embed
+from spam.embedding.adapting import AdaptReport
 from spam.schemas.embed_config import EmbedConfig
 
 

@@ -14,31 +14,33 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.tiles import TileReader
 
 KEPT = [np.array([0, 3, 34]), np.array([], dtype=np.int64), np.array([7, 11])]
-ROWS = np.array([2, 5, 20, 41, 43])
+ROWS = [np.array([2, 5, 20]), np.array([], dtype=np.int64), np.array([41, 43])]
 
 
 @pytest.mark.parametrize("n_threads", [0, 3])
 def test_tiles_are_those_of_the_reader(tiles: EmbedConfig, tmp_path: Path, n_threads: int) -> None:
-    config = EmbedConfig.from_mapping({**tiles.to_mapping(), "tile_um": [16.0, 8.0]})
+    config = EmbedConfig.from_mapping(
+        {**tiles.to_mapping(), "tile_um": [16.0, 8.0], "num_workers": n_threads}
+    )
     with contextlib.ExitStack() as slides:
         planned = read_plan(config, slides)
         bank = cut_tiles(
             planned.sections,
             KEPT,
             ROWS,
-            planned.card,
+            config,
             n_rows=47,
             folder=tmp_path,
-            n_threads=n_threads,
-            is_forgiving=False,
+            device=torch.device("cpu"),
             progress=SILENT,
         )
-    assert list(np.flatnonzero(bank.place >= 0)) == list(ROWS)
+    rows = np.concatenate(ROWS)
+    assert [np.flatnonzero(place >= 0).tolist() for place in bank.places] == [rows.tolist()] * 2
     assert list(tmp_path.iterdir()) == []
     for size in range(2):
         expected = []
         for one, own in zip(planned.sections, KEPT, strict=True):
             with TileReader(one.section, one.specs[size], interpolation="bilinear") as reader:
                 expected.append(reader.read_many(own))
-        found = bank.gather(ROWS[::-1], torch.device("cpu"))[size]
+        found = bank.gather(rows[::-1], torch.device("cpu"))[size]
         np.testing.assert_array_equal(found.permute(0, 2, 3, 1).numpy(), np.concatenate(expected)[::-1])

@@ -1,7 +1,6 @@
 """Models small enough to be made in a moment, that go the way of the real ones."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,18 +46,6 @@ def _write_folder(folder: Path, *, num_classes: int = 0, **config: object) -> Pa
     (folder / "config.json").write_text(json.dumps(values))
     state = _make_tiny(num_classes=num_classes).state_dict()
     safetensors.torch.save_file(state, folder / "model.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def encoder_folders(shared_data: Path) -> Path:
-    """Folder of the real encoders in timm's own format, beside the shared data."""
-    folder = shared_data.parent / "encoders"
-    if not folder.exists():
-        reason = f"no encoders beside the real data, in {folder}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
     return folder
 
 

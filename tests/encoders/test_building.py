@@ -13,12 +13,11 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from random_weights import randomise
 from torch import nn
 
 from spam.encoders import build_encoder, encoder_card
 from spam.encoders.published_weights import in_order, read_weights
-from spam.encoders.tile_network import AttentionPool, TileNetwork
+from spam.encoders.tile_network import TileNetwork
 from spam.encoders.timm_models import build_timm_model, create_network
 from spam.encoders.weight_access import weights_here
 from spam.errors import EncoderError
@@ -265,18 +264,3 @@ def test_own_architectures_have_the_epsilons_of_the_originals_and_train(
     assert [m.eps for m in network.modules() if isinstance(m, nn.LayerNorm)] == epsilons
     network(torch.randn(2, 3, 32, 32)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_attention_pool_is_attention(has_bias: bool) -> None:
-    pool: Any = randomise(AttentionPool(width=5, dim=12, n_heads=3, has_bias=has_bias))
-    tokens = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        key, value = pool.to_key_value(pool.norm_tokens(tokens)).tensor_split(2, dim=-1)
-        query = pool.to_query(pool.norm_query(pool.query))[0]
-        heads = []
-        for part in range(3):
-            own = slice(4 * part, 4 * part + 4)
-            weights = ((key[:, :, own] * query[own]).sum(2) / 4**0.5).softmax(dim=1)
-            heads.append((weights[:, :, None] * value[:, :, own]).sum(1))
-        torch.testing.assert_close(pool(tokens), pool.out(torch.cat(heads, dim=1)))

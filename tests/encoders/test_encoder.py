@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import timm
 import torch
 
 from spam.encoders import build_encoder, encoder_card
 from spam.encoders.encoder import Encoder
-from spam.encoders.tile_network import TileNetwork, pool_stages, pool_tokens, weights_digest
+from spam.encoders.tile_network import TileNetwork, pool_stages, weights_digest
 from spam.errors import EncoderError
 from spam.schemas.encoder_card import EncoderCard
 
@@ -29,20 +28,9 @@ def some_tiles(n_tiles: int, px: int = PX) -> np.ndarray:
 def tokens_by_hand(folder: Path, tiles: np.ndarray) -> torch.Tensor:
     """Tokens of the tiny model for tiles normalised one pixel type at a time, in float64 until the last step."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    assert weights_digest(model) == weights_digest_by_hand(
-        safetensors.torch.load_file(folder / "model.safetensors")
-    )
     scaled = (tiles.astype(np.float64) / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
     with torch.inference_mode():
         return model.forward_features(torch.from_numpy(scaled.transpose(0, 3, 1, 2).astype(np.float32)))
-
-
-def weights_digest_by_hand(state: dict[str, torch.Tensor]) -> str:
-    text = b""
-    for name in sorted(state):
-        array = state[name].numpy()
-        text += f"{name} torch.{array.dtype} {array.shape}\n".encode() + array.tobytes()
-    return hashlib.sha256(text).hexdigest()
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def encoder(tiny_folder: Path) -> Encoder:
 
 def test_card_of_a_folder_is_what_its_configuration_says(tiny_folder: Path) -> None:
     card = encoder_card(f"local:{tiny_folder}")
-    assert card.n_registers == dict(card.kwargs)["reg_tokens"] == 2
+    assert dict(card.kwargs)["reg_tokens"] == 2
     assert card.to_mapping()["source"] == card.name == "local:tiny"  # no path of this machine
     assert (card.dim, card.input_px, card.architecture) == (24, PX, "vit_tiny_patch16_224")
     assert (card.mean, card.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -77,20 +65,6 @@ def test_tokens_are_pooled_without_registers(tiny_folder: Path, pooling: str, di
         pooling
     ]
     np.testing.assert_allclose(build_encoder(card, device=CPU).embed(tiles), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_pooling_of_counted_tokens() -> None:
-    tokens = torch.arange(2 * 5 * 3, dtype=torch.float32).reshape(2, 5, 3)
-    assert pool_tokens(tokens, n_prefix=2, pooling="cls").tolist() == [[0, 1, 2], [15, 16, 17]]
-    assert pool_tokens(tokens, n_prefix=2, pooling="mean").tolist() == [[9, 10, 11], [24, 25, 26]]
-    both = pool_tokens(tokens, n_prefix=2, pooling="cls+mean").tolist()
-    assert both == [[0, 1, 2, 9, 10, 11], [15, 16, 17, 24, 25, 26]]
-
-
-def test_permuting_tiles_permutes_features(encoder: Encoder) -> None:
-    tiles = some_tiles(7)
-    order = np.array([3, 0, 6, 1, 5, 2, 4])
-    np.testing.assert_allclose(encoder.embed(tiles[order]), encoder.embed(tiles)[order], rtol=1e-5, atol=1e-6)
 
 
 def test_digest_is_of_names_types_shapes_and_bytes() -> None:

@@ -4,9 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from spam.errors import ConfigError, SectionError
 from spam.sections.coordinates import CENTRE_COLUMNS, Reading, Scale, compare_with_h5ad, to_pixels
@@ -77,20 +74,6 @@ def test_broken_coordinates_name_the_ids_unless_no_spot_uses_them(lab, cell, col
     np.testing.assert_array_equal(lab.read().xy_px, [[1.0, 2.0]])
 
 
-@settings(deadline=None)  # shared machines stall
-@given(
-    xy=arrays(np.float64, (7, 2), elements=st.floats(-1e5, 1e5, width=32)),
-    true=st.sampled_from(READINGS),
-)
-def test_pixels_undo_unit_and_order(xy, true):
-    unit, is_swapped = true
-    written = xy * FACTORS[unit]
-    written = written[:, ::-1].copy() if is_swapped else written
-    reading = Reading(columns=("x", "y"), unit=unit, is_swapped=is_swapped)
-    scale = Scale(mpp=MPP, mpp_source="option", hires=HIRES)
-    np.testing.assert_array_equal(to_pixels(written, reading, scale), xy)
-
-
 @pytest.mark.parametrize("true", READINGS)
 @pytest.mark.parametrize("asked", READINGS)
 def test_a_wrong_reading_is_named_with_the_right_options(lab, asked, true):
@@ -101,6 +84,7 @@ def test_a_wrong_reading_is_named_with_the_right_options(lab, asked, true):
     scale = Scale(mpp=MPP, mpp_source="h5ad", hires=HIRES)
     reading = Reading(columns=("x", "y"), unit=asked[0], is_swapped=asked[1])
     if asked == true:
+        np.testing.assert_array_equal(to_pixels(written, reading, scale), lab.xy)
         assert compare_with_h5ad(written, lab.xy, reading, scale) == ()
         return
     with pytest.raises(SectionError, match=r"obsm\['spatial'\]") as caught:
@@ -121,8 +105,7 @@ def test_tables_that_agree_or_differ(lab):
     def notes(xy, spatial, **options):
         lab.write_h5ad(spatial=spatial, libraries=LIBRARY)
         lab.write_csv(xy=xy)
-        section = lab.read(**options)
-        return section.join.notes
+        return lab.read(**options).join.notes
 
     assert notes(np.rint(lab.xy * HIRES), lab.xy, coordinates="hires") == ()  # half a hires pixel is 4 pixels
     assert notes(lab.xy, np.column_stack([lab.xy, np.full(5, 1e6)])) == ()  # a third axis is left out
@@ -144,9 +127,8 @@ def test_no_option_is_named_that_cannot_be_asked_for(lab):
     lab.write_h5ad(spatial=lab.xy * MPP, libraries=LIBRARY)
     um = lab.xy[list(lab.table_order)] * MPP
     lab.write_csv(drop=("x", "y"), x_um=um[:, 0], y_um=um[:, 1])
-    section = lab.read()
-    np.testing.assert_array_equal(section.xy_px, lab.xy)
-    assert "obsm['spatial']" in section.join.notes[0]
+    np.testing.assert_array_equal(lab.read().xy_px, lab.xy)
+    assert "obsm['spatial']" in lab.read().join.notes[0]
 
 
 @pytest.mark.parametrize("group", ["metadata", "scalefactors"])
@@ -185,7 +167,5 @@ def test_hints_about_the_pixel_size(lab):
         ({"metadata": {"mpp": 1.0, "mpp_is_estimate": True}}, "1 µm per pixel as an estimate"),
     ):
         lab.write_h5ad(libraries={"lib": library})
-        (note,) = lab.read().join.notes
-        assert words in note
-        assert "--mpp" in note
+        assert words in lab.read().join.notes[0]
         assert lab.read(mpp=0.6).join.notes == ()

@@ -119,8 +119,8 @@ def test_missing_parts_are_named(store, section, add):
 
 def test_lab_section_is_added_and_replaced_only_on_purpose(store, make_graph, make_tables, make_meta):
     tables = make_tables(make_meta())
-    del tables["overview"]
-    lab = lab_section("C2", donor="d1", mpp=0.5, **(tables | {"xy_um": tables["xy_px"] * 0.5}))
+    del tables["overview"], tables["xy_um"]
+    lab = lab_section("C2", donor="d1", mpp=0.5, **tables)
     image = np.full((3, 5, 3), 7, np.uint8)
     given_once = {
         "slide_size_px": (1009, 907),

@@ -61,26 +61,20 @@ def make_section() -> MakeSection:
         *,
         mpp: float | None = None,
         mpp_source: str | None = None,
-        patch_px: int | None = None,
-        hires_scale: float | None = None,
+        **values: float,
     ) -> Section:
         xy = np.array(xy_px, dtype=np.float64).reshape(-1, 2)
         return Section(
             name="S1",
-            donor=None,
             ids=np.array([f"spot{i}" for i in range(len(xy))], dtype=np.str_),
             xy_px=xy,
-            xy_um=None if mpp is None else xy * mpp,
             mpp=mpp,
             mpp_source=mpp_source or (None if mpp is None else "h5ad"),
-            counts=None,
-            genes=None,
             obs={},
             tiles=SlideSource(path=tiles) if isinstance(tiles, Path) else TileFiles(paths=tuple(tiles)),
-            patch_px=patch_px,
-            hires_scale=hires_scale,
             join=JoinReport(n_matched=len(xy)),
             sources=(),
+            **values,
         )
 
     return make

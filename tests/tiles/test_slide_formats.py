@@ -49,9 +49,8 @@ def test_each_kind_of_tiff_gives_the_pixels_that_were_written(kind, tmp_path, pi
     with open_slide(path) as slide:
         assert type(slide) is TiffSlide
         assert (slide.width, slide.height, slide.level_downsamples) == (401, 307, (1.0,))
-        assert slide.block_sizes == (
-            (80, 64) if "tile" in options else (401, options.get("rowsperstrip", 307)),
-        )
+        strips = (401, options.get("rowsperstrip", 307))
+        assert slide.block_sizes == ((80, 64) if "tile" in options else strips,)
         np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
         np.testing.assert_array_equal(slide.read(59, 61, 97, 71), picture[61:132, 59:156])
 
@@ -258,15 +257,8 @@ def test_ome_headers(attributes, mpp):
 @pytest.mark.parametrize(
     ("x", "y", "mpp"),
     [
-        (0.5, 0.5, 0.5),
-        (0.05, 0.05, 0.05),
-        (20.0, 20.0, 20.0),
-        (0.5, 0.505, 0.5025),
-        (0.04, 0.04, None),
-        (21.0, 21.0, None),
-        (0.5, 0.6, None),
-        (None, 0.5, None),
-        (float("nan"), 0.5, None),
+        *((0.05, 0.05, 0.05), (20.0, 20.0, 20.0), (0.5, 0.505, 0.5025)),
+        *((0.04, 0.04, None), (21.0, 21.0, None), (0.5, 0.6, None), (float("nan"), 0.5, None)),
     ],
 )
 def test_implausible_or_oblong_pixels_are_not_trusted(x, y, mpp):

@@ -48,10 +48,8 @@ def test_the_filter_is_the_one_asked_for(make_section, slide_path):
 
 
 def test_tile_files_are_the_tiles_of_the_slide(make_section, slide_path, tile_paths):
-    with (
-        TileReader(make_section(XY, slide_path), SPEC) as slide,
-        TileReader(make_section(XY, tile_paths), SPEC) as files,
-    ):
+    sections = make_section(XY, slide_path), make_section(XY, tile_paths)
+    with TileReader(sections[0], SPEC) as slide, TileReader(sections[1], SPEC) as files:
         np.testing.assert_array_equal(files.read_many(range(5)), slide.read_many(range(5)))
 
 
@@ -128,9 +126,8 @@ def test_a_tile_that_cannot_be_read_raises_where_its_batch_would_come(make_secti
         tile_paths[2].write_bytes(tile_paths[2].read_bytes()[:2000])
         ahead = read_batches(reader, [[0, 1], [2], [3]], n_threads=2)
         np.testing.assert_array_equal(next(ahead).pixels, reader.read_many([0, 1]))
-        with pytest.raises(
-            SlideError, match=r"spot 'spot2' of section 'S1'.*tile2\.png.*cannot be.*--skip-bad-tiles"
-        ):
+        words = r"spot 'spot2' of section 'S1'.*tile2\.png.*cannot be.*--skip-bad-tiles"
+        with pytest.raises(SlideError, match=words):
             next(ahead)
     with TileReader(section, SPEC, is_forgiving=True) as reader:
         batch = reader.read_batch([3, 2, 0])

@@ -56,7 +56,8 @@ def config(root, **values):
 
 
 def grid(path, **values):
-    return grid_section(path, config(path, **values))
+    with open_slide(path) as slide:
+        return grid_section(slide, config(path, **values))
 
 
 def painted(path, width, height, *boxes):
