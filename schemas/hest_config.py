@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, flag, option
+from .config import Config, option
 from .embed_config import DEFAULT_ENCODER
 
 HestSolver = Literal["sklearn", "exact"]
@@ -41,15 +41,6 @@ class HestConfig(Config):
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
-        repeated = sorted({name for name in self.tasks if self.tasks.count(name) > 1})
-        unused = [
-            flag(field.name)
-            for field in dataclasses.fields(self)
-            if field.name in ("batch_size", "device") and getattr(self, field.name) != field.default
-        ]
-        return [
-            f"--tasks repeats {', '.join(repeated)}" if repeated else None,
-            f"--features excludes {' and '.join(unused)}: nothing is embedded"
-            if self.features is not None and unused
-            else None,
-        ]
+        message = "--features excludes --batch-size and --device: nothing is embedded"
+        is_unused = self.features is not None and (self.batch_size, self.device) != (64, "auto")
+        return [message if is_unused else None]

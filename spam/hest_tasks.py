@@ -92,7 +92,13 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
         for task in tasks
     }
     if config.features is None:
-        _embed_all(tasks, embeddings, config, progress)
+        card = encoder_card(config.enc_name)
+        require_reachable(card)
+        encoder = build_encoder(card, device=resolve_device(config.device))
+        for task in tasks:
+            for sample, path in embeddings[task.name].items():
+                patches = task.samples[sample].patches
+                embed_patches(patches, path, encoder, batch_size=config.batch_size, progress=progress)
     _require([path for paths in embeddings.values() for path in paths.values()], "embeddings (--features)")
     scores = []
     with progress.task("fit and score", sum(len(task.splits) for task in tasks)) as advance:
@@ -161,7 +167,7 @@ def find_tasks(root: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     if unknown:
         message = f"Tasks not found: {', '.join(unknown)} (--tasks). Available: {', '.join(known)}."
         raise ConfigError(message)
-    return tuple(known[name] for name in names or known)
+    return tuple(known[name] for name in dict.fromkeys(names or known))
 
 
 def read_task(folder: Path, *, needs_patches: bool) -> HestTask:
@@ -172,65 +178,62 @@ def read_task(folder: Path, *, needs_patches: bool) -> HestTask:
     MissingInputError
         If files are missing; names all of them.
     SectionError
-        If a table or the gene list is invalid, or a sample is on both sides of a split; lists every fault.
+        If a table or the gene list is invalid, or a sample is on both sides of a split.
     """
     name = folder.resolve().name
     matches = (_SPLIT_FILE.fullmatch(path.name) for path in (folder / "splits").iterdir())
     numbers = sorted({int(match[2]) for match in matches if match} or {0})
-    tables = {
-        number: [folder / "splits" / f"{side}_{number}.csv" for side in ("train", "test")]
-        for number in numbers
-    }
-    _require([*(path for pair in tables.values() for path in pair), folder / _GENE_FILE], f"task {name}")
-    faults: list[str] = []
-    genes: tuple[str, ...] = ()
+    paths = [folder / "splits" / f"{side}_{number}.csv" for number in numbers for side in ("train", "test")]
+    _require([*paths, folder / _GENE_FILE], f"task {name}")
     try:
         genes = tuple(json.loads((folder / _GENE_FILE).read_text(encoding="utf-8"))["genes"])
     except (ValueError, KeyError, TypeError) as error:
-        faults.append(f'{_GENE_FILE} is not {{"genes": [...]}} in JSON ({error!r})')
-    else:
-        if not genes or len(set(genes)) < len(genes):
-            faults.append(f"{_GENE_FILE} is empty or repeats genes")
-    samples: dict[str, HestSample] = {}
-    splits = {}
-    for number, (train, test) in tables.items():
-        sides = [_read_side(path, folder, samples, faults) for path in (train, test)]
-        splits[number] = sides[0], sides[1]
-        both = sorted(set(splits[number][0]) & set(splits[number][1]))
-        if both:
-            faults.append(f"split {number} has {', '.join(both)} on both sides")
+        message = f'{folder / _GENE_FILE} is not {{"genes": [...]}} in JSON ({error!r}).'
+        raise SectionError(message) from error
+    tables = [_read_side(path, folder) for path in paths]
+    sides = [tuple(table["sample_id"]) for table in tables]
+    files = pd.concat(tables).drop_duplicates()
+    splits = dict(zip(numbers, zip(sides[::2], sides[1::2], strict=True), strict=True))
+    both = {number: sorted({*train} & {*test}) for number, (train, test) in splits.items()}
+    listed = {_GENE_FILE: genes, **{path.name: side for path, side in zip(paths, sides, strict=True)}}
+    faults = [
+        *(
+            f"{file} is empty or has repeats"
+            for file, names in listed.items()
+            if len({*names}) < max(len(names), 1)
+        ),
+        *(f"split {number} has {', '.join(names)} on both sides" for number, names in both.items() if names),
+        *(
+            f"tables name different files for {n}"
+            for n in files["sample_id"][files["sample_id"].duplicated()]
+        ),
+    ]
     if faults:
         message = f"Invalid task {name!r} in {folder}: {'; '.join(faults)}."
         raise SectionError(message)
+    samples = {
+        row.sample_id: HestSample(expression=folder / row.expr_path, patches=folder / row.patches_path)
+        for row in files.itertuples()
+    }
     needed = [s.expression for s in samples.values()]
     needed += [s.patches for s in samples.values()] if needs_patches else []
     _require(needed, f"task {name}")
     return HestTask(name=name, genes=genes, splits=splits, samples=samples)
 
 
-def _read_side(
-    path: Path, folder: Path, samples: dict[str, HestSample], faults: list[str]
-) -> tuple[str, ...]:
-    """Read the sample names of one side of a split; adds their files to `samples`, and errors to `faults`."""
+def _read_side(path: Path, folder: Path) -> pd.DataFrame:
+    """Read one side of a split: ``sample_id``, ``patches_path`` and ``expr_path`` of each sample."""
     is_hest1k = (folder / "st").is_dir() and not (folder / "adata").is_dir()
     columns = ["sample_id"] if is_hest1k else ["sample_id", "patches_path", "expr_path"]
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)[columns].to_dict(orient="records")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)[columns]
     except (ValueError, KeyError) as error:  # parser errors are ValueErrors
-        faults.append(f"{path.name} is not a CSV table with {', '.join(columns)} ({error})")
-        return ()
-    for row in rows:
-        name = row["sample_id"]
-        sample = HestSample(
-            expression=folder / (f"st/{name}.h5ad" if is_hest1k else row["expr_path"]),
-            patches=folder / (f"patches/{name}.h5" if is_hest1k else row["patches_path"]),
-        )
-        if samples.setdefault(name, sample) != sample:
-            faults.append(f"{path.name} and another table name different files for {name}")
-    names = tuple(row["sample_id"] for row in rows)
-    if not names or len(set(names)) < len(names):
-        faults.append(f"{path.name} is empty or repeats samples")
-    return names
+        message = f"{path} is not a CSV table with {', '.join(columns)} ({error})."
+        raise SectionError(message) from error
+    if is_hest1k:
+        names = table["sample_id"]
+        table = table.assign(patches_path="patches/" + names + ".h5", expr_path="st/" + names + ".h5ad")
+    return table
 
 
 def _require(paths: Sequence[Path], what: str) -> None:
@@ -256,13 +259,11 @@ def read_expression(
     faults, places = [], []
     for what, wanted, index in (("barcodes", barcodes, adata.obs_names), ("genes", genes, adata.var_names)):
         names = index.astype(str)
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            faults.append(f"{len(missing)} of {len(wanted)} {what} missing ({', '.join(missing[:3])})")
-        repeated = sorted(set(names[names.duplicated()]) & set(wanted))
-        if repeated:
-            faults.append(f"{what} repeated ({', '.join(repeated[:3])})")
-        places.append([] if missing or repeated else names.get_indexer(list(wanted)))
+        n_found = names.value_counts().reindex(list(wanted), fill_value=0)
+        if bad := list(n_found.index[n_found != 1]):
+            faults.append(f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})")
+        else:
+            places.append(names.get_indexer_for(list(wanted)))
     if faults:
         message = f"{path} does not match its task: {'; '.join(faults)}. Use counts, patches and genes of one release."
         raise SectionError(message)
@@ -275,22 +276,6 @@ def read_expression(
         _LOG.warning("%s: X has values that are not integers; used as they are, as in HEST", path)
     expression: Array = np.log1p(counts)
     return expression
-
-
-def _embed_all(
-    tasks: Sequence[HestTask],
-    embeddings: Mapping[str, Mapping[str, Path]],
-    config: HestConfig,
-    progress: Progress,
-) -> None:
-    card = encoder_card(config.enc_name)
-    device = resolve_device(config.device)
-    require_reachable(card)
-    encoder = build_encoder(card, device=device)
-    for task in tasks:
-        for sample, path in embeddings[task.name].items():
-            patches = task.samples[sample].patches
-            embed_patches(patches, path, encoder, batch_size=config.batch_size, progress=progress)
 
 
 def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int, progress: Progress) -> None:
@@ -323,7 +308,7 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
         shape: tuple[int, ...] = ()
         if isinstance(images, h5py.Dataset) and images.dtype == np.uint8:
             shape = images.shape
-        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or not shape[0]:
+        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
             message = f"'img' of {patches} is not an array of square RGB patches, uint8 (n, px, px, 3)."
             raise SectionError(message)
         refuse_claims(images)
@@ -375,7 +360,7 @@ def read_barcodes(file: h5py.File) -> tuple[str, ...]:
     Raises
     ------
     SectionError
-        If neither exists, or a barcode is repeated.
+        If neither exists.
     """
     node = next((file[key] for key in ("barcodes", "barcode") if key in file), None)
     if not isinstance(node, h5py.Dataset):
@@ -383,8 +368,4 @@ def read_barcodes(file: h5py.File) -> tuple[str, ...]:
         raise SectionError(message)
     refuse_claims(node)
     values = np.asarray(node[()]).ravel()
-    barcodes = tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)
-    if len(set(barcodes)) < len(barcodes):
-        message = f"{file.filename} repeats {len(barcodes) - len(set(barcodes))} barcodes."
-        raise SectionError(message)
-    return barcodes
+    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)

@@ -15,22 +15,19 @@ from torch.nn.functional import mse_loss, softplus
 
 from spam.errors import NotApplicableError
 from spam.graphs import knn
-from spam.hardware import seeded
 from spam.models.linear import fit_ridge, hest_ridge_fit
 from spam.models.rate_path import PER, choose_penalty, dispersion_by_moments, fit_rate_path, log_rate_of
 from spam.training.groups import Groups, assign_groups, cross_fit
 from spam.typing import Array, Float, Float32, Float64, Int64
 
+from .boards import CountPrediction, MethodPrediction
 from .folds import FoldTask
 from .methods import (
     CONTEXT,
-    CPU,
     N_COMPONENTS,
-    CountPrediction,
     FoldInputs,
     FoldTargets,
     InputView,
-    MethodPrediction,
     Schedule,
     fold_inputs,
     fold_targets,
@@ -103,9 +100,8 @@ def image_neighbours(task: FoldTask, seed: int, *, view: InputView) -> Predictio
     bank = inputs.train[targets.rows]
 
     def predict(x: Array) -> Array:
-        return np.asarray(
-            targets.centred[knn(bank, x, k=_N_NEIGHBOURS, metric="cosine").indices].mean(axis=1)
-        )
+        near = knn(bank, x, k=_N_NEIGHBOURS, metric="cosine").indices
+        return np.asarray(targets.centred[near].mean(axis=1))
 
     return _predictions(inputs, predict, targets.gene_mean)
 
@@ -154,31 +150,24 @@ def hest_ridge(task: FoldTask, seed: int) -> Predictions:
     return predictions
 
 
-def ridge(
-    task: FoldTask,
-    seed: int,
-    *,
-    view: InputView,
-    is_target_centred: bool = True,
-    alpha: float | None = _ALPHA,
-) -> Predictions:
+def ridge(task: FoldTask, seed: int, *, view: InputView, alpha: float | None = _ALPHA) -> Predictions:
     """Fit a ridge on principal components of a spot's image.
 
     Parameters
     ----------
     view
-        Image inputs.
-    is_target_centred
-        Whether to fit expression minus the section mean; predictions then add the mean of the section means.
+        Image inputs. If they are relative to their section, so is the fitted expression, and predictions add the mean of
+        the section means.
     alpha
         Penalty on unscaled components; None chooses it by leaving out one training section at a time, and uses a fixed
         value if there is one training section.
     """
     inputs, targets = fold_inputs(task, view), fold_targets(task)
-    y = targets.centred if is_target_centred else targets.expression
+    is_relative = view.normalisation != "none"
+    y = targets.centred if is_relative else targets.expression
     penalty = _penalty(inputs, targets) if alpha is None else alpha / inputs.scale**2
     fitted = fit_ridge(inputs.train[targets.rows], y, alpha=penalty)
-    return _predictions(inputs, fitted.predict, targets.gene_mean if is_target_centred else 0.0)
+    return _predictions(inputs, fitted.predict, targets.gene_mean if is_relative else 0.0)
 
 
 def negative_binomial_ridge(task: FoldTask, seed: int) -> Predictions:
@@ -274,14 +263,9 @@ def count_mlp(task: FoldTask, seed: int) -> Predictions:
     offsets = log_rate_of_sections(targets.counts, targets.totals, targets.section)
     rank = np.unique(targets.section, return_inverse=True)[1]
     log_base = np.log(targets.totals / PER)[:, None] + offsets[rank]
-    base, counts, theta = (
-        torch.from_numpy(values).float()
-        for values in (
-            log_base,
-            targets.counts.toarray(),
-            dispersion_by_moments(targets.counts, np.exp(log_base)),
-        )
-    )
+    around_sections = dispersion_by_moments(targets.counts, np.exp(log_base))
+    arrays = (log_base, targets.counts.toarray(), around_sections)
+    base, counts, theta = (torch.from_numpy(values).float() for values in arrays)
     output = _fit_members(
         x, counts.shape[1], lambda out, rows: count_loss(base[rows] + out, theta, counts[rows]), seed
     )
@@ -302,12 +286,9 @@ def log_rate_of_sections(
 
     A gene without counts in a section gets half a count, so that the logarithm is finite.
     """
-    rates = []
-    for number in np.unique(section):
-        rows = section == number
-        observed = np.asarray(counts[rows].sum(axis=0), dtype=np.float64).ravel()
-        rates.append(np.maximum(observed, 0.5) / totals[rows].sum() * PER)
-    log_rates: Array = np.log(np.stack(rates))
+    indicator = csr_matrix(section == np.unique(section)[:, None], dtype=np.float64)
+    observed = np.maximum((indicator @ counts).toarray(), 0.5)
+    log_rates: Array = np.log(observed / (indicator @ totals)[:, None] * PER)
     return log_rates
 
 
@@ -331,18 +312,16 @@ def _fit_members(
 ) -> Callable[[Array], Array]:
     """Fit small networks to ``loss(output, rows)``; return the function from inputs to their mean output."""
     images = torch.from_numpy(x)
-    members = []
-    for member in range(_N_MEMBERS):
-        with seeded(seed, member, device=CPU):
-            network = SmallNetwork(x.shape[1], n_genes)
-        members.append(network)
+    members = [
         train_network(
-            network,
-            lambda rows, network=network: loss(network(images[rows]), rows),  # type: ignore[misc]
+            lambda: SmallNetwork(x.shape[1], n_genes),
+            lambda network, rows: loss(network(images[rows]), rows),
             len(x),
             _SCHEDULE,
             seed=(seed, member),
         )
+        for member in range(_N_MEMBERS)
+    ]
 
     @torch.no_grad()
     def output(inputs: Array) -> Array:
@@ -368,11 +347,7 @@ def _penalty(inputs: FoldInputs, targets: FoldTargets) -> float:
     return choose_penalty(inputs.train[targets.rows], targets.expression, targets.section)
 
 
-def _ridge(name: str, view: InputView, **options: object) -> Baseline:
-    return Baseline(name=name, predict=partial(ridge, view=view, **options))  # type: ignore[arg-type]
-
-
-TUNED_RIDGE = _ridge("tuned ridge", CONTEXT, alpha=None)
+TUNED_RIDGE = Baseline(name="tuned ridge", predict=partial(ridge, view=CONTEXT, alpha=None))
 _LINEAR_PARTS = (
     TUNED_RIDGE,
     Baseline(name="image kNN with context", predict=partial(image_neighbours, view=CONTEXT)),
@@ -387,10 +362,15 @@ BASELINES = (
     Baseline(name="coordinate kNN", predict=coordinate_neighbours),
     Baseline(name="image kNN", predict=partial(image_neighbours, view=InputView())),
     Baseline(name="HEST ridge", predict=hest_ridge),
-    _ridge("ridge on one scale", InputView(scales="smallest", normalisation="none"), is_target_centred=False),
-    _ridge("ridge + all scales", InputView(normalisation="none"), is_target_centred=False),
-    _ridge("ridge + centring", InputView(normalisation="centred")),
-    _ridge("ridge + standardising", InputView()),
+    *(
+        Baseline(name=f"ridge {step}", predict=partial(ridge, view=view))
+        for step, view in (
+            ("on one scale", InputView(scales="smallest", normalisation="none")),
+            ("+ all scales", InputView(normalisation="none")),
+            ("+ centring", InputView(normalisation="centred")),
+            ("+ standardising", InputView()),
+        )
+    ),
     TUNED_RIDGE,
     Baseline(name="NB ridge", predict=negative_binomial_ridge),
     Baseline(name="ridge + kNN + RBF", predict=partial(average, parts=_LINEAR_PARTS)),

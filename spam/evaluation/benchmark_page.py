@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 
-from .boards import HEADLINE_SET, HEST_SET, SCORE_HEADINGS, markdown_table, shown
+from .boards import HEADLINE_SET, HEST_SET, SCOPES, SCORE_HEADINGS, board_table, markdown_table, shown
 from .runs import ALL_GENES
 from .summary import COMPARED
 
 if TYPE_CHECKING:
     from .cross_validation import BenchmarkReport
-
-_UNIT_NOTES = {
-    "donors": "",
-    "sections": " With one donor or unknown donors, intervals are no evidence for other donors.",
-    "blocks": " With one section, intervals are no evidence for other sections or donors.",
-}
 
 
 def benchmark_markdown(report: "BenchmarkReport") -> str:
@@ -64,8 +58,8 @@ def _introduction(report: "BenchmarkReport") -> list[str]:
         f"```bash\n{_command(report.config)}\n```",
         f"Features of {report.features.encoder}, tiles of {sizes}. Tested: {folds}. Genes are chosen and models are fitted "
         "on the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged "
-        f"over genes, seeds, sections and donors, in this order. Intervals: 95 % bootstrap over "
-        f"{report.unit}.{_UNIT_NOTES[report.unit]}",
+        f"over genes, seeds, sections and donors, in this order. Intervals: 95 % bootstrap over {report.unit}"
+        f"{SCOPES[report.unit]}.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in report.software.items())}; data {report.data_sha256[:12]}.",
     ]
 
@@ -114,19 +108,8 @@ def _boards(report: "BenchmarkReport") -> Iterator[str]:
     for gene_set, own in report.summaries.groupby("gene_set", sort=False):
         if gene_set == HEST_SET:
             continue
-        means = own.pivot_table(index="method", columns="score", values="mean", sort=False, dropna=False)
-        scores = [score for score in SCORE_HEADINGS if score in means]
-        rows = [
-            [
-                row.method,
-                f"{row.n_genes:g}",
-                f"{row.n_undefined:g}",
-                *map(shown, means.loc[row.method, scores]),
-            ]
-            for row in own[own["score"] == "pearson"].itertuples()
-        ]
         yield f"## Honest board, {gene_set}"
-        yield markdown_table(["method", "genes", "undefined", *(SCORE_HEADINGS[s] for s in scores)], rows)
+        yield board_table(own, value="mean")
     yield (
         "Genes, and those without a Pearson correlation (constant truth or prediction), are means over test sections; "
         "undefined scores are excluded from means."
@@ -136,21 +119,15 @@ def _boards(report: "BenchmarkReport") -> Iterator[str]:
 def _differences(report: "BenchmarkReport") -> str:
     if not report.differences:
         return "None: only baselines were run."
-    found = {(d.method, d.other, d.gene_set, d.score): d for d in report.differences}
-    rows = []
-    for method, other in dict.fromkeys((d.method, d.other) for d in report.differences):
-        cells = []
-        for compared in COMPARED:
-            d = found.get((method, other, *compared))
-            if d is None:
-                cells.append("–")
-                continue
-            mark = "**" if d.is_better else ""
-            mean, lower, upper = (
-                shown(x, "+") for x in (d.difference.mean, d.difference.lower, d.difference.upper)
-            )
-            cells.append(f"{mark}{mean}{mark} ({lower} to {upper})")
-        rows.append([method, other, *cells])
+    cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for d in report.differences:
+        mean, lower, upper = (
+            shown(x, "+") for x in (d.difference.mean, d.difference.lower, d.difference.upper)
+        )
+        mark = "**" if d.is_better else ""
+        own = cells.setdefault((d.method, d.other), {})
+        own[d.gene_set, d.score] = f"{mark}{mean}{mark} ({lower} to {upper})"
+    rows = [[*pair, *(own.get(compared, "–") for compared in COMPARED)] for pair, own in cells.items()]
     head = ["method", "minus", *(f"{gene_set} {SCORE_HEADINGS[score]}" for gene_set, score in COMPARED)]
     note = f"Same test sections, seeds averaged; 95 % bootstrap over {report.unit}; bold: whole interval on the better side."
     return f"{markdown_table(head, rows)}\n\n{note}"
@@ -165,10 +142,6 @@ def _by_section(report: "BenchmarkReport") -> str:
 def _failures(report: "BenchmarkReport") -> Iterator[str]:
     if report.failures or report.n_waiting:
         yield "## Without scores"
-        lines = [
-            f"- {r.method} {'does not apply to' if r.does_not_apply else 'failed in'} {r.fold} "
-            f"(seed {r.seed}): {r.failure}"
-            for r in report.failures
-        ]
+        lines = [f"- {result.sentence()}" for result in report.failures]
         lines += [f"- {report.n_waiting} runs of other shards are not finished."] if report.n_waiting else []
         yield "\n".join(lines)

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
-from spam.errors import SectionError
+from spam.models import Likelihood, count_interval, count_log_prob
 from spam.models.expression import CountMatrix, log1p_cp10k, morans_i
-from spam.typing import Array, Num, Shaped
+from spam.training.genes import GeneChoice
+from spam.typing import Array, Float, Float64, Int64, Num, Shaped
 
 from . import metrics
 from .metrics import Interval, bootstrap_mean
@@ -35,7 +37,7 @@ SCORE_HEADINGS = {
 
 UnitKind = Literal["donors", "sections", "blocks", "genes"]
 
-_SCOPES: dict[UnitKind, str] = {
+SCOPES: dict[UnitKind, str] = {
     "donors": "",
     "sections": "; not over donors: no evidence for other donors",
     "blocks": "; one section: no evidence for other sections or donors",
@@ -56,76 +58,64 @@ class SectionTruth:
     counts
         Raw counts (n_spots, n_genes).
     genes
-        Unique names (n_genes,).
+        Unique names (n_genes,), all of them among the predicted genes.
     totals
         Library size of each spot (n_spots,) over all genes of the section.
     weights
-        Spatial graph (n_spots, n_spots) for Moran's I, or None to skip it.
+        Spatial graph (n_spots, n_spots) for Moran's I.
     """
 
     counts: CountMatrix
     genes: Shaped[Array, " _"]
     totals: Num[Array, " _"]
-    weights: sparse.csr_matrix | sparse.csr_array | None = None
+    weights: sparse.csr_matrix | sparse.csr_array
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PredictedExpression:
-    """Output of one predictor for the spots of a section.
+class CountPrediction:
+    """A distribution of raw counts; it is scored at the measured depth of each spot.
 
     Attributes
     ----------
-    name
-        Name of the predictor in the tables.
-    expression
-        Predicted log1p(CP10k), (n_spots, n_genes).
-    genes
-        Unique names (n_genes,); genes that the section has not measured are not scored.
-    is_reference
-        True for a baseline; False for a model, which gets a verdict.
-    nll
-        Negative log-likelihood of the true counts in nats, mean over spots (n_genes,), or None.
+    likelihood
+        Family.
+    rate
+        Mean per 10k counts before zero inflation, (n_spots, n_genes).
+    theta
+        Inverse dispersion (n_genes,); not used by a Poisson.
+    pi
+        Probability of an excess zero (n_spots, n_genes); used by a ZINB only.
     lower, upper
-        Predictive interval of the raw counts, (n_spots, n_genes), or None.
-    raw_scale, raw_genes
-        Prediction of log1p(raw counts) by a variant trained on that target, for the HEST board, and its genes (default:
-        `genes`). Otherwise the HEST board scores `expression`, which ignores depth and so is at a disadvantage.
+        Predictive interval of the raw counts as quantile levels that are calibrated on the method's own training folds,
+        e.g. ``(0.04, 0.97)`` for 90 %.
     """
 
-    name: str
-    expression: Num[Array, "_ _"]
-    genes: Shaped[Array, " _"]
-    is_reference: bool
-    nll: Num[Array, " _"] | None = None
-    lower: Num[Array, "_ _"] | None = None
-    upper: Num[Array, "_ _"] | None = None
-    raw_scale: Num[Array, "_ _"] | None = None
-    raw_genes: Shaped[Array, " _"] | None = None
+    likelihood: Likelihood
+    rate: Float[Array, "n_spots n_genes"]
+    theta: Float[Array, " n_genes"] | None = None
+    pi: Float[Array, "n_spots n_genes"] | None = None
+    lower: float = 0.05
+    upper: float = 0.95
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SetScore:
-    """Scores of one predictor on one gene set.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MethodPrediction:
+    """Prediction of one section.
 
     Attributes
     ----------
-    predictor, is_reference, gene_set
-        Predictor, whether it is a baseline, and the scored genes.
-    n_genes, n_missing
-        Genes of the set, and how many of them the section or the predictor lacks.
-    means
-        Mean of each score over the genes with a defined score; NaN if none has one.
-    n_undefined
-        Genes without each score; they are excluded from its mean.
+    expression
+        Predicted log1p(CP10k), (n_spots, n_genes). Offset and scale of a gene do not affect correlations, but errors.
+    counts
+        Distribution of the raw counts, or None.
+    raw_scale
+        Prediction of log1p(raw counts) of the genes of ``hest-50``, in their order, by a variant fitted to that target, or
+        None. Then the HEST board scores `expression`, which ignores depth and so is at a disadvantage.
     """
 
-    predictor: str
-    is_reference: bool
-    gene_set: str
-    n_genes: int
-    n_missing: int
-    means: Mapping[str, float]
-    n_undefined: Mapping[str, int]
+    expression: Float[Array, "n_spots n_genes"]
+    counts: CountPrediction | None = None
+    raw_scale: Float[Array, "n_spots n_hest"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +144,12 @@ class PairedDifference:
             interval = f"95% bootstrap over {d.n_units} {self.unit}: {d.lower:+.3f} to {d.upper:+.3f}"
         else:
             verb, interval = "cannot be compared with", f"one {self.unit.removesuffix('s')}, so no interval"
-        scope = _FEW_DONORS if self.unit == "donors" and d.n_units < _FEW else _SCOPES[self.unit]
+        scope = _FEW_DONORS if self.unit == "donors" and d.n_units < _FEW else SCOPES[self.unit]
         return f"{self.method} {verb} {self.other} on {what}: {d.mean:+.3f} ({interval}{scope})"
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values with the sentence."""
+        return {**dataclasses.asdict(self), "is_better": self.is_better, "sentence": self.sentence()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -166,12 +160,10 @@ class BoardReport:
     ----------
     n_spots
         Spots with counts, which the honest board scores.
-    honest
-        Scores of log1p(CP10k), per gene set and predictor.
-    hest
-        Pearson on log1p(raw counts), as in the HEST benchmark; depth contributes to it.
-    verdicts
-        One per model; empty if the rival is not among the predictions.
+    scores
+        Scores of each method on each gene set, see `score_set`; the set ``hest-50`` is the HEST board.
+    verdict
+        The model compared with the tuned ridge, gene by gene; None without both.
     genes
         Scores per gene, see `gene_table`.
     panel_share
@@ -180,107 +172,190 @@ class BoardReport:
     """
 
     n_spots: int
-    honest: Sequence[SetScore]
-    hest: Sequence[SetScore]
-    verdicts: Sequence[PairedDifference]
+    scores: pd.DataFrame
+    verdict: PairedDifference | None
     genes: pd.DataFrame
     panel_share: float | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything except the genes as JSON-ready types; NaN becomes None."""
-        values: dict[str, Any] = json_ready(
-            {
-                "n_spots": self.n_spots,
-                "panel_share": self.panel_share,
-                "honest": self.honest,
-                "hest": self.hest,
-                "verdicts": [
-                    {**dataclasses.asdict(v), "is_better": v.is_better, "sentence": v.sentence()}
-                    for v in self.verdicts
-                ],
-            }
-        )
-        return values
+        values = {name: getattr(self, name) for name in ("n_spots", "panel_share", "scores")}
+        verdict = None if self.verdict is None else self.verdict.to_mapping()
+        mapping: dict[str, Any] = json_ready({**values, "verdict": verdict})
+        return mapping
 
     def gene_table(self) -> pd.DataFrame:
         """Return one row per scored gene, in the order of the section.
 
         Columns: ``mean_counts`` and ``detected_share`` (over the spots of the section), ``gene_sets`` (joined by ``;``),
-        ``morans_i`` of the truth, then ``PREDICTOR.SCORE`` for each predictor and score.
+        ``morans_i`` of the truth, then ``METHOD.SCORE`` for each method and score.
         """
-        return self.genes.copy()
+        return self.genes
 
     def markdown(self) -> str:
-        """Write the boards as Markdown tables, followed by the verdicts."""
-        parts = []
-        if self.panel_share is not None:
-            parts.append(
-                f"WARNING: the modelled genes make up {self.panel_share:.1f} times as much of this section's counts as of "
-                "the training sections', as in a panel. Library sizes are then too small, and scores that depend on the "
-                "level (R², MSE, MAE, NLL, coverage) are not meaningful."
-            )
-        parts += [
+        """Write the boards as Markdown tables, followed by the verdict."""
+        is_hest = self.scores["gene_set"] == HEST_SET
+        parts = [
             f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes.",
-            _board_table(self.honest),
-        ]
-        if self.hest:
-            parts += ["HEST board: log1p(raw counts); includes depth.", _board_table(self.hest)]
-        parts += [verdict.sentence() + "." for verdict in self.verdicts] or [
+            board_table(self.scores[~is_hest]),
+            "HEST board: log1p(raw counts); includes depth.",
+            board_table(self.scores[is_hest]),
             "No verdict: no model and rival to compare."
+            if self.verdict is None
+            else f"{self.verdict.sentence()}.",
         ]
+        if self.panel_share is not None:
+            warning = (
+                f"WARNING: the modelled genes have {self.panel_share:.1f} times their share of the training counts, as in a "
+                "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful."
+            )
+            parts.insert(0, warning)
         return "\n\n".join(parts) + "\n"
 
 
 def score_section(
     truth: SectionTruth,
-    predictions: Sequence[PredictedExpression],
-    gene_sets: Mapping[str, Sequence[str]],
+    predictions: Mapping[str, MethodPrediction],
+    genes: GeneChoice,
     *,
-    seed: int = 0,
+    model: str,
 ) -> BoardReport:
-    """Score every predictor on every gene set of a section.
+    """Score every method on every gene set of a section.
 
-    Honest board: log1p(CP10k), each score per gene over the spots with counts, averaged over the genes of a set. HEST board,
-    for the gene set ``hest-50`` if given: Pearson on log1p(raw counts). The verdict compares each model with the predictor
-    named ``tuned ridge`` on ``HVG-50``, gene by gene. The spots of all predictions are in the order of the truth.
+    Honest board: log1p(CP10k), each score per gene over the spots with counts, averaged over the genes of a set. HEST board:
+    see `score_hest`. The verdict compares the model with ``tuned ridge`` on ``HVG-50``, gene by gene.
 
     Parameters
     ----------
     truth
         Measurements.
     predictions
-        Models and baselines, with unique names.
-    gene_sets
-        Names of the genes of each set, chosen on training sections.
-    seed
-        Seed of the bootstrap.
-
-    Raises
-    ------
-    SectionError
-        If a prediction has another shape than (spots of the section, its genes), values that are not finite, or no gene of
-        the section.
+        Model and baselines by name, for the spots of `truth`.
+    genes
+        Predicted genes and the gene sets, chosen on training sections.
+    model
+        Name of the model.
     """
-    _check(truth, predictions)
-    tables = {predicted.name: _score_genes(truth, predicted) for predicted in predictions}
+    tables = {name: score_genes(truth, p, genes) for name, p in predictions.items()}
+    hest = {name: score_hest([truth], [p], genes) for name, p in predictions.items()}
+    scores = [
+        score_set(table, gene_set, members, method=name)
+        for gene_set, members in genes.sets.items()
+        for name, table in (hest if gene_set == HEST_SET else tables).items()
+    ]
+    verdict = None
+    if RIVAL in tables:
+        difference = tables[model]["pearson"] - tables[RIVAL]["pearson"]
+        values = difference[difference.index.isin(genes.sets[HEADLINE_SET])].to_numpy()
+        verdict = PairedDifference(
+            method=model,
+            other=RIVAL,
+            gene_set=HEADLINE_SET,
+            score="pearson",
+            difference=bootstrap_mean(values),
+            unit="genes",
+        )
     return BoardReport(
         n_spots=int((truth.totals > 0).sum()),
-        honest=[
-            _score_set(predicted, tables[predicted.name], name, members)
-            for name, members in gene_sets.items()
-            if name != HEST_SET
-            for predicted in predictions
-        ],
-        hest=[_score_hest(truth, p, gene_sets[HEST_SET]) for p in predictions]
-        if HEST_SET in gene_sets
-        else [],
-        verdicts=_judge(predictions, tables, gene_sets.get(HEADLINE_SET, ()), seed=seed),
-        genes=_join(truth, tables, gene_sets),
+        scores=pd.concat(scores, ignore_index=True),
+        verdict=verdict,
+        genes=_join(truth, tables, genes.sets),
     )
 
 
+def score_genes(truth: SectionTruth, prediction: MethodPrediction, genes: GeneChoice) -> pd.DataFrame:
+    """Compute all scores of the honest board, one row per measured gene, over the spots with counts.
+
+    Moran's I of the truth (``true_morans_i``) and of the prediction are columns, too.
+    """
+    rows = np.flatnonzero(truth.totals > 0)  # without counts the expression of a spot is unknown, not zero
+    columns = pd.Index(genes.genes).get_indexer(truth.genes)
+    counts, totals, weights = truth.counts[rows], truth.totals[rows], truth.weights[rows][:, rows]
+    expression, predicted = log1p_cp10k(counts, totals), prediction.expression[rows][:, columns]
+    scores = {name: getattr(metrics, name)(expression, predicted) for name in _PER_GENE}
+    scores |= {"morans_i": morans_i(predicted, weights), "true_morans_i": morans_i(expression, weights)}
+    if prediction.counts is not None:
+        dense = counts if isinstance(counts, np.ndarray) else counts.toarray()
+        scores |= _score_counts(dense, totals, prediction.counts, rows, columns)
+    return pd.DataFrame(scores, index=pd.Index(truth.genes, name="gene"))
+
+
+def _score_counts(
+    counts: Num[Array, "n m"],
+    totals: Num[Array, " n"],
+    predicted: CountPrediction,
+    rows: Int64[Array, " n"],
+    columns: Int64[Array, " m"],
+) -> dict[str, Float64[Array, " m"]]:
+    """Mean negative log-likelihood of each gene's counts in nats, and the share of counts within the interval.
+
+    `rows` and `columns` of the prediction are those of `counts`; `totals` are the measured library sizes.
+    """
+    likelihood, theta, pi = predicted.likelihood, None, None
+    mu = predicted.rate[rows][:, columns] * (totals / 1e4)[:, None]
+    if predicted.theta is not None and likelihood != "poisson":
+        theta = predicted.theta[columns]
+    if predicted.pi is not None and likelihood == "zinb":
+        pi = predicted.pi[rows][:, columns]
+    # `count_interval` is equal-tailed; the lower end of one and the upper end of another give unequal tails.
+    lower = count_interval(likelihood, mu, theta, pi, 1 - 2 * predicted.lower)[0]
+    upper = count_interval(likelihood, mu, theta, pi, 2 * predicted.upper - 1)[1]
+
+    def log(values: Num[Array, "..."]) -> torch.Tensor:
+        return torch.from_numpy(np.log(np.asarray(values, dtype=np.float64)))
+
+    # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: use the largest value below 1.
+    bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
+    excess = None if pi is None else np.clip(pi.astype(np.float64), *bounds)
+    log_prob = count_log_prob(
+        torch.from_numpy(counts),
+        log_mu=log(mu),
+        log_theta=None if theta is None else log(theta),
+        zi_logits=None if excess is None else log(excess) - log(1.0 - excess),
+    )
+    return {"nll": -log_prob.mean(0).numpy(), "coverage": metrics.coverage(counts, lower, upper)}
+
+
+def score_hest(
+    truths: Sequence[SectionTruth], predictions: Sequence[MethodPrediction], genes: GeneChoice
+) -> pd.DataFrame:
+    """Correlate with log1p of the raw counts over the pooled spots of some sections: the HEST board.
+
+    One row per gene of ``hest-50`` that all sections have measured.
+    """
+    members = genes.sets[HEST_SET]
+    shared = [gene for gene in members if all(gene in truth.genes for truth in truths)]
+    counts = [truth.counts[:, pd.Index(truth.genes).get_indexer(shared)] for truth in truths]
+    raw = [p.raw_scale for p in predictions if p.raw_scale is not None]
+    is_raw = len(raw) == len(predictions)
+    predicted = np.concatenate(raw if is_raw else [p.expression for p in predictions])
+    columns = pd.Index(members if is_raw else genes.genes).get_indexer(shared)
+    target = np.log1p(np.concatenate([c if isinstance(c, np.ndarray) else c.toarray() for c in counts]))
+    return pd.DataFrame({"pearson": metrics.pearson(target, predicted[:, columns])}, index=shared)
+
+
+def score_set(table: pd.DataFrame, gene_set: str, members: Sequence[str], *, method: str) -> pd.DataFrame:
+    """Average the scores of genes over a gene set: one row per score.
+
+    Columns: ``method``, ``gene_set``, ``score``; ``value``, the mean over the genes with a defined score (NaN if none has
+    one); ``n_genes`` and ``n_missing``, scored genes and those that the section lacks; ``n_undefined``, genes without this
+    score, which are excluded from its mean. The score ``moran_correlation`` is Pearson's over the genes' Moran's I.
+    """
+    own = table[table.index.isin(members)]
+    scores = {name: (own[name].mean(), own[name].isna().sum()) for name in own if "morans_i" not in name}
+    if "morans_i" in own:
+        maps = (own[name].to_numpy() for name in ("true_morans_i", "morans_i"))
+        scores["moran_correlation"] = metrics.correlate_genes(*maps), 0
+    rows = pd.DataFrame.from_dict(scores, orient="index", columns=["value", "n_undefined"])
+    rows = rows.rename_axis("score").reset_index()
+    sizes = {"n_genes": len(own), "n_missing": len(members) - len(own)}
+    return rows.assign(method=method, gene_set=gene_set, **sizes)
+
+
 def json_ready(value: Any) -> Any:
-    """Convert records, mappings, sequences and NumPy scalars to JSON types, recursively; NaN and infinity become None."""
+    """Convert records, tables, mappings, sequences and NumPy scalars to JSON types, recursively; NaN becomes None."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
@@ -302,164 +377,30 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |" for line in lines)
 
 
-def _check(truth: SectionTruth, predictions: Sequence[PredictedExpression]) -> None:
-    """Raise one error that lists every prediction that cannot be scored."""
-    faults = []
-    for p in predictions:
-        raw_genes = p.genes if p.raw_genes is None else p.raw_genes
-        for what, values, n_genes in (
-            ("expression", p.expression, len(p.genes)),
-            ("raw_scale", p.raw_scale, len(raw_genes)),
-        ):
-            if values is None:
-                continue
-            shape = (len(truth.totals), n_genes)
-            if values.shape != shape:
-                faults.append(f"{what} of {p.name!r} has shape {values.shape}, expected {shape}")
-            elif n_bad := int((~np.isfinite(values)).sum()):
-                faults.append(
-                    f"{what} of {p.name!r} has {n_bad} of {values.size} values that are NaN or infinite"
-                )
-        if set(truth.genes).isdisjoint(p.genes):
-            faults.append(
-                f"{p.name!r} predicts genes such as {p.genes[0]!s}, the section has genes such as {truth.genes[0]!s}: use "
-                "the same gene names (symbols or Ensembl ids) in training and test sections"
-            )
-    if faults:
-        message = f"Predictions cannot be scored: {'; '.join(faults)}."
-        raise SectionError(message)
+def board_table(scores: pd.DataFrame, value: str = "value") -> str:
+    """Lay out scores (column `value`) as a Markdown table, with the columns that at least one method has.
 
-
-def _columns_of(genes: Shaped[Array, " n"], wanted: Shaped[Array, " m"]) -> tuple[Array, Array]:
-    """Positions in `wanted` that occur in `genes` (ascending), and their positions in `genes`."""
-    position = pd.Index(genes).get_indexer(wanted)
-    found = np.flatnonzero(position >= 0)
-    return found, position[found]
-
-
-def _score_genes(truth: SectionTruth, predicted: PredictedExpression) -> pd.DataFrame:
-    """Compute all scores of one predictor, one row per gene shared with the section."""
-    columns, kept = _columns_of(predicted.genes, truth.genes)
-    rows = np.flatnonzero(truth.totals > 0)  # without counts the expression of a spot is unknown, not zero
-    counts = truth.counts[rows][:, columns]
-    expression, prediction = log1p_cp10k(counts, truth.totals[rows]), predicted.expression[rows][:, kept]
-    scores = {name: getattr(metrics, name)(expression, prediction) for name in _PER_GENE}
-    if truth.weights is not None:
-        weights = truth.weights[rows][:, rows]
-        scores["morans_i"] = morans_i(prediction, weights)
-        scores["true_morans_i"] = morans_i(expression, weights)
-    if predicted.nll is not None:
-        scores["nll"] = predicted.nll[kept]
-    if predicted.lower is not None and predicted.upper is not None:
-        lower, upper = predicted.lower[rows][:, kept], predicted.upper[rows][:, kept]
-        scores["coverage"] = metrics.coverage(counts, lower, upper)
-    return pd.DataFrame(scores, index=pd.Index(truth.genes[columns], name="gene"))
-
-
-def _score_set(
-    predicted: PredictedExpression, table: pd.DataFrame, gene_set: str, members: Sequence[str]
-) -> SetScore:
-    """Average the scores of one predictor over one gene set."""
-    table = table[table.index.isin(members)]
-    scores = table.drop(columns=["morans_i", "true_morans_i"], errors="ignore")
-    means = {str(name): float(scores[name].mean()) for name in scores}
-    if "morans_i" in table:
-        means["moran_correlation"] = metrics.correlate_genes(
-            table["true_morans_i"].to_numpy(), table["morans_i"].to_numpy()
-        )
-    return SetScore(
-        predictor=predicted.name,
-        is_reference=predicted.is_reference,
-        gene_set=gene_set,
-        n_genes=len(members),
-        n_missing=len(members) - len(table),
-        means=means,
-        n_undefined={str(name): int(scores[name].isna().sum()) for name in scores},
-    )
-
-
-def _score_hest(truth: SectionTruth, predicted: PredictedExpression, members: Sequence[str]) -> SetScore:
-    """Correlate with log1p of the raw counts, on the genes of the HEST board."""
-    prediction, genes = predicted.expression, predicted.genes
-    if predicted.raw_scale is not None:
-        prediction = predicted.raw_scale
-        genes = predicted.genes if predicted.raw_genes is None else predicted.raw_genes
-    columns, kept = _columns_of(genes, truth.genes)
-    is_member = np.isin(truth.genes[columns].astype(str), np.asarray(members, dtype=str))
-    counts = truth.counts[:, columns[is_member]]
-    dense = counts if isinstance(counts, np.ndarray) else counts.toarray()
-    table = pd.DataFrame(
-        {"pearson": metrics.pearson(np.log1p(dense), prediction[:, kept[is_member]])},
-        index=truth.genes[columns[is_member]],
-    )
-    return _score_set(predicted, table, HEST_SET, members)
-
-
-def _judge(
-    predictions: Sequence[PredictedExpression],
-    tables: Mapping[str, pd.DataFrame],
-    members: Sequence[str],
-    *,
-    seed: int,
-) -> list[PairedDifference]:
-    """Compare each model with the rival on the headline genes; empty without rival or genes."""
-    if RIVAL not in tables or not len(members):
-        return []
-    verdicts = []
-    for predicted in predictions:
-        if not predicted.is_reference:
-            difference = tables[predicted.name]["pearson"] - tables[RIVAL]["pearson"]  # aligned by gene
-            values = difference[difference.index.isin(members)].to_numpy()
-            verdicts.append(
-                PairedDifference(
-                    method=predicted.name,
-                    other=RIVAL,
-                    gene_set=HEADLINE_SET,
-                    score="pearson",
-                    difference=bootstrap_mean(values, seed=seed),
-                    unit="genes",
-                )
-            )
-    return verdicts
+    The column of undefined genes counts those without a Pearson correlation.
+    """
+    columns = [name for name in SCORE_HEADINGS if name in set(scores["score"])]
+    rows = []
+    for (gene_set, method), own in scores.groupby(["gene_set", "method"], sort=False):
+        means = own.set_index("score")
+        sizes = [f"{means.loc['pearson', name]:g}" for name in ("n_genes", "n_undefined")]
+        rows.append([gene_set, method, *sizes, *map(shown, means[value].reindex(columns))])
+    return markdown_table(["genes", "method", "n", "undefined", *(SCORE_HEADINGS[s] for s in columns)], rows)
 
 
 def _join(
     truth: SectionTruth, tables: Mapping[str, pd.DataFrame], gene_sets: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """Put the scores of all predictors side by side, one row per gene, in the order of the section."""
-    scored = set().union(*(table.index for table in tables.values()))
-    columns = np.flatnonzero([gene in scored for gene in truth.genes])
-    counts = truth.counts[:, columns]
-    genes = pd.Index(truth.genes[columns], name="gene")
-    sets = {name: set(members) for name, members in gene_sets.items()}
+    """Put the scores of all methods side by side, one row per gene."""
+    genes = pd.Index(truth.genes, name="gene")
     facts = {
-        "mean_counts": np.asarray(counts.mean(axis=0)).ravel(),
-        "detected_share": np.asarray((counts > 0).mean(axis=0)).ravel(),
-        "gene_sets": [";".join(name for name, members in sets.items() if gene in members) for gene in genes],
+        "mean_counts": np.asarray(truth.counts.mean(axis=0)).ravel(),
+        "detected_share": np.asarray((truth.counts > 0).mean(axis=0)).ravel(),
+        "gene_sets": [";".join(name for name, members in gene_sets.items() if g in members) for g in genes],
+        "morans_i": next(iter(tables.values()))["true_morans_i"],
     }
-    parts = [pd.DataFrame(facts, index=genes)]
-    if truth.weights is not None:
-        morans = pd.concat([table["true_morans_i"] for table in tables.values()])
-        parts.append(morans[~morans.index.duplicated()].reindex(genes).to_frame("morans_i"))
-    parts += [
-        table.drop(columns="true_morans_i", errors="ignore").reindex(genes).add_prefix(f"{name}.")
-        for name, table in tables.items()
-    ]
-    return pd.concat(parts, axis=1)
-
-
-def _board_table(scores: Sequence[SetScore]) -> str:
-    """Lay out scores as a Markdown table, with the columns that at least one predictor has."""
-    columns = [name for name in SCORE_HEADINGS if any(name in score.means for score in scores)]
-    head = ["genes", "predictor", "n", "undefined", *(SCORE_HEADINGS[name] for name in columns)]
-    rows = [
-        [
-            score.gene_set,
-            score.predictor,
-            str(score.n_genes - score.n_missing),
-            str(score.n_undefined["pearson"]),
-            *(shown(score.means.get(name, math.nan)) for name in columns),
-        ]
-        for score in scores
-    ]
-    return markdown_table(head, rows)
+    parts = [table.drop(columns="true_morans_i").add_prefix(f"{name}.") for name, table in tables.items()]
+    return pd.concat([pd.DataFrame(facts, index=genes), *parts], axis=1)

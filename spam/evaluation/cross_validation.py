@@ -99,20 +99,19 @@ class BenchmarkReport:
 
     def find(self, method: str, gene_set: str, score: str) -> dict[str, Any] | None:
         """Find one row of `summaries`, or None if the method has no such score."""
-        s = self.summaries
-        rows = s[(s["method"] == method) & (s["gene_set"] == gene_set) & (s["score"] == score)]
+        keys = {"method": method, "gene_set": gene_set, "score": score}
+        rows = self.summaries.loc[(self.summaries[list(keys)] == pd.Series(keys)).all(axis=1)]
         return {str(k): v for k, v in rows.iloc[0].items()} if len(rows) else None
 
-    def headline(self) -> pd.DataFrame:
-        """Rows of `summaries` of the Pearson correlation on the headline genes."""
-        s = self.summaries
+    def headline(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Rows of `summaries` (or another table) of the Pearson correlation on the headline genes."""
+        s = self.summaries if table is None else table
         return s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
 
     def headline_by_part(self) -> "pd.Series[float]":
         """Pearson correlation on the headline genes per method and test section (or block), mean over seeds."""
-        s = self.scores
-        chosen = s[(s["gene_set"] == HEADLINE_SET) & (s["score"] == "pearson")]
-        return chosen.groupby(["method", "part"], sort=False)["value"].mean()
+        parts = self.headline(self.scores).groupby(["method", "part"], sort=False)
+        return parts["value"].mean()
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
@@ -122,20 +121,8 @@ class BenchmarkReport:
             {
                 **values,
                 "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
-                "differences": [
-                    {**dataclasses.asdict(d), "is_better": d.is_better, "sentence": d.sentence()}
-                    for d in self.differences
-                ],
+                "differences": [d.to_mapping() for d in self.differences],
                 "verdicts": self.verdicts,
-                "failures": [
-                    {
-                        name: getattr(r, name)
-                        for name in ("fold", "method", "seed", "failure", "does_not_apply")
-                    }
-                    for r in self.failures
-                ],
-                "summaries": self.summaries.to_dict(orient="records"),
-                "scores": self.scores.to_dict(orient="records"),
                 "files": [path.name for path in self.files],
             }
         )
@@ -148,11 +135,7 @@ class BenchmarkReport:
         lines = [f"{HEADLINE_SET} Pearson within test sections, mean over {self.unit}:"]
         lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
         lines += self.verdicts
-        lines += [
-            f"{r.method} failed in {r.fold} (seed {r.seed}): {r.failure}"
-            for r in self.failures
-            if not r.does_not_apply
-        ]
+        lines += [result.sentence() for result in self.failures if not result.does_not_apply]
         lines += [f"{self.n_waiting} runs of other shards are not finished"] if self.n_waiting else []
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)
@@ -183,7 +166,7 @@ def benchmark(
         If no run has scores.
     """
     assert config.store is not None  # checked by BenchmarkConfig
-    methods, has_depth_null = choose_methods(config.methods, known)
+    methods = choose_methods(config.methods, known)
     store = open_store(config.store)
     names = (*config.train_sections, *config.test_sections) or config.sections
     sections = [store.section(name) for name in choose_sections(store, names)]
@@ -203,7 +186,7 @@ def benchmark(
 
     digest, software = data_digest(list(spots.values())), software_versions()
     out = open_folder(config, folds, data_digest=digest, software=software)
-    runs = list_runs(folds, methods, n_seeds=config.seeds, has_depth_null=has_depth_null)
+    runs = list_runs(folds, methods, n_seeds=config.seeds)
     part, n_parts = config.shard_of
     share = runs[len(runs) * part // n_parts : len(runs) * (part + 1) // n_parts]
     if config.overwrite:
@@ -246,14 +229,8 @@ def benchmark(
 
 def _gene_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """Average the Pearson correlation of each gene over test sections and seeds: one column per method."""
-    columns = [
-        table["pearson"].rename(result.method)
-        for result in results
-        if result.scores is not None
-        for table in result.scores.genes.values()
-    ]
-    wide = pd.concat(columns, axis=1)
-    return wide.T.groupby(level=0, sort=False).mean().T.rename_axis("gene")
+    tables = [r.scores.genes.assign(method=r.method) for r in results if r.scores is not None]
+    return pd.concat(tables).pivot_table("pearson", "gene", "method", dropna=False, sort=False)
 
 
 def _plot(report: BenchmarkReport, path: Path) -> None:

@@ -112,19 +112,15 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
         If a section has no counts, ``--by donor`` is used with unknown donors, or there is nothing to train on.
     """
     names = tuple(meta.name for meta in sections)
-    bare = [meta.name for meta in sections if not meta.has_counts]
-    if bare:
+    if bare := [meta.name for meta in sections if not meta.has_counts]:
         message = f"Sections {', '.join(bare)} have no counts. Leave them out (--sections), or embed them with --h5ad."
         raise ConfigError(message)
     if config.train_sections:
-        name = f"{'+'.join(config.train_sections)} -> {'+'.join(config.test_sections)}"
-        return (Fold(name=name, train=config.train_sections, test=config.test_sections),)
+        train, test = (tuple(dict.fromkeys(s)) for s in (config.train_sections, config.test_sections))
+        return (Fold(name=f"{'+'.join(train)} -> {'+'.join(test)}", train=train, test=test),)
     unknown = [meta.name for meta in sections if meta.donor is None]
-    donors = list(dict.fromkeys(str(meta.donor) for meta in sections))
-    default: Literal["donor", "section", "block"] = (
-        "donor" if not unknown and len(donors) > 1 else "section" if len(names) > 1 else "block"
-    )
-    by = config.by or default
+    has_donors = not unknown and len({meta.donor for meta in sections}) > 1
+    by = config.by or ("donor" if has_donors else "section" if len(names) > 1 else "block")
     if by == "block":
         return tuple(
             Fold(name=f"{name} block {block + 1}", train=(name,), test=(name,), block=block)
@@ -137,16 +133,13 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
             "--sections, or use --by section."
         )
         raise ConfigError(message)
-    groups = (
-        {donor: tuple(meta.name for meta in sections if meta.donor == donor) for donor in donors}
-        if by == "donor"
-        else {name: (name,) for name in names}
-    )
+    groups: dict[str, tuple[str, ...]] = {}
+    for meta in sections:
+        group = str(meta.donor) if by == "donor" else meta.name
+        groups[group] = (*groups.get(group, ()), meta.name)
     if len(groups) < 2:
-        message = (
-            f"--by {by} needs at least two {by}s, got {', '.join(groups)}. Use --by "
-            f"{'block' if by == 'section' else 'section'}."
-        )
+        smaller = "block" if by == "section" else "section"
+        message = f"--by {by} needs at least two {by}s, got {', '.join(groups)}. Use --by {smaller}."
         raise ConfigError(message)
     return tuple(
         Fold(name=group, train=tuple(name for name in names if name not in held_out), test=held_out)
@@ -286,12 +279,8 @@ def refuse_adapted(folds: Sequence[Fold], features: FeatureChoice) -> None:
     ConfigError
         Naming the sections.
     """
-    seen = [
-        name
-        for name in dict.fromkeys(name for fold in folds for name in fold.test)
-        if name in features.adapted_on
-    ]
-    if seen:
+    tested = {name for fold in folds for name in fold.test}
+    if seen := [name for name in features.adapted_on if name in tested]:
         message = (
             f"The encoder of features {', '.join(features.keys)} was adapted on counts of test sections {', '.join(seen)}. "
             "Choose other features (--enc-name), or other test sections (--train-sections, --test-sections)."
@@ -319,32 +308,30 @@ def near_duplicates(sides: FoldSides) -> dict[str, float]:
 
 
 def _shared_by(sides: FoldSides) -> list[str]:
-    lines = []
-    if sides.buffer:
-        unit = "µm" if sides.test[0].graph.meta.unit == "um" else "px"
-        lines.append(
-            f"training spots are at least {sides.buffer:.0f} {unit} from test spots and not joined to any in the graph; "
-            f"{sides.n_dropped} spots in between are on neither side"
-        )
-    else:
-        unknown = [spots.name for spots in (*sides.train, *sides.test) if spots.donor is None]
-        train_donors = {spots.donor for spots in sides.train}
-        shared = dict.fromkeys(s.donor for s in sides.test if s.donor is not None and s.donor in train_donors)
-        if unknown:
-            lines.append(
-                f"the donor of {', '.join(unknown)} is unknown (spam embed --donor): if a donor is on both sides, this is no "
-                "evidence for other donors"
-            )
-        if shared:
-            lines.append(
-                f"donor {', '.join(shared)} is on both sides: no evidence for other donors, and serial sections of one "
-                "tissue block are easy to predict"
-            )
-    lines += [
+    lines = [
         f"{share:.1%} of the spots of {section} have nearly the features of a training spot (cosine above "
-        f"{_NEAR_DUPLICATE}): "
-        "check that the same tissue is not stored under two names"
+        f"{_NEAR_DUPLICATE}): check that the same tissue is not stored under two names"
         for section, share in near_duplicates(sides).items()
         if share > 0
     ]
+    if sides.buffer:
+        unit = "µm" if sides.test[0].graph.meta.unit == "um" else "px"
+        line = (
+            f"training spots are at least {sides.buffer:.0f} {unit} from test spots and not joined to any in the graph; "
+            f"{sides.n_dropped} spots in between are on neither side"
+        )
+        return [line, *lines]
+    donors = {spots.donor for spots in sides.train} & {spots.donor for spots in sides.test} - {None}
+    if donors:
+        lines.insert(
+            0,
+            f"donor {', '.join(sorted(map(str, donors)))} is on both sides: no evidence for other donors, and serial sections of "
+            "one tissue block are easy to predict",
+        )
+    if unknown := [spots.name for spots in (*sides.train, *sides.test) if spots.donor is None]:
+        lines.insert(
+            0,
+            f"the donor of {', '.join(unknown)} is unknown (spam embed --donor): if a donor is on both sides, this is no "
+            "evidence for other donors",
+        )
     return lines

@@ -166,38 +166,33 @@ class HestReport:
         )
         return mapping
 
-    def to_markdown(self) -> str:
-        """Write the page: one table of tasks."""
+    def table(self) -> str:
+        """Lay out the scores of each task and their average as a Markdown table."""
         head = ["task", "mean", "std over splits", "each split", "genes", "undefined"]
         rows = [
             [
                 task.name,
-                shown(task.split_means.mean(), digits=4),
-                shown(task.split_means.std(ddof=0), digits=4),
+                *(shown(x, digits=4) for x in (task.split_means.mean(), task.split_means.std(ddof=0))),
                 " ".join(shown(mean, digits=4) for mean in task.split_means),
                 str(task.pearson.shape[1]),
                 str(task.n_undefined),
             ]
             for task in self.tasks
         ]
-        rows.append(["**average**", shown(self.average, digits=4), "", "", "", ""])
+        return markdown_table(head, [*rows, ["**average**", shown(self.average, digits=4), "", "", "", ""]])
+
+    def to_markdown(self) -> str:
+        """Write the page: the table with explanations."""
         return (
             f"# HEST benchmark\n\nEncoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson with log1p(raw "
             "counts) per gene, over all test spots of a split; mean over genes, then over splits. The target includes "
             "depth, so these scores reflect tissue less than those of `spam benchmark`.\n\n"
-            f"{markdown_table(head, rows)}\n\nUndefined: a gene that is constant over the test spots of a split has no "
+            f"{self.table()}\n\nUndefined: a gene that is constant over the test spots of a split has no "
             "correlation and is excluded from means. HEST's own code gives NaN for the whole split. Scores of each gene: "
             f"`hest.json`.\n\nVersions: {', '.join(f'{name} {number}' for name, number in self.software.items())}\n"
         )
 
     def summary(self) -> str:
-        """Show the mean of each task and their average."""
-        width = max(len(task.name) for task in self.tasks)
-        lines = [f"HEST benchmark, {self.config.enc_name}, solver {self.config.solver}:"]
-        for task in self.tasks:
-            mean, std = (shown(x, digits=4) for x in (task.split_means.mean(), task.split_means.std(ddof=0)))
-            undefined = f", {task.n_undefined} correlations undefined" if task.n_undefined else ""
-            lines.append(f"  {task.name:<{width}}  {mean} ± {std} over {len(task.pearson)} splits{undefined}")
-        lines.append(f"  average  {shown(self.average, digits=4)}")
-        lines.append(f"written: {', '.join(str(path) for path in self.files)}")
-        return "\n".join(lines)
+        """Show the table."""
+        head = f"HEST benchmark, {self.config.enc_name}, solver {self.config.solver}:"
+        return "\n".join([head, self.table(), f"written: {', '.join(map(str, self.files))}"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,58 +18,12 @@ from spam.models.rate_path import group_means
 from spam.training.cohort import SpotData
 from spam.typing import Array, Float, Float32, Float64, Int64
 
+from .boards import MethodPrediction
 from .folds import FoldTask
 
 N_COMPONENTS = 256  # as in the HEST benchmark (arXiv 2406.16192), for every method here
+Network = TypeVar("Network", bound=nn.Module)
 CPU = torch.device("cpu")  # a few hundred spots: kernel launches would dominate on a GPU
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CountPrediction:
-    """A distribution of raw counts; the benchmark scales it to the measured depth of each spot.
-
-    Attributes
-    ----------
-    likelihood
-        Family.
-    rate
-        Mean per 10k counts before zero inflation, (n_spots, n_genes).
-    theta
-        Inverse dispersion (n_genes,), None for a Poisson.
-    pi
-        Probability of an excess zero (n_spots, n_genes), for a ZINB only.
-    lower, upper
-        Predictive interval of the raw counts as quantile levels that are calibrated on the method's own training folds,
-        e.g. ``(0.04, 0.97)`` for 90 %.
-    """
-
-    likelihood: Literal["zinb", "nb", "poisson"]
-    rate: Float32[Array, "n_spots n_genes"]
-    theta: Float32[Array, " n_genes"] | None = None
-    pi: Float32[Array, "n_spots n_genes"] | None = None
-    lower: float = 0.05
-    upper: float = 0.95
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MethodPrediction:
-    """Prediction of one test section.
-
-    Attributes
-    ----------
-    expression
-        Predicted log1p(CP10k) of the task's genes, (n_spots, n_genes). Offset and scale of a gene do not affect
-        correlations, but errors.
-    counts
-        Distribution of the raw counts, or None.
-    raw_scale
-        Prediction of log1p(raw counts) of the genes of ``hest-50``, in their order, by a variant fitted to that target, or
-        None.
-    """
-
-    expression: Float32[Array, "n_spots n_genes"]
-    counts: CountPrediction | None = None
-    raw_scale: Float32[Array, "n_spots n_hest"] | None = None
 
 
 @runtime_checkable  # for the run-time type checks of the tests
@@ -235,15 +189,15 @@ class Schedule:
 
 
 def train_network(
-    network: nn.Module,
-    loss: Callable[[Int64[torch.Tensor, " b"]], Float[torch.Tensor, ""]],
+    build: Callable[[], Network],
+    loss: Callable[[Network, Int64[torch.Tensor, " b"]], Float[torch.Tensor, ""]],
     n_rows: int,
     schedule: Schedule,
     *,
     seed: tuple[int, ...],
-    after_epoch: Callable[[int], None] | None = None,
-) -> None:
-    """Train in place and leave the network in evaluation mode.
+    after_epoch: Callable[[Network, int], None] | None = None,
+) -> Network:
+    """Build a network and train it; return it in evaluation mode.
 
     Each epoch is seeded separately, so `after_epoch` has no effect on training. Gradients are clipped to norm 1. A last batch
     of a single row is skipped, because contrastive losses need two.
@@ -255,10 +209,12 @@ def train_network(
     n_rows
         Number of training rows; each is visited once per epoch, in random order.
     seed
-        Seed of order, dropout and noise.
+        Seed of initial weights, order, dropout and noise.
     after_epoch
-        Called with the number of finished epochs, network in evaluation mode.
+        Called with the network, in evaluation mode, and the number of finished epochs.
     """
+    with seeded(*seed, device=CPU):
+        network = build()
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
     for epoch in range(1, schedule.epochs + 1):
         network.train()
@@ -267,9 +223,10 @@ def train_network(
                 if len(batch) == 1 < n_rows:
                     continue
                 optimizer.zero_grad(set_to_none=True)
-                loss(batch).backward()  # type: ignore[no-untyped-call]
+                loss(network, batch).backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
                 optimizer.step()
         network.eval()
         if after_epoch is not None:
-            after_epoch(epoch)
+            after_epoch(network, epoch)
+    return network

@@ -129,7 +129,7 @@ class Interval:
     n_units: int
 
 
-def bootstrap_mean(values: Float[Array, " n_values"], *, seed: int) -> Interval:
+def bootstrap_mean(values: Float[Array, " n_values"], *, seed: int = 0) -> Interval:
     """Average the values and compute a 95 % percentile interval from 1,000 bootstrap samples; NaN values are skipped.
 
     Efron B, Tibshirani RJ. An Introduction to the Bootstrap (1993), chapter 13.

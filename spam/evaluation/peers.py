@@ -5,32 +5,37 @@ spots and averaged.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss, normalize, scaled_dot_product_attention
 
-from spam.hardware import seeded
 from spam.models.linear import pearson_per_gene
 from spam.models.networks import CrossAttention
 from spam.training.cohort import cohort_neighbours
 from spam.training.groups import assign_groups
-from spam.typing import Array, Bool, Float, Float64, Int64
+from spam.typing import Array, Bool, Float, Int64
 
+from .boards import MethodPrediction
 from .folds import FoldTask
 from .methods import (
-    CPU,
     FoldTargets,
     InputView,
     Method,
-    MethodPrediction,
     Schedule,
     fold_inputs,
     fold_targets,
     train_network,
 )
+
+_Rows: TypeAlias = Int64[torch.Tensor, " b"]  # of a fold
+_Values: TypeAlias = Float[torch.Tensor, "b n_genes"]
+_Bank: TypeAlias = Float[torch.Tensor, "m n_genes"]
+_Scalar: TypeAlias = Float[torch.Tensor, ""]
 
 _N_MEMBERS = 3  # networks that are averaged
 _EVERY = 4  # epochs between evaluations of the held-out group
@@ -93,21 +98,6 @@ def _centred(xy: Array) -> Array:
     return scaled.astype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class References:
-    """Spots that a network was fitted on, for retrieval: rows of the fold (m,) and centred expression (m, n_genes)."""
-
-    rows: Int64[torch.Tensor, " m"]
-    expression: Float[torch.Tensor, "m n_genes"]
-
-    @classmethod
-    def of(cls, targets: FoldTargets, chosen: Bool[Array, " m"]) -> "References":
-        """Take some of the training spots."""
-        return cls(
-            rows=torch.from_numpy(targets.rows[chosen]), expression=torch.from_numpy(targets.centred[chosen])
-        )
-
-
 class PeerNetwork(nn.Module):
     """A network with the images and coordinates of a fold; loss and prediction take rows of the fold.
 
@@ -118,16 +108,12 @@ class PeerNetwork(nn.Module):
         super().__init__()
         self.fold = fold
 
-    def loss(
-        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
-    ) -> Float[torch.Tensor, ""]:
+    def loss(self, rows: _Rows, expression: _Values) -> _Scalar:
         """Mean loss over these rows, given their centred expression: the squared error."""
         return mse_loss(self(rows), expression)
 
-    def predict(
-        self, rows: Int64[torch.Tensor, " b"], references: References
-    ) -> Float[torch.Tensor, "b n_genes"]:
-        """Centred expression of these rows; `references` are ignored unless the idea retrieves."""
+    def predict(self, rows: _Rows, bank: _Bank) -> _Values:
+        """Centred expression of these rows; `bank`, that of the training spots, is for ideas that retrieve."""
         out: torch.Tensor = self(rows)
         return out
 
@@ -149,7 +135,7 @@ class Peer:
     """
 
     name: str
-    view: InputView
+    view: InputView = dataclasses.field(default_factory=InputView)
     build: Callable[[FoldTensors, int], PeerNetwork]
     schedule: Schedule
     is_reference: bool = False
@@ -166,11 +152,11 @@ class Peer:
         fold, targets = fold_tensors(task, self.view), fold_targets(task)
         group = assign_groups(task.train, ()).group[targets.rows]
         epochs = self.choose_epochs(fold, targets, group, seed=seed)
-        everything = References.of(targets, np.ones(len(targets.rows), dtype=bool))
-        members = [self._fit(fold, everything, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)]
+        known, bank = torch.from_numpy(targets.rows), torch.from_numpy(targets.centred)
+        members = [self._fit(fold, known, bank, epochs, seed=(seed, member)) for member in range(_N_MEMBERS)]
         predictions = {}
         for name, rows in fold.test_rows.items():
-            centred = np.mean([_predict(member, rows, everything) for member in members], axis=0)
+            centred = np.mean([_predict(member, rows, bank) for member in members], axis=0)
             predictions[name] = MethodPrediction(expression=(centred + targets.gene_mean).astype(np.float32))
         return predictions
 
@@ -179,73 +165,61 @@ class Peer:
     ) -> int:
         """Choose the number of epochs with the best prediction of a held-out training group.
 
-        The first and the last group (a section, or a block of a single section) are held out in turn and scored by the mean
-        Pearson correlation over genes. All epochs are used if nothing can be scored (groups of one spot, constant genes).
+        The first and the last group (a section, or a block of a single section) are held out in turn and scored every four
+        epochs by the mean Pearson correlation over genes. All epochs are used if nothing can be scored (groups of one spot,
+        constant genes).
         """
-        labels = np.unique(group)
-        looks = list(range(_EVERY, self.schedule.epochs + 1, _EVERY))
-        if len(labels) == 1 or not looks:
+        ends = (group.min(), group.max())
+        if ends[0] == ends[1]:
             return self.schedule.epochs
-        curves = np.stack(
-            [
-                self._held_out_curve(fold, targets, group == label, looks, seed=(seed, _N_MEMBERS + i))
-                for i, label in enumerate((labels[0], labels[-1]))
-            ]
-        )
-        is_scored = ~np.isnan(curves).any(axis=1)
-        if not is_scored.any():
-            return self.schedule.epochs
-        return looks[int(curves[is_scored].mean(axis=0).argmax())]
+        curves = [
+            self._held_out_curve(fold, targets, group == label, seed=(seed, _N_MEMBERS + i))
+            for i, label in enumerate(ends)
+        ]
+        means = pd.DataFrame(curves).T.dropna(axis=1).mean(axis=1)
+        return int(means.idxmax()) if means.notna().any() else self.schedule.epochs
 
     def _held_out_curve(
-        self,
-        fold: FoldTensors,
-        targets: FoldTargets,
-        is_out: Bool[Array, " m"],
-        looks: Sequence[int],
-        *,
-        seed: tuple[int, ...],
-    ) -> Float64[Array, " n_looks"]:
-        """Train without some rows, and score their prediction after the epochs in `looks`."""
-        kept = References.of(targets, ~is_out)
+        self, fold: FoldTensors, targets: FoldTargets, is_out: Bool[Array, " m"], *, seed: tuple[int, ...]
+    ) -> dict[int, float]:
+        """Train without some rows, and score their prediction every few epochs."""
+        kept, bank = torch.from_numpy(targets.rows[~is_out]), torch.from_numpy(targets.centred[~is_out])
         rows, truth = torch.from_numpy(targets.rows[is_out]), targets.centred[is_out]
-        scores = []
+        curve: dict[int, float] = {}
 
         def look(network: PeerNetwork, epoch: int) -> None:
-            if epoch in looks:
-                r = pearson_per_gene(_predict(network, rows, kept), truth)
-                scores.append(r[~np.isnan(r)].mean() if not np.isnan(r).all() else np.nan)
+            if epoch % _EVERY == 0:
+                r = pearson_per_gene(_predict(network, rows, bank), truth)
+                curve[epoch] = float(pd.Series(r).mean())  # of the genes that vary
 
-        self._fit(fold, kept, self.schedule.epochs, seed=seed, look=look)
-        return np.asarray(scores, dtype=np.float64)
+        self._fit(fold, kept, bank, self.schedule.epochs, seed=seed, look=look)
+        return curve
 
     def _fit(
         self,
         fold: FoldTensors,
-        references: References,
+        rows: Int64[torch.Tensor, " m"],
+        expression: Float[torch.Tensor, "m n_genes"],
         epochs: int,
         *,
         seed: tuple[int, ...],
         look: Callable[[PeerNetwork, int], None] | None = None,
     ) -> PeerNetwork:
-        """Build one network and train it on `references`."""
-        with seeded(*seed, device=CPU):
-            network = self.build(fold, references.expression.shape[1])
-        train_network(
-            network,
-            lambda i: network.loss(references.rows[i], references.expression[i]),
-            len(references.rows),
+        """Train one network on these rows; calls `look` after each epoch."""
+        return train_network(
+            lambda: self.build(fold, expression.shape[1]),
+            lambda network, i: network.loss(rows[i], expression[i]),
+            len(rows),
             dataclasses.replace(self.schedule, epochs=epochs),
             seed=seed,
-            after_epoch=None if look is None else lambda epoch: look(network, epoch),
+            after_epoch=look,
         )
-        return network
 
 
 @torch.no_grad()
-def _predict(network: PeerNetwork, rows: torch.Tensor, references: References) -> Array:
+def _predict(network: PeerNetwork, rows: torch.Tensor, bank: torch.Tensor) -> Array:
     pieces = rows.split(_BATCH)  # type: ignore[no-untyped-call]
-    predicted: Array = torch.cat([network.predict(piece, references) for piece in pieces]).numpy()
+    predicted: Array = torch.cat([network.predict(piece, bank) for piece in pieces]).numpy()
     return predicted
 
 
@@ -261,15 +235,12 @@ class TileRegression(PeerNetwork):
 
     def __init__(self, fold: FoldTensors, n_genes: int) -> None:
         super().__init__(fold)
-        hidden, dropout = 512, 0.3  # width as in DeepPT
+        hidden = 512  # as in DeepPT
         self.layers = nn.Sequential(
-            nn.Linear(fold.inputs.shape[1], hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, n_genes),
+            nn.Linear(fold.inputs.shape[1], hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, n_genes)
         )
 
-    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+    def forward(self, rows: _Rows) -> _Values:
         """Centred expression of these rows."""
         out: torch.Tensor = self.layers(self.fold.inputs[rows])
         return out
@@ -292,22 +263,16 @@ class ContrastiveRetrieval(PeerNetwork):
         self.image_head = _ProjectionHead(fold.inputs.shape[1])
         self.profile_head = _ProjectionHead(n_genes)
 
-    def loss(
-        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
-    ) -> Float[torch.Tensor, ""]:
+    def loss(self, rows: _Rows, expression: _Values) -> _Scalar:
         """Contrastive loss between the images of these rows and their profiles."""
-        return soft_target_contrast(
-            self.image_head(self.fold.inputs[rows]), self.profile_head(expression), temperature=1.0
-        )
+        return soft_target_contrast(self.image_head(self.fold.inputs[rows]), self.profile_head(expression))
 
-    def predict(
-        self, rows: Int64[torch.Tensor, " b"], references: References
-    ) -> Float[torch.Tensor, "b n_genes"]:
-        """Mean profile of the nearest references."""
+    def predict(self, rows: _Rows, bank: _Bank) -> _Values:
+        """Mean of the nearest profiles of the bank."""
         query = normalize(self.image_head(self.fold.inputs[rows]), dim=1)
-        bank = normalize(self.profile_head(references.expression), dim=1)
-        nearest = (query @ bank.T).topk(min(50, len(bank)), dim=1).indices
-        return references.expression[nearest].mean(dim=1)
+        keys = normalize(self.profile_head(bank), dim=1)
+        nearest = (query @ keys.T).topk(min(50, len(bank)), dim=1).indices
+        return bank[nearest].mean(dim=1)
 
 
 class _ProjectionHead(nn.Module):
@@ -327,23 +292,21 @@ class _ProjectionHead(nn.Module):
 
 
 def soft_target_contrast(
-    image: Float[torch.Tensor, "b d"], profile: Float[torch.Tensor, "b d"], *, temperature: float
+    image: Float[torch.Tensor, "b d"], profile: Float[torch.Tensor, "b d"]
 ) -> Float[torch.Tensor, ""]:
     r"""Symmetric contrastive loss with soft targets, so that similar spots are not negatives.
 
     .. math::
-        L = \tfrac12 H(T, P I^\top / \tau) + \tfrac12 H(T, I P^\top / \tau), \qquad
-        T = \mathrm{softmax}(\tau (I I^\top + P P^\top) / 2)
+        L = \tfrac12 H(T, P I^\top) + \tfrac12 H(T, I P^\top), \qquad T = \mathrm{softmax}((I I^\top + P P^\top) / 2)
 
-    with images `I`, profiles `P` and the row-wise cross-entropy `H`, a mean over rows.
+    with images `I`, profiles `P` and the row-wise cross-entropy `H`, a mean over rows; the temperature is 1.
 
     Relative to BLEEP: the authors' code uses the transpose of `T` for the second direction, whose rows do not sum to 1. The
     similarities are symmetric, so the softmax in that direction gives `T` itself.
     """
-    logits = profile @ image.T / temperature
-    targets = ((image @ image.T + profile @ profile.T) / 2 * temperature).softmax(dim=1)
-    by_profile = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
-    by_image = -(targets * logits.T.log_softmax(dim=1)).sum(dim=1)
+    logits = profile @ image.T
+    targets = ((image @ image.T + profile @ profile.T) / 2).softmax(dim=1)
+    by_profile, by_image = (-(targets * x.log_softmax(dim=1)).sum(dim=1) for x in (logits, logits.T))
     return (by_profile + by_image).mean() / 2
 
 
@@ -368,7 +331,7 @@ class NeighbourhoodSet(PeerNetwork):
         self.attend = CrossAttention(dim, dim, dim, heads, bias_dim=fold.offset.shape[2], dropout=0.0)
         self.rho = nn.Sequential(nn.Dropout(dropout), nn.Linear(3 * dim, n_genes))
 
-    def forward(self, rows: Int64[torch.Tensor, " b"]) -> Float[torch.Tensor, "b n_genes"]:
+    def forward(self, rows: _Rows) -> _Values:
         """Centred expression of these rows."""
         fold = self.fold
         is_usable = fold.is_usable[rows]
@@ -408,19 +371,14 @@ class AttentionBlock(nn.Module):
         is_usable: Bool[torch.Tensor, "b t"] | None = None,
     ) -> Float[torch.Tensor, "b s dim"]:
         """Let each query attend to the tokens; each row must have a usable one (None: all are)."""
-        q = _split(self.query(self.norm(query)))
-        k, v = (_split(part) for part in self.key_value(self.norm(tokens)).chunk(2, dim=-1))
+        projected = (self.query(self.norm(query)), *self.key_value(self.norm(tokens)).chunk(2, dim=-1))
+        # (b, n, dim) -> (b, heads, n, dim / heads)
+        q, k, v = (x.unflatten(-1, (_TRIPLEX_HEADS, -1)).transpose(1, 2) for x in projected)
         mask = None if is_usable is None else is_usable[:, None, None, :]
         attended = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         query = query + self.out(attended)
         out: torch.Tensor = query + self.feed_forward(query)
         return out
-
-
-def _split(x: torch.Tensor) -> torch.Tensor:
-    """Split channels among the heads: (b, n, dim) -> (b, heads, n, dim / heads)."""
-    heads: torch.Tensor = x.unflatten(-1, (_TRIPLEX_HEADS, -1))  # type: ignore[no-untyped-call]
-    return heads.transpose(1, 2)
 
 
 class MultiResolution(PeerNetwork):
@@ -456,7 +414,11 @@ class MultiResolution(PeerNetwork):
         self.dropout = nn.Dropout(_TRIPLEX_DROPOUT)
         self.heads = nn.ModuleList([nn.Linear(dim, n_genes) for _ in range(4)])
 
-    def forward(self, rows: Int64[torch.Tensor, " b"]) -> list[torch.Tensor]:
+    def forward(self, rows: _Rows) -> _Values:
+        """Centred expression of these rows from the fused token."""
+        return self.views(rows)[0]
+
+    def views(self, rows: _Rows) -> list[torch.Tensor]:
         """Centred expression of these rows from the fused token, then from target, neighbour and global view."""
         target = self.target(self.fold.inputs[rows])
         neighbours, is_usable = self._neighbour_tokens(rows)
@@ -468,23 +430,14 @@ class MultiResolution(PeerNetwork):
         tokens = (fused, target, mean_neighbour, whole)
         return [head(self.dropout(token)) for head, token in zip(self.heads, tokens, strict=True)]
 
-    def loss(
-        self, rows: Int64[torch.Tensor, " b"], expression: Float[torch.Tensor, "b n_genes"]
-    ) -> Float[torch.Tensor, ""]:
+    def loss(self, rows: _Rows, expression: _Values) -> _Scalar:
         """Squared errors of fusion and views, and the distillation term."""
-        fused, *views = self(rows)
+        fused, *views = self.views(rows)
         total = mse_loss(fused, expression)
         for view in views:
             total = total + (1 - _DISTILLATION) * mse_loss(view, expression)
             total = total + _DISTILLATION * mse_loss(view, fused)
         return total
-
-    def predict(
-        self, rows: Int64[torch.Tensor, " b"], references: References
-    ) -> Float[torch.Tensor, "b n_genes"]:
-        """Centred expression from the fused token; ignores `references`."""
-        fused: torch.Tensor = self(rows)[0]
-        return fused
 
     def _neighbour_tokens(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens of each spot and its neighbours (b, 1 + t, dim), and which of them are usable."""
@@ -518,21 +471,14 @@ PEERS: tuple[Method, ...] = (
     ),
     Peer(
         name="BLEEP",
-        view=InputView(),
         build=ContrastiveRetrieval,
-        schedule=Schedule(epochs=40, lr=1e-3, weight_decay=1e-3, batch_size=128),
+        schedule=Schedule(epochs=40, weight_decay=1e-3, batch_size=128),
     ),
     Peer(
         name="TRIPLEX-style",
-        view=InputView(),
         build=MultiResolution,
         schedule=Schedule(epochs=24, lr=5e-4, batch_size=128),
     ),
-    Peer(
-        name="STFlow/DeepSpot-style set",
-        view=InputView(),
-        build=NeighbourhoodSet,
-        schedule=Schedule(epochs=40, lr=1e-3),
-    ),
+    Peer(name="STFlow/DeepSpot-style set", build=NeighbourhoodSet, schedule=Schedule(epochs=40)),
 )
 """In the order of the tables."""

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import re
 import shutil
 import time
@@ -14,18 +13,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, vstack
 
 from spam.atomic import write_text
 from spam.errors import NotApplicableError, OutputExistsError, SectionError, SpamError
 from spam.progress import SILENT, Progress
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.training.genes import GeneChoice
+from spam.typing import Array
 
-from .boards import HEST_SET, PredictedExpression, SectionTruth, SetScore, json_ready, score_section
+from .boards import HEST_SET, MethodPrediction, json_ready, score_genes, score_hest, score_set
 from .folds import Fold, FoldData
-from .methods import CountPrediction, Method, MethodPrediction
-from .stored_truth import DEPTH_NULL, score_counts
+from .methods import Method
+from .stored_truth import DEPTH_NULL
 
 ALL_GENES = "all"
 _LOG = logging.getLogger(__name__)
@@ -42,17 +40,15 @@ class FoldScores:
 
     Attributes
     ----------
-    sections
-        Honest board of each test section, one score per gene set.
-    hest
-        HEST board: Pearson on log1p(raw counts) over the pooled spots of all test sections.
+    sets
+        Scores of the gene sets in each test section, see `score_set`, with the column ``section``. The HEST board pools
+        the spots of all test sections: it stands under the first one.
     genes
-        Scores per gene of each test section, one row per measured gene.
+        Scores of the honest board, one row per test section and measured gene, see `score_genes`.
     """
 
-    sections: Mapping[str, Sequence[SetScore]]
-    hest: SetScore
-    genes: Mapping[str, pd.DataFrame]
+    sets: pd.DataFrame
+    genes: pd.DataFrame
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +104,16 @@ class RunResult:
     failure: str | None = None
     does_not_apply: bool = False
 
+    def sentence(self) -> str:
+        """Describe the failure in one line."""
+        verb = "does not apply to" if self.does_not_apply else "failed in"
+        return f"{self.method} {verb} {self.fold} (seed {self.seed}): {self.failure}"
 
-def list_runs(
-    folds: Sequence[Fold], methods: Sequence[Method], *, n_seeds: int, has_depth_null: bool
-) -> list[Run]:
+
+def list_runs(folds: Sequence[Fold], methods: Sequence[Method | None], *, n_seeds: int) -> list[Run]:
     """List all runs of a benchmark, fold by fold; methods without randomness get one seed."""
-    each: list[tuple[Method | None, int]] = [(None, 0)] if has_depth_null else []
-    each += [(method, seed) for method in methods for seed in range(n_seeds if method.is_seeded else 1)]
+    seeds = [range(n_seeds if method is not None and method.is_seeded else 1) for method in methods]
+    each = [(method, seed) for method, own in zip(methods, seeds, strict=True) for seed in own]
     return [Run(fold=fold, method=method, seed=seed) for fold in folds for method, seed in each]
 
 
@@ -137,8 +136,7 @@ def run_all(
             write_result(run.path(folder), result)
             if result.failure is not None:
                 level = logging.INFO if result.does_not_apply else logging.WARNING
-                verb = "does not apply" if result.does_not_apply else "failed"
-                _LOG.log(level, "%s: %s %s: %s", run.fold.name, run.name, verb, result.failure)
+                _LOG.log(level, "%s", result.sentence())
             advance(note=f"{run.fold.name}: {run.name}")
 
 
@@ -152,7 +150,7 @@ def _execute(run: Run, data: FoldData) -> RunResult:
         )
         seconds = time.perf_counter() - start
         outcome["prediction_sha256"] = prediction_digest(predictions)
-        outcome["scores"] = score_fold(data, run.name, predictions, is_reference=run.is_reference)
+        outcome["scores"] = score_fold(data, run.name, predictions)
     except SpamError as error:
         seconds = time.perf_counter() - start
         outcome = {"failure": str(error), "does_not_apply": isinstance(error, NotApplicableError)}
@@ -166,32 +164,36 @@ def _execute(run: Run, data: FoldData) -> RunResult:
     )
 
 
-def score_fold(
-    data: FoldData, name: str, predictions: Mapping[str, MethodPrediction], *, is_reference: bool
-) -> FoldScores:
+def score_fold(data: FoldData, name: str, predictions: Mapping[str, MethodPrediction]) -> FoldScores:
     """Score the predictions of a method for the test sections of a fold.
 
     Raises
     ------
     SectionError
-        If a test section is missing, or predictions have the wrong shape or invalid values.
+        If a test section is missing, predictions have the wrong shape or invalid values, or the test sections share no gene
+        of the HEST board.
     """
-    missing = [section for section in data.truths if section not in predictions]
-    if missing:
-        message = f"{name!r} returned no prediction for test sections {', '.join(missing)}."
-        raise SectionError(message)
+    _check(data, name, predictions)
     genes = data.task.genes
-    sets = {**{k: v for k, v in genes.sets.items() if k != HEST_SET}, ALL_GENES: list(genes.genes)}
-    sections, tables, predicted = {}, {}, []
-    for section, truth in data.truths.items():
-        one = _board_entry(name, predictions[section], truth, genes, is_reference=is_reference)
-        board = score_section(truth, [one], sets)
-        sections[section] = board.honest
-        own = board.genes[[column for column in board.genes if column.startswith(f"{name}.")]]
-        tables[section] = own.rename(columns=lambda column: column.removeprefix(f"{name}."))
-        predicted.append(one)
-    hest = _score_pooled(list(data.truths.values()), predicted, genes.sets[HEST_SET])
-    return FoldScores(sections=sections, hest=hest, genes=tables)
+    members = genes.sets[HEST_SET]
+    honest = {**{k: v for k, v in genes.sets.items() if k != HEST_SET}, ALL_GENES: genes.genes}
+    tables = {
+        section: score_genes(truth, predictions[section], genes) for section, truth in data.truths.items()
+    }
+    pooled = score_hest(list(data.truths.values()), [predictions[section] for section in data.truths], genes)
+    if not len(pooled):
+        message = (
+            f"The test sections share none of the {len(members)} genes of the HEST board. Use the same gene names in all "
+            "sections, or test them in different folds."
+        )
+        raise SectionError(message)
+    sets = [
+        score_set(table, gene_set, names, method=name).assign(section=section)
+        for section, table in tables.items()
+        for gene_set, names in honest.items()
+    ]
+    sets.append(score_set(pooled, HEST_SET, members, method=name).assign(section=next(iter(tables))))
+    return FoldScores(sets=pd.concat(sets, ignore_index=True), genes=pd.concat(tables, names=["section"]))
 
 
 def depth_null(data: FoldData) -> dict[str, MethodPrediction]:
@@ -199,13 +201,9 @@ def depth_null(data: FoldData) -> dict[str, MethodPrediction]:
 
     Not a method, since it reads the measured library size of the test spots.
     """
-    n_genes = len(data.task.genes.genes)
-    return {
-        section: MethodPrediction(
-            expression=np.repeat(np.log1p(truth.totals)[:, None], n_genes, axis=1).astype(np.float32)
-        )
-        for section, truth in data.truths.items()
-    }
+    shape = (1, len(data.task.genes.genes))
+    depth = {section: np.log1p(truth.totals).astype(np.float32) for section, truth in data.truths.items()}
+    return {name: MethodPrediction(expression=np.tile(d[:, None], shape)) for name, d in depth.items()}
 
 
 def prediction_digest(predictions: Mapping[str, MethodPrediction]) -> str:
@@ -218,96 +216,43 @@ def prediction_digest(predictions: Mapping[str, MethodPrediction]) -> str:
     return digest.hexdigest()
 
 
-def _board_entry(
-    name: str, prediction: MethodPrediction, truth: SectionTruth, genes: GeneChoice, *, is_reference: bool
-) -> PredictedExpression:
-    """Convert a prediction for the boards, with likelihood and interval of its counts."""
-    names = np.asarray(genes.genes)
-    nll = lower = upper = None
-    counts = prediction.counts
-    if counts is not None:
-        _check_counts(name, counts, shape=(len(truth.totals), len(names)))
-        nll, lower, upper = score_counts(
-            truth,
-            names,
-            counts.likelihood,
-            rate=counts.rate,
-            theta=counts.theta,
-            pi=counts.pi,
-            levels=(counts.lower, counts.upper),
-        )
-    return PredictedExpression(
-        name=name,
-        expression=prediction.expression,
-        genes=names,
-        is_reference=is_reference,
-        nll=nll,
-        lower=lower,
-        upper=upper,
-        raw_scale=prediction.raw_scale,
-        raw_genes=None if prediction.raw_scale is None else np.asarray(genes.sets[HEST_SET]),
-    )
-
-
-def _check_counts(name: str, counts: CountPrediction, *, shape: tuple[int, int]) -> None:
-    """Refuse invalid parameters of a distribution."""
-    for what, values, size in (
-        ("rate", counts.rate, shape),
-        ("theta", counts.theta, shape[1:]),
-        ("pi", counts.pi, shape),
-    ):
-        least = 0 if what == "pi" else np.finfo(np.float32).tiny
-        if values is not None and not (
-            values.shape == size and np.isfinite(values).all() and (values >= least).all()
-        ):
-            message = f"{what} of {name!r} must have shape {size} and finite, positive values."
+def _check(data: FoldData, name: str, predictions: Mapping[str, MethodPrediction]) -> None:
+    """Refuse predictions of a user's method that cannot be scored."""
+    if missing := [section for section in data.truths if section not in predictions]:
+        message = f"{name!r} returned no prediction for test sections {', '.join(missing)}."
+        raise SectionError(message)
+    genes, tiny = data.task.genes, float(np.finfo(np.float32).tiny)
+    for section, truth in data.truths.items():
+        p, shape = predictions[section], (len(truth.totals), len(genes.genes))
+        arrays: list[tuple[str, Array | None, tuple[int, ...], float]] = [
+            ("expression", p.expression, shape, -np.inf),
+            ("raw_scale", p.raw_scale, (shape[0], len(genes.sets[HEST_SET])), -np.inf),
+        ]
+        if p.counts is not None:
+            c = p.counts
+            arrays += [
+                ("rate", c.rate, shape, tiny),
+                ("theta", c.theta, shape[1:], tiny),
+                ("pi", c.pi, shape, 0.0),
+            ]
+            if not 0 < c.lower < 0.5 < c.upper < 1:
+                message = f"Interval quantiles {c.lower} and {c.upper} of {name!r} do not enclose 0.5."
+                raise SectionError(message)
+        for what, values, size, least in arrays:
+            if values is None or (values.shape == size and (np.isfinite(values) & (values >= least)).all()):
+                continue
+            sign = "" if least < 0 else ", positive"
+            message = f"{what} of {name!r} for {section} has shape {values.shape}; expected finite{sign} values of shape {size}."
             raise SectionError(message)
-    if not 0 < counts.lower < 0.5 < counts.upper < 1:
-        message = f"Interval quantiles {counts.lower} and {counts.upper} of {name!r} do not enclose 0.5."
-        raise SectionError(message)
-
-
-def _score_pooled(
-    truths: Sequence[SectionTruth], predicted: Sequence[PredictedExpression], members: Sequence[str]
-) -> SetScore:
-    """Pool the spots of all test sections, on the genes of the HEST board that all of them have measured."""
-    shared = [gene for gene in members if all(gene in truth.genes for truth in truths)]
-    if not shared:
-        message = (
-            f"The test sections share none of the {len(members)} genes of the HEST board. Use the same gene names in all "
-            "sections, or test them in different folds."
-        )
-        raise SectionError(message)
-    first = predicted[0]
-    columns, places = (pd.Index(names).get_indexer(shared) for names in (first.genes, members))
-    raw = [p.raw_scale[:, places] for p in predicted if p.raw_scale is not None]
-    pooled = PredictedExpression(
-        name=first.name,
-        expression=np.concatenate([p.expression[:, columns] for p in predicted]),
-        genes=np.asarray(shared),
-        is_reference=first.is_reference,
-        raw_scale=np.concatenate(raw) if len(raw) == len(predicted) else None,
-    )
-    counts = [csr_matrix(truth.counts)[:, pd.Index(truth.genes).get_indexer(shared)] for truth in truths]
-    truth = SectionTruth(
-        counts=csr_matrix(vstack(counts)),
-        genes=np.asarray(shared),
-        totals=np.concatenate([truth.totals for truth in truths]),
-    )
-    (score,) = score_section(truth, [pooled], {HEST_SET: list(members)}).hest
-    return score
 
 
 def write_result(path: Path, result: RunResult) -> None:
     """Write a result as one JSON file, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     if result.scores is not None:
-        values["scores"] = {
-            "sections": {name: list(scores) for name, scores in result.scores.sections.items()},
-            "hest": result.scores.hest,
-            "genes": {name: t.reset_index().to_dict("list") for name, t in result.scores.genes.items()},
-        }
+        genes = result.scores.genes.reset_index().to_dict("list")
+        values["scores"] = {"sets": result.scores.sets, "genes": genes}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(json_ready(values), allow_nan=False))
 
 
@@ -316,22 +261,12 @@ def read_result(path: Path) -> RunResult | None:
     if not path.is_file():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    scores = values["scores"]
-    if scores is not None:
+    if scores := values["scores"]:
         values["scores"] = FoldScores(
-            sections={name: [_set_score(s) for s in each] for name, each in scores["sections"].items()},
-            hest=_set_score(scores["hest"]),
-            genes={
-                name: pd.DataFrame(table).set_index("gene").astype(np.float64)
-                for name, table in scores["genes"].items()
-            },
+            sets=pd.DataFrame(scores["sets"]).astype({"value": np.float64}),
+            genes=pd.DataFrame(scores["genes"]).set_index(["section", "gene"]).astype(np.float64),
         )
     return RunResult(**values)
-
-
-def _set_score(values: dict[str, Any]) -> SetScore:
-    means = {name: math.nan if value is None else value for name, value in values["means"].items()}
-    return SetScore(**{**values, "means": means})
 
 
 def _file_name(name: str) -> str:

@@ -19,8 +19,9 @@ from spam.training.pretraining import pretrain_on
 from spam.training.training_set import training_set_of
 
 from .baselines import BASELINES
+from .boards import CountPrediction, MethodPrediction
 from .folds import FoldTask
-from .methods import CountPrediction, Method, MethodPrediction
+from .methods import Method
 from .peers import PEERS
 from .stored_truth import DEPTH_NULL
 
@@ -109,29 +110,22 @@ ABLATIONS: tuple[Method, ...] = (
 """SPAM with one part changed; run by name only."""
 
 
-def choose_methods(
-    names: Sequence[str], known: Sequence[Method] = ALL_METHODS
-) -> tuple[tuple[Method, ...], bool]:
-    """Choose methods by name; ``all`` selects all of `known`.
+def choose_methods(names: Sequence[str], known: Sequence[Method] = ALL_METHODS) -> tuple[Method | None, ...]:
+    """Choose methods by name, in the order of `known`; ``all`` selects all of `known` and the depth null.
 
-    Returns
-    -------
-    The methods, in the order of `known`, and whether the depth null (not a method, since it reads the test counts) is
-    selected.
+    The depth null, first, is None: it reads the test counts, so it is not a method.
 
     Raises
     ------
     ConfigError
         If a name is unknown; suggests the nearest.
     """
-    known_by_name = {method.name: method for method in (*known, *ABLATIONS)}
-    offered = [DEPTH_NULL, *known_by_name]
+    offered = {DEPTH_NULL: None, **{method.name: method for method in (*known, *ABLATIONS)}}
     for name in names:
         if name not in (*offered, "all"):
             near = difflib.get_close_matches(name, offered, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"Choose all, or from: {', '.join(offered)}."
             message = f"Unknown method {name!r} (--methods). {hint}"
             raise ConfigError(message)
-    whole = [method.name for method in known] if "all" in names else []
-    chosen = tuple(method for name, method in known_by_name.items() if name in (*names, *whole))
-    return chosen, DEPTH_NULL in names or "all" in names
+    whole = (DEPTH_NULL, *(method.name for method in known)) if "all" in names else ()
+    return tuple(method for name, method in offered.items() if name in (*names, *whole))

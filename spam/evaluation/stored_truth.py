@@ -3,17 +3,15 @@
 import dataclasses
 
 import numpy as np
-import torch
 from scipy.sparse import csr_matrix
 
 from spam.graphs import ensure_spatial_graph
-from spam.models import Likelihood, count_interval, count_log_prob
 from spam.prediction import Context, PredictedSection, Predictor
 from spam.prediction.panel import Bank
 from spam.store import StoredSection
-from spam.typing import Array, Float64, Num, Shaped
+from spam.training.genes import GeneChoice
 
-from .boards import BoardReport, PredictedExpression, SectionTruth, score_section
+from .boards import BoardReport, CountPrediction, MethodPrediction, SectionTruth, score_section
 
 MODEL = "SPAM"
 DEPTH_NULL = "depth null"
@@ -55,118 +53,24 @@ def score_predicted(
         totals=totals,
         weights=graph.connectivities,
     )
-    genes = np.asarray(predicted.genes)
-    baselines = []
-    for name, expression in predicted.baselines.items():
-        raw_genes, raw = predicted.raw_scale_baselines.get(name, (None, None))
-        baselines.append(
-            PredictedExpression(
-                name=name,
-                expression=expression,
-                genes=genes,
-                is_reference=True,
-                raw_scale=raw,
-                raw_genes=None if raw_genes is None else np.asarray(raw_genes),
-            )
-        )
-    depth = np.broadcast_to(np.log1p(totals)[:, None], predicted.expression.shape)
-    baselines.append(PredictedExpression(name=DEPTH_NULL, expression=depth, genes=genes, is_reference=True))
-    model = _model_prediction(predictor, predicted, truth, genes)
-    board = score_section(truth, [model, *baselines], predictor.meta.gene_sets)
-    return dataclasses.replace(board, panel_share=_panel_share(predictor, section, counts))
-
-
-def score_counts(
-    truth: SectionTruth,
-    genes: Shaped[Array, " n_genes"],
-    likelihood: Likelihood,
-    *,
-    rate: Num[Array, "n_spots n_genes"],
-    theta: Num[Array, " n_genes"] | None,
-    pi: Num[Array, "n_spots n_genes"] | None,
-    levels: tuple[float, float],
-) -> tuple[Float64[Array, " n_genes"], Float64[Array, "n_spots n_genes"], Float64[Array, "n_spots n_genes"]]:
-    """Evaluate a predicted count distribution at the measured depth of each spot.
-
-    Parameters
-    ----------
-    truth
-        Measurements.
-    genes
-        Names of the predicted genes; includes all of the truth's.
-    likelihood, theta, pi
-        Family and its parameters, see `count_interval`.
-    rate
-        Mean per 10k counts before zero inflation.
-    levels
-        Quantiles of the interval's ends, one below and one above 0.5.
-
-    Returns
-    -------
-    Negative log-likelihood per gene in nats, mean over spots with counts, NaN for genes that were not measured; lower and
-    upper end of the interval of raw counts.
-    """
-    mu = rate * (truth.totals / 1e4)[:, None]
-    # `count_interval` is equal-tailed; the lower end of one and the upper end of another give unequal tails.
-    lower = count_interval(likelihood, mu, theta, pi, 1 - 2 * levels[0])[0]
-    upper = count_interval(likelihood, mu, theta, pi, 2 * levels[1] - 1)[1]
-    return _nll(truth, genes, likelihood, mu, theta, pi), lower, upper
-
-
-def _nll(
-    truth: SectionTruth,
-    genes: Shaped[Array, " n_genes"],
-    likelihood: Likelihood,
-    mu: Num[Array, "n_spots n_genes"],
-    theta: Num[Array, " n_genes"] | None,
-    pi: Num[Array, "n_spots n_genes"] | None,
-) -> Float64[Array, " n_genes"]:
-    position = {str(gene): i for i, gene in enumerate(genes)}
-    columns = [position[str(gene)] for gene in truth.genes]
-    rows = truth.totals > 0
-
-    def log(values: Num[Array, "..."]) -> torch.Tensor:
-        return torch.from_numpy(np.log(np.asarray(values, dtype=np.float64)))
-
-    # float32 rounds a pi beyond logit 17 to 1, whose logit is infinite: use the largest value below 1.
-    bounds = (np.finfo(np.float32).tiny, 1.0 - np.finfo(np.float32).epsneg)
-    chosen_pi = None if pi is None else np.clip(pi[rows][:, columns].astype(np.float64), *bounds)
-    nll = np.full(len(genes), np.nan)
-    counts = torch.from_numpy(csr_matrix(truth.counts)[rows].toarray())
-    log_prob = count_log_prob(
-        counts,
-        log_mu=log(mu[rows][:, columns]),
-        log_theta=None if theta is None else log(theta[columns]),
-        zi_logits=None if chosen_pi is None else log(chosen_pi) - log(1.0 - chosen_pi),
-    )
-    nll[columns] = -log_prob.mean(0).numpy()
-    return nll
-
-
-def _model_prediction(
-    predictor: Predictor, predicted: PredictedSection, truth: SectionTruth, genes: Array
-) -> PredictedExpression:
-    """Collect the model's expression with likelihood and interval of the raw counts."""
-    likelihood = predictor.meta.settings["likelihood"]
     level = predictor.interval_level(predicted.coverage)
-    nll, lower, upper = score_counts(
-        truth,
-        genes,
-        likelihood,
+    distribution = CountPrediction(
+        likelihood=predictor.meta.settings["likelihood"],
         rate=predicted.mu * (1e4 / predicted.depth),
-        theta=None if likelihood == "poisson" else predicted.theta,
-        pi=predicted.pi if likelihood == "zinb" else None,
-        levels=((1 - level) / 2, (1 + level) / 2),
+        theta=predicted.theta,
+        pi=predicted.pi,
+        lower=(1 - level) / 2,
+        upper=(1 + level) / 2,
     )
-    return PredictedExpression(
-        name=MODEL,
-        expression=predicted.expression,
-        genes=genes,
-        is_reference=False,
-        nll=nll,
-        lower=lower,
-        upper=upper,
-    )
+    predictions = {MODEL: MethodPrediction(expression=predicted.expression, counts=distribution)}
+    for name, expression in predicted.baselines.items():
+        raw = predicted.raw_scale_baselines.get(name, (None, None))[1]
+        predictions[name] = MethodPrediction(expression=expression, raw_scale=raw)
+    depth = np.broadcast_to(np.log1p(totals)[:, None], predicted.expression.shape)
+    predictions[DEPTH_NULL] = MethodPrediction(expression=depth)
+    genes = GeneChoice(genes=tuple(predicted.genes), sets=dict(predictor.meta.gene_sets))
+    board = score_section(truth, predictions, genes, model=MODEL)
+    return dataclasses.replace(board, panel_share=_panel_share(predictor, section, counts))
 
 
 def _panel_share(predictor: Predictor, section: StoredSection, counts: csr_matrix) -> float | None:

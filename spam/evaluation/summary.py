@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -30,32 +29,19 @@ def score_table(
     donors
         Donor of each section; sections of unknown donor may share one, and then there is no interval over donors.
     """
-    blocks = {fold.name: fold.block is not None for fold in folds}
-    rows: list[dict[str, Any]] = []
-    for result in results:
-        if result.scores is None:
-            continue
-        first = next(iter(result.scores.sections))
-        scored = [(section, score) for section, each in result.scores.sections.items() for score in each]
-        for section, score in [*scored, (first, result.scores.hest)]:
-            rows += [
-                {
-                    "method": result.method,
-                    "is_reference": result.is_reference,
-                    "seed": result.seed,
-                    "fold": result.fold,
-                    "donor": donors[section] or _UNKNOWN,
-                    "section": section,
-                    "part": result.fold if blocks[result.fold] else section,
-                    "gene_set": score.gene_set,
-                    "score": name,
-                    "value": value,
-                    "n_genes": score.n_genes - score.n_missing,
-                    "n_undefined": score.n_undefined.get(name, 0),
-                }
-                for name, value in score.means.items()
-            ]
-    return pd.DataFrame(rows)
+    is_block = {fold.name: fold.block is not None for fold in folds}
+    tables = [
+        r.scores.sets.assign(
+            is_reference=r.is_reference,
+            seed=r.seed,
+            fold=r.fold,
+            part=r.fold if is_block[r.fold] else r.scores.sets["section"],
+        )
+        for r in results
+        if r.scores is not None
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(donor=[donors[section] or _UNKNOWN for section in table["section"]])
 
 
 def unit_kind(table: pd.DataFrame) -> UnitKind:
@@ -66,7 +52,7 @@ def unit_kind(table: pd.DataFrame) -> UnitKind:
     return "sections" if table["section"].nunique() > 1 else "blocks"
 
 
-def summarise(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> pd.DataFrame:
+def summarise(table: pd.DataFrame, unit: UnitKind) -> pd.DataFrame:
     """Average each score over seeds, then blocks, sections and donors: one row per method, gene set and score.
 
     Columns: ``mean``, ``lower``, ``upper`` and ``n_units`` of the bootstrap interval over units; ``sd_units`` and
@@ -84,7 +70,7 @@ def summarise(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> pd.DataF
                 "is_reference": bool(own["is_reference"].iloc[0]),
                 "gene_set": gene_set,
                 "score": score,
-                **dataclasses.asdict(bootstrap_mean(units.to_numpy(), seed=seed)),
+                **dataclasses.asdict(bootstrap_mean(units.to_numpy())),
                 "sd_units": units.std(),
                 "sd_seeds": pd.Series(by_seed).std(),
                 "n_seeds": len(by_seed),
@@ -95,33 +81,25 @@ def summarise(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def compare(table: pd.DataFrame, unit: UnitKind, *, seed: int = 0) -> list[PairedDifference]:
+def compare(table: pd.DataFrame, unit: UnitKind) -> list[PairedDifference]:
     """Compare each method that is not a baseline with every other one, the tuned ridge first.
 
     Uses the test sections with a score of both.
     """
     is_reference = dict(zip(table["method"], table["is_reference"], strict=True))
     others = sorted(is_reference, key=lambda name: name != RIVAL)  # stable: keeps the order of the rest
+    pairs = [(a, b) for a in is_reference for b in others if a != b and not is_reference[a]]
     differences = []
     for gene_set, score in COMPARED:
         chosen = table[(table["gene_set"] == gene_set) & (table["score"] == score)]
         parts = {str(m): rows.groupby(_LEVELS)["value"].mean() for m, rows in chosen.groupby("method")}
-        for method in is_reference:
-            for other in others:
-                if is_reference[method] or other == method or not {method, other} <= parts.keys():
-                    continue
-                paired = (parts[method] - parts[other]).rename("value").reset_index()
-                interval = bootstrap_mean(_unit_values(paired, unit).to_numpy(), seed=seed)
-                differences.append(
-                    PairedDifference(
-                        method=method,
-                        other=other,
-                        gene_set=gene_set,
-                        score=score,
-                        difference=interval,
-                        unit=unit,
-                    )
-                )
+        for method, other in pairs:
+            if not {method, other} <= parts.keys():
+                continue
+            paired = (parts[method] - parts[other]).rename("value").reset_index()
+            interval = bootstrap_mean(_unit_values(paired, unit).to_numpy())
+            named = {"method": method, "other": other, "gene_set": gene_set, "score": score}
+            differences.append(PairedDifference(**named, difference=interval, unit=unit))
     return differences
 
 

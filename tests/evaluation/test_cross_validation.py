@@ -13,6 +13,7 @@ from scipy import stats
 
 from spam.cli.commands import BENCHMARK
 from spam.evaluation import ALL_METHODS, BenchmarkReport, benchmark
+from spam.evaluation.runs import read_result
 from spam.evaluation.spam_method import choose_methods
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import open_store
@@ -100,7 +101,7 @@ def test_genes_are_averaged_over_test_sections(store: Path, written: Path) -> No
         expression = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
         feature = section.features("tiny_112um")[:, 0]
         path = next((written / "runs").glob(f"{fold}-*/first-feature-*/seed-0.json"))
-        chosen[fold] = set(json.loads(path.read_text(encoding="utf-8"))["scores"]["genes"][name]["gene"])
+        chosen[fold] = set(read_result(path).scores.genes.loc[name].index)
         for gene, values in zip(section.genes, expression.T, strict=True):
             if gene in chosen[fold]:
                 scores.setdefault(gene, []).append(stats.pearsonr(values, feature).statistic)
@@ -157,8 +158,8 @@ def test_names_of_the_methods_can_be_given_on_the_command_line() -> None:
     names = [method.name for method in ALL_METHODS]
     assert len(set(names)) == len(names)
     assert not [name for name in names if "," in name]  # a comma separates them
-    assert choose_methods(("all",)) == (ALL_METHODS, True)
-    assert choose_methods((names[3], names[1])) == ((ALL_METHODS[1], ALL_METHODS[3]), False)
+    assert choose_methods(("all",)) == (None, *ALL_METHODS)
+    assert choose_methods((names[3], names[1])) == (ALL_METHODS[1], ALL_METHODS[3])
     assert "tuned ridge" in names
 
 

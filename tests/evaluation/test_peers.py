@@ -21,7 +21,6 @@ from spam.evaluation.peers import (
     MultiResolution,
     NeighbourhoodSet,
     Peer,
-    References,
     TileRegression,
     fold_tensors,
     soft_target_contrast,
@@ -107,10 +106,10 @@ def test_rows_of_a_fold_are_those_of_its_sections() -> None:
 def test_the_contrast_is_the_cross_entropy_with_soft_targets() -> None:
     rng = np.random.default_rng(0)
     image, profile = rng.normal(size=(2, 7, 5))
-    targets = softmax((image @ image.T + profile @ profile.T) / 2 * 0.7, axis=1)
-    logits = profile @ image.T / 0.7
+    targets = softmax((image @ image.T + profile @ profile.T) / 2, axis=1)
+    logits = profile @ image.T
     losses = [-(targets * log_softmax(x, axis=1)).sum(axis=1).mean() for x in (logits, logits.T)]
-    got = soft_target_contrast(torch.from_numpy(image), torch.from_numpy(profile), temperature=0.7)
+    got = soft_target_contrast(torch.from_numpy(image), torch.from_numpy(profile))
     np.testing.assert_allclose(float(got), np.mean(losses), rtol=1e-10)
 
 
@@ -123,19 +122,17 @@ def tensors() -> FoldTensors:
 def test_retrieval_averages_the_nearest_profiles(tensors: FoldTensors, n_references: int) -> None:
     torch.manual_seed(0)
     network = ContrastiveRetrieval(tensors, 17).eval()
-    references = References(rows=torch.arange(n_references), expression=torch.randn(n_references, 17))
+    references = torch.randn(n_references, 17)
     with torch.no_grad():
         got = network.predict(torch.arange(90, 97), references)
         image = normalize(network.image_head(tensors.inputs[90:97])).numpy()
-        bank = normalize(network.profile_head(references.expression)).numpy()
+        bank = normalize(network.profile_head(references)).numpy()
     for row, query in zip(got, image, strict=True):
         nearest = np.argsort(-bank @ query)[:50]
-        np.testing.assert_allclose(
-            row, references.expression.numpy()[nearest].mean(axis=0), rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(row, references.numpy()[nearest].mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-NOBODY = References(rows=torch.arange(0), expression=torch.zeros(0, 17))
+NOBODY = torch.zeros(0, 17)
 REGRESSIONS = [TileRegression, NeighbourhoodSet, MultiResolution]
 
 
@@ -185,7 +182,7 @@ def test_the_views_are_supervised_and_distilled(tensors: FoldTensors) -> None:
     torch.manual_seed(0)
     network = MultiResolution(tensors, 17).eval()
     rows, y = torch.arange(5, 18), torch.randn(13, 17)
-    fused, *views = network(rows)
+    fused, *views = network.views(rows)
     expected = ((fused - y) ** 2).mean()
     for view in views:
         expected = expected + 0.7 * ((view - y) ** 2).mean() + 0.3 * ((view - fused) ** 2).mean()
@@ -206,7 +203,7 @@ class Planned(TileRegression):
         self.n_epochs += mode  # once an epoch
         return super().train(mode)  # type: ignore[return-value]
 
-    def predict(self, rows: torch.Tensor, references: References) -> torch.Tensor:
+    def predict(self, rows: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
         truth = self.truth[rows]  # type: ignore[index]
         return (
             truth
@@ -233,23 +230,25 @@ def test_the_number_of_epochs_is_the_one_that_predicts_left_out_groups_best() ->
 
 
 def test_every_row_is_visited_once_an_epoch_and_a_lone_rest_is_left_out() -> None:
-    network = torch.nn.Linear(1, 1)
     seen: list[list[int]] = []
     ends: list[int] = []
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
+    def loss(network: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
         seen.append(rows.tolist())
         return network(torch.ones(1, 1)).sum()
 
-    def after(epoch: int) -> None:
+    def after(network: torch.nn.Module, epoch: int) -> None:
         assert not network.training
         ends.append(len(seen))
 
-    train_network(network, loss, 11, Schedule(epochs=3, batch_size=4), seed=(0,), after_epoch=after)
+    def build() -> torch.nn.Module:
+        return torch.nn.Linear(1, 1)
+
+    train_network(build, loss, 11, Schedule(epochs=3, batch_size=4), seed=(0,), after_epoch=after)
     assert ends == [3, 6, 9]
     epochs = [[row for rows in seen[i : i + 3] for row in rows] for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     seen.clear()
-    train_network(network, loss, 9, Schedule(epochs=1, batch_size=4), seed=(0,))
+    train_network(build, loss, 9, Schedule(epochs=1, batch_size=4), seed=(0,))
     assert [len(rows) for rows in seen] == [4, 4]

@@ -175,11 +175,11 @@ def test_unknown_methods_are_named_with_the_nearest(store: Path, tmp_path: Path)
 def test_a_result_reads_back_with_its_undefined_scores(store: Path, tmp_path: Path) -> None:
     run(store, tmp_path, [FirstFeature()])
     result = read_result(result_path(tmp_path, "S2", FirstFeature()))
-    (everything,) = (score for score in result.scores.sections["S2"] if score.gene_set == "all")
-    table = result.scores.genes["S2"]
+    sets, table = result.scores.sets, result.scores.genes.loc["S2"]
+    everything = sets[sets["gene_set"] == "all"].set_index("score")
     for name in ("pearson", "nll"):
-        assert table[name].mean() == pytest.approx(everything.means[name])
-        assert table[name].isna().sum() == everything.n_undefined[name]
+        assert table[name].mean() == pytest.approx(everything.loc[name, "value"])
+        assert table[name].isna().sum() == everything.loc[name, "n_undefined"]
     assert read_result(tmp_path / "nothing.json") is None
 
 
@@ -204,4 +204,4 @@ def test_changed_counts_of_a_test_section_change_no_prediction(store: Path, tmp_
     for method in methods:
         results = [read_result(result_path(tmp_path / x, "S1+S2 -> S3", method)) for x in "ab"]
         assert results[0].prediction_sha256 == results[1].prediction_sha256
-        assert results[0].scores.sections != results[1].scores.sections
+        assert not results[0].scores.sets.equals(results[1].scores.sets)
