@@ -70,7 +70,7 @@ class PlannedSection:
         return np.asarray(spots[sweep_order(xy_px, self.slide, native_px=native_px, out_px=out_px)])
 
     def read_tiles(
-        self, batches: Sequence[Int64[Array, " n"]], size: int, config: EmbedConfig, device: str
+        self, batches: Sequence[Int64[Array, " _"]], size: int, config: EmbedConfig, device: str
     ) -> Generator[TileBatch, None, None]:
         """Read batches of tiles ahead, for an encoder on a device type; close the generator before the slide."""
         reader = TileReader(

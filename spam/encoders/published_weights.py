@@ -13,7 +13,7 @@ import pickle
 import re
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -75,10 +75,10 @@ class Layout:
     """
 
     names: dict[str, list[str]]
-    rewritten: tuple[tuple[str, str], ...] = ()
-    unused: tuple[str, ...] = ()
-    envelopes: tuple[str, ...] = ()
-    flat: tuple[str, ...] = ()
+    rewritten: Sequence[Sequence[str]] = ()
+    unused: Sequence[str] = ()
+    envelopes: Sequence[str] = ()
+    flat: Sequence[str] = ()
     n_unused_positions: int = 0
     resampling: Resampling | None = None
     resampling_with_registers: Resampling | None = None

@@ -138,8 +138,11 @@ def read_features(
         is_direct = len(rows) == chunk[0] and out.dtype == dtype
         place = rows if is_direct else np.empty((chunk[0], meta.dim), dtype)
         checksum = bytearray(_CRC_BYTES)
-        with part.path.open("rb", buffering=0) as file:
-            os.preadv(file.fileno(), [place.data.cast("B"), checksum], part.offset)
+        try:
+            with part.path.open("rb", buffering=0) as file:
+                os.preadv(file.fileno(), [place.data.cast("B"), checksum], part.offset)
+        except FileNotFoundError as error:  # removed by a writer since it was found
+            raise location.damaged(where, "it is missing") from error
         if google_crc32c.value(place.reshape(-1).view(np.uint8)) != int.from_bytes(checksum, "little"):
             first, last = files[path], files[path] + len(rows)
             fault = f"rows {first}:{last} of {key!r} do not match their checksum"

@@ -302,7 +302,7 @@ def remove_leftovers(store: Path) -> None:
     """Remove the folders of `_staged` that killed writers left."""
     for folder in store.glob(f"{STAGING}*@*"):
         section = folder.name.removeprefix(STAGING).rpartition("@")[0]
-        with contextlib.suppress(StoreError), locked(store, section, wait_s=0):  # else its writer is alive
+        with contextlib.suppress(StoreError), locked(store, section, wait_s=0.0):  # else its writer is alive
             shutil.rmtree(inside(store, folder.name), ignore_errors=True)
 
 
