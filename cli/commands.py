@@ -28,9 +28,12 @@ _DRY_RUN = Option(
 def _embed(values: dict[str, Any], progress: Progress) -> Any:
     is_dry_run = values.pop("dry_run", False)
     config = EmbedConfig.from_mapping(values)
+    config.check_paths()
+    from spam.encoders import encoder_card
+
+    encoder_card(config.enc_name, config.revision)  # reports an unknown name before torch is imported
     if not is_dry_run:
         return call("embed", config, progress=progress)
-    config.check_paths()
     from spam.embedding import plan
 
     return plan(config)

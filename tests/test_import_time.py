@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import spam
 
@@ -39,6 +40,13 @@ def test_public_names_are_importable() -> None:
 
 def test_listing_encoders_loads_neither_torch_nor_timm() -> None:
     assert not {"torch", "timm"} & set(loaded_after(command("encoders", "list", "--json")))
+
+
+def test_an_unknown_encoder_is_reported_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("x,y,source_image,spot_id\n")
+    options = ["--csv", f"{tmp_path}/map.csv", "--root", str(tmp_path), "--store", f"{tmp_path}/s.zarr"]
+    code = command("embed", *options, "--enc-name", "uni_v9").replace("end.code == 0", "end.code == 2")
+    assert not {"torch", "timm"} & set(loaded_after(code))
 
 
 def test_store_reads_without_torch() -> None:
