@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ class Predictor:
 
     def _check_features(self, section: StoredSection) -> None:
         """Refuse a section whose features are not those that the checkpoint was trained on."""
-        meta, wrong = self.meta, []
+        meta, wrong, is_other = self.meta, [], False
         for key in meta.feature_keys:
             if key not in section.feature_keys:
                 wrong.append(f"{key} is missing (present: {', '.join(section.feature_keys) or 'none'})")
@@ -242,16 +243,23 @@ class Predictor:
             weights = found.weights_sha256 or UNKNOWN_WEIGHTS
             if weights != meta.weights_sha256 or found.tile not in meta.tiles:
                 wrong.append(f"{key} has weights {weights[:8]}… and tile {found.tile}")
+                is_other = True
         if wrong:
+            encoder, is_adapted = re.subn("-lora-[0-9a-f]{8}$", "", meta.encoder_name)
             sizes = [
                 f"--tile-um {t['tile_um']:g}" if t["tile_um"] else f"--tile-px {t['tile_px']}"
                 for t in meta.tiles
             ]
-            flags = [*sizes, *(["--dihedral"] if meta.is_averaged else []), "--overwrite"]
+            switches = {"--dihedral": meta.is_averaged, "--overwrite": is_other}
+            flags = [
+                *(["--lora ADAPTER"] if is_adapted else []),
+                *sizes,
+                *(f for f in switches if switches[f]),
+            ]
             message = (
                 f"Section {section.meta.name!r} does not have the features of the checkpoint (weights "
                 f"{meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))}): {'; '.join(wrong)}. Run: "
-                f"spam embed --store {section.store_address} --enc-name {meta.encoder_name} {' '.join(flags)}"
+                f"spam embed --store {section.store_address} --enc-name {encoder} {' '.join(flags)}"
             )
             raise CheckpointError(message)
 

@@ -266,6 +266,21 @@ def test_a_section_with_other_features_is_refused_with_the_command_that_embeds_i
         "weights": "weights ffffffff….*tiny_112um has weights abababab…",
         "tile": "'out_px': 448.*tiny_112um has .*'out_px': 224",
     }
-    command = r".*spam embed --store .*s\.zarr --enc-name tiny --tile-um 112 --tile-um 224 --overwrite"
+    command = r".*spam embed --store .*s\.zarr --enc-name tiny --tile-um 112 --tile-um 224"
+    command += "$" if fault == "missing" else " --overwrite$"
     with pytest.raises(CheckpointError, match=found[fault] + command):
+        loaded.predict(open_store(tmp_path / "s.zarr").section("X"))
+
+
+def test_features_of_an_adapted_encoder_are_embedded_with_its_adapter(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    add_section(tmp_path / "s.zarr", "X")
+    loaded = load(checkpoint)
+    for name, value in {
+        "encoder_name": "tiny-lora-0123abcd",
+        "feature_keys": ("tiny-lora-0123abcd_112um",),
+    }.items():
+        object.__setattr__(loaded.meta, name, value)
+    with pytest.raises(CheckpointError, match="--enc-name tiny --lora ADAPTER --tile-um 112"):
         loaded.predict(open_store(tmp_path / "s.zarr").section("X"))
