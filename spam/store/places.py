@@ -63,9 +63,7 @@ class Location:
         part = self.part(f"{name}/{INDEX}".lstrip("/"), None)
         if part is None:
             return None
-        with contextlib.suppress(FileNotFoundError):  # replaced by a writer at this moment
-            return dataclasses.replace(part, n_bytes=min(part.n_bytes, MOST_INDEX_BYTES + 1)).read()
-        return None
+        return dataclasses.replace(part, n_bytes=min(part.n_bytes, MOST_INDEX_BYTES + 1)).read()
 
     def read(self, path: str, entry: FileEntry) -> bytes:
         """Read a file whole and compare it with its index entry.
@@ -87,7 +85,10 @@ class Location:
             return b"", "it is missing"
         if part.n_bytes != entry.n_bytes:
             return b"", f"it has {part.n_bytes} bytes, expected {entry.n_bytes}"
-        data = part.read()
+        try:
+            data = part.read()
+        except FileNotFoundError:  # removed by a writer since it was found
+            return b"", "it is missing"
         return data, "" if file_entry(data) == entry else f"its SHA-256 is not {entry.sha256[:12]}…"
 
     def damaged(self, path: str, fault: str) -> StoreError:
@@ -109,6 +110,13 @@ class FolderLocation(Location):
         """List the folders of the sections: a writer may have been killed before it updated the root."""
         names = (path.parent.name for path in self.path.glob(f"*/{INDEX}"))
         return tuple(sorted(name for name in names if not name.startswith(".")))
+
+    def read_index(self, name: str) -> bytes | None:
+        """Read a ``zarr.json`` without asking for its size first: a writer may replace it by a longer one meanwhile."""
+        path = inside(self.path, f"{name}/{INDEX}".lstrip("/"))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+            return file.read(MOST_INDEX_BYTES + 1)
+        return None
 
     def part(self, path: str, entry: FileEntry | None) -> FilePart | None:
         """Find a file; links are refused."""

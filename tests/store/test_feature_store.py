@@ -1,3 +1,9 @@
+import itertools
+import json
+import threading
+
+from spam.store.places import FolderLocation
+
 """Stores and the tables of their sections: writing and reading are inverse; other folders are rejected."""
 
 import getpass
@@ -325,3 +331,26 @@ def test_links_lead_nowhere(store, section, make_feature_meta, tmp_path):
     (store.folder / ".unfinished-C2@0").symlink_to(outside)
     open_store(store.folder, is_read_only=False)  # removes what killed writers left
     assert sorted(path.name for path in outside.iterdir()) == ["data", "indices", "indptr", "zarr.json"]
+
+
+def test_an_index_that_is_replaced_by_a_longer_one_is_read_whole(tmp_path):
+    """Regression: the size was that of the old file, the bytes those of the new one."""
+    texts = [json.dumps({"attributes": "x" * n}).encode() for n in (3, 5003)]
+    (tmp_path / "zarr.json").write_bytes(texts[0])
+    is_over = threading.Event()
+
+    def replace_again_and_again() -> None:
+        for text in itertools.cycle(texts):
+            (tmp_path / "new").write_bytes(text)
+            (tmp_path / "new").replace(tmp_path / "zarr.json")
+            if is_over.is_set():
+                return
+
+    writer = threading.Thread(target=replace_again_and_again)
+    writer.start()
+    try:
+        found = {FolderLocation(tmp_path).read_index("") for _ in range(3000)}
+    finally:
+        is_over.set()
+        writer.join()
+    assert found == set(texts)
