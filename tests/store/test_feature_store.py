@@ -1,16 +1,13 @@
-import itertools
-import json
-import threading
-
-from spam.store.places import FolderLocation
-
 """Stores and the tables of their sections: writing and reading are inverse; other folders are rejected."""
 
 import getpass
+import itertools
+import json
 import re
 import shutil
 import socket
 import tempfile
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +23,7 @@ from scipy import sparse
 
 from spam.errors import StoreError
 from spam.store import Overview, StoredSection, choose_sections, create_store, open_store, spots_digest
+from spam.store.places import FolderLocation
 from spam.store.writing import locked, locked_section
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
