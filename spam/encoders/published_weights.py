@@ -153,7 +153,9 @@ def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     EncoderError
         If their number or a shape differs.
     """
-    pairs = zip(weights.items(), expected.items(), strict=False)
+    pairs = zip(
+        weights.items(), expected.items(), strict=False
+    )  # lengths are compared below, with these pairs
     other = [
         f"{old!r} {tuple(tensor.shape)}, expected {new!r} {tuple(wanted.shape)}"
         for (old, tensor), (new, wanted) in pairs

@@ -87,7 +87,7 @@ def plot_scatter(
     with house_style():
         figure = new_figure(2.6 * n_columns + 0.4, 2.5 * n_rows + 0.5)
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
-        for axes, gene in zip(grid.flat, best, strict=False):
+        for axes, gene in zip(grid.flat[: len(best)], best, strict=True):
             axes.set_title(title_with_pearson(genes[gene], float(r[gene])))
             _scatter_gene(axes, truth[:, gene], prediction[:, gene])
         for axes in grid.flat[len(best) :]:

@@ -155,7 +155,10 @@ def draw_gene_table(config: SimulateConfig) -> pd.DataFrame:
     is_null = order < round(config.null_share * config.n_genes)
     loadings[is_null] = 0.0
     columns = {"base_log_rate": base, "donor_effect": 0.0, "section_effect": 0.0, "is_null": is_null}
-    columns |= {f"loading_{kind.name}": values for kind, values in zip(KINDS, loadings.T, strict=False)}
+    columns |= {
+        f"loading_{kind.name}": values
+        for kind, values in zip(KINDS[: config.n_programmes], loadings.T, strict=True)
+    }
     names = [f"SIM{number:04d}" for number in range(1, config.n_genes + 1)]
     return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
 

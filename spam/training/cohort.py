@@ -269,9 +269,9 @@ def neighbour_table(graph: Graph, xy: Float64[Array, "n 2"], t: int) -> TokenTab
 def cohort_neighbours(spots: Sequence[SpotData], t: int) -> TokenTable:
     """Concatenate the neighbour tables of several sections; rows count through the cohort."""
     tables = [neighbour_table(s.graph, s.xy, t) for s in spots]
-    starts = np.cumsum([0, *(s.n_spots for s in spots)])
+    starts = np.cumsum([0, *(s.n_spots for s in spots[:-1])])
     return TokenTable(
-        index=np.concatenate([table.index + start for table, start in zip(tables, starts, strict=False)]),
+        index=np.concatenate([table.index + start for table, start in zip(tables, starts, strict=True)]),
         relation=np.concatenate([table.relation for table in tables]),
         is_usable=np.concatenate([table.is_usable for table in tables]),
     )

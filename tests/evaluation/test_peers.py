@@ -132,7 +132,7 @@ def test_retrieval_averages_the_nearest_profiles(tensors: FoldTensors, n_referen
         np.testing.assert_allclose(row, references.numpy()[nearest].mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-NOBODY = torch.zeros(0, 17)
+NO_REFERENCES = torch.zeros(0, 17)
 REGRESSIONS = [TileRegression, NeighbourhoodSet, MultiResolution]
 
 
@@ -143,13 +143,13 @@ def test_a_prediction_depends_on_what_the_idea_looks_at_and_on_nothing_else(
     torch.manual_seed(0)
     network = build(tensors, 17).eval()
     spot = 61  # of the second section
-    before = network.predict(torch.tensor([spot]), NOBODY)  # type: ignore[operator]
+    before = network.predict(torch.tensor([spot]), NO_REFERENCES)  # type: ignore[operator]
     reached = set()
     for other in range(0, len(tensors.section), 3):
         changed = tensors.inputs.clone()
         changed[other] += 3.0
         network.fold = dataclasses.replace(tensors, inputs=changed)
-        if not torch.equal(network.predict(torch.tensor([spot]), NOBODY), before):  # type: ignore[operator]
+        if not torch.equal(network.predict(torch.tensor([spot]), NO_REFERENCES), before):  # type: ignore[operator]
             reached.add(other)
     others = set(range(0, len(tensors.section), 3))
     near = others & set(tensors.neighbours[spot].tolist())
@@ -171,11 +171,11 @@ def test_unused_places_have_no_influence(
     hidden = dataclasses.replace(tensors, is_usable=is_usable)
     elsewhere = torch.where(is_usable, tensors.neighbours, torch.full_like(tensors.neighbours, 7))
     network.fold = hidden
-    before = network.predict(rows, NOBODY)  # type: ignore[operator]
+    before = network.predict(rows, NO_REFERENCES)  # type: ignore[operator]
     network.fold = dataclasses.replace(hidden, neighbours=elsewhere)
-    torch.testing.assert_close(network.predict(rows, NOBODY), before)  # type: ignore[operator]
+    torch.testing.assert_close(network.predict(rows, NO_REFERENCES), before)  # type: ignore[operator]
     network.fold = tensors
-    assert not torch.allclose(network.predict(rows, NOBODY), before)  # type: ignore[operator]
+    assert not torch.allclose(network.predict(rows, NO_REFERENCES), before)  # type: ignore[operator]
 
 
 def test_the_views_are_supervised_and_distilled(tensors: FoldTensors) -> None:
