@@ -46,8 +46,8 @@ class Small(Config):
     out_dir: Path | None = option(None, "folder for results")
     copy: Path | None = option(None, "a file that is written", is_output=True)
     mode: Mode = option("joint", "mode", is_argument=True)
-    k: int = option(12, "neighbours", limits=">=1")
-    sizes: tuple[float, ...] = option((), "sizes", limits=">0")
+    k: int = option(12, "neighbours", limits="[1,1000]")
+    sizes: tuple[float, ...] = option((), "sizes", limits="(0,1000]")
     share: float | None = option(None, "share", limits="[0,1)")
 
     def faults(self) -> list[str | None]:
@@ -140,7 +140,7 @@ def test_all_faults_are_listed() -> None:
         ({"k": 0}, "--k must be at least 1, not 0"),
         ({"sizes": (3.0, 0.0)}, "--sizes must be positive, not 0.0"),
         ({"sizes": (float("nan"),)}, "--sizes must be positive, not nan"),
-        ({"sizes": (float("inf"),)}, "--sizes must be positive, not inf"),
+        ({"sizes": (float("inf"),)}, "--sizes must be at most 1000, not inf"),
         ({"share": 1.0}, r"--share must be in \[0, 1\), not 1.0"),
     ],
 )
