@@ -76,6 +76,11 @@ def option(
     return dataclasses.field(default=metadata.pop("default"), metadata=metadata)
 
 
+def number(limits: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a number of a record, with its interval as in `option`."""
+    return dataclasses.field(default=default, metadata={"limits": limits})
+
+
 data, training, model, output, advanced = (
     functools.partial(option, panel=panel) for panel in ("Data", "Training", "Model", "Output", "Advanced")
 )
@@ -205,7 +210,7 @@ def fit_value(value: Any, kind: Any, name: str = "the value") -> Any:
             if isinstance(value, origin):
                 return value
             if isinstance(value, Mapping):
-                return _record_of(origin, value, f"{name}.")
+                return record_of(origin, value, f"{name}.")
         elif isinstance(value, str):
             if member is str and "\0" not in value:
                 return value
@@ -251,6 +256,9 @@ class Record:
         """Return the values as JSON-ready types."""
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
+    def check_parts(self) -> None:
+        """Check entries of values that were read from a file, beyond their types; subclasses raise TypeError here."""
+
     @classmethod
     def from_mapping(cls: type[R], values: Mapping[str, Any]) -> R:  # noqa: PYI019  beartype knows no Self here
         """Rebuild from what `to_mapping` returned.
@@ -260,7 +268,7 @@ class Record:
         TypeError
             Naming every entry that is missing, unknown, of another type or outside its limits.
         """
-        return _record_of(cls, values)
+        return record_of(cls, values)
 
 
 @functools.cache
@@ -268,7 +276,8 @@ def _kinds(record: type[Record]) -> dict[str, Any]:
     return get_type_hints(record)
 
 
-def _record_of(record: type[R], values: Mapping[str, Any], prefix: str = "") -> R:
+def record_of(record: type[R], values: Mapping[str, Any], prefix: str = "") -> R:
+    """Rebuild a record, see `Record.from_mapping`; `prefix` names the entry that holds it, as in messages."""
     fields = {field.name: field for field in dataclasses.fields(record)}
     needed = [
         name
@@ -286,7 +295,9 @@ def _record_of(record: type[R], values: Mapping[str, Any], prefix: str = "") -> 
             faults += [fault] if fault else []
     if faults:
         raise TypeError("; ".join(faults[:_MOST_FAULTS]))
-    return record(**ready)
+    made = record(**ready)
+    made.check_parts()
+    return made
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file with tensors and JSON metadata, replaced atomically."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,21 +13,38 @@ import safetensors.numpy
 import torch
 
 from spam.atomic import replacing
-from spam.errors import CheckpointError, MissingInputError
+from spam.errors import CheckpointError, ConfigError, MissingInputError, shortened
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
-from spam.typing import Array
+from spam.typing import Array, Num
 
 T = TypeVar("T")
 
 Checkpoint = tuple[CheckpointMeta, dict[str, Array]]
 
+_META, _DIGEST = (
+    "spam",
+    "spam_sha256",
+)  # entries of the file's header; older files have no digest
+_REPAIR = "Copy it again or train again."
+
 
 def write_checkpoint(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Array]) -> None:
     """Write metadata and tensors to one file; an existing file is replaced atomically."""
     ready = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    text = json.dumps(meta.to_mapping())
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_bytes(safetensors.numpy.save(ready, metadata={"spam": json.dumps(meta.to_mapping())}))
+        header = {_META: text, _DIGEST: _digest(text, ready)}
+        partial.write_bytes(safetensors.numpy.save(ready, metadata=header))
+
+
+def _digest(text: str, tensors: Mapping[str, Array]) -> str:
+    """Hash metadata and tensors: safetensors itself has no checksum."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype.str}{tensor.shape}\0".encode())
+        digest.update(np.ascontiguousarray(tensor).data.cast("B") if tensor.size else b"")
+    return digest.hexdigest()
 
 
 def read_checkpoint_meta(path: Path) -> CheckpointMeta:
@@ -39,27 +57,42 @@ def read_checkpoint_meta(path: Path) -> CheckpointMeta:
     CheckpointError
         If the file is damaged, is not a SPAM checkpoint, or has another version.
     """
+    path = Path(path)
     if not path.is_file():
-        message = f"Checkpoint not found: {path}. Give the best.safetensors that training wrote."
+        inside = path / "best.safetensors"
+        is_folder = f"It is a folder; give {inside}." if inside.is_file() else ""
+        message = (
+            f"Checkpoint not found: {path}. {is_folder or 'Give the best.safetensors that training wrote.'}"
+        )
         raise MissingInputError(message)
+    return _read_meta(path, _read_header(path))
+
+
+def _read_header(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            values = json.loads((file.metadata() or {}).get("spam", "{}"))
+            return file.metadata() or {}
     except (safetensors.SafetensorError, ValueError) as error:
-        message = (
-            f"{str(path)!r} is damaged or not a safetensors file ({error}). Copy it again or train again."
-        )
+        message = f"{str(path)!r} is damaged or not a safetensors file ({error}). {_REPAIR}"
         raise CheckpointError(message) from error
-    if values.get("format") != CHECKPOINT_FORMAT:
-        message = f"{str(path)!r} is not a SPAM checkpoint. Give a file written by `spam pretrain` or `spam finetune`."
-        raise CheckpointError(message)
-    if values["version"] != CHECKPOINT_VERSION:
-        message = (
-            f"{str(path)!r} is a checkpoint of version {values['version']}; this SPAM reads version "
-            f"{CHECKPOINT_VERSION}. Train again with `spam {values['stage']}`, or install the matching spam-st."
-        )
-        raise CheckpointError(message)
-    return CheckpointMeta.from_mapping(values)
+
+
+def _read_meta(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
+    try:
+        values = json.loads(header.get(_META, "{}"))
+        if not isinstance(values, dict) or values.get("format") != CHECKPOINT_FORMAT:
+            message = f"{str(path)!r} is not a SPAM checkpoint. Give a file written by `spam pretrain` or `spam finetune`."
+            raise CheckpointError(message)
+        if (version := values.get("version")) != CHECKPOINT_VERSION:
+            message = (
+                f"{str(path)!r} is a checkpoint of version {shortened(version)}; this SPAM reads version "
+                f"{CHECKPOINT_VERSION}. Train again, or install the matching spam-st."
+            )
+            raise CheckpointError(message)
+        return CheckpointMeta.from_mapping(values)
+    except (json.JSONDecodeError, TypeError, ConfigError, RecursionError) as error:
+        message = f"The metadata of {str(path)!r} do not fit the format: {error}. {_REPAIR}"
+        raise CheckpointError(message) from error
 
 
 def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
@@ -70,6 +103,7 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
     MissingInputError, CheckpointError
         As `read_checkpoint_meta`; also if the checkpoint belongs to another stage.
     """
+    path = Path(path)
     meta = read_checkpoint_meta(path)
     if meta.stage != stage:
         flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt"}.get(stage, "--save-dir")
@@ -77,7 +111,16 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
             f"{str(path)!r} is a checkpoint of stage {meta.stage!r}; {flag} needs one of stage {stage!r}."
         )
         raise CheckpointError(message)
-    return meta, safetensors.numpy.load_file(path)
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:  # unknown number formats
+        message = f"The tensors of {str(path)!r} cannot be read ({error!r}). {_REPAIR}"
+        raise CheckpointError(message) from error
+    header = _read_header(path)
+    if header.get(_DIGEST, expected := _digest(header[_META], tensors)) != expected:
+        message = f"{str(path)!r} was changed after training: its digest is another. {_REPAIR}"
+        raise CheckpointError(message)
+    return meta, tensors
 
 
 def weights_of(tensors: Mapping[str, Array], prefix: str = "network.") -> dict[str, torch.Tensor]:
@@ -99,12 +142,23 @@ def to_tensors(record: Any, name: str) -> dict[str, Array]:
 
 
 def from_tensors(kind: type[T], tensors: Mapping[str, Array], name: str) -> T:
-    """Rebuild a dataclass from what `to_tensors` returned for the same name."""
+    """Rebuild a dataclass from what `to_tensors` returned for the same name.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor is missing, or has another number format or number of axes than the field.
+    """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         key, of = f"{name}.{field.name}", field.type
         if dataclasses.is_dataclass(of):
             values[field.name] = from_tensors(of, tensors, key)  # type: ignore[arg-type]
-        else:
-            values[field.name] = tensors[key].item() if of in (int, float) else tensors[key]
+            continue
+        is_scalar, value = of in (int, float), tensors.get(key)
+        if not isinstance(value, Num[Array, "1"] if is_scalar else of):  # type: ignore[arg-type]
+            found = "missing" if value is None else f"{value.dtype} {value.shape}"
+            message = f"Tensor {key!r} of the checkpoint is {found}, which does not fit the format. {_REPAIR}"
+            raise CheckpointError(message)
+        values[field.name] = value.item() if is_scalar else value
     return kind(**values)

@@ -345,7 +345,7 @@ class StoredSection:
         if described not in self.index.nodes:
             return None
         weights, lengths = (self._sparse(name, "csr", (self.n_spots, self.n_spots)) for name in matrices)
-        meta = GraphMeta(**self.index.attribute(described, META))
+        meta = GraphMeta.from_mapping(self.index.attribute(described, META))
         return Graph(connectivities=weights, distances=lengths, meta=meta)
 
     def write_graph(self, key: str, graph: Graph) -> None:

@@ -9,6 +9,7 @@ from training_runs import finetuning
 from spam.errors import CheckpointError, ConfigError, MissingInputError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.training_config import PretrainConfig
 from spam.store import open_store
 from spam.training import finetune
 from spam.training.finetuning import with_pretrained_donors
@@ -19,7 +20,7 @@ def meta() -> CheckpointMeta:
     return CheckpointMeta(
         stage="pretrain",
         epoch=3,
-        config={"epochs": 7},
+        config=PretrainConfig(store="s", save_dir="x").to_mapping() | {"store": None, "save_dir": None},
         config_digest="aa",
         data_digest="bb",
         encoder_name="tiny",
@@ -36,7 +37,7 @@ def meta() -> CheckpointMeta:
         metrics={"val_loss": 0.5},
         history=[{"epoch": 0.0, "val_loss": 0.5}],
         best={"epoch": 0.0, "val_loss": 0.5},
-        settings={"image_dim": 5},
+        settings={"image_dim": 5, "n_genes": 2, "proj_dim": 7, "mode": "joint", "dropout": 0.1},
         software={"torch": "x"},
     )
 
