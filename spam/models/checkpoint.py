@@ -15,9 +15,10 @@ import torch
 from spam.atomic import replacing
 from spam.errors import CheckpointError, ConfigError, MissingInputError, shortened
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
-from spam.typing import Array, Num
+from spam.typing import Array, Int, Num
 
 T = TypeVar("T")
+_Shape = tuple[int | str, ...]
 
 Checkpoint = tuple[CheckpointMeta, dict[str, Array]]
 
@@ -120,7 +121,60 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
     if header.get(_DIGEST, expected := _digest(header[_META], tensors)) != expected:
         message = f"{str(path)!r} was changed after training: its digest is another. {_REPAIR}"
         raise CheckpointError(message)
+    shapes = _input_shapes(meta) if stage in ("pretrain", "finetune") else {}
+    shapes |= _prediction_shapes(meta, tensors) if stage == "finetune" else {}
+    sizes: dict[str, int] = {}
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if name not in tensors or not _fits(tensors[name].shape, shape, sizes)
+    ]
+    in_float32 = ("network.", "bank.expression")
+    wrong += [k for k, v in tensors.items() if k.startswith(in_float32) and v.dtype != np.float32]
+    if wrong:
+        message = f"Tensors of {str(path)!r} are missing or do not fit its metadata: {', '.join(wrong[:3])}. {_REPAIR}"
+        raise CheckpointError(message)
     return meta, tensors
+
+
+def _fits(found: tuple[int, ...], wanted: _Shape, sizes: dict[str, int]) -> bool:
+    """Compare a shape; a named axis has the same size in all tensors, kept in `sizes`."""
+    return len(found) == len(wanted) and all(
+        size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+        for size, axis in zip(found, wanted, strict=True)
+    )
+
+
+def _input_shapes(meta: CheckpointMeta) -> dict[str, _Shape]:
+    wide = 3 * sum(meta.feature_dims)  # `context_features`
+    shapes: dict[str, _Shape] = {f"inputs.{name}": (wide,) for name in ("spread", "components.pca.mean")}
+    shapes["inputs.components.pca.scale"] = (wide,)
+    return shapes | {"inputs.components.pca.components": (meta.settings["image_dim"], wide)}
+
+
+def _prediction_shapes(meta: CheckpointMeta, tensors: Mapping[str, Array]) -> dict[str, _Shape]:
+    """Shapes of what `spam.prediction.Predictor` reads."""
+    n_genes, q, dims = len(meta.genes), meta.settings["image_dim"], meta.feature_dims
+    shapes: dict[str, _Shape] = {"cohort.per_10k": (n_genes,), "baseline.mean": (n_genes,)}
+    for name in ("path", "ridge"):
+        shapes |= {f"{name}.{part}": (n_genes,) for part in ("gene_mean", "offset", "ridge.intercept")}
+        shapes[f"{name}.ridge.coefficients"] = (q, n_genes)
+    for name, size in {"ridge": n_genes, "raw_ridge": len(meta.gene_sets.get("hest-50", ()))}.items():
+        shapes |= {f"baseline.{name}.coefficients": ("baseline", size), f"baseline.{name}.intercept": (size,)}
+    for name, size in {"baseline": dims[0], "appearance": sum(dims)}.items():
+        shapes |= {f"{name}.transform.{part}": (size,) for part in ("mean", "scale")}
+        shapes[f"{name}.transform.components"] = (name, size)
+    n_components = len(tensors.get("appearance.transform.components", ()))
+    shapes |= {"appearance.bank": ("seen", n_components + 1), "appearance.section": ("seen",)}
+    shapes |= {f"heldout.{part}": (n_genes,) for part in ("pearson", "p_value")}
+    shapes |= {f"heldout.{part}": ("levels",) for part in ("levels", "coverage")}
+    if meta.config.get("with_bank") or "gene" in meta.settings["branches"]:
+        shapes |= {
+            "bank.inputs": ("bank", q),
+            "bank.expression": ("bank", n_genes),
+            "bank.section": ("bank",),
+        }
+    return shapes
 
 
 def weights_of(tensors: Mapping[str, Array], prefix: str = "network.") -> dict[str, torch.Tensor]:
@@ -156,7 +210,8 @@ def from_tensors(kind: type[T], tensors: Mapping[str, Array], name: str) -> T:
             values[field.name] = from_tensors(of, tensors, key)  # type: ignore[arg-type]
             continue
         is_scalar, value = of in (int, float), tensors.get(key)
-        if not isinstance(value, Num[Array, "1"] if is_scalar else of):  # type: ignore[arg-type]
+        one = Int[Array, "1"] if of is int else Num[Array, "1"]
+        if not isinstance(value, one if is_scalar else of):  # type: ignore[arg-type]
             found = "missing" if value is None else f"{value.dtype} {value.shape}"
             message = f"Tensor {key!r} of the checkpoint is {found}, which does not fit the format. {_REPAIR}"
             raise CheckpointError(message)

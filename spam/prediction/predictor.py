@@ -301,7 +301,7 @@ class Predictor:
     ) -> dict[str, Any]:
         """Predict by the baselines in the checkpoint: the two fields of `PredictedSection`."""
         recipe = from_tensors(Baselines, self.tensors, "baseline")
-        features = recipe.transform.apply(spots.features[:, : recipe.dim])
+        features = recipe.transform.apply(spots.features[:, : len(recipe.transform.mean)])
         tuned = from_tensors(RatePath, self.tensors, "ridge").expression(inputs)
         found = {
             "training mean": np.broadcast_to(recipe.mean.astype(np.float32), tuned.shape),
