@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from spam.errors import StoreError
+from spam.errors import StoreError, shortened
 from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
 from spam.sections import Section
 from spam.versions import software_versions
@@ -211,13 +211,13 @@ def read_root(location: Location) -> tuple[str, ...]:
         message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
         raise StoreError(message) from error
     if found != STORE_FORMAT:
-        message = f"{where} is not a store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
+        message = f"{where} is not a store of spam ({FORMAT}={shortened(found)}). Give the folder of the store, not a section inside it."
         raise StoreError(message)
     if version != STORE_VERSION:
         remedy = "Update with: pip install --upgrade spam-st"
         if isinstance(version, int) and version < STORE_VERSION:
             remedy = "Make it again with: spam embed"
-        message = f"Store {where} has format version {version!r}, this version of spam reads {STORE_VERSION}. {remedy}"
+        message = f"Store {where} has format version {shortened(version)}, this version of spam reads {STORE_VERSION}. {remedy}"
         raise StoreError(message)
     names = read_sealed(data, location.address)["attributes"][SPAM].get(SECTIONS)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
