@@ -211,7 +211,8 @@ def read_root(location: Location) -> tuple[str, ...]:
         message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
         raise StoreError(message) from error
     if found != STORE_FORMAT:
-        message = f"{where} is not a store of spam ({FORMAT}={shortened(found)}). Give the folder of the store, not a section inside it."
+        advice = "Give the folder of the store, not a section inside it."
+        message = f"{where} is not a store of spam ({FORMAT}={shortened(found)}). {advice}"
         raise StoreError(message)
     if version != STORE_VERSION:
         remedy = "Update with: pip install --upgrade spam-st"

@@ -211,14 +211,8 @@ def open_section_group(location: Location, index: SectionIndex) -> zarr.Group:
     store = MemoryStore(_SectionFiles(location, index), read_only=True)  # type: ignore[arg-type]  # only read
     try:
         return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
-    except (
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        FileNotFoundError,
-        RecursionError,
-    ) as error:  # of Zarr's metadata
-        raise location.damaged(
-            f"{index.meta.name}/{INDEX}", f"Zarr cannot read it ({type(error).__name__})"
-        ) from error
+    except StoreError:  # of the files
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, FileNotFoundError, RecursionError) as error:
+        where = f"{index.meta.name}/{INDEX}"
+        raise location.damaged(where, f"Zarr cannot read it ({type(error).__name__})") from error

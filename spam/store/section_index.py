@@ -213,11 +213,11 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
     needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns)}
     needed |= {f"obsm/{SPATIAL}": index.meta.n_spots} if index.meta.has_coordinates else {}
     needed |= {"var/_index": index.meta.n_genes} if index.meta.has_counts else {}
-    faults += [
-        f"{path} is missing or does not have {size} rows"
-        for path, size in needed.items()
-        if index.nodes.get(path, {}).get("shape", ())[:1] != [size]
-    ]
+    unfit = [p for p, size in needed.items() if index.nodes.get(p, {}).get("shape", ())[:1] != [size]]
+    if unfit:
+        faults.append(
+            f"{', '.join(map(shortened, unfit[:3]))} do not fit {index.meta.n_spots} spots, {index.meta.n_genes} genes"
+        )
     return [fault for fault in faults if fault]
 
 

@@ -392,9 +392,11 @@ class StoredSection:
     def _part(self, name: str, rows: Any = ...) -> Array:
         try:
             return np.asarray(self._group[name][rows])  # type: ignore[index]  # an array
+        except StoreError:  # of the files
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of Zarr's metadata
-            fault = f"Zarr cannot read it ({type(error).__name__})"
-            raise self.location.damaged(f"{self._name}/{name}", fault) from error
+            where, fault = f"{self._name}/{name}", f"Zarr cannot read it ({type(error).__name__})"
+            raise self.location.damaged(where, fault) from error
 
     def _sparse(self, name: str, form: Literal["csr", "csc"], shape: tuple[int, int]) -> Any:
         self._prefetch(name)
@@ -453,7 +455,7 @@ def read_graph_meta(index: SectionIndex, described: str) -> GraphMeta:
     try:
         return GraphMeta.from_mapping(index.attribute(described, META))
     except TypeError as error:
-        message = f"Section {index.meta.name!r}: metadata of {described!r} do not fit the format ({error}). Run: spam graph --overwrite"
+        message = f"Section {index.meta.name!r}: {described!r} does not fit the format ({error}). Run: spam graph --overwrite"
         raise StoreError(message) from error
 
 
