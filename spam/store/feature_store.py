@@ -50,7 +50,7 @@ class Store:
         StoreError
             If there is none of that name, or it is damaged.
         """
-        choose_sections(self, [name])
+        choose_sections(self, [name], "--section")
         return StoredSection(self.location, name, is_writable=self.is_writable)
 
     def add_section(
