@@ -174,7 +174,7 @@ def fit_value(value: Any, kind: Any, name: str = "the value") -> Any:
     Raises
     ------
     TypeError
-        If the value does not fit; the message names the entry, e.g. ``tiles.0.out_px``.
+        If the value does not fit; the message names the entry, e.g. ``settings.heads``.
     """
     for member in members_of(kind):
         origin, inner = get_origin(member) or member, get_args(member)
@@ -188,7 +188,7 @@ def fit_value(value: Any, kind: Any, name: str = "the value") -> Any:
             kinds = inner if len(inner) > 1 and inner[1] is not Ellipsis else None
             if isinstance(value, list | tuple) and (kinds is None or len(kinds) == len(value)):
                 each = zip(value, kinds or itertools.repeat(inner[0]), strict=False)
-                return origin(fit_value(item, of, f"{name}.{i}") for i, (item, of) in enumerate(each))
+                return origin(fit_value(item, of, name) for item, of in each)
         elif origin is dict:
             if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
                 return {

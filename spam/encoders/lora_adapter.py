@@ -186,6 +186,7 @@ def merge_adapter(network: TileNetwork, folder: Path) -> TileNetwork:
     EncoderError
         If the adapter belongs to other weights or is damaged, or peft is missing.
     """
+    folder = Path(folder)
     adapter = read_adapter(folder)
     card = adapted_card(network.card, adapter)
     needed, found = adapter.weights_sha256, weights_digest(network.backbone)

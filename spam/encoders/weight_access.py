@@ -17,7 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError
 
 from spam.errors import EncoderError
-from spam.hub import HUB_ERRORS, Verdict, hub_refusal
+from spam.hub import HUB_ERRORS, HubRefusal, Verdict, hub_refusal
 from spam.schemas.encoder_card import EncoderCard
 
 from .registry import OPEN_SOURCES, encoder_card, list_encoders
@@ -71,6 +71,12 @@ class HubFile:
                 else broken
             )
         return broken
+
+    def refusal(self, error: BaseException) -> HubRefusal:
+        """Explain an error of the Hub; without the Hub, say what the cache has instead."""
+        refusal = hub_refusal(error, self.repository, revision=self.revision)
+        found = self.cached_otherwise() if refusal.verdict in ("offline", "unreachable") else None
+        return refusal._replace(advice=found) if found else refusal
 
     def request(self) -> tuple[str, int | None]:
         """Ask the Hub for name and size in bytes, once; a download would retry for 24 s without network.
@@ -266,9 +272,8 @@ def _check(card: EncoderCard, *, silence: Verdict | None = None) -> EncoderCheck
     try:
         _, size = file.request()
     except HUB_ERRORS as error:
-        refusal = hub_refusal(error, file.repository, revision=file.revision)
-        found = file.cached_otherwise() if refusal.verdict in ("offline", "unreachable") else None
-        return EncoderCheck(name=card.name, access=refusal.verdict, advice=found or refusal.advice)
+        refusal = file.refusal(error)
+        return EncoderCheck(name=card.name, access=refusal.verdict, advice=refusal.advice)
     access: Literal["granted", "open"] = "granted" if card.is_gated else "open"
     return EncoderCheck(name=card.name, access=access, download_bytes=size)
 

@@ -1,6 +1,7 @@
 """Edited copies of a JSON document: every entry at every depth, removed or replaced by what does not belong there."""
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -39,11 +40,14 @@ def paths_of(document: Any) -> Iterator[tuple[Any, ...]]:
         yield from ((key, *rest) for rest in paths_of(value))
 
 
-def edited(document: Any) -> Iterator[tuple[str, Any]]:
-    """Edit each entry in turn; yield what was done, and the edited copy."""
+def edited(document: Any, *, share: int = 1) -> Iterator[tuple[str, Any]]:
+    """Edit each entry in turn; yield what was done, and the edited copy. Of all edits, every `share`-th is made."""
+    edits = itertools.count()
     for *where, last in paths_of(document):
         shown = ".".join(map(str, (*where, last)))
         for what in ("removed", *WRONG):
+            if next(edits) % share:
+                continue
             changed = copy.deepcopy(document)
             part = changed
             for key in where:
