@@ -136,7 +136,7 @@ def read_counts(
         message = f"{where}: {len(repeated)} gene names are repeated: {quoted(repeated)}. Sum the counts of each gene."
         raise SectionError(message)
     counts = csr_matrix(matrix)
-    fault = _fault(counts.data)
+    fault = values_fault(counts.data)
     if fault is not None:
         others = [x for x in layers if x != name] if option == "--h5ad" else []
         advice = f"choose --counts-layer from {quoted(others)}, or " if others else ""
@@ -150,7 +150,7 @@ def read_counts(
     return counts, np.array(adata.var_names, dtype=np.str_)
 
 
-def _fault(values: Any) -> str | None:
+def values_fault(values: Any) -> str | None:
     """Describe why values are not counts, with an example and the likely cause; None if they are."""
     kind = "log-normalised" if values.size and values.max() < _LOG_MAX else "normalised by depth"
     for is_wrong, what, cause in (

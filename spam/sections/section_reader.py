@@ -13,6 +13,7 @@ from spam.typing import Array
 
 from .coordinates import choose_reading, compare_with_h5ad, find_scale, table_coordinates, to_pixels
 from .h5ad import annotations, libraries, library_of, named_values, read_counts, read_h5ad, spots_of_section
+from .instrument_folder import read_folder_section
 from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
 from .tile_table import SLIDE_COLUMN, Table, join_rows, read_csv_text, read_table
 
@@ -42,6 +43,8 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     SectionError
         If a file cannot be read, or table, h5ad and coordinates do not fit together.
     """
+    if config.from_ is not None:
+        return read_folder_section(config)
     if config.csv is None or config.root is None:
         message = f"A section needs --csv (given: {config.csv}) and --root (given: {config.root})."
         raise ConfigError(message)

@@ -1,0 +1,226 @@
+"""A section as an instrument's folder states it, and its way into the record and the files that `spam embed` reads."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from spam.atomic import replacing
+from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.schemas.embed_config import InputConfig
+from spam.typing import Array, Float64, Shaped
+
+from .coordinates import find_scale
+from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
+from .tile_table import read_csv_text
+
+_OVERRULED = 0.02  # relative difference from which --mpp is said to overrule another value
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentSection:
+    """Counts and positions of a section, from one reader for each layout.
+
+    Attributes
+    ----------
+    platform
+        Technology and software, e.g. ``Visium, Space Ranger 3.0.0``.
+    ids, counts, genes, gene_ids
+        Raw counts (int32 CSR) of spots or cells; ids and genes are unique.
+    xy_px
+        Centres as (column, row) in full-resolution pixels of the H&E image; None if its alignment is unknown.
+    xy_um
+        Centres in the instrument's own µm, if it measures in µm.
+    mpp, mpp_note
+        µm per pixel of the H&E image and how it is known; None if only the image can state it.
+    obs
+        Columns of the spots.
+    scales
+        Space Ranger's scale factors.
+    spot_um
+        Diameter of a spot or side of a bin; None for cells.
+    is_cells
+        Whether the ids are those of cells.
+    image
+        The image that the layout itself belongs to; None where only the user can name it.
+    donor
+        Donor, if the layout states it.
+    files
+        The files and folders that were read.
+    notes
+        What was left out or assumed.
+    """
+
+    platform: str
+    ids: Shaped[Array, " n"]
+    counts: csr_matrix
+    genes: Shaped[Array, " n_genes"]
+    gene_ids: Shaped[Array, " n_genes"]
+    xy_px: Float64[Array, "n 2"] | None = None
+    xy_um: Float64[Array, "n 2"] | None = None
+    mpp: float | None = None
+    mpp_note: str | None = None
+    obs: dict[str, Array] = dataclasses.field(default_factory=dict)
+    scales: dict[str, float] = dataclasses.field(default_factory=dict)
+    spot_um: float | None = None
+    is_cells: bool = False
+    image: Path | None = None
+    donor: str | None = None
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def found(self) -> str:
+        """State in one line what was found and where."""
+        what = "cells" if self.is_cells else "spots"
+        files = ", ".join(dict.fromkeys(path.name for path in self.files))
+        return f"{self.platform}: {len(self.ids)} {what}, {len(self.genes)} genes ({files})"
+
+
+def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> Section:
+    """Return the record that `spam embed` continues with; the user names the full-resolution image.
+
+    Raises
+    ------
+    ConfigError, MissingInputError, SectionError
+        If ``--image`` is missing or does not exist, or ``--mpp`` is impossible.
+    """
+    image = config.image or found.image
+    if image is None:
+        message = "--image is missing: name the full-resolution H&E image. Images in the folder are never taken for it."
+        raise ConfigError(message)
+    if not (image.exists() and is_slide(image)):
+        message = f"{'No slide' if image.exists() else 'File not found'}: {image} (--image)."
+        raise MissingInputError(message)
+    if found.xy_px is None:
+        message = f"The alignment of {image} (--image) with the positions is unknown. Give --alignment."
+        raise SectionError(message)
+    mpp, source = found.mpp, "folder"
+    if config.mpp is not None:
+        mpp, source = find_scale(config.mpp, {}).mpp, "option"
+    folder = found.files[0].parent
+    read = [
+        file
+        for path in found.files
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    tiles = SlideSource(path=image)
+    return Section(
+        name=name,
+        donor=config.donor or found.donor,
+        ids=found.ids,
+        xy_px=found.xy_px,
+        mpp=mpp,
+        mpp_source=None if mpp is None else source,
+        counts=found.counts,
+        genes=found.genes,
+        obs=found.obs,
+        tiles=tiles,
+        hires_scale=found.scales.get("tissue_hires_scalef"),
+        join=JoinReport(n_matched=len(found.ids), notes=(found.found(), *notes_of(found, config))),
+        sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
+    )
+
+
+def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
+    """List what the user should know: what was left out, and µm per pixel with its source."""
+    notes = list(found.notes)
+    measured = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
+    if config.mpp is None:
+        notes.append(measured or "µm per pixel is not stated; it is taken from the image")
+    elif found.mpp is not None and abs(config.mpp / found.mpp - 1) > _OVERRULED:
+        notes.append(
+            f"--mpp {config.mpp:g} overrules {measured}, {config.mpp / found.mpp:.3g} times as large"
+        )
+    return tuple(notes)
+
+
+def lab_file_names(folder: Path, name: str) -> tuple[Path, Path]:
+    """Name the h5ad and the table of tiles of a section."""
+    return folder / f"{name}.h5ad", folder / f"{name}.csv"
+
+
+def write_lab_files(
+    found: InstrumentSection, config: InputConfig, *, name: str, folder: Path
+) -> tuple[Path, ...]:
+    """Write the h5ad, the table with one row per tile, and the row of the section in the manifest ``sections.csv``.
+
+    Without an image only the h5ad is written; ``obsm['spatial']`` is then in µm where pixels are unknown.
+
+    Returns
+    -------
+    tuple
+        The files, the manifest last.
+
+    Raises
+    ------
+    SectionError
+        If an existing ``sections.csv`` is not a manifest.
+    """
+    image = config.image or found.image
+    xy = found.xy_px if found.xy_px is not None else found.xy_um
+    stated = {"section": name} | ({"patient": donor} if (donor := config.donor or found.donor) else {})
+    adata = anndata.AnnData(
+        X=found.counts,
+        obs=pd.DataFrame(
+            {**stated, **found.obs}, index=pd.Index(found.ids.astype(object), name=_id_column(found))
+        ),
+        var=pd.DataFrame(
+            {"gene_id": found.gene_ids.astype(object)}, index=pd.Index(found.genes.astype(object))
+        ),
+    )
+    adata.obsm["spatial"] = np.asarray(xy)
+    facts: dict[str, Any] = {"technology": found.platform, "spot_diameter_um": found.spot_um}
+    facts["unit"] = "um" if found.xy_px is None else "px"
+    facts["mpp"] = None if found.xy_px is None else config.mpp or found.mpp
+    facts["source_image"] = image.name if image else None
+    library: dict[str, Any] = {"metadata": {key: value for key, value in facts.items() if value is not None}}
+    if found.scales and found.xy_px is not None:
+        library["scalefactors"] = found.scales
+    adata.uns["spatial"] = {name: library}
+    h5ad, table = lab_file_names(folder, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(h5ad) as partial, anndata.settings.override(allow_write_nullable_strings=False):
+        adata.write_h5ad(partial, compression="gzip")
+    if image is None or found.xy_px is None:
+        return (h5ad,)
+    x, y = found.xy_px.T
+    tiles = pd.DataFrame({"x": x, "y": y, "source_image": image.name, _id_column(found): found.ids, **stated})
+    with replacing(table) as partial:
+        tiles.to_csv(partial, index=False)
+    manifest = folder / "sections.csv"
+    rows = read_csv_text(manifest).to_dict("records") if manifest.exists() else []
+    root = os.path.relpath(image.absolute().parent, folder.absolute())
+    if not (folder / root / image.name).exists():  # a link to a folder on the way
+        root = str(image.absolute().parent)
+    row = {
+        "section": name,
+        "donor": stated.get("patient", ""),
+        "h5ad": h5ad.name,
+        "csv": table.name,
+        "root": root,
+    }
+    with replacing(manifest) as partial:
+        pd.DataFrame([*(other for other in rows if other.get("section") != name), row]).to_csv(
+            partial, index=False
+        )
+    return h5ad, table, manifest
+
+
+def require_finite(values: Array, ids: Iterable[Any], path: Path, columns: str) -> None:
+    """Raise if a row of `values` is not finite; names the ids."""
+    broken = ~np.isfinite(values).all(axis=1)
+    if broken.any():
+        named = quoted([one for one, is_broken in zip(ids, broken, strict=True) if is_broken])
+        message = f"{path}: {int(broken.sum())} rows have no finite number in {columns}: ids {named}."
+        raise SectionError(message)
+
+
+def _id_column(found: InstrumentSection) -> str:
+    return "cell_id" if found.is_cells else "spot_id"
