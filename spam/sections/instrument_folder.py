@@ -10,6 +10,8 @@ from spam.schemas.import_config import ImportConfig, ImportReport
 
 from .instrument_section import InstrumentSection, lab_file_names, notes_of, to_section, write_lab_files
 from .lab_section import Section, quoted
+from .legacy_st import is_legacy_st, read_legacy_st
+from .public_collections import is_hest, is_stimage, read_hest, read_stimage
 from .space_ranger import is_space_ranger, read_space_ranger
 from .xenium import is_xenium, read_xenium
 
@@ -17,8 +19,12 @@ from .xenium import is_xenium, read_xenium
 _LAYOUTS = (
     ("Xenium", is_xenium, read_xenium),
     ("Space Ranger", is_space_ranger, read_space_ranger),
+    ("HEST-1k", is_hest, read_hest),
+    ("STimage-1K4M", is_stimage, read_stimage),
+    ("legacy ST", is_legacy_st, read_legacy_st),
 )
-_INNER = ("outs", "binned_outputs", "spatial", "data")  # folders that do not name a section
+_OUTPUTS = ("outs", "data")  # of Space Ranger, of the her2st repository
+_INNER = (*_OUTPUTS, "binned_outputs", "segmented_outputs", "spatial")  # folders that do not name a section
 _N_SEARCHED = 200  # folders below a wrong one in which a known layout is looked for
 
 
@@ -83,14 +89,14 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
     """
     folder = config.from_
     if folder is None or not folder.is_dir():
-        message = f"Folder not found: {folder} (--from)."
+        message = f"Folder not found: {folder}."
         raise MissingInputError(message)
-    root = next((place for place in (folder, folder / "outs") if _layout(place)), None)
+    root = next((place for place in (folder, *(folder / name for name in _OUTPUTS)) if _layout(place)), None)
     layout = None if root is None else _layout(root)
     if root is None or layout is None:
         raise SectionError(_unknown(folder))
     found = layout[2](root, config)
-    name = config.section or _name_of(root)
+    name = config.section or found.name or _name_of(root)
     if not name or "/" in name or name.startswith("."):
         message = f"--section {name!r} cannot be the name of a file. Give another --section."
         raise ConfigError(message)
@@ -120,7 +126,7 @@ def _unknown(folder: Path) -> str:
         around.append(place)
     near = [str(place) for place in around if _layout(place)]
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
-    message = f"{folder} (--from) has no layout that is known ({known}); it holds {found}."
+    message = f"{folder} has no layout that is known ({known}); it holds {found}."
     return message + (
         f" Did you mean {' or '.join(near[:3])}?" if near else " Give the folder that the instrument wrote."
     )

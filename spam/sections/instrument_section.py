@@ -47,6 +47,8 @@ class InstrumentSection:
         Diameter of a spot or side of a bin; None for cells.
     is_cells
         Whether the ids are those of cells.
+    name
+        Name of the section, if the layout states it.
     image
         The image that the layout itself belongs to; None where only the user can name it.
     donor
@@ -70,6 +72,7 @@ class InstrumentSection:
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
     spot_um: float | None = None
     is_cells: bool = False
+    name: str | None = None
     image: Path | None = None
     donor: str | None = None
     files: tuple[Path, ...]
@@ -131,6 +134,8 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
 def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
     """List what the user should know: what was left out, and µm per pixel with its source."""
     notes = list(found.notes)
+    if found.xy_px is None:
+        return (*notes, "positions are in µm: no alignment with an H&E image is known")
     measured = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
     if config.mpp is None:
         notes.append(measured or "µm per pixel is not stated; it is taken from the image")
@@ -211,6 +216,24 @@ def write_lab_files(
             partial, index=False
         )
     return h5ad, table, manifest
+
+
+def choose_section(names: Iterable[str], wanted: str | None, folder: Path) -> str:
+    """Return the section of a folder of several: the requested one, or the only one.
+
+    Raises
+    ------
+    ConfigError
+        If several sections are there and none is requested, or the requested one is not.
+    """
+    names = list(names)
+    if wanted in names:
+        return str(wanted)
+    if wanted is None and len(names) == 1:
+        return names[0]
+    but = "" if wanted is None else f", not {wanted!r}"
+    message = f"{folder} holds {len(names)} sections: {quoted(names)}{but}. Choose one with --section."
+    raise ConfigError(message)
 
 
 def require_finite(values: Array, ids: Iterable[Any], path: Path, columns: str) -> None:

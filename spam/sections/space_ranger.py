@@ -70,8 +70,9 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
     path = _require(find_file(folder / "spatial", *_POSITIONS), folder / "spatial", *_POSITIONS)
     positions = _read_positions(path)
     rows = positions.index.get_indexer(matrix.barcodes)
-    if (rows < 0).any():
-        absent = matrix.barcodes[rows < 0]
+    is_placed = rows >= 0
+    if is_placed.sum() * 2 < len(rows):
+        absent = matrix.barcodes[~is_placed]
         message = (
             f"{len(absent)} of the {len(rows)} barcodes of {matrix.path} are not in {path}: {quoted(absent)}. "
             "Both files must be of one section."
@@ -81,15 +82,18 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
         (scales.get("microns_per_pixel"), "microns_per_pixel") if size else visium_mpp(positions, scales)
     )
     spots = positions.iloc[rows]
-    is_tissue = spots["in_tissue"].to_numpy() == 1
+    is_tissue = (spots["in_tissue"].to_numpy() == 1) & is_placed
     if not is_tissue.any():
         message = (
             f"All {len(spots)} spots of {matrix.path} have in_tissue 0 in {path}. Detect the tissue in Loupe Browser, "
             "and run Space Ranger again."
         )
         raise SectionError(message)
-    left_out = int((~is_tissue).sum())
-    notes = [f"{left_out} of {len(spots)} spots have in_tissue 0 and are left out"] if left_out else []
+    left_out = {
+        "have in_tissue 0": int((~is_tissue & is_placed).sum()),
+        "have no position": int((~is_placed).sum()),
+    }
+    notes = [f"{n} of {len(spots)} spots {what} and are left out" for what, n in left_out.items() if n]
     spots = spots[is_tissue]
     columns = ("in_tissue", "array_row", "array_col")
     return _section(
@@ -110,7 +114,7 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
 
 
 def visium_mpp(positions: Any, scales: Mapping[str, float]) -> tuple[float, str]:
-    """Measure µm per pixel of a Visium section: the median over all spots of the distance to the nearest array position.
+    """Measure µm per pixel of a Visium section: the median over the nearest array positions of all spots.
 
     Neighbours lie 100 µm apart. `positions` has array_row, array_col and the pixels; rows of the array are
     shifted by half a pitch, so that columns count half pitches.
@@ -121,9 +125,12 @@ def visium_mpp(positions: Any, scales: Mapping[str, float]) -> tuple[float, str]
     if len(px) < 2:
         message = f"µm per pixel cannot be measured on {len(px)} spots. Give --mpp."
         raise SectionError(message)
-    um, nearest = cKDTree(ideal_um).query(ideal_um, k=2)
-    distance_px = np.linalg.norm(px - px[nearest[:, 1]], axis=1)
-    mpp = float(np.median(um[:, 1] / np.maximum(distance_px, 1e-9)))
+    um, nearest = cKDTree(ideal_um).query(
+        ideal_um, k=min(7, len(px))
+    )  # each spot itself, and up to six neighbours
+    distance_px = np.linalg.norm(px[:, None] - px[nearest], axis=2)
+    is_near = (um > 0) & (um <= um[:, 1:2] * 1.01)
+    mpp = float(np.median(um[is_near] / np.maximum(distance_px[is_near], 1e-9)))
     note = "pitch of the spots, 100 µm"
     diameter = scales.get("spot_diameter_fullres")
     by_spot = _STATED_SPOT_UM / diameter if diameter else mpp
@@ -219,7 +226,7 @@ def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) 
             features = json.load(file)["features"]
         centres = {_cell_id(feature): _centroid(feature["geometry"]) for feature in features}
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        message = f"{path} is not GeoJSON of cell polygons with a cell_id: {error!s:.200}. Copy it again from Space Ranger's output."
+        message = f"{path} is not GeoJSON of cell polygons with a cell_id: {error!s:.200}. Copy it from Space Ranger's output."
         raise SectionError(message) from error
     has_polygon = np.array([barcode in centres for barcode in matrix.barcodes.tolist()], dtype=np.bool_)
     if not has_polygon.any():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spam.errors import MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
@@ -26,7 +26,7 @@ _IN_ZARR = {
     "cell_centroid_x": "x_centroid",
     "cell_centroid_y": "y_centroid",
 }  # name in Zarr -> name in tables
-_ALIGNMENTS = ("he_imagealignment.csv", "imagealignment.csv", "keypoints.csv")
+_ALIGNMENTS = ("he_imagealignment.csv", "he_keypoints.csv")
 _KEYPOINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 _KEPT = ("cell_area", "nucleus_area", "transcript_counts", "total_counts")
 _PIXEL_UM = (0.1, 1.1)  # the instrument's is 0.2125 µm; files that were written again may say 1
@@ -50,6 +50,8 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
 
     Raises
     ------
+    ConfigError
+        If ``--image`` is the fluorescence image.
     MissingInputError
         If a file is missing, or the alignment of ``--image``.
     SectionError
@@ -75,6 +77,9 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         raise SectionError(message)
     cells = cells.iloc[rows]
     xy_um = cells[list(_CENTRE)].to_numpy(dtype=np.float64)
+    if config.image is not None and config.image.name.startswith("morphology"):
+        message = f"--image {config.image} is the fluorescence image of Xenium. Give the H&E image of the same section."
+        raise ConfigError(message)
     experiment = find_file(folder, _EXPERIMENT)
     facts = _read_experiment(experiment) if experiment else {}
     version = facts.get("analysis_sw_version")
@@ -93,9 +98,11 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
                 f"the alignment scales one axis {scales[0] / scales[1]:.3g} times as much as the other; check it"
             )
     elif config.image is not None:
+        similar = [path for path in sorted(folder.glob("*.csv")) if _is_alignment(path)]
+        look = f" {quoted([path.name for path in similar])} may be one." if similar else ""
         message = (
-            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image). Export the alignment or the keypoints "
-            "in Xenium Explorer, and give the file with --alignment."
+            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image).{look} Give the alignment or the keypoints "
+            "of Xenium Explorer with --alignment."
         )
         raise MissingInputError(message)
     read = [
@@ -210,6 +217,14 @@ def _read_alignment(path: Path, pixel_um: float) -> tuple[Float64[Array, "3 3"],
         )
         raise SectionError(message)
     return matrix, []
+
+
+def _is_alignment(path: Path) -> bool:
+    try:
+        _read_alignment(path, 1.0)
+    except SectionError:
+        return False
+    return True
 
 
 def _fit_keypoints(

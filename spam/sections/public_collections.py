@@ -1,0 +1,154 @@
+"""HEST-1k (arXiv 2406.16192) and STimage-1K4M (arXiv 2406.06393) as they are published: many sections in one folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
+
+from spam.errors import SectionError
+from spam.schemas.embed_config import InputConfig
+
+from .feature_matrix import find_file
+from .h5ad import read_counts, read_h5ad, require_unique, values_fault
+from .instrument_section import InstrumentSection, choose_section, require_finite
+from .lab_section import quoted
+
+_PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
+_EXPRESSION, _COORDINATES, _IMAGES = "gene_exp", "coord", "image"
+_SUFFIX = "_coord.csv"
+_TECHNOLOGIES = ("ST", "Visium", "VisiumHD")
+# µm between neighbouring spots; Visium HD has several sizes of bins.
+_PITCH_UM = {"ST": 200.0, "Visium": 100.0}
+_SPOT_UM = {"ST": 100.0, "Visium": 55.0}
+
+
+def is_hest(folder: Path) -> bool:
+    """Return whether a folder holds HEST-1k: ``st/ID.h5ad`` and ``metadata/ID.json``."""
+    return any((folder / "st").glob("*.h5ad")) and (folder / "metadata").is_dir()
+
+
+def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
+    """Read a sample of HEST-1k; µm per pixel is the estimate of its authors, the image is ``wsis/ID.tif``.
+
+    Raises
+    ------
+    ConfigError
+        If ``--section`` names none of several samples.
+    SectionError
+        If a file cannot be read, has no counts, or no ``obsm['spatial']``.
+    """
+    samples = {path.stem: path for path in sorted((folder / "st").glob("*.h5ad"))}
+    name = choose_section(samples, config.section, folder)
+    path = samples[name]
+    adata = read_h5ad(path)
+    counts, genes = read_counts(adata, layer=config.counts_layer, where=str(path))
+    if counts is None or genes is None or "spatial" not in adata.obsm:
+        message = f"{path} has no {'counts' if counts is None else 'obsm[spatial]'}. Download it again from HEST-1k."
+        raise SectionError(message)
+    ids = np.array(adata.obs_names, dtype=np.str_)
+    require_unique(ids, where=str(path))
+    xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
+    require_finite(xy, ids, path, "obsm['spatial']")
+    facts_path = find_file(folder / "metadata", f"{name}.json")
+    facts = {} if facts_path is None else json.loads(facts_path.read_text(encoding="utf-8"))
+    key = next((key for key in _PIXEL_SIZES if facts.get(key)), None)
+    image = find_file(folder / "wsis", f"{name}.tif") if (folder / "wsis").is_dir() else None
+    return InstrumentSection(
+        platform=f"HEST-1k, {facts.get('st_technology', 'technology not stated')}",
+        name=name,
+        ids=ids,
+        counts=counts,
+        genes=genes,
+        gene_ids=genes,
+        xy_px=xy,
+        mpp=None if key is None else float(facts[key]),
+        mpp_note=key,
+        image=image,
+        donor=str(facts["patient"]) if facts.get("patient") else None,
+        files=(path, *([facts_path] if facts_path else [])),
+    )
+
+
+def is_stimage(folder: Path) -> bool:
+    """Return whether a folder holds STimage-1K4M, or one technology of it."""
+    return bool(_coordinate_files(folder))
+
+
+def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
+    """Read a slide of STimage-1K4M; µm per pixel follows from the distance of neighbouring spots, where it is known.
+
+    Raises
+    ------
+    ConfigError
+        If ``--section`` names none of several slides.
+    SectionError
+        If a table cannot be read, or counts and coordinates share no spot.
+    """
+    slides = _coordinate_files(folder)
+    name = choose_section(slides, config.section, folder)
+    path = slides[name]
+    home, technology = path.parents[1], path.parents[1].name
+    counts_path = find_file(home / _EXPRESSION, f"{name}_count.csv", f"{name}_count.csv.gz")
+    if counts_path is None:
+        message = f"{home / _EXPRESSION} has no {name}_count.csv for {path}. Download it from STimage-1K4M."
+        raise SectionError(message)
+    coordinates, table = _read_csv(path), _read_csv(counts_path)
+    missing = [column for column in ("xaxis", "yaxis", "r") if column not in coordinates]
+    if missing:
+        message = f"{path} has no column {quoted(missing)}, only {quoted(coordinates.columns)}."
+        raise SectionError(message)
+    is_placed = table.index.isin(coordinates.index)
+    if not is_placed.any():
+        message = (
+            f"No spot of {counts_path} ({quoted(table.index)}) is in {path} ({quoted(coordinates.index)})."
+        )
+        raise SectionError(message)
+    values = table.to_numpy(dtype=np.float64)[is_placed]
+    if fault := values_fault(values.ravel()):
+        message = f"{counts_path} must hold raw counts, but {fault}."
+        raise SectionError(message)
+    table = table[is_placed]
+    xy = coordinates.loc[table.index, ["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
+    require_finite(xy, table.index, path, "xaxis, yaxis")
+    pitch_um = _PITCH_UM.get(technology)
+    pitch_px = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 0.0
+    genes = np.array(table.columns, dtype=np.str_)
+    left_out = int((~is_placed).sum())
+    return InstrumentSection(
+        platform=f"STimage-1K4M, {technology}",
+        name=name,
+        ids=table.index.to_numpy(dtype=np.str_),
+        counts=csr_matrix(values.astype(np.int32)),
+        genes=genes,
+        gene_ids=genes,
+        xy_px=xy,
+        mpp=pitch_um / pitch_px if pitch_um and pitch_px else None,
+        mpp_note=None if pitch_um is None else f"pitch of the spots, {pitch_um:g} µm",
+        spot_um=_SPOT_UM.get(technology),
+        image=find_file(home / _IMAGES, f"{name}.png") if (home / _IMAGES).is_dir() else None,
+        files=(counts_path, path),
+        notes=(f"{left_out} spots without coordinates are left out",) if left_out else (),
+    )
+
+
+def _coordinate_files(folder: Path) -> dict[str, Path]:
+    homes = [folder, *(folder / name for name in _TECHNOLOGIES)]
+    found = (path for home in homes for path in sorted((home / _COORDINATES).glob(f"*{_SUFFIX}")))
+    return {path.name.removesuffix(_SUFFIX): path for path in found}
+
+
+def _read_csv(path: Path) -> Any:
+    """Read a CSV whose first column holds the ids of the spots."""
+    try:
+        header = pd.read_csv(path, nrows=0, index_col=0, dtype=str)
+        table = pd.read_csv(path, index_col=0, keep_default_na=False, skiprows=1, header=None)
+        table.index, table.columns = table.index.astype(str), header.columns
+    except (OSError, ValueError) as error:
+        message = f"Cannot read {path}: {str(error)[:200]}. Download it again from STimage-1K4M."
+        raise SectionError(message) from error
+    require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
+    return table
