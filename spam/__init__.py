@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
-    from .sections import import_folder as import_folder
+    from .sections.lab_file_writer import import_folder as import_folder
     from .simulation import simulate as simulate
     from .simulation.demo import demo as demo
     from .store import open_store as open_store
@@ -45,7 +45,7 @@ _MODULE_OF = {
     "embed": "embedding",
     "finetune": "training",
     "hest_benchmark": "hest_tasks",
-    "import_folder": "sections",
+    "import_folder": "sections.lab_file_writer",
     "open_store": "store",
     "predict": "predicting",
     "pretrain": "training",

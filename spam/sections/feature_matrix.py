@@ -1,12 +1,10 @@
 """Count matrices as the software of 10x Genomics writes them: HDF5, a folder of Matrix Market files (MEX), zipped Zarr."""
 
 import dataclasses
-import gzip
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -18,11 +16,12 @@ from scipy.sparse import csr_matrix
 from spam.errors import SectionError
 from spam.typing import Array, Shaped
 
-from .h5ad import require_unique, values_fault
+from .count_matrix import as_counts, gene_columns, sparse_matrix
+from .h5ad import require_unique
+from .hdf5_files import attribute_text, find_node, open_hdf5, read_values
+from .instrument_section import find_file, open_text, reading
 from .lab_section import quoted
 
-_GENES = frozenset({"Gene Expression", "gene"})  # the second in Xenium's Zarr
-_GZIP = b"\x1f\x8b"
 _HEX_TO_XENIUM = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
 
@@ -55,27 +54,6 @@ class FeatureMatrix:
     notes: tuple[str, ...] = ()
 
 
-def find_file(folder: Path, *names: str) -> Path | None:
-    """Find the first of some names in a folder, also with a data set's name before it (``NAME_cells.parquet``); else None.
-
-    Raises
-    ------
-    SectionError
-        If several data sets have a file of that name.
-    """
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-        found = sorted(folder.glob(f"*_{name}"))
-        if len(found) > 1:
-            shown = quoted([path.name for path in found])
-            message = f"{folder} holds {len(found)} files named *_{name}: {shown}. Put the files of each section into a folder."
-            raise SectionError(message)
-        if found:
-            return found[0]
-    return None
-
-
 def find_matrix(folder: Path, *names: str) -> Path | None:
     """Find a matrix by its name without suffix: HDF5 before MEX before zipped Zarr, for the first name that exists."""
     return find_file(folder, *(name + kind for name in names for kind in (".h5", "", ".zarr.zip")))
@@ -87,44 +65,28 @@ def read_matrix(path: Path) -> FeatureMatrix:
     Raises
     ------
     SectionError
-        If the file is not such a matrix, its structure is damaged, ids are repeated, values are not counts, or it has no
-        genes.
+        If the file is no such matrix or damaged, ids are repeated, values are not counts, or it has no genes.
     """
-    read: Callable[[Path], dict[str, Any]]
+    read: Callable[[Path], _Parts]
     read = _read_mex if path.is_dir() else _read_zarr if zipfile.is_zipfile(path) else _read_h5
-    try:
+    with reading("the count matrix", path):
         parts = read(path)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # of h5py, zarr and scipy
-        if isinstance(error, SectionError):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        message = (
-            f"Cannot read the count matrix {path}: {reason}. Copy it again from the instrument's output."
-        )
-        raise SectionError(message) from error
-    barcodes, names, ids, kinds = (
-        np.array(parts[key], dtype=np.str_) for key in ("barcodes", "names", "ids", "kinds")
-    )
-    counts: csr_matrix = parts["counts"]  # (n_barcodes, n_features)
-    if counts.shape != (len(barcodes), len(names)) or not len(names) == len(ids) == len(kinds):
-        message = f"{path}: {counts.shape[1]} x {counts.shape[0]} counts, but {len(names)} features and {len(barcodes)} barcodes."
+    counts, barcodes, names, ids = parts.counts, parts.barcodes, parts.names, parts.ids
+    if counts.shape != (len(barcodes), len(names)) or len(names) != len(ids):
+        found = f"{counts.shape[0]} x {counts.shape[1]} counts, but {len(barcodes)} barcodes and {len(names)} features"
+        message = f"The count matrix {path} is damaged: {found}. Copy it again from the instrument's output."
         raise SectionError(message)
     require_unique(barcodes, where=f"{path}, barcodes")
-    fault = values_fault(counts.data)
-    if fault is not None:
-        message = f"{path} must hold raw counts, but {fault}."
-        raise SectionError(message)
-    is_gene = np.isin(kinds, list(_GENES))
-    if not is_gene.any():
-        message = f"{path} has no features of type 'Gene Expression', only {quoted(np.unique(kinds))}."
-        raise SectionError(message)
-    left_out = Counter(kinds[~is_gene].tolist())
-    notes = [f"{n} features of type {kind!r} are left out" for kind, n in sorted(left_out.items())]
-    counts = counts.astype(np.int32)
-    counts = counts if is_gene.all() else counts[:, is_gene]
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    genes, ids = names[is_gene], ids[is_gene]
+    try:
+        is_gene, note = gene_columns(parts.kinds)
+    except SectionError as error:
+        message = f"{path}: {error}. Give a section with gene expression."
+        raise SectionError(message) from error
+    notes = [note] if note else []
+    counts = as_counts(counts, where=str(path))
+    if is_gene is not None:
+        counts, names, ids = counts[:, is_gene], names[is_gene], ids[is_gene]
+    genes = names
     repeated = pd.Index(genes).duplicated()
     if repeated.any():
         notes.append(
@@ -138,7 +100,7 @@ def read_matrix(path: Path) -> FeatureMatrix:
         counts=counts,
         genes=genes,
         gene_ids=ids,
-        software=parts.get("software"),
+        software=parts.software,
         notes=tuple(notes),
     )
 
@@ -155,83 +117,55 @@ def zipped_zarr(path: Path) -> Any:
     return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
 
 
-def open_text(path: Path) -> Any:
-    """Open a text file, compressed or not, whatever its name says."""
-    with path.open("rb") as file:
-        is_compressed = file.read(2) == _GZIP
-    return gzip.open(path, "rb") if is_compressed else path.open("rb")
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """A matrix as stored: all features, values that were not checked."""
+
+    counts: Any  # (n_barcodes, n_features)
+    barcodes: Shaped[Array, " n_barcodes"]
+    names: Shaped[Array, " n_features"]
+    ids: Shaped[Array, " n_features"]
+    kinds: Shaped[Array, " n_features"] | None
+    software: str | None = None
 
 
-def _compressed_rows(
-    data: Array, indices: Array, indptr: Array, shape: tuple[int, int], path: Path
-) -> csr_matrix:
-    """Build a CSR matrix after a check of its whole structure: scipy trusts it, and would read other memory."""
-    n_rows, n_columns = shape
-    indices, indptr = _whole(indices, path, "indices"), _whole(indptr, path, "indptr")
-    for is_wrong, fault in (
-        (len(indptr) != n_rows + 1, f"indptr has {len(indptr)} entries for {n_rows} rows"),
-        (len(data) != len(indices), f"{len(data)} values for {len(indices)} indices"),
-        (len(indptr) and (indptr[0] != 0 or indptr[-1] != len(data)), "indptr does not span the values"),
-        ((np.diff(indptr) < 0).any(), "indptr decreases"),
-        (
-            len(indices) and not 0 <= indices.min() <= indices.max() < n_columns,
-            f"an index is not from 0 to {n_columns - 1}",
-        ),
-    ):
-        if is_wrong:
-            message = (
-                f"The count matrix {path} is damaged: {fault}. Copy it again from the instrument's output."
-            )
-            raise SectionError(message)
-    return csr_matrix((data, indices, indptr), shape=shape)
-
-
-def _whole(values: Array, path: Path, what: str) -> Array:
-    """Return whole numbers as int64; some programs write them as floats."""
-    if values.dtype.kind not in "iuf" or (
-        values.dtype.kind == "f" and not (values == np.floor(values)).all()
-    ):
-        message = f"The count matrix {path} is damaged: {what} are not whole numbers."
-        raise SectionError(message)
-    return values.astype(np.int64)
-
-
-def _read_h5(path: Path) -> dict[str, Any]:
-    with h5py.File(path) as file:
-        group = file.get("matrix")
-        if not isinstance(group, h5py.Group) or "features" not in group:
-            message = f"{path} is an HDF5 file, but no count matrix of Space Ranger or Xenium: it holds {quoted(list(file))}."
+def _read_h5(path: Path) -> _Parts:
+    with open_hdf5(path) as file:
+        features = find_node(file, "matrix/features")
+        if not isinstance(features, h5py.Group):
+            message = f"{path} is an HDF5 file, but no count matrix of Space Ranger or Xenium. It has {quoted(list(file))}."
             raise SectionError(message)
 
-        def read(name: str) -> Array:
-            item = group[name]
-            if item.external or item.is_virtual:
-                message = f"{path}: {name!r} lies in other files, which are not read. Write the matrix into one file."
+        def read(name: str) -> Array | None:
+            node = find_node(file, f"matrix/{name}")
+            return read_values(node) if isinstance(node, h5py.Dataset) else None
+
+        def required(name: str) -> Array:
+            if (values := read(name)) is None:
+                message = f"The count matrix {path} is damaged: it has no matrix/{name}."
                 raise SectionError(message)
-            return np.asarray(item.asstr()[:] if item.dtype.kind in "SO" else item[:])
+            return values
 
-        names = read("features/name" if "name" in group["features"] else "features/id")
-        n_features, n_barcodes = _whole(read("shape"), path, "shape").tolist()
-        software = file.attrs.get("software_version")
-        return {
-            "counts": _compressed_rows(
-                read("data"), read("indices"), read("indptr"), (n_barcodes, n_features), path
-            ),
-            "barcodes": read("barcodes"),
-            "names": names,
-            "ids": read("features/id"),
-            "kinds": _or_genes(
-                read("features/feature_type") if "feature_type" in group["features"] else (), names
-            ),
-            "software": software.decode()
-            if isinstance(software, bytes)
-            else str(software)
-            if software is not None
-            else None,
-        }
+        shape = tuple(_whole(required("shape")).tolist())
+        arrays = (required("data"), _whole(required("indices")), _whole(required("indptr")))
+        ids, names = required("features/id"), read("features/name")
+        return _Parts(
+            counts=sparse_matrix(*arrays, form="csr", shape=shape[::-1], where=str(path)),
+            barcodes=required("barcodes"),
+            names=ids if names is None else names,
+            ids=ids,
+            kinds=read("features/feature_type"),
+            software=attribute_text(file, "software_version"),
+        )
 
 
-def _read_mex(path: Path) -> dict[str, Any]:
+def _whole(values: Array) -> Array:
+    """Return whole numbers that some programs write as floats; others stay, and are refused later."""
+    is_whole = values.dtype.kind == "f" and bool((values == np.floor(values)).all())
+    return values.astype(np.int64) if is_whole else values
+
+
+def _read_mex(path: Path) -> _Parts:
     files = {}
     for what, names in (
         ("matrix", ("matrix.mtx.gz", "matrix.mtx")),
@@ -245,36 +179,33 @@ def _read_mex(path: Path) -> dict[str, Any]:
             )
             raise SectionError(message)
         files[what] = file
-    features, barcodes = (_tabs(files[what]) for what in ("features", "barcodes"))
     with open_text(files["matrix"]) as file:
         matrix = scipy.io.mmread(file)
-    return {
-        "counts": csr_matrix(matrix.T),
-        "barcodes": barcodes[0],
-        "names": (names := features[min(1, features.shape[1] - 1)]),
-        "ids": features[0],
-        "kinds": _or_genes(features[2] if features.shape[1] > 2 else (), names),
-    }
+    features = _tabs(files["features"])
+    return _Parts(
+        counts=csr_matrix(matrix.T),
+        barcodes=_tabs(files["barcodes"])[:, 0],
+        names=features[:, min(1, features.shape[1] - 1)],
+        ids=features[:, 0],
+        kinds=features[:, 2] if features.shape[1] > 2 else None,
+    )
 
 
-def _tabs(path: Path) -> Any:
+def _tabs(path: Path) -> Shaped[Array, "n_rows n_columns"]:
     with open_text(path) as file:
         # 3 is csv.QUOTE_NONE: a quote is part of a gene's name.
-        return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+        frame = pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+    return frame.to_numpy(dtype=np.str_)
 
 
-def _or_genes(kinds: Sequence[str] | Array, names: Sequence[str] | Array) -> Sequence[str] | Array:
-    """Return the stated types; where a file states none, every feature is a gene."""
-    return kinds if len(kinds) else ["Gene Expression"] * len(names)
-
-
-def _read_zarr(path: Path) -> dict[str, Any]:
+def _read_zarr(path: Path) -> _Parts:
     group = zipped_zarr(path)["cell_features"]
-    names, ids, kinds = (list(group.attrs[key]) for key in ("feature_keys", "feature_ids", "feature_types"))
+    names, ids, kinds = (
+        np.array(group.attrs[key], dtype=np.str_) for key in ("feature_keys", "feature_ids", "feature_types")
+    )
     barcodes = xenium_ids(group["cell_id"][:])
-    data, indices, indptr = (group[name][:] for name in ("data", "indices", "indptr"))
-    if len(indptr) == len(names) + 1:  # one row per feature, as documented
-        counts = _compressed_rows(data, indices, indptr, (len(names), len(barcodes)), path).T.tocsr()
-    else:
-        counts = _compressed_rows(data, indices, indptr, (len(barcodes), len(names)), path)
-    return {"counts": counts, "barcodes": barcodes, "names": names, "ids": ids, "kinds": kinds}
+    arrays = tuple(group[name][:] for name in ("data", "indices", "indptr"))
+    # One row per feature, as documented; some versions write one per cell.
+    form: Literal["csr", "csc"] = "csc" if len(arrays[2]) == len(names) + 1 else "csr"
+    counts = sparse_matrix(*arrays, form=form, shape=(len(barcodes), len(names)), where=str(path))
+    return _Parts(counts=csr_matrix(counts), barcodes=barcodes, names=names, ids=ids, kinds=kinds)

@@ -1,14 +1,12 @@
-"""The folder that an instrument wrote: recognise its layout, read it, and write the files that `spam embed` reads."""
+"""The folder that an instrument wrote: recognise its layout, and read it."""
 
-import shlex
 from pathlib import Path
 
-from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
-from spam.progress import SILENT, Progress
+from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
-from spam.schemas.import_config import ImportConfig, ImportReport
+from spam.schemas.store_format import name_fault
 
-from .instrument_section import InstrumentSection, lab_file_names, notes_of, to_section, write_lab_files
+from .instrument_section import InstrumentSection, to_section
 from .lab_section import Section, quoted
 from .legacy_st import is_legacy_st, read_legacy_st
 from .public_collections import is_hest, is_stimage, read_hest, read_stimage
@@ -40,45 +38,6 @@ def read_folder_section(config: InputConfig) -> Section:
     return to_section(found, config, name=name)
 
 
-def import_folder(config: ImportConfig, *, progress: Progress = SILENT) -> ImportReport:
-    """Write an instrument's folder as h5ad, table of tiles and manifest.
-
-    Several sections can be imported into one folder, whose ``sections.csv`` then lists all of them.
-
-    Raises
-    ------
-    ConfigError, MissingInputError, SectionError
-        As `read_folder_section`; without ``--image``, only the h5ad is written.
-    OutputExistsError
-        If the section was imported before, without ``--overwrite``.
-    """
-    inputs = config.inputs()
-    assert config.out_dir is not None  # checked by the configuration
-    with progress.task("import", 1) as advance:
-        name, found = read_folder(inputs)
-        if inputs.image is not None:
-            to_section(found, inputs, name=name)  # the same checks as `spam embed --from`
-        existing = [path for path in lab_file_names(config.out_dir, name) if path.exists()]
-        if existing and not config.overwrite:
-            message = f"{existing[0]} exists. Choose another --out-dir or --section, or add --overwrite."
-            raise OutputExistsError(message)
-        files = write_lab_files(found, inputs, name=name, folder=config.out_dir)
-        advance()
-    words = ["spam", "embed", "--manifest", str(files[-1]), "--store", "cohort.zarr"]
-    without = "No table of tiles was written, because no H&E image is known; give --image"
-    without += " and --alignment" if found.xy_px is None else ""
-    return ImportReport(
-        section=name,
-        found=found.found(),
-        notes=notes_of(found, inputs),
-        n_spots=len(found.ids),
-        n_genes=len(found.genes),
-        mpp=inputs.mpp or found.mpp,
-        files=files,
-        next_step=f"Next: {shlex.join(words)}" if len(files) > 1 else without,
-    )
-
-
 def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
     """Recognise the layout of ``--from`` and read its section; return its name too.
 
@@ -97,8 +56,8 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
         raise SectionError(_unknown(folder))
     found = layout[2](root, config)
     name = config.section or found.name or _name_of(root)
-    if not name or "/" in name or name.startswith("."):
-        message = f"--section {name!r} cannot be the name of a file. Give another --section."
+    if fault := name_fault(name, "the section's name (--section)"):
+        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
         raise ConfigError(message)
     return name, found
 

@@ -1,25 +1,25 @@
-"""A section as an instrument's folder states it, and its way into the record and the files that `spam embed` reads."""
+"""A section as the folder of an instrument states it, and its way into a `Section`."""
 
+import contextlib
 import dataclasses
-import os
-from collections.abc import Iterable
+import gzip
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spam.atomic import replacing
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError, SpamError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64, Shaped
 
 from .coordinates import find_scale
+from .file_kinds import kind_of_file
+from .hdf5_files import READ_ERRORS
 from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
-from .tile_table import read_csv_text
 
+_GZIP = b"\x1f\x8b"
 _OVERRULED = 0.02  # relative difference from which --mpp is said to overrule another value
 
 
@@ -146,78 +146,6 @@ def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def lab_file_names(folder: Path, name: str) -> tuple[Path, Path]:
-    """Name the h5ad and the table of tiles of a section."""
-    return folder / f"{name}.h5ad", folder / f"{name}.csv"
-
-
-def write_lab_files(
-    found: InstrumentSection, config: InputConfig, *, name: str, folder: Path
-) -> tuple[Path, ...]:
-    """Write the h5ad, the table with one row per tile, and the row of the section in the manifest ``sections.csv``.
-
-    Without an image only the h5ad is written; ``obsm['spatial']`` is then in µm where pixels are unknown.
-
-    Returns
-    -------
-    tuple
-        The files, the manifest last.
-
-    Raises
-    ------
-    SectionError
-        If an existing ``sections.csv`` is not a manifest.
-    """
-    image = config.image or found.image
-    xy = found.xy_px if found.xy_px is not None else found.xy_um
-    stated = {"section": name} | ({"patient": donor} if (donor := config.donor or found.donor) else {})
-    adata = anndata.AnnData(
-        X=found.counts,
-        obs=pd.DataFrame(
-            {**stated, **found.obs}, index=pd.Index(found.ids.astype(object), name=_id_column(found))
-        ),
-        var=pd.DataFrame(
-            {"gene_id": found.gene_ids.astype(object)}, index=pd.Index(found.genes.astype(object))
-        ),
-    )
-    adata.obsm["spatial"] = np.asarray(xy)
-    facts: dict[str, Any] = {"technology": found.platform, "spot_diameter_um": found.spot_um}
-    facts["unit"] = "um" if found.xy_px is None else "px"
-    facts["mpp"] = None if found.xy_px is None else config.mpp or found.mpp
-    facts["source_image"] = image.name if image else None
-    library: dict[str, Any] = {"metadata": {key: value for key, value in facts.items() if value is not None}}
-    if found.scales and found.xy_px is not None:
-        library["scalefactors"] = found.scales
-    adata.uns["spatial"] = {name: library}
-    h5ad, table = lab_file_names(folder, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(h5ad) as partial, anndata.settings.override(allow_write_nullable_strings=False):
-        adata.write_h5ad(partial, compression="gzip")
-    if image is None or found.xy_px is None:
-        return (h5ad,)
-    x, y = found.xy_px.T
-    tiles = pd.DataFrame({"x": x, "y": y, "source_image": image.name, _id_column(found): found.ids, **stated})
-    with replacing(table) as partial:
-        tiles.to_csv(partial, index=False)
-    manifest = folder / "sections.csv"
-    rows = read_csv_text(manifest).to_dict("records") if manifest.exists() else []
-    root = os.path.relpath(image.absolute().parent, folder.absolute())
-    if not (folder / root / image.name).exists():  # a link to a folder on the way
-        root = str(image.absolute().parent)
-    row = {
-        "section": name,
-        "donor": stated.get("patient", ""),
-        "h5ad": h5ad.name,
-        "csv": table.name,
-        "root": root,
-    }
-    with replacing(manifest) as partial:
-        pd.DataFrame([*(other for other in rows if other.get("section") != name), row]).to_csv(
-            partial, index=False
-        )
-    return h5ad, table, manifest
-
-
 def choose_section(names: Iterable[str], wanted: str | None, folder: Path) -> str:
     """Return the section of a folder of several: the requested one, or the only one.
 
@@ -245,5 +173,50 @@ def require_finite(values: Array, ids: Iterable[Any], path: Path, columns: str) 
         raise SectionError(message)
 
 
-def _id_column(found: InstrumentSection) -> str:
-    return "cell_id" if found.is_cells else "spot_id"
+@contextlib.contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Turn errors of the libraries that read a file into one that names it; the errors of this package pass.
+
+    Raises
+    ------
+    SectionError
+        If the file is damaged or of another kind.
+    """
+    try:
+        yield
+    except (*READ_ERRORS, EOFError) as error:
+        if isinstance(error, SpamError):
+            raise
+        kind = kind_of_file(path) if path.is_file() else None
+        message = f"Cannot read {what} {path}. " + (
+            f"It is {kind}." if kind else "Copy it again from its source."
+        )
+        raise SectionError(message) from error
+
+
+def find_file(folder: Path, *names: str) -> Path | None:
+    """Find the first of some names in a folder, also with a data set's name before it (``NAME_cells.parquet``); else None.
+
+    Raises
+    ------
+    SectionError
+        If several data sets have a file of that name.
+    """
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+        found = sorted(folder.glob(f"*_{name}"))
+        if len(found) > 1:
+            shown = quoted([path.name for path in found])
+            message = f"{folder} holds {len(found)} files named *_{name}: {shown}. Put the files of each section into a folder."
+            raise SectionError(message)
+        if found:
+            return found[0]
+    return None
+
+
+def open_text(path: Path) -> Any:
+    """Open a text file, compressed or not, whatever its name says."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == _GZIP
+    return gzip.open(path, "rb") if is_compressed else path.open("rb")

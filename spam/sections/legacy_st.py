@@ -10,9 +10,16 @@ from scipy.sparse import csr_matrix
 from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 
-from .feature_matrix import find_file, open_text
-from .h5ad import require_unique, values_fault
-from .instrument_section import InstrumentSection, choose_section, require_finite
+from .count_matrix import as_counts
+from .h5ad import require_unique
+from .instrument_section import (
+    InstrumentSection,
+    choose_section,
+    find_file,
+    open_text,
+    reading,
+    require_finite,
+)
 from .lab_section import quoted
 
 PITCH_UM = 200.0
@@ -73,7 +80,7 @@ def read_legacy_st(folder: Path, config: InputConfig) -> InstrumentSection:
         platform="Spatial Transcriptomics (legacy)",
         name=name,
         ids=np.array([f"{name}_{spot}" for spot in counts.index], dtype=np.str_),
-        counts=csr_matrix(counts.to_numpy(dtype=np.int32)),
+        counts=as_counts(csr_matrix(counts.to_numpy()), where=str(counts_path)),
         genes=genes,
         gene_ids=genes,
         xy_px=spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64),
@@ -100,7 +107,7 @@ def _position(spots: Any, axis: str) -> str:
 
 def _read_counts(path: Path) -> Any:
     """Read a table of spots x genes, or of genes x spots; its names are kept as they are."""
-    try:
+    with reading("spots x genes, separated by tabs, from", path):
         with open_text(path) as file:
             header = file.readline().decode("utf-8-sig").rstrip("\r\n").split("\t")
             table = pd.read_csv(file, sep="\t", header=None, index_col=0, keep_default_na=False)
@@ -108,34 +115,23 @@ def _read_counts(path: Path) -> Any:
         table.columns = pd.Index(header[-table.shape[1] :])
         if table.columns.str.fullmatch(r"\d+x\d+").all():
             table = table.T
-        values = table.to_numpy(dtype=np.float64)
-    except (OSError, ValueError) as error:
-        message = f"Cannot read the counts {path}: {str(error)[:200]}. Expected a table of spots x genes, separated by tabs."
-        raise SectionError(message) from error
+        table = table.astype(np.float64)
     require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
     require_unique(
         table.columns.to_numpy(np.str_), where=f"{path}, genes", advice="Sum the counts of each gene."
     )
-    if fault := values_fault(values.ravel()):
-        message = f"{path} must hold raw counts, but {fault}."
-        raise SectionError(message)
     return table
 
 
 def _read_spots(path: Path) -> Any:
     """Read the selected spots, indexed ``COLxROW`` like the counts."""
-    try:
+    with reading("the positions of spots", path):
         spots = pd.read_csv(path, sep="\t")
-        missing = [name for name in _COLUMNS if name not in spots.columns]
-        spots.index = pd.Index([f"{x}x{y}" for x, y in zip(spots["x"], spots["y"], strict=True)])
-    except (OSError, KeyError, ValueError) as error:
-        message = (
-            f"Cannot read the spots {path}: {str(error)[:200]}. It needs the columns {', '.join(_COLUMNS)}."
-        )
-        raise SectionError(message) from error
+    missing = [name for name in _COLUMNS if name not in spots.columns]
     if missing:
         message = f"{path} has no column {quoted(missing)}, only {quoted(spots.columns)}."
         raise SectionError(message)
+    spots.index = pd.Index([f"{x}x{y}" for x, y in zip(spots["x"], spots["y"], strict=True)])
     if "selected" in spots:
         spots = spots[spots["selected"] == 1]
     require_unique(spots.index.to_numpy(np.str_), where=f"{path}, spots")

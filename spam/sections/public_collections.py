@@ -12,9 +12,9 @@ from scipy.spatial import cKDTree
 from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 
-from .feature_matrix import find_file
-from .h5ad import read_counts, read_h5ad, require_unique, values_fault
-from .instrument_section import InstrumentSection, choose_section, require_finite
+from .count_matrix import as_counts
+from .h5ad import read_counts, read_h5ad, require_unique
+from .instrument_section import InstrumentSection, choose_section, find_file, reading, require_finite
 from .lab_section import quoted
 
 _PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
@@ -44,32 +44,35 @@ def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
     samples = {path.stem: path for path in sorted((folder / "st").glob("*.h5ad"))}
     name = choose_section(samples, config.section, folder)
     path = samples[name]
-    adata = read_h5ad(path)
-    counts, genes = read_counts(adata, layer=config.counts_layer, where=str(path))
-    if counts is None or genes is None or "spatial" not in adata.obsm:
-        message = f"{path} has no {'counts' if counts is None else 'obsm[spatial]'}. Download it again from HEST-1k."
+    h5ad = read_h5ad(path, "--from")
+    counts = read_counts(h5ad, option="--from")
+    if counts is None or h5ad.spatial is None:
+        message = f"{path} has no {'counts' if counts is None else 'positions (obsm[spatial])'}. Download it again from HEST-1k."
         raise SectionError(message)
-    ids = np.array(adata.obs_names, dtype=np.str_)
-    require_unique(ids, where=str(path))
-    xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
-    require_finite(xy, ids, path, "obsm['spatial']")
+    require_unique(h5ad.ids, where=str(path))
+    xy = h5ad.spatial[:, :2].astype(np.float64)
+    require_finite(xy, h5ad.ids, path, "obsm['spatial']")
     facts_path = find_file(folder / "metadata", f"{name}.json")
-    facts = {} if facts_path is None else json.loads(facts_path.read_text(encoding="utf-8"))
+    facts: dict[str, Any] = {}
+    if facts_path is not None:
+        with reading("the facts of", facts_path):
+            facts = dict(json.loads(facts_path.read_text(encoding="utf-8")))
     key = next((key for key in _PIXEL_SIZES if facts.get(key)), None)
     image = find_file(folder / "wsis", f"{name}.tif") if (folder / "wsis").is_dir() else None
     return InstrumentSection(
         platform=f"HEST-1k, {facts.get('st_technology', 'technology not stated')}",
         name=name,
-        ids=ids,
-        counts=counts,
-        genes=genes,
-        gene_ids=genes,
+        ids=h5ad.ids,
+        counts=counts.counts,
+        genes=counts.genes,
+        gene_ids=counts.genes,
         xy_px=xy,
         mpp=None if key is None else float(facts[key]),
         mpp_note=key,
         image=image,
         donor=str(facts["patient"]) if facts.get("patient") else None,
         files=(path, *([facts_path] if facts_path else [])),
+        notes=(*h5ad.notes, *counts.notes),
     )
 
 
@@ -107,10 +110,6 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
             f"No spot of {counts_path} ({quoted(table.index)}) is in {path} ({quoted(coordinates.index)})."
         )
         raise SectionError(message)
-    values = table.to_numpy(dtype=np.float64)[is_placed]
-    if fault := values_fault(values.ravel()):
-        message = f"{counts_path} must hold raw counts, but {fault}."
-        raise SectionError(message)
     table = table[is_placed]
     xy = coordinates.loc[table.index, ["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
     require_finite(xy, table.index, path, "xaxis, yaxis")
@@ -122,7 +121,7 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
         platform=f"STimage-1K4M, {technology}",
         name=name,
         ids=table.index.to_numpy(dtype=np.str_),
-        counts=csr_matrix(values.astype(np.int32)),
+        counts=as_counts(csr_matrix(table.to_numpy()), where=str(counts_path)),
         genes=genes,
         gene_ids=genes,
         xy_px=xy,
@@ -143,12 +142,10 @@ def _coordinate_files(folder: Path) -> dict[str, Path]:
 
 def _read_csv(path: Path) -> Any:
     """Read a CSV whose first column holds the ids of the spots."""
-    try:
+    with reading("spots", path):
         header = pd.read_csv(path, nrows=0, index_col=0, dtype=str)
         table = pd.read_csv(path, index_col=0, keep_default_na=False, skiprows=1, header=None)
         table.index, table.columns = table.index.astype(str), header.columns
-    except (OSError, ValueError) as error:
-        message = f"Cannot read {path}: {str(error)[:200]}. Download it again from STimage-1K4M."
-        raise SectionError(message) from error
+        table = table.astype(np.float64)
     require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
     return table

@@ -14,9 +14,9 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
-from .feature_matrix import FeatureMatrix, find_file, find_matrix, open_text, read_matrix
+from .feature_matrix import FeatureMatrix, find_matrix, read_matrix
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, require_finite
+from .instrument_section import InstrumentSection, find_file, open_text, reading, require_finite
 from .lab_section import quoted
 
 PITCH_UM = 100.0
@@ -178,12 +178,9 @@ def _read_scales(folder: Path) -> dict[str, float]:
     path = find_file(folder / "spatial", _SCALES) if (folder / "spatial").is_dir() else None
     if path is None:
         return {}
-    try:
+    with reading("the scale factors", path):
         stated = json.loads(path.read_text(encoding="utf-8"))
         scales = {str(key): float(value) for key, value in stated.items() if isinstance(value, int | float)}
-    except (ValueError, AttributeError) as error:
-        message = f"{path} is not a JSON object of scale factors. Copy it again from Space Ranger's output."
-        raise SectionError(message) from error
     wrong = [f"{key} {value:g}" for key, value in scales.items() if not (np.isfinite(value) and value > 0)]
     if wrong:
         message = f"{path}: scale factors must be positive, not {', '.join(wrong)}."
@@ -193,18 +190,15 @@ def _read_scales(folder: Path) -> dict[str, float]:
 
 def _read_positions(path: Path) -> Any:
     """Read the positions of all spots, with barcodes as index; Space Ranger 1 writes no header."""
-    try:
+    with reading("the spot positions", path):
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:
             with open_text(path) as file:
-                has_header = file.readline().startswith((b"barcode", b'"barcode', b"\xef\xbb\xbfbarcode"))
+                has_header = b"barcode" in file.readline()
             with open_text(path) as file:
                 names = {} if has_header else {"names": list(_COLUMNS)}
                 frame = pd.read_csv(file, header=0 if has_header else None, encoding="utf-8-sig", **names)
-    except (OSError, ValueError) as error:  # pyarrow's and pandas' parser errors are ValueErrors
-        message = f"Cannot read the spot positions {path}: {str(error).splitlines()[0][:200]}."
-        raise SectionError(message) from error
     absent = [name for name in _COLUMNS if name not in frame.columns]
     if absent:
         message = f"{path} has no column {quoted(absent)}, only {quoted(frame.columns)}."
@@ -221,13 +215,9 @@ def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) 
     matrix = read_matrix(_require(find_matrix(folder, *_CELL_MATRICES), folder, f"{_CELL_MATRICES[0]}.h5"))
     name = "cell_segmentations.geojson"
     path = _require(find_file(folder, name, f"graphclust_annotated_{name}"), folder, name)
-    try:
-        with open_text(path) as file:
-            features = json.load(file)["features"]
+    with reading("the polygons and cell_id of", path), open_text(path) as file:
+        features = json.load(file)["features"]
         centres = {_cell_id(feature): _centroid(feature["geometry"]) for feature in features}
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        message = f"{path} is not GeoJSON of cell polygons with a cell_id: {error!s:.200}. Copy it from Space Ranger's output."
-        raise SectionError(message) from error
     has_polygon = np.array([barcode in centres for barcode in matrix.barcodes.tolist()], dtype=np.bool_)
     if not has_polygon.any():
         message = f"No cell of {matrix.path} ({quoted(matrix.barcodes)}) has a polygon in {path} ({quoted(list(centres))})."
@@ -261,7 +251,7 @@ def _cell_id(feature: Mapping[str, Any]) -> str:
 def _centroid(geometry: Mapping[str, Any]) -> Float64[Array, " 2"]:
     """Compute the centroid of a polygon by area; the largest part of a multi-polygon."""
     parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    best: tuple[float, Array] | None = None
+    best: tuple[float, Array] = (-1.0, np.full(2, np.nan))
     for part in parts:
         ring = np.asarray(part[0], dtype=np.float64)[:, :2]
         origin = ring[0]  # differences from a corner: products of large coordinates would lose digits
@@ -269,11 +259,8 @@ def _centroid(geometry: Mapping[str, Any]) -> Float64[Array, " 2"]:
         cross = a[:, 0] * b[:, 1] - b[:, 0] * a[:, 1]
         area = float(cross.sum()) / 2
         centre = ((a + b) * cross[:, None]).sum(axis=0) / (6 * area) + origin if area else ring.mean(axis=0)
-        if best is None or abs(area) > best[0]:
+        if abs(area) > best[0]:
             best = abs(area), centre
-    if best is None:
-        message = "a geometry without coordinates"
-        raise ValueError(message)
     return best[1]
 
 

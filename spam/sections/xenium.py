@@ -13,9 +13,9 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
-from .feature_matrix import find_file, find_matrix, open_text, read_matrix, xenium_ids, zipped_zarr
+from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, require_finite
+from .instrument_section import InstrumentSection, find_file, open_text, reading, require_finite
 from .lab_section import quoted
 
 _EXPERIMENT = "experiment.xenium"
@@ -130,7 +130,7 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
 
 def _read_cells(path: Path) -> Any:
     """Read the centroids in µm and the sizes of the cells, with their ids as index."""
-    try:
+    with reading("cell_id, x_centroid and y_centroid of", path):
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         elif zipfile.is_zipfile(path):
@@ -138,19 +138,11 @@ def _read_cells(path: Path) -> Any:
         else:
             with open_text(path) as file:
                 frame = pd.read_csv(file, dtype={"cell_id": str})
-        ids = frame["cell_id"]
         # The first versions wrote ids as bytes.
-        ids = ids.map(lambda one: one.decode() if isinstance(one, bytes) else str(one))
-        numbers = frame[[name for name in (*_CENTRE, *_KEPT) if name in frame]].apply(
-            pd.to_numeric, errors="coerce"
-        )
-        frame = numbers.set_index(ids)
+        ids = frame["cell_id"].map(lambda one: one.decode() if isinstance(one, bytes) else str(one))
+        numbers = frame[[name for name in (*_CENTRE, *_KEPT) if name in frame]]
+        frame = numbers.apply(pd.to_numeric, errors="coerce").set_index(ids)
         centres = frame[list(_CENTRE)].to_numpy(dtype=np.float64)
-    except (OSError, KeyError, ValueError, TypeError) as error:  # of pandas, pyarrow and zarr
-        message = (
-            f"Cannot read cells with cell_id, x_centroid and y_centroid from {path}: {str(error)[:200]}."
-        )
-        raise SectionError(message) from error
     require_unique(frame.index.to_numpy(dtype=np.str_), where=f"{path}, cell_id")
     require_finite(centres, frame.index, path, ", ".join(_CENTRE))
     return frame
@@ -164,11 +156,8 @@ def _cells_of_zarr(path: Path) -> Any:
 
 
 def _read_experiment(path: Path) -> dict[str, Any]:
-    try:
+    with reading("the facts of", path):
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        message = f"{path} is not JSON. Copy it again from the output of Xenium."
-        raise SectionError(message) from error
     return facts if isinstance(facts, dict) else {}
 
 
@@ -193,22 +182,13 @@ def _read_alignment(path: Path, pixel_um: float) -> tuple[Float64[Array, "3 3"],
     SectionError
         If the file is neither, or the matrix cannot be inverted.
     """
-    try:
+    with reading(f"a 3 x 3 matrix or keypoints ({', '.join(_KEYPOINTS)}) from", path):
         with open_text(path) as file:
             text = file.read().decode("utf-8-sig")
         if "fixedX" in text:
-            points = pd.read_csv(io.StringIO(text), skipinitialspace=True)[list(_KEYPOINTS)].to_numpy(
-                dtype=np.float64
-            )
-            return _fit_keypoints(points, path, pixel_um)
+            points = pd.read_csv(io.StringIO(text), skipinitialspace=True)[list(_KEYPOINTS)]
+            return _fit_keypoints(points.to_numpy(dtype=np.float64), path, pixel_um)
         matrix = pd.read_csv(io.StringIO(text), header=None).to_numpy(dtype=np.float64)
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, SectionError):
-            raise
-        message = (
-            f"{path} is neither a 3 x 3 matrix nor keypoints ({', '.join(_KEYPOINTS)}): {str(error)[:200]}."
-        )
-        raise SectionError(message) from error
     is_affine = matrix.shape == (3, 3) and np.isfinite(matrix).all() and np.allclose(matrix[2], [0, 0, 1])
     if not is_affine or abs(np.linalg.det(matrix)) < 1e-9:
         message = (

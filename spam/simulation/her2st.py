@@ -11,7 +11,7 @@ from spam.errors import MissingInputError
 from spam.progress import Progress
 from spam.schemas.embed_config import InputConfig
 from spam.sections.instrument_folder import read_folder
-from spam.sections.instrument_section import write_lab_files
+from spam.sections.lab_file_writer import write_lab_files
 
 COMMIT = "85df7411b987a7dec3feff9718b869a7a82091ec"
 ADDRESS = f"https://raw.githubusercontent.com/almaan/her2st/{COMMIT}"

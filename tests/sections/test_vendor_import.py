@@ -158,8 +158,8 @@ def test_without_an_image_only_counts_and_positions_are_written(tmp_path: Path) 
     np.testing.assert_array_equal(adata.obsm["spatial"], xy_um)
     assert adata.uns["spatial"]["x"]["metadata"]["unit"] == "um"
     assert "mpp" not in adata.uns["spatial"]["x"]["metadata"]
+    write_visium(tmp_path / "v")
     with pytest.raises(ConfigError, match="--image is missing"):
-        write_visium(tmp_path / "v")
         read_section(InputConfig(from_=tmp_path / "v"))
 
 
