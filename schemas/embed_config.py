@@ -23,14 +23,15 @@ class FolderOptions(Config):
     """How the folder of an instrument is read."""
 
     image: Path | None = _data(
-        None, "full-resolution H&E image of --from; images inside the folder are never assumed"
+        None,
+        "full-resolution H&E image of an instrument's folder; images that Space Ranger or Xenium write are never taken for it",
     )
     bin: str | None = _data(
         None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
     )
     alignment: Path | None = _data(
         None,
-        "alignment of the H&E image of Xenium: *_he_imagealignment.csv or keypoints (default: the one in --from)",
+        "alignment of the H&E image of Xenium: *_he_imagealignment.csv or keypoints (default: the one in the folder)",
     )
 
 

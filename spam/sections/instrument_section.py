@@ -126,24 +126,23 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         obs=found.obs,
         tiles=tiles,
         hires_scale=found.scales.get("tissue_hires_scalef"),
-        join=JoinReport(n_matched=len(found.ids), notes=(found.found(), *notes_of(found, config))),
+        join=JoinReport(n_matched=len(found.ids), notes=notes_of(found, config)),
         sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
     )
 
 
 def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
-    """List what the user should know: what was left out, and µm per pixel with its source."""
+    """State what was found, with µm per pixel and its source; then what was left out, assumed or overruled."""
+    known = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
     notes = list(found.notes)
+    if found.mpp is not None and config.mpp is not None and abs(config.mpp / found.mpp - 1) > _OVERRULED:
+        times = config.mpp / found.mpp
+        notes.append(f"--mpp {config.mpp:g} overrules {known}, {times:.3g} times as large")
     if found.xy_px is None:
-        return (*notes, "positions are in µm: no alignment with an H&E image is known")
-    measured = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
-    if config.mpp is None:
-        notes.append(measured or "µm per pixel is not stated; it is taken from the image")
-    elif found.mpp is not None and abs(config.mpp / found.mpp - 1) > _OVERRULED:
-        notes.append(
-            f"--mpp {config.mpp:g} overrules {measured}, {config.mpp / found.mpp:.3g} times as large"
-        )
-    return tuple(notes)
+        known = "positions in µm, because no alignment with an H&E image is known"
+    elif config.mpp is not None:
+        known = f"{config.mpp:.4g} µm per pixel (--mpp)"
+    return (f"{found.found()}; {known or 'µm per pixel as the image states'}", *notes)
 
 
 def choose_section(names: Iterable[str], wanted: str | None, folder: Path) -> str:

@@ -44,13 +44,14 @@ def import_folder(config: ImportConfig, *, progress: Progress = SILENT) -> Impor
             raise OutputExistsError(message)
         files = write_lab_files(found, inputs, name=name, folder=config.out_dir)
         advance()
+    stated, *notes = notes_of(found, inputs)
     words = ["spam", "embed", "--manifest", str(files[-1]), "--store", "cohort.zarr"]
     without = "No table of tiles was written, because no H&E image is known; give --image"
     without += " and --alignment" if found.xy_px is None else ""
     return ImportReport(
         section=name,
-        found=found.found(),
-        notes=notes_of(found, inputs),
+        found=stated,
+        notes=tuple(notes),
         n_spots=len(found.ids),
         n_genes=len(found.genes),
         mpp=inputs.mpp or found.mpp,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spam.errors import SectionError
+from spam.errors import MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .count_matrix import as_counts
@@ -15,7 +15,6 @@ from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
     choose_section,
-    find_file,
     open_text,
     reading,
     require_finite,
@@ -45,6 +44,8 @@ def read_legacy_st(folder: Path, config: InputConfig) -> InstrumentSection:
     ------
     ConfigError
         If ``--section`` names none of several sections.
+    MissingInputError
+        If the counts are missing.
     SectionError
         If a table cannot be read, or the two tables share no spot.
     """
@@ -52,10 +53,12 @@ def read_legacy_st(folder: Path, config: InputConfig) -> InstrumentSection:
     name = choose_section(files, config.section, folder)
     path = files[name]
     place = folder / _COUNTS if (folder / _COUNTS).is_dir() else folder
-    counts_path = find_file(place, f"{name}.tsv.gz", f"{name}.tsv")
+    counts_path = next(
+        (each for kind in (".tsv.gz", ".tsv") if (each := place / f"{name}{kind}").exists()), None
+    )
     if counts_path is None:
-        message = f"{place} has no counts {name}.tsv.gz for {path}."
-        raise SectionError(message)
+        message = f"{place} has no counts {name}.tsv.gz for {path}. Copy it from the source."
+        raise MissingInputError(message)
     counts, spots = _read_counts(counts_path), _read_spots(path)
     is_placed = counts.index.isin(spots.index)
     if not is_placed.any():

@@ -1,5 +1,6 @@
 """HEST-1k (arXiv 2406.16192) and STimage-1K4M (arXiv 2406.06393) as they are published: many sections in one folder."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
-from spam.errors import SectionError
+from spam.errors import MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .count_matrix import as_counts
 from .h5ad import read_counts, read_h5ad, require_unique
-from .instrument_section import InstrumentSection, choose_section, find_file, reading, require_finite
+from .instrument_section import InstrumentSection, choose_section, reading, require_finite
 from .lab_section import quoted
 
 _PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
@@ -52,13 +53,13 @@ def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
     require_unique(h5ad.ids, where=str(path))
     xy = h5ad.spatial[:, :2].astype(np.float64)
     require_finite(xy, h5ad.ids, path, "obsm['spatial']")
-    facts_path = find_file(folder / "metadata", f"{name}.json")
+    facts_path = folder / "metadata" / f"{name}.json"
     facts: dict[str, Any] = {}
-    if facts_path is not None:
+    if facts_path.exists():
         with reading("the facts of", facts_path):
             facts = dict(json.loads(facts_path.read_text(encoding="utf-8")))
     key = next((key for key in _PIXEL_SIZES if facts.get(key)), None)
-    image = find_file(folder / "wsis", f"{name}.tif") if (folder / "wsis").is_dir() else None
+    image = folder / "wsis" / f"{name}.tif"
     return InstrumentSection(
         platform=f"HEST-1k, {facts.get('st_technology', 'technology not stated')}",
         name=name,
@@ -69,9 +70,9 @@ def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
         xy_px=xy,
         mpp=None if key is None else float(facts[key]),
         mpp_note=key,
-        image=image,
+        image=image if image.exists() else None,
         donor=str(facts["patient"]) if facts.get("patient") else None,
-        files=(path, *([facts_path] if facts_path else [])),
+        files=(path, *([facts_path] if facts else [])),
         notes=(*h5ad.notes, *counts.notes),
     )
 
@@ -88,6 +89,8 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
     ------
     ConfigError
         If ``--section`` names none of several slides.
+    MissingInputError
+        If the counts are missing.
     SectionError
         If a table cannot be read, or counts and coordinates share no spot.
     """
@@ -95,10 +98,10 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
     name = choose_section(slides, config.section, folder)
     path = slides[name]
     home, technology = path.parents[1], path.parents[1].name
-    counts_path = find_file(home / _EXPRESSION, f"{name}_count.csv", f"{name}_count.csv.gz")
-    if counts_path is None:
+    counts_path, image = home / _EXPRESSION / f"{name}_count.csv", home / _IMAGES / f"{name}.png"
+    if not counts_path.exists():
         message = f"{home / _EXPRESSION} has no {name}_count.csv for {path}. Download it from STimage-1K4M."
-        raise SectionError(message)
+        raise MissingInputError(message)
     coordinates, table = _read_csv(path), _read_csv(counts_path)
     missing = [column for column in ("xaxis", "yaxis", "r") if column not in coordinates]
     if missing:
@@ -128,7 +131,7 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
         mpp=pitch_um / pitch_px if pitch_um and pitch_px else None,
         mpp_note=None if pitch_um is None else f"pitch of the spots, {pitch_um:g} µm",
         spot_um=_SPOT_UM.get(technology),
-        image=find_file(home / _IMAGES, f"{name}.png") if (home / _IMAGES).is_dir() else None,
+        image=image if image.exists() else None,
         files=(counts_path, path),
         notes=(f"{left_out} spots without coordinates are left out",) if left_out else (),
     )
@@ -143,9 +146,12 @@ def _coordinate_files(folder: Path) -> dict[str, Path]:
 def _read_csv(path: Path) -> Any:
     """Read a CSV whose first column holds the ids of the spots."""
     with reading("spots", path):
-        header = pd.read_csv(path, nrows=0, index_col=0, dtype=str)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file))
         table = pd.read_csv(path, index_col=0, keep_default_na=False, skiprows=1, header=None)
-        table.index, table.columns = table.index.astype(str), header.columns
+        # Set afterwards: pandas would rename what occurs twice.
+        table.index, table.columns = table.index.astype(str), pd.Index(header[1:])
         table = table.astype(np.float64)
     require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
+    require_unique(table.columns.to_numpy(np.str_), where=f"{path}, columns", advice="Keep one of each.")
     return table

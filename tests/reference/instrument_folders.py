@@ -45,20 +45,20 @@ def write_h5(
 ) -> Path:
     """Write counts (spots x features) as the HDF5 of Cell Ranger 3 and later."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    entries = [(spot, feature) for spot in range(len(counts)) for feature in np.flatnonzero(counts[spot])]
-    indptr = np.searchsorted([spot for spot, _ in entries], np.arange(len(counts) + 1))
+    spots, features = np.nonzero(counts)
+    indptr = np.searchsorted(spots, np.arange(len(counts) + 1))
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
         matrix = file.create_group("matrix")
         matrix["barcodes"] = np.array(list(barcodes), dtype="S")
-        matrix["data"] = np.array([counts[entry] for entry in entries], dtype=np.int32)
-        matrix["indices"] = np.array([feature for _, feature in entries], dtype=np.int64)
+        matrix["data"] = counts[spots, features].astype(np.int32)
+        matrix["indices"] = features.astype(np.int64)
         matrix["indptr"] = indptr.astype(np.int64)
         matrix["shape"] = np.array([counts.shape[1], counts.shape[0]], dtype=np.int32)
-        features = matrix.create_group("features")
-        features["id"] = np.array(list(ids), dtype="S")
-        features["name"] = np.array(list(genes), dtype="S")
-        features["feature_type"] = np.array(kinds or ["Gene Expression"] * len(genes), dtype="S")
+        described = matrix.create_group("features")
+        described["id"] = np.array(list(ids), dtype="S")
+        described["name"] = np.array(list(genes), dtype="S")
+        described["feature_type"] = np.array(kinds or ["Gene Expression"] * len(genes), dtype="S")
     return path
 
 
