@@ -195,7 +195,7 @@ def _tabs(path: Path) -> Shaped[Array, "n_rows n_columns"]:
     with open_text(path) as file:
         # 3 is csv.QUOTE_NONE: a quote is part of a gene's name.
         frame = pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
-    return frame.to_numpy(dtype=np.str_)
+    return np.asarray(frame.to_numpy(dtype=np.str_))
 
 
 def _read_zarr(path: Path) -> _Parts:

@@ -1,6 +1,10 @@
 """The folder that an instrument wrote: recognise its layout, and read it."""
 
+import contextlib
+from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
+from typing import TypeAlias
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
@@ -13,8 +17,11 @@ from .public_collections import is_hest, is_stimage, read_hest, read_stimage
 from .space_ranger import is_space_ranger, read_space_ranger
 from .xenium import is_xenium, read_xenium
 
-# Layout -> what it is, how it is recognised and read; the first that fits is taken.
-_LAYOUTS = (
+_Layout: TypeAlias = tuple[
+    str, Callable[[Path], bool], Callable[[Path, InputConfig], InstrumentSection]
+]  # name, test, reader
+# The first that fits is taken.
+_LAYOUTS: tuple[_Layout, ...] = (
     ("Xenium", is_xenium, read_xenium),
     ("Space Ranger", is_space_ranger, read_space_ranger),
     ("HEST-1k", is_hest, read_hest),
@@ -48,7 +55,8 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
     """
     folder = config.from_
     if folder is None or not folder.is_dir():
-        message = f"Folder not found: {folder}."
+        is_file = folder is not None and folder.is_file()
+        message = f"{folder} is a file. Give its folder." if is_file else f"Folder not found: {folder}."
         raise MissingInputError(message)
     root = next((place for place in (folder, *(folder / name for name in _OUTPUTS)) if _layout(place)), None)
     layout = None if root is None else _layout(root)
@@ -62,7 +70,7 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
     return name, found
 
 
-def _layout(folder: Path):  # type: ignore[no-untyped-def]
+def _layout(folder: Path) -> _Layout | None:
     if not folder.is_dir():
         return None
     return next((layout for layout in _LAYOUTS if layout[1](folder)), None)
@@ -79,11 +87,11 @@ def _name_of(folder: Path) -> str:
 def _unknown(folder: Path) -> str:
     """Describe a folder of unknown layout, and name the folders around it that have a known one."""
     known = ", ".join(layout[0] for layout in _LAYOUTS)
-    around = [folder.parent, folder.parent.parent]
-    below = (path for depth in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(depth)))
-    for _, place in zip(range(_N_SEARCHED), below, strict=False):
-        around.append(place)
-    near = [str(place) for place in around if _layout(place)]
+    below = chain.from_iterable(folder.glob(depth) for depth in ("*", "*/*", "*/*/*"))
+    near = []
+    for place in (folder.parent, folder.parent.parent, *sorted(islice(below, _N_SEARCHED))):
+        with contextlib.suppress(SectionError):  # of several data sets, so not to be recommended
+            near += [str(place)] if _layout(place) else []
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
     message = f"{folder} has no layout that is known ({known}); it holds {found}."
     return message + (

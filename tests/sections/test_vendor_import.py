@@ -203,6 +203,12 @@ def test_the_folder_spatial_leads_to_the_one_above(tmp_path: Path) -> None:
         read_section(InputConfig(from_=tmp_path / "outs" / "spatial", image=tmp_path))
 
 
+def test_a_file_instead_of_its_folder(tmp_path: Path) -> None:
+    write_visium(tmp_path)
+    with pytest.raises(MissingInputError, match=r"filtered_feature_bc_matrix\.h5 is a file. Give its folder"):
+        read_section(InputConfig(from_=tmp_path / "filtered_feature_bc_matrix.h5", image=tmp_path))
+
+
 def test_an_image_that_does_not_exist(tmp_path: Path) -> None:
     write_visium(tmp_path / "outs")
     with pytest.raises(MissingInputError, match=r"he\.tif \(--image\)"):
