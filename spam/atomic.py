@@ -73,7 +73,8 @@ def claimed(folder: Path, flag: str, *, name: str = _LOCK, wait_s: float = 0.0) 
     try:
         lock.acquire()
     except Timeout as error:
-        message = f"{str(folder)!r} ({flag}) is being written by another process. Wait for it, or choose another place."
+        shown = str(folder).removesuffix(PARTIAL)
+        message = f"{shown!r} ({flag}) is being written by another process. Wait for it, or choose another place."
         raise OutputExistsError(message) from error
     try:
         yield
