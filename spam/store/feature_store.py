@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spam.atomic import PARTIAL
 from spam.errors import StoreError
-from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
+from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
 from spam.sections import Section
 from spam.versions import software_versions
 
@@ -221,11 +221,11 @@ def filled_store(path: Path, *, needs_features: bool = False) -> Iterator[Store]
     before = store.section_names
     try:
         yield store
-    except BaseException:
+    except Exception:  # an interrupted run is resumed
         for name in set(store.section_names) - {*before} if needs_features else ():
             with contextlib.suppress(StoreError), locked_section(path, name):  # else another process fills it
                 begun = {chunk.parents[2].name for chunk in (path / name / "obsm").glob("*/c/*/0")}
-                if begun <= {SPATIAL, SPATIAL_UM}:
+                if all(key in (SPATIAL, SPATIAL_UM) or key.endswith(f"_{QUALITY}") for key in begun):
                     discard(path, name)
         remove_leftovers(path)  # keeps those of processes that are alive
         others = [entry for entry in path.iterdir() if not _is_ours(entry) and entry.name != INDEX]
