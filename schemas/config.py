@@ -15,7 +15,7 @@ import re
 import types
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spam.errors import ConfigError, MissingInputError
@@ -215,6 +215,15 @@ class Config(Record):
     def faults(self) -> list[str | None]:
         """List contradictions between fields; subclasses override this."""
         return []
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the values for a file that may be shared: names of files and stores instead of paths, and no outputs."""
+        values, kinds = self.to_mapping(), get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            if Path in members_of(kinds[field.name]) and values[field.name] is not None:
+                is_output = field.name in _OUTPUT_NAMES or field.metadata["is_output"]
+                values[field.name] = None if is_output else PurePath(values[field.name]).name
+        return values
 
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
         """Check that every file, folder and store that the configuration reads exists; addresses are not looked up.

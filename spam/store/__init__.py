@@ -1,6 +1,6 @@
 """The feature store: a Zarr v3 folder with one AnnData group per section (``docs/format.md``)."""
 
-from .feature_store import Store, choose_sections, create_store, open_store
+from .feature_store import Store, choose_sections, create_store, filled_store, open_store
 from .features import FeatureWriter
 from .layout import chunk_slices, default_chunk_rows
 from .stored_section import (
@@ -27,6 +27,7 @@ __all__ = [
     "chunk_slices",
     "create_store",
     "default_chunk_rows",
+    "filled_store",
     "flagged_spots",
     "open_store",
     "readable_spots",
