@@ -17,7 +17,7 @@ from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
-from spam.store import Store, StoredSection, open_store
+from spam.store import Profiles, Store, StoredSection, duplicates_in, open_store, profiles_of
 from spam.tiles import (
     Slide,
     TileBatch,
@@ -201,6 +201,7 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         message = f"--manifest names several sections {', '.join(map(repr, twice))}. Use unique names."
         raise SectionError(message)
+    _warn_of_duplicates([one.section for one in sections], store)
     n_numbers = card.dim * sum(one.section.n_spots * len(one.specs) for one in sections)
     return EmbedPlan(
         store=config.store,
@@ -209,6 +210,24 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
         sections=tuple(sections),
         n_bytes=n_numbers * np.dtype(config.dtype).itemsize,
     )
+
+
+def _warn_of_duplicates(sections: Sequence[Section], store: Store | None) -> None:
+    """Warn if the counts of a section are in the store, or earlier in the manifest, under another name."""
+    before: dict[str, Profiles] = {}
+    for section in sections:
+        if section.counts is None or section.genes is None:
+            continue
+        own = profiles_of(section.counts, section.genes)
+        found = [name for name, profiles in before.items() if own.share_of_counts(profiles)]
+        if store is not None:
+            found += duplicates_in(store, section.name, section.counts, section.genes)
+        before[section.name] = own
+        if found:
+            _log.warning(
+                "section %s has the counts of section %s: do not train on one and test on the other",
+                *(section.name, ", ".join(dict.fromkeys(found))),
+            )
 
 
 def differences(stored: StoredSection, section: Section, licence: str | None) -> list[str]:

@@ -11,10 +11,10 @@ from spam.errors import ConfigError, StoreError
 from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
-from spam.store import StoredSection
+from spam.store import StoredSection, advice_on_names, profiles_of
 from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.genes import GeneChoice, choose_genes
-from spam.training.groups import N_BLOCKS, spatial_blocks
+from spam.training.groups import N_BLOCKS, duplicates_of, spatial_blocks
 from spam.typing import Array, Bool
 
 from .boards import SectionTruth
@@ -259,8 +259,8 @@ def _truth_of(part: SpotData, genes: Sequence[str]) -> SectionTruth:
     measured = [gene for gene in genes if gene in known]
     if not measured or part.totals is None or not part.totals.any():
         message = (
-            f"Section {part.name!r} has counts of none of the {len(genes)} training genes ({', '.join(genes[:3])}, ...). Use "
-            "the same gene names in all sections, or leave it out (--sections)."
+            f"Section {part.name!r} has counts of none of the {len(genes)} training genes ({', '.join(genes[:3])}, ...). "
+            f"{advice_on_names(sorted(known), genes) or 'Use the same gene names in all sections.'} Or leave it out (--sections)."
         )
         raise StoreError(message)
     return SectionTruth(
@@ -285,6 +285,22 @@ def refuse_adapted(folds: Sequence[Fold], features: FeatureChoice) -> None:
             f"The encoder of features {', '.join(features.keys)} was adapted on counts of test sections {', '.join(seen)}. "
             "Choose other features (--enc-name), or other test sections (--train-sections, --test-sections)."
         )
+        raise ConfigError(message)
+
+
+def refuse_duplicates(spots: Sequence[SpotData]) -> None:
+    """Refuse the same tissue under two names: it would be trained on and tested.
+
+    Raises
+    ------
+    ConfigError
+        Naming all such pairs.
+    """
+    shared = sorted(set.intersection(*({*s.genes.tolist()} for s in spots if s.genes is not None)))
+    profiles = [profiles_of(s.counts, s.genes, s.features, among=shared) for s in spots]
+    if found := [sentence for *_, sentence in duplicates_of(spots, profiles)]:
+        listed = "; ".join(found)
+        message = f"{listed[0].upper()}{listed[1:]}. Leave one of each pair out with --sections (or --train-sections)."
         raise ConfigError(message)
 
 

@@ -27,6 +27,7 @@ from spam.models.reliability import HeldOut, fit_appearance, judge, within_secti
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
+from spam.store import Profiles
 from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
@@ -171,7 +172,18 @@ def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
     is_same_block = meta.train_sections == meta.val_sections == tuple(s.name for s in data.spots)
     whole = () if is_same_block else meta.train_sections
     held_out = [name for name in meta.val_sections if name not in meta.train_sections]
-    seen = sorted(set(data.held_out_sections) & set(whole))
+    known = [
+        Profiles.from_mapping(meta.section_digests[name]) for name in whole if name in meta.section_digests
+    ]
+    seen = sorted(
+        spots.name
+        for spots, profiles in zip(data.spots, data.profiles, strict=True)
+        if spots.name in data.held_out_sections
+        and (
+            spots.name in whole
+            or any(profiles.share_of_counts(p) or profiles.share_of_images(p) for p in known)
+        )
+    )
     if seen:
         as_before = f"Hold out {', '.join(held_out)} as in pretraining" if held_out else "Hold out others"
         message = (
@@ -217,7 +229,7 @@ class FusionStage:
                 "--sections."
             )
             raise StoreError(message)
-        self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
+        self._pretrained = None if pretrained is None else pretrained[0]
         branches = _BRANCHES[config.attend]
         self.settings: dict[str, Any] = {
             "members": config.members,
@@ -332,8 +344,14 @@ class FusionStage:
             best=best,
         )
         held_out = meta.val_sections if self._judged is None else self._judged[0]
-        donors = with_pretrained_donors(meta.donors, self._pretrained_donors)
-        return dataclasses.replace(meta, donors=donors, val_sections=held_out)
+        meta = dataclasses.replace(meta, val_sections=held_out)
+        if self._pretrained is None:
+            return meta
+        return dataclasses.replace(
+            meta,
+            donors=with_pretrained_donors(meta.donors, self._pretrained.donors),
+            section_digests={**self._pretrained.section_digests, **meta.section_digests},
+        )
 
     def _fit_constants(self, heldout: HeldOut) -> dict[str, Array]:
         """Fit what prediction needs in addition to the network, on all spots with counts."""
