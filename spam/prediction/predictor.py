@@ -132,12 +132,14 @@ class Predictor:
         self._check_features(section)
         is_readable = readable_spots(section, self.meta.feature_keys)
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
-        inferred = self.infer(spots, batch_size=batch_size, progress=progress)
         depth = depth or self.meta.depth
-        mu = inferred.rate
-        mu *= np.float32(depth / PER)
-        lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
-        self._check_finite(mu, lower, upper, depth=depth)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked at once
+            inferred = self.infer(spots, batch_size=batch_size, progress=progress)
+            mu = inferred.rate
+            mu *= np.float32(depth / PER)
+            self._check_finite(mu, inferred.unclipped, depth=depth)
+            lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
+        self._check_finite(lower, upper, depth=depth)
         appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
         own = self.training_section(spots)
         distance = appearance.distance(spots.features, without=self.bank_section(own))

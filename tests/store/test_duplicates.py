@@ -27,7 +27,9 @@ def test_profiles_are_counted_as_python_counts_them() -> None:
     dense[[5, 9]] = dense[2]  # three equal spots identify nothing
     dense[11, 7:] = 0  # seven counts are too few
     rows = [tuple(row) for row in dense]
-    assert len(profiles(dense).spots) == sum(rows.count(row) == 1 and np.count_nonzero(row) >= 8 for row in rows)
+    assert len(profiles(dense).spots) == sum(
+        rows.count(row) == 1 and np.count_nonzero(row) >= 8 for row in rows
+    )
     columns = [tuple(sorted(x for x in column if x)) for column in dense.T]
     n_genes = sum(columns.count(column) == 1 and len(column) >= 8 for column in columns)
     assert len(profiles(dense).genes) == n_genes
@@ -40,7 +42,9 @@ def test_the_same_counts_are_found_in_any_order_and_in_part(seed: int, change: s
     n_rows = 23 if change == "some spots" else 47
     n_columns = 31 if change == "some genes" else N_GENES
     rows = rng.permutation(47)[:n_rows] if "spots" in change or "both" in change else np.arange(47)
-    columns = rng.permutation(N_GENES)[:n_columns] if "genes" in change or "both" in change else np.arange(N_GENES)
+    columns = (
+        rng.permutation(N_GENES)[:n_columns] if "genes" in change or "both" in change else np.arange(N_GENES)
+    )
     copy, genes = dense[np.ix_(rows, columns)], [GENES[i] for i in columns]
     a, b = profiles(dense, among=genes), profiles(copy, genes, among=genes)
     assert a.share_of_counts(b) == b.share_of_counts(a) == 1.0
@@ -80,7 +84,11 @@ def test_a_checkpoint_keeps_64_digests_of_each_kind() -> None:
     features = np.random.default_rng(0).normal(size=(211, 5))
     whole = profiles_of(csr_matrix(counts(2, 211)), GENES, features)
     kept = whole.to_mapping()
-    assert {name: len(digests) for name, digests in kept.items()} == {"spots": 64, "genes": len(whole.genes), "images": 64}
+    assert {name: len(digests) for name, digests in kept.items()} == {
+        "spots": 64,
+        "genes": len(whole.genes),
+        "images": 64,
+    }
     again = Profiles.from_mapping(kept)
     assert (again.share_of_counts(whole), again.share_of_images(whole)) == (1.0, 1.0)
     half = profiles_of(csr_matrix(counts(2, 211)[:105]), GENES, features[:105])
