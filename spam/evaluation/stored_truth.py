@@ -81,8 +81,10 @@ def _why_no_verdict(predicted: PredictedSection, board: BoardReport) -> str | No
     headline = board.scores[board.scores["gene_set"] == HEADLINE_SET].iloc[0]
     n_genes, n_missing = int(headline["n_genes"]), int(headline["n_missing"])
     unlike = int(predicted.is_out_of_distribution.sum())
+    trained_as = predicted.training_section
+    name = "" if trained_as in (None, predicted.section) else f" under the name {trained_as!r}"
     reasons = {
-        f"the checkpoint was trained on this section (as {predicted.training_section!r})": predicted.training_section,
+        f"the checkpoint was trained on this section{name}": trained_as is not None,
         f"{unlike} of {len(predicted.ids)} scored spots look unlike the training sections": predicted.is_mostly_unlike,
         f"only {n_genes} of the {n_genes + n_missing} genes of {HEADLINE_SET} are scored": n_missing
         > n_genes,

@@ -407,3 +407,33 @@ def test_a_plan_imports_neither_torch_nor_timm(lab):
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "23 set()"
+
+
+def test_the_same_section_under_two_names_is_reported(lab, caplog):
+    embed(lab.config())
+    embed(lab.config("B"))
+    assert "counts of" not in caplog.text
+    table = pd.read_csv(lab.folder / "map.csv")
+    order = np.random.default_rng(0).permutation(N_SPOTS)
+    own = table[table["section"] == "A"].assign(section="C")
+    adata = anndata.read_h5ad(lab.folder / "A.h5ad")
+    for name, rows, words in (
+        ("C", np.arange(N_SPOTS), ["its features local-tiny_20um are those of section A"]),
+        ("D", order, []),
+    ):
+        adata[rows][:, [4, 2, 0, 1, 3]].copy().write_h5ad(lab.folder / f"{name}.h5ad")
+        own.assign(section=name).to_csv(lab.folder / f"{name}.csv", index=False)
+        caplog.clear()
+        embed(lab.config(name, csv=lab.folder / f"{name}.csv", donor="D9"))
+        for expected in (f"section {name} has the counts of section A", *words):
+            assert expected in caplog.text
+
+
+def test_the_same_section_twice_in_a_manifest_is_reported_before_anything_is_embedded(lab, caplog):
+    table = pd.read_csv(lab.folder / "map.csv").drop(columns="section")
+    table.to_csv(lab.folder / "map.csv", index=False)
+    rows = [(name, "A.h5ad", "map.csv", "images") for name in ("A", "X")]
+    pd.DataFrame(rows, columns=["section", "h5ad", "csv", "root"]).to_csv(lab.folder / "m.csv", index=False)
+    given = dict.fromkeys(("h5ad", "csv", "root", "section"))
+    plan(lab.config(**given, manifest=lab.folder / "m.csv"))
+    assert "section X has the counts of section A" in caplog.text
