@@ -437,3 +437,16 @@ def test_the_same_section_twice_in_a_manifest_is_reported_before_anything_is_emb
     given = dict.fromkeys(("h5ad", "csv", "root", "section"))
     plan(lab.config(**given, manifest=lab.folder / "m.csv"))
     assert "section X has the counts of section A" in caplog.text
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_genes_under_other_names_are_reported_with_the_column_that_matches(lab, caplog, is_known):
+    adata = anndata.read_h5ad(lab.folder / "B.h5ad")
+    adata.var = pd.DataFrame({"gene_name": adata.var_names}, index=[f"ENSG{i:011d}" for i in range(5)])
+    if not is_known:
+        del adata.var["gene_name"]
+    adata.write_h5ad(lab.folder / "B.h5ad")
+    embed(lab.config())
+    plan(lab.config("B"))
+    assert "section B shares only 0 of its 5 gene names with section A" in caplog.text
+    assert ("adata.var['gene_name']" if is_known else "Ensembl ids") in caplog.text
