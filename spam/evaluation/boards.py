@@ -35,6 +35,9 @@ SCORE_HEADINGS = {
 }
 """Heading of each score; the arrow shows the better direction."""
 
+NO_LEVEL = "Depth null and HEST ridge predict no level: compare their correlations, not R², MSE, MAE, SSIM."
+"""What the boards say of these two baselines."""
+
 UnitKind = Literal["donors", "sections", "blocks", "genes"]
 
 SCOPES: dict[UnitKind, str] = {
@@ -204,7 +207,7 @@ class BoardReport:
         """Write the boards as Markdown tables, followed by the verdict."""
         is_hest = self.scores["gene_set"] == HEST_SET
         parts = [
-            f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes.",
+            f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes. {NO_LEVEL}",
             board_table(self.scores[~is_hest]),
             "HEST board: log1p(raw counts); includes depth.",
             board_table(self.scores[is_hest]),

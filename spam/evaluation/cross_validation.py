@@ -28,6 +28,7 @@ from .folds import (
     plan_folds,
     refuse_adapted,
     refuse_duplicates,
+    shared_donors,
     split_fold,
     tile_width,
 )
@@ -184,8 +185,9 @@ def benchmark(
     if losses[1]:
         for line in losses[0]:
             _LOG.warning("%s", line)
+    buffers = describe_leakage(list(sides.values()), only_buffers=True)
     for line in leakage:
-        _LOG.warning("%s", line)
+        _LOG.log(logging.INFO if line in buffers else logging.WARNING, "%s", line)
 
     def build(fold: Fold) -> FoldData:
         return build_fold(sides[fold], features, k=config.k, n_top=config.n_top_genes)
@@ -208,7 +210,7 @@ def benchmark(
         message = f"No method has scores ({reason})."
         raise SpamError(message)
     scores = score_table(scored, folds, {name: s.donor for name, s in spots.items()})
-    unit = unit_kind(scores)
+    unit = unit_kind(scores, is_across_donors=not any(shared_donors(each) for each in sides.values()))
     seconds = pd.DataFrame([(r.method, r.seconds) for r in scored], columns=["method", "seconds"])
     report = BenchmarkReport(
         config=config,

@@ -304,14 +304,14 @@ def refuse_duplicates(spots: Sequence[SpotData]) -> None:
         raise ConfigError(message)
 
 
-def describe_leakage(sides: Sequence[FoldSides]) -> list[str]:
+def describe_leakage(sides: Sequence[FoldSides], *, only_buffers: bool = False) -> list[str]:
     """List what both sides of the folds share: donors, near-duplicate spots, the buffer of a cut section.
 
     Each finding is one sentence that starts with the names of its folds.
     """
     folds: dict[str, list[str]] = {}
     for each in sides:
-        for sentence in _shared_by(each):
+        for sentence in _buffer_of(each) if only_buffers else [*_buffer_of(each), *_shared_by(each)]:
             folds.setdefault(sentence, []).append(each.fold.name)
     return [f"{', '.join(names)}: {sentence}" for sentence, names in folds.items()]
 
@@ -323,6 +323,21 @@ def near_duplicates(sides: FoldSides) -> dict[str, float]:
     return {name: float((d < 1 - _NEAR_DUPLICATE).mean()) for name, d in distances.items()}
 
 
+def shared_donors(sides: FoldSides) -> set[str | None]:
+    """Return the known donors on both sides of a fold."""
+    return {spots.donor for spots in sides.train} & {spots.donor for spots in sides.test} - {None}
+
+
+def _buffer_of(sides: FoldSides) -> list[str]:
+    if not sides.buffer:
+        return []
+    unit = "µm" if sides.test[0].graph.meta.unit == "um" else "px"
+    return [
+        f"training spots are at least {sides.buffer:.0f} {unit} from test spots and not joined to any in the graph; "
+        f"{sides.n_dropped} spots in between are on neither side"
+    ]
+
+
 def _shared_by(sides: FoldSides) -> list[str]:
     lines = [
         f"{share:.1%} of the spots of {section} have nearly the features of a training spot (cosine above "
@@ -331,14 +346,8 @@ def _shared_by(sides: FoldSides) -> list[str]:
         if share > 0
     ]
     if sides.buffer:
-        unit = "µm" if sides.test[0].graph.meta.unit == "um" else "px"
-        line = (
-            f"training spots are at least {sides.buffer:.0f} {unit} from test spots and not joined to any in the graph; "
-            f"{sides.n_dropped} spots in between are on neither side"
-        )
-        return [line, *lines]
-    donors = {spots.donor for spots in sides.train} & {spots.donor for spots in sides.test} - {None}
-    if donors:
+        return lines
+    if donors := shared_donors(sides):
         lines.insert(
             0,
             f"donor {', '.join(sorted(map(str, donors)))} is on both sides: no evidence for other donors, and serial sections of "

@@ -4,6 +4,8 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from spam.errors import shortened
+
 ENOUGH = 0.5
 """Share of the genes of a section that others should share; below it, something is likely wrong."""
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?$")
@@ -21,7 +23,11 @@ _WAYS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def advice_on_names(
-    names: Sequence[str], others: Sequence[str], columns: Mapping[str, Sequence[str]] | None = None
+    names: Sequence[str],
+    others: Sequence[str],
+    columns: Mapping[str, Sequence[str]] | None = None,
+    *,
+    then: str = " and embed again with --overwrite",
 ) -> str:
     """Say in a sentence which change of naming would match most of `names` to `others`; empty if none is found.
 
@@ -31,6 +37,8 @@ def advice_on_names(
         Gene names of a section and those that it should share.
     columns
         Other names of the same genes, by column of the AnnData's var.
+    then
+        What to do after the file was changed.
     """
     names, others = [str(name) for name in names], [str(name) for name in others]
     if len({*names} & {*others}) >= ENOUGH * min(len(names), len(others)):
@@ -39,25 +47,24 @@ def advice_on_names(
     for column, values in (columns or {}).items():
         if len({*map(str, values)} & {*others}) >= needed:
             return (
-                f"var[{column!r}] has the names that match: set adata.var_names = adata.var[{column!r}], write the file again "
-                "and embed it with --overwrite."
+                f"var[{shortened(column)}] has the names that match: set adata.var_names = adata.var[{shortened(column)}] in the "
+                f"h5ad{then}."
             )
     for n_ways in (1, 2):
         for ways in itertools.combinations(_WAYS, n_ways):
             mine, theirs = ({_changed(name, ways): name for name in each} for each in (names, others))
             if len(both := mine.keys() & theirs.keys()) >= needed:
-                example = next(mine[key] for key in mine if key in both and mine[key] != theirs[key])
+                key = next((key for key in mine if key in both and mine[key] != theirs[key]), min(both))
                 return (
                     f"Without {' and '.join(dict.fromkeys(what for what, _ in ways))}, {len(both)} names match "
-                    f"({example!r} and {theirs[_changed(example, ways)]!r}): write one form into var_names and embed again with "
-                    "--overwrite."
+                    f"({shortened(mine[key])} and {shortened(theirs[key])}): write one form into var_names of the h5ad{then}."
                 )
     kinds = [sum(map(bool, map(_ENSEMBL.match, each))) > ENOUGH * len(each) for each in (names, others)]
     if kinds[0] != kinds[1]:
         first, second = ("Ensembl ids", "symbols")[:: 1 if kinds[0] else -1]
         return (
-            f"These are {first}, the others {second}: write one kind into var_names (the other is often a column of var) and "
-            "embed again with --overwrite."
+            f"These are {first}, the others {second}: write one kind into var_names of the h5ad (the other is often a column of "
+            f"var){then}."
         )
     return ""
 

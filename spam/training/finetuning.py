@@ -61,6 +61,8 @@ class FinetuneReport(TrainingReport):
         Genes modelled.
     heldout_pearson
         Correlation on the held-out spots, within their section, mean over genes with a defined correlation.
+    is_new_donor
+        Whether the donors of the held-out sections are known and were not trained on.
     adapted_on
         Sections with held-out spots whose counts trained the adapted encoder, so that their accuracy is overestimated.
     """
@@ -69,6 +71,7 @@ class FinetuneReport(TrainingReport):
     n_genes: int
     heldout_pearson: float
     adapted_on: tuple[str, ...]
+    is_new_donor: bool
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types; ``metrics`` are those of the selection run, on the held-out spots."""
@@ -91,10 +94,15 @@ class FinetuneReport(TrainingReport):
             if self.adapted_on
             else ""
         )
+        donor = (
+            ""
+            if self.is_new_donor
+            else "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured"
+        )
         then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
         return (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out in the first run ({self.held_out})\n"
-            f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{adapted}\n"
+            f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{donor}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"
         )
 
@@ -154,6 +162,8 @@ def finetune_on(
         # Without held-out spots each epoch counts as the best: the last one is kept.
         epochs = int(selection.best["epoch"])
         run = fit(final, config, device=device, progress=progress, epochs=epochs)
+    val = {s.donor for s in data.spots if s.name in data.held_out_sections}
+    train = {data.spots[i].donor for i in np.unique(data.section_of[data.train_rows])}
     pearson = heldout.pearson[np.isfinite(heldout.pearson)]
     return FinetuneReport(
         run=run,
@@ -163,6 +173,7 @@ def finetune_on(
         n_genes=len(data.genes.genes),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
+        is_new_donor=None not in val | train and val.isdisjoint(train),
         adapted_on=tuple(name for name in data.held_out_sections if name in data.features.adapted_on),
     )
 
