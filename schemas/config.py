@@ -10,11 +10,12 @@ import functools
 import hashlib
 import itertools
 import json
+import keyword
 import re
 import types
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spam.errors import ConfigError, MissingInputError, shortened
@@ -87,8 +88,14 @@ data, training, model, output, advanced = (
 
 
 def flag(field_name: str) -> str:
-    """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``."""
-    return "--" + field_name.replace("_", "-")
+    """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``, ``from_`` -> ``--from``."""
+    return "--" + field_name.rstrip("_").replace("_", "-")
+
+
+def field_name(key: str) -> str:
+    """Name the field that a key of a file sets: ``batch-size`` -> ``batch_size``, ``from`` -> ``from_``."""
+    name = key.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def check(faults: Iterable[str | None]) -> None:
@@ -116,7 +123,7 @@ def named(values: Mapping[str, Any], known: Iterable[str], owner: str) -> dict[s
     ConfigError
         If a key is unknown (with the nearest known one), or given in both spellings.
     """
-    names = {key: key.replace("-", "_") for key in values}
+    names = {key: field_name(key) for key in values}
     known = list(known)
     twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     check(
@@ -324,6 +331,15 @@ class Config(Record):
         """List contradictions between fields; subclasses override this."""
         return []
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the values for a file that may be shared: names of files and stores instead of paths, and no outputs."""
+        values, kinds = self.to_mapping(), get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            if Path in members_of(kinds[field.name]) and values[field.name] is not None:
+                is_output = field.name in _OUTPUT_NAMES or field.metadata["is_output"]
+                values[field.name] = None if is_output else PurePath(values[field.name]).name
+        return values
+
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
         """Check that every file, folder and store that the configuration reads exists; addresses are not looked up.
 
@@ -378,7 +394,7 @@ def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
     kind = match[1] if match else "file"
     if path.exists():
         is_folder = path.is_dir()
-        if is_folder and kind == "file":
+        if is_folder and kind == "file" and path.suffix != ".zarr":  # a slide may be a folder of OME-Zarr
             files = sorted(file for file in path.iterdir() if file.is_file())
             example = f" Give one of its files, such as {files[0]}." if files else ""
             return f"Not a file, but a folder: {path} ({_shown(field)}).{example}"

@@ -6,22 +6,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from scipy.sparse import csr_matrix
 
+from spam.errors import SectionError, shortened
 from spam.schemas.store_format import SourceFile
 from spam.typing import Array, Float64, Shaped
 
 _N_EXAMPLES = 5  # enough to see a pattern, few enough to read
+_MANY_LETTERS, _MOST_LETTERS = 1_000, 32_767  # a long label; the longest cell of Excel
+_MOST_TEXT_BYTES = 2**28
 _ZARR_GROUPS = ("zarr.json", ".zgroup")  # Zarr v3, v2
 _DICOM_MAGIC_AT = 128
 
-_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles"]
+_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles", "folder"]
 
 
 def quoted(names: Any) -> str:
     """Quote the first five names of a sequence or array and count the others: ``'a', 'b', 'c', 'd', 'e' and 3 more``."""
-    shown = ", ".join(repr(str(name)) for name in names[:_N_EXAMPLES])
+    shown = ", ".join(shortened(str(name)) for name in names[:_N_EXAMPLES])
     return shown + (f" and {len(names) - _N_EXAMPLES} more" if len(names) > _N_EXAMPLES else "")
+
+
+def text_array(values: Any, *, where: str) -> Shaped[Array, "..."]:
+    """Return texts as a NumPy array (``<U``), which gives each of them the room of the longest.
+
+    Raises
+    ------
+    SectionError
+        If a text is longer than any name or label can be.
+    """
+    texts = np.asarray(values, dtype=object)
+    longest = max((str(x) for x in texts.ravel()), key=len, default="")
+    n_bytes = 4 * len(longest) * texts.size
+    if len(longest) > _MOST_LETTERS or (len(longest) > _MANY_LETTERS and n_bytes > _MOST_TEXT_BYTES):
+        message = f"{where} has a text of {len(longest):,} characters, {shortened(longest)}. Shorten it."
+        raise SectionError(message)
+    return texts.astype(np.str_)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +78,8 @@ class JoinReport:
         Rows of the table that belong to other sections.
     n_outside
         Rows of this section outside the H&E image (``inside_he`` is false).
+    n_off_tissue
+        Spots outside the tissue (``in_tissue`` is 0 in the table or the h5ad), left out.
     notes
         Further remarks for the user.
     """
@@ -66,6 +89,7 @@ class JoinReport:
     h5ad_only: tuple[str, ...] = ()
     n_other_sections: int = 0
     n_outside: int = 0
+    n_off_tissue: int = 0
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -75,6 +99,7 @@ class JoinReport:
             (self.h5ad_only, f"{len(self.h5ad_only)} spots without a tile ({quoted(self.h5ad_only)})"),
             (self.n_other_sections, f"{self.n_other_sections} rows of other sections"),
             (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
+            (self.n_off_tissue, f"{self.n_off_tissue} spots with in_tissue 0 left out"),
         )
         parts = [f"{self.n_matched} spots with tiles", *(words for some, words in left_out if some)]
         return "; ".join([*parts, *self.notes])
@@ -95,7 +120,7 @@ class Section:
     xy_px
         Centres of the tiles as (column, row) in full-resolution slide pixels.
     mpp, mpp_source
-        µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
+        µm per full-resolution pixel and its source: ``option``, ``h5ad``, ``folder`` or ``slide``. Both are None if only the slide
         states it and was not opened yet.
     counts, genes
         Raw counts as int32 and the names of their columns (``<U``); both None for pure prediction.
@@ -175,16 +200,17 @@ def describe_sources(
     Tile files count as one source, named after their folder; the digest covers the bytes of all in order. The digest of a
     slide of several files (`slide_files`) covers the path of each within the slide, its size and its bytes.
     """
-    found = [_describe("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
-    found += [_describe("csv", csv.name, [csv])] if csv is not None else []
+    found = [describe_files("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
+    found += [describe_files("csv", csv.name, [csv])] if csv is not None else []
     if not isinstance(tiles, SlideSource):
-        return (*found, _describe("tiles", tiles.paths[0].parent.name, tiles.paths))
+        return (*found, describe_files("tiles", tiles.paths[0].parent.name, tiles.paths))
     path, files = tiles.path, slide_files(tiles.path)
     folder = None if files == (path,) else path if path.is_dir() else path.parent
-    return (*found, _describe("slide", path.name, files, folder))
+    return (*found, describe_files("slide", path.name, files, folder))
 
 
-def _describe(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+def describe_files(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+    """Return name, total size and SHA-256 of files as one source; with `folder`, the digest covers their paths in it too."""
     digest, sizes = hashlib.sha256(), [path.stat().st_size for path in files]
     for path, size in zip(files, sizes, strict=True):
         if folder is not None:

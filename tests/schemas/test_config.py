@@ -27,6 +27,7 @@ from spam.schemas.config import (
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
+from spam.schemas.import_config import ImportConfig as FolderImport
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -46,8 +47,18 @@ LEAST: dict[type[Config], dict[str, Any]] = {
 OF_STORES: list[type[Config]] = [
     value for name, value in vars(store_config).items() if name.endswith("Config") and name != "Config"
 ]
-ALL: list[type[Config]] = [*LEAST, AdaptConfig, BenchmarkConfig, HestConfig, InputConfig, *OF_STORES]
-LINKED = {(EmbedConfig, "manifest"), (EmbedConfig, "tiles"), (EmbedConfig, "stride_um")}
+ALL: list[type[Config]] = [
+    *LEAST,
+    AdaptConfig,
+    BenchmarkConfig,
+    HestConfig,
+    InputConfig,
+    FolderImport,
+    *OF_STORES,
+]
+LINKED = {
+    (EmbedConfig, name) for name in ("manifest", "tiles", "stride_um", "from_", "image", "bin", "alignment")
+}
 CONFIGS = pytest.mark.parametrize("config", LEAST, ids=lambda config: config.__name__)
 
 
