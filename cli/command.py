@@ -49,6 +49,7 @@ _REMEDIES = {
 }
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _ERRNO = re.compile(r"errno(?: = |\s|: )?(\d+)", re.IGNORECASE)  # in the messages of HDF5 and Arrow
+_TRAINERS, _KEEPING = ("pretrain", "finetune", "adapt"), " without --overwrite"
 # Options of every command.
 _SHARED = (
     Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
@@ -189,7 +190,7 @@ def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json
     """Run a command and return its exit code: 0 done, 1 bug, 2 user error, 130 interrupted."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console, values = Console(stderr=True), dict[str, Any]()
     try:
         values = gather(command.options, flags, recipe, command=command.name)
         # Output of libraries goes to standard error, so that standard output holds the result alone.
@@ -197,7 +198,8 @@ def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json
             report = command.work(values, progress)
         outcome = report.to_mapping() if is_json else report.summary()
     except KeyboardInterrupt:
-        print_failure(f"interrupted; {command.again}", "KeyboardInterrupt", is_json=is_json)
+        again = command.again + (_KEEPING if values.get("overwrite") and command.name in _TRAINERS else "")
+        print_failure(f"interrupted; {again}", "KeyboardInterrupt", is_json=is_json)
         return 130
     except Exception as error:  # noqa: BLE001  the one place where a bug turns into an exit code
         message = _mendable(error)

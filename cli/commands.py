@@ -169,7 +169,6 @@ PREDICT = command(
     "    --ckpt ckpt/finetune/best.safetensors --out-dir results",
     PredictConfig,
     "predict",
-    again=_AFRESH,
     options=(*options_of(PredictConfig), *lab_file_options(PredictConfig, leave_out=("manifest",))),
     work=_predict,
 )

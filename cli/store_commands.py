@@ -77,7 +77,6 @@ EXPORT = command(
     "spam store export cohort.zarr exported --to h5ad",
     configs.ExportConfig,
     "store.exporting.export",
-    again="delete the files that it wrote to OUT, or name another folder, and run the same command",
 )
 IMPORT = command(
     "import",
