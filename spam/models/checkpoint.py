@@ -15,7 +15,7 @@ import torch
 from spam.atomic import replacing
 from spam.errors import CheckpointError, ConfigError, MissingInputError, shortened
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
-from spam.typing import Array, Int, Num
+from spam.typing import Array, Float, Int
 
 T = TypeVar("T")
 _Shape = tuple[int | str, ...]
@@ -81,17 +81,21 @@ def _read_header(path: Path) -> dict[str, str]:
 def _read_meta(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
     try:
         values = json.loads(header.get(_META, "{}"))
-        if not isinstance(values, dict) or values.get("format") != CHECKPOINT_FORMAT:
-            message = f"{str(path)!r} is not a SPAM checkpoint. Give a file written by `spam pretrain` or `spam finetune`."
-            raise CheckpointError(message)
-        if (version := values.get("version")) != CHECKPOINT_VERSION:
-            message = (
-                f"{str(path)!r} is a checkpoint of version {shortened(version)}; this SPAM reads version "
-                f"{CHECKPOINT_VERSION}. Train again, or install the matching spam-st."
-            )
-            raise CheckpointError(message)
+    except (ValueError, RecursionError) as error:
+        message = f"The metadata of {str(path)!r} are not JSON ({error}). {_REPAIR}"
+        raise CheckpointError(message) from error
+    if not isinstance(values, dict) or values.get("format") != CHECKPOINT_FORMAT:
+        message = f"{str(path)!r} is not a SPAM checkpoint. Give a file written by `spam pretrain` or `spam finetune`."
+        raise CheckpointError(message)
+    if (version := values.get("version")) != CHECKPOINT_VERSION:
+        message = (
+            f"{str(path)!r} is a checkpoint of version {shortened(version)}; this SPAM reads version "
+            f"{CHECKPOINT_VERSION}. Train again, or install the matching spam-st."
+        )
+        raise CheckpointError(message)
+    try:
         return CheckpointMeta.from_mapping(values)
-    except (json.JSONDecodeError, TypeError, ConfigError, RecursionError) as error:
+    except (TypeError, ConfigError) as error:
         message = f"The metadata of {str(path)!r} do not fit the format: {error}. {_REPAIR}"
         raise CheckpointError(message) from error
 
@@ -210,7 +214,7 @@ def from_tensors(kind: type[T], tensors: Mapping[str, Array], name: str) -> T:
             values[field.name] = from_tensors(of, tensors, key)  # type: ignore[arg-type]
             continue
         is_scalar, value = of in (int, float), tensors.get(key)
-        one = Int[Array, "1"] if of is int else Num[Array, "1"]
+        one = Int[Array, "1"] if of is int else Float[Array, "1"]
         if not isinstance(value, one if is_scalar else of):  # type: ignore[arg-type]
             found = "missing" if value is None else f"{value.dtype} {value.shape}"
             message = f"Tensor {key!r} of the checkpoint is {found}, which does not fit the format. {_REPAIR}"

@@ -3,8 +3,10 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from spam.errors import SpamError
 
 DEEP: Any = []
 for _ in range(900):
@@ -58,3 +60,11 @@ def edited(document: Any, *, share: int = 1) -> Iterator[tuple[str, Any]]:
                 part[last] = WRONG[what]
             yield f"{shown} {what}", changed
     yield from (("unknown key", {**document, "surprise": 1}), ("not an object", [document]))
+
+
+def outcome(work: Callable[[], Any]) -> tuple[Any, str]:
+    """Return the result of some work, or None and the message with which it was refused."""
+    try:
+        return work(), ""
+    except SpamError as error:
+        return None, str(error)
