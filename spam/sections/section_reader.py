@@ -11,7 +11,15 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array
 
-from .coordinates import choose_reading, compare_with_h5ad, find_scale, table_coordinates, to_pixels
+from .coordinates import (
+    choose_reading,
+    compare_with_h5ad,
+    find_array,
+    find_scale,
+    pitch_hint,
+    table_coordinates,
+    to_pixels,
+)
 from .h5ad import annotations, libraries, library_of, named_values, read_counts, read_h5ad, spots_of_section
 from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
 from .tile_table import SLIDE_COLUMN, Table, join_rows, read_csv_text, read_table
@@ -56,7 +64,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     table = read_table(config.csv)
     adata = read_h5ad(config.h5ad) if config.h5ad is not None else None
     name = _section_name(config.section or name_hint, config, adata, table)
-    reading = choose_reading(table, unit=config.coordinates, is_swapped=config.swap_xy)
+    reading = choose_reading(table, unit=config.coordinates, is_swapped=bool(config.swap_xy))
     of_section = _rows_of_section(table, name)
     adata = None if adata is None else spots_of_section(adata, name)
     donor = config.donor or _stated_donor(adata, of_section)
@@ -64,10 +72,13 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     h5ad_ids = None if adata is None else np.array(adata.obs_names, dtype=np.str_)
     join = join_rows(of_section, h5ad_ids, section=name, config=config)
     joined = of_section.where(join.table_rows)
-    scale = find_scale(config.mpp, library_of(adata, name))
+    library = library_of(adata, name)
+    scale = find_scale(config.mpp, library)
     xy = table_coordinates(joined, reading)
     xy_px = to_pixels(xy, reading, scale)
-    notes: tuple[str, ...] = (*join.report.notes, *scale.notes)
+    array = find_array(xy_px, library)
+    hint = pitch_hint(array, library) if scale.mpp is None else None
+    notes: tuple[str, ...] = (*join.report.notes, *scale.notes, *filter(None, [hint]))
     counts, genes, obs = None, None, dict[str, Array]()
     if adata is not None:
         adata = adata[join.h5ad_rows]
@@ -90,6 +101,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
+        array=array,
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )

@@ -163,7 +163,7 @@ def test_several_libraries_need_the_right_name(lab):
 def test_hints_about_the_pixel_size(lab):
     lab.write_csv()
     for library, words in (
-        ({"scalefactors": {"spot_diameter_fullres": 89.4}}, "89.4 means about 0.62"),
+        ({"scalefactors": {"spot_diameter_fullres": 89.4}}, "89.4 means about 0.727 "),
         ({"metadata": {"mpp": 1.0, "mpp_is_estimate": True}}, "1 µm per pixel as an estimate"),
     ):
         lab.write_h5ad(libraries={"lib": library})
