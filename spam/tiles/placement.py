@@ -106,6 +106,10 @@ def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forg
     TileError
         If far more spots lie on tissue with x and y exchanged.
     """
+    if slide.damage and not is_forgiving:
+        advice = "Check that it was copied whole, or leave out what is missing with --skip-bad-tiles"
+        message = f"Slide {str(slide.path)!r} {slide.damage}. {advice}."
+        raise SlideError(message)
     picture: Thumbnail = overview(slide, is_forgiving=is_forgiving)
     first = picture.image[0, 0]
     if (picture.image == first).all():

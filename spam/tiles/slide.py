@@ -84,11 +84,14 @@ class Slide(ABC):
         What the user should know of how the file is read.
     orientation
         EXIF orientation of the stored pixels; 1 is upright.
+    damage
+        What is missing as far as the header shows, as the end of a sentence about the slide; else None.
     """
 
     kind: ClassVar[str] = "slide"
     unreadable: ClassVar[tuple[type[Exception], ...]] = ()
     orientation: int = 1
+    damage: str | None = None
 
     def __init__(
         self,

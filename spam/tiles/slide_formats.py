@@ -170,7 +170,7 @@ class UprightSlide(Slide):
     kind = "picture with an EXIF orientation"
 
     def __init__(self, slide: Slide, orientation: int) -> None:
-        self._slide = slide
+        self._slide, self.damage = slide, slide.damage
         # The upright picture is the stored one with these axes reversed, and then transposed.
         self._is_reversed = orientation in (3, 4, 6, 7), orientation in (2, 3, 7, 8)  # rows, columns
         self._is_transposed = orientation >= 5

@@ -48,9 +48,9 @@ class TiffSlide(Slide):
             self._levels = _levels_of(self._tiff, picture)
             pages = [level[0] for level in self._levels]
             _require_rgb(picture, pages[0], path)
-            notes = [
-                _missing_blocks(page, level) for level, pages in enumerate(self._levels) for page in pages
-            ]
+            checks = [_check_blocks(page, at) for at, level in enumerate(self._levels) for page in level]
+            self.damage = next((damage for damage, _ in checks if damage), None)
+            notes = [note for _, note in checks]
             n_others = len(self._tiff.series) - 1
             n_others -= 0 if len(picture.levels) > 1 else len(self._levels) - 1
             if n_others:
@@ -141,28 +141,46 @@ def _picture_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     return max(tiff.series, key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength)
 
 
-def _missing_blocks(page: tifffile.TiffPage, level: int) -> str | None:
-    """Compare the lists of blocks with the size of a page; return a note if some of them hold no data.
+def _check_blocks(page: tifffile.TiffPage, level: int) -> tuple[str | None, str | None]:
+    """Compare the lists of blocks with the size of a page and of its file.
+
+    Returns what is missing because the file ends early, and a note if some blocks hold no data.
 
     Raises
     ------
     TiffFileError, ValueError
-        If the lists are too short, all blocks are empty, or one is too short for what it must hold.
+        If the lists are too short, all blocks are empty, one begins at byte 0, or is too short for what it must hold.
     """
     width, height = _block_size(page)
-    n = -(-page.imagewidth // width) * -(-page.imagelength // height)
-    n *= page.samplesperpixel if page.planarconfig == PLANARCONFIG.SEPARATE else 1
-    counts = np.array(page.databytecounts[:n], dtype=np.int64)
-    if len(counts) < n or len(page.dataoffsets) < n:
-        message = f"level {level} has {n} blocks, and lists only {min(len(counts), len(page.dataoffsets))}"
-        raise tifffile.TiffFileError(message)
+    is_planar = page.planarconfig == PLANARCONFIG.SEPARATE
+    n = (
+        -(-page.imagewidth // width)
+        * -(-page.imagelength // height)
+        * (page.samplesperpixel if is_planar else 1)
+    )
+    counts, offsets = (np.array(values[:n], np.int64) for values in (page.databytecounts, page.dataoffsets))
     n_empty = int((counts <= 0).sum())
-    if n_empty == n:
-        message = f"level {level} holds no pixels: the byte counts of all its {n} blocks are 0"
-        raise tifffile.TiffFileError(message)
-    channels = 1 if page.planarconfig == PLANARCONFIG.SEPARATE else page.samplesperpixel
-    require_stored(width * height * channels, int(counts.max()), f"a block of {width} x {height} pixels")
-    return f"{n_empty} of {n} blocks of level {level} hold no data and are white" if n_empty else None
+    for is_wrong, fault in (
+        (
+            min(len(counts), len(offsets)) < n,
+            f"lists only {min(len(counts), len(offsets))} of its {n} blocks",
+        ),
+        (n_empty == n, f"holds no pixels: the byte counts of all its {n} blocks are 0"),
+        (
+            len(counts) == len(offsets) and ((offsets <= 0) & (counts > 0)).any(),
+            "has blocks that begin at byte 0",
+        ),
+    ):
+        if is_wrong:
+            message = f"level {level} {fault}"
+            raise tifffile.TiffFileError(message)
+    n_channels = 1 if is_planar else page.samplesperpixel
+    require_stored(width * height * n_channels, int(counts.max()), f"a block of {width} x {height} pixels")
+    n_beyond = int((offsets + counts > page.parent.filehandle.size).sum())
+    return (
+        f"ends before {n_beyond} of the {n} blocks of level {level}" if n_beyond else None,
+        f"{n_empty} of {n} blocks of level {level} hold no data and are white" if n_empty else None,
+    )
 
 
 def _pages_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
