@@ -1,7 +1,6 @@
 """The interface of every slide: RGB regions of any pyramid level, and the µm per pixel that the file states."""
 
 import dataclasses
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -176,12 +175,7 @@ def require_memory(path: Path, n_bytes: float, what: str) -> None:
     SlideError
         Names what needs it, and the command that makes blocks of the slide.
     """
-    meminfo = Path("/proc/meminfo")  # Linux
-    if meminfo.exists():
-        lines = dict(line.split(":") for line in meminfo.read_text(encoding="ascii").splitlines())
-        available = int(lines["MemAvailable"].split()[0]) << 10
-    else:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = available_bytes()
     if n_bytes > available:
         needed = f"{what} need {n_bytes / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available"
         advice = "Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
