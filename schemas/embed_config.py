@@ -30,12 +30,12 @@ class InputConfig(Config):
     section: str | None = _data(
         None, "name of the section (default: obs['section'], else the name of the h5ad file)"
     )
-    donor: str | None = _data(None, "donor of the section (default: obs['patient'] or obs['donor'])")
+    donor: str | None = _data(None, "donor of the section (default: obs['patient'], ['donor'], ['donor_id'])")
     mpp: float | None = _data(
         None, "µm per full-resolution pixel (default: from the h5ad, else from the slide)", limits=">0"
     )
     counts_layer: str | None = _data(
-        None, "layer of the h5ad with raw counts (default: 'counts' if it exists, else X)"
+        None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
     )
     coordinates: Literal["pixels", "um", "hires"] = _data(
         "pixels",
@@ -48,6 +48,9 @@ class InputConfig(Config):
     id_offset: int = _data(0, "add this to the table's integer ids before joining")
     id_strip_suffix: str | None = _data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
+    )
+    h5ad_id_strip_suffix: str | None = _data(
+        None, "remove this suffix, e.g. '-0', from the h5ad's ids (only) for joining"
     )
     allow_missing_tiles: bool = _data(False, "omit spots of the h5ad without a tile")
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from spam.atomic import replacing, write_text
 from spam.encoders import Encoder, build_encoder, encoder_card, require_reachable
@@ -29,7 +28,8 @@ from spam.models.linear import pearson_per_gene
 from spam.progress import SILENT, Progress
 from spam.schemas.hest_config import HestConfig, HestSolver
 from spam.sections.h5ad import read_h5ad
-from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
+from spam.sections.hdf5_files import find_node, open_hdf5, read_numbers, read_values, refuse_claims
+from spam.sections.lab_section import quoted
 from spam.tiles.tile_cutting import resample
 from spam.typing import Array, Float64, Num
 
@@ -255,10 +255,10 @@ def read_expression(
     SectionError
         If genes or spots are missing or repeated, or values are negative or not finite; lists every fault.
     """
-    adata = read_h5ad(path)
+    h5ad = read_h5ad(path, "HEST's")
     faults, places = [], []
-    for what, wanted, index in (("barcodes", barcodes, adata.obs_names), ("genes", genes, adata.var_names)):
-        names = index.astype(str)
+    for what, wanted, found in (("barcodes", barcodes, h5ad.ids), ("genes", genes, h5ad.features("X")[0])):
+        names = pd.Index(found)
         n_found = names.value_counts().reindex(list(wanted), fill_value=0)
         if bad := list(n_found.index[n_found != 1]):
             faults.append(f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})")
@@ -267,8 +267,7 @@ def read_expression(
     if faults:
         message = f"{path} does not match its task: {'; '.join(faults)}. Use counts, patches and genes of one release."
         raise SectionError(message)
-    chosen = adata.X[places[0]][:, places[1]]
-    counts = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)
+    counts = h5ad.at(places[0]).matrix("X")[:, places[1]].toarray().astype(np.float64)
     if not np.isfinite(counts).all() or (counts < 0).any():
         message = f"X of {path} has negative or non-finite values for the task's genes; expected raw counts."
         raise SectionError(message)
@@ -304,7 +303,7 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
             if {key: str(value) for key, value in file.attrs.items()} == made_of:
                 return
     with open_hdf5(patches) as file:
-        images, barcodes, coords = file.get("img"), read_barcodes(file), read_numbers(file, "coords")
+        images, barcodes, coords = find_node(file, "img"), read_barcodes(file), read_numbers(file, "coords")
         shape: tuple[int, ...] = ()
         if isinstance(images, h5py.Dataset) and images.dtype == np.uint8:
             shape = images.shape
@@ -362,10 +361,8 @@ def read_barcodes(file: h5py.File) -> tuple[str, ...]:
     SectionError
         If neither exists.
     """
-    node = next((file[key] for key in ("barcodes", "barcode") if key in file), None)
+    node = find_node(file, "barcodes") or find_node(file, "barcode")
     if not isinstance(node, h5py.Dataset):
-        message = f"{file.filename} has no 'barcodes' or 'barcode' (only {', '.join(file)})."
+        message = f"{file.filename} has no 'barcodes' or 'barcode' (only {quoted(list(file))})."
         raise SectionError(message)
-    refuse_claims(node)
-    values = np.asarray(node[()]).ravel()
-    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)
+    return tuple(map(str, read_values(node).ravel()))

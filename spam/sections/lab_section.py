@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from scipy.sparse import csr_matrix
 
+from spam.errors import SectionError, shortened
 from spam.schemas.store_format import SourceFile
 from spam.typing import Array, Float64, Shaped
 
 _N_EXAMPLES = 5  # enough to see a pattern, few enough to read
+_MANY_LETTERS, _MOST_LETTERS = 1_000, 32_767  # a long label; the longest cell of Excel
+_MOST_TEXT_BYTES = 2**28
 _ZARR_GROUPS = ("zarr.json", ".zgroup")  # Zarr v3, v2
 _DICOM_MAGIC_AT = 128
 
@@ -20,8 +24,25 @@ _Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles"]
 
 def quoted(names: Any) -> str:
     """Quote the first five names of a sequence or array and count the others: ``'a', 'b', 'c', 'd', 'e' and 3 more``."""
-    shown = ", ".join(repr(str(name)) for name in names[:_N_EXAMPLES])
+    shown = ", ".join(shortened(str(name)) for name in names[:_N_EXAMPLES])
     return shown + (f" and {len(names) - _N_EXAMPLES} more" if len(names) > _N_EXAMPLES else "")
+
+
+def text_array(values: Any, *, where: str) -> Shaped[Array, "..."]:
+    """Return texts as a NumPy array (``<U``), which gives each of them the room of the longest.
+
+    Raises
+    ------
+    SectionError
+        If a text is longer than any name or label can be.
+    """
+    texts = np.asarray(values, dtype=object)
+    longest = max((str(x) for x in texts.ravel()), key=len, default="")
+    n_bytes = 4 * len(longest) * texts.size
+    if len(longest) > _MOST_LETTERS or (len(longest) > _MANY_LETTERS and n_bytes > _MOST_TEXT_BYTES):
+        message = f"{where} has a text of {len(longest):,} characters, {shortened(longest)}. Shorten it."
+        raise SectionError(message)
+    return texts.astype(np.str_)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +78,8 @@ class JoinReport:
         Rows of the table that belong to other sections.
     n_outside
         Rows of this section outside the H&E image (``inside_he`` is false).
+    n_off_tissue
+        Spots outside the tissue (``in_tissue`` is 0 in the table or the h5ad), left out.
     notes
         Further remarks for the user.
     """
@@ -66,6 +89,7 @@ class JoinReport:
     h5ad_only: tuple[str, ...] = ()
     n_other_sections: int = 0
     n_outside: int = 0
+    n_off_tissue: int = 0
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -75,6 +99,7 @@ class JoinReport:
             (self.h5ad_only, f"{len(self.h5ad_only)} spots without a tile ({quoted(self.h5ad_only)})"),
             (self.n_other_sections, f"{self.n_other_sections} rows of other sections"),
             (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
+            (self.n_off_tissue, f"{self.n_off_tissue} spots with in_tissue 0 left out"),
         )
         parts = [f"{self.n_matched} spots with tiles", *(words for some, words in left_out if some)]
         return "; ".join([*parts, *self.notes])

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spam.errors import StoreError
-from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
+from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, VERSION, name_fault
+from .layout import FORMAT, INDEX, LOCKS, SECTIONS, SPAM, VERSION
 from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
@@ -85,7 +85,7 @@ class Store:
         """
         folder, name = self.folder, section.name
         width, height = slide_size_px or (None, None)
-        columns = (name_fault(column, "obs column", reserved=RESERVED_COLUMNS) for column in section.obs)
+        columns = (name_fault(column, "obs column") for column in section.obs)
         faults = [fault for fault in (name_fault(name, "the section's name (--section)"), *columns) if fault]
         if faults:
             message = f"Section {name!r} cannot be stored: {'; '.join(faults)}. Rename it."

@@ -20,9 +20,9 @@ import aiohttp
 import fsspec
 
 from spam.errors import StoreError
-from spam.schemas.store_format import FileEntry
+from spam.schemas.store_format import FileEntry, name_fault
 
-from .layout import INDEX, name_fault
+from .layout import INDEX
 from .places import FilePart, Location
 from .section_index import MOST_INDEX_BYTES, file_entry
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from spam.atomic import replacing
 from spam.errors import StoreError
-from spam.schemas.store_format import FileEntry, SectionMeta
+from spam.schemas.store_format import FileEntry, SectionMeta, name_fault
 
-from .layout import DIGEST, FILES, INDEX, META, PARTIAL, SPAM, name_fault
+from .layout import DIGEST, FILES, INDEX, META, PARTIAL, SPAM
 
 _UNSEALED = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")

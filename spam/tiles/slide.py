@@ -11,6 +11,7 @@ import simplejpeg
 
 from spam.errors import SlideError
 from spam.sections.coordinates import PLAUSIBLE_MPP
+from spam.sections.hdf5_files import available_bytes
 from spam.typing import Array, UInt8
 
 _NON_SQUARE = 0.02  # relative difference of the two axes

@@ -12,6 +12,7 @@ import openslide
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from spam.errors import MissingInputError, SlideError
+from spam.sections.file_kinds import kind_of_file
 from spam.sections.lab_section import is_dicom, is_ome_zarr, is_slide, quoted, slide_files
 from spam.typing import Array, UInt8
 
@@ -30,18 +31,6 @@ from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
-_OTHER_FILES = {
-    b"\x89HDF": "an HDF5 file: an h5ad goes to --h5ad",
-    b"\x1f\x8b": "a gzip archive: unpack it with gunzip",
-    b"PK\3\4": "a ZIP archive: unpack it with unzip",
-    b"ZISRAWFILE": "a CZI of Zeiss: convert it with bioformats2raw IN OUT.zarr",
-    b"\xda\xce\xbe\x0a": "an ND2 of Nikon: convert it with bioformats2raw IN OUT.zarr",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000 file: convert it with vips tiffsave IN OUT.tif --tile",
-    b"RIFF": "a WebP: convert it with vips tiffsave IN OUT.tif --tile",
-    b"GIF8": "a GIF: convert it with vips tiffsave IN OUT.tif --tile",
-    b"BM": "a BMP: convert it with vips tiffsave IN OUT.tif --tile",
-    b"%PDF": "a PDF: export its picture as PNG",
-}
 _MODALITY = re.compile(
     rb"\x08\x00\x60\x00.{4}([A-Z]{2,16})", re.DOTALL
 )  # DICOM tag (0008,0060), in either syntax
@@ -288,8 +277,10 @@ def _found(path: Path) -> str:
         modality = _MODALITY.search(start)
         kind = f" of modality {modality[1].decode()!r}" if modality else ""
         return f"a DICOM image{kind}, but no whole slide image of modality 'SM'"
-    known = (words for magic, words in _OTHER_FILES.items() if start.startswith(magic))
-    return next(known, f"it begins with {start[:16]!r}" if start else "it is empty: 0 bytes")
+    if not start:
+        return "it is empty: 0 bytes"
+    kind = kind_of_file(path)
+    return f"it is {kind}" if kind else f"it begins with {start[:16]!r}"
 
 
 def _one_of_series(folder: Path) -> Path:
