@@ -53,7 +53,7 @@ def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group |
     Raises
     ------
     SectionError
-        If it leads to another file (external link, external or virtual dataset), or links form a circle.
+        If it leads to another file (external link, external or virtual dataset) or to nothing, or links form a circle.
     """
     node: Any = group
     for part in filter(None, name.split("/")):
@@ -66,6 +66,9 @@ def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group |
         if isinstance(link, h5py.SoftLink):
             start = node.file if link.path.startswith("/") else node
             node = find_node(start, link.path, n_links=n_links + 1)
+            if node is None:
+                message = f"{group.file.filename}: {name!r} refers to {link.path!r}, which is missing. Write the file again."
+                raise SectionError(message)
         else:
             node = None if link is None else node[part]
         if node is None:
