@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from spam.errors import SectionError
+from spam.errors import SectionError, shortened
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Bool, Float64, Int64, Shaped
 
@@ -156,7 +156,10 @@ def read_csv_text(path: Path) -> Any:
         is_wide = len(start) == _MOST_HEADER_BYTES or n_columns > _MOST_COLUMNS
         for is_wrong, fault in (
             (separator and n_columns == 1, f"the header is separated by {separator}, expected commas"),
-            (is_wide, f"its first line has {n_columns} columns or more, expected a header of a few names"),
+            (
+                is_wide,
+                f"its first line is no header of a few names: {shortened(start.decode(errors='replace'))}",
+            ),
         ):
             if is_wrong:
                 message = f"{path}: {fault}."
