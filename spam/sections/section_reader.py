@@ -227,7 +227,7 @@ def _find_images(table: Table, root: Path) -> TileSource:
     found = {x: path for x, paths in places.items() if (path := next(filter(is_slide, paths), None))}
     missing = [name for name in distinct if name not in found]
     if missing:
-        folders = [name for name in missing if any(path.is_dir() for path in places[name])]
+        folders = [name for name in missing if any(is_there(path, Path.is_dir) for path in places[name])]
         no_slides = f" Folders, but not OME-Zarr or DICOM: {quoted(folders)}." if folders else ""
         message = (
             f"{len(missing)} of {len(distinct)} {'slides' if is_one_slide else 'tile files'} in column {column!r} of "

@@ -175,7 +175,7 @@ def read_csv_text(path: Path) -> Any:
     numbers = [name for name in names if np.isfinite(_number(name))]
     twice = names[names.duplicated() & (names != "")].unique()
     for is_wrong, fault in (
-        (numbers, f"it has no header, its first row is {quoted(names)}{_of_space_ranger(names)}"),
+        (numbers, f"it has no header, its first row is {quoted(names)}{_of_space_ranger(list(names))}"),
         (len(twice), f"{len(twice)} columns occur more than once: {quoted(twice)}; keep one of each"),
         (frame.empty, "the table has a header but no rows"),
     ):
