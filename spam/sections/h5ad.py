@@ -104,6 +104,12 @@ class H5ad:
         ]
         return names, next((x for x in types if (x != "").any()), None)
 
+    def other_gene_names(self) -> dict[str, Array]:
+        """Read the columns of var that hold text: other names of the genes may be among them."""
+        with open_hdf5(self.path) as file:
+            columns = _read_frame(find_node(file, "var"), f"{self.where}: var")[1]
+        return {name: values for name, values in columns.items() if values.dtype.kind == "U"}
+
     def matrix(self, place: str) -> sparse.csr_matrix:
         """Read the rows of a matrix as a sparse one, in the file's kind of numbers, half precision as single.
 
@@ -230,11 +236,13 @@ def _field(values: Array, file: h5py.File, name: str) -> Array:
 
 def _read_column(node: h5py.Group | h5py.Dataset | None, n_rows: int | None) -> Array:
     """Read a plain, nullable or categorical column; missing text becomes "", a missing number or boolean NaN."""
-    parts = {}
-    if isinstance(node, h5py.Group):
-        parts = {name: find_node(node, name) for name in ("codes", "categories", "values", "mask")}
-        parts = {name: read_values(part) for name, part in parts.items() if isinstance(part, h5py.Dataset)}
-    values, is_missing = None, None
+    parts: dict[str, Array] = {}
+    for name in ("codes", "categories", "values", "mask") if isinstance(node, h5py.Group) else ():
+        part = find_node(node, name)
+        if isinstance(part, h5py.Dataset):
+            parts[name] = read_values(part)
+    values: Array | None = None
+    is_missing: Array | None = None
     if isinstance(node, h5py.Dataset):
         values, categories = read_values(node), node.attrs.get("categories")
         if isinstance(categories, h5py.Reference):  # anndata 0.7

@@ -129,10 +129,10 @@ def require_numbers(node: h5py.Dataset) -> None:
 
 def native(values: Any) -> Array:
     """Bring numbers into a type that NumPy and SciPy compute with: native byte order, single or double precision."""
-    values = np.asarray(values)
-    if values.dtype.kind == "f" and values.dtype.itemsize not in (4, 8):
-        return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
-    return values.astype(f"{values.dtype.kind}{values.dtype.itemsize}", copy=False)
+    found: Array = np.asarray(values)
+    if found.dtype.kind == "f" and found.dtype.itemsize not in (4, 8):
+        return np.asarray(found, dtype=np.float32 if found.dtype.itemsize < 4 else np.float64)
+    return np.asarray(found, dtype=f"{found.dtype.kind}{found.dtype.itemsize}")
 
 
 def read_numbers(file: h5py.File, name: str) -> Array:
