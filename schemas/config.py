@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import keyword
 import math
 import re
 import types
@@ -86,8 +87,14 @@ data, training, model, output, advanced = (
 
 
 def flag(field_name: str) -> str:
-    """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``."""
-    return "--" + field_name.replace("_", "-")
+    """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``, ``from_`` -> ``--from``."""
+    return "--" + field_name.rstrip("_").replace("_", "-")
+
+
+def field_name(key: str) -> str:
+    """Name the field that a key of a file sets: ``batch-size`` -> ``batch_size``, ``from`` -> ``from_``."""
+    name = key.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def check(faults: Iterable[str | None]) -> None:
@@ -254,7 +261,7 @@ class Config(Record):
             On unknown keys (with the nearest known one), wrong types, and values outside the limits of a field.
         """
         kinds = get_type_hints(cls)
-        names = {key: key.replace("-", "_") for key in values}
+        names = {key: field_name(key) for key in values}
         shown = {field.name: _shown(field) for field in dataclasses.fields(cls)}
         check([unknown_fault(cls.__name__, [key for key, name in names.items() if name not in kinds], kinds)])
         ready: dict[str, Any] = {}

@@ -30,6 +30,7 @@ from spam.schemas.hest_config import HestConfig, HestSolver
 from spam.sections.h5ad import read_h5ad
 from spam.sections.hdf5_files import find_node, open_hdf5, read_numbers, read_values, refuse_claims
 from spam.sections.lab_section import quoted
+from spam.store.gene_names import advice_on_names
 from spam.tiles.tile_cutting import resample
 from spam.typing import Array, Float64, Num
 
@@ -265,7 +266,9 @@ def read_expression(
         names = pd.Index(found)
         n_found = names.value_counts().reindex(list(wanted), fill_value=0)
         if bad := list(n_found.index[n_found != 1]):
-            faults.append(f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})")
+            fault = f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})"
+            other = h5ad.other_gene_names() if what == "genes" else None
+            faults.append(f"{fault} {advice_on_names(found, wanted, other, then='')}".rstrip(" ."))
         else:
             places.append(names.get_indexer_for(list(wanted)))
     if faults:

@@ -27,7 +27,7 @@ from spam.progress import SILENT, Progress
 from spam.reports import GivenEntries, SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
 from spam.schemas.predict_config import PredictConfig
 from spam.sections import read_measured_part
-from spam.store import StoredSection, open_store
+from spam.store import StoredSection, advice_on_names, open_store
 from spam.typing import Array, Float32
 
 _WRITTEN = (
@@ -51,12 +51,18 @@ class PredictReport:
         Written files.
     board
         Scores of the model and the baselines; None without ground truth.
+    unscored
+        Why there are no scores; None if there are.
+    gene_advice
+        How to make the gene names of the section match, if most modelled genes were not found in it and a change is known.
     """
 
     predicted: PredictedSection
     n_unmeasured: int
     files: tuple[Path, ...]
     board: BoardReport | None
+    unscored: str | None = None
+    gene_advice: str = ""
 
     @property
     def context(self) -> ContextReport | None:
@@ -87,12 +93,14 @@ class PredictReport:
             "n_spots": len(self.predicted.ids),
             "n_genes": len(self.predicted.genes),
             "is_training_section": provenance["is_training_section"],
+            "training_section": self.predicted.training_section,
             "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
             "coverage": self.predicted.coverage,
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
             "n_unlike": self.n_unlike,
             "n_predictable": self.n_predictable,
+            "unscored": self.unscored,
             "context": None if context is None else dataclasses.asdict(context),
             "files": [str(path) for path in self.files],
             "metrics": None if self.board is None else self.board.to_mapping(),
@@ -101,11 +109,12 @@ class PredictReport:
     def summary(self) -> str:
         """Return the boards, with warnings first."""
         n_spots, n_genes = self.predicted.unclipped.shape
-        provenance = self.predicted.provenance
+        provenance, trained_as = self.predicted.provenance, self.predicted.training_section
         lines = [f"section {self.predicted.section}: {n_spots} spots x {n_genes} genes"]
-        if provenance["is_training_section"]:
+        if trained_as is not None:
+            name = "" if trained_as == self.predicted.section else f" under the name {trained_as!r}"
             lines.append(
-                "WARNING: the checkpoint was trained on this section; scores do not describe new tissue"
+                f"WARNING: the checkpoint was trained on this section{name}; scores do not describe new tissue"
             )
         if self.n_unlike is None:
             lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
@@ -118,7 +127,9 @@ class PredictReport:
             )
         share = f"{self.n_predictable} of {n_genes} genes"
         lines.append(
-            f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
+            f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
+            if self.predicted.is_mostly_unlike
+            else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
         )
         if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
             lines.append(
@@ -128,13 +139,16 @@ class PredictReport:
         if self.context is not None:
             lines.append(self.context.sentence())
         if 0 < self.n_unmeasured < n_genes:
+            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes and self.gene_advice else ""
             lines.append(
-                f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
+                f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
+                f"{self.gene_advice}".rstrip(". ")
             )
         if self.n_unreadable:
             lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
-        unscored = "no ground truth, so no scores" if self.context is None else "no entries left to score"
-        lines.append(unscored if self.board is None else self.board.markdown())
+        lines.append(
+            f"{self.unscored} {self.gene_advice}".rstrip() if self.board is None else self.board.markdown()
+        )
         return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
 
 
@@ -184,6 +198,9 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
     )
     if context is not None:
         predicted = condition(predictor, predicted, context)
+    if predicted.training_section is None and (trained_as := predictor.section_with_counts(section)):
+        known = {"is_training_section": True, "training_section": trained_as}
+        predicted = dataclasses.replace(predicted, provenance={**predicted.provenance, **known})
     with staged(out, last=_WRITTEN[0], obsolete=_WRITTEN) as folder:
         files = [folder / "predictions.h5ad", *(folder / f"predictions.{name}" for name in config.formats)]
         given = None if context is None else (context.is_given_spot, context.is_given_gene)
@@ -196,12 +213,14 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             write_text(folder / "genes.csv", board.gene_table().to_csv())
         if config.plots:
             files += _draw(folder, config.plot_genes, section, predicted, board, context)
-        measured = set() if section.genes is None else set(section.genes.astype(str)) & set(predicted.genes)
+        measured = () if section.genes is None else section.genes.tolist()
         report = PredictReport(
             predicted=predicted,
-            n_unmeasured=len(predicted.genes) - len(measured),
+            n_unmeasured=len({*predicted.genes} - {*measured}),
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
+            unscored=None if board is not None else _why_unscored(section, predicted),
+            gene_advice=advice_on_names(measured, predicted.genes) if measured else "",
         )
         if board is not None:
             shown = {
@@ -212,6 +231,21 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
                 folder / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1)
             )
     return report
+
+
+def _why_unscored(section: StoredSection, predicted: PredictedSection) -> str:
+    """Say why a section has no scores."""
+    if section.genes is None:
+        return "The section has no counts in the store, so there are no scores."
+    if {*section.genes.tolist()}.isdisjoint(predicted.genes):
+        some = ", ".join(section.genes[:3]), ", ".join(predicted.genes[:3])
+        return (
+            f"WARNING: the section has counts of {len(section.genes)} genes ({some[0]}, ...), but none of these names is "
+            f"among the {len(predicted.genes)} genes of the checkpoint ({some[1]}, ...), so there are no scores."
+        )
+    if predicted.context is not None:
+        return "All counts were given with --context-h5ad, so none are left to score."
+    return "No predicted spot has counts, so there are no scores."
 
 
 def _choose_section(address: Path | str, name: str | None) -> StoredSection:

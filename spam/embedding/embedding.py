@@ -21,7 +21,7 @@ from spam.hardware import resolve_device
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.embed_config import EmbedConfig, EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
-from spam.schemas.store_format import QUALITY, FeatureMeta, quality_key
+from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, quality_key
 from spam.schemas.tile_spec import MEASURES, tile_flags
 from spam.store import (
     FeatureWriter,
@@ -31,6 +31,7 @@ from spam.store import (
     chunk_slices,
     default_chunk_rows,
     filled_store,
+    readable_spots,
 )
 from spam.tiles import TileBatch, overview
 from spam.typing import Array, Float32, Int64
@@ -165,10 +166,13 @@ class _Run:
             ensure_spatial_graph(
                 stored, k=DEFAULT_K
             )  # for readers of the store: training uses the same graph
+            readable_spots(stored, [array.features.key for array in arrays])  # an error without any
+            _warn_of_equal_features(self.store, stored)
         planned.files.close()  # a PNG or JPEG is in memory as a whole
         return SectionReport(
             name=section.name,
             n_spots=section.n_spots,
+            scale=section.scale,
             keys=tuple(array.features.key for array in arrays if array.features.is_finished),
             join=section.join.describe(),
             n_embedded=n_embedded,
@@ -311,6 +315,23 @@ class _TileArrays:
         """Make both arrays visible to readers."""
         for writer in self._writers:
             writer.finish()
+
+
+def _warn_of_equal_features(store: Store, section: StoredSection) -> None:
+    """Warn if another section has features of the same bytes: the same image under another name."""
+
+    def chunks(stored: StoredSection, key: str) -> dict[str, FileEntry]:
+        return {path: entry for path, entry in stored.index.below(f"obsm/{key}").items() if "/c/" in path}
+
+    others = [store.section(name) for name in store.section_names if name != section.meta.name]
+    for key in section.feature_keys:
+        same = [
+            s.meta.name for s in others if key in s.feature_keys and chunks(s, key) == chunks(section, key)
+        ]
+        if same:
+            _log.warning(
+                "section %s: its features %s are those of section %s", section.meta.name, key, ", ".join(same)
+            )
 
 
 def _n_rows(chunks: list[slice]) -> int:

@@ -443,3 +443,46 @@ def test_a_plan_imports_neither_torch_nor_timm(lab):
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "23 set()"
+
+
+def test_the_same_section_under_two_names_is_reported(lab, caplog):
+    embed(lab.config())
+    embed(lab.config("B"))
+    assert "counts of" not in caplog.text
+    table = pd.read_csv(lab.folder / "map.csv")
+    order = np.random.default_rng(0).permutation(N_SPOTS)
+    own = table[table["section"] == "A"].assign(section="C")
+    adata = anndata.read_h5ad(lab.folder / "A.h5ad")
+    for name, rows, words in (
+        ("C", np.arange(N_SPOTS), ["its features local-tiny_20um are those of section A"]),
+        ("D", order, []),
+    ):
+        adata[rows][:, [4, 2, 0, 1, 3]].copy().write_h5ad(lab.folder / f"{name}.h5ad")
+        own.assign(section=name).to_csv(lab.folder / f"{name}.csv", index=False)
+        caplog.clear()
+        embed(lab.config(name, csv=lab.folder / f"{name}.csv", donor="D9"))
+        for expected in (f"section {name} has the counts of section A", *words):
+            assert expected in caplog.text
+
+
+def test_the_same_section_twice_in_a_manifest_is_reported_before_anything_is_embedded(lab, caplog):
+    table = pd.read_csv(lab.folder / "map.csv").drop(columns="section")
+    table.to_csv(lab.folder / "map.csv", index=False)
+    rows = [(name, "A.h5ad", "map.csv", "images") for name in ("A", "X")]
+    pd.DataFrame(rows, columns=["section", "h5ad", "csv", "root"]).to_csv(lab.folder / "m.csv", index=False)
+    given = dict.fromkeys(("h5ad", "csv", "root", "section"))
+    plan(lab.config(**given, manifest=lab.folder / "m.csv"))
+    assert "section X has the counts of section A" in caplog.text
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_genes_under_other_names_are_reported_with_the_column_that_matches(lab, caplog, is_known):
+    adata = anndata.read_h5ad(lab.folder / "B.h5ad")
+    adata.var = pd.DataFrame({"gene_name": adata.var_names}, index=[f"ENSG{i:011d}" for i in range(5)])
+    if not is_known:
+        del adata.var["gene_name"]
+    adata.write_h5ad(lab.folder / "B.h5ad")
+    embed(lab.config())
+    plan(lab.config("B"))
+    assert "section B shares only 0 of its 5 gene names with section A" in caplog.text
+    assert ("adata.var['gene_name']" if is_known else "Ensembl ids") in caplog.text
