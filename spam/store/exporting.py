@@ -16,6 +16,7 @@ import pandas as pd
 from spam.atomic import claimed, staged
 from spam.errors import OutputExistsError
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.store_format import quality_key
 from spam.schemas.tile_spec import MEASURES, flag_column
@@ -25,15 +26,11 @@ from .stored_section import is_stale_graph
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ExportReport:
+class ExportReport(Record):
     """Files (and folders of AnnData-Zarr) that `export` wrote, and graphs (``section/key``) that were out of date."""
 
     files: tuple[Path, ...]
     stale: tuple[str, ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {"files": [str(file) for file in self.files], "stale": list(self.stale)}
 
     def summary(self) -> str:
         """List what was written and what was left out, one per line."""

@@ -7,10 +7,10 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from spam.atomic import replacing
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
 from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, feature_identity, quality_key
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TransferReport:
+class TransferReport(Record):
     """Result of `push` and `pull`.
 
     Attributes
@@ -72,10 +72,6 @@ class TransferReport:
     overridden: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     commit: str | None = None
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)
 
     def summary(self) -> str:
         """List what was transferred, replaced, overridden and left out."""
