@@ -15,6 +15,7 @@ import pandas as pd
 
 from spam.atomic import claimed, staged
 from spam.errors import OutputExistsError
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import ExportConfig
@@ -145,7 +146,7 @@ def _suffixes(config: ExportConfig, section: StoredSection) -> tuple[str, ...]:
 def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig, paths: Sequence[Path]) -> None:
     match config.to:
         case "h5ad":
-            to_anndata(section, keys).write_h5ad(paths[0])
+            write_h5ad(to_anndata(section, keys), paths[0])
         case "zarr":
             with _zarr_v3():
                 to_anndata(section, keys).write_zarr(paths[0])
