@@ -29,10 +29,13 @@ class Store:
         Where the files are.
     is_writable
         Whether it was opened for writing.
+    added
+        Sections that `add_section` wrote.
     """
 
     def __init__(self, location: Location, *, is_writable: bool) -> None:
         self.location, self.is_writable = location, is_writable
+        self.added: list[str] = []
         self._listed = read_root(location)
 
     @property
@@ -123,6 +126,7 @@ class Store:
                 obs=section.obs,
                 overview=None if overview is None else (overview.image, overview.scale),
             )
+            self.added.append(name)
         write_root(folder)
         return self.section(name)
 
@@ -196,15 +200,10 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def filled_store(path: Path, *, needs_features: bool = False) -> Iterator[Store]:
+def filled_store(path: Path) -> Iterator[Store]:
     """Open a store for writing, or make one; if the ``with`` block fails, an empty one that was made is removed.
 
-    Parameters
-    ----------
-    path
-        Folder of the store.
-    needs_features
-        Whether new sections without any chunk of features are removed, too, if the block fails.
+    So are sections that were added in the block and have no chunk of features.
 
     Raises
     ------
@@ -218,11 +217,10 @@ def filled_store(path: Path, *, needs_features: bool = False) -> Iterator[Store]
         if not was_there:
             shutil.rmtree(path, ignore_errors=True)
         raise
-    before = store.section_names
     try:
         yield store
     except Exception:  # an interrupted run is resumed
-        for name in set(store.section_names) - {*before} if needs_features else ():
+        for name in store.added:
             with contextlib.suppress(StoreError), locked_section(path, name):  # else another process fills it
                 begun = {chunk.parents[2].name for chunk in (path / name / "obsm").glob("*/c/*/0")}
                 if all(key in (SPATIAL, SPATIAL_UM) or key.endswith(f"_{QUALITY}") for key in begun):
