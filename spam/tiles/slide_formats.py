@@ -239,11 +239,6 @@ def open_slide(path: Path) -> Slide:
         raise SlideError(message)
     try:
         slide = reader(_one_of_series(path) if reader is OpenSlideSlide and path.is_dir() else path)
-        block_px, (w, h) = max((w * h, (w, h)) for w, h in slide.block_sizes)
-        require_memory(
-            path, 6 * block_px, f"its blocks of {w} x {h} pixels"
-        )  # a block, and the region that shows it
-        return slide if slide.orientation == 1 else UprightSlide(slide, slide.orientation)
     except SlideError:
         raise
     except reader.unreadable as error:
@@ -252,6 +247,14 @@ def open_slide(path: Path) -> Slide:
         found = f"{str(path)!r}{n_bytes} is not a readable {reader.kind}: {reason}"
         message = f"Slide {found}. Check that it was copied whole."
         raise SlideError(message) from error
+    block_px, (w, h) = max((w * h, (w, h)) for w, h in slide.block_sizes)
+    try:
+        # A block, and the region that shows it.
+        require_memory(path, 6 * block_px, f"its blocks of {w} x {h} pixels")
+    except SlideError:
+        slide.close()
+        raise
+    return slide if slide.orientation == 1 else UprightSlide(slide, slide.orientation)
 
 
 def reader_of(path: Path) -> _Reader | None:
