@@ -127,7 +127,7 @@ def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:
     if unreadable and not (is_forgiving and sizes):
         first, names = next(iter(unreadable.values())), quoted([path.name for path in unreadable])
         found = f"{len(unreadable)} of {len(files)} tile files cannot be read: {names}"
-        message = f"{found}. {first} To skip such tiles, use --skip-bad-tiles."
+        message = f"{found}. {first}" + ("" if is_forgiving else " To skip such tiles, use --skip-bad-tiles.")
         raise SlideError(message) from first
     (width, height), n_alike = Counter(sizes.values()).most_common(1)[0]
     unlike = [path.name for path, size in sizes.items() if size != (width, height)]
