@@ -185,7 +185,7 @@ def test_a_pixel_size_must_fit_the_distance_of_the_spots(make_section, slide_pat
         (7.27, "option", "--mpp"),
         (0.07, "slide", "slide"),
     ):
-        with pytest.raises(SectionError, match=rf"{mpp:g} .*{words}.*'S1'.*Visium has 100.*--mpp 0\.7267,"):
+        with pytest.raises(SectionError, match=rf"{mpp:g} .*{words}.*'S1'.*Visium is 100.*--mpp 0\.7267,"):
             _specs(dataclasses.replace(section, mpp=mpp, mpp_source=source))
 
 
