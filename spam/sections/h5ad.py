@@ -104,6 +104,12 @@ class H5ad:
         ]
         return names, next((x for x in types if (x != "").any()), None)
 
+    def other_gene_names(self) -> dict[str, Array]:
+        """Read the columns of var that hold text: other names of the genes may be among them."""
+        with open_hdf5(self.path) as file:
+            columns = _read_frame(find_node(file, "var"), f"{self.where}: var")[1]
+        return {name: values for name, values in columns.items() if values.dtype.kind == "U"}
+
     def matrix(self, place: str) -> sparse.csr_matrix:
         """Read the rows of a matrix as a sparse one, in the file's kind of numbers, half precision as single.
 

@@ -144,6 +144,11 @@ class StoredSection:
         """Names of the genes, as NumPy's ``str``; None for a section without counts."""
         return self._array("var/_index") if self.meta.has_counts else None
 
+    @property
+    def n_detected(self) -> Int[Array, " n_genes"]:
+        """Number of spots with a count of each gene, of a section with counts."""
+        return np.diff(self._array("X/indptr"))
+
     @cached_property
     def xy_px(self) -> Float64[Array, "n_spots 2"]:
         """Spot centres in full-resolution slide pixels (x = column, y = row).

@@ -263,3 +263,22 @@ def test_a_pixel_size_that_the_distance_of_the_spots_excludes(lab):
     with pytest.raises(SectionError, match=r"0\.5 µm per pixel \(from the slide\).*Visium.*--mpp 0\.726"):
         plan(config(lab))
     assert "0.727 µm/px (--mpp)" in plan(config(lab, mpp=0.727)).summary()
+
+
+def test_a_section_without_any_readable_tile_is_an_error(lab, slide_pixels):
+    folder = lab / "damaged"
+    folder.mkdir()
+    tifffile.imwrite(folder / "slide.tif", slide_pixels, tile=(64, 64), compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(folder / "slide.tif") as file:
+        page = file.pages[0]
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    data = bytearray((folder / "slide.tif").read_bytes())
+    for start, size in places:
+        data[start : start + size] = bytes(size)
+    (folder / "slide.tif").write_bytes(data)
+    rows = [(500 + 40 * i, 700, "slide.tif", f"s{i}") for i in range(11)]
+    pd.DataFrame(rows, columns=["x", "y", "source_image", "spot_id"]).to_csv(lab / "damaged.csv", index=False)
+    stated = config(lab, csv=lab / "damaged.csv", root=folder, mpp=0.5, skip_bad_tiles=True)
+    with pytest.raises(SlideError, match=r"slide\.tif' cannot be decoded at .*copied whole"):
+        embed(stated)
+    assert not stated.store.exists()
