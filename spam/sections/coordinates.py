@@ -218,7 +218,7 @@ def require_pitch(array: SpotArray | None, mpp: float | None, source: str | None
     origin = "--mpp" if source == "option" else f"from the {source}"
     message = (
         f"With {mpp:g} µm per pixel ({origin}), neighbouring spots of section {section!r} are {array.pitch_px * mpp:.4g} µm "
-        f"apart, but {array.name} has {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
+        f"apart, but the spot pitch of {array.name} is {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
     )
     raise SectionError(message)
 
