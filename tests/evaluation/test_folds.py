@@ -28,7 +28,7 @@ from spam.evaluation.folds import (
     split_fold,
     tile_width,
 )
-from spam.graphs import spatial_knn_graph
+from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
 from spam.store import open_store
@@ -243,10 +243,10 @@ def test_genes_come_from_the_training_side_alone(lab: Lab) -> None:
     )
 
 
+@pytest.mark.parametrize("buffer", [10.0, 230.0])  # joined spots are farther apart than 10
 @pytest.mark.parametrize("block", range(5))
-def test_the_buffer_between_blocks_by_brute_force(lone: Lab, block: int) -> None:
+def test_the_buffer_between_blocks_by_brute_force(lone: Lab, block: int, buffer: float) -> None:
     section = lone.spots["S1"]
-    buffer = 230.0
     is_train, is_test = block_roles(section, block, buffer)
     np.testing.assert_array_equal(is_test, spatial_blocks(section.xy, 5) == block)
     edges = section.graph.distances.toarray() > 0
@@ -284,6 +284,19 @@ def test_a_buffer_that_leaves_nothing_is_refused(lone: Lab) -> None:
     fold = Fold(name="S1 block 3", train=("S1",), test=("S1",), block=2)
     with pytest.raises(ConfigError, match=r"'S1 block 3'.*1414 um.* 0 of 151.*--tile-um.*--k"):
         split_fold(fold, lone.spots, k=K, tile_widths={"S1": 1000.0})
+
+
+def test_a_buffer_may_leave_two_training_spots_but_not_one(lone: Lab) -> None:
+    section = lone.spots["S1"]
+    far = np.sort(knn(section.xy[spatial_blocks(section.xy, 5) == 0], section.xy, k=1).distances[:, 0])[::-1]
+    fold = Fold(name="f", train=("S1",), test=("S1",), block=0)
+    for n_left in (2, 1):
+        width = (far[n_left - 1] + far[n_left]) / 2 / np.sqrt(2)
+        if n_left == 1:
+            with pytest.raises(ConfigError, match="leaves 1 of 151"):
+                split_fold(fold, lone.spots, k=K, tile_widths={"S1": width})
+        else:
+            assert split_fold(fold, lone.spots, k=K, tile_widths={"S1": width}).train[0].n_spots == 2
 
 
 def test_a_test_section_of_other_genes_is_refused(lab: Lab) -> None:

@@ -148,3 +148,19 @@ def test_parameters_of_intervals_broadcast_and_borders_give_zero():
             count_interval("zinb", np.array([m]), np.array([2.0]), np.array([p]), 0.9), [[0.0], [0.0]]
         )
     assert count_interval("poisson", np.zeros((0, 3)), None, None, 0.9)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize(("likelihood", "ignored"), [("poisson", (0.1, 0.3)), ("nb", (None, 0.3))])
+def test_parameters_of_other_families_are_ignored(likelihood, ignored):
+    mu = np.array([0.2, 1.0, 7.0])
+    theta, pi = (None if x is None else np.full(3, x) for x in ignored)
+    theta = np.full(3, 2.0) if likelihood == "nb" else theta
+    own = None if likelihood == "poisson" else theta
+    for found, alone in (
+        (count_interval(likelihood, mu, theta, pi, 0.9), count_interval(likelihood, mu, own, None, 0.9)),
+        (
+            count_cdf(likelihood, np.full(3, 2.0), mu, theta, pi),
+            count_cdf(likelihood, np.full(3, 2.0), mu, own, None),
+        ),
+    ):
+        np.testing.assert_array_equal(found, alone)
