@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from spam.errors import ConfigError, MissingInputError
-from spam.schemas.config import Config, Panel, check, flag, unknown_fault
+from spam.schemas.config import Config, Panel, check, field_name, flag, unknown_fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +127,9 @@ def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[
         message = f'{path} (--config) is not TOML: {error}. Write lines such as: device = "cpu"'
         raise ConfigError(message) from error
     known = [option.name for option in options]
-    unknown = [key for key in table if key.replace("-", "_") not in known]
+    unknown = [key for key in table if field_name(key) not in known]
     check([unknown_fault(f"`spam {command}` ({path})", unknown, known)])
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    return {field_name(key): value for key, value in table.items()}
 
 
 def gather(

@@ -19,8 +19,31 @@ DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark 
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class InputConfig(Config):
+class FolderOptions(Config):
+    """How the folder of an instrument is read."""
+
+    image: Path | None = _data(
+        None,
+        "full-resolution H&E image of an instrument's folder; images that Space Ranger or Xenium write are never taken for it",
+    )
+    bin: str | None = _data(
+        None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
+    )
+    alignment: Path | None = _data(
+        None,
+        "alignment of the H&E image of Xenium: *_he_imagealignment.csv or keypoints (default: the one in the folder)",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InputConfig(FolderOptions):
     """The files of a section, and how its table is read."""
+
+    from_: Path | None = _data(
+        None,
+        "folder that an instrument wrote (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST), instead of --h5ad, "
+        "--csv and --root; see `spam import`",
+    )
 
     h5ad: Path | None = _data(None, "AnnData file with raw counts (optional for prediction)")
     csv: Path | None = _data(
@@ -140,13 +163,25 @@ class EmbedConfig(InputConfig):
             for field in dataclasses.fields(self)
             if field.name in of_tables and getattr(self, field.name) != field.default
         ]
+        of_folder = [
+            flag(field.name) for field in dataclasses.fields(FolderOptions) if getattr(self, field.name)
+        ]
+        replaced = [name for name in given if name not in (flag("from_"), *of_folder)]
+        replaced += [flag("root")] if self.root is not None else []
         part = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
         rules = {
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
             f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
             "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um,
-            "give --manifest, or --csv and --root (with or without --h5ad)": not is_grid
+            f"--from replaces the lab files; omit {', '.join(replaced)}": not is_grid
+            and self.from_
+            and replaced,
+            f"{', '.join(of_folder)} belongs to --from, which is missing": not is_grid
+            and self.from_ is None
+            and of_folder,
+            "give --manifest, or --csv and --root (with or without --h5ad), or --from": not is_grid
             and not is_cohort
+            and self.from_ is None
             and (self.csv is None or self.root is None),
             f"--manifest gives these per section; omit {', '.join(per_section)}": not is_grid
             and is_cohort

@@ -72,7 +72,7 @@ def quality_key(key: str) -> str:
 class SourceFile(Record):
     """A file that a section was made from: its role, its name without any folder, its size and digest."""
 
-    role: Literal["h5ad", "csv", "slide", "tiles"]
+    role: Literal["h5ad", "csv", "slide", "tiles", "folder"]
     name: str
     n_bytes: int
     sha256: str
@@ -91,7 +91,7 @@ class SectionMeta(Record):
     mpp
         µm per full-resolution pixel, or None where unknown (then there are no µm coordinates).
     mpp_source
-        Where `mpp` came from: ``option``, ``h5ad``, ``slide`` or None.
+        Where `mpp` came from: ``option``, ``h5ad``, ``folder`` (of an instrument), ``slide`` or None.
     slide_width_px, slide_height_px
         Full-resolution size of the slide, or None for a folder of tile files.
     sources

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from spam.atomic import replacing, write_text
+from spam.atomic import claimed, replacing, write_text
 from spam.encoders import Encoder, build_encoder, encoder_card, require_reachable
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
 from spam.evaluation.hest_probe import HestReport, TaskScore, predict_expression, require_solver
@@ -68,7 +68,7 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
     ConfigError
         If a task is unknown, or the solver is not installed.
     OutputExistsError
-        If the out dir holds results and ``--overwrite`` is not given.
+        If the out dir holds results and ``--overwrite`` is not given, or another process writes them.
     MissingInputError
         If files of a task, or embeddings of its samples, are missing.
     SectionError
@@ -76,17 +76,22 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
     EncoderError
         If the encoder is unknown or its weights are not available.
     """
+    assert config.out_dir is not None  # checked by HestConfig
+    with claimed(config.out_dir, "--out-dir"):
+        return _hest_benchmark(config, config.out_dir, progress)
+
+
+def _hest_benchmark(config: HestConfig, out: Path, progress: Progress) -> HestReport:
     assert config.bench_data is not None  # checked by HestConfig
-    assert config.out_dir is not None
-    files = (config.out_dir / "hest.md", config.out_dir / "hest.json")
-    if not config.overwrite and any(file.exists() for file in files):
-        message = f"Results exist: {str(config.out_dir)!r}. Choose another --out-dir, or give --overwrite."
+    files = (out / "hest.md", out / "hest.json")
+    if not config.overwrite and files[1].exists():  # written last
+        message = f"Results exist: {str(out)!r}. Choose another --out-dir, or give --overwrite."
         raise OutputExistsError(message)
     require_solver(config.solver)
     folders = find_tasks(config.bench_data, config.tasks)
     tasks = [read_task(folder, needs_patches=config.features is None) for folder in folders]
     name = config.enc_name if config.features is not None else encoder_card(config.enc_name).name
-    root = config.features or config.out_dir / "embeddings"
+    root = config.features or out / "embeddings"
     encoder_folder = "".join(c if c.isalnum() or c in "_.-" else "-" for c in name)
     embeddings = {
         task.name: {sample: root / task.name / encoder_folder / f"{sample}.h5" for sample in task.samples}
@@ -109,7 +114,6 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
     packages = ("spam-st", "numpy", "scipy", *(("scikit-learn",) if config.solver == "sklearn" else ()))
     software = {package: version(package) for package in packages}
     report = HestReport(config=config, tasks=scores, software=software, files=files)
-    config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(files[0], report.to_markdown())
     write_text(files[1], json.dumps(report.to_mapping(), indent=1, allow_nan=False))
     return report

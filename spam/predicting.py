@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spam.atomic import write_text
+from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, BoardReport, score_predicted
 from spam.hardware import resolve_device
@@ -165,12 +165,16 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     SectionError, ConfigError
         If the context is not raw counts of the section, or cannot be used by the checkpoint.
     OutputExistsError
-        If the output folder holds predictions, without ``--overwrite``.
+        If the output folder holds predictions, without ``--overwrite``, or another process writes to it.
     """
-    assert config.store is not None  # PredictConfig checks these three
+    assert config.out_dir is not None  # checked by PredictConfig
+    with claimed(config.out_dir, "--out-dir"):
+        return _predict(config, config.out_dir, progress)
+
+
+def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictReport:
+    assert config.store is not None  # checked by PredictConfig
     assert config.ckpt is not None
-    assert config.out_dir is not None
-    out = config.out_dir
     if (out / "predictions.h5ad").exists() and not config.overwrite:
         message = f"{str(out / 'predictions.h5ad')!r} exists. Choose another --out-dir, or replace it with --overwrite."
         raise OutputExistsError(message)
@@ -197,35 +201,35 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     if predicted.training_section is None and (trained_as := predictor.section_with_counts(section)):
         known = {"is_training_section": True, "training_section": trained_as}
         predicted = dataclasses.replace(predicted, provenance={**predicted.provenance, **known})
-    out.mkdir(parents=True, exist_ok=True)
-    for (
-        name
-    ) in _WRITTEN:  # with --overwrite, scores of another section must not remain beside these predictions
-        (out / name).unlink(missing_ok=True)
-    files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
-    given = None if context is None else (context.is_given_spot, context.is_given_gene)
-    write_predictions(predicted, files[0], given=given)
-    for path in files[1:]:
-        write_table(predicted, path)
-    board = score_predicted(section, predictor, predicted, context)
-    if board is not None:
-        files += [out / "metrics.json", out / "genes.csv"]
-        write_text(out / "genes.csv", board.gene_table().to_csv())
-    if config.plots:
-        files += _draw(out, config.plot_genes, section, predicted, board, context)
-    genes = () if section.genes is None else section.genes.tolist()
-    report = PredictReport(
-        predicted=predicted,
-        n_unmeasured=len({*predicted.genes} - {*genes}),
-        files=tuple(files),
-        board=board,
-        unscored=None if board is not None else _why_unscored(section, predicted),
-        gene_advice=advice_on_names(genes, predicted.genes) if genes else "",
-    )
-    if board is not None:
-        shown = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
-        about = {"model": MODEL, "provenance": predicted.provenance, "config": _without_folders(config)}
-        write_text(out / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1))
+    with staged(out, last=_WRITTEN[0], obsolete=_WRITTEN) as folder:
+        files = [folder / "predictions.h5ad", *(folder / f"predictions.{name}" for name in config.formats)]
+        given = None if context is None else (context.is_given_spot, context.is_given_gene)
+        write_predictions(predicted, files[0], given=given)
+        for path in files[1:]:
+            write_table(predicted, path)
+        board = score_predicted(section, predictor, predicted, context)
+        if board is not None:
+            files += [folder / "metrics.json", folder / "genes.csv"]
+            write_text(folder / "genes.csv", board.gene_table().to_csv())
+        if config.plots:
+            files += _draw(folder, config.plot_genes, section, predicted, board, context)
+        genes = () if section.genes is None else section.genes.tolist()
+        report = PredictReport(
+            predicted=predicted,
+            n_unmeasured=len({*predicted.genes} - {*genes}),
+            files=tuple(out / path.relative_to(folder) for path in files),
+            board=board,
+            unscored=None if board is not None else _why_unscored(section, predicted),
+            gene_advice=advice_on_names(genes, predicted.genes) if genes else "",
+        )
+        if board is not None:
+            shown = {
+                key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")
+            }
+            about = {"model": MODEL, "provenance": predicted.provenance, "config": config.to_record()}
+            write_text(
+                folder / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1)
+            )
     return report
 
 
@@ -270,13 +274,6 @@ def _read_context(config: PredictConfig, section: StoredSection, predictor: Pred
     if not context.is_given_gene.all():
         Bank.without(predictor.tensors, predictor.bank_section(section.meta.name)).check()
     return context
-
-
-def _without_folders(config: PredictConfig) -> dict[str, Any]:
-    """Options with names instead of paths, which do not belong in a shared file."""
-    names = {key: getattr(config, key) for key in ("store", "ckpt", "context_h5ad")}
-    bare = {key: None if path is None else PurePath(str(path)).name for key, path in names.items()}
-    return {**config.to_mapping(), **bare, "out_dir": None}
 
 
 def _draw(

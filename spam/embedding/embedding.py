@@ -29,8 +29,8 @@ from spam.store import (
     Store,
     StoredSection,
     chunk_slices,
-    create_store,
     default_chunk_rows,
+    filled_store,
 )
 from spam.tiles import TileBatch, overview
 from spam.typing import Array, Float32, Int64
@@ -56,7 +56,8 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     Raises
     ------
     ConfigError, EncoderError, MissingInputError, SectionError, SlideError, StoreError, TileError
-        As `read_plan`, before anything is written; `StoreError` also if a feature is not finite (earlier chunks are kept).
+        As `read_plan`, before anything is written; `StoreError` also if a feature is not finite (earlier chunks are kept;
+        a new section without any is removed, and so is a new store without sections).
     """
     with contextlib.ExitStack() as slides:
         plan = read_plan(config, slides)
@@ -69,10 +70,11 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
             is_compiled=config.compile,
             lora=config.lora,
         )
-        run = _Run(create_store(plan.store), encoder, config, shard, progress)
-        for planned in plan.sections:
-            run.require_same_settings(planned)
-        reports = [run.embed(planned) for planned in plan.sections]
+        with filled_store(plan.store, needs_features=True) as store:
+            run = _Run(store, encoder, config, shard, progress)
+            for planned in plan.sections:
+                run.require_same_settings(planned)
+            reports = [run.embed(planned) for planned in plan.sections]
     return EmbedReport(store=plan.store, encoder=plan.encoder, sections=tuple(reports))
 
 

@@ -4,12 +4,12 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from spam.atomic import write_text
+from spam.atomic import claimed, write_text
 from spam.errors import SpamError
 from spam.progress import SILENT, Progress
 from spam.reports import MethodScore, plot_score_chart
@@ -118,11 +118,10 @@ class BenchmarkReport:
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        store = PurePath(str(self.config.store)).name  # no paths of this machine
         mapping: dict[str, Any] = json_ready(
             {
                 **values,
-                "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
+                "config": self.config.to_record(),
                 "differences": [d.to_mapping() for d in self.differences],
                 "verdicts": self.verdicts,
                 "files": [path.name for path in self.files],
@@ -163,10 +162,17 @@ def benchmark(
     StoreError
         If sections, features or genes cannot be chosen.
     OutputExistsError
-        If the out dir holds another benchmark and ``--overwrite`` is not given.
+        If the out dir holds another benchmark and ``--overwrite`` is not given, or another process does the same runs.
     SpamError
         If no run has scores.
     """
+    assert config.out_dir is not None  # checked by BenchmarkConfig
+    part, n_parts = config.shard_of
+    with claimed(config.out_dir, "--out-dir", name=f".lock-{part}-of-{n_parts}"):
+        return _benchmark(config, known, progress)
+
+
+def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progress) -> BenchmarkReport:
     assert config.store is not None  # checked by BenchmarkConfig
     methods = choose_methods(config.methods, known)
     store = open_store(config.store)

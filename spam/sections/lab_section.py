@@ -19,7 +19,7 @@ _MOST_TEXT_BYTES = 2**28
 _ZARR_GROUPS = ("zarr.json", ".zgroup")  # Zarr v3, v2
 _DICOM_MAGIC_AT = 128
 
-_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles"]
+_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles", "folder"]
 
 
 def quoted(names: Any) -> str:
@@ -120,7 +120,7 @@ class Section:
     xy_px
         Centres of the tiles as (column, row) in full-resolution slide pixels.
     mpp, mpp_source
-        µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
+        µm per full-resolution pixel and its source: ``option``, ``h5ad``, ``folder`` or ``slide``. Both are None if only the slide
         states it and was not opened yet.
     counts, genes
         Raw counts as int32 and the names of their columns (``<U``); both None for pure prediction.
@@ -200,16 +200,17 @@ def describe_sources(
     Tile files count as one source, named after their folder; the digest covers the bytes of all in order. The digest of a
     slide of several files (`slide_files`) covers the path of each within the slide, its size and its bytes.
     """
-    found = [_describe("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
-    found += [_describe("csv", csv.name, [csv])] if csv is not None else []
+    found = [describe_files("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
+    found += [describe_files("csv", csv.name, [csv])] if csv is not None else []
     if not isinstance(tiles, SlideSource):
-        return (*found, _describe("tiles", tiles.paths[0].parent.name, tiles.paths))
+        return (*found, describe_files("tiles", tiles.paths[0].parent.name, tiles.paths))
     path, files = tiles.path, slide_files(tiles.path)
     folder = None if files == (path,) else path if path.is_dir() else path.parent
-    return (*found, _describe("slide", path.name, files, folder))
+    return (*found, describe_files("slide", path.name, files, folder))
 
 
-def _describe(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+def describe_files(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+    """Return name, total size and SHA-256 of files as one source; with `folder`, the digest covers their paths in it too."""
     digest, sizes = hashlib.sha256(), [path.stat().st_size for path in files]
     for path, size in zip(files, sizes, strict=True):
         if folder is not None:

@@ -20,6 +20,7 @@ from .h5ad import (
     require_readable,
     spots_of_section,
 )
+from .instrument_folder import read_folder_section
 from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
 from .tile_table import SLIDE_COLUMN, Table, choose_ids, join_rows, read_csv_text, read_table
 
@@ -57,6 +58,8 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     SectionError
         If a file cannot be read, or table, h5ad and coordinates do not fit together.
     """
+    if config.from_ is not None:
+        return read_folder_section(config)
     if config.csv is None or config.root is None:
         message = f"A section needs --csv (given: {config.csv}) and --root (given: {config.root})."
         raise ConfigError(message)

@@ -1,7 +1,7 @@
 """The feature store: a Zarr v3 folder with one AnnData group per section (``docs/format.md``)."""
 
 from .duplicates import Profiles, duplicates_in, profiles_of
-from .feature_store import Store, choose_sections, create_store, open_store
+from .feature_store import Store, choose_sections, create_store, filled_store, open_store
 from .features import FeatureWriter
 from .gene_names import advice_on_names, describe_losses
 from .layout import chunk_slices, default_chunk_rows
@@ -33,6 +33,7 @@ __all__ = [
     "default_chunk_rows",
     "describe_losses",
     "duplicates_in",
+    "filled_store",
     "flagged_spots",
     "open_store",
     "profiles_of",

@@ -38,8 +38,6 @@ STAGING = ".unfinished-"
 """Begins the name of a folder beside the sections in which a section or a graph is written before it is renamed."""
 LOCKS = ".locks"
 """Folder beside the sections with the lock files of writers."""
-PARTIAL = ".partial"
-"""Ending of a file that is being written; a writer killed at that moment leaves it behind."""
 
 SPATIAL = "spatial"
 """``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from spam.atomic import PARTIAL
 from spam.errors import StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import VerifyConfig
@@ -13,7 +14,7 @@ from spam.schemas.store_format import FileEntry
 
 from .feature_store import locate, read_root
 from .features import is_intact_chunk
-from .layout import INDEX, LOCKS, PARTIAL, STAGING
+from .layout import INDEX, LOCKS, STAGING
 from .places import FolderLocation, Location, ZipLocation
 from .section_index import SectionIndex, open_index
 from .stored_section import StoredSection

@@ -19,6 +19,7 @@ from embedding_lab import N_SPOTS, PX, Lab, files_of, make_lab, write_encoder
 from PIL import Image
 
 from spam.embedding import embed, plan, planning
+from spam.embedding.planning import PlannedSection
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import (
     ConfigError,
@@ -384,7 +385,42 @@ def test_features_that_cannot_be_stored_are_refused(lab, norm_scale, dtype, word
     encoder = write_encoder(lab.folder / "wild", norm_scale=norm_scale)
     with pytest.raises(StoreError, match=words):
         embed(lab.config(enc_name=encoder, dtype=dtype))
-    assert open_store(lab.folder / "store.zarr").section("A").feature_keys == ()
+    assert not (lab.folder / "store.zarr").exists()
+
+
+def test_a_failed_run_leaves_nothing_but_whole_chunks(lab, monkeypatch):
+    """A failed first run leaves no store, one that adds a section leaves the store as it was, and whole chunks stay."""
+    real = PlannedSection.read_tiles
+
+    def damaged(n_batches):
+        def read(*arguments):
+            for number, batch in enumerate(real(*arguments)):
+                if number == n_batches:
+                    message = "the slide is damaged"
+                    raise TileError(message)
+                yield batch
+
+        return read
+
+    for n_batches in (0, 1):  # a chunk of 6 spots is two batches of 3
+        monkeypatch.setattr(PlannedSection, "read_tiles", damaged(n_batches))
+        with pytest.raises(TileError, match="damaged"):
+            embed(lab.config())
+        assert not (lab.folder / "store.zarr").exists()
+    monkeypatch.setattr(PlannedSection, "read_tiles", real)
+    embed(lab.config("B"))
+    before = files_of(lab.folder / "store.zarr")
+    monkeypatch.setattr(PlannedSection, "read_tiles", damaged(1))
+    with pytest.raises(TileError, match="damaged"):
+        embed(lab.config())
+    assert files_of(lab.folder / "store.zarr") == before
+    monkeypatch.setattr(PlannedSection, "read_tiles", damaged(3))
+    with pytest.raises(TileError, match="damaged"):
+        embed(lab.config())
+    monkeypatch.setattr(PlannedSection, "read_tiles", real)
+    watcher = Watcher()
+    embed(lab.config(), progress=watcher)
+    assert watcher.tasks == [("embed A 20um", N_SPOTS - 6)]
 
 
 def test_notes_on_the_join_are_logged_before_embedding(lab, caplog):

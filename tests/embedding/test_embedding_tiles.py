@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from embedding_lab import PX, write_encoder
 from PIL import Image

@@ -1,6 +1,9 @@
 """`spam predict`: files, scores and the report."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,6 +244,63 @@ def test_mistakes_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match="--plot-genes NOPE"):
         predict(config_of(store, checkpoint, tmp_path / "out", plot_genes=("NOPE",)))
     assert not (tmp_path / "out").exists()
+
+
+STOPS = """
+import sys, time
+from pathlib import Path
+import spam.predicting
+from spam.schemas.predict_config import PredictConfig
+
+def draw(*arguments):
+    Path(sys.argv[4]).touch()
+    time.sleep(600)
+
+spam.predicting._draw = draw
+store, ckpt, out = map(Path, sys.argv[1:4])
+spam.predicting.predict(PredictConfig(store=store, section="S4", ckpt=ckpt, out_dir=out, device="cpu"))
+"""
+
+
+def test_two_processes_and_a_killed_one(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    """A second process is refused; what is killed does not look finished, and the same command runs again."""
+    out, ready = tmp_path / "out", tmp_path / "ready"
+    arguments = [sys.executable, "-P", "-c", STOPS, *map(str, (store, checkpoint, out, ready))]
+    process = subprocess.Popen(arguments)
+    try:
+        while not ready.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        with pytest.raises(OutputExistsError, match="--out-dir.*another process"):
+            predict(config_of(store, checkpoint, out))
+    finally:
+        process.kill()
+        process.wait()
+    visible = [name for name in files_in(out) if not name.startswith((".unfinished/", ".lock"))]
+    assert visible == []
+    report = predict(config_of(store, checkpoint, out))
+    assert sorted(str(path.relative_to(out)) for path in report.files) == files_in(out)
+
+
+def test_a_failure_keeps_the_old_results(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    predict(config_of(store, checkpoint, out, formats=("csv",)))
+    before = {name: (out / name).read_bytes() for name in files_in(out)}
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spam.predicting.write_table", fail)
+    with pytest.raises(OSError, match="No space"):
+        predict(config_of(store, checkpoint, out, formats=("csv",), overwrite=True))
+    assert {name: (out / name).read_bytes() for name in files_in(out)} == before
+    with pytest.raises(OSError, match="No space"):
+        predict(config_of(store, checkpoint, tmp_path / "new" / "out", formats=("csv",)))
+    assert not (tmp_path / "new").exists()
 
 
 def summary_of(config: PredictConfig) -> tuple[dict[str, object], str]:
