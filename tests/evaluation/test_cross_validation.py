@@ -217,3 +217,17 @@ def test_genes_that_sections_do_not_share_and_buffers_are_reported(
     )
     buffers = [record.levelname for record in caplog.records if "on neither side" in record.getMessage()]
     assert buffers == ["INFO"] * 5
+
+
+def test_few_measured_genes_give_no_verdict(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "c.zarr", ("a", "b"))
+    add_section(store, "S9", seed=8, donor="c", panel=tuple(range(15)))
+    sides = {"train_sections": ("S1", "S2"), "test_sections": ("S9",), "n_top_genes": 50, "seeds": 1}
+    found = benchmark(
+        options(store, tmp_path / "r", **sides), known=[FirstFeature(), TrainingMean(), Noisy()]
+    )
+    row = found.headline(found.scores).iloc[0]
+    assert 0 < row["n_genes"] < row["n_missing"]
+    total = row["n_genes"] + row["n_missing"]
+    assert found.verdicts == [f"No verdict: of the genes of HVG-50, S9 has {row['n_genes']} of {total}"]
+    assert "beats" not in (tmp_path / "r" / "benchmark.md").read_text(encoding="utf-8")

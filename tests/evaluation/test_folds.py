@@ -311,6 +311,36 @@ def test_tile_width_is_that_of_the_largest_tile_in_the_unit_of_the_coordinates(t
     assert tile_width(section, [key for key in section.feature_keys if "112" in key]) == 112.0
 
 
+def test_tiles_in_pixels_are_measured_in_the_unit_of_the_coordinates(tmp_path: Path) -> None:
+    for mpp, expected in ((0.5, 61.5), (None, 123.0)):
+        add_section(tmp_path / f"{mpp}.zarr", "S1", n_spots=11, mpp=mpp)
+        section = open_store(tmp_path / f"{mpp}.zarr", is_read_only=False).section("S1")
+        meta = section.feature_meta(section.feature_keys[0])
+        tile = {**meta.tile, "tile_um": None, "tile_px": 123}
+        writer = section.feature_writer(dataclasses.replace(meta, key="tiny_123px", tile=tile))
+        for chunk in list(writer.pending):
+            writer.write(chunk, np.ones((chunk.stop - chunk.start, meta.dim), dtype=np.float32))
+        writer.finish()
+        section.refresh()
+        assert tile_width(section, ["tiny_123px"]) == expected
+
+
+def test_a_spot_at_exactly_the_buffer_is_trained_on(lone: Lab) -> None:
+    xy = (
+        np.stack(np.divmod(np.arange(40), 4), axis=1) * 100.0
+    )  # ten rows of four; the longer axis is the first
+    small = dataclasses.replace(
+        part_of(lone.spots["S1"], np.arange(151) < 40, k=3), xy=xy, graph=spatial_knn_graph(xy, k=3)
+    )
+    is_train, is_test = block_roles(small, 0, 300.0)
+    assert np.unique(xy[is_test, 0]).tolist() == [0.0, 100.0] or np.unique(xy[is_test, 0]).tolist() == [
+        800.0,
+        900.0,
+    ]
+    gap = np.abs(xy[is_train, 0][:, None] - xy[is_test, 0]).min()
+    assert gap == 300.0
+
+
 def sides(spots: dict[str, SpotData], train: tuple[str, ...], test: tuple[str, ...]) -> FoldSides:
     fold = Fold(name="f", train=train, test=test)
     return FoldSides(
