@@ -54,7 +54,7 @@ class Option:
         declared: Any
         if self.is_argument:
             declared = typer.Argument(**settings)
-        elif self.kind is bool:
+        elif self.scalar is bool:
             declared = typer.Option(f"{flag(self.name)}/--no-{flag(self.name)[2:]}", **settings)
         else:
             declared = typer.Option(flag(self.name), *self.flags, **settings)
@@ -76,14 +76,14 @@ class Option:
         return values
 
     def _help(self) -> str:
-        shown = {True: "on", False: "off"}[self.default] if self.kind is bool else self.default
+        shown = {True: "on", False: "off", None: None}[self.default] if self.scalar is bool else self.default
         shown = ", ".join(map(str, shown)) if self.is_list else shown
         is_shown = shown not in (None, (), "") and "default" not in self.help
         return f"{self.help} [default: {shown}]" if is_shown else self.help
 
     def _metavar(self) -> str | None:
         """Show the type of a value: ``<int>``, ``[joint|img-gene]``; with ``...`` for lists."""
-        if self.metavar or self.kind is bool:
+        if self.metavar or self.scalar is bool:
             return self.metavar
         choices = "|".join(get_args(self.scalar))
         if self.is_argument:  # typer adds brackets

@@ -64,7 +64,10 @@ class InputConfig(FolderOptions):
         "pixels",
         "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image",
     )
-    swap_xy: bool = _data(False, "read the table's x as row and y as column")
+    swap_xy: bool | None = _data(
+        None,
+        "read the table's x as row and y as column (default: no, after a comparison with h5ad and tissue)",
+    )
     id_offset: int = _data(0, "add this to the table's integer ids before joining")
     id_strip_suffix: str | None = _data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
@@ -234,6 +237,8 @@ class SectionReport:
 
     Attributes
     ----------
+    scale
+        µm per pixel and its source.
     keys
         Finished features in the store, one name per tile size.
     join
@@ -250,6 +255,7 @@ class SectionReport:
 
     name: str
     n_spots: int
+    scale: str
     keys: tuple[str, ...]
     join: str
     n_embedded: int
@@ -275,7 +281,7 @@ class EmbedReport:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{section.name}: {section.join}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
+            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
             f"{section.n_present} already present ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)

@@ -172,6 +172,7 @@ class _Run:
         return SectionReport(
             name=section.name,
             n_spots=section.n_spots,
+            scale=section.scale,
             keys=tuple(array.features.key for array in arrays if array.features.is_finished),
             join=section.join.describe(),
             n_embedded=n_embedded,

@@ -16,7 +16,7 @@ from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
-from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
+from spam.sections import Section, SlideSource, read_manifest, read_section
 from spam.sections.h5ad import read_h5ad
 from spam.store import Profiles, Store, StoredSection, advice_on_names, duplicates_in, open_store, profiles_of
 from spam.store.gene_names import ENOUGH
@@ -24,6 +24,7 @@ from spam.tiles import (
     Slide,
     TileBatch,
     TileReader,
+    check_placement,
     grid_section,
     grid_slides,
     level_of,
@@ -135,7 +136,7 @@ class EmbedPlan:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{one.section.name}: {one.section.join.describe()}; "
+            f"{one.section.name}: {one.section.join.describe()}; {one.section.scale}; "
             f"tiles of {', '.join(spec.label for spec in one.specs)}"
             for one in self.sections
         ]
@@ -319,14 +320,23 @@ def _plan_section(
         if isinstance(section.tiles, SlideSource):
             slide = files.enter_context(open_slide(section.tiles.path))
             section = locate(section, slide)
+    stored = None if store is None or section.name not in store.section_names else store.section(section.name)
+    if slide is not None and isinstance(source, InputConfig) and (stored is None or config.overwrite):
+        section = check_placement(
+            section, slide, is_decided=source.swap_xy is not None, is_forgiving=config.skip_bad_tiles
+        )
+        if config.manifest is not None:
+            slide.release()  # the slides of a cohort do not fit into memory together
     for note in section.join.notes:
         _log.warning("section %s: %s", section.name, note)
     mpp_note = None if slide is None else slide.mpp_note
     specs = resolve_tile_specs(section, config, input_px=encoder.input_px, mpp_note=mpp_note)
-    if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
-        largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
-        TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
-    stored = None if store is None or section.name not in store.section_names else store.section(section.name)
+    largest_first = sorted(specs, key=lambda spec: -spec.native_px(section.mpp))
+    for spec in largest_first if config.skip_bad_tiles else largest_first[:1]:
+        # Opens every tile file, and compares their sizes with the tile's.
+        with TileReader(section, spec, slide=slide, is_forgiving=config.skip_bad_tiles) as reader:
+            if config.skip_bad_tiles:
+                reader.require_readable()
     if stored and not config.overwrite and (found := differences(stored, section, config.licence)):
         message = (
             f"Section {section.name!r} in the store was made from other inputs: {'; '.join(found)}. Use another --section "

@@ -10,6 +10,7 @@ from .hdf5_files import READ_ERRORS
 _TEN_X = "a count matrix of 10x Genomics. Give its folder: spam import FOLDER"
 _IMAGE = "an image. Name it in the table's column 'source_image', and give its folder with --root"
 _PACKED = "compressed. Unpack it first, for example: {} {}"
+_PICTURE = "{}. Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 _STARTS = (
     (b"\x1f\x8b", _PACKED.format("gunzip -k", "{path}")),
     (b"BZh", _PACKED.format("bunzip2 -k", "{path}")),
@@ -22,7 +23,12 @@ _STARTS = (
     (b"II+\0", _IMAGE),
     (b"\x89PNG", _IMAGE),
     (b"\xff\xd8\xff", _IMAGE),
-    (b"%PDF", "a PDF"),
+    (b"%PDF", "a PDF. Export its picture as PNG"),
+    (b"\xda\xce\xbe\x0a", "an ND2 of Nikon. Convert it to OME-Zarr: bioformats2raw IN OUT.zarr"),
+    (b"\0\0\0\x0cjP  ", _PICTURE.format("a JPEG 2000 file")),
+    (b"RIFF", _PICTURE.format("a WebP")),
+    (b"GIF8", _PICTURE.format("a GIF")),
+    (b"BM", _PICTURE.format("a BMP")),
     (b"\xff\xfe", "text in UTF-16. Save it as UTF-8"),
     (b"\xfe\xff", "text in UTF-16. Save it as UTF-8"),
     (b"<!DOCTYPE", "a web page: the download failed. Fetch it again"),

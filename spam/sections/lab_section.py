@@ -106,6 +106,28 @@ class JoinReport:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SpotArray:
+    """The array that the spots were printed on, as far as positions show it (`spam.sections.coordinates.find_array`).
+
+    Attributes
+    ----------
+    name
+        ``Visium``, or ``the h5ad`` if only that states the distance of the spots.
+    pitch_um, pitch_px
+        Distance of neighbouring spots in µm, as the array has it, and in full-resolution pixels, as measured.
+    """
+
+    name: str
+    pitch_um: float
+    pitch_px: float
+
+    @property
+    def mpp(self) -> float:
+        """µm per full-resolution pixel that follow from the distance."""
+        return self.pitch_um / self.pitch_px
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One section: the joined spots with their coordinates, counts and tiles, all in one order.
 
@@ -132,6 +154,8 @@ class Section:
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
         Pixels of the Visium hires image per full-resolution pixel; None if the h5ad holds none.
+    array
+        The array that the spots were printed on; None if their positions show none.
     join
         What matched and what did not.
     sources
@@ -150,6 +174,7 @@ class Section:
     tiles: TileSource
     patch_px: int | None = None
     hires_scale: float | None = None
+    array: SpotArray | None = None
     join: JoinReport
     sources: tuple[SourceFile, ...]
 
@@ -157,6 +182,12 @@ class Section:
     def n_spots(self) -> int:
         """Number of spots, which is at least one."""
         return len(self.ids)
+
+    @property
+    def scale(self) -> str:
+        """µm per pixel and its source, in words."""
+        source = "--mpp" if self.mpp_source == "option" else f"from the {self.mpp_source}"
+        return "unknown µm/px" if self.mpp is None else f"{self.mpp:.4g} µm/px ({source})"
 
     @property
     def xy_um(self) -> Float64[Array, "n_spots 2"] | None:
@@ -169,7 +200,7 @@ def is_slide(path: Path) -> bool:
     if path.is_file() or is_ome_zarr(path):
         return True
     files = _visible_files(path) if path.is_dir() else ()
-    return bool(files) and all(map(_is_dicom, files))
+    return bool(files) and all(map(is_dicom, files))
 
 
 def is_ome_zarr(path: Path) -> bool:
@@ -187,8 +218,8 @@ def slide_files(path: Path) -> tuple[Path, ...]:
         return _all_files(path)
     if path.suffix.lower() == ".mrxs":
         return (path, *_all_files(path.with_suffix("")))
-    if _is_dicom(path):
-        return tuple(file for file in _visible_files(path.parent) if _is_dicom(file))
+    if is_dicom(path):
+        return tuple(file for file in _visible_files(path.parent) if is_dicom(file))
     return (path,)
 
 
@@ -220,7 +251,8 @@ def describe_files(role: _Role, name: str, files: Sequence[Path], folder: Path |
     return SourceFile(role=role, name=name, n_bytes=sum(sizes), sha256=digest.hexdigest())
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file begins as DICOM."""
     with path.open("rb") as file:
         file.seek(_DICOM_MAGIC_AT)
         return file.read(4) == b"DICM"

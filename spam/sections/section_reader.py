@@ -10,7 +10,15 @@ from spam.schemas.embed_config import InputConfig
 from spam.schemas.store_format import name_fault
 from spam.typing import Array
 
-from .coordinates import choose_reading, compare_with_h5ad, find_scale, table_coordinates, to_pixels
+from .coordinates import (
+    choose_reading,
+    compare_with_h5ad,
+    find_array,
+    find_scale,
+    pitch_hint,
+    table_coordinates,
+    to_pixels,
+)
 from .h5ad import (
     H5ad,
     library_of,
@@ -77,7 +85,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     if fault := name_fault(name, "the section's name (--section)"):
         message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
         raise SectionError(message)
-    reading = choose_reading(table, unit=config.coordinates, is_swapped=config.swap_xy)
+    reading = choose_reading(table, unit=config.coordinates, is_swapped=bool(config.swap_xy))
     of_section = _rows_of_section(table, name)
     h5ad = None if h5ad is None else spots_of_section(h5ad, name)
     donor, donor_notes = _find_donor(config.donor, h5ad, of_section)
@@ -86,10 +94,13 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     of_section, id_note = choose_ids(of_section, h5ad, config)
     join = join_rows(of_section, h5ad, section=name, config=config)
     joined = of_section.where(join.table_rows)
-    scale = find_scale(config.mpp, library_of(h5ad, name))
+    library = library_of(h5ad, name)
+    scale = find_scale(config.mpp, library)
     xy = table_coordinates(joined, reading)
     xy_px = to_pixels(xy, reading, scale)
-    notes += [*id_note, *join.report.notes, *scale.notes]
+    array = find_array(xy_px, library)
+    hint = pitch_hint(array, library) if scale.mpp is None else None
+    notes += [*id_note, *join.report.notes, *scale.notes, *filter(None, [hint])]
     found, obs = None, dict[str, Array]()
     if h5ad is not None and join.h5ad_rows is not None:
         h5ad = h5ad.at(join.h5ad_rows)
@@ -114,6 +125,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
+        array=array,
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )

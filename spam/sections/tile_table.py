@@ -115,11 +115,11 @@ class Table:
             sides = corners[:, 2:] - corners[:, :2]
         else:
             return None, ()
-        if not np.isfinite(sides).all():
-            return None, ()
-        found = np.unique(np.rint(sides))
+        found = np.unique(np.rint(sides[np.isfinite(sides)]))
         if len(found) > 1:
             return None, (f"the table states tiles of {found[0]:g} to {found[-1]:g} px; none is used",)
+        if not len(found):
+            return None, ()
         return int(found[0]), ()
 
 

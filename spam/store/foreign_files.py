@@ -106,7 +106,12 @@ class _Rows:
 
 
 def read_foreign_features(
-    path: Path, *, kind: ForeignKind | None = None, coordinates: Path | None = None, key: str | None = None
+    path: Path,
+    *,
+    kind: ForeignKind | None = None,
+    coordinates: Path | None = None,
+    key: str | None = None,
+    side_px: float | None = None,
 ) -> ForeignFeatures:
     """Read the features of one slide, and where their tiles are.
 
@@ -123,6 +128,8 @@ def read_foreign_features(
         CSV with one row per row of the features (ids, centres in full-resolution pixels, or both).
     key
         ``obsm`` key of the features in an h5ad.
+    side_px
+        Side of a tile in full-resolution pixels by ``--tile-um`` or ``--tile-px``, for corners in files that state none.
 
     Raises
     ------
@@ -148,6 +155,8 @@ def read_foreign_features(
     own = _read_rows(path, kind, key)
     given = _Rows() if coordinates is None else _read_coordinates(coordinates)
     rows, faults = _combined(own, given)
+    if rows.side_px is None and rows.is_corner:
+        rows = dataclasses.replace(rows, side_px=side_px)
     faults += [*_feature_faults(rows.features), *_position_faults(rows)]
     if faults:
         message = f"{path} ({kind}) cannot be imported: {'; '.join(faults)}."
@@ -447,6 +456,10 @@ def _position_faults(rows: _Rows) -> Iterator[str]:
     elif (n_places := len(np.unique(rows.xy, axis=0))) < n_tiles:
         yield f"{n_tiles - n_places} coordinates occur more than once; give the features of one slide, extracted once"
     if rows.is_corner and rows.side_px is None:
-        yield "the coordinates are corners and the tile size is unknown; give CLAM's patches/<slide>.h5 with --coordinates"
+        yield (
+            "the coordinates are corners and the tile size is unknown; give it with --tile-px or --tile-um (which needs the "
+            "section's µm per pixel), or with --coordinates and CLAM's patches/<slide>.h5 or slide2vec's .coordinates.npz "
+            "beside its .meta.json"
+        )
     elif rows.side_px is not None and not 0 < rows.side_px < math.inf:
         yield f"the tile size is {rows.side_px:g} px"
