@@ -108,6 +108,7 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
         mpp_note=measured[1],
         obs={name: spots[name].to_numpy() for name in columns},
         spot_um=float(size) if size else SPOT_UM,
+        pitch_um=float(size) if size else PITCH_UM,
         files=(path, folder / "spatial" / _SCALES),
         notes=tuple(notes),
     )

@@ -158,6 +158,19 @@ def test_errors_name_the_flag_and_leave_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_impossible_pixel_size_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_visium(tmp_path / "outs", mpp=0.5)
+    write_image(tmp_path / "he.png", 2300, 2300)
+    words = ("embed", "--from", "outs", "--image", "he.png", "--store", "s.zarr", "--dry-run", "--mpp", "5")
+    code, _, err = run(capsys, monkeypatch, *words)
+    assert code == 2
+    assert "1000 µm apart, but Visium has 100 µm" in " ".join(err.split())
+    assert "Give --mpp 0.5" in " ".join(err.split())
+
+
 def test_options_from_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def assert_same_section(direct: Section, through_files: Section) -> None:
     assert isinstance(through_files.tiles, SlideSource)
     assert direct.tiles.path.samefile(through_files.tiles.path)
     assert direct.hires_scale == through_files.hires_scale
+    assert direct.array == through_files.array
 
 
 def _visium(folder: Path) -> dict[str, object]:
@@ -86,7 +87,9 @@ def test_an_option_overrules_the_pixel_size_and_says_so(tmp_path: Path) -> None:
     direct, through_files = both_ways(tmp_path / "a", tmp_path / "lab", image=image, mpp=0.25)
     assert (direct.mpp, direct.mpp_source) == (0.25, "option")
     assert through_files.mpp == 0.25
-    assert any("--mpp 0.25 overrules 0.5 µm" in note and "0.5 times" in note for note in direct.join.notes)
+    assert any(
+        "--mpp 0.25 overrides the 0.5 µm" in note and "factor of 0.5" in note for note in direct.join.notes
+    )
 
 
 def test_files_that_were_read_are_recorded_with_their_digests(tmp_path: Path) -> None:
