@@ -202,6 +202,21 @@ def reading(what: str, path: Path) -> Iterator[None]:
         raise SectionError(message) from error
 
 
+def missing(folder: Path, *names: str) -> MissingInputError:
+    """Describe a file that a folder lacks; names a packed one that may hold it."""
+    packed = [
+        path.name
+        for place in (folder, folder.parent)
+        for path in sorted(place.glob("*.tar*")) + sorted(place.glob("*.tgz"))
+    ]
+    advice = (
+        f"If it is in {quoted(packed)}, unpack that: tar -xf {packed[0]}"
+        if packed
+        else "Copy it from the output of the instrument"
+    )
+    return MissingInputError(f"{folder} has no {' or '.join(names)}. {advice}.")
+
+
 def find_file(folder: Path, *names: str) -> Path | None:
     """Find the first of some names in a folder, also with a data set's name before it (``NAME_cells.parquet``); else None.
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
 from .feature_matrix import FeatureMatrix, find_matrix, read_matrix
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, open_text, reading, require_finite
+from .instrument_section import InstrumentSection, find_file, missing, open_text, reading, require_finite
 from .lab_section import quoted
 
 PITCH_UM = 100.0
@@ -312,6 +312,5 @@ def _section(
 
 def _require(path: Path | None, folder: Path, *names: str) -> Path:
     if path is None:
-        message = f"{folder} has no {' or '.join(names)}. Copy it from the output of Space Ranger."
-        raise MissingInputError(message)
+        raise missing(folder, *names)
     return path

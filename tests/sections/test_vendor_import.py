@@ -188,6 +188,10 @@ def test_the_h5ad_is_plain(tmp_path: Path) -> None:
     ("build", "words"),
     [
         (lambda root: (root / "notes.txt").write_text("x"), "no layout that is known.*'notes.txt'"),
+        (
+            lambda root: (root / "S1_binned_outputs.tar.gz").write_text("x"),
+            "tar -xf .*S1_binned_outputs.tar.gz",
+        ),
         (lambda root: write_visium(root / "lung" / "outs"), r"Did you mean \S*lung"),
         (lambda root: write_xenium(root / "run" / "region"), r"Did you mean \S*region"),
     ],
