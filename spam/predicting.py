@@ -213,14 +213,14 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             write_text(folder / "genes.csv", board.gene_table().to_csv())
         if config.plots:
             files += _draw(folder, config.plot_genes, section, predicted, board, context)
-        genes = () if section.genes is None else section.genes.tolist()
+        measured = () if section.genes is None else section.genes.tolist()
         report = PredictReport(
             predicted=predicted,
-            n_unmeasured=len({*predicted.genes} - {*genes}),
+            n_unmeasured=len({*predicted.genes} - {*measured}),
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
             unscored=None if board is not None else _why_unscored(section, predicted),
-            gene_advice=advice_on_names(genes, predicted.genes) if genes else "",
+            gene_advice=advice_on_names(measured, predicted.genes) if measured else "",
         )
         if board is not None:
             shown = {
