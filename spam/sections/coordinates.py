@@ -257,7 +257,7 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     order = (UM_COLUMNS, *CENTRE_COLUMNS) if unit == "um" else CENTRE_COLUMNS
     columns = next((names for names in order if all(name in table for name in names)), None)
     if columns is None:
-        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), ", ".join(map(repr, table.frame.columns))
+        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), quoted(table.frame.columns)
         message = f"{table.path} has no coordinates ({known}), only {found}."
         raise SectionError(message)
     if columns == UM_COLUMNS and unit == "hires":

@@ -213,8 +213,9 @@ def _hdf5_kinds(path: Path) -> tuple[ForeignKind, ...]:
     with open_hdf5(path) as file:
         if {"obs", "obsm"} <= set(file):
             return ("h5ad",)
-        nodes = [find_node(file, "features"), find_node(file, "coords")]
-        if not all(isinstance(node, h5py.Dataset) for node in nodes):
+        found = (find_node(file, "features"), find_node(file, "coords"))
+        nodes = [node for node in found if isinstance(node, h5py.Dataset)]
+        if len(nodes) < len(found):
             return ()
         attributes = {name for node in nodes for name in node.attrs}
     if attributes & _TRIDENT_ATTRIBUTES:

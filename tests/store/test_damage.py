@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from spam.errors import StoreError
 from spam.schemas.store_config import VerifyConfig
 from spam.store import create_store, open_store, verify
 from spam.store.section_index import content_digest, read_sealed, sealed, update_index
+from spam.store.writing import locked, write_root, write_section
 
 KEY = "tiny_112um"
 READS = {
@@ -342,3 +344,45 @@ def test_index_of_any_size_is_not_read(section, store, monkeypatch):
     monkeypatch.setattr("spam.store.places.MOST_INDEX_BYTES", 1000)
     with pytest.raises(StoreError, match="Damaged index"):
         store.section("C2")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda x: setattr(x, "indices", np.where(np.arange(x.nnz) == 3, -5, x.indices)),
+            "indices go from -5",
+        ),
+        (lambda x: setattr(x, "indices", np.where(np.arange(x.nnz) == 3, 10**7, x.indices)), "to 10000000"),
+        (lambda x: x.indptr.__setitem__(1, -4), "indptr decreases"),
+        (lambda x: x.indptr.__setitem__(-1, x.nnz + 7), "indptr goes from 0"),
+        (lambda x: setattr(x, "data", x.data[:-1]), "values for"),
+    ],
+)
+def test_counts_that_are_no_sparse_matrix_are_found_whatever_their_digests(
+    tmp_path, make_meta, make_tables, change, fault
+):
+    """The bytes are as written, but the writer was given no sparse matrix (issue 15, A1)."""
+    meta = make_meta()
+    tables = make_tables(meta)
+
+    class Damaged(sparse.csr_matrix):
+        def tocsc(self, *_, **__):
+            broken = sparse.csr_matrix(self).tocsc()
+            change(broken)
+            broken.check_format = lambda **_: None
+            return broken
+
+    store = create_store(tmp_path / "cohort.zarr")
+    with locked(store.folder, "C2"):
+        write_section(store.folder, meta, **{**tables, "counts": Damaged(tables["counts"])})
+    write_root(store.folder)
+    section = open_store(tmp_path / "cohort.zarr").section("C2")
+    for genes in (None, ["GENE1", "GENE5"]):
+        with pytest.raises(
+            StoreError, match=f"'X' of section 'C2' .* damaged.*{'' if genes else fault}.*--overwrite"
+        ):
+            section.counts(genes)
+    found = faults(tmp_path / "cohort.zarr")
+    assert list(found) == ["C2/X"]
+    assert fault in found["C2/X"]
