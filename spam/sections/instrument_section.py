@@ -89,9 +89,15 @@ class InstrumentSection:
         image = config.image or self.image
         facts: dict[str, Any] = {"technology": self.platform, "spot_diameter_um": self.spot_um}
         facts |= {"spot_pitch_um": self.pitch_um, "source_image": image.name if image else None}
-        facts |= {"unit": "um"} if self.xy_px is None else {"unit": "px", "mpp": config.mpp or self.mpp}
-        scales = {} if self.xy_px is None else {"scalefactors": self.scales}
-        return {"metadata": {key: value for key, value in facts.items() if value is not None}, **scales}
+        mpp = None if self.xy_px is None else config.mpp or self.mpp
+        facts |= {"unit": "um" if self.xy_px is None else "px", "mpp": mpp}
+        scales = {} if self.xy_px is None else self.scales
+        if mpp is not None and "microns_per_pixel" in scales:
+            scales = {**scales, "microns_per_pixel": mpp}
+        return {
+            "metadata": {key: value for key, value in facts.items() if value is not None},
+            "scalefactors": scales,
+        }
 
 
 def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> Section:
