@@ -311,7 +311,9 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
                 return
     with open_hdf5(patches) as file:
         images, barcodes, coords = find_node(file, "img"), read_barcodes(file), read_numbers(file, "coords")
-        shape = images.shape if isinstance(images, h5py.Dataset) and images.dtype == np.uint8 else ()
+        shape: tuple[int, ...] = ()
+        if isinstance(images, h5py.Dataset) and images.dtype == np.uint8:
+            shape = images.shape
         if not isinstance(images, h5py.Dataset) or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
             message = f"'img' of {patches} is not an array of square RGB patches, uint8 (n, px, px, 3)."
             raise SectionError(message)

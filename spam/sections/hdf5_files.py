@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ _FREE_BYTES = 2**28  # a claim of 256 MB is harmless, whatever it was compressed
 _MOST_COMPRESSION = 100  # floating-point features shrink by less than 2, counts by less than 50
 READ_ERRORS = (
     OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, AssertionError, MemoryError,
-    pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 """What NumPy, h5py, zipfile and the restricted unpickler of PyTorch raise on files that are damaged or forged."""
 

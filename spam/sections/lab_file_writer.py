@@ -10,6 +10,7 @@ import pandas as pd
 
 from spam.atomic import replacing
 from spam.errors import OutputExistsError
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.embed_config import InputConfig
 from spam.schemas.import_config import ImportConfig, ImportReport
@@ -98,7 +99,7 @@ def write_lab_files(
     h5ad, table = lab_file_names(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(h5ad) as partial, anndata.settings.override(allow_write_nullable_strings=False):
-        adata.write_h5ad(partial, compression="gzip")
+        write_h5ad(adata, partial, compression="gzip")
     if image is None or found.xy_px is None:
         return (h5ad,)
     x, y = found.xy_px.T
