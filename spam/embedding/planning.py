@@ -251,14 +251,16 @@ def _warn_of_gene_names(
         ),
         ("", None),
     )
-    if section.genes is None or genes is None or h5ad is None:
+    if section.genes is None or genes is None:
         return
     n_shared = len({*section.genes.tolist()} & {*genes.tolist()})
     if n_shared < ENOUGH * min(len(section.genes), len(genes)):
         _log.warning(
             "section %s shares only %d of its %d gene names with section %s. %s",
             *(section.name, n_shared, len(section.genes), name),
-            advice_on_names(section.genes, genes, read_h5ad(h5ad).other_gene_names()),
+            advice_on_names(
+                section.genes, genes, None if h5ad is None else read_h5ad(h5ad).other_gene_names()
+            ),
         )
 
 

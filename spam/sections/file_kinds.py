@@ -10,7 +10,6 @@ from .hdf5_files import READ_ERRORS
 _TEN_X = "a count matrix of 10x Genomics. Give its folder: spam import FOLDER"
 _IMAGE = "an image. Name it in the table's column 'source_image', and give its folder with --root"
 _PACKED = "compressed by {}. Unpack it first: {} -k {{path}}"
-_SCAN = "{}. Convert it to OME-Zarr: bioformats2raw IN OUT.zarr"
 _PICTURE = "{}. Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 _STARTS = (
     (b"\x1f\x8b", _PACKED.format("gzip", "gunzip")),
