@@ -8,7 +8,7 @@ from typing import Any, Literal
 from .config import Record
 
 STORE_FORMAT = "spam-store"
-STORE_VERSION = 2
+STORE_VERSION = 3
 UNKNOWN_WEIGHTS = "unknown"
 """Digest of the encoder's weights where features were computed by other software."""
 

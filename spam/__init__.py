@@ -16,6 +16,7 @@ from .schemas.hest_config import HestConfig as HestConfig
 from .schemas.predict_config import PredictConfig as PredictConfig
 from .schemas.simulate_config import DemoConfig as DemoConfig
 from .schemas.simulate_config import SimulateConfig as SimulateConfig
+from .schemas.store_config import ExportConfig as ExportConfig
 from .schemas.training_config import FinetuneConfig as FinetuneConfig
 from .schemas.training_config import PretrainConfig as PretrainConfig
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .embedding import adapt as adapt
     from .embedding import embed as embed
     from .evaluation import benchmark as benchmark
+    from .exports import export as export
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
@@ -41,6 +43,7 @@ _MODULE_OF = {
     "demo": "simulation.demo",
     "diagnose": "diagnosis",
     "embed": "embedding",
+    "export": "exports",
     "finetune": "training",
     "hest_benchmark": "hest_tasks",
     "open_store": "store",

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from spam.atomic import write_text
 from spam.errors import ConfigError, OutputExistsError
@@ -186,18 +187,26 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     ) in _WRITTEN:  # with --overwrite, scores of another section must not remain beside these predictions
         (out / name).unlink(missing_ok=True)
     files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
-    given = None if context is None else (context.is_given_spot, context.is_given_gene)
-    write_predictions(predicted, files[0], given=given)
+    board = score_predicted(section, predictor, predicted, context)
+    n_measured = 0 if section.genes is None else len(set(section.genes.tolist()) & set(predicted.genes))
+    measured = _measured(section, predicted.genes) if n_measured else None
+    write_predictions(
+        predicted,
+        section,
+        files[0],
+        measured=measured,
+        accuracy=None if board is None else _accuracy(board),
+        given=None if context is None else (context.is_given_spot, context.is_given_gene),
+    )
     for path in files[1:]:
         write_table(predicted, path)
-    board = score_predicted(section, predictor, predicted, context)
     if board is not None:
         files += [out / "metrics.json", out / "genes.csv"]
         write_text(out / "genes.csv", board.gene_table().to_csv())
     if config.plots:
-        files += _draw(out, config.plot_genes, section, predicted, board, context)
-    measured = set() if section.genes is None else set(section.genes.astype(str)) & set(predicted.genes)
-    n_unmeasured = len(predicted.genes) - len(measured)
+        truth = None if board is None else measured
+        files += _draw(out, config.plot_genes, section, predicted, board, truth, context)
+    n_unmeasured = len(predicted.genes) - n_measured
     report = PredictReport(predicted=predicted, n_unmeasured=n_unmeasured, files=tuple(files), board=board)
     if board is not None:
         shown = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
@@ -247,6 +256,7 @@ def _draw(
     section: StoredSection,
     predicted: PredictedSection,
     board: BoardReport | None,
+    measured: Float32[Array, "n_spots n_genes"] | None,
     context: Context | None,
 ) -> list[Path]:
     """Draw maps and, with ground truth, the histogram and the scatter plots of the scored entries."""
@@ -259,7 +269,7 @@ def _draw(
         genes = [str(names[i]) for i in np.argsort(-np.asarray(rank), kind="stable")[:_N_DRAWN]]  # NaN last
     columns = [predicted.genes.index(gene) for gene in genes]
     prediction = predicted.unclipped[:, columns].clip(min=0)
-    truth = None if board is None else _measured(section, genes)
+    truth = None if measured is None else measured[:, columns]
     is_scored = np.ones(prediction.shape, dtype=bool)
     given, overview = None, section.overview()
     if context is not None:
@@ -286,6 +296,12 @@ def _draw(
     shown = [genes[i] for i in np.flatnonzero(is_scored.any(axis=0))]
     plot_scatter(truth[entries], prediction[entries], shown, scatter)
     return [maps, histogram, scatter]
+
+
+def _accuracy(board: BoardReport) -> pd.DataFrame:
+    """Scores of the model for each gene on this section, as ``section_pearson`` etc."""
+    scores = board.gene_table().filter(regex=rf"^{MODEL}\.")
+    return scores.rename(columns=lambda name: f"section_{name.removeprefix(f'{MODEL}.')}")
 
 
 def _measured(section: StoredSection, genes: Sequence[str]) -> Float32[Array, "n_spots n_genes"]:

@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "hub", "typing", "progress", "hardware", "versions
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks"}
-ABOVE |= {"simulation", "diagnosis", "console"}
+ABOVE |= {"exports", "simulation", "diagnosis", "console"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
+    "exports": {"schemas", "sections", "store"},
     "simulation": ABOVE - {"simulation", "diagnosis", "console"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
@@ -61,6 +62,7 @@ LATE_IMPORTS = {
     ("spam/encoders/lora_adapter.py", "peft"),
     ("spam/store/remote.py", "spam.hub"),
     ("spam/store/array_files.py", "torch"),
+    ("spam/exports/viewers.py", "spatialdata"),
     ("spam/evaluation/hest_probe.py", "sklearn.decomposition"),
     ("spam/evaluation/hest_probe.py", "sklearn.linear_model"),
     ("spam/evaluation/hest_probe.py", "sklearn.pipeline"),

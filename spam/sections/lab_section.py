@@ -107,6 +107,8 @@ class Section:
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
         Pixels of the Visium hires image per full-resolution pixel; None if the h5ad holds none.
+    spot_diameter_px
+        Diameter of a spot in full-resolution pixels as the h5ad states it; only drawings depend on it.
     join
         What matched and what did not.
     sources
@@ -125,6 +127,7 @@ class Section:
     tiles: TileSource
     patch_px: int | None = None
     hires_scale: float | None = None
+    spot_diameter_px: float | None = None
     join: JoinReport
     sources: tuple[SourceFile, ...]
 

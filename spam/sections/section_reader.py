@@ -11,7 +11,14 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array
 
-from .coordinates import choose_reading, compare_with_h5ad, find_scale, table_coordinates, to_pixels
+from .coordinates import (
+    choose_reading,
+    compare_with_h5ad,
+    find_scale,
+    stated_spot_diameter,
+    table_coordinates,
+    to_pixels,
+)
 from .h5ad import annotations, libraries, library_of, named_values, read_counts, read_h5ad, spots_of_section
 from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
 from .tile_table import SLIDE_COLUMN, Table, join_rows, read_csv_text, read_table
@@ -90,6 +97,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
+        spot_diameter_px=stated_spot_diameter(library_of(adata, name)),
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )

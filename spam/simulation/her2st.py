@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 from spam.atomic import replacing
 from spam.errors import MissingInputError
 from spam.progress import Progress
+from spam.store.anndata_files import write_anndata
 
 COMMIT = "85df7411b987a7dec3feff9718b869a7a82091ec"
 ADDRESS = f"https://raw.githubusercontent.com/almaan/her2st/{COMMIT}"
@@ -106,8 +107,7 @@ def _write_section(raw: Path, folder: Path, name: str) -> pd.DataFrame:
     section.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
     facts = {"mpp": float(PITCH_UM / step_px), "spot_diameter_um": SPOT_UM, "source_image": image.name}
     section.uns["spatial"] = {name: {"metadata": {**facts, "technology": "Spatial Transcriptomics"}}}
-    with replacing(folder / f"{name}.h5ad") as partial:
-        section.write_h5ad(partial)
+    write_anndata(section, folder / f"{name}.h5ad")
     table = {"x": spots["pixel_x"], "y": spots["pixel_y"], "source_image": os.path.relpath(image, folder)}
     return pd.DataFrame({**table, "spot_id": ids, "section": name, "patient": DONOR})
 

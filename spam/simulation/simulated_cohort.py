@@ -17,6 +17,7 @@ from spam.errors import ConfigError, OutputExistsError
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.simulate_config import SimulateConfig
+from spam.store.anndata_files import write_anndata
 from spam.typing import Array, Float, Int, UInt8
 from spam.versions import software_versions
 
@@ -282,8 +283,7 @@ def write_section(section: SimulatedSection, folder: Path) -> None:
     )
     with replacing(folder / f"{section.name}.csv") as partial:
         table.to_csv(partial, index=False)
-    with replacing(folder / f"{section.name}.h5ad") as partial:
-        _to_anndata(section, image.name).write_h5ad(partial)
+    write_anndata(_to_anndata(section, image.name), folder / f"{section.name}.h5ad")
 
 
 def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:

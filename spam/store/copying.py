@@ -269,6 +269,7 @@ def _copy(
         genes=np.array(kept, dtype=str) if has_counts else None,
         obs=section.obs if is_open else {},
         overview=(overview.image, overview.scale) if overview is not None and is_open else None,
+        spot_diameter_px=section.spot_diameter_px,
     )
     nodes = sum(parts.values(), ())
     if is_open:

@@ -36,7 +36,17 @@ from .copying import (
 )
 from .feature_store import Store, choose_sections, create_store, open_store, read_root
 from .features import feature_names, quality_names, read_feature_meta, unfinished_names
-from .layout import IDENTITY, INDEX, LOCKS, META, PARTIAL, feature_graph_key, inside
+from .layout import (
+    IDENTITY,
+    INDEX,
+    LOCKS,
+    META,
+    PARTIAL,
+    TABLES,
+    TABLES_INDEX,
+    feature_graph_key,
+    inside,
+)
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
 from .section_index import SectionIndex, edited, file_entry, write_whole
@@ -334,6 +344,7 @@ class _Place:
             return
         listed = () if self.location.read_index("") is None else read_root(self.location)
         self.put(INDEX, root_index({*listed, *names}))
+        self.put(f"{TABLES}/{INDEX}", TABLES_INDEX)
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from changing a section in a folder; object stores have no locks."""

@@ -217,7 +217,7 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(3, "pip install --upgrade"), (1, "spam embed"), ("2", "upgrade")]
+    ("version", "advice"), [(4, "pip install --upgrade"), (1, "spam embed"), ("2", "upgrade")]
 )
 def test_another_version_is_refused(store, reseal, version, advice):
     reseal(store.folder / "zarr.json", lambda d: d["attributes"].update(spam_version=version))
