@@ -14,8 +14,8 @@ from scipy.spatial import KDTree
 
 from spam.atomic import replacing
 from spam.errors import ConfigError
-from spam.store.anndata_files import write_anndata
-from spam.typing import Array, Int64, UInt8
+from spam.store.anndata_files import write_anndata, zarr_version
+from spam.typing import Array, Int64
 
 from .exported_section import ExportedSection
 
@@ -126,8 +126,13 @@ def write_vitessce(section: ExportedSection, genes: Sequence[str], folder: Path)
     ]
     if section.overview is not None:
         pixels, scale = section.overview
-        _write_overview(pixels, section, scale, folder / "overview.ome.tif")
-        steps = [{"type": "scale", "scale": [1, 1 / scale, 1 / scale]}]
+        planes, channels = np.moveaxis(pixels, 2, 0), {"axes": "CYX", "Channel": {"Name": ["R", "G", "B"]}}
+        tifffile.imwrite(
+            folder / "overview.ome.tif", planes, ome=True, photometric="minisblack", metadata=channels
+        )
+        steps = [
+            {"type": "scale", "scale": [1 / scale, 1 / scale, 1, 1, 1]}
+        ]  # in the DimensionOrder of the file, XYCZT
         image = {"fileType": "image.ome-tiff", "url": f"{address}/overview.ome.tif"}
         files.append({**image, "options": {"coordinateTransformations": steps}})
     spots = {"opacity": 1, "radius": section.diameter_px / 2, "visible": True, "stroked": False}
@@ -156,17 +161,6 @@ def write_vitessce(section: ExportedSection, genes: Sequence[str], folder: Path)
         "initStrategy": "auto",
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-
-
-def _write_overview(
-    pixels: UInt8[Array, "h w 3"], section: ExportedSection, scale: float, path: Path
-) -> None:
-    size: dict[str, Any] = {} if section.mpp is None else {"PhysicalSizeX": section.mpp / scale}
-    size |= {} if section.mpp is None else {"PhysicalSizeY": section.mpp / scale}
-    channels = {"axes": "CYX", "Channel": {"Name": ["R", "G", "B"]}, **size}
-    planes = np.moveaxis(pixels, 2, 0)
-    tile = (_TILE_PX, _TILE_PX)
-    tifffile.imwrite(path, planes, ome=True, photometric="minisblack", tile=tile, metadata=channels)
 
 
 def write_spatialdata(section: ExportedSection, path: Path) -> None:
@@ -205,4 +199,5 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
         elements["overview"] = models.Image2DModel.parse(
             planes, dims=("c", "y", "x"), c_coords=["r", "g", "b"], transformations=place
         )
-    spatialdata.SpatialData.init_from_elements(elements).write(path)
+    with zarr_version(3):
+        spatialdata.SpatialData.init_from_elements(elements).write(path)

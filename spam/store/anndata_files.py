@@ -87,13 +87,13 @@ def write_anndata(
             return
         partial = path.with_name(f"{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-        with _zarr_version(zarr_format):
+        with zarr_version(zarr_format):
             adata.write_zarr(partial)
         partial.rename(path)
 
 
 @contextlib.contextmanager
-def _zarr_version(version: Literal[2, 3]) -> Iterator[None]:
+def zarr_version(version: Literal[2, 3]) -> Iterator[None]:
     """Make AnnData write this version of Zarr; 3 is its default from anndata 0.13 on, and the setting is deprecated there."""
     is_default = version == 3 and tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
     settings = {} if is_default else {"zarr_write_format": version, "auto_shard_zarr_v3": False}
@@ -102,4 +102,5 @@ def _zarr_version(version: Literal[2, 3]) -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message="Consolidated metadata is currently not part", category=UserWarning
         )
+        warnings.filterwarnings("ignore", message="Writing zarr v2 data", category=UserWarning)  # asked for
         yield

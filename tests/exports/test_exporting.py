@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import anndata
 import numpy as np
@@ -19,13 +18,6 @@ from spam.schemas.tile_spec import MEASURES
 from spam.store import open_store
 
 KEYS = ("tiny_112um", "tiny_224um")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = make_cohort(tmp_path_factory.mktemp("export") / "s.zarr", 2)
-    build_graphs(GraphConfig(store=store, sections=("S1",), k_spatial=5, k_features=3))
-    return store
 
 
 @pytest.mark.parametrize(("form", "read"), [("h5ad", anndata.read_h5ad), ("zarr", anndata.read_zarr)])
