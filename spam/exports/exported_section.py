@@ -1,16 +1,17 @@
 """A section on its way to other tools: an AnnData of counts or predictions, and what is drawn of it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import anndata
 import numpy as np
 from scipy import sparse
 
+from spam.sections.coordinates import stated_factor
+from spam.sections.h5ad import library_of
 from spam.store.writing import usual_spot_diameter
-from spam.typing import Array, Bool, Float, Float64, UInt8
+from spam.typing import Array, Bool, Float64, UInt8
 
 _N_GENES = 20  # where a format holds some genes and none are named
 
@@ -48,32 +49,32 @@ class ExportedSection:
         return float((self.xy_px * self.adata.obsm["spatial_um"]).sum() / (self.xy_px**2).sum())
 
     @property
-    def _library(self) -> dict[str, Any]:
-        libraries = self.adata.uns.get("spatial", {})
-        found = libraries.get(self.name, next(iter(libraries.values())) if len(libraries) == 1 else {})
-        return dict(found)
-
-    @property
     def diameter_px(self) -> float:
         """Diameter of a spot in full-resolution pixels, as stated or estimated from the distance between spots."""
-        stated = self._library.get("scalefactors", {}).get("spot_diameter_fullres")
-        return float(stated) if stated else usual_spot_diameter(self.xy_px)
+        stated = stated_factor(library_of(self.adata, self.name), "spot_diameter_fullres")
+        return stated or usual_spot_diameter(self.xy_px)
 
     @property
     def overview(self) -> tuple[UInt8[Array, "h w 3"], float] | None:
-        """Overview image (white if the section has none) and its pixels per full-resolution pixel."""
-        image = self._library.get("images", {}).get("hires")
-        if image is None:
+        """Overview image (white if a store has none) and its pixels per full-resolution pixel; None without both."""
+        library = library_of(self.adata, self.name)
+        scale, images = stated_factor(library, "tissue_hires_scalef"), library.get("images")
+        image = images.get("hires") if isinstance(images, Mapping) else None
+        if image is None or scale is None:
             return None
-        pixels = np.asarray(image)[..., :3]
-        if pixels.dtype.kind == "f":  # scanpy reads PNG files as numbers from 0 to 1
-            pixels = np.round(pixels * 255)
-        return pixels.astype(np.uint8), float(self._library["scalefactors"]["tissue_hires_scalef"])
+        pixels = np.asarray(image)
+        pixels = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
+        if pixels.dtype != np.uint8:  # scanpy reads PNG files as numbers from 0 to 1
+            whole = (
+                np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1 if pixels.max() <= 1 else 255
+            )
+            pixels = np.round(pixels * (255 / whole)).astype(np.uint8)
+        return pixels, scale
 
-    def values(self, genes: Sequence[str]) -> Float[Array, "n_spots n_genes"]:
+    def values(self, genes: Sequence[str]) -> Float64[Array, "n_spots n_genes"]:
         """Values of ``X`` of some genes: raw counts of a store, log1p(CP10k) of a prediction."""
         found = self.adata[:, list(genes)].X
-        return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+        return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float64)
 
     def default_genes(self) -> tuple[str, ...]:
         """Choose the 20 best predicted genes (on held-out spots of training) or, without predictions, the most variable."""

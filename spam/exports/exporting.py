@@ -8,10 +8,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from anndata import AnnData
+
 from spam.errors import ConfigError, OutputExistsError, SectionError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
-from spam.sections.h5ad import named_values, read_h5ad, spots_of_section
+from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of_section
 from spam.store import StoredSection, choose_features, choose_sections, open_store
 from spam.store.anndata_files import to_anndata, write_anndata
 from spam.store.layout import name_fault
@@ -86,7 +89,8 @@ class _Source:
         faults = {
             f"{lacks} gene {', '.join(missing[:5])} (--genes); similar: {', '.join(near) or 'none'}": missing,
             f"{lacks} counts": config.format in _NEED_VALUES and not self.genes,
-            f"{lacks} coordinates": config.format in _NEED_PLACES and not self.has_places,
+            f"{lacks} finite coordinates in obsm['spatial']": config.format in _NEED_PLACES
+            and not self.has_places,
         }
         return [fault for fault, is_one in faults.items() if is_one]
 
@@ -109,29 +113,32 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
     """
     assert config.source is not None  # checked by ExportConfig
     assert config.out is not None
-    is_h5ad = isinstance(config.source, Path) and config.source.suffix == ".h5ad"
-    sources = list(_of_h5ad(config, config.source) if is_h5ad else _of_store(config, config.source))
-    if faults := [fault for source in sources for fault in source.faults(config)]:
+    source = config.source
+    if isinstance(source, Path) and (source / "predictions.h5ad").is_file():  # the folder of `spam predict`
+        source = source / "predictions.h5ad"
+    is_h5ad = isinstance(source, Path) and source.suffix == ".h5ad"
+    sources = list(_of_h5ad(config, Path(source)) if is_h5ad else _of_store(config, source))
+    if faults := [fault for each in sources for fault in each.faults(config)]:
         message = (
             f"--format {config.format}: {'; '.join(faults[:5])}. Choose another --format or other --sections."
         )
         raise SectionError(message)
     files: list[Path] = []
-    for source in sources:
-        path = config.out / f"{source.name}{_SUFFIXES[config.format]}"
-        files += [path, counts_path(path)] if source.is_sparse and config.format in _TABLES else [path]
+    for each in sources:
+        path = config.out / f"{each.name}{_SUFFIXES[config.format]}"
+        files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
     if existing := [file.name for file in files if file.exists()]:
         message = f"{config.out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
         raise OutputExistsError(message)
     config.out.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     with progress.task(f"export to {config.format}", len(sources)) as advance:
-        for source in sources:
-            path = config.out / f"{source.name}{_SUFFIXES[config.format]}"
+        for each in sources:
+            path = config.out / f"{each.name}{_SUFFIXES[config.format]}"
             with _whole(path, is_folder=config.format in _FOLDERS) as partial:
-                notes += [f"{path.name} {note}" for note in _write(source.read(), partial, config)]
-            advance(note=source.name)
-    stale = tuple(name for source in sources for name in source.stale)
+                notes += [f"{path.name} {note}" for note in _write(each.read(), partial, config)]
+            advance(note=each.name)
+    stale = tuple(name for each in sources for name in each.stale)
     return ExportReport(files=tuple(files), stale=stale, notes=tuple(notes))
 
 
@@ -169,16 +176,29 @@ def _of_h5ad(config: ExportConfig, path: Path) -> Iterator[_Source]:
     if faults:
         message = f"{path} cannot be exported: {'; '.join(faults)}. It has: {', '.join(names)}."
         raise SectionError(message)
+    if config.format not in ("h5ad", "zarr"):
+        require_unique(adata.var_names, where=f"var_names of {path}", advice="Keep one column per gene.")
     for name in dict.fromkeys(config.sections or names):
-        section = ExportedSection(name=name, adata=spots_of_section(adata, name).copy())
+        spots = spots_of_section(adata, name)
+        if config.format not in ("h5ad", "zarr"):
+            require_unique(spots.obs_names, where=f"obs_names of {path}")
+        section = ExportedSection(name=name, adata=spots.copy())
         yield _Source(
             name=name,
             genes=() if adata.X is None else tuple(adata.var_names),
-            has_places="spatial" in adata.obsm,
+            has_places=_has_places(section.adata),
             is_sparse=adata.X is not None and not section.is_dense,
             stale=(),
             read=lambda section=section: section,  # type: ignore[misc]
         )
+
+
+def _has_places(adata: AnnData) -> bool:
+    try:
+        xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    except (KeyError, ValueError, TypeError):  # none, or text
+        return False
+    return xy.ndim == 2 and xy.shape[1] >= 2 and bool(np.isfinite(xy).all())
 
 
 @contextlib.contextmanager

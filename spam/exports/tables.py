@@ -49,7 +49,8 @@ def spots_table(section: ExportedSection) -> pd.DataFrame:
         if key in adata.obsm:
             columns |= {f"{axis}_{unit}": adata.obsm[key][:, i] for i, axis in enumerate("xy")}
     if section.is_dense:
-        columns |= dict(zip(adata.var_names, adata.X.T, strict=True))
+        names = [f"gene:{gene}" if gene in columns else gene for gene in adata.var_names]
+        columns |= dict(zip(names, adata.X.T, strict=True))
     for key in adata.obsm:
         values = adata.obsm[key]
         if isinstance(values, pd.DataFrame):
@@ -83,7 +84,7 @@ def write_mex(section: ExportedSection, folder: Path) -> None:
     matrix = sparse.coo_array(adata.X.T)
     is_whole = bool((matrix.data == np.round(matrix.data)).all())
     with _gzipped(folder / "matrix.mtx.gz") as file:
-        io.mmwrite(file, matrix, field="integer" if is_whole else "real")
+        io.mmwrite(file, matrix.astype(np.int64) if is_whole else matrix)
     genes = pd.DataFrame({"id": adata.var_names, "name": adata.var_names, "type": "Gene Expression"})
     for name, table in (("features", genes), ("barcodes", pd.DataFrame(adata.obs_names))):
         with _gzipped(folder / f"{name}.tsv.gz") as file:
@@ -100,7 +101,9 @@ def _gzipped(path: Path) -> IO[bytes]:
 def _write_positions(section: ExportedSection, folder: Path) -> None:
     obs = section.adata.obs[section.is_known]
     stated = {
-        name: obs[name].astype(int) if name in obs else unknown
+        name: pd.to_numeric(obs[name], errors="coerce").fillna(unknown).astype(int)
+        if name in obs
+        else unknown
         for name, unknown in (("in_tissue", 1), ("array_row", 0), ("array_col", 0))
     }
     x, y = section.xy_px[section.is_known].T

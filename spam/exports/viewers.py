@@ -1,7 +1,10 @@
 """Files for viewers: QuPath (GeoJSON), OME-TIFF maps, Vitessce, SpatialData."""
 
 import gzip
+import itertools
 import json
+import math
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +16,7 @@ import tifffile
 from scipy.spatial import KDTree
 
 from spam.atomic import replacing
-from spam.errors import ConfigError
+from spam.errors import ConfigError, SectionError
 from spam.store.anndata_files import write_anndata, zarr_version
 from spam.typing import Array, Int64
 
@@ -36,7 +39,6 @@ def write_geojson(section: ExportedSection, genes: Sequence[str], path: Path) ->
     circle = section.diameter_px / 2 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
     circle[-1] = circle[0]  # a ring ends where it begins
     outlines = np.round(section.xy_px[:, None] + circle, 2).tolist()
-    values = section.values(genes).astype(np.float64)
     features = [
         {
             "type": "Feature",
@@ -45,10 +47,12 @@ def write_geojson(section: ExportedSection, genes: Sequence[str], path: Path) ->
             "properties": {
                 "objectType": "detection",
                 "name": spot,
-                "measurements": {gene: v for gene, v in zip(genes, row, strict=True) if v == v},
+                "measurements": {gene: v for gene, v in zip(genes, row, strict=True) if math.isfinite(v)},
             },
         }
-        for spot, outline, row in zip(section.adata.obs_names, outlines, values.tolist(), strict=True)
+        for spot, outline, row in zip(
+            section.adata.obs_names, outlines, section.values(genes).tolist(), strict=True
+        )
     ]
     text = json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
     with replacing(path) as partial:
@@ -62,7 +66,7 @@ def write_maps(section: ExportedSection, genes: Sequence[str], path: Path) -> No
     in full-resolution pixels if µm are unknown), so that viewers lay the maps over the slide.
     """
     labels, scale = _label_spots(section)
-    values = np.vstack([section.values(genes), np.full((1, len(genes)), np.nan, np.float32)])
+    values = np.vstack([section.values(genes), np.full((1, len(genes)), np.nan)]).astype(np.float32)
     size = (section.mpp or 1.0) / scale
     unit = "µm" if section.mpp else "pixel"
     metadata = {
@@ -163,6 +167,18 @@ def write_vitessce(section: ExportedSection, genes: Sequence[str], folder: Path)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
+def _spatialdata_names(names: Sequence[str]) -> list[str]:
+    """Replace what SpatialData does not take in names of columns by ``_``; number names that differ in case only."""
+    taken: dict[str, str] = {}
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        base = f"column{base}" if base.startswith("__") or base in ("", ".", "..", "_index") else base
+        free = (f"{base}{end}" for end in itertools.chain([""], (f"_{i}" for i in itertools.count(2))))
+        new = next(new for new in free if new.lower() not in taken)
+        taken[new.lower()] = new
+    return list(taken.values())
+
+
 def write_spatialdata(section: ExportedSection, path: Path) -> None:
     """Write a SpatialData Zarr: ``table``, ``spots`` (circles) and ``overview``, in full-resolution pixels (``global``).
 
@@ -170,6 +186,8 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
     ------
     ConfigError
         If the package spatialdata is not installed.
+    SectionError
+        If SpatialData does not take a name in the file. (Names of columns are changed: see `_spatialdata_names`.)
     """
     try:
         import spatialdata
@@ -180,6 +198,8 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
         )
         raise ConfigError(message) from error
     adata = section.adata.copy()
+    for frame in (adata.obs, adata.var):
+        frame.columns = _spatialdata_names(frame.columns)
     adata.obs["region"] = pd.Categorical(["spots"] * adata.n_obs)
     adata.obs["instance_id"] = adata.obs_names.to_numpy(dtype=object)
     keys = {"region": "spots", "region_key": "region", "instance_key": "instance_id"}
@@ -190,8 +210,14 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
             radius=section.diameter_px / 2,
             index=adata.obs["instance_id"].to_numpy(),
         ),
-        "table": models.TableModel.parse(adata, **keys),
     }
+    try:
+        elements["table"] = models.TableModel.parse(adata, **keys)
+    except ValueError as error:  # names of layers etc. that SpatialData does not take
+        message = (
+            f"Section {section.name!r} cannot be written as SpatialData: {' '.join(str(error).split())[:300]}"
+        )
+        raise SectionError(message) from error
     if section.overview is not None:
         pixels, scale = section.overview
         place = {"global": transformations.Scale([1 / scale, 1 / scale], axes=("x", "y"))}

@@ -231,7 +231,7 @@ def write_predictions(
     given
         Spots and genes that were given as context.
     """
-    spots = {"section": predicted.section, "donor": predicted.donor or "unknown"}
+    spots: dict[str, Any] = {"section": predicted.section, "donor": predicted.donor or "unknown"}
     spots |= {LIBRARY: library_column(section.meta), **predicted.spot_columns()}
     genes = pd.DataFrame(index=pd.Index(predicted.genes, name="gene"))
     genes = genes.assign(

@@ -110,13 +110,13 @@ def _entry(library: Mapping[str, Any], group: str, key: str) -> Any:
     return entries.get(key) if isinstance(entries, Mapping) else None
 
 
-def stated_spot_diameter(library: Mapping[str, Any]) -> float | None:
-    """Return ``spot_diameter_fullres`` of the h5ad, with which spots are drawn; None if it is no positive number."""
+def stated_factor(library: Mapping[str, Any], name: str) -> float | None:
+    """Return one of the ``scalefactors`` of the h5ad where only drawings depend on it; None if it is no positive number."""
     try:
-        diameter_px = float(_entry(library, "scalefactors", "spot_diameter_fullres"))
+        factor = float(_entry(library, "scalefactors", name))
     except (TypeError, ValueError):
         return None
-    return diameter_px if 0 < diameter_px < np.inf else None
+    return factor if 0 < factor < np.inf else None
 
 
 def _stated(library: Mapping[str, Any], group: str, key: str) -> float | None:

@@ -15,7 +15,7 @@ from .coordinates import (
     choose_reading,
     compare_with_h5ad,
     find_scale,
-    stated_spot_diameter,
+    stated_factor,
     table_coordinates,
     to_pixels,
 )
@@ -97,7 +97,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
-        spot_diameter_px=stated_spot_diameter(library_of(adata, name)),
+        spot_diameter_px=stated_factor(library_of(adata, name), "spot_diameter_fullres"),
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )

@@ -80,6 +80,16 @@ def test_spatialdata_opens_the_export_and_refuses_the_store(store, predictions, 
         spatialdata.read_zarr(store)
 
 
+def test_names_that_spatialdata_refuses_are_changed(predictions, tmp_path):
+    spatialdata = tool("spatialdata")
+    adata = anndata.read_h5ad(predictions)
+    adata.obs = adata.obs.assign(**{"cell type": 1, "Cell type": 2, "__x": 3, "µm": 4})
+    adata.write_h5ad(tmp_path / "odd.h5ad")
+    table = spatialdata.read_zarr(exported(tmp_path / "odd.h5ad", tmp_path, "spatialdata", "P6"))["table"]
+    found = {name: set(table.obs[name]) for name in ("cell_type", "Cell_type_2", "column__x", "_m")}
+    assert list(found.values()) == [{1}, {2}, {3}, {4}]
+
+
 def test_vitessce_reads_the_configuration(predictions, tmp_path):
     vitessce = tool("vitessce")
     config = json.loads((exported(predictions, tmp_path, "vitessce", "P6") / "config.json").read_text())

@@ -219,7 +219,7 @@ def test_a_section_without_coordinates_has_no_places(predictions, tmp_path):
     adata = anndata.read_h5ad(predictions)
     del adata.obsm["spatial"]
     adata.write_h5ad(tmp_path / "bare.h5ad")
-    with pytest.raises(SectionError, match="no coordinates"):
+    with pytest.raises(SectionError, match="no finite coordinates"):
         exported(tmp_path / "bare.h5ad", tmp_path / "out", "geojson")
     path, _ = exported(tmp_path / "bare.h5ad", tmp_path / "out", "mex")
     assert sorted(file.name for file in path.iterdir()) == [
@@ -253,3 +253,82 @@ def test_images_of_scanpy_and_unknown_spot_diameters_are_understood(predictions,
         np.testing.assert_array_equal(found, image)
     factors = json.loads((folder / "spatial/scalefactors_json.json").read_text())
     assert factors["spot_diameter_fullres"] == pytest.approx(160.0)  # 0.8 of the 200 px between spots
+
+
+@pytest.fixture
+def odd_file(tmp_path: Path) -> Path:
+    """Legal, but odd: whole numbers as floats, a gene named like a column, three coordinates, a grey image, missing values."""
+    n = 7
+    obs = {
+        "label": ["a", "b"] * 3 + ["a"],
+        "cell type": np.arange(n),
+        "Cell type": np.arange(n) * 2.5,
+        "in_tissue": [1.0, np.nan, 0.0, 1.0, 1.0, 1.0, 1.0],
+        "array_row": pd.Categorical([str(i) for i in range(n)]),
+    }
+    counts = np.arange(n * 3, dtype=np.float64).reshape(n, 3)
+    adata = anndata.AnnData(
+        X=counts,
+        obs=pd.DataFrame(obs, index=[f"s{i}" for i in range(n)]),
+        var=pd.DataFrame(index=["label", "ERBB2", "µ/1"]),
+        obsm={"spatial": np.stack([np.arange(n) * 100, np.arange(n) % 2 * 100 + 50, np.zeros(n)], axis=1)},
+        uns={
+            "spatial": {
+                "x": {
+                    "images": {"hires": np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000},
+                    "scalefactors": {"tissue_hires_scalef": 0.01, "spot_diameter_fullres": np.nan},
+                }
+            }
+        },
+    )
+    adata.write_h5ad(tmp_path / "odd.h5ad")
+    return tmp_path / "odd.h5ad"
+
+
+def test_an_odd_file_is_exported_with_the_right_numbers(odd_file, tmp_path):
+    counts = np.arange(21).reshape(7, 3)
+    folder, _ = exported(odd_file, tmp_path / "mex", "mex")
+    assert folder.name == "odd"
+    matrix = scipy.io.mmread(io.BytesIO(gzip.decompress((folder / "matrix.mtx.gz").read_bytes())))
+    assert matrix.dtype.kind == "i"
+    np.testing.assert_array_equal(matrix.toarray().T, counts)
+    places = pd.read_csv(folder / "spatial/tissue_positions.csv")
+    assert places["in_tissue"].tolist() == [1, 1, 0, 1, 1, 1, 1]
+    assert places["array_row"].tolist() == list(range(7))
+    assert places["pxl_col_in_fullres"].tolist() == [i * 100 for i in range(7)]
+    with Image.open(folder / "spatial/tissue_hires_image.png") as image:
+        grey = np.round(np.arange(35).reshape(5, 7) * 1000 * 255 / 65535).astype(np.uint8)
+        np.testing.assert_array_equal(image, np.stack([grey] * 3, axis=-1))
+    table = pd.read_csv(exported(odd_file, tmp_path / "csv", "csv")[0])
+    assert table["label"].tolist() == ["a", "b"] * 3 + ["a"]
+    np.testing.assert_array_equal(table[["gene:label", "ERBB2", "µ/1"]], counts)
+    path, _ = exported(odd_file, tmp_path / "geojson", "geojson", genes=("label", "µ/1"))
+    found = json.loads(gzip.decompress(path.read_bytes()))["features"]
+    says = [feature["properties"]["measurements"] for feature in found]
+    assert says == [{"label": row[0], "µ/1": row[2]} for row in counts.tolist()]
+    nearest = np.hypot(100, 100)
+    ring = np.array(found[0]["geometry"]["coordinates"][0])
+    np.testing.assert_allclose(np.hypot(*(ring - [0, 50]).T), 0.4 * nearest, atol=0.01)
+
+
+@pytest.mark.parametrize("what", ["genes", "spots", "places", "text"])
+def test_a_file_without_one_place_and_name_for_each_spot_is_refused(odd_file, tmp_path, what):
+    adata = anndata.read_h5ad(odd_file)
+    if what == "genes":
+        adata.var_names = ["A", "B", "A"]
+    elif what == "spots":
+        adata.obs_names = ["s1"] * 2 + [f"t{i}" for i in range(5)]
+    elif what == "places":
+        adata.obsm["spatial"][3, 1] = np.nan
+    else:
+        adata.obsm["spatial"] = pd.DataFrame({"x": ["a"] * 7, "y": ["b"] * 7}, index=adata.obs_names)
+    adata.write_h5ad(odd_file)
+    words = {"genes": "var_names.*'A'", "spots": "obs_names.*'s1'"}.get(what, "finite coordinates")
+    with pytest.raises(SectionError, match=words):
+        exported(odd_file, tmp_path / "out", "geojson")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_predictions_is_taken_for_its_file(predictions, truth, tmp_path):
+    path, _ = exported(predictions.parent, tmp_path, "h5ad")
+    np.testing.assert_array_equal(anndata.read_h5ad(path).X, truth.X)
