@@ -173,6 +173,8 @@ def _of_h5ad(config: ExportConfig, path: Path) -> Iterator[_Source]:
     names = named_values(adata, "section") or (path.stem,)
     faults = [f"no section {name!r} (--sections)" for name in config.sections if name not in names]
     faults += [fault for name in names if (fault := name_fault(name, "the name of a section"))]
+    n_unnamed = adata.n_obs - sum(spots_of_section(adata, name).n_obs for name in names)
+    faults += [f"{n_unnamed} spots have no obs['section']"] if n_unnamed else []
     if faults:
         message = f"{path} cannot be exported: {'; '.join(faults)}. It has: {', '.join(names)}."
         raise SectionError(message)

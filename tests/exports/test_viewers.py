@@ -311,19 +311,23 @@ def test_an_odd_file_is_exported_with_the_right_numbers(odd_file, tmp_path):
     np.testing.assert_allclose(np.hypot(*(ring - [0, 50]).T), 0.4 * nearest, atol=0.01)
 
 
-@pytest.mark.parametrize("what", ["genes", "spots", "places", "text"])
+@pytest.mark.parametrize("what", ["genes", "spots", "places", "text", "section"])
 def test_a_file_without_one_place_and_name_for_each_spot_is_refused(odd_file, tmp_path, what):
     adata = anndata.read_h5ad(odd_file)
     if what == "genes":
         adata.var_names = ["A", "B", "A"]
     elif what == "spots":
         adata.obs_names = ["s1"] * 2 + [f"t{i}" for i in range(5)]
+    elif what == "section":
+        adata.obs["section"] = ["A"] * 5 + [None] * 2
     elif what == "places":
         adata.obsm["spatial"][3, 1] = np.nan
     else:
         adata.obsm["spatial"] = pd.DataFrame({"x": ["a"] * 7, "y": ["b"] * 7}, index=adata.obs_names)
     adata.write_h5ad(odd_file)
-    words = {"genes": "var_names.*'A'", "spots": "obs_names.*'s1'"}.get(what, "finite coordinates")
+    words = {"genes": "var_names.*'A'", "spots": "obs_names.*'s1'", "section": "2 spots"}.get(
+        what, "finite coordinates"
+    )
     with pytest.raises(SectionError, match=words):
         exported(odd_file, tmp_path / "out", "geojson")
     assert not (tmp_path / "out").exists()
