@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import anndata
 import numpy as np
 from scipy import sparse
 
-from spam.sections.coordinates import stated_factor
-from spam.sections.h5ad import library_of
+from spam.sections.coordinates import hires_scale, spot_diameter
 from spam.store.writing import usual_spot_diameter
 from spam.typing import Array, Bool, Float64, UInt8
 
@@ -51,14 +51,20 @@ class ExportedSection:
     @property
     def diameter_px(self) -> float:
         """Diameter of a spot in full-resolution pixels, as stated or estimated from the distance between spots."""
-        stated = stated_factor(library_of(self.adata, self.name), "spot_diameter_fullres")
-        return stated or usual_spot_diameter(self.xy_px)
+        return spot_diameter(self._library, self.mpp) or usual_spot_diameter(self.xy_px)
+
+    @property
+    def _library(self) -> Mapping[str, Any]:
+        """``uns["spatial"][section]``, or the only entry under any name."""
+        stated = self.adata.uns.get("spatial")
+        stated = stated if isinstance(stated, Mapping) else {}
+        found = stated.get(self.name, next(iter(stated.values())) if len(stated) == 1 else {})
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def overview(self) -> tuple[UInt8[Array, "h w 3"], float] | None:
         """Overview image (white if a store has none) and its pixels per full-resolution pixel; None without both."""
-        library = library_of(self.adata, self.name)
-        scale, images = stated_factor(library, "tissue_hires_scalef"), library.get("images")
+        scale, images = hires_scale(self._library), self._library.get("images")
         image = images.get("hires") if isinstance(images, Mapping) else None
         if image is None or scale is None:
             return None

@@ -1,23 +1,22 @@
 """`spam export`: sections of a store, or predictions, as files of other tools."""
 
-import contextlib
 import dataclasses
 import difflib
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
-from anndata import AnnData
 
-from spam.errors import ConfigError, OutputExistsError, SectionError
+from spam.atomic import claimed, staged
+from spam.errors import ConfigError, OutputExistsError, SectionError, shortened
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
+from spam.schemas.store_format import name_fault
 from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of_section
 from spam.store import StoredSection, choose_features, choose_sections, open_store
 from spam.store.anndata_files import to_anndata, write_anndata
-from spam.store.layout import name_fault
 from spam.store.stored_section import is_stale_graph
 
 from .exported_section import ExportedSection
@@ -35,7 +34,7 @@ _SUFFIXES: dict[ExportFormat, str] = {
     "vitessce": ".vitessce",
     "spatialdata": ".spatialdata.zarr",
 }
-_TABLES, _FOLDERS = ("csv", "parquet"), ("mex", "vitessce", "spatialdata")
+_TABLES = ("csv", "parquet")
 _NEED_VALUES, _NEED_PLACES = ("mex", *GENE_FORMATS), ("spatialdata", *GENE_FORMATS)
 
 
@@ -103,7 +102,7 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
     Raises
     ------
     OutputExistsError
-        If a file exists already; nothing is written then.
+        If a file exists already, or another process writes to the folder; nothing is written then.
     ConfigError
         If an option does not fit the source.
     SectionError
@@ -111,9 +110,14 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
     StoreError
         If the store, a section or features do not exist or are damaged.
     """
-    assert config.source is not None  # checked by ExportConfig
-    assert config.out is not None
+    assert config.out is not None  # checked by ExportConfig
+    with claimed(config.out, "OUT"):
+        return _export(config, config.out, progress)
+
+
+def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport:
     source = config.source
+    assert source is not None  # checked by ExportConfig
     if isinstance(source, Path) and (source / "predictions.h5ad").is_file():  # the folder of `spam predict`
         source = source / "predictions.h5ad"
     is_h5ad = isinstance(source, Path) and source.suffix == ".h5ad"
@@ -123,20 +127,21 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
             f"--format {config.format}: {'; '.join(faults[:5])}. Choose another --format or other --sections."
         )
         raise SectionError(message)
+    paths = {each.name: out / f"{each.name}{_SUFFIXES[config.format]}" for each in sources}
     files: list[Path] = []
     for each in sources:
-        path = config.out / f"{each.name}{_SUFFIXES[config.format]}"
+        path = paths[each.name]
         files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
     if existing := [file.name for file in files if file.exists()]:
-        message = f"{config.out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
+        message = (
+            f"{out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
+        )
         raise OutputExistsError(message)
-    config.out.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
-    with progress.task(f"export to {config.format}", len(sources)) as advance:
+    with staged(out) as folder, progress.task(f"export to {config.format}", len(sources)) as advance:
         for each in sources:
-            path = config.out / f"{each.name}{_SUFFIXES[config.format]}"
-            with _whole(path, is_folder=config.format in _FOLDERS) as partial:
-                notes += [f"{path.name} {note}" for note in _write(each.read(), partial, config)]
+            path = folder / paths[each.name].name
+            notes += [f"{path.name} {note}" for note in _write(each.read(), path, config)]
             advance(note=each.name)
     stale = tuple(name for each in sources for name in each.stale)
     return ExportReport(files=tuple(files), stale=stale, notes=tuple(notes))
@@ -169,49 +174,36 @@ def _of_h5ad(config: ExportConfig, path: Path) -> Iterator[_Source]:
     if config.features:
         message = f"--features {','.join(config.features)}: {path} is an AnnData file, not a store. Omit --features."
         raise ConfigError(message)
-    adata = read_h5ad(path)
-    names = named_values(adata, "section") or (path.stem,)
+    table = read_h5ad(path, option="SOURCE")
+    names = named_values(table, "section") or (path.stem,)
+    of_section = {name: spots_of_section(table, name) for name in names}
+    n_unnamed = len(table.ids) - sum(len(spots.ids) for spots in of_section.values())
     faults = [f"no section {name!r} (--sections)" for name in config.sections if name not in names]
     faults += [fault for name in names if (fault := name_fault(name, "the name of a section"))]
-    n_unnamed = adata.n_obs - sum(spots_of_section(adata, name).n_obs for name in names)
     faults += [f"{n_unnamed} spots have no obs['section']"] if n_unnamed else []
     if faults:
         message = f"{path} cannot be exported: {'; '.join(faults)}. It has: {', '.join(names)}."
         raise SectionError(message)
+    try:
+        adata = anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # from h5py and anndata
+        message = f"Cannot read {path} with anndata: {shortened(str(error))}. Write it again with AnnData.write_h5ad."
+        raise SectionError(message) from error
     if config.format not in ("h5ad", "zarr"):
         require_unique(adata.var_names, where=f"var_names of {path}", advice="Keep one column per gene.")
     for name in dict.fromkeys(config.sections or names):
-        spots = spots_of_section(adata, name)
+        spots = of_section[name]
         if config.format not in ("h5ad", "zarr"):
-            require_unique(spots.obs_names, where=f"obs_names of {path}")
-        section = ExportedSection(name=name, adata=spots.copy())
+            require_unique(spots.ids, where=f"obs_names of {path}")
+        section = ExportedSection(name=name, adata=adata[spots.rows].copy())
         yield _Source(
             name=name,
             genes=() if adata.X is None else tuple(adata.var_names),
-            has_places=_has_places(section.adata),
+            has_places=spots.spatial is not None and bool(np.isfinite(spots.spatial).all()),
             is_sparse=adata.X is not None and not section.is_dense,
             stale=(),
             read=lambda section=section: section,  # type: ignore[misc]
         )
-
-
-def _has_places(adata: AnnData) -> bool:
-    try:
-        xy = np.asarray(adata.obsm["spatial"], dtype=np.float64)
-    except (KeyError, ValueError, TypeError):  # none, or text
-        return False
-    return xy.ndim == 2 and xy.shape[1] >= 2 and bool(np.isfinite(xy).all())
-
-
-@contextlib.contextmanager
-def _whole(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """Give the path of a new folder, which is renamed to `path` at the end; or `path` itself, whose writers do that."""
-    if not is_folder:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        yield Path(folder) / path.name
-        (Path(folder) / path.name).rename(path)
 
 
 def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[str]:

@@ -10,8 +10,6 @@ import pandas as pd
 from PIL import Image
 from scipy import io, sparse
 
-from spam.atomic import replacing
-
 from .exported_section import ExportedSection
 
 _FIDUCIAL_PER_SPOT = 1.6153  # of Space Ranger: diameters of 105 and 65 µm
@@ -34,11 +32,10 @@ def counts_path(path: Path) -> Path:
 
 
 def _write_table(table: pd.DataFrame, path: Path, *, has_index: bool = True) -> None:
-    with replacing(path) as partial:
-        if path.suffix == ".csv":
-            table.to_csv(partial, index=has_index)
-        else:
-            table.to_parquet(partial, index=has_index)
+    if path.suffix == ".csv":
+        table.to_csv(path, index=has_index)
+    else:
+        table.to_parquet(path, index=has_index)
 
 
 def spots_table(section: ExportedSection) -> pd.DataFrame:

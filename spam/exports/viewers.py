@@ -15,7 +15,6 @@ import pandas as pd
 import tifffile
 from scipy.spatial import KDTree
 
-from spam.atomic import replacing
 from spam.errors import ConfigError, SectionError
 from spam.store.anndata_files import write_anndata, zarr_version
 from spam.typing import Array, Int64
@@ -55,8 +54,7 @@ def write_geojson(section: ExportedSection, genes: Sequence[str], path: Path) ->
         )
     ]
     text = json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
-    with replacing(path) as partial:
-        partial.write_bytes(gzip.compress(text.encode(), mtime=0))
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def write_maps(section: ExportedSection, genes: Sequence[str], path: Path) -> None:
@@ -76,7 +74,7 @@ def write_maps(section: ExportedSection, genes: Sequence[str], path: Path) -> No
         **{f"PhysicalSize{axis}": size for axis in "XY"},
         **{f"PhysicalSize{axis}Unit": unit for axis in "XY"},
     }
-    with replacing(path) as partial, tifffile.TiffWriter(partial, ome=True, bigtiff=True) as file:
+    with tifffile.TiffWriter(path, ome=True, bigtiff=True) as file:
         file.write(
             (np.ascontiguousarray(values[labels, channel]) for channel in range(len(genes))),
             shape=(len(genes), *labels.shape),

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -12,7 +11,6 @@ from typing import Literal
 import anndata
 import pandas as pd
 
-from spam.atomic import replacing
 from spam.schemas.store_format import quality_key
 from spam.schemas.tile_spec import MEASURES, flag_column
 
@@ -76,20 +74,16 @@ def write_anndata(
     compression: Literal["gzip"] | None = None,
     zarr_format: Literal[2, 3] = 3,
 ) -> None:
-    """Write an ``.h5ad`` file, in place of an older one, or a new folder of AnnData-Zarr, in one step.
+    """Write an ``.h5ad`` file or a new folder of AnnData-Zarr.
 
     Strings are never written in pandas' nullable form, which TissUUmaps, anndataR and anndata < 0.11 cannot read.
     """
     with anndata.settings.override(allow_write_nullable_strings=False):
-        if path.suffix == ".h5ad":
-            with replacing(path) as partial:
-                adata.write_h5ad(partial, compression=compression)
-            return
-        partial = path.with_name(f"{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-        with zarr_version(zarr_format):
-            adata.write_zarr(partial)
-        partial.rename(path)
+        if path.suffix == ".zarr":
+            with zarr_version(zarr_format):
+                adata.write_zarr(path)
+        else:
+            adata.write_h5ad(path, compression=compression)
 
 
 @contextlib.contextmanager
