@@ -184,17 +184,18 @@ def _of_h5ad(config: ExportConfig, path: Path) -> Iterator[_Source]:
     if faults:
         message = f"{path} cannot be exported: {'; '.join(faults)}. It has: {', '.join(names)}."
         raise SectionError(message)
+    if config.format not in ("h5ad", "zarr"):
+        genes = table.features("X")[0]
+        require_unique(genes, where=f"var_names of {path}", advice="Keep one column per gene.")
+        for spots in of_section.values():
+            require_unique(spots.ids, where=f"obs_names of {path}")
     try:
         adata = anndata.read_h5ad(path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # from h5py and anndata
         message = f"Cannot read {path} with anndata: {shortened(str(error))}. Write it again with AnnData.write_h5ad."
         raise SectionError(message) from error
-    if config.format not in ("h5ad", "zarr"):
-        require_unique(adata.var_names, where=f"var_names of {path}", advice="Keep one column per gene.")
     for name in dict.fromkeys(config.sections or names):
         spots = of_section[name]
-        if config.format not in ("h5ad", "zarr"):
-            require_unique(spots.ids, where=f"obs_names of {path}")
         section = ExportedSection(name=name, adata=adata[spots.rows].copy())
         yield _Source(
             name=name,
