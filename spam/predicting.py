@@ -204,8 +204,8 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         predicted = dataclasses.replace(predicted, provenance={**predicted.provenance, **known})
     with staged(out, last=_WRITTEN[0], obsolete=_WRITTEN) as folder:
         files = [folder / "predictions.h5ad", *(folder / f"predictions.{name}" for name in config.formats)]
-        genes = () if section.genes is None else section.genes.tolist()
-        unmeasured = {*predicted.genes} - {*genes}
+        of_section = () if section.genes is None else section.genes.tolist()
+        unmeasured = {*predicted.genes} - {*of_section}
         measured = _measured(section, predicted.genes) if len(unmeasured) < len(predicted.genes) else None
         board = score_predicted(section, predictor, predicted, context)
         write_predictions(
@@ -230,7 +230,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
             unscored=None if board is not None else _why_unscored(section, predicted),
-            gene_advice=advice_on_names(genes, predicted.genes) if genes else "",
+            gene_advice=advice_on_names(of_section, predicted.genes) if of_section else "",
         )
         if board is not None:
             shown = {

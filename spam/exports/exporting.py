@@ -123,9 +123,7 @@ def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport
     is_h5ad = isinstance(source, Path) and source.suffix == ".h5ad"
     sources = list(_of_h5ad(config, Path(source)) if is_h5ad else _of_store(config, source))
     if faults := [fault for each in sources for fault in each.faults(config)]:
-        message = (
-            f"--format {config.format}: {'; '.join(faults[:5])}. Choose another --format or other --sections."
-        )
+        message = f"--format {config.format}: {'; '.join(faults[:5])}. Choose other --genes or --sections, or another --format."
         raise SectionError(message)
     paths = {each.name: out / f"{each.name}{_SUFFIXES[config.format]}" for each in sources}
     files: list[Path] = []
