@@ -1,6 +1,7 @@
 """Bad and odd AnnData files: faults of sparse matrices, of the file, of coordinates, scale and features."""
 
 import gzip
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -315,7 +316,7 @@ FILE = {
 
 
 def _spatial(values: Any) -> Change:
-    return h5(lambda file: put("obsm/spatial", values, **{})(file))
+    return h5(lambda file: put("obsm/spatial", values)(file))
 
 
 def _library(**entries: Any) -> Change:
@@ -331,13 +332,13 @@ def _mpp(value: Any) -> Change:
 
 PLACE = {
     "x and y exchanged": (_spatial(XY[:, ::-1].copy()), "--swap-xy"),
-    "x and y exchanged, one NaN": (_spatial(np.where(XY == XY[3], np.nan, XY)[:, ::-1].copy()), "--swap-xy"),
+    "x and y exchanged, one NaN": (_spatial(np.where(XY[3] == XY, np.nan, XY)[:, ::-1].copy()), "--swap-xy"),
     "x and y exchanged, many NaN": (
         _spatial(np.where(np.arange(16)[:, None] % 3 == 1, np.nan, XY[:, ::-1])),
         "--swap-xy",
     ),
     "in µm": (_spatial(XY / MPP), "--coordinates um"),
-    "in µm, one infinite": (_spatial(np.where(XY == XY[5], np.inf, XY / MPP)), "--coordinates um"),
+    "in µm, one infinite": (_spatial(np.where(XY[5] == XY, np.inf, XY / MPP)), "--coordinates um"),
     "mpp zero": (_mpp(0.0), "mpp"),
     "mpp negative": (_mpp(-0.5), "mpp"),
     "mpp infinite": (_mpp(np.inf), "mpp"),
@@ -379,7 +380,7 @@ def _duplicated(file: Any) -> None:
     """Each count twice, the halves of it in another order: readers must add them."""
     group = file["X"]
     data, indices, indptr = (group[name][:] for name in ("data", "indices", "indptr"))
-    rows = [slice(a, b) for a, b in zip(indptr, indptr[1:], strict=False)]
+    rows = [slice(a, b) for a, b in itertools.pairwise(indptr)]
     small = np.minimum(data, 1)
     put("data", np.concatenate([np.r_[small[r], (data - small)[r][::-1]] for r in rows]))(group)
     put("indices", np.concatenate([np.r_[indices[r], indices[r][::-1]] for r in rows]))(group)
@@ -388,7 +389,7 @@ def _duplicated(file: Any) -> None:
 
 def _reversed(file: Any) -> None:
     group, pointers = file["X"], file["X/indptr"][:]
-    rows = [slice(a, b) for a, b in zip(pointers, pointers[1:], strict=False)]
+    rows = [slice(a, b) for a, b in itertools.pairwise(pointers)]
     for name in ("data", "indices"):
         entries(name, lambda v: np.concatenate([v[r][::-1] for r in rows]))(group)
 
@@ -447,7 +448,24 @@ def _renamed(ids: list[str]) -> dict[str, Any]:
 
 _INT8, _BIG = np.minimum(COUNTS, 127), ">i4"
 _NUMBERS = [str(1000 + i) for i in range(N_SPOTS)]
-_WORDS = ["NA", "nan", "None", "TRUE", "1.0", "007", "1e5", "-1", "inf", "#N/A", "ü", "名", "a b", "'", 'q"q', "x,y"]
+_WORDS = [
+    "NA",
+    "nan",
+    "None",
+    "TRUE",
+    "1.0",
+    "007",
+    "1e5",
+    "-1",
+    "inf",
+    "#N/A",
+    "ü",
+    "名",
+    "a b",
+    "'",
+    'q"q',
+    "x,y",
+]
 
 READ: dict[str, Any] = {
     **{f"dense {dtype}": _dense(dtype) for dtype in ("u1", "i2", "u8", "f2", "f4", "f8", ">i4", ">f8")},
@@ -504,7 +522,7 @@ READ: dict[str, Any] = {
     "spatial in single precision": _spatial(XY.astype("f4")),
     "spatial in half precision": _spatial(XY.astype("f2")),
     "spatial big-endian": _spatial(XY.astype(">f8")),
-    "one NaN in spatial": _spatial(np.where(XY == XY[3], np.nan, XY)),
+    "one NaN in spatial": _spatial(np.where(XY[3] == XY, np.nan, XY)),
     "all NaN in spatial": _spatial(np.full((16, 2), np.nan)),
     "no spatial": h5(drop("obsm/spatial")),
     "no obsm": h5(drop("obsm")),
@@ -583,7 +601,7 @@ EITHER: dict[str, Any] = {
     "spatial of text that are numbers": _spatial(XY.astype("S")),
     "spatial of text": _spatial(np.array([["pxl_col", "pxl_row"]] * 16, "S")),
     "spatial infinite": _spatial(np.full((16, 2), np.inf)),
-    "spatial with a huge number": _spatial(np.where(XY == XY[3], 1e300, XY)),
+    "spatial with a huge number": _spatial(np.where(XY[3] == XY, 1e300, XY)),
     "spatial of no columns": _spatial(np.zeros((16, 0))),
     "library is text": (adata(lambda a: a.uns.__setitem__("spatial", "S1")), "", {"words": ("--mpp", "0.5")}),
     "metadata is text": (_library(metadata="mpp"), "", {"words": ("--mpp", "0.5")}),

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from case_lab import Case, cases
 

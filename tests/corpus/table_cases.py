@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import anndata
 import numpy as np
-import pandas as pd
 from case_lab import COUNTS, IDS, MPP, N_SPOTS, XY, Case, Change, cases
 
 Rows = list[list[str]]
