@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -24,11 +25,22 @@ from spam.schemas.config import Config
 
 from .options import Option, gather, options_of
 
-# Operating system errors that the user can fix (permission, disk, quota, path); any other OSError is a bug.
-_USER_ERRORS = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENOTDIR, errno.ENAMETOOLONG),
+# Operating system errors that the user can fix, with the next step; any other OSError is a bug.
+_FREE_SPACE = "Free some space, or choose another disk, and run the same command again."
+_OTHER_PLACE = "Choose another path."
+_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "This shell limits the size of files: see `ulimit -f`, and run the same command again.",
+    errno.EMFILE: "This shell limits the number of open files: raise it with `ulimit -n`.",
+    errno.EIO: "Check the disk, and run the same command again.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a place where you may write."),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP), _OTHER_PLACE
+    ),
 }
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_ERRNO = re.compile(r"errno(?: = |\s|: )?(\d+)", re.IGNORECASE)  # in the messages of HDF5 and Arrow
 # Options of every command.
 _SHARED = (
     Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
@@ -130,11 +142,15 @@ def _mendable(error: Exception) -> str | None:
     """Return the message of an error that the user can fix; None for a bug."""
     if isinstance(error, SpamError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _USER_ERRORS:
-        where = "" if error.filename is None else f": {error.filename}"
-        return (
-            f"{error.strerror}{where}. Choose another path, or free some space and run the same command again"
-        )
+    cause: BaseException | None = error
+    while cause is not None:  # libraries raise errors of their own from those of a disk
+        number = getattr(cause, "errno", None)
+        if number is None and (match := _ERRNO.search(str(cause))):
+            number = int(match[1])
+        if number in _REMEDIES and (cause is error or number in _OF_DISKS):
+            name = getattr(cause, "filename", None)
+            return f"{os.strerror(number)}{'' if name is None else f': {name}'}. {_REMEDIES[number]}"
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -9,6 +9,7 @@ from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
+from spam.schemas.import_config import ImportConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -43,13 +44,23 @@ EMBED = command(
     "embed",
     "Embed the tiles of sections once, into a feature store with spots, counts and coordinates.",
     "spam embed --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --store cohort.zarr\n"
-    "spam embed --manifest sections.csv --root images --store cohort.zarr",
+    "spam embed --manifest sections.csv --root images --store cohort.zarr\n"
+    "spam embed --from outs --image he.tif --store cohort.zarr",
     EmbedConfig,
     "embed",
     options=(*options_of(EmbedConfig), _DRY_RUN),
     work=_embed,
 )
 
+IMPORT = command(
+    "import",
+    "Write the folder of an instrument (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST) as the files of "
+    "`spam embed`: h5ad, table of tiles and manifest.",
+    "spam import outs --image he.tif --out-dir lab\n"
+    "spam embed --manifest lab/sections.csv --store cohort.zarr",
+    ImportConfig,
+    "import_folder",
+)
 # Options of `spam embed` that `spam adapt` does not take: it writes no features, and has its own --batch-size etc.
 _OF_FEATURES = {field.name for field in dataclasses.fields(EmbedConfig)} - {
     *(field.name for field in dataclasses.fields(InputConfig)),
@@ -217,5 +228,19 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
+    *(
+        IMPORT,
+        EMBED,
+        ADAPT,
+        GRAPH,
+        PRETRAIN,
+        FINETUNE,
+        PREDICT,
+        INFERENCE,
+        BENCHMARK,
+        HEST,
+        SIMULATE,
+        DEMO,
+        DOCTOR,
+    ),
 )

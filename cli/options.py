@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from spam.errors import ConfigError, MissingInputError
-from spam.schemas.config import Config, Panel, check, flag, unknown_fault
+from spam.schemas.config import Config, Panel, check, field_name, flag, unknown_fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Option:
         declared: Any
         if self.is_argument:
             declared = typer.Argument(**settings)
-        elif self.kind is bool:
+        elif self.scalar is bool:
             declared = typer.Option(f"{flag(self.name)}/--no-{flag(self.name)[2:]}", **settings)
         else:
             declared = typer.Option(flag(self.name), *self.flags, **settings)
@@ -76,14 +76,14 @@ class Option:
         return values
 
     def _help(self) -> str:
-        shown = {True: "on", False: "off"}[self.default] if self.kind is bool else self.default
+        shown = {True: "on", False: "off", None: None}[self.default] if self.scalar is bool else self.default
         shown = ", ".join(map(str, shown)) if self.is_list else shown
         is_shown = shown not in (None, (), "") and "default" not in self.help
         return f"{self.help} [default: {shown}]" if is_shown else self.help
 
     def _metavar(self) -> str | None:
         """Show the type of a value: ``<int>``, ``[joint|img-gene]``; with ``...`` for lists."""
-        if self.metavar or self.kind is bool:
+        if self.metavar or self.scalar is bool:
             return self.metavar
         choices = "|".join(get_args(self.scalar))
         if self.is_argument:  # typer adds brackets
@@ -127,9 +127,9 @@ def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[
         message = f'{path} (--config) is not TOML: {error}. Write lines such as: device = "cpu"'
         raise ConfigError(message) from error
     known = [option.name for option in options]
-    unknown = [key for key in table if key.replace("-", "_") not in known]
+    unknown = [key for key in table if field_name(key) not in known]
     check([unknown_fault(f"`spam {command}` ({path})", unknown, known)])
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    return {field_name(key): value for key, value in table.items()}
 
 
 def gather(

@@ -29,6 +29,9 @@ class CheckpointMeta(Record):
         Feature arrays used together, their tile specs and their lengths, in order.
     is_averaged
         Whether the features are means over the symmetries of the tile.
+    section_digests
+        Up to 64 digests of spots, genes and images of each section that was read, see `Profiles` in ``spam/store``; they
+        find the same tissue under another name.
     genes
         Modelled genes, in order.
     gene_sets
@@ -76,5 +79,6 @@ class CheckpointMeta(Record):
     settings: dict[str, Any]
     software: dict[str, str]
     is_averaged: bool = False
+    section_digests: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
     format: str = CHECKPOINT_FORMAT
     version: int = CHECKPOINT_VERSION

@@ -9,12 +9,13 @@ import difflib
 import functools
 import hashlib
 import json
+import keyword
 import math
 import re
 import types
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spam.errors import ConfigError, MissingInputError
@@ -86,8 +87,14 @@ data, training, model, output, advanced = (
 
 
 def flag(field_name: str) -> str:
-    """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``."""
-    return "--" + field_name.replace("_", "-")
+    """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``, ``from_`` -> ``--from``."""
+    return "--" + field_name.rstrip("_").replace("_", "-")
+
+
+def field_name(key: str) -> str:
+    """Name the field that a key of a file sets: ``batch-size`` -> ``batch_size``, ``from`` -> ``from_``."""
+    name = key.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def check(faults: Iterable[str | None]) -> None:
@@ -209,6 +216,15 @@ class Config(Record):
         """List contradictions between fields; subclasses override this."""
         return []
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the values for a file that may be shared: names of files and stores instead of paths, and no outputs."""
+        values, kinds = self.to_mapping(), get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            if Path in members_of(kinds[field.name]) and values[field.name] is not None:
+                is_output = field.name in _OUTPUT_NAMES or field.metadata["is_output"]
+                values[field.name] = None if is_output else PurePath(values[field.name]).name
+        return values
+
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
         """Check that every file, folder and store that the configuration reads exists; addresses are not looked up.
 
@@ -245,7 +261,7 @@ class Config(Record):
             On unknown keys (with the nearest known one), wrong types, and values outside the limits of a field.
         """
         kinds = get_type_hints(cls)
-        names = {key: key.replace("-", "_") for key in values}
+        names = {key: field_name(key) for key in values}
         shown = {field.name: _shown(field) for field in dataclasses.fields(cls)}
         check([unknown_fault(cls.__name__, [key for key, name in names.items() if name not in kinds], kinds)])
         ready: dict[str, Any] = {}

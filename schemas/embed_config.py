@@ -19,8 +19,31 @@ DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark 
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class InputConfig(Config):
+class FolderOptions(Config):
+    """How the folder of an instrument is read."""
+
+    image: Path | None = _data(
+        None,
+        "full-resolution H&E image of an instrument's folder; images that Space Ranger or Xenium write are never taken for it",
+    )
+    bin: str | None = _data(
+        None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
+    )
+    alignment: Path | None = _data(
+        None,
+        "alignment of the H&E image of Xenium: *_he_imagealignment.csv or keypoints (default: the one in the folder)",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InputConfig(FolderOptions):
     """The files of a section, and how its table is read."""
+
+    from_: Path | None = _data(
+        None,
+        "folder that an instrument wrote (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST), instead of --h5ad, "
+        "--csv and --root; see `spam import`",
+    )
 
     h5ad: Path | None = _data(None, "AnnData file with raw counts (optional for prediction)")
     csv: Path | None = _data(
@@ -30,21 +53,27 @@ class InputConfig(Config):
     section: str | None = _data(
         None, "name of the section (default: obs['section'], else the name of the h5ad file)"
     )
-    donor: str | None = _data(None, "donor of the section (default: obs['patient'] or obs['donor'])")
+    donor: str | None = _data(None, "donor of the section (default: obs['patient'], ['donor'], ['donor_id'])")
     mpp: float | None = _data(
         None, "µm per full-resolution pixel (default: from the h5ad, else from the slide)", limits=">0"
     )
     counts_layer: str | None = _data(
-        None, "layer of the h5ad with raw counts (default: 'counts' if it exists, else X)"
+        None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
     )
     coordinates: Literal["pixels", "um", "hires"] = _data(
         "pixels",
         "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image",
     )
-    swap_xy: bool = _data(False, "read the table's x as row and y as column")
+    swap_xy: bool | None = _data(
+        None,
+        "read the table's x as row and y as column (default: no, after a comparison with h5ad and tissue)",
+    )
     id_offset: int = _data(0, "add this to the table's integer ids before joining")
     id_strip_suffix: str | None = _data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
+    )
+    h5ad_id_strip_suffix: str | None = _data(
+        None, "remove this suffix, e.g. '-0', from the h5ad's ids (only) for joining"
     )
     allow_missing_tiles: bool = _data(False, "omit spots of the h5ad without a tile")
 
@@ -137,13 +166,25 @@ class EmbedConfig(InputConfig):
             for field in dataclasses.fields(self)
             if field.name in of_tables and getattr(self, field.name) != field.default
         ]
+        of_folder = [
+            flag(field.name) for field in dataclasses.fields(FolderOptions) if getattr(self, field.name)
+        ]
+        replaced = [name for name in given if name not in (flag("from_"), *of_folder)]
+        replaced += [flag("root")] if self.root is not None else []
         part = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
         rules = {
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
             f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
             "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um,
-            "give --manifest, or --csv and --root (with or without --h5ad)": not is_grid
+            f"--from replaces the lab files; omit {', '.join(replaced)}": not is_grid
+            and self.from_
+            and replaced,
+            f"{', '.join(of_folder)} belongs to --from, which is missing": not is_grid
+            and self.from_ is None
+            and of_folder,
+            "give --manifest, or --csv and --root (with or without --h5ad), or --from": not is_grid
             and not is_cohort
+            and self.from_ is None
             and (self.csv is None or self.root is None),
             f"--manifest gives these per section; omit {', '.join(per_section)}": not is_grid
             and is_cohort
@@ -196,6 +237,8 @@ class SectionReport:
 
     Attributes
     ----------
+    scale
+        µm per pixel and its source.
     keys
         Finished features in the store, one name per tile size.
     join
@@ -212,6 +255,7 @@ class SectionReport:
 
     name: str
     n_spots: int
+    scale: str
     keys: tuple[str, ...]
     join: str
     n_embedded: int
@@ -237,7 +281,7 @@ class EmbedReport:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{section.name}: {section.join}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
+            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
             f"{section.n_present} already present ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)

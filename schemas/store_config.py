@@ -12,8 +12,11 @@ ForeignKind = Literal["trident", "clam", "slide2vec", "npy", "h5ad"]
 _STORE = "store: a folder, a packed store (.zip), or an address such as s3://bucket/cohort.zarr"
 _SECTIONS = "sections, e.g. C2,C3 (default: all)"
 _FEATURES = "features, by key or encoder name (default: all)"
-_NO_COUNTS = "leave out counts and genes; obs columns stay, so check that none was computed from counts"
-_NO_PLACES = "leave out coordinates, graphs, overview image and obs columns; number the spots in random order"
+_NO_COUNTS = (
+    "leave out counts, genes and obs columns, which may be computed from counts (those of the array stay)"
+)
+_NO_PLACES = "leave out coordinates, graphs, overview image, file names and obs columns; number the spots in random order"
+_KEEP_OBS = "obs columns to keep although counts or coordinates are left out, e.g. label"
 _SELECT = "select cohort.zarr part.zarr --sections C2"
 _MERGE = "merge all.zarr a.zarr b.zarr"
 _EXPORT = "export cohort.zarr out --to h5ad"
@@ -65,6 +68,7 @@ class SelectConfig(Config):
     genes_file: Path | None = option(None, "text file of the genes to keep, one per line")
     without_counts: bool = option(False, _NO_COUNTS)
     without_coordinates: bool = option(False, _NO_PLACES)
+    keep_obs: tuple[str, ...] = option((), _KEEP_OBS)
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -72,7 +76,14 @@ class SelectConfig(Config):
         return [
             "give --genes or --genes-file, not both" if self.genes and self.genes_file else None,
             "--without-counts leaves no genes; omit --genes" if self.without_counts and has_genes else None,
+            _unused_keep_obs(self),
         ]
+
+
+def _unused_keep_obs(config: "SelectConfig | PushConfig") -> str | None:
+    if config.keep_obs and not (config.without_counts or config.without_coordinates):
+        return "--keep-obs needs --without-counts or --without-coordinates; without them all obs columns stay"
+    return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +158,13 @@ class PushConfig(Config):
     )
     without_counts: bool = option(False, _NO_COUNTS)
     without_coordinates: bool = option(False, _NO_PLACES)
+    keep_obs: tuple[str, ...] = option((), _KEEP_OBS)
     private: bool = option(True, "make a new Hub repository private")
     overwrite: bool = option(False, "replace sections that differ at the address")
+
+    def faults(self) -> list[str | None]:
+        """List contradictions between options."""
+        return [_unused_keep_obs(self)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import unicodedata
+from collections.abc import Collection
 from typing import Any, Literal
+
+from spam.errors import shortened
 
 from .config import Record
 
@@ -19,12 +23,35 @@ FeatureDtype = Literal["float16", "float32"]
 """Number formats of stored features."""
 
 
+_MOST_NAME_BYTES = 200  # file systems allow 255, and the store adds to a name while it writes
+_RESERVED_NAMES = (
+    "zarr.json",
+    "readme.md",
+    "_index",
+)  # files beside the sections; AnnData's name of the row names
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """Size and SHA-256 (64 hexadecimal digits) of one file of a section."""
 
     n_bytes: int
     sha256: str
+
+
+def name_fault(name: str, what: str, *, reserved: Collection[str] = ()) -> str | None:
+    """Describe why `name` cannot be the name of a section, a column or an array of a store; None if it can."""
+    if not name:
+        return f"{what} is empty"
+    if name.casefold() in {*_RESERVED_NAMES, *reserved} or name.endswith(".partial"):
+        return f"{what} {name!r} is reserved by the store"
+    if (n_bytes := len(name.encode("utf-8", "surrogatepass"))) > _MOST_NAME_BYTES:
+        return f"{what} {shortened(name)} has {n_bytes} bytes, more than {_MOST_NAME_BYTES}"
+    if name.startswith((".", "__")) or any(
+        c in "/\\" or unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in name
+    ):
+        return f"{what} {name!r} holds '/', '\\' or a control character, or starts with '.' or '__'"
+    return None
 
 
 def feature_key(encoder: str, tile_label: str, *, is_averaged: bool = False) -> str:
@@ -45,7 +72,7 @@ def quality_key(key: str) -> str:
 class SourceFile(Record):
     """A file that a section was made from: its role, its name without any folder, its size and digest."""
 
-    role: Literal["h5ad", "csv", "slide", "tiles"]
+    role: Literal["h5ad", "csv", "slide", "tiles", "folder"]
     name: str
     n_bytes: int
     sha256: str
@@ -64,7 +91,7 @@ class SectionMeta(Record):
     mpp
         µm per full-resolution pixel, or None where unknown (then there are no µm coordinates).
     mpp_source
-        Where `mpp` came from: ``option``, ``h5ad``, ``slide`` or None.
+        Where `mpp` came from: ``option``, ``h5ad``, ``folder`` (of an instrument), ``slide`` or None.
     slide_width_px, slide_height_px
         Full-resolution size of the slide, or None for a folder of tile files.
     sources

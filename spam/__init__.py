@@ -13,6 +13,7 @@ from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
 from .schemas.embed_config import EmbedConfig as EmbedConfig
 from .schemas.graph_config import GraphConfig as GraphConfig
 from .schemas.hest_config import HestConfig as HestConfig
+from .schemas.import_config import ImportConfig as ImportConfig
 from .schemas.predict_config import PredictConfig as PredictConfig
 from .schemas.simulate_config import DemoConfig as DemoConfig
 from .schemas.simulate_config import SimulateConfig as SimulateConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
+    from .sections.lab_file_writer import import_folder as import_folder
     from .simulation import simulate as simulate
     from .simulation.demo import demo as demo
     from .store import open_store as open_store
@@ -43,6 +45,7 @@ _MODULE_OF = {
     "embed": "embedding",
     "finetune": "training",
     "hest_benchmark": "hest_tasks",
+    "import_folder": "sections.lab_file_writer",
     "open_store": "store",
     "predict": "predicting",
     "pretrain": "training",

@@ -3,6 +3,9 @@
 The command line prints the message alone and exits with 2; any other exception is a bug and exits with 1.
 """
 
+import reprlib
+from typing import Any
+
 
 class SpamError(Exception):
     """An error that the user can fix; the message states how."""
@@ -46,3 +49,25 @@ class CheckpointError(SpamError, ValueError):
 
 class NotApplicableError(SpamError, ValueError):
     """A method that cannot be applied in a fold of a benchmark; the other methods continue."""
+
+
+class _Short(reprlib.Repr):
+    """Shows the beginning and the end of a long value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Describe a very long integer, which Python refuses to convert to text."""
+        digits = round(x.bit_length() * 0.30103)  # log10(2)
+        return f"a whole number of about {digits} digits" if digits > self.maxlong else repr(x)
+
+
+_short = _Short()
+
+
+def shortened(value: Any) -> str:
+    """Quote a value for a message as `repr` does; of a long one only the beginning and the end."""
+    return _short.repr(value)

@@ -18,9 +18,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from spam.atomic import replacing, write_text
+from spam.atomic import claimed, replacing, write_text
 from spam.encoders import Encoder, build_encoder, encoder_card, require_reachable
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
 from spam.evaluation.hest_probe import HestReport, TaskScore, predict_expression, require_solver
@@ -29,7 +28,9 @@ from spam.models.linear import pearson_per_gene
 from spam.progress import SILENT, Progress
 from spam.schemas.hest_config import HestConfig, HestSolver
 from spam.sections.h5ad import read_h5ad
-from spam.store.array_files import open_hdf5, read_numbers, refuse_claims
+from spam.sections.hdf5_files import find_node, open_hdf5, read_numbers, read_values, refuse_claims
+from spam.sections.lab_section import quoted
+from spam.store.gene_names import advice_on_names
 from spam.tiles.tile_cutting import resample
 from spam.typing import Array, Float64, Num
 
@@ -67,7 +68,7 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
     ConfigError
         If a task is unknown, or the solver is not installed.
     OutputExistsError
-        If the out dir holds results and ``--overwrite`` is not given.
+        If the out dir holds results and ``--overwrite`` is not given, or another process writes them.
     MissingInputError
         If files of a task, or embeddings of its samples, are missing.
     SectionError
@@ -75,17 +76,22 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
     EncoderError
         If the encoder is unknown or its weights are not available.
     """
+    assert config.out_dir is not None  # checked by HestConfig
+    with claimed(config.out_dir, "--out-dir"):
+        return _hest_benchmark(config, config.out_dir, progress)
+
+
+def _hest_benchmark(config: HestConfig, out: Path, progress: Progress) -> HestReport:
     assert config.bench_data is not None  # checked by HestConfig
-    assert config.out_dir is not None
-    files = (config.out_dir / "hest.md", config.out_dir / "hest.json")
-    if not config.overwrite and any(file.exists() for file in files):
-        message = f"Results exist: {str(config.out_dir)!r}. Choose another --out-dir, or give --overwrite."
+    files = (out / "hest.md", out / "hest.json")
+    if not config.overwrite and files[1].exists():  # written last
+        message = f"Results exist: {str(out)!r}. Choose another --out-dir, or give --overwrite."
         raise OutputExistsError(message)
     require_solver(config.solver)
     folders = find_tasks(config.bench_data, config.tasks)
     tasks = [read_task(folder, needs_patches=config.features is None) for folder in folders]
     name = config.enc_name if config.features is not None else encoder_card(config.enc_name).name
-    root = config.features or config.out_dir / "embeddings"
+    root = config.features or out / "embeddings"
     encoder_folder = "".join(c if c.isalnum() or c in "_.-" else "-" for c in name)
     embeddings = {
         task.name: {sample: root / task.name / encoder_folder / f"{sample}.h5" for sample in task.samples}
@@ -108,7 +114,6 @@ def hest_benchmark(config: HestConfig, *, progress: Progress = SILENT) -> HestRe
     packages = ("spam-st", "numpy", "scipy", *(("scikit-learn",) if config.solver == "sklearn" else ()))
     software = {package: version(package) for package in packages}
     report = HestReport(config=config, tasks=scores, software=software, files=files)
-    config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(files[0], report.to_markdown())
     write_text(files[1], json.dumps(report.to_mapping(), indent=1, allow_nan=False))
     return report
@@ -255,20 +260,21 @@ def read_expression(
     SectionError
         If genes or spots are missing or repeated, or values are negative or not finite; lists every fault.
     """
-    adata = read_h5ad(path)
+    h5ad = read_h5ad(path, "HEST's")
     faults, places = [], []
-    for what, wanted, index in (("barcodes", barcodes, adata.obs_names), ("genes", genes, adata.var_names)):
-        names = index.astype(str)
+    for what, wanted, found in (("barcodes", barcodes, h5ad.ids), ("genes", genes, h5ad.features("X")[0])):
+        names = pd.Index(found)
         n_found = names.value_counts().reindex(list(wanted), fill_value=0)
         if bad := list(n_found.index[n_found != 1]):
-            faults.append(f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})")
+            fault = f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})"
+            other = h5ad.other_gene_names() if what == "genes" else None
+            faults.append(f"{fault} {advice_on_names(found, wanted, other, then='')}".rstrip(" ."))
         else:
             places.append(names.get_indexer_for(list(wanted)))
     if faults:
         message = f"{path} does not match its task: {'; '.join(faults)}. Use counts, patches and genes of one release."
         raise SectionError(message)
-    chosen = adata.X[places[0]][:, places[1]]
-    counts = np.asarray(chosen.toarray() if sparse.issparse(chosen) else chosen, dtype=np.float64)
+    counts = h5ad.at(places[0]).matrix("X")[:, places[1]].toarray().astype(np.float64)
     if not np.isfinite(counts).all() or (counts < 0).any():
         message = f"X of {path} has negative or non-finite values for the task's genes; expected raw counts."
         raise SectionError(message)
@@ -304,7 +310,7 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
             if {key: str(value) for key, value in file.attrs.items()} == made_of:
                 return
     with open_hdf5(patches) as file:
-        images, barcodes, coords = file.get("img"), read_barcodes(file), read_numbers(file, "coords")
+        images, barcodes, coords = find_node(file, "img"), read_barcodes(file), read_numbers(file, "coords")
         shape: tuple[int, ...] = ()
         if isinstance(images, h5py.Dataset) and images.dtype == np.uint8:
             shape = images.shape
@@ -362,10 +368,8 @@ def read_barcodes(file: h5py.File) -> tuple[str, ...]:
     SectionError
         If neither exists.
     """
-    node = next((file[key] for key in ("barcodes", "barcode") if key in file), None)
+    node = find_node(file, "barcodes") or find_node(file, "barcode")
     if not isinstance(node, h5py.Dataset):
-        message = f"{file.filename} has no 'barcodes' or 'barcode' (only {', '.join(file)})."
+        message = f"{file.filename} has no 'barcodes' or 'barcode' (only {quoted(list(file))})."
         raise SectionError(message)
-    refuse_claims(node)
-    values = np.asarray(node[()]).ravel()
-    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values)
+    return tuple(map(str, read_values(node).ravel()))

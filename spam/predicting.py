@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spam.atomic import write_text
+from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, BoardReport, score_predicted
 from spam.hardware import resolve_device
@@ -27,7 +27,7 @@ from spam.progress import SILENT, Progress
 from spam.reports import GivenEntries, SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
 from spam.schemas.predict_config import PredictConfig
 from spam.sections import read_measured_part
-from spam.store import StoredSection, open_store
+from spam.store import StoredSection, advice_on_names, open_store
 from spam.typing import Array, Float32
 
 _WRITTEN = (
@@ -51,12 +51,18 @@ class PredictReport:
         Written files.
     board
         Scores of the model and the baselines; None without ground truth.
+    unscored
+        Why there are no scores; None if there are.
+    gene_advice
+        How to make the gene names of the section match, if most modelled genes were not found in it and a change is known.
     """
 
     predicted: PredictedSection
     n_unmeasured: int
     files: tuple[Path, ...]
     board: BoardReport | None
+    unscored: str | None = None
+    gene_advice: str = ""
 
     @property
     def context(self) -> ContextReport | None:
@@ -87,12 +93,14 @@ class PredictReport:
             "n_spots": len(self.predicted.ids),
             "n_genes": len(self.predicted.genes),
             "is_training_section": provenance["is_training_section"],
+            "training_section": self.predicted.training_section,
             "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
             "coverage": self.predicted.coverage,
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
             "n_unlike": self.n_unlike,
             "n_predictable": self.n_predictable,
+            "unscored": self.unscored,
             "context": None if context is None else dataclasses.asdict(context),
             "files": [str(path) for path in self.files],
             "metrics": None if self.board is None else self.board.to_mapping(),
@@ -101,11 +109,12 @@ class PredictReport:
     def summary(self) -> str:
         """Return the boards, with warnings first."""
         n_spots, n_genes = self.predicted.unclipped.shape
-        provenance = self.predicted.provenance
+        provenance, trained_as = self.predicted.provenance, self.predicted.training_section
         lines = [f"section {self.predicted.section}: {n_spots} spots x {n_genes} genes"]
-        if provenance["is_training_section"]:
+        if trained_as is not None:
+            name = "" if trained_as == self.predicted.section else f" under the name {trained_as!r}"
             lines.append(
-                "WARNING: the checkpoint was trained on this section; scores do not describe new tissue"
+                f"WARNING: the checkpoint was trained on this section{name}; scores do not describe new tissue"
             )
         if self.n_unlike is None:
             lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
@@ -118,7 +127,9 @@ class PredictReport:
             )
         share = f"{self.n_predictable} of {n_genes} genes"
         lines.append(
-            f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
+            f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
+            if self.predicted.is_mostly_unlike
+            else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
         )
         if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
             lines.append(
@@ -128,13 +139,16 @@ class PredictReport:
         if self.context is not None:
             lines.append(self.context.sentence())
         if 0 < self.n_unmeasured < n_genes:
+            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes and self.gene_advice else ""
             lines.append(
-                f"{self.n_unmeasured} of these genes were not measured in the section and are not scored"
+                f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
+                f"{self.gene_advice}".rstrip(". ")
             )
         if self.n_unreadable:
             lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
-        unscored = "no ground truth, so no scores" if self.context is None else "no entries left to score"
-        lines.append(unscored if self.board is None else self.board.markdown())
+        lines.append(
+            f"{self.unscored} {self.gene_advice}".rstrip() if self.board is None else self.board.markdown()
+        )
         return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
 
 
@@ -151,12 +165,16 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     SectionError, ConfigError
         If the context is not raw counts of the section, or cannot be used by the checkpoint.
     OutputExistsError
-        If the output folder holds predictions, without ``--overwrite``.
+        If the output folder holds predictions, without ``--overwrite``, or another process writes to it.
     """
-    assert config.store is not None  # PredictConfig checks these three
+    assert config.out_dir is not None  # checked by PredictConfig
+    with claimed(config.out_dir, "--out-dir"):
+        return _predict(config, config.out_dir, progress)
+
+
+def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictReport:
+    assert config.store is not None  # checked by PredictConfig
     assert config.ckpt is not None
-    assert config.out_dir is not None
-    out = config.out_dir
     if (out / "predictions.h5ad").exists() and not config.overwrite:
         message = f"{str(out / 'predictions.h5ad')!r} exists. Choose another --out-dir, or replace it with --overwrite."
         raise OutputExistsError(message)
@@ -180,30 +198,54 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     )
     if context is not None:
         predicted = condition(predictor, predicted, context)
-    out.mkdir(parents=True, exist_ok=True)
-    for (
-        name
-    ) in _WRITTEN:  # with --overwrite, scores of another section must not remain beside these predictions
-        (out / name).unlink(missing_ok=True)
-    files = [out / "predictions.h5ad", *(out / f"predictions.{name}" for name in config.formats)]
-    given = None if context is None else (context.is_given_spot, context.is_given_gene)
-    write_predictions(predicted, files[0], given=given)
-    for path in files[1:]:
-        write_table(predicted, path)
-    board = score_predicted(section, predictor, predicted, context)
-    if board is not None:
-        files += [out / "metrics.json", out / "genes.csv"]
-        write_text(out / "genes.csv", board.gene_table().to_csv())
-    if config.plots:
-        files += _draw(out, config.plot_genes, section, predicted, board, context)
-    measured = set() if section.genes is None else set(section.genes.astype(str)) & set(predicted.genes)
-    n_unmeasured = len(predicted.genes) - len(measured)
-    report = PredictReport(predicted=predicted, n_unmeasured=n_unmeasured, files=tuple(files), board=board)
-    if board is not None:
-        shown = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
-        about = {"model": MODEL, "provenance": predicted.provenance, "config": _without_folders(config)}
-        write_text(out / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1))
+    if predicted.training_section is None and (trained_as := predictor.section_with_counts(section)):
+        known = {"is_training_section": True, "training_section": trained_as}
+        predicted = dataclasses.replace(predicted, provenance={**predicted.provenance, **known})
+    with staged(out, last=_WRITTEN[0], obsolete=_WRITTEN) as folder:
+        files = [folder / "predictions.h5ad", *(folder / f"predictions.{name}" for name in config.formats)]
+        given = None if context is None else (context.is_given_spot, context.is_given_gene)
+        write_predictions(predicted, files[0], given=given)
+        for path in files[1:]:
+            write_table(predicted, path)
+        board = score_predicted(section, predictor, predicted, context)
+        if board is not None:
+            files += [folder / "metrics.json", folder / "genes.csv"]
+            write_text(folder / "genes.csv", board.gene_table().to_csv())
+        if config.plots:
+            files += _draw(folder, config.plot_genes, section, predicted, board, context)
+        measured = () if section.genes is None else section.genes.tolist()
+        report = PredictReport(
+            predicted=predicted,
+            n_unmeasured=len({*predicted.genes} - {*measured}),
+            files=tuple(out / path.relative_to(folder) for path in files),
+            board=board,
+            unscored=None if board is not None else _why_unscored(section, predicted),
+            gene_advice=advice_on_names(measured, predicted.genes) if measured else "",
+        )
+        if board is not None:
+            shown = {
+                key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")
+            }
+            about = {"model": MODEL, "provenance": predicted.provenance, "config": config.to_record()}
+            write_text(
+                folder / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1)
+            )
     return report
+
+
+def _why_unscored(section: StoredSection, predicted: PredictedSection) -> str:
+    """Say why a section has no scores."""
+    if section.genes is None:
+        return "The section has no counts in the store, so there are no scores."
+    if {*section.genes.tolist()}.isdisjoint(predicted.genes):
+        some = ", ".join(section.genes[:3]), ", ".join(predicted.genes[:3])
+        return (
+            f"WARNING: the section has counts of {len(section.genes)} genes ({some[0]}, ...), but none of these names is "
+            f"among the {len(predicted.genes)} genes of the checkpoint ({some[1]}, ...), so there are no scores."
+        )
+    if predicted.context is not None:
+        return "All counts were given with --context-h5ad, so none are left to score."
+    return "No predicted spot has counts, so there are no scores."
 
 
 def _choose_section(address: Path | str, name: str | None) -> StoredSection:
@@ -232,13 +274,6 @@ def _read_context(config: PredictConfig, section: StoredSection, predictor: Pred
     if not context.is_given_gene.all():
         Bank.without(predictor.tensors, predictor.bank_section(section.meta.name)).check()
     return context
-
-
-def _without_folders(config: PredictConfig) -> dict[str, Any]:
-    """Options with names instead of paths, which do not belong in a shared file."""
-    names = {key: getattr(config, key) for key in ("store", "ckpt", "context_h5ad")}
-    bare = {key: None if path is None else PurePath(str(path)).name for key, path in names.items()}
-    return {**config.to_mapping(), **bare, "out_dir": None}
 
 
 def _draw(

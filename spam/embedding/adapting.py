@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spam.atomic import claimed
 from spam.encoders.encoder import build_network
 from spam.encoders.lora_adapter import add_lora, peft_package, write_adapter
 from spam.encoders.tile_network import weights_digest
@@ -105,7 +106,8 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     with contextlib.ExitStack() as slides:
         planned = read_plan(tiles, slides)
         config = _completed(config, tiles, planned)
-        with limited_threads(config.num_workers):
+        assert config.save_dir is not None  # checked by AdaptConfig
+        with limited_threads(config.num_workers), claimed(config.save_dir, "--save-dir"):
             return _adapt(config, tiles, planned, device, progress)
 
 
@@ -124,7 +126,6 @@ def _adapt(
             f"their --revision, or embed again: {embed_command(tiles)} --overwrite"
         )
         raise StoreError(message)
-    config.save_dir.mkdir(parents=True, exist_ok=True)
     spots, rows = _spots_with_counts(data, config.store)
     cut = functools.partial(
         cut_tiles,

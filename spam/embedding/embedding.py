@@ -21,7 +21,7 @@ from spam.hardware import resolve_device
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.embed_config import EmbedConfig, EmbedReport, SectionReport
 from spam.schemas.graph_config import DEFAULT_K
-from spam.schemas.store_format import QUALITY, FeatureMeta, quality_key
+from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, quality_key
 from spam.schemas.tile_spec import MEASURES, tile_flags
 from spam.store import (
     FeatureWriter,
@@ -29,8 +29,9 @@ from spam.store import (
     Store,
     StoredSection,
     chunk_slices,
-    create_store,
     default_chunk_rows,
+    filled_store,
+    readable_spots,
 )
 from spam.tiles import TileBatch, overview
 from spam.typing import Array, Float32, Int64
@@ -56,7 +57,8 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     Raises
     ------
     ConfigError, EncoderError, MissingInputError, SectionError, SlideError, StoreError, TileError
-        As `read_plan`, before anything is written; `StoreError` also if a feature is not finite (earlier chunks are kept).
+        As `read_plan`, before anything is written; `StoreError` also if a feature is not finite (earlier chunks are kept;
+        a new section without any is removed, and so is a new store without sections).
     """
     with contextlib.ExitStack() as slides:
         plan = read_plan(config, slides)
@@ -69,10 +71,11 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
             is_compiled=config.compile,
             lora=config.lora,
         )
-        run = _Run(create_store(plan.store), encoder, config, shard, progress)
-        for planned in plan.sections:
-            run.require_same_settings(planned)
-        reports = [run.embed(planned) for planned in plan.sections]
+        with filled_store(plan.store, needs_features=True) as store:
+            run = _Run(store, encoder, config, shard, progress)
+            for planned in plan.sections:
+                run.require_same_settings(planned)
+            reports = [run.embed(planned) for planned in plan.sections]
     return EmbedReport(store=plan.store, encoder=plan.encoder, sections=tuple(reports))
 
 
@@ -163,10 +166,13 @@ class _Run:
             ensure_spatial_graph(
                 stored, k=DEFAULT_K
             )  # for readers of the store: training uses the same graph
+            readable_spots(stored, [array.features.key for array in arrays])  # an error without any
+            _warn_of_equal_features(self.store, stored)
         planned.files.close()  # a PNG or JPEG is in memory as a whole
         return SectionReport(
             name=section.name,
             n_spots=section.n_spots,
+            scale=section.scale,
             keys=tuple(array.features.key for array in arrays if array.features.is_finished),
             join=section.join.describe(),
             n_embedded=n_embedded,
@@ -309,6 +315,23 @@ class _TileArrays:
         """Make both arrays visible to readers."""
         for writer in self._writers:
             writer.finish()
+
+
+def _warn_of_equal_features(store: Store, section: StoredSection) -> None:
+    """Warn if another section has features of the same bytes: the same image under another name."""
+
+    def chunks(stored: StoredSection, key: str) -> dict[str, FileEntry]:
+        return {path: entry for path, entry in stored.index.below(f"obsm/{key}").items() if "/c/" in path}
+
+    others = [store.section(name) for name in store.section_names if name != section.meta.name]
+    for key in section.feature_keys:
+        same = [
+            s.meta.name for s in others if key in s.feature_keys and chunks(s, key) == chunks(section, key)
+        ]
+        if same:
+            _log.warning(
+                "section %s: its features %s are those of section %s", section.meta.name, key, ", ".join(same)
+            )
 
 
 def _n_rows(chunks: list[slice]) -> int:

@@ -16,12 +16,15 @@ from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
-from spam.sections import Section, SlideSource, TileFiles, read_manifest, read_section
-from spam.store import Store, StoredSection, open_store
+from spam.sections import Section, SlideSource, read_manifest, read_section
+from spam.sections.h5ad import read_h5ad
+from spam.store import Profiles, Store, StoredSection, advice_on_names, duplicates_in, open_store, profiles_of
+from spam.store.gene_names import ENOUGH
 from spam.tiles import (
     Slide,
     TileBatch,
     TileReader,
+    check_placement,
     grid_section,
     grid_slides,
     level_of,
@@ -133,7 +136,7 @@ class EmbedPlan:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{one.section.name}: {one.section.join.describe()}; "
+            f"{one.section.name}: {one.section.join.describe()}; {one.section.scale}; "
             f"tiles of {', '.join(spec.label for spec in one.specs)}"
             for one in self.sections
         ]
@@ -201,6 +204,10 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         message = f"--manifest names several sections {', '.join(map(repr, twice))}. Use unique names."
         raise SectionError(message)
+    _warn_of_duplicates([one.section for one in sections], store)
+    for source, one in zip(inputs, sections, strict=True):
+        if isinstance(source, InputConfig):
+            _warn_of_gene_names(one.section, source.h5ad, [other.section for other in sections], store)
     n_numbers = card.dim * sum(one.section.n_spots * len(one.specs) for one in sections)
     return EmbedPlan(
         store=config.store,
@@ -209,6 +216,49 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
         sections=tuple(sections),
         n_bytes=n_numbers * np.dtype(config.dtype).itemsize,
     )
+
+
+def _warn_of_duplicates(sections: Sequence[Section], store: Store | None) -> None:
+    """Warn if the counts of a section are in the store, or earlier in the manifest, under another name."""
+    before: dict[str, Profiles] = {}
+    for section in sections:
+        if section.counts is None or section.genes is None:
+            continue
+        own = profiles_of(section.counts, section.genes)
+        found = [name for name, profiles in before.items() if own.share_of_counts(profiles)]
+        if store is not None:
+            found += duplicates_in(store, section.name, section.counts, section.genes)
+        before[section.name] = own
+        if found:
+            _log.warning(
+                "section %s has the counts of section %s: do not train on one and test on the other",
+                *(section.name, ", ".join(dict.fromkeys(found))),
+            )
+
+
+def _warn_of_gene_names(
+    section: Section, h5ad: Path | None, planned: Sequence[Section], store: Store | None
+) -> None:
+    """Warn if a section shares fewer than half of its gene names with the first other section."""
+    stored = () if store is None else (store.section(name) for name in store.section_names)
+    others = ((s.meta.name, s.genes) for s in stored)
+    name, genes = next(
+        (
+            (n, g)
+            for n, g in (*others, *((s.name, s.genes) for s in planned))
+            if n != section.name and g is not None
+        ),
+        ("", None),
+    )
+    if section.genes is None or genes is None or h5ad is None:
+        return
+    n_shared = len({*section.genes.tolist()} & {*genes.tolist()})
+    if n_shared < ENOUGH * min(len(section.genes), len(genes)):
+        _log.warning(
+            "section %s shares only %d of its %d gene names with section %s. %s",
+            *(section.name, n_shared, len(section.genes), name),
+            advice_on_names(section.genes, genes, read_h5ad(h5ad).other_gene_names()),
+        )
 
 
 def differences(stored: StoredSection, section: Section, licence: str | None) -> list[str]:
@@ -270,14 +320,23 @@ def _plan_section(
         if isinstance(section.tiles, SlideSource):
             slide = files.enter_context(open_slide(section.tiles.path))
             section = locate(section, slide)
+    stored = None if store is None or section.name not in store.section_names else store.section(section.name)
+    if slide is not None and isinstance(source, InputConfig) and (stored is None or config.overwrite):
+        section = check_placement(
+            section, slide, is_decided=source.swap_xy is not None, is_forgiving=config.skip_bad_tiles
+        )
+        if config.manifest is not None:
+            slide.release()  # the slides of a cohort do not fit into memory together
     for note in section.join.notes:
         _log.warning("section %s: %s", section.name, note)
     mpp_note = None if slide is None else slide.mpp_note
     specs = resolve_tile_specs(section, config, input_px=encoder.input_px, mpp_note=mpp_note)
-    if isinstance(section.tiles, TileFiles):  # opens every file, and compares their sizes with the tile's
-        largest = max(specs, key=lambda spec: spec.native_px(section.mpp))
-        TileReader(section, largest, is_forgiving=config.skip_bad_tiles).close()
-    stored = None if store is None or section.name not in store.section_names else store.section(section.name)
+    largest_first = sorted(specs, key=lambda spec: -spec.native_px(section.mpp))
+    for spec in largest_first if config.skip_bad_tiles else largest_first[:1]:
+        # Opens every tile file, and compares their sizes with the tile's.
+        with TileReader(section, spec, slide=slide, is_forgiving=config.skip_bad_tiles) as reader:
+            if config.skip_bad_tiles:
+                reader.require_readable()
     if stored and not config.overwrite and (found := differences(stored, section, config.licence)):
         message = (
             f"Section {section.name!r} in the store was made from other inputs: {'; '.join(found)}. Use another --section "

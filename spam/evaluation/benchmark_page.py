@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 
-from .boards import HEADLINE_SET, HEST_SET, SCOPES, SCORE_HEADINGS, board_table, markdown_table, shown
+from .boards import (
+    HEADLINE_SET,
+    HEST_SET,
+    NO_LEVEL,
+    SCOPES,
+    SCORE_HEADINGS,
+    board_table,
+    markdown_table,
+    shown,
+)
 from .runs import ALL_GENES
 from .summary import COMPARED
 
@@ -112,7 +121,7 @@ def _boards(report: "BenchmarkReport") -> Iterator[str]:
         yield board_table(own, value="mean")
     yield (
         "Genes, and those without a Pearson correlation (constant truth or prediction), are means over test sections; "
-        "undefined scores are excluded from means."
+        f"undefined scores are excluded from means. {NO_LEVEL}"
     )
 
 

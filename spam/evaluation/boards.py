@@ -35,6 +35,9 @@ SCORE_HEADINGS = {
 }
 """Heading of each score; the arrow shows the better direction."""
 
+NO_LEVEL = "Depth null and HEST ridge predict no level: compare their correlations, not R², MSE, MAE, SSIM."
+"""What the boards say of these two baselines."""
+
 UnitKind = Literal["donors", "sections", "blocks", "genes"]
 
 SCOPES: dict[UnitKind, str] = {
@@ -169,6 +172,8 @@ class BoardReport:
     panel_share
         Fraction of the section's counts in the modelled genes relative to the training sections, if it is so large that the
         section must be a panel; else None.
+    no_verdict
+        Why there is no verdict.
     """
 
     n_spots: int
@@ -176,12 +181,18 @@ class BoardReport:
     verdict: PairedDifference | None
     genes: pd.DataFrame
     panel_share: float | None = None
+    no_verdict: str = "no model and rival to compare"
+
+    def without_verdict(self, reason: str) -> "BoardReport":
+        """Withhold a verdict that would mislead."""
+        return dataclasses.replace(self, verdict=None, no_verdict=reason)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything except the genes as JSON-ready types; NaN becomes None."""
         values = {name: getattr(self, name) for name in ("n_spots", "panel_share", "scores")}
         verdict = None if self.verdict is None else self.verdict.to_mapping()
-        mapping: dict[str, Any] = json_ready({**values, "verdict": verdict})
+        no_verdict = self.no_verdict if verdict is None else None
+        mapping: dict[str, Any] = json_ready({**values, "verdict": verdict, "no_verdict": no_verdict})
         return mapping
 
     def gene_table(self) -> pd.DataFrame:
@@ -196,13 +207,11 @@ class BoardReport:
         """Write the boards as Markdown tables, followed by the verdict."""
         is_hest = self.scores["gene_set"] == HEST_SET
         parts = [
-            f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes.",
+            f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes. {NO_LEVEL}",
             board_table(self.scores[~is_hest]),
             "HEST board: log1p(raw counts); includes depth.",
             board_table(self.scores[is_hest]),
-            "No verdict: no model and rival to compare."
-            if self.verdict is None
-            else f"{self.verdict.sentence()}.",
+            f"No verdict: {self.no_verdict}." if self.verdict is None else f"{self.verdict.sentence()}.",
         ]
         if self.panel_share is not None:
             warning = (

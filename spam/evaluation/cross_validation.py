@@ -4,17 +4,17 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from spam.atomic import write_text
+from spam.atomic import claimed, write_text
 from spam.errors import SpamError
 from spam.progress import SILENT, Progress
 from spam.reports import MethodScore, plot_score_chart
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.store import choose_sections, open_store
+from spam.store import choose_sections, describe_losses, open_store
 from spam.training.cohort import FeatureChoice, choose_features, data_digest, read_spots
 from spam.versions import software_versions
 
@@ -27,6 +27,8 @@ from .folds import (
     describe_leakage,
     plan_folds,
     refuse_adapted,
+    refuse_duplicates,
+    shared_donors,
     split_fold,
     tile_width,
 )
@@ -116,11 +118,10 @@ class BenchmarkReport:
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        store = PurePath(str(self.config.store)).name  # no paths of this machine
         mapping: dict[str, Any] = json_ready(
             {
                 **values,
-                "config": {**self.config.to_mapping(), "store": store, "out_dir": None},
+                "config": self.config.to_record(),
                 "differences": [d.to_mapping() for d in self.differences],
                 "verdicts": self.verdicts,
                 "files": [path.name for path in self.files],
@@ -161,10 +162,17 @@ def benchmark(
     StoreError
         If sections, features or genes cannot be chosen.
     OutputExistsError
-        If the out dir holds another benchmark and ``--overwrite`` is not given.
+        If the out dir holds another benchmark and ``--overwrite`` is not given, or another process does the same runs.
     SpamError
         If no run has scores.
     """
+    assert config.out_dir is not None  # checked by BenchmarkConfig
+    part, n_parts = config.shard_of
+    with claimed(config.out_dir, "--out-dir", name=f".lock-{part}-of-{n_parts}"):
+        return _benchmark(config, known, progress)
+
+
+def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progress) -> BenchmarkReport:
     assert config.store is not None  # checked by BenchmarkConfig
     methods = choose_methods(config.methods, known)
     store = open_store(config.store)
@@ -174,12 +182,18 @@ def benchmark(
     features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     refuse_adapted(folds, features)
     spots = {section.meta.name: read_spots(section, features.keys, k=config.k) for section in sections}
+    refuse_duplicates(tuple(spots.values()))
     has_blocks = any(fold.block is not None for fold in folds)
     widths = {s.meta.name: tile_width(s, features.keys) for s in sections} if has_blocks else {}
     sides = {fold: split_fold(fold, spots, k=config.k, tile_widths=widths) for fold in folds}
-    leakage = describe_leakage(list(sides.values()))
+    gene_lists = {name: s.genes.tolist() for name, s in spots.items() if s.genes is not None}
+    leakage, losses = describe_leakage(list(sides.values())), describe_losses(gene_lists)
+    if losses[1]:
+        for line in losses[0]:
+            _LOG.warning("%s", line)
+    buffers = describe_leakage(list(sides.values()), only_buffers=True)
     for line in leakage:
-        _LOG.warning("%s", line)
+        _LOG.log(logging.INFO if line in buffers else logging.WARNING, "%s", line)
 
     def build(fold: Fold) -> FoldData:
         return build_fold(sides[fold], features, k=config.k, n_top=config.n_top_genes)
@@ -202,7 +216,7 @@ def benchmark(
         message = f"No method has scores ({reason})."
         raise SpamError(message)
     scores = score_table(scored, folds, {name: s.donor for name, s in spots.items()})
-    unit = unit_kind(scores)
+    unit = unit_kind(scores, is_across_donors=not any(shared_donors(each) for each in sides.values()))
     seconds = pd.DataFrame([(r.method, r.seconds) for r in scored], columns=["method", "seconds"])
     report = BenchmarkReport(
         config=config,

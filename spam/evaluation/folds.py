@@ -11,10 +11,10 @@ from spam.errors import ConfigError, StoreError
 from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
-from spam.store import StoredSection
+from spam.store import StoredSection, advice_on_names, profiles_of
 from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.genes import GeneChoice, choose_genes
-from spam.training.groups import N_BLOCKS, spatial_blocks
+from spam.training.groups import N_BLOCKS, duplicates_of, spatial_blocks
 from spam.typing import Array, Bool
 
 from .boards import SectionTruth
@@ -259,8 +259,8 @@ def _truth_of(part: SpotData, genes: Sequence[str]) -> SectionTruth:
     measured = [gene for gene in genes if gene in known]
     if not measured or part.totals is None or not part.totals.any():
         message = (
-            f"Section {part.name!r} has counts of none of the {len(genes)} training genes ({', '.join(genes[:3])}, ...). Use "
-            "the same gene names in all sections, or leave it out (--sections)."
+            f"Section {part.name!r} has counts of none of the {len(genes)} training genes ({', '.join(genes[:3])}, ...). "
+            f"{advice_on_names(sorted(known), genes) or 'Use the same gene names in all sections.'} Or leave it out (--sections)."
         )
         raise StoreError(message)
     return SectionTruth(
@@ -288,14 +288,30 @@ def refuse_adapted(folds: Sequence[Fold], features: FeatureChoice) -> None:
         raise ConfigError(message)
 
 
-def describe_leakage(sides: Sequence[FoldSides]) -> list[str]:
+def refuse_duplicates(spots: Sequence[SpotData]) -> None:
+    """Refuse the same tissue under two names: it would be trained on and tested.
+
+    Raises
+    ------
+    ConfigError
+        Naming all such pairs.
+    """
+    shared = sorted(set.intersection(*({*s.genes.tolist()} for s in spots if s.genes is not None)))
+    profiles = [profiles_of(s.counts, s.genes, s.features, among=shared) for s in spots]
+    if found := [sentence for *_, sentence in duplicates_of(spots, profiles)]:
+        listed = "; ".join(found)
+        message = f"{listed[0].upper()}{listed[1:]}. Leave one of each pair out with --sections (or --train-sections)."
+        raise ConfigError(message)
+
+
+def describe_leakage(sides: Sequence[FoldSides], *, only_buffers: bool = False) -> list[str]:
     """List what both sides of the folds share: donors, near-duplicate spots, the buffer of a cut section.
 
     Each finding is one sentence that starts with the names of its folds.
     """
     folds: dict[str, list[str]] = {}
     for each in sides:
-        for sentence in _shared_by(each):
+        for sentence in _buffer_of(each) if only_buffers else [*_buffer_of(each), *_shared_by(each)]:
             folds.setdefault(sentence, []).append(each.fold.name)
     return [f"{', '.join(names)}: {sentence}" for sentence, names in folds.items()]
 
@@ -307,6 +323,21 @@ def near_duplicates(sides: FoldSides) -> dict[str, float]:
     return {name: float((d < 1 - _NEAR_DUPLICATE).mean()) for name, d in distances.items()}
 
 
+def shared_donors(sides: FoldSides) -> set[str | None]:
+    """Return the known donors on both sides of a fold."""
+    return {spots.donor for spots in sides.train} & {spots.donor for spots in sides.test} - {None}
+
+
+def _buffer_of(sides: FoldSides) -> list[str]:
+    if not sides.buffer:
+        return []
+    unit = "µm" if sides.test[0].graph.meta.unit == "um" else "px"
+    return [
+        f"training spots are at least {sides.buffer:.0f} {unit} from test spots and not joined to any in the graph; "
+        f"{sides.n_dropped} spots in between are on neither side"
+    ]
+
+
 def _shared_by(sides: FoldSides) -> list[str]:
     lines = [
         f"{share:.1%} of the spots of {section} have nearly the features of a training spot (cosine above "
@@ -315,14 +346,8 @@ def _shared_by(sides: FoldSides) -> list[str]:
         if share > 0
     ]
     if sides.buffer:
-        unit = "µm" if sides.test[0].graph.meta.unit == "um" else "px"
-        line = (
-            f"training spots are at least {sides.buffer:.0f} {unit} from test spots and not joined to any in the graph; "
-            f"{sides.n_dropped} spots in between are on neither side"
-        )
-        return [line, *lines]
-    donors = {spots.donor for spots in sides.train} & {spots.donor for spots in sides.test} - {None}
-    if donors:
+        return lines
+    if donors := shared_donors(sides):
         lines.insert(
             0,
             f"donor {', '.join(sorted(map(str, donors)))} is on both sides: no evidence for other donors, and serial sections of "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spam.atomic import write_text
+from spam.atomic import claimed, write_text
 from spam.errors import NotApplicableError, OutputExistsError, SectionError, SpamError
 from spam.progress import SILENT, Progress
 from spam.schemas.benchmark_config import BenchmarkConfig
@@ -26,6 +26,7 @@ from .methods import Method
 from .stored_truth import DEPTH_NULL
 
 ALL_GENES = "all"
+_WAIT_S = 60.0
 _LOG = logging.getLogger(__name__)
 # Options that do not change a run's result: paths, and which runs there are. The record holds the folds themselves.
 _NOT_IN_RECORD = (
@@ -290,6 +291,13 @@ def open_folder(
     assert folder is not None  # checked by BenchmarkConfig
     now = {name: value for name, value in config.to_mapping().items() if name not in _NOT_IN_RECORD}
     now = json_ready({**now, "folds": list(folds), "data_sha256": data_digest, "software": software})
+    with claimed(folder, "--out-dir", wait_s=_WAIT_S):  # processes of several shards start at the same time
+        _record(config, folder, now)
+    return folder
+
+
+def _record(config: BenchmarkConfig, folder: Path, now: dict[str, Any]) -> None:
+    """Write the record of a benchmark; delete the runs of another one."""
     path, runs = folder / "run.json", folder / "runs"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if before is None and runs.exists():
@@ -304,6 +312,4 @@ def open_folder(
             )
             raise OutputExistsError(message)
         shutil.rmtree(runs, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(now, indent=1))
-    return folder

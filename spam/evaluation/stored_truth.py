@@ -10,8 +10,9 @@ from spam.prediction import Context, PredictedSection, Predictor
 from spam.prediction.panel import Bank
 from spam.store import StoredSection
 from spam.training.genes import GeneChoice
+from spam.typing import Array
 
-from .boards import BoardReport, CountPrediction, MethodPrediction, SectionTruth, score_section
+from .boards import HEADLINE_SET, BoardReport, CountPrediction, MethodPrediction, SectionTruth, score_section
 
 MODEL = "SPAM"
 DEPTH_NULL = "depth null"
@@ -70,17 +71,38 @@ def score_predicted(
     predictions[DEPTH_NULL] = MethodPrediction(expression=depth)
     genes = GeneChoice(genes=tuple(predicted.genes), sets=dict(predictor.meta.gene_sets))
     board = score_section(truth, predictions, genes, model=MODEL)
-    return dataclasses.replace(board, panel_share=_panel_share(predictor, section, counts))
+    board = dataclasses.replace(board, panel_share=_panel_share(predictor, predicted, counts, section.genes))
+    reason = _why_no_verdict(predicted, board)
+    return board.without_verdict(reason) if reason else board
 
 
-def _panel_share(predictor: Predictor, section: StoredSection, counts: csr_matrix) -> float | None:
+def _why_no_verdict(predicted: PredictedSection, board: BoardReport) -> str | None:
+    """Say why a comparison with the tuned ridge would mislead; None if it would not."""
+    headline = board.scores[board.scores["gene_set"] == HEADLINE_SET].iloc[0]
+    n_genes, n_missing = int(headline["n_genes"]), int(headline["n_missing"])
+    unlike = int(predicted.is_out_of_distribution.sum())
+    trained_as = predicted.training_section
+    name = "" if trained_as in (None, predicted.section) else f" under the name {trained_as!r}"
+    reasons = {
+        f"the checkpoint was trained on this section{name}": trained_as is not None,
+        f"{unlike} of {len(predicted.ids)} scored spots look unlike the training sections": predicted.is_mostly_unlike,
+        f"only {n_genes} of the {n_genes + n_missing} genes of {HEADLINE_SET} are scored": n_missing
+        > n_genes,
+        "the section was measured with a panel of genes": board.panel_share is not None,
+        "SPAM has used the counts of --context-h5ad, the tuned ridge has not": predicted.context is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _panel_share(
+    predictor: Predictor, predicted: PredictedSection, counts: csr_matrix, genes: Array
+) -> float | None:
     """Compute `BoardReport.panel_share`."""
-    assert section.genes is not None  # checked by the caller
     n_spots = counts.shape[0]
-    whole = Context.gather(
-        counts, section.genes, np.arange(n_spots), n_spots=n_spots, modelled=predictor.meta.genes
-    )
+    whole = Context.gather(counts, genes, np.arange(n_spots), n_spots=n_spots, modelled=predictor.meta.genes)
     if not whole.is_given_spot.any():
         return None
-    share = whole.library(Bank.without(predictor.tensors, predictor.bank_section(section.meta.name)))[1]
+    share = whole.library(
+        Bank.without(predictor.tensors, predictor.bank_section(predicted.training_section))
+    )[1]
     return share if share is not None and share >= _PANEL else None

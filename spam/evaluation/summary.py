@@ -44,10 +44,13 @@ def score_table(
     return table.assign(donor=[donors[section] or _UNKNOWN for section in table["section"]])
 
 
-def unit_kind(table: pd.DataFrame) -> UnitKind:
-    """Choose the unit of the intervals: donors if several are known, else sections if several, else blocks."""
+def unit_kind(table: pd.DataFrame, *, is_across_donors: bool = True) -> UnitKind:
+    """Choose the unit of the intervals: donors if several are known, else sections if several, else blocks.
+
+    Test sections of a donor that was also trained on (not `is_across_donors`) say nothing about other donors.
+    """
     donors = set(table["donor"])
-    if len(donors) > 1 and _UNKNOWN not in donors:
+    if len(donors) > 1 and _UNKNOWN not in donors and is_across_donors:
         return "donors"
     return "sections" if table["section"].nunique() > 1 else "blocks"
 

@@ -221,6 +221,7 @@ def _autocorrelation(
 
 _N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments.md)
 _NEIGHBOUR = 5  # the fifth nearest, so that a single outlier among the training spots has no effect
+_SAME_IMAGE = 0.01  # distance; other hardware and rounding to float16 change features by less
 _QUANTILE = 0.99  # of the distances of left-out training groups
 
 
@@ -254,6 +255,14 @@ class AppearanceBank:
     bank: Float32[Array, "m q_plus_1"]
     section: Int[Array, " m"]
     unit: float
+
+    def section_of(self, features: Float32[Array, "n d"]) -> int:
+        """Number of the training section that most of these images are from; -1 for new images."""
+        found = knn(self.bank, _coordinates(self.transform, features), k=1)
+        is_known = found.distances[:, 0] < _SAME_IMAGE * self.unit
+        if 2 * is_known.sum() <= len(features):
+            return -1
+        return int(np.bincount(self.section[found.indices[is_known, 0]]).argmax())
 
     def distance(self, features: Float32[Array, "n d"], *, without: int = -1) -> Float64[Array, " n"]:
         """Distance of new spots: above 1 they are out of distribution. NaN if there is no spot to compare with.

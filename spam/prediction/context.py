@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from spam.errors import SectionError
 from spam.models import log1p_cp10k
 from spam.models.rate_path import PER, log_rate_of
+from spam.store import advice_on_names
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 
 from .kriging import krige
@@ -84,8 +85,8 @@ class Context:
         if not is_given_gene.any() and len(genes):
             message = (
                 f"None of the {len(genes)} genes of --context-h5ad ({', '.join(map(str, genes[:5]))}) is among the "
-                f"{len(modelled)} genes of the checkpoint ({', '.join(modelled[:5])}). Use the same kind of gene names "
-                "(symbols or Ensembl ids)."
+                f"{len(modelled)} genes of the checkpoint ({', '.join(modelled[:5])}). "
+                f"{advice_on_names(genes, modelled) or 'Use the same kind of gene names (symbols or Ensembl ids).'}"
             )
             raise SectionError(message)
         chosen = counts[:, [position[gene] for gene in modelled if gene in position]]
@@ -195,7 +196,7 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     )
     if not report.n_spots or not report.n_genes:
         return dataclasses.replace(predicted, context=report)
-    bank = Bank.without(predictor.tensors, predictor.bank_section(predicted.section))
+    bank = Bank.without(predictor.tensors, predictor.bank_section(predicted.training_section))
     before = predicted.unclipped[is_predicted]
     xy = (predicted.xy_px if predicted.xy_um is None else predicted.xy_um)[is_predicted]
     corrected, baselines, report = _correct(before, xy, given, bank, report)

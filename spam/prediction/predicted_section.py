@@ -154,9 +154,20 @@ class PredictedSection:
         return ~self.flags["unreadable"] if self.flags else np.ones(len(self.ids), dtype=bool)
 
     @property
+    def training_section(self) -> str | None:
+        """Name of the training section that this is, under this or another name; None for new tissue."""
+        name: str | None = self.provenance["training_section"]
+        return name
+
+    @property
+    def is_mostly_unlike(self) -> bool:
+        """Whether more than half of the predicted spots are out of distribution."""
+        return bool(2 * self.is_out_of_distribution.sum() > self.is_predicted.sum())
+
+    @property
     def is_predictable(self) -> Bool[Array, " n_genes"]:
-        """Genes predicted better than by chance on held-out spots."""
-        return self.heldout_q <= FALSE_DISCOVERY_RATE
+        """Genes predicted better than by chance on held-out spots; none if most spots are unlike those."""
+        return (self.heldout_q <= FALSE_DISCOVERY_RATE) & (not self.is_mostly_unlike)
 
     @property
     def is_out_of_distribution(self) -> Bool[Array, " n_spots"]:

@@ -20,7 +20,7 @@ from spam.models.reliability import AppearanceBank, HeldOut
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
-from spam.store import StoredSection, flagged_spots, readable_spots
+from spam.store import Profiles, StoredSection, flagged_spots, profiles_of, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
 from spam.typing import Array, Bool, Float, Float32
 from spam.versions import software_versions
@@ -125,20 +125,24 @@ class Predictor:
         Raises
         ------
         CheckpointError
-            If the section lacks the features, or has them from other weights or tiles.
+            If the section lacks the features, or has them from other weights or tiles, or predictions are not finite.
         StoreError
             If no tile of the section could be read, or a part of it is damaged.
         """
         self._check_features(section)
         is_readable = readable_spots(section, self.meta.feature_keys)
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
-        inferred = self.infer(spots, batch_size=batch_size, progress=progress)
         depth = depth or self.meta.depth
-        mu = inferred.rate
-        mu *= np.float32(depth / PER)
-        lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked at once
+            inferred = self.infer(spots, batch_size=batch_size, progress=progress)
+            mu = inferred.rate
+            mu *= np.float32(depth / PER)
+            self._check_finite(mu, inferred.unclipped, depth=depth)
+            lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
+        self._check_finite(lower, upper, depth=depth)
         appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
-        distance = appearance.distance(spots.features, without=self.bank_section(spots.name))
+        own = self.training_section(spots)
+        distance = appearance.distance(spots.features, without=self.bank_section(own))
 
         def everywhere(values: Float[Array, "n ..."]) -> Float[Array, "n_spots ..."]:
             return at_all_spots(values, is_readable)
@@ -164,7 +168,7 @@ class Predictor:
             heldout_q=self.heldout.q_value,
             bank_distance=everywhere(distance),
             **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
-            provenance=self._provenance(section),
+            provenance=self._provenance(own),
         )
 
     @torch.inference_mode()
@@ -227,10 +231,34 @@ class Predictor:
             lower[rows], upper[rows] = (np.log1p(end * (PER / depth)) for end in ends)
         return lower, upper
 
-    def bank_section(self, section: str) -> int:
+    def bank_section(self, section: str | None) -> int:
         """Look up the number of a training section in ``appearance.section`` and ``bank.section``; -1 for other sections."""
         sections = list(self.meta.donors)
         return sections.index(section) if section in sections else -1
+
+    def training_section(self, spots: SpotData) -> str | None:
+        """Name the section of training that has this name, or else these images; None for new tissue."""
+        if spots.name in self.meta.donors:
+            return spots.name
+        number = from_tensors(AppearanceBank, self.tensors, "appearance").section_of(spots.features)
+        return None if number < 0 else list(self.meta.donors)[number]
+
+    def section_with_counts(self, section: StoredSection) -> str | None:
+        """Name the section of training that has these counts; None if there is none, or nothing to compare."""
+        if section.genes is None:
+            return None
+        own = profiles_of(section.counts(), section.genes, among=self.meta.genes)
+        known = ((name, Profiles.from_mapping(kept)) for name, kept in self.meta.section_digests.items())
+        return next((name for name, profiles in known if own.share_of_counts(profiles)), None)
+
+    def _check_finite(self, *layers: Float32[Array, "n n_genes"], depth: float) -> None:
+        """Refuse to return numbers that are infinite or not a number."""
+        if not all(np.isfinite(layer).all() for layer in layers):
+            message = (
+                f"Predicted counts at a library size of {depth:g} (--depth) are not finite. Leave --depth out; if that does not "
+                "help, the checkpoint is damaged: train again."
+            )
+            raise CheckpointError(message)
 
     def _check_features(self, section: StoredSection) -> None:
         """Refuse a section whose features are not those that the checkpoint was trained on."""
@@ -272,7 +300,8 @@ class Predictor:
             tokens["neighbours"] = cohort_neighbours([spots], int(config["n_neighbours"]))
             tokens["weights"] = csr_matrix(spots.graph.connectivities)
         if "gene" in branches:
-            rows = np.flatnonzero(self.tensors["bank.section"] != self.bank_section(spots.name))
+            own = self.bank_section(self.training_section(spots))
+            rows = np.flatnonzero(self.tensors["bank.section"] != own)
             tokens["references"] = retrieve(
                 inputs, self.tensors["bank.inputs"][rows], int(config["n_references"])
             )
@@ -306,13 +335,14 @@ class Predictor:
         others = {donor for name, donor in self.meta.donors.items() if name not in self.meta.val_sections}
         return bool(others) and None not in held_out | others and held_out.isdisjoint(others)
 
-    def _provenance(self, section: StoredSection) -> dict[str, object]:
+    def _provenance(self, own: str | None) -> dict[str, object]:
         return {
             "checkpoint_sha256": self.sha256,
             "epoch": self.meta.epoch,
             "trained_on": list(self.meta.train_sections),
             "validated_on": list(self.meta.val_sections),
-            "is_training_section": section.meta.name in self.meta.donors,
+            "is_training_section": own is not None,
+            "training_section": own,
             "is_calibrated_on_new_donors": self._is_calibrated_on_new_donors,
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,

@@ -6,22 +6,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from scipy.sparse import csr_matrix
 
+from spam.errors import SectionError, shortened
 from spam.schemas.store_format import SourceFile
 from spam.typing import Array, Float64, Shaped
 
 _N_EXAMPLES = 5  # enough to see a pattern, few enough to read
+_MANY_LETTERS, _MOST_LETTERS = 1_000, 32_767  # a long label; the longest cell of Excel
+_MOST_TEXT_BYTES = 2**28
 _ZARR_GROUPS = ("zarr.json", ".zgroup")  # Zarr v3, v2
 _DICOM_MAGIC_AT = 128
 
-_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles"]
+_Role: TypeAlias = Literal["h5ad", "csv", "slide", "tiles", "folder"]
 
 
 def quoted(names: Any) -> str:
     """Quote the first five names of a sequence or array and count the others: ``'a', 'b', 'c', 'd', 'e' and 3 more``."""
-    shown = ", ".join(repr(str(name)) for name in names[:_N_EXAMPLES])
+    shown = ", ".join(shortened(str(name)) for name in names[:_N_EXAMPLES])
     return shown + (f" and {len(names) - _N_EXAMPLES} more" if len(names) > _N_EXAMPLES else "")
+
+
+def text_array(values: Any, *, where: str) -> Shaped[Array, "..."]:
+    """Return texts as a NumPy array (``<U``), which gives each of them the room of the longest.
+
+    Raises
+    ------
+    SectionError
+        If a text is longer than any name or label can be.
+    """
+    texts = np.asarray(values, dtype=object)
+    longest = max((str(x) for x in texts.ravel()), key=len, default="")
+    n_bytes = 4 * len(longest) * texts.size
+    if len(longest) > _MOST_LETTERS or (len(longest) > _MANY_LETTERS and n_bytes > _MOST_TEXT_BYTES):
+        message = f"{where} has a text of {len(longest):,} characters, {shortened(longest)}. Shorten it."
+        raise SectionError(message)
+    return texts.astype(np.str_)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +78,8 @@ class JoinReport:
         Rows of the table that belong to other sections.
     n_outside
         Rows of this section outside the H&E image (``inside_he`` is false).
+    n_off_tissue
+        Spots outside the tissue (``in_tissue`` is 0 in the table or the h5ad), left out.
     notes
         Further remarks for the user.
     """
@@ -66,6 +89,7 @@ class JoinReport:
     h5ad_only: tuple[str, ...] = ()
     n_other_sections: int = 0
     n_outside: int = 0
+    n_off_tissue: int = 0
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -75,9 +99,32 @@ class JoinReport:
             (self.h5ad_only, f"{len(self.h5ad_only)} spots without a tile ({quoted(self.h5ad_only)})"),
             (self.n_other_sections, f"{self.n_other_sections} rows of other sections"),
             (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
+            (self.n_off_tissue, f"{self.n_off_tissue} spots with in_tissue 0 left out"),
         )
         parts = [f"{self.n_matched} spots with tiles", *(words for some, words in left_out if some)]
         return "; ".join([*parts, *self.notes])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SpotArray:
+    """The array that the spots were printed on, as far as positions show it (`spam.sections.coordinates.find_array`).
+
+    Attributes
+    ----------
+    name
+        ``Visium``, or ``the h5ad`` if only that states the distance of the spots.
+    pitch_um, pitch_px
+        Distance of neighbouring spots in µm, as the array has it, and in full-resolution pixels, as measured.
+    """
+
+    name: str
+    pitch_um: float
+    pitch_px: float
+
+    @property
+    def mpp(self) -> float:
+        """µm per full-resolution pixel that follow from the distance."""
+        return self.pitch_um / self.pitch_px
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +142,7 @@ class Section:
     xy_px
         Centres of the tiles as (column, row) in full-resolution slide pixels.
     mpp, mpp_source
-        µm per full-resolution pixel and its source: ``option``, ``h5ad`` or ``slide``. Both are None if only the slide
+        µm per full-resolution pixel and its source: ``option``, ``h5ad``, ``folder`` or ``slide``. Both are None if only the slide
         states it and was not opened yet.
     counts, genes
         Raw counts as int32 and the names of their columns (``<U``); both None for pure prediction.
@@ -107,6 +154,8 @@ class Section:
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
         Pixels of the Visium hires image per full-resolution pixel; None if the h5ad holds none.
+    array
+        The array that the spots were printed on; None if their positions show none.
     join
         What matched and what did not.
     sources
@@ -125,6 +174,7 @@ class Section:
     tiles: TileSource
     patch_px: int | None = None
     hires_scale: float | None = None
+    array: SpotArray | None = None
     join: JoinReport
     sources: tuple[SourceFile, ...]
 
@@ -132,6 +182,12 @@ class Section:
     def n_spots(self) -> int:
         """Number of spots, which is at least one."""
         return len(self.ids)
+
+    @property
+    def scale(self) -> str:
+        """µm per pixel and its source, in words."""
+        source = "--mpp" if self.mpp_source == "option" else f"from the {self.mpp_source}"
+        return "unknown µm/px" if self.mpp is None else f"{self.mpp:.4g} µm/px ({source})"
 
     @property
     def xy_um(self) -> Float64[Array, "n_spots 2"] | None:
@@ -144,7 +200,7 @@ def is_slide(path: Path) -> bool:
     if path.is_file() or is_ome_zarr(path):
         return True
     files = _visible_files(path) if path.is_dir() else ()
-    return bool(files) and all(map(_is_dicom, files))
+    return bool(files) and all(map(is_dicom, files))
 
 
 def is_ome_zarr(path: Path) -> bool:
@@ -162,8 +218,8 @@ def slide_files(path: Path) -> tuple[Path, ...]:
         return _all_files(path)
     if path.suffix.lower() == ".mrxs":
         return (path, *_all_files(path.with_suffix("")))
-    if _is_dicom(path):
-        return tuple(file for file in _visible_files(path.parent) if _is_dicom(file))
+    if is_dicom(path):
+        return tuple(file for file in _visible_files(path.parent) if is_dicom(file))
     return (path,)
 
 
@@ -175,16 +231,17 @@ def describe_sources(
     Tile files count as one source, named after their folder; the digest covers the bytes of all in order. The digest of a
     slide of several files (`slide_files`) covers the path of each within the slide, its size and its bytes.
     """
-    found = [_describe("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
-    found += [_describe("csv", csv.name, [csv])] if csv is not None else []
+    found = [describe_files("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
+    found += [describe_files("csv", csv.name, [csv])] if csv is not None else []
     if not isinstance(tiles, SlideSource):
-        return (*found, _describe("tiles", tiles.paths[0].parent.name, tiles.paths))
+        return (*found, describe_files("tiles", tiles.paths[0].parent.name, tiles.paths))
     path, files = tiles.path, slide_files(tiles.path)
     folder = None if files == (path,) else path if path.is_dir() else path.parent
-    return (*found, _describe("slide", path.name, files, folder))
+    return (*found, describe_files("slide", path.name, files, folder))
 
 
-def _describe(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+def describe_files(role: _Role, name: str, files: Sequence[Path], folder: Path | None = None) -> SourceFile:
+    """Return name, total size and SHA-256 of files as one source; with `folder`, the digest covers their paths in it too."""
     digest, sizes = hashlib.sha256(), [path.stat().st_size for path in files]
     for path, size in zip(files, sizes, strict=True):
         if folder is not None:
@@ -194,7 +251,8 @@ def _describe(role: _Role, name: str, files: Sequence[Path], folder: Path | None
     return SourceFile(role=role, name=name, n_bytes=sum(sizes), sha256=digest.hexdigest())
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file begins as DICOM."""
     with path.open("rb") as file:
         file.seek(_DICOM_MAGIC_AT)
         return file.read(4) == b"DICM"

@@ -1,23 +1,47 @@
 """From the inputs of a section (h5ad, table, folder of images) to a checked `Section`; the manifest of a cohort."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from anndata import AnnData
-
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError, shortened
 from spam.schemas.embed_config import InputConfig
+from spam.schemas.store_format import name_fault
 from spam.typing import Array
 
-from .coordinates import choose_reading, compare_with_h5ad, find_scale, table_coordinates, to_pixels
-from .h5ad import annotations, libraries, library_of, named_values, read_counts, read_h5ad, spots_of_section
+from .coordinates import (
+    choose_reading,
+    compare_with_h5ad,
+    find_array,
+    find_scale,
+    pitch_hint,
+    table_coordinates,
+    to_pixels,
+)
+from .h5ad import (
+    H5ad,
+    library_of,
+    named_values,
+    read_counts,
+    read_h5ad,
+    require_readable,
+    spots_of_section,
+)
+from .instrument_folder import read_folder_section
 from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
-from .tile_table import SLIDE_COLUMN, Table, join_rows, read_csv_text, read_table
+from .tile_table import SLIDE_COLUMN, Table, choose_ids, join_rows, read_csv_text, read_table
 
 _MANIFEST_COLUMNS = ("section", "donor", "h5ad", "csv", "root")
 _DONOR_COLUMNS = ("patient", "donor")
+# Other names in use, without case and signs; read if there are none of the two above.
+_OTHER_DONOR_COLUMNS = frozenset(
+    {
+        *("patient", "donor", "subject", "individual", "participant", "patientid", "donorid", "subjectid"),
+        *("individualid", "participantid", "caseid", "animalid", "mouseid", "patientname", "donorname"),
+    }
+)
+_LIKE_A_DONOR = re.compile("patient|donor|subject|individual|participant|animal|mouse|case", re.IGNORECASE)
 
 
 def read_section(config: InputConfig, *, name_hint: str | None = None) -> Section:
@@ -42,6 +66,8 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     SectionError
         If a file cannot be read, or table, h5ad and coordinates do not fit together.
     """
+    if config.from_ is not None:
+        return read_folder_section(config)
     if config.csv is None or config.root is None:
         message = f"A section needs --csv (given: {config.csv}) and --root (given: {config.root})."
         raise ConfigError(message)
@@ -54,26 +80,35 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         raise MissingInputError(message)
 
     table = read_table(config.csv)
-    adata = read_h5ad(config.h5ad) if config.h5ad is not None else None
-    name = _section_name(config.section or name_hint, config, adata, table)
-    reading = choose_reading(table, unit=config.coordinates, is_swapped=config.swap_xy)
+    h5ad = read_h5ad(config.h5ad) if config.h5ad is not None else None
+    name = _section_name(config.section or name_hint, config, h5ad, table)
+    if fault := name_fault(name, "the section's name (--section)"):
+        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
+        raise SectionError(message)
+    reading = choose_reading(table, unit=config.coordinates, is_swapped=bool(config.swap_xy))
     of_section = _rows_of_section(table, name)
-    adata = None if adata is None else spots_of_section(adata, name)
-    donor = config.donor or _stated_donor(adata, of_section)
+    h5ad = None if h5ad is None else spots_of_section(h5ad, name)
+    donor, donor_notes = _find_donor(config.donor, h5ad, of_section)
+    notes = [*(() if h5ad is None else h5ad.notes), *donor_notes]
 
-    h5ad_ids = None if adata is None else np.array(adata.obs_names, dtype=np.str_)
-    join = join_rows(of_section, h5ad_ids, section=name, config=config)
+    of_section, id_note = choose_ids(of_section, h5ad, config)
+    join = join_rows(of_section, h5ad, section=name, config=config)
     joined = of_section.where(join.table_rows)
-    scale = find_scale(config.mpp, library_of(adata, name))
+    library = library_of(h5ad, name)
+    scale = find_scale(config.mpp, library)
     xy = table_coordinates(joined, reading)
     xy_px = to_pixels(xy, reading, scale)
-    notes: tuple[str, ...] = (*join.report.notes, *scale.notes)
-    counts, genes, obs = None, None, dict[str, Array]()
-    if adata is not None:
-        adata = adata[join.h5ad_rows]
-        notes += compare_with_h5ad(xy, adata.obsm.get("spatial"), reading, scale)
-        counts, genes = read_counts(adata, layer=config.counts_layer, where=str(config.h5ad))
-        obs = annotations(adata)
+    array = find_array(xy_px, library)
+    hint = pitch_hint(array, library) if scale.mpp is None else None
+    notes += [*id_note, *join.report.notes, *scale.notes, *filter(None, [hint])]
+    found, obs = None, dict[str, Array]()
+    if h5ad is not None and join.h5ad_rows is not None:
+        h5ad = h5ad.at(join.h5ad_rows)
+        notes += compare_with_h5ad(xy, h5ad.spatial, reading, scale)
+        found = read_counts(h5ad, layer=config.counts_layer)
+        notes += found.notes if found is not None else ()
+        obs, obs_notes = _annotations(h5ad)
+        notes += obs_notes
     patch_px, tile_notes = joined.stated_tile_px()
     tiles = _find_images(joined, config.root)
     n_other = len(table) - len(of_section)
@@ -84,33 +119,35 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         xy_px=xy_px,
         mpp=scale.mpp,
         mpp_source=scale.mpp_source,
-        counts=counts,
-        genes=genes,
+        counts=None if found is None else found.counts,
+        genes=None if found is None else found.genes,
         obs=obs,
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
+        array=array,
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )
 
 
-def _section_name(requested: str | None, config: InputConfig, adata: AnnData | None, table: Table) -> str:
+def _section_name(requested: str | None, config: InputConfig, h5ad: H5ad | None, table: Table) -> str:
     """Return the requested name, else the one that the h5ad states, or (without an h5ad) the table.
 
     An h5ad states it by ``obs['section']``, the one key of ``uns['spatial']``, or its file name; a table by its column
     ``section`` or its file name.
     """
-    if adata is None:
+    if h5ad is None:
         stated, place = table.named_values("section"), f"Column 'section' of {table.path}"
         otherwise = table.path.name.removesuffix(".gz").removesuffix(".csv")
     else:
-        stated, place = named_values(adata, "section"), f"obs['section'] of {config.h5ad}"
-        keys = tuple(libraries(adata))
-        otherwise = str(keys[0]) if len(keys) == 1 else config.h5ad.stem if config.h5ad else ""
+        require_readable(h5ad, ["section"])
+        stated, place = named_values(h5ad, "section"), f"obs['section'] of {h5ad.path}"
+        keys = tuple(h5ad.libraries)
+        otherwise = keys[0] if len(keys) == 1 else h5ad.path.stem
     is_unclear = len(stated) > 1 if requested is None else bool(stated) and requested not in stated
     if is_unclear:
-        but = f", not {requested!r}" if requested is not None else ""
+        but = f", not {shortened(requested)}" if requested is not None else ""
         message = f"{place} holds {len(stated)} sections: {quoted(stated)}{but}. Choose with --section."
         raise SectionError(message)
     return requested or (stated[0] if stated else otherwise)
@@ -120,24 +157,56 @@ def _rows_of_section(table: Table, name: str) -> Table:
     """Keep the rows of one section; all, if the table has no (or an empty) column ``section``."""
     stated = table.named_values("section")
     if stated and name not in stated:
-        message = f"{table.path} has no section {name!r}, only {quoted(stated)}. See --section."
+        message = f"{table.path} has no section {shortened(name)}, only {quoted(stated)}. See --section."
         raise SectionError(message)
     return table.where(table.text("section") == name) if stated else table
 
 
-def _stated_donor(adata: AnnData | None, table: Table) -> str | None:
-    """Return the donor that h5ad and table (both cut to one section) state; None if they state none."""
-    stated: dict[str, list[str]] = {}
-    for column in _DONOR_COLUMNS:
-        for donor in named_values(adata, column):
-            stated.setdefault(donor, []).append(f"obs[{column!r}]")
-        for donor in table.named_values(column):
-            stated.setdefault(donor, []).append(f"column {column!r} of {table.path.name}")
-    if len(stated) > 1:
-        places = "; ".join(f"{donor!r} in {', '.join(where)}" for donor, where in stated.items())
-        message = f"A section has one donor, but {len(stated)} are stated: {places}. Choose with --donor."
+def _find_donor(option: str | None, h5ad: H5ad | None, table: Table) -> tuple[str | None, list[str]]:
+    """Return the donor that the option, or h5ad and table (both cut to one section) state, and notes on what was not used.
+
+    The columns are patient and donor, else others of that meaning. A column that only looks like one is named.
+    """
+    stated: list[tuple[str, str, tuple[str, ...]]] = []  # column, place, values
+    if h5ad is not None:
+        require_readable(h5ad, filter(_is_of_donor, h5ad.unreadable))
+        stated = [(name, f"obs[{shortened(name)}]", named_values(h5ad, name)) for name in h5ad.obs]
+    of_table = f"of {table.path.name}"
+    stated += [(x, f"column {shortened(x)} {of_table}", table.named_values(x)) for x in table.frame.columns]
+    stated = [one for one in stated if one[2] and _LIKE_A_DONOR.search(one[0])]
+    used = [one for one in stated if one[0] in _DONOR_COLUMNS] or [x for x in stated if _is_of_donor(x[0])]
+    places: dict[str, list[str]] = {}
+    for _, place, donors in used:
+        for donor in donors:
+            places.setdefault(donor, []).append(place)
+    shown = "; ".join(
+        f"{shortened(donor)} in {', '.join(where)}" for donor, where in list(places.items())[:5]
+    )
+    if option is not None:
+        return option, [f"--donor {option!r} overrules {shown}"] if {*places} - {option} else []
+    if len(places) > 1:
+        message = f"A section has one donor, but {len(places)} are stated: {shown}. Choose with --donor."
         raise SectionError(message)
-    return next(iter(stated), None)
+    found = next(iter(places), None)
+    others = [
+        (place, values[0])
+        for name, place, values in stated
+        if len(values) == 1 and values[0] != found and (found is None or _is_of_donor(name))
+    ]
+    but = "the donor is not known" if found is None else f"the donor is {shortened(found)}"
+    return found, [f"{x} ({shortened(y)}) looks like a donor, but {but}; see --donor" for x, y in others]
+
+
+def _is_of_donor(column: str) -> bool:
+    return re.sub("[^a-z]", "", column.lower()) in _OTHER_DONOR_COLUMNS
+
+
+def _annotations(h5ad: H5ad) -> tuple[dict[str, Array], list[str]]:
+    """Return the obs columns that the store can keep, and a note on the others; those of the whole section are left out."""
+    columns = {name: x for name, x in h5ad.obs.items() if name != "section" and not _is_of_donor(name)}
+    unfit = [name for name in columns if name_fault(name, "")]
+    note = f"obs columns {quoted(unfit)} were left out: a store has no such names"
+    return {name: x for name, x in columns.items() if name not in unfit}, [note] if unfit else []
 
 
 def _find_images(table: Table, root: Path) -> TileSource:
@@ -207,14 +276,14 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         row: dict[str, Any] = {"root": root} | {name: cell for name, cell in cells.items() if cell}
         section = row.get("section")
         if section is not None and first_row.setdefault(section, number) != number:
-            wrong.append(f"row {number}: section {section!r} repeats row {first_row[section]}")
+            wrong.append(f"row {number}: section {shortened(section)} repeats row {first_row[section]}")
         wrong += [] if "csv" in row else [f"row {number}: no csv"]
         wrong += [] if row["root"] else [f"row {number}: no root (or give --root)"]
         for name in ("h5ad", "csv", "root"):
             if cell := cells.get(name):
                 exists = Path.is_dir if name == "root" else Path.is_file
                 row[name] = next((at / cell for at in folders if exists(at / cell)), None)
-                missing += [] if row[name] else [f"row {number}: {name} {cell!r} not found"]
+                missing += [] if row[name] else [f"row {number}: {name} {shortened(cell)} not found"]
         configs.append(InputConfig(**row))
     if wrong or missing:
         searched = f" Searched {' and '.join(map(str, folders))}." if missing else ""

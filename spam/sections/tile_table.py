@@ -1,7 +1,10 @@
 """The CSV with one row per tile: its column names, its ids, and the exact join with the spots of an h5ad."""
 
 import dataclasses
+import lzma
 import re
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,9 @@ from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Bool, Float64, Int64, Shaped
 
-from .h5ad import require_unique
-from .lab_section import JoinReport, quoted
+from .file_kinds import kind_of_file
+from .h5ad import H5ad, require_readable, require_unique
+from .lab_section import JoinReport, quoted, text_array
 
 # Names met in practice; the first one present is used.
 ID_COLUMNS = ("spot_id", "cell_id", "barcode", "obs_name", "id")
@@ -22,10 +26,13 @@ SLIDE_COLUMN = "source_image"
 TILE_COLUMNS = ("patch_path", "image_path", "path", "filepath", "file", "patch_filename")
 BOX_COLUMNS = ("x0_he_px", "y0_he_px", "x1_he_px", "y1_he_px")
 
-_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+_OTHER_SEPARATORS = {b";": "semicolons", b"\t": "tabs"}
+_MOST_HEADER_BYTES = 2**16
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch
-_TRUE = frozenset({"true", "1", "1.0"})
-_FALSE = frozenset({"false", "0", "0.0"})
+_TRUE = ("true", "1", "1.0")
+_FALSE = ("false", "0", "0.0")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zip")  # unpacked by pandas
+_N_TRIED = 64  # ids that are looked at to find what they have more than those of the other side
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,7 @@ class Table:
 
     def text(self, column: str) -> Shaped[Array, " n_rows"]:
         """Return a column as a text array (``<U``)."""
-        return np.array(self.frame[column], dtype=np.str_)
+        return text_array(self.frame[column], where=f"{self.path}, column {column!r}")
 
     def numbers(self, columns: Sequence[str]) -> Float64[Array, "n_rows n_columns"]:
         """Return columns as numbers; a cell that is not a number becomes NaN."""
@@ -80,13 +87,13 @@ class Table:
         """
         if "inside_he" not in self:
             return np.ones(len(self), dtype=np.bool_)
-        values = self.frame["inside_he"].str.strip().str.lower()
-        unclear = ~values.isin(_TRUE | _FALSE)
+        is_true, is_false = truth(self.text("inside_he"))
+        unclear = ~(is_true | is_false)
         if unclear.any():
             found = quoted(self.frame["inside_he"][unclear].unique())
             message = f"{self.path}: column 'inside_he' must be true/false or 1/0; {unclear.sum()} rows have {found}."
             raise SectionError(message)
-        return np.array(values.isin(_TRUE), dtype=np.bool_)
+        return is_true
 
     def stated_tile_px(self) -> tuple[int | None, tuple[str, ...]]:
         """Return the tile side that ``patch_size_px`` or the boxes state, and a note if they state several.
@@ -108,12 +115,18 @@ class Table:
             sides = corners[:, 2:] - corners[:, :2]
         else:
             return None, ()
-        if not np.isfinite(sides).all():
-            return None, ()
-        found = np.unique(np.rint(sides))
+        found = np.unique(np.rint(sides[np.isfinite(sides)]))
         if len(found) > 1:
             return None, (f"the table states tiles of {found[0]:g} to {found[-1]:g} px; none is used",)
+        if not len(found):
+            return None, ()
         return int(found[0]), ()
+
+
+def truth(values: Shaped[Array, " n"]) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
+    """Tell which values mean true, and which mean false."""
+    words = np.char.lower(np.char.strip(values.astype(np.str_)))
+    return np.isin(words, _TRUE), np.isin(words, _FALSE)
 
 
 def first_column(columns: Sequence[str], accepted: Sequence[str]) -> str | None:
@@ -127,25 +140,52 @@ def read_csv_text(path: Path) -> Any:
     Raises
     ------
     SectionError
-        If the file is not comma-separated UTF-8, has rows longer than its header, or has no rows.
+        If the file is not comma-separated UTF-8, has rows longer than its header, no rows, or a column twice.
     """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
-    except (OSError, ValueError) as error:  # pandas' parser errors and decoding errors are ValueErrors
-        message = f"Cannot read {path} as a CSV: {str(error).strip()}. It must be comma-separated UTF-8 with a header."
+    kind = kind_of_file(path) if path.suffix not in _COMPRESSED else None
+    if kind is not None:
+        message = f"{path} is not a CSV table but {kind}."
+        raise SectionError(message)
+    with path.open("rb") as file:
+        start = file.readline(_MOST_HEADER_BYTES)
+    separator = next((words for sign, words in _OTHER_SEPARATORS.items() if sign in start), None)
+    if separator and b"," not in start:
+        message = f"{path}: the header is separated by {separator}, expected commas."
+        raise SectionError(message)
+    try:  # the header is read as a row, because pandas renames columns that occur twice
+        rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:  # pandas' errors are ValueErrors
+        message = f"Cannot read {path} as a CSV: {str(error).strip()[:200]}. It must be comma-separated UTF-8 with a header."
         raise SectionError(message) from error
-    header = str(frame.columns[0])
-    separator = next((words for sign, words in _OTHER_SEPARATORS.items() if sign in header), None)
+    names, frame = pd.Index(rows.iloc[0].fillna("")), rows.iloc[1:].fillna("").reset_index(drop=True)
+    numbers = [name for name in names if np.isfinite(_number(name))]
+    twice = names[names.duplicated() & (names != "")].unique()
     for is_wrong, fault in (
-        (separator and len(frame.columns) == 1, f"the header is separated by {separator}, expected commas"),
-        # pandas takes surplus cells as row names.
-        (not isinstance(frame.index, pd.RangeIndex), "rows have more cells than the header"),
+        (numbers, f"it has no header, its first row is {quoted(names)}{_of_space_ranger(names)}"),
+        (len(twice), f"{len(twice)} columns occur more than once: {quoted(twice)}; keep one of each"),
         (frame.empty, "the table has a header but no rows"),
     ):
         if is_wrong:
             message = f"{path}: {fault}."
             raise SectionError(message)
-    return frame
+    frame.columns = names
+    return frame.loc[
+        :, (names != "") | (np.arange(len(names)) == 0)
+    ]  # a header without a name: row names, or nothing
+
+
+def _of_space_ranger(names: Sequence[str]) -> str:
+    """Say how to read the positions of Space Ranger, whose first version writes no header."""
+    is_headerless = len(names) == 6 and all(np.isfinite(_number(name)) for name in names[1:])
+    if is_headerless or "pxl_row_in_fullres" in names:
+        return ". These are Space Ranger's positions of spots. Give its folder: spam import FOLDER"
+    return ""
 
 
 def read_table(path: Path) -> Table:
@@ -158,11 +198,12 @@ def read_table(path: Path) -> Table:
     """
     frame = read_csv_text(path)
     columns, image_columns = list(frame.columns), (SLIDE_COLUMN, *TILE_COLUMNS)
-    id_column, image_column = first_column(columns, ID_COLUMNS), first_column(columns, image_columns)
+    id_column, image_column = first_column(columns, (*ID_COLUMNS, "")), first_column(columns, image_columns)
     if id_column is None or image_column is None:
         known = {"ids": () if id_column else ID_COLUMNS, "images": () if image_column else image_columns}
         faults = [f"{what} ({', '.join(names)})" for what, names in known.items() if names]
-        message = f"{path} has no column of {' or of '.join(faults)}, only {', '.join(map(repr, columns))}."
+        found = f"only {quoted(columns)}{_of_space_ranger(columns)}"
+        message = f"{path} has no column of {' or of '.join(faults)}, {found}."
         raise SectionError(message)
     return Table(path=path, frame=frame, id_column=id_column, image_column=image_column)
 
@@ -187,16 +228,32 @@ class Join:
     report: JoinReport
 
 
-def join_rows(
-    table: Table,
-    h5ad_ids: Shaped[Array, " n_h5ad"] | None,
-    *,
-    section: str,
-    config: InputConfig,
-) -> Join:
+def choose_ids(table: Table, h5ad: H5ad | None, config: InputConfig) -> tuple[Table, list[str]]:
+    """Choose the column of ids that matches most spots of the h5ad, the first of several; notes if it is not the usual one."""
+    columns = [name for name in (*ID_COLUMNS, "") if name in table]
+    if h5ad is None or len(columns) < 2:
+        return table, []
+    spots = set(requested_ids(h5ad.ids, config, of_h5ad=True).tolist())
+
+    def n_hits(column: str) -> int:
+        ids = table.text(column)
+        is_offset = config.id_offset and not all(
+            map(_INTEGER, (x.removesuffix(config.id_strip_suffix or "") for x in ids))
+        )
+        return -1 if is_offset else len(spots.intersection(requested_ids(ids, config).tolist()))
+
+    best = max(columns, key=n_hits)
+    if best == table.id_column or n_hits(best) <= n_hits(table.id_column):
+        return table, []
+    note = f"the ids are those of column {best!r}, which match the h5ad, not {table.id_column!r}"
+    return dataclasses.replace(table, id_column=best), [note]
+
+
+def join_rows(table: Table, h5ad: H5ad | None, *, section: str, config: InputConfig) -> Join:
     """Join the rows of one section with the spots of its h5ad by exact id.
 
-    Rows outside the H&E image have no tile and are dropped first. Without an h5ad every row is a spot.
+    Rows outside the H&E image have no tile and are dropped first; spots outside the tissue (``in_tissue`` 0 on either side)
+    are left out. Without an h5ad every row is a spot.
 
     Raises
     ------
@@ -208,53 +265,90 @@ def join_rows(
     if not len(rows):
         message = f"{table.path}: all {len(table)} rows of section {section!r} have inside_he false."
         raise SectionError(message)
+    where = f"{table.path}, column {table.id_column!r}"
+    stated = table.text("in_tissue")[rows] if "in_tissue" in table else np.full(len(rows), "")
+    off_tissue, notes = _off_tissue(stated, f"column 'in_tissue' of {table.path.name}")
     table_ids = requested_ids(table.text(table.id_column)[rows], config)
     several = "" if "section" in table else " If it holds several sections, add a column 'section'."
-    where = f"{table.path}, column {table.id_column!r}"
     require_unique(table_ids, where=where, advice=f"Keep one row per spot.{several}")
-    report = JoinReport(n_matched=len(rows), n_outside=len(table) - len(rows))
-    if h5ad_ids is None:
-        return Join(ids=table_ids, table_rows=rows, h5ad_rows=None, report=report)
+    n_outside = len(table) - len(rows)
+    if h5ad is None:
+        kept = ~off_tissue
+        report = JoinReport(
+            n_matched=int(kept.sum()), n_outside=n_outside, n_off_tissue=int(off_tissue.sum()), notes=notes
+        )
+        _require_tissue(kept, section)
+        return Join(ids=table_ids[kept], table_rows=rows[kept], h5ad_rows=None, report=report)
 
-    require_unique(h5ad_ids, where=f"{config.h5ad}, obs_names")
+    require_unique(h5ad.ids, where=f"{h5ad.path}, obs_names")
+    h5ad_ids = requested_ids(h5ad.ids, config, of_h5ad=True)
+    require_unique(h5ad_ids, where=f"{h5ad.path}, obs_names without {config.h5ad_id_strip_suffix!r}")
+    require_readable(h5ad, ["in_tissue"])
+    stated = h5ad.obs.get("in_tissue", np.full(len(h5ad.ids), ""))
+    is_off, h5ad_notes = _off_tissue(stated, f"obs['in_tissue'] of {h5ad.path.name}")
     positions = pd.Index(table_ids).get_indexer(pd.Index(h5ad_ids))
-    is_matched = positions >= 0
-    table_only = np.delete(table_ids, positions[is_matched]).tolist()
-    h5ad_only = h5ad_ids[~is_matched].tolist()
-    cause = likely_cause(table_ids.tolist(), set(h5ad_ids.tolist()), section, config) if h5ad_only else None
+    is_row = positions >= 0
+    is_off |= is_row & off_tissue[positions]
+    _require_tissue(~is_off, section)
+    is_matched = is_row & ~is_off
+    table_only = np.delete(table_ids, np.union1d(positions[is_row], np.flatnonzero(off_tissue))).tolist()
+    h5ad_only = h5ad.ids[~is_row & ~is_off].tolist()
+    n_spots = int((~is_off).sum())
+    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), section, config) if h5ad_only else None
     if h5ad_only and not (is_matched.any() and config.allow_missing_tiles):
         advice = cause or "Check --csv, --h5ad and --section"
-        advice += ", or leave these spots out with --allow-missing-tiles" if is_matched.any() else ""
-        outside = f", {report.n_outside} rows have inside_he false" if report.n_outside else ""
+        is_mostly = 2 * len(h5ad_only) <= n_spots  # else the ids are of different kinds
+        advice += ", or leave these spots out with --allow-missing-tiles" if is_mostly else ""
+        outside = f", {n_outside} rows have inside_he false" if n_outside else ""
         message = (
-            f"{len(h5ad_only)} of the {len(h5ad_ids)} spots of {config.h5ad} (section {section!r}) have no tile in "
+            f"{len(h5ad_only)} of the {n_spots} spots of {h5ad.path} (section {section!r}) have no tile in "
             f"{where}: {quoted(h5ad_only)}. {len(table_only)} rows match no spot ({quoted(table_only)}){outside}. {advice}."
         )
         raise SectionError(message)
     return Join(
-        ids=h5ad_ids[is_matched],
+        ids=h5ad.ids[is_matched],
         table_rows=rows[positions[is_matched]],
         h5ad_rows=np.flatnonzero(is_matched).astype(np.int64),
-        report=dataclasses.replace(
-            report,
+        report=JoinReport(
             n_matched=int(is_matched.sum()),
             table_only=tuple(table_only),
             h5ad_only=tuple(h5ad_only),
-            notes=(cause,) if cause else (),
+            n_outside=n_outside,
+            n_off_tissue=int(is_off.sum()),
+            notes=(*notes, *h5ad_notes, *((cause,) if cause else ())),
         ),
     )
 
 
-def requested_ids(ids: Shaped[Array, " n_rows"], config: InputConfig) -> Shaped[Array, " n_rows"]:
-    """Change the table's ids as requested: strip ``--id-strip-suffix``, then add ``--id-offset``.
+def _off_tissue(values: Shaped[Array, " n"], where: str) -> tuple[Bool[Array, " n"], tuple[str, ...]]:
+    """Tell which spots are outside the tissue by a column ``in_tissue``; missing values are inside."""
+    is_true, is_false = truth(values)
+    is_known = is_true | is_false | np.isin(values.astype(np.str_), ("", "nan"))
+    if is_known.all():
+        return is_false, ()
+    found = quoted(np.unique(values[~is_known]))
+    return np.zeros(len(values), dtype=np.bool_), (f"{where} was not used: it has {found}, expected 0 or 1",)
+
+
+def _require_tissue(is_kept: Bool[Array, " n"], section: str) -> None:
+    if not is_kept.any():
+        message = f"All {len(is_kept)} spots of section {section!r} have in_tissue 0. Correct the column, or remove it."
+        raise SectionError(message)
+
+
+def requested_ids(
+    ids: Shaped[Array, " n_rows"], config: InputConfig, *, of_h5ad: bool = False
+) -> Shaped[Array, " n_rows"]:
+    """Change ids as requested: strip a suffix, then (the table's alone) add ``--id-offset``.
 
     Raises
     ------
     SectionError
         If an offset is requested and an id is not an integer.
     """
-    changed = [str(name).removesuffix(config.id_strip_suffix or "") for name in ids]
-    if config.id_offset:
+    suffix = config.h5ad_id_strip_suffix if of_h5ad else config.id_strip_suffix
+    changed = [str(name).removesuffix(suffix or "") for name in ids]
+    if config.id_offset and not of_h5ad:
         wrong = [name for name in changed if not _INTEGER(name)]
         if wrong:
             found = f"{len(wrong)} ids of the table are not: {quoted(wrong)}"
@@ -264,33 +358,56 @@ def requested_ids(ids: Shaped[Array, " n_rows"], config: InputConfig) -> Shaped[
     return np.array(changed, dtype=np.str_)
 
 
-def likely_cause(names: Sequence[str], spots: set[str], section: str, config: InputConfig) -> str | None:
-    """Name the simple change of the table's ids that would match most spots; None if no change matches more than now.
+def likely_cause(names: Sequence[str], spots: Sequence[str], section: str, config: InputConfig) -> str | None:
+    """Name the simple change of the ids that would match most spots; None if no change matches more than now.
 
-    Changes tried: the suffixes ``.0`` and ``-1`` on either side, integer ids off by one, and the section name as a
-    prefix on either side. Nothing is changed.
+    Changes tried: a prefix or suffix that one side has and the other has not, and integer ids off by one. Nothing is
+    changed.
     """
-    n_best, best = len(spots.intersection(names)), None
-    for changed, advice in _changes(names, section, config):
-        n_hits = len(spots.intersection(changed))
+    known = set(spots)
+    n_best, best = len(known.intersection(names)), None
+    for changed, of_h5ad, advice in _changes(names, spots, config):
+        n_hits = len(set(of_h5ad).intersection(changed))
         if n_hits > n_best:
             n_best, best = n_hits, f"{advice}: then {n_hits} of {len(spots)} spots would match"
     return best
 
 
-def _changes(ids: Sequence[str], section: str, config: InputConfig) -> Iterator[tuple[list[str], str]]:
-    for suffix in (".0", "-1"):
-        option = f"--id-strip-suffix={suffix}{config.id_strip_suffix or ''}"
-        yield [name.removesuffix(suffix) for name in ids], f"The table's ids end in {suffix!r}, use {option}"
-        yield [name + suffix for name in ids], f"The h5ad's ids end in {suffix!r}, add it to the table's ids"
+def _changes(
+    ids: Sequence[str], spots: Sequence[str], config: InputConfig
+) -> Iterator[tuple[Sequence[str], Sequence[str], str]]:
+    """List changed ids of the table, changed ids of the h5ad, and the advice."""
+    sides = (
+        ("table", ids, spots, "--id-strip-suffix", config.id_strip_suffix),
+        ("h5ad", spots, ids, "--h5ad-id-strip-suffix", config.h5ad_id_strip_suffix),
+    )
+    for side, longer, shorter, option, stripped in sides:
+        other = "h5ad" if side == "table" else "table"
+        suffix, prefix = _surplus(longer, shorter, at_end=True), _surplus(longer, shorter, at_end=False)
+        if suffix:
+            bare = [name.removesuffix(suffix) for name in longer]
+            advice = f"The {side}'s ids end in {suffix!r}, use {option}={suffix}{stripped or ''}"
+            yield (bare, spots, advice) if side == "table" else (ids, bare, advice)
+        if prefix:
+            bare = [name.removeprefix(prefix) for name in longer]
+            advice = f"The {side}'s ids begin with {prefix!r}, add it to the {other}'s ids or remove it"
+            yield (bare, spots, advice) if side == "table" else (ids, bare, advice)
     if all(map(_INTEGER, ids)):
         for step in (1, -1):
             option = f"--id-offset={config.id_offset + step}"
-            yield [str(int(name) + step) for name in ids], f"The table's ids are off by one, use {option}"
-    for prefix in (f"{section}_", f"{section}-"):
-        bare, longer = [name.removeprefix(prefix) for name in ids], [prefix + name for name in ids]
-        yield bare, f"The table's ids begin with {prefix!r}, remove it from the table's ids"
-        yield longer, f"The h5ad's ids begin with {prefix!r}, add it to the table's ids"
+            yield [str(int(x) + step) for x in ids], spots, f"The table's ids are off by one, use {option}"
+
+
+def _surplus(longer: Sequence[str], shorter: Sequence[str], *, at_end: bool) -> str:
+    """Return what most of the first names of one side have more than a name of the other, at their end or beginning."""
+    known = set(shorter)
+    found: Counter[str] = Counter()
+    for name in longer[:_N_TRIED]:
+        cuts = range(len(name) - 1, 0, -1) if at_end else range(1, len(name))
+        cut = next((i for i in cuts if (name[:i] if at_end else name[i:]) in known), None)
+        if cut is not None:
+            found[name[cut:] if at_end else name[:cut]] += 1
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _number(cell: str) -> float:

@@ -1,28 +1,20 @@
-"""The five sections of patient C of her2st (Andersson et al., doi 10.1038/s41467-021-26271-2) as lab files.
-
-The repository uses the legacy Spatial Transcriptomics layout: a count table, a spot file and an image per section.
-"""
+"""The five sections of patient C of her2st (Andersson et al., doi 10.1038/s41467-021-26271-2) as lab files."""
 
 import hashlib
-import os
 import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-import anndata
-import numpy as np
-import pandas as pd
-from scipy.sparse import csr_matrix
-
 from spam.atomic import replacing
 from spam.errors import MissingInputError
 from spam.progress import Progress
+from spam.schemas.embed_config import InputConfig
+from spam.sections.instrument_folder import read_folder
+from spam.sections.lab_file_writer import write_lab_files
 
 COMMIT = "85df7411b987a7dec3feff9718b869a7a82091ec"
 ADDRESS = f"https://raw.githubusercontent.com/almaan/her2st/{COMMIT}"
-PITCH_UM = 200.0  # centre to centre of the 1k array
-SPOT_UM = 100.0
 DONOR = "C"
 SECTIONS: tuple[str, ...] = ("C2", "C3", "C4", "C5", "C6")
 _TIMEOUT_S = 30
@@ -47,7 +39,7 @@ FILES = {
 
 
 def fetch_her2st(folder: Path, *, address: str, progress: Progress) -> Path:
-    """Fetch and verify the files, and write ``<section>.h5ad``, ``mapping.csv`` and ``sections.csv`` beside them.
+    """Fetch and verify the files, and import the sections beside them: h5ad, table and ``sections.csv``.
 
     Parameters
     ----------
@@ -75,41 +67,11 @@ def fetch_her2st(folder: Path, *, address: str, progress: Progress) -> Path:
             if not (target.exists() and _sha256(target) == digest):
                 _fetch(f"{address}/{path}", digest, target)
             advance(note=target.name)
-    pd.concat([_write_section(raw, folder, name) for name in SECTIONS]).to_csv(
-        folder / "mapping.csv", index=False
-    )
-    manifest = folder / "sections.csv"
-    files = [f"{name}.h5ad" for name in SECTIONS]
-    columns = {"section": SECTIONS, "donor": DONOR, "h5ad": files, "csv": "mapping.csv", "root": "."}
-    pd.DataFrame(columns).to_csv(manifest, index=False)
+    for name in SECTIONS:
+        config = InputConfig(from_=raw, section=name, donor=DONOR)
+        _, found = read_folder(config)
+        *_, manifest = write_lab_files(found, config, name=name, folder=folder)
     return manifest
-
-
-def _write_section(raw: Path, folder: Path, name: str) -> pd.DataFrame:
-    """Write the h5ad of a section, and return its rows of the table of tiles."""
-    counts = pd.read_csv(raw / f"data/ST-cnts/{name}.tsv.gz", sep="\t", index_col=0)
-    spots = pd.read_csv(raw / f"data/ST-spotfiles/{name}_selection.tsv", sep="\t")
-    spots.index = pd.Index([f"{x}x{y}" for x, y in zip(spots["x"], spots["y"], strict=True)])
-    shared = [spot for spot in counts.index if spot in spots.index]
-    counts, spots = counts.loc[shared], spots.loc[shared]
-    ids = pd.Index([f"{name}_{spot}" for spot in shared], name="spot_id")
-    image = next(raw / path for path in FILES if path.startswith(f"data/ST-imgs/{DONOR}/{name}/"))
-    # Pixels from one array position to the next, by least squares, averaged over both axes.
-    axes = (("new_x", "pixel_x"), ("new_y", "pixel_y"))
-    step_px = np.mean([abs(np.polyfit(spots[array], spots[pixel], 1)[0]) for array, pixel in axes])
-    place = {"array_row": spots["y"].to_numpy(), "array_col": spots["x"].to_numpy()}
-    section = anndata.AnnData(
-        X=csr_matrix(counts.to_numpy()),
-        obs=pd.DataFrame({"section": name, "patient": DONOR, **place}, index=ids),
-        var=pd.DataFrame(index=counts.columns.astype(str)),
-    )
-    section.obsm["spatial"] = spots[["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64)
-    facts = {"mpp": float(PITCH_UM / step_px), "spot_diameter_um": SPOT_UM, "source_image": image.name}
-    section.uns["spatial"] = {name: {"metadata": {**facts, "technology": "Spatial Transcriptomics"}}}
-    with replacing(folder / f"{name}.h5ad") as partial:
-        section.write_h5ad(partial)
-    table = {"x": spots["pixel_x"], "y": spots["pixel_y"], "source_image": os.path.relpath(image, folder)}
-    return pd.DataFrame({**table, "spot_id": ids, "section": name, "patient": DONOR})
 
 
 def _fetch(address: str, digest: str, target: Path) -> None:

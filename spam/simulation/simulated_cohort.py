@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 from scipy import sparse, special
 
-from spam.atomic import replacing, write_text
+from spam.atomic import claimed, holds_results, replacing, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
@@ -232,31 +232,32 @@ def simulate(config: SimulateConfig, *, progress: Progress = SILENT) -> Simulati
     ConfigError
         If the options cannot be drawn, see `simulate_section`.
     OutputExistsError
-        If the folder is a file, or is not empty and ``config.overwrite`` is not set.
+        If the folder is a file, or is not empty and ``config.overwrite`` is not set, or another process writes to it.
     """
     assert config.out_dir is not None  # checked by the configuration
     out_dir = config.out_dir
-    if out_dir.is_file() or (out_dir.exists() and not config.overwrite and any(out_dir.iterdir())):
+    if out_dir.is_file() or (not config.overwrite and holds_results(out_dir)):
         message = f"{out_dir} (--out-dir) is not an empty folder; choose another one, or add --overwrite"
         raise OutputExistsError(message)
     manifest = out_dir / "sections.csv"
     lines: list[dict[str, str]] = []
-    with progress.task("simulating sections", config.n_donors * config.n_sections) as advance:
+    with (
+        claimed(out_dir, "--out-dir"),
+        staged(out_dir, last=manifest.name) as folder,
+        progress.task("simulating sections", config.n_donors * config.n_sections) as advance,
+    ):
         for donor, number in np.ndindex(config.n_donors, config.n_sections):
             section = simulate_section(config, donor=donor, section=number)
-            if not lines:  # the options work: from here on an old cohort is incomplete
-                manifest.unlink(missing_ok=True)
-            write_section(section, out_dir)
+            write_section(section, folder)
             files = {"h5ad": f"{section.name}.h5ad", "csv": f"{section.name}.csv", "root": "images"}
             lines.append({"section": section.name, "donor": section.donor, **files})
             advance(note=section.name)
-    options = {
-        key: value for key, value in config.to_mapping().items() if key not in ("out_dir", "overwrite")
-    }
-    record = {"options": options, "software": software_versions()}
-    write_text(out_dir / "simulation.json", json.dumps(record, indent=2))
-    with replacing(manifest) as partial:
-        pd.DataFrame(lines).to_csv(partial, index=False)
+        options = {
+            key: value for key, value in config.to_mapping().items() if key not in ("out_dir", "overwrite")
+        }
+        record = {"options": options, "software": software_versions()}
+        write_text(folder / "simulation.json", json.dumps(record, indent=2))
+        pd.DataFrame(lines).to_csv(folder / manifest.name, index=False)
     return SimulationReport(
         out_dir=out_dir,
         manifest=manifest,

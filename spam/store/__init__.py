@@ -1,7 +1,9 @@
 """The feature store: a Zarr v3 folder with one AnnData group per section (``docs/format.md``)."""
 
-from .feature_store import Store, choose_sections, create_store, open_store
+from .duplicates import Profiles, duplicates_in, profiles_of
+from .feature_store import Store, choose_sections, create_store, filled_store, open_store
 from .features import FeatureWriter
+from .gene_names import advice_on_names, describe_losses
 from .layout import chunk_slices, default_chunk_rows
 from .stored_section import (
     CsrMatrix,
@@ -20,15 +22,21 @@ __all__ = [
     "FeatureWriter",
     "Graph",
     "Overview",
+    "Profiles",
     "Store",
     "StoredSection",
+    "advice_on_names",
     "choose_features",
     "choose_sections",
     "chunk_slices",
     "create_store",
     "default_chunk_rows",
+    "describe_losses",
+    "duplicates_in",
+    "filled_store",
     "flagged_spots",
     "open_store",
+    "profiles_of",
     "readable_spots",
     "spots_digest",
     "verify",

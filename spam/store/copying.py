@@ -1,25 +1,25 @@
 """Copies of sections, features and graphs, file by file: `spam store select` and `spam store merge`."""
 
-import contextlib
 import dataclasses
 import difflib
+import hmac
 import secrets
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from spam.errors import ConfigError, MissingInputError, OutputExistsError, StoreError
+from spam.atomic import new_folder
+from spam.errors import ConfigError, MissingInputError, StoreError
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.store_config import MergeConfig, SelectConfig
 from spam.schemas.store_format import FileEntry, SectionMeta, quality_key
 from spam.typing import Array
 
-from .feature_store import Store, choose_sections, create_store, open_store
+from .feature_store import Store, choose_sections, create_store, filled_store, open_store
 from .features import feature_names
-from .layout import IDENTITY, INDEX, feature_graph_key, graph_nodes
+from .layout import DONOR, IDENTITY, INDEX, SECTION, feature_graph_key, graph_nodes
 from .section_index import SectionIndex, content_digest
 from .stored_section import StoredSection, graph_names, is_stale_graph
 from .writing import copy_nodes, copy_section, locked_section, write_root, write_section
@@ -29,6 +29,9 @@ Part: TypeAlias = tuple[Literal["features", "graph", "section"], str]
 
 Parts: TypeAlias = Mapping[Part, tuple[str, ...]]
 """Features and graphs of a section, each with its nodes."""
+
+_OF_PLACES = ("in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
+"""Columns of ``obs`` that no one computes from counts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class CopyReport:
     added
         Features and graphs that are new in it, ``section: features 'key'``.
     left_out
-        Features and graphs that were not copied, with the reason.
+        Features, graphs and columns of ``obs`` that were not copied, with the reason.
     redacted
         What was removed from the sections, by section.
     n_equal
@@ -72,17 +75,23 @@ class CopyReport:
         return "\n".join([*lines, f"wrote {self.out}"])
 
 
-def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
+def select(config: SelectConfig, *, progress: Progress = SILENT, key: bytes | None = None) -> CopyReport:
     """Copy some sections, features and genes of a store, without data that must not be shared if asked.
 
     Unchanged sections are copied file by file and keep their content digest. With fewer genes the tables are written
     again; library sizes are then those of the genes that are left. Graphs over features that were replaced later are left
     out. The copy appears when it is complete.
 
-    `without_counts` removes counts and genes; columns of ``obs`` stay, so check that none was computed from counts.
-    `without_coordinates` removes coordinates, all graphs, the slide size, the overview image and all columns of ``obs``,
-    replaces the ids by numbers (barcodes and ids such as ``10x12`` are positions) and shuffles the spots. Anyone who
-    has the slide can embed it and recognise each spot by its features: no copy with features can hide that.
+    `without_counts` removes counts and genes, and the columns of ``obs``, which may be computed from them, except those
+    of the array (``in_tissue``, ``array_row``, …). `without_coordinates` removes coordinates, all graphs, the slide
+    size, the overview image, the names of the source files and all columns of ``obs``, replaces the ids by numbers
+    (barcodes and ids such as ``10x12`` are positions) and shuffles the spots. `keep_obs` keeps columns in both cases.
+    Anyone who has the slide can embed it and recognise each spot by its features: no copy with features can hide that.
+
+    Parameters
+    ----------
+    key
+        Secret from which the order of the spots is drawn, so that equal sections give equal copies; None for a new one.
 
     Raises
     ------
@@ -99,11 +108,17 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
     sections = [store.section(name) for name in choose_sections(store, config.sections)]
     genes = _chosen_genes(config, sections)
     kept = chosen_parts(sections, config.features)
+    if missing := set(config.keep_obs) - {name for section in sections for name in section.obs}:
+        known = sorted({name for section in sections for name in section.obs})
+        message = f"No obs column {', '.join(sorted(missing))} (--keep-obs). There are: {', '.join(known)}."
+        raise StoreError(message)
+    key = key or secrets.token_bytes()
     left_out: list[str] = []
     with (
-        new_folder(config.out) as folder,
+        new_folder(config.out, "OUT") as folder,
         progress.task("copying", sum(len(s.index.files) for s in sections)) as advance,
     ):
+        create_store(folder)
         for section in sections:
             parts = {}
             for part, nodes in parts_of(section.index).items():
@@ -113,7 +128,11 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
                     left_out.append(f"{named(section, part)} (its features were replaced later)")
                 elif part[0] == "features" or not config.without_coordinates:
                     parts[part] = nodes
-            _copy(section, folder, parts, genes, config, advance)
+            if columns := sorted({*section.obs} - {*_kept_obs(section, config), SECTION, DONOR}):
+                left_out.append(
+                    f"{section.meta.name}: obs columns {', '.join(columns)} (--keep-obs keeps them)"
+                )
+            _copy(section, folder, parts, genes, config, key, advance)
         write_root(folder)
     copy = open_store(config.out)
     copied = [copy.section(name) for name in copy.section_names]
@@ -124,25 +143,6 @@ def select(config: SelectConfig, *, progress: Progress = SILENT) -> CopyReport:
         left_out=tuple(left_out),
         redacted={section.meta.name: section.meta.redacted for section in copied},
     )
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Give an empty store to fill; it is renamed to `out` if the ``with`` block succeeds, else removed.
-
-    Raises
-    ------
-    OutputExistsError
-        If there is something at `out`.
-    """
-    if out.exists():
-        message = f"{out} exists already. Delete it, or choose another name."
-        raise OutputExistsError(message)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as folder:
-        inner = create_store(Path(folder) / "store").folder
-        yield inner
-        inner.rename(out)
 
 
 def parts_of(index: SectionIndex) -> dict[Part, tuple[str, ...]]:
@@ -225,25 +225,32 @@ def _chosen_genes(config: SelectConfig, sections: Sequence[StoredSection]) -> se
     return genes
 
 
+def _kept_obs(section: StoredSection, config: SelectConfig) -> dict[str, Array]:
+    """Choose the columns of ``obs`` that a redacted copy keeps."""
+    kept = set(config.keep_obs) | ({*_OF_PLACES} if not config.without_coordinates else set())
+    is_redacted = config.without_counts or config.without_coordinates
+    return {name: values for name, values in section.obs.items() if name in kept or not is_redacted}
+
+
 def _copy(
     section: StoredSection,
     folder: Path,
     parts: Parts,
     genes: set[str] | None,
     config: SelectConfig,
+    key: bytes,
     advance: Advance,
 ) -> None:
     """Copy a section, redacted if the options ask for it."""
-    meta = section.meta
+    meta, obs = section.meta, _kept_obs(section, config)
     kept = [] if section.genes is None or config.without_counts else section.genes.tolist()
     kept = [gene for gene in kept if genes is None or gene in genes]
-    if len(kept) == meta.n_genes and not config.without_coordinates:
+    is_open = not config.without_coordinates
+    if len(kept) == meta.n_genes and is_open and {*obs, SECTION, DONOR} >= {*section.obs}:
         others = [nodes for part, nodes in parts_of(section.index).items() if part not in parts]
         copy_section(section.location, section.index, folder, advance, leave_out=sum(others, ()))
         return
-    has_counts, is_open = meta.has_counts and not config.without_counts, not config.without_coordinates
-    overview = section.overview()
-    order = np.arange(meta.n_spots) if is_open else np.random.default_rng().permutation(meta.n_spots)
+    has_counts = meta.has_counts and not config.without_counts
     changed = dataclasses.replace(
         meta,
         n_genes=len(kept),
@@ -251,24 +258,30 @@ def _copy(
         has_coordinates=meta.has_coordinates and is_open,
         redacted=_redacted(meta, kept, config),
     )
+    order, ids, overview = np.arange(meta.n_spots), section.ids, section.overview()
     if not is_open:
+        # Not of the features, so that a copy with more of them has the same order.
+        content = content_digest(table_files(section.index)).encode()
+        order = np.random.default_rng(list(hmac.digest(key, content, "sha256"))).permutation(meta.n_spots)
+        ids, overview = np.array([f"spot{number}" for number in range(meta.n_spots)]), None
         changed = dataclasses.replace(
             changed,
             slide_width_px=None,
             slide_height_px=None,
-            spots_sha256=secrets.token_hex(32),  # other spots than those of any other copy: the order differs
+            # Other spots than those of a copy with another key: the order differs.
+            spots_sha256=hmac.digest(key, content + b"spots", "sha256").hex(),
             sources=(),
         )
     write_section(
         folder,
         changed,
-        ids=section.ids if is_open else np.array([f"spot{number}" for number in range(meta.n_spots)]),
+        ids=ids,
         xy_px=section.xy_px if changed.has_coordinates else None,
         xy_um=section.xy_um if changed.has_coordinates else None,
         counts=section.counts(kept)[order] if has_counts else None,
         genes=np.array(kept, dtype=str) if has_counts else None,
-        obs=section.obs if is_open else {},
-        overview=(overview.image, overview.scale) if overview is not None and is_open else None,
+        obs={name: values[order] for name, values in obs.items()},
+        overview=None if overview is None else (overview.image, overview.scale),
     )
     nodes = sum(parts.values(), ())
     if is_open:
@@ -436,8 +449,10 @@ def merge(config: MergeConfig, *, progress: Progress = SILENT) -> CopyReport:
     )
     advice = "Select what to merge: spam store select A part.zarr --sections … --features …"
     require_no_conflicts(plans, "These stores differ", advice)
-    target = own or create_store(config.out)
-    with progress.task("merging", len(planned_files(plans.values()))) as advance:
+    with (
+        filled_store(config.out) as target,
+        progress.task("merging", len(planned_files(plans.values()))) as advance,
+    ):
         apply_plans(plans, target, advance)
     unfinished = [
         f"{s.store_address}: {s.meta.name}: {key} (unfinished)" for s in sections for key in s.unfinished_keys

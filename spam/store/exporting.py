@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -14,7 +13,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from spam.atomic import replacing
+from spam.atomic import claimed, staged
 from spam.errors import OutputExistsError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import ExportConfig
@@ -56,24 +55,31 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
     Raises
     ------
     OutputExistsError
-        If a file exists already; nothing is written then.
+        If a file exists already, or another process writes to the folder; nothing is written then.
     StoreError
         If the store, a section or features do not exist or are damaged.
     """
+    assert config.out is not None  # checked by ExportConfig
+    with claimed(config.out, "OUT"):
+        return _export(config, config.out, progress)
+
+
+def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport:
     assert config.store is not None  # checked by ExportConfig
-    assert config.out is not None
     store = open_store(config.store)
     sections = [store.section(name) for name in choose_sections(store, config.sections)]
     keys = [choose_features(section, config.features) for section in sections]
     names = [f"{section.meta.name}{suffix}" for section in sections for suffix in _suffixes(config, section)]
-    existing = [name for name in names if (config.out / name).exists()]
+    existing = [name for name in names if (out / name).exists()]
     if existing:
-        message = f"{config.out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
+        message = (
+            f"{out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
+        )
         raise OutputExistsError(message)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with progress.task(f"export to {config.to}", len(sections)) as advance:
+    with staged(out) as folder, progress.task(f"export to {config.to}", len(sections)) as advance:
         for section, chosen in zip(sections, keys, strict=True):
-            _write(section, chosen, config)
+            paths = [folder / f"{section.meta.name}{suffix}" for suffix in _suffixes(config, section)]
+            _write(section, chosen, config, paths)
             advance(note=section.meta.name)
     stale = [
         f"{section.meta.name}/{key}"
@@ -81,7 +87,7 @@ def export(config: ExportConfig, *, progress: Progress = SILENT) -> ExportReport
         for key in section.graph_keys
         if is_stale_graph(section.index, key)
     ]
-    return ExportReport(files=tuple(config.out / name for name in names), stale=tuple(stale))
+    return ExportReport(files=tuple(out / name for name in names), stale=tuple(stale))
 
 
 def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> anndata.AnnData:
@@ -139,24 +145,17 @@ def _suffixes(config: ExportConfig, section: StoredSection) -> tuple[str, ...]:
     return (f".{config.to}",)
 
 
-def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig) -> None:
-    assert config.out is not None
-    first, *more = (config.out / f"{section.meta.name}{suffix}" for suffix in _suffixes(config, section))
-    if config.to == "zarr":
-        partial = first.with_name(f"{first.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed export
-        with _zarr_v3():
-            to_anndata(section, keys).write_zarr(partial)
-        partial.rename(first)
-        return
-    with replacing(first) as partial:
-        if config.to == "h5ad":
-            to_anndata(section, keys).write_h5ad(partial)
-        else:
-            _spots_table(section, keys).to_parquet(partial)
-    for path in more:
-        with replacing(path) as partial:
-            _counts_table(section).to_parquet(partial, index=False)
+def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig, paths: Sequence[Path]) -> None:
+    match config.to:
+        case "h5ad":
+            to_anndata(section, keys).write_h5ad(paths[0])
+        case "zarr":
+            with _zarr_v3():
+                to_anndata(section, keys).write_zarr(paths[0])
+        case "parquet":
+            _spots_table(section, keys).to_parquet(paths[0])
+            for path in paths[1:]:
+                _counts_table(section).to_parquet(path, index=False)
 
 
 @contextlib.contextmanager

@@ -1,20 +1,23 @@
 """Opening and making stores, adding sections to them, and choosing sections by name."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spam.atomic import PARTIAL
 from spam.errors import StoreError
-from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
+from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, RESERVED_COLUMNS, SECTIONS, SPAM, VERSION, name_fault
+from .layout import FORMAT, INDEX, LOCKS, SECTIONS, SPAM, SPATIAL, SPATIAL_UM, STAGING, VERSION
 from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .stored_section import Overview, StoredSection, spots_digest
-from .writing import locked_section, remove_leftovers, write_root, write_section
+from .writing import discard, locked_section, remove_leftovers, write_root, write_section
 
 
 class Store:
@@ -85,7 +88,7 @@ class Store:
         """
         folder, name = self.folder, section.name
         width, height = slide_size_px or (None, None)
-        columns = (name_fault(column, "obs column", reserved=RESERVED_COLUMNS) for column in section.obs)
+        columns = (name_fault(column, "obs column") for column in section.obs)
         faults = [fault for fault in (name_fault(name, "the section's name (--section)"), *columns) if fault]
         if faults:
             message = f"Section {name!r} cannot be stored: {'; '.join(faults)}. Rename it."
@@ -180,13 +183,60 @@ def create_store(path: Path | str) -> Store:
         If there is something else at `path`, or a store of another format version.
     """
     path = Path(path)
-    # A writer that was killed before it made a store of the folder leaves these.
-    if not path.exists() or (
-        path.is_dir() and all(p.name in (LOCKS, f"{INDEX}.partial") for p in path.iterdir())
-    ):
+    # A writer that was killed before it made a store of the folder leaves locks.
+    if not path.exists() or (path.is_dir() and all(map(_is_ours, path.iterdir()))):
         path.mkdir(parents=True, exist_ok=True)
         write_root(path)
     return open_store(path, is_read_only=False)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether an entry of a store's folder is neither its root nor a section."""
+    return path.name == LOCKS or path.name.startswith(STAGING) or path.name.endswith(PARTIAL)
+
+
+@contextlib.contextmanager
+def filled_store(path: Path, *, needs_features: bool = False) -> Iterator[Store]:
+    """Open a store for writing, or make one; if the ``with`` block fails, an empty one that was made is removed.
+
+    Parameters
+    ----------
+    path
+        Folder of the store.
+    needs_features
+        Whether new sections without any chunk of features are removed, too, if the block fails.
+
+    Raises
+    ------
+    StoreError
+        As `create_store`.
+    """
+    was_there, had_root = path.exists(), (path / INDEX).exists()
+    try:
+        store = create_store(path)
+    except OSError:  # a full disk
+        if not was_there:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    before = store.section_names
+    try:
+        yield store
+    except Exception:  # an interrupted run is resumed
+        for name in set(store.section_names) - {*before} if needs_features else ():
+            with contextlib.suppress(StoreError), locked_section(path, name):  # else another process fills it
+                begun = {chunk.parents[2].name for chunk in (path / name / "obsm").glob("*/c/*/0")}
+                if all(key in (SPATIAL, SPATIAL_UM) or key.endswith(f"_{QUALITY}") for key in begun):
+                    discard(path, name)
+        remove_leftovers(path)  # keeps those of processes that are alive
+        others = [entry for entry in path.iterdir() if not _is_ours(entry) and entry.name != INDEX]
+        if not had_root and not others and not any(path.glob(f"{STAGING}*")):
+            for entry in path.iterdir():
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+            if not was_there:
+                path.rmdir()
+        else:
+            write_root(path)
+        raise
 
 
 def read_root(location: Location) -> tuple[str, ...]:

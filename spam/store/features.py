@@ -20,7 +20,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from spam.errors import StoreError
-from spam.schemas.store_format import QUALITY, FeatureMeta, feature_identity, quality_key
+from spam.schemas.store_format import QUALITY, FeatureMeta, feature_identity, name_fault, quality_key
 from spam.typing import Array, Float, Shaped
 
 from .layout import (
@@ -35,7 +35,6 @@ from .layout import (
     feature_graph_key,
     graph_nodes,
     inside,
-    name_fault,
 )
 from .places import FilePart, FolderLocation, Location
 from .section_index import SectionIndex, update_index

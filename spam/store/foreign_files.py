@@ -21,19 +21,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import anndata
 import h5py
 import numpy as np
 import pandas as pd
 
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError, shortened
 from spam.schemas.store_config import ForeignKind
 from spam.sections.coordinates import CENTRE_COLUMNS, UM_COLUMNS
+from spam.sections.h5ad import read_h5ad
+from spam.sections.hdf5_files import attribute_text, find_node, open_hdf5, read_numbers
 from spam.sections.lab_section import quoted
 from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, first_column, read_csv_text
 from spam.typing import Array, Float32, Float64, Shaped
 
-from .array_files import open_hdf5, read_npy, read_npz, read_numbers, read_tensor, refuse_claims
+from .array_files import read_npy, read_npz, read_tensor
 
 FileFormat: TypeAlias = Literal["hdf5", "npy", "npz", "torch", "other"]
 
@@ -105,7 +106,12 @@ class _Rows:
 
 
 def read_foreign_features(
-    path: Path, *, kind: ForeignKind | None = None, coordinates: Path | None = None, key: str | None = None
+    path: Path,
+    *,
+    kind: ForeignKind | None = None,
+    coordinates: Path | None = None,
+    key: str | None = None,
+    side_px: float | None = None,
 ) -> ForeignFeatures:
     """Read the features of one slide, and where their tiles are.
 
@@ -122,6 +128,8 @@ def read_foreign_features(
         CSV with one row per row of the features (ids, centres in full-resolution pixels, or both).
     key
         ``obsm`` key of the features in an h5ad.
+    side_px
+        Side of a tile in full-resolution pixels by ``--tile-um`` or ``--tile-px``, for corners in files that state none.
 
     Raises
     ------
@@ -147,6 +155,8 @@ def read_foreign_features(
     own = _read_rows(path, kind, key)
     given = _Rows() if coordinates is None else _read_coordinates(coordinates)
     rows, faults = _combined(own, given)
+    if rows.side_px is None and rows.is_corner:
+        rows = dataclasses.replace(rows, side_px=side_px)
     faults += [*_feature_faults(rows.features), *_position_faults(rows)]
     if faults:
         message = f"{path} ({kind}) cannot be imported: {'; '.join(faults)}."
@@ -203,7 +213,7 @@ def _hdf5_kinds(path: Path) -> tuple[ForeignKind, ...]:
     with open_hdf5(path) as file:
         if {"obs", "obsm"} <= set(file):
             return ("h5ad",)
-        nodes = [file.get("features"), file.get("coords")]
+        nodes = [find_node(file, "features"), find_node(file, "coords")]
         if not all(isinstance(node, h5py.Dataset) for node in nodes):
             return ()
         attributes = {name for node in nodes for name in node.attrs}
@@ -237,15 +247,16 @@ def _read_coordinates(path: Path) -> _Rows:
 def _read_corners(path: Path) -> _Rows:
     """Read TRIDENT's or CLAM's ``coords``, and ``features`` if the file has them."""
     with open_hdf5(path) as file:
-        features = read_numbers(file, "features") if "features" in file else None
-        encoder = file["features"].attrs.get("encoder") if features is not None else None
-        xy, attributes = read_numbers(file, "coords"), dict(file["coords"].attrs)
-    name = encoder.decode() if isinstance(encoder, bytes) else encoder
+        nodes = {name: find_node(file, name) for name in ("features", "coords")}
+        features = read_numbers(file, "features") if nodes["features"] is not None else None
+        name = None if nodes["features"] is None else attribute_text(nodes["features"], "encoder")
+        xy = read_numbers(file, "coords")
+        attributes = {} if nodes["coords"] is None else dict(nodes["coords"].attrs)
     return _Rows(
         features=features,
         xy=xy,
         side_px=_side_at_level_0(attributes),
-        encoder_name=name if isinstance(name, str) and name not in ("", "None") else None,
+        encoder_name=name if name not in ("", "None") else None,
     )
 
 
@@ -275,20 +286,17 @@ def _side_at_level_0(attributes: Mapping[str, Any]) -> float | None:
 
 def _h5ad_keys(path: Path) -> list[str]:
     with open_hdf5(path) as file:
-        return sorted(name for name in file["obsm"] if name != "spatial")
+        return sorted(name for name in (find_node(file, "obsm") or ()) if name != "spatial")
 
 
 def _read_h5ad(path: Path, key: str) -> _Rows:
-    keys = _h5ad_keys(path)
+    keys, h5ad = _h5ad_keys(path), read_h5ad(path, "FILE")
+    if key not in keys:
+        message = f"{path} has no features {shortened(key)} (--key). Its obsm keys: {quoted(keys) or 'none'}."
+        raise ConfigError(message)
+    xy = None if h5ad.spatial is None else h5ad.spatial[:, :2]
     with open_hdf5(path) as file:
-        index = file["obs"].attrs.get("_index")
-        if not isinstance(index, str) or index not in file["obs"] or key not in keys:
-            message = f"{path} has no features {key!r} (--key) or no obs index. Its obsm keys: {quoted(keys) or 'none'}."
-            raise ConfigError(message)
-        refuse_claims(file["obs"][index])
-        ids = np.array(anndata.io.read_elem(file["obs"][index]), dtype=np.str_)
-        xy = read_numbers(file, "obsm/spatial") if "spatial" in file["obsm"] else None
-        return _Rows(features=read_numbers(file, f"obsm/{key}"), xy=xy, is_corner=False, ids=ids)
+        return _Rows(features=read_numbers(file, f"obsm/{key}"), xy=xy, is_corner=False, ids=h5ad.ids)
 
 
 def _read_slide2vec(path: Path) -> _Rows:
@@ -448,6 +456,10 @@ def _position_faults(rows: _Rows) -> Iterator[str]:
     elif (n_places := len(np.unique(rows.xy, axis=0))) < n_tiles:
         yield f"{n_tiles - n_places} coordinates occur more than once; give the features of one slide, extracted once"
     if rows.is_corner and rows.side_px is None:
-        yield "the coordinates are corners and the tile size is unknown; give CLAM's patches/<slide>.h5 with --coordinates"
+        yield (
+            "the coordinates are corners and the tile size is unknown; give it with --tile-px or --tile-um (which needs the "
+            "section's µm per pixel), or with --coordinates and CLAM's patches/<slide>.h5 or slide2vec's .coordinates.npz "
+            "beside its .meta.json"
+        )
     elif rows.side_px is not None and not 0 < rows.side_px < math.inf:
         yield f"the tile size is {rows.side_px:g} px"

@@ -70,10 +70,12 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
         message = f"Store {store.address!r} has {len(names)} sections ({', '.join(names)}). Choose one with --section."
         raise ConfigError(message)
     section = store.section(names[0])
+    mpp, side_px = section.meta.mpp, config.tile_px
+    if config.tile_um is not None and mpp is not None:
+        side_px = config.tile_um / mpp
     foreign = read_foreign_features(
-        config.file, kind=config.kind, coordinates=config.coordinates, key=config.key
+        config.file, kind=config.kind, coordinates=config.coordinates, key=config.key, side_px=side_px
     )
-    mpp = section.meta.mpp
     rows = match_to_spots(
         foreign,
         section.ids,

@@ -1,7 +1,6 @@
 """Names of everything inside a store (the table of ``docs/format.md`` as constants), and how rows are cut into chunks."""
 
 import math
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,8 +38,6 @@ STAGING = ".unfinished-"
 """Begins the name of a folder beside the sections in which a section or a graph is written before it is renamed."""
 LOCKS = ".locks"
 """Folder beside the sections with the lock files of writers."""
-PARTIAL = ".partial"
-"""Ending of a file that is being written; a writer killed at that moment leaves it behind."""
 
 SPATIAL = "spatial"
 """``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image."""
@@ -50,8 +47,6 @@ SECTION = "section"
 """``obs`` column with the name of the section."""
 DONOR = "donor"
 """``obs`` column with the donor."""
-RESERVED_COLUMNS = ("_index",)
-"""Names that an ``obs`` column cannot have, because AnnData's data frames use them."""
 
 _CHUNK_BYTES = 1 << 21
 _MOST_CHUNKS = 128
@@ -82,19 +77,6 @@ def feature_graph_key(features_key: str) -> str:
 def graph_nodes(key: str) -> tuple[str, str, str]:
     """Name the nodes of a neighbour graph within its section, as squidpy does: description, weights, distances."""
     return f"uns/{key}_neighbors", f"obsp/{key}_connectivities", f"obsp/{key}_distances"
-
-
-def name_fault(name: str, what: str, *, reserved: Iterable[str] = ()) -> str | None:
-    """Describe why `name` cannot be the name of a group or array; None if it can."""
-    if not name:
-        return f"{what} is empty"
-    if name in reserved:
-        return f"{what} {name!r} is reserved by the store"
-    if name.startswith((".", "__")) or any(
-        c in "/\\" or unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in name
-    ):
-        return f"{what} {name!r} holds '/', '\\' or a control character, or starts with '.' or '__'"
-    return None
 
 
 def duplicates(values: Iterable[str]) -> list[str]:

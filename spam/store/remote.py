@@ -20,9 +20,9 @@ import aiohttp
 import fsspec
 
 from spam.errors import StoreError
-from spam.schemas.store_format import FileEntry
+from spam.schemas.store_format import FileEntry, name_fault
 
-from .layout import INDEX, name_fault
+from .layout import INDEX
 from .places import FilePart, Location
 from .section_index import MOST_INDEX_BYTES, file_entry
 
@@ -30,7 +30,9 @@ _log = logging.getLogger(__name__)
 
 _PACKAGES = {"s3": "'spam-st[s3]'", "gs": "'spam-st[gs]'", "gcs": "'spam-st[gs]'"}
 _WEB = ("http", "https")
-_SILENCE_S = 60  # after which a server is given up; a large file may take as long as it takes
+_SILENCE_S = 60  # after which a server is given up
+_LEAST_RATE, _GRACE_S = 1000, 20.0  # bytes per second of one file, on average after the first seconds
+_PIECE = 1 << 14
 _N_TRIES, _WAIT_S = 3, 0.5
 _N_THREADS = 8
 _LOG_IN = {
@@ -153,13 +155,10 @@ class RemoteLocation(Location):
         _log.debug("fetching %s (%d bytes)", path, n_bytes)
         # Addresses of the web are quoted; those of a store are not.
         where = f"{self._root}/{urllib.parse.quote(path) if self._scheme in _WEB else path}"
-        # Without it the Hub's file system fetches block by block, some of them twice.
-        options = {"block_size": 0} if self._scheme == "hf" else {}
         for left in reversed(range(_N_TRIES)):
             try:
                 with remote_errors(self.address, f"reading {path!r}"):
-                    data: bytes = self._files.cat_file(where, end=n_bytes + 1, **options)
-                    return data
+                    return self._read(where, n_bytes + 1)
             except FileNotFoundError:
                 return None
             except StoreError as error:
@@ -167,6 +166,25 @@ class RemoteLocation(Location):
                     raise
                 time.sleep(_WAIT_S)
         return None  # pragma: no cover
+
+    def _read(self, where: str, n_bytes: int) -> bytes:
+        """Read the first `n_bytes` bytes of a file; those of the web and the Hub must not come too slowly."""
+        begun, data = time.monotonic(), bytearray()
+        if self._scheme in (*_WEB, "hf"):
+            # Without a block size of 0, these file systems fetch block by block, some of them twice.
+            limit = {} if self._scheme == "hf" else {"headers": {"Range": f"bytes=0-{n_bytes - 1}"}}
+            with self._files.open(where, block_size=0, size=n_bytes, **limit) as file:
+                while len(data) < n_bytes and (piece := file.read(min(_PIECE, n_bytes - len(data)))):
+                    data += piece
+                    seconds = time.monotonic() - begun
+                    if seconds > _GRACE_S and len(data) < _LEAST_RATE * seconds:
+                        message = (
+                            f"{self.address!r} sends {len(data) / seconds:.0f} bytes per second, which would take hours. Run "
+                            "the command again later; what was fetched is kept."
+                        )
+                        raise StoreError(message)
+            return bytes(data)
+        return bytes(self._files.cat_file(where, end=n_bytes))
 
 
 @contextlib.contextmanager

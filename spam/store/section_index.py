@@ -14,11 +14,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spam.atomic import replacing
+from spam.atomic import PARTIAL, replacing
 from spam.errors import StoreError
-from spam.schemas.store_format import FileEntry, SectionMeta
+from spam.schemas.store_format import FileEntry, SectionMeta, name_fault
 
-from .layout import DIGEST, FILES, INDEX, META, PARTIAL, SPAM, name_fault
+from .layout import DIGEST, FILES, INDEX, META, SPAM
 
 _UNSEALED = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -186,8 +186,8 @@ def update_index(section: Path, *, add: Collection[str] = (), drop: Collection[s
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one step."""
-    with replacing(path) as partial:
+    """Replace a file in one step; the caller holds the lock of its section."""
+    with replacing(path, is_locked=True) as partial:
         partial.write_bytes(data)
 
 

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from spam.errors import StoreError
-from spam.schemas.store_format import FeatureMeta, GraphMeta, quality_key
+from spam.errors import SectionError, StoreError
+from spam.schemas.store_format import FeatureMeta, GraphMeta, name_fault, quality_key
 from spam.schemas.tile_spec import TileFlag, tile_flags
+from spam.sections.count_matrix import indptr_fault, sparse_matrix
 from spam.typing import Array, Bool, Float32, Float64, Int, Shaped
 
 from .features import (
@@ -24,7 +25,7 @@ from .features import (
     read_features,
     unfinished_names,
 )
-from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes, name_fault
+from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes
 from .places import FolderLocation, Location, open_section_group, writable_folder
 from .section_index import SectionIndex, content_digest, open_index
 from .writing import locked, locked_part, write_elements
@@ -33,6 +34,7 @@ CsrMatrix: TypeAlias = Any
 """SciPy's ``csr_matrix`` or ``csr_array``; SciPy carries no types."""
 
 _NEIGHBORS = "_neighbors"
+_MAKE_AGAIN = "Make the section again: spam embed --overwrite"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,11 @@ class StoredSection:
     def genes(self) -> Shaped[Array, " n_genes"] | None:
         """Names of the genes, as NumPy's ``str``; None for a section without counts."""
         return self._array("var/_index") if self.meta.has_counts else None
+
+    @property
+    def n_detected(self) -> Int[Array, " n_genes"]:
+        """Number of spots with a count of each gene, of a section with counts."""
+        return np.diff(self._array("X/indptr"))
 
     @cached_property
     def xy_px(self) -> Float64[Array, "n_spots 2"]:
@@ -394,19 +401,25 @@ class StoredSection:
         parts = [self._array(f"{name}/{part}") for part in ("data", "indices", "indptr")]
         return self._matrix(name, form, parts, shape)
 
-    def _matrix(self, name: str, form: str, parts: list[Array], shape: tuple[int, int]) -> Any:
-        make = sparse.csr_matrix if form == "csr" else sparse.csc_matrix
+    def _matrix(
+        self, name: str, form: Literal["csr", "csc"], parts: list[Array], shape: tuple[int, int]
+    ) -> Any:
+        data, indices, indptr = parts
+        where = f"{name!r} of section {self._name!r} in store {self.store_address!r}"
         try:
-            matrix = make(tuple(parts), shape=shape)
-            matrix.check_format(full_check=True)  # an index out of range would crash the process later
-        except ValueError as error:
-            message = f"{name!r} of section {self._name!r} is no {form} matrix of shape {shape}: {error}"
-            raise StoreError(message) from error
-        return matrix
+            return sparse_matrix(
+                data, indices, indptr, form=form, shape=shape, where=where, advice=_MAKE_AGAIN
+            )
+        except SectionError as error:
+            raise StoreError(str(error)) from error
 
     def _columns(self, columns: Int[Array, " n_columns"]) -> sparse.csr_matrix:
         """Read some columns of the counts; each chunk is decoded about once."""
         indptr = self._array("X/indptr")
+        n_values = self.index.nodes["X/data"]["shape"][0]
+        if fault := indptr_fault(indptr, self.meta.n_genes, n_values):  # before it is used as addresses
+            message = f"'X' of section {self._name!r} in store {self.store_address!r} is damaged: {fault}. {_MAKE_AGAIN}"
+            raise StoreError(message)
         wanted, places = np.unique(columns, return_inverse=True)
         starts, stops = indptr[wanted], indptr[wanted + 1]
         chunk = self.index.nodes["X/data"]["chunk_grid"]["configuration"]["chunk_shape"][0]

@@ -1,10 +1,12 @@
 """The library twin of `spam store verify`: every byte of a store is compared with its digest."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from spam.atomic import PARTIAL
 from spam.errors import StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import VerifyConfig
@@ -12,9 +14,10 @@ from spam.schemas.store_format import FileEntry
 
 from .feature_store import locate, read_root
 from .features import is_intact_chunk
-from .layout import INDEX, LOCKS, PARTIAL, STAGING
+from .layout import INDEX, LOCKS, STAGING
 from .places import FolderLocation, Location, ZipLocation
 from .section_index import SectionIndex, open_index
+from .stored_section import StoredSection
 
 _N_THREADS = 2  # one reads while the other hashes
 _README = "README.md"
@@ -89,9 +92,9 @@ def verify(config: VerifyConfig, *, progress: Progress = SILENT) -> VerifyReport
     """Compare every byte of a store with the digests that were written with it.
 
     These are the digests of the root and of each section's index, the size and SHA-256 of every file that an index names,
-    and the checksums of unfinished chunks of features. Files that no index names are faults too, except ``README.md``. All
-    faults are listed; a damaged index hides only its own section. A store that is being written at the same time shows
-    faults that are none. Of a remote store, all files are fetched.
+    and the checksums of unfinished chunks of features. Files that no index names are faults too, except ``README.md``, and
+    so are counts and graphs that are no sparse matrices. All faults are listed; a damaged index hides only its own section.
+    A store that is being written at the same time shows faults that are none. Of a remote store, all files are fetched.
 
     Parameters
     ----------
@@ -138,6 +141,10 @@ def verify(config: VerifyConfig, *, progress: Progress = SILENT) -> VerifyReport
             return VerifyFault(path=name, fault=fault, place=_place(index, path)) if fault else None
 
         faults += [fault for fault in pool.map(check, jobs) if fault]
+    damaged = {fault.path.split("/")[0] for fault in faults}
+    for index in whole:
+        if index.meta.name not in damaged:
+            faults += _matrix_faults(StoredSection(location, index.meta.name, is_writable=False))
     is_all = len(indices) == len(names)
     faults += [
         fault for path in _files_of(location) if (fault := _unnamed(location, path, indices, is_all=is_all))
@@ -149,6 +156,17 @@ def verify(config: VerifyConfig, *, progress: Progress = SILENT) -> VerifyReport
         sections={name: index.digest if index else None for name, index in indices.items()},
         faults=tuple(faults),
     )
+
+
+def _matrix_faults(section: StoredSection) -> Iterator[VerifyFault]:
+    """Find sparse matrices whose bytes are as written and that are none: their writer was given damaged ones."""
+    readers: dict[str, Callable[[], object]] = {"X": section.counts} if section.meta.has_counts else {}
+    readers |= {f"obsp/{key}": functools.partial(section.graph, key) for key in section.graph_keys}
+    for name, read in readers.items():
+        try:
+            read()
+        except StoreError as error:
+            yield VerifyFault(path=f"{section.meta.name}/{name}", fault=str(error))
 
 
 def _sections_of(location: Location) -> tuple[tuple[str, ...], list[VerifyFault]]:

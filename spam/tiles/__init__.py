@@ -1,5 +1,6 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
+from .placement import check_placement
 from .slide import Slide
 from .slide_cache import sweep_order
 from .slide_formats import open_slide
@@ -13,6 +14,7 @@ __all__ = [
     "Slide",
     "TileBatch",
     "TileReader",
+    "check_placement",
     "cut_tile",
     "grid_section",
     "grid_slides",

@@ -1,6 +1,7 @@
 """OME-Zarr: a pyramid of Zarr arrays in a folder, NGFF 0.4 (Zarr v2) and 0.5 (Zarr v3)."""
 
 import itertools
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,11 @@ from .slide import UNSTATED, PixelSize, Slide, pixel_size, to_rgb
 
 
 class OmeZarrSlide(Slide):
-    """The first image of an OME-Zarr, with the levels of its first ``multiscales``.
+    """The largest image of an OME-Zarr, the first of several, with its levels.
 
     Source: OME-NGFF 0.4 and 0.5 (ngff.openmicroscopy.org). Axes may have any order; time and depth must have length one.
     A missing chunk stands for its fill value, as in any Zarr, but if that is black it is an error: no scanner sees black
-    glass, and copies of folders lose files.
+    glass, and copies of folders lose files. A level without any chunk is an error too.
 
     Raises
     ------
@@ -34,15 +35,12 @@ class OmeZarrSlide(Slide):
     )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
-        group: Any = zarr.open_group(path, mode="r", use_consolidated=False)
-        attributes = _ome_attributes(group)
-        if "bioformats2raw.layout" in attributes and "multiscales" not in attributes:
-            group = group["0"]  # the first of several images, which bioformats2raw numbers
-            attributes = _ome_attributes(group)
-        multiscales = attributes["multiscales"][0]
+        root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
+        images = _images_of(root)
+        name, group, multiscales = max(images, key=lambda image: math.prod(_levels_of(*image[1:])[0].shape))
         self._axes: list[str] = [axis["name"] for axis in multiscales["axes"]]
         column, row = self._axes.index("x"), self._axes.index("y")
-        self._levels: list[Any] = [group[dataset["path"]] for dataset in multiscales["datasets"]]
+        self._levels = _levels_of(group, multiscales)
         first = self._levels[0]
         sizes = dict(zip(self._axes, first.shape, strict=True))
         is_stack = any(n > 1 for axis, n in sizes.items() if axis not in "yxc")
@@ -50,11 +48,18 @@ class OmeZarrSlide(Slide):
             found = f"{first.dtype} with axes {''.join(self._axes)!r} and shape {first.shape}"
             message = f"Slide {str(path)!r} has {found}. Convert it to 8-bit grey, RGB or RGBA."
             raise SlideError(message)
+        empty = [level.path for level in self._levels if not _has_chunks(path / level.path)]
+        if empty:
+            message = f"level {empty[0]!r} has no chunks"
+            raise FileNotFoundError(message)
+        sides = f"{first.shape[column]} x {first.shape[row]} px"
+        note = f"{path.name} holds {len(images)} pictures; the largest, {name!r} of {sides}, is read"
         super().__init__(
             path,
             level_sizes=tuple((level.shape[column], level.shape[row]) for level in self._levels),
             block_sizes=tuple((level.chunks[column], level.chunks[row]) for level in self._levels),
             size=_pixel_size_of(multiscales, column, row),
+            notes=(note,) if len(images) > 1 else (),
         )
 
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
@@ -70,6 +75,29 @@ class OmeZarrSlide(Slide):
 
     def close(self) -> None:
         """Do nothing: no file stays open between two reads."""
+
+
+def _images_of(root: Any) -> list[tuple[str, Any, Mapping[str, Any]]]:
+    """List name, group and ``multiscales`` of each image: of the root, else of the groups that bioformats2raw numbers."""
+    attributes = _ome_attributes(root)
+    if "bioformats2raw.layout" in attributes and "multiscales" not in attributes:
+        numbered = sorted((name for name in root.group_keys() if name.isdecimal()), key=int)
+        images = [(name, root[name]) for name in numbered]
+    else:
+        images = [("", root)]
+    return [
+        (str(multiscales.get("name") or name), group, multiscales)
+        for name, group in images
+        for multiscales in _ome_attributes(group)["multiscales"]
+    ]
+
+
+def _levels_of(group: Any, multiscales: Mapping[str, Any]) -> list[Any]:
+    return [group[dataset["path"]] for dataset in multiscales["datasets"]]
+
+
+def _has_chunks(folder: Path) -> bool:
+    return any(file.is_file() and not file.name.startswith((".z", "zarr.json")) for file in folder.rglob("*"))
 
 
 def _ome_attributes(group: Any) -> Mapping[str, Any]:

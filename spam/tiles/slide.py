@@ -11,9 +11,11 @@ import simplejpeg
 
 from spam.errors import SlideError
 from spam.sections.coordinates import PLAUSIBLE_MPP
+from spam.sections.hdf5_files import available_bytes
 from spam.typing import Array, UInt8
 
 _NON_SQUARE = 0.02  # relative difference of the two axes
+_MOST_COMPRESSED = 100_000  # a blank JPEG 2000 tile has about 30,000 times its size, deflate reaches 1032
 # OME-XML and OME-Zarr
 _UNITS = {1e-3: "nm nanometer", 1.0: "µm \u03bcm um micrometer", 1e3: "mm millimeter", 1e4: "cm centimeter"}
 _UM_PER_UNIT = {unit: um for um, units in _UNITS.items() for unit in units.split()}
@@ -78,10 +80,18 @@ class Slide(ABC):
         µm per full-resolution pixel as the file states it, or None.
     mpp_note
         If `mpp` is None, what the file states instead, as the end of a sentence about the slide.
+    notes
+        What the user should know of how the file is read.
+    orientation
+        EXIF orientation of the stored pixels; 1 is upright.
+    damage
+        What is missing as far as the header shows, as the end of a sentence about the slide; else None.
     """
 
     kind: ClassVar[str] = "slide"
     unreadable: ClassVar[tuple[type[Exception], ...]] = ()
+    orientation: int = 1
+    damage: str | None = None
 
     def __init__(
         self,
@@ -90,8 +100,10 @@ class Slide(ABC):
         level_sizes: tuple[tuple[int, int], ...],
         block_sizes: tuple[tuple[int, int], ...],
         size: PixelSize = UNSTATED,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.path = path
+        self.notes = notes
         self.level_sizes = level_sizes
         self.block_sizes = block_sizes
         self.mpp, self.mpp_note = size.mpp, size.note
@@ -140,6 +152,9 @@ class Slide(ABC):
     def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
         """Read a region that lies inside the level."""
 
+    def release(self) -> None:  # noqa: B027
+        """Free pixels that are decoded again when they are read next; most slides keep none."""
+
     @abstractmethod
     def close(self) -> None:
         """Close the file."""
@@ -151,6 +166,35 @@ class Slide(ABC):
     def __exit__(self, *_: object) -> None:
         """Close the slide."""
         self.close()
+
+
+def require_memory(path: Path, n_bytes: float, what: str) -> None:
+    """Raise if decoding would need more memory than is available.
+
+    Raises
+    ------
+    SlideError
+        Names what needs it, and the command that makes blocks of the slide.
+    """
+    available = available_bytes()
+    if n_bytes > available:
+        needed = f"{what} need {n_bytes / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available"
+        advice = "Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+        message = f"Slide {str(path)!r}: {needed}. {advice}"
+        raise SlideError(message)
+
+
+def require_stored(n_bytes: float, n_stored: int, what: str) -> None:
+    """Raise if so few bytes cannot hold what a header claims.
+
+    Raises
+    ------
+    ValueError
+        Names both sizes.
+    """
+    if n_bytes > _MOST_COMPRESSED * n_stored:
+        message = f"{what} of {n_bytes:.3g} bytes cannot be stored in {n_stored}"
+        raise ValueError(message)
 
 
 def blocks_of(

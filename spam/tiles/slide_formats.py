@@ -1,5 +1,8 @@
 """Opening a slide by what the file holds (never by its name); PNG and JPEG, and all that OpenSlide reads."""
 
+import os
+import re
+import struct
 import threading
 from pathlib import Path
 from typing import TypeAlias
@@ -9,24 +12,37 @@ import openslide
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from spam.errors import MissingInputError, SlideError
-from spam.sections.lab_section import is_ome_zarr, is_slide, quoted, slide_files
+from spam.sections.file_kinds import kind_of_file
+from spam.sections.lab_section import is_dicom, is_ome_zarr, is_slide, quoted, slide_files
 from spam.typing import Array, UInt8
 
 from .ome_zarr_slide import OmeZarrSlide
-from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, to_rgb
+from .slide import (
+    UNSTATED,
+    PixelSize,
+    Slide,
+    decode_jpeg,
+    pixel_size,
+    require_memory,
+    require_stored,
+    to_rgb,
+)
 from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
+_MODALITY = re.compile(
+    rb"\x08\x00\x60\x00.{4}([A-Z]{2,16})", re.DOTALL
+)  # DICOM tag (0008,0060), in either syntax
+_MOST_HEADER = 4096  # bytes; the modality is among the first tags
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
+_ORIENTATION = 274  # tag of TIFF and EXIF
 _BIT_DEPTH_AT = 24  # in a PNG: 8 bytes of signature, then IHDR with its length, name, width and height
 _USUAL_BLOCK = (256, 256)  # for formats that state none, e.g. because their blocks overlap (MRXS)
 
 
 class ImageSlide(Slide):
     """A PNG or JPEG as a slide of one level, decoded whole when the first pixels are read; its dpi is ignored.
-
-    The pixels stay as stored: an EXIF rotation is not applied, because coordinates count stored pixels.
 
     Raises
     ------
@@ -35,7 +51,7 @@ class ImageSlide(Slide):
     """
 
     kind = "PNG or JPEG"
-    unreadable = (OSError, SyntaxError, ValueError)
+    unreadable = (OSError, SyntaxError, ValueError, struct.error)
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -45,12 +61,19 @@ class ImageSlide(Slide):
         self._is_png = header.startswith(_PNG)
         with self._open(path) as image:
             size, mode, dpi = image.size, image.mode, image.info.get("dpi")
+            self.orientation = _orientation_of(image, path)
+            n_bands = len(image.getbands())
         # Pillow cuts the 16 bits of an RGB PNG to 8 and calls the mode "RGB".
         is_deep = self._is_png and header[_BIT_DEPTH_AT] > 8
         if mode not in _EIGHT_BIT_MODES or is_deep:
             found = f"pixels of mode {mode!r}{' with 16 bits' if is_deep else ''}"
             message = f"Slide {str(path)!r} has {found}. Convert it to 8-bit RGB: vips icc_transform IN OUT.png srgb"
             raise SlideError(message)
+        n_bits = header[_BIT_DEPTH_AT] if self._is_png else 8
+        n_px = size[0] * size[1]
+        require_stored(n_px * n_bands * n_bits / 8, path.stat().st_size, f"{size[0]} x {size[1]} pixels")
+        # Pillow has 4 bytes per pixel, and converts twice.
+        require_memory(path, n_px * (12 if self._is_png else 6), f"its {size[0]} x {size[1]} pixels")
         printed = f" (its {float(dpi[0]):g} dpi are for printing)" if dpi else ""
         note = f"is a {'PNG' if self._is_png else 'JPEG'}, which states no pixel size{printed}"
         super().__init__(path, level_sizes=(size,), block_sizes=(size,), size=PixelSize(mpp=None, note=note))
@@ -72,9 +95,11 @@ class ImageSlide(Slide):
             is_transparent = "A" in image.mode or "transparency" in image.info
             return to_rgb(np.asarray(image.convert("RGBA" if is_transparent else "RGB")))
 
-    def close(self) -> None:
-        """Release the pixels."""
+    def release(self) -> None:
+        """Free the pixels."""
         self._pixels = None
+
+    close = release
 
 
 class OpenSlideSlide(Slide):
@@ -122,6 +147,68 @@ class OpenSlideSlide(Slide):
         self._slide.close()
 
 
+class UprightSlide(Slide):
+    """Another slide, turned and mirrored as its EXIF orientation says, so that coordinates count upright pixels.
+
+    Viewers and programs that people mark spots in show such a picture upright. Blocks may begin at another corner than
+    the upper left one: a damaged one costs its neighbours too.
+
+    Source: TIFF 6.0 and EXIF 2.32, tag 274.
+    """
+
+    kind = "picture with an EXIF orientation"
+
+    def __init__(self, slide: Slide, orientation: int) -> None:
+        self._slide, self.damage = slide, slide.damage
+        # The upright picture is the stored one with these axes reversed, and then transposed.
+        self._is_reversed = orientation in (3, 4, 6, 7), orientation in (2, 3, 7, 8)  # rows, columns
+        self._is_transposed = orientation >= 5
+        turn = slice(None, None, -1) if self._is_transposed else slice(None)
+        note = (
+            f"{slide.path.name} is stored turned (EXIF orientation {orientation}) and is read upright, as viewers show it; "
+            "coordinates count upright pixels"
+        )
+        super().__init__(
+            slide.path,
+            level_sizes=tuple((w, h)[turn] for w, h in slide.level_sizes),
+            block_sizes=tuple((w, h)[turn] for w, h in slide.block_sizes),
+            size=PixelSize(mpp=slide.mpp, note=slide.mpp_note),
+            notes=(*slide.notes, note),
+        )
+
+    def _read_inside(self, x: int, y: int, w: int, h: int, level: int) -> UInt8[Array, "h w 3"]:
+        if self._is_transposed:
+            x, y, w, h = y, x, h, w
+        width, height = self._slide.level_sizes[level]
+        rows, columns = (slice(None, None, -1 if is_reversed else 1) for is_reversed in self._is_reversed)
+        x, y = width - x - w if self._is_reversed[1] else x, height - y - h if self._is_reversed[0] else y
+        pixels = self._slide.read(x, y, w, h, level)[rows, columns]
+        return np.ascontiguousarray(pixels.swapaxes(0, 1) if self._is_transposed else pixels)
+
+    def release(self) -> None:
+        """Free the pixels of the stored picture."""
+        self._slide.release()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+
+def _orientation_of(image: Image.Image, path: Path) -> int:
+    """Return the EXIF orientation, 1 for none, without decoding the picture; EXIF may follow the pixels of a PNG."""
+    stated = Image.Image.getexif(image).get(_ORIENTATION)
+    if stated is None and image.format == "PNG":
+        with path.open("rb") as file:
+            file.seek(8)
+            while len(head := file.read(8)) == 8 and (head[4:] != b"eXIf"):
+                file.seek(struct.unpack(">I", head[:4])[0] + 4, os.SEEK_CUR)
+            exif = Image.Exif()
+            if len(head) == 8:
+                exif.load(file.read(struct.unpack(">I", head[:4])[0]))
+            stated = exif.get(_ORIENTATION)
+    return stated if stated in range(1, 9) else 1
+
+
 _Reader: TypeAlias = type[ImageSlide] | type[OpenSlideSlide] | type[TiffSlide] | type[OmeZarrSlide]
 
 
@@ -132,12 +219,15 @@ def open_slide(path: Path) -> Slide:
     because it finds OME pyramids, supports all compressions, and reports damage in each of them. A folder is an OME-Zarr or
     a DICOM series.
 
+    A picture with an EXIF orientation is read upright.
+
     Raises
     ------
     MissingInputError
         If the file does not exist.
     SlideError
-        If the format is unknown, the file is damaged, or its pixels are not 8-bit grey or RGB.
+        If the format is unknown, the file is damaged or empty, its pixels are not 8-bit grey or RGB, or a block of them
+        needs more memory than is available.
     """
     if not path.exists():
         message = f"Slide not found: {path} (--root)."
@@ -148,7 +238,12 @@ def open_slide(path: Path) -> Slide:
         message = f"Slide {str(path)!r} has an unknown format ({_found(path)}). Supported: {known}."
         raise SlideError(message)
     try:
-        return reader(_one_of_series(path) if reader is OpenSlideSlide and path.is_dir() else path)
+        slide = reader(_one_of_series(path) if reader is OpenSlideSlide and path.is_dir() else path)
+        block_px, (w, h) = max((w * h, (w, h)) for w, h in slide.block_sizes)
+        require_memory(
+            path, 6 * block_px, f"its blocks of {w} x {h} pixels"
+        )  # a block, and the region that shows it
+        return slide if slide.orientation == 1 else UprightSlide(slide, slide.orientation)
     except SlideError:
         raise
     except reader.unreadable as error:
@@ -173,11 +268,19 @@ def reader_of(path: Path) -> _Reader | None:
 
 
 def _found(path: Path) -> str:
+    """Say what a file is, and what to do with it."""
     if path.is_dir():
         return "a folder, but neither an OME-Zarr nor DICOM files"
     with path.open("rb") as file:
-        start = file.read(16)
-    return f"it begins with {start!r}" if start else "it is empty: 0 bytes"
+        start = file.read(_MOST_HEADER)
+    if is_dicom(path):
+        modality = _MODALITY.search(start)
+        kind = f" of modality {modality[1].decode()!r}" if modality else ""
+        return f"a DICOM image{kind}, but no whole slide image of modality 'SM'"
+    if not start:
+        return "it is empty: 0 bytes"
+    kind = kind_of_file(path)
+    return f"it is {kind}" if kind else f"it begins with {start[:16]!r}"
 
 
 def _one_of_series(folder: Path) -> Path:
@@ -188,7 +291,10 @@ def _one_of_series(folder: Path) -> Path:
             with openslide.OpenSlide(file) as slide:
                 series.setdefault(slide.properties["dicom.SeriesInstanceUID"], file)
     if len(series) != 1:
-        found = quoted([file.name for file in series.values()]) or "no whole slide image"
+        first = _found(next(iter(slide_files(folder))))
+        found = (
+            quoted([file.name for file in series.values()]) or f"no whole slide image (the first is {first})"
+        )
         message = f"Folder {str(folder)!r} must hold the DICOM files of one slide, but has {found}."
         raise SlideError(message)
     return next(iter(series.values()))

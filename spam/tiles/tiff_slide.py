@@ -12,7 +12,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import UNSTATED, PixelSize, Slide, blocks_of, decode_jpeg, pixel_size, to_rgb
+from .slide import UNSTATED, PixelSize, Slide, blocks_of, decode_jpeg, pixel_size, require_stored, to_rgb
 
 _ONE_PICTURE = "YXSC"  # tifffile's letters for the axes of one picture; S are samples of a pixel, C of pages
 _RESOLUTION_UNITS = {2: ("inch", 25_400.0), 3: ("cm", 10_000.0)}  # TIFF 6.0, tag 296; 1 is "no unit"
@@ -24,8 +24,8 @@ _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # APP14 up to its las
 class TiffSlide(Slide):
     """The picture of a TIFF with its pyramid levels, decoded block by block.
 
-    Grey, RGB and RGBA are read, interleaved or one plane per channel. Blocks that the file leaves out are white; one that
-    is shorter than stated or damaged is an error.
+    Grey, RGB and RGBA are read, interleaved or one plane per channel. Of several pictures the largest is read. Blocks that
+    the file leaves out are white, but not all of them; one that is shorter than stated or damaged is an error.
 
     Raises
     ------
@@ -48,12 +48,25 @@ class TiffSlide(Slide):
             self._levels = _levels_of(self._tiff, picture)
             pages = [level[0] for level in self._levels]
             _require_rgb(picture, pages[0], path)
-            size = ome_pixel_size(self._tiff.ome_metadata or "")
+            checks = [_check_blocks(page, at) for at, level in enumerate(self._levels) for page in level]
+            self.damage = next((damage for damage, _ in checks if damage), None)
+            notes = [note for _, note in checks]
+            n_others = len(self._tiff.series) - 1
+            n_others -= 0 if len(picture.levels) > 1 else len(self._levels) - 1
+            if n_others:
+                named = f"{picture.name!r} of {pages[0].imagewidth} x {pages[0].imagelength} px"
+                notes.append(f"{path.name} holds {n_others + 1} pictures; the largest, {named}, is read")
+            orientation = pages[0].tags.get("Orientation")
+            self.orientation = (
+                int(orientation.value) if orientation and orientation.value in range(1, 9) else 1
+            )
+            size = ome_pixel_size(self._tiff.ome_metadata or "", picture=picture)
             super().__init__(
                 path,
                 level_sizes=tuple((page.imagewidth, page.imagelength) for page in pages),
                 block_sizes=tuple(map(_block_size, pages)),
                 size=_tag_pixel_size(pages[0]) if size == UNSTATED else size,
+                notes=tuple(dict.fromkeys(filter(None, notes))),
             )
         except BaseException:
             self._tiff.close()
@@ -109,11 +122,11 @@ def _levels_of(tiff: tifffile.TiffFile, first: tifffile.TiffPageSeries) -> list[
     """Find the pages of each level, the full resolution first: one page, or one per channel.
 
     Writers mark smaller levels as such or keep them in SubIFDs. If nothing is marked, further tiled pages of the same
-    shape, but smaller, are levels, as in OpenSlide.
+    shape, but smaller, are levels, as in OpenSlide; in an OME-TIFF they are other pictures, such as an overview.
     """
     levels = [_pages_of(level) for level in first.levels]
     full = levels[0][0]
-    if len(levels) == 1 and full.is_tiled:
+    if len(levels) == 1 and full.is_tiled and not tiff.is_ome:
         others = [_pages_of(other) for other in tiff.series if other.dtype == first.dtype]
         levels += [pages for pages in others if _is_smaller(pages[0], full)]
         levels.sort(key=lambda pages: -pages[0].imagewidth)
@@ -121,16 +134,53 @@ def _levels_of(tiff: tifffile.TiffFile, first: tifffile.TiffPageSeries) -> list[
 
 
 def _picture_of(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """Return the first image of an OME-TIFF, the largest of any other."""
+    """Return the largest picture, the first of several; overviews, labels and lower resolutions are smaller."""
     if not tiff.series:
         message = "it has no pictures, probably because its end is missing"
         raise tifffile.TiffFileError(message)
+    return max(tiff.series, key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength)
 
-    def n_pixels(series: tifffile.TiffPageSeries) -> int:
-        page = _pages_of(series)[0]
-        return int(page.imagewidth * page.imagelength)
 
-    return tiff.series[0] if tiff.is_ome else max(tiff.series, key=n_pixels)
+def _check_blocks(page: tifffile.TiffPage, level: int) -> tuple[str | None, str | None]:
+    """Compare the lists of blocks with the size of a page and of its file.
+
+    Returns what is missing because the file ends early, and a note if some blocks hold no data.
+
+    Raises
+    ------
+    TiffFileError, ValueError
+        If the lists are too short, all blocks are empty, one begins at byte 0, or is too short for what it must hold.
+    """
+    width, height = _block_size(page)
+    is_planar = page.planarconfig == PLANARCONFIG.SEPARATE
+    n = (
+        -(-page.imagewidth // width)
+        * -(-page.imagelength // height)
+        * (page.samplesperpixel if is_planar else 1)
+    )
+    counts, offsets = (np.array(values[:n], np.int64) for values in (page.databytecounts, page.dataoffsets))
+    n_empty = int((counts <= 0).sum())
+    for is_wrong, fault in (
+        (
+            min(len(counts), len(offsets)) < n,
+            f"lists only {min(len(counts), len(offsets))} of its {n} blocks",
+        ),
+        (n_empty == n, f"holds no pixels: the byte counts of all its {n} blocks are 0"),
+        (
+            len(counts) == len(offsets) and ((offsets <= 0) & (counts > 0)).any(),
+            "has blocks that begin at byte 0",
+        ),
+    ):
+        if is_wrong:
+            message = f"level {level} {fault}"
+            raise tifffile.TiffFileError(message)
+    n_channels = 1 if is_planar else page.samplesperpixel
+    require_stored(width * height * n_channels, int(counts.max()), f"a block of {width} x {height} pixels")
+    n_beyond = int((offsets + counts > page.parent.filehandle.size).sum())
+    return (
+        f"ends before {n_beyond} of the {n} blocks of level {level}" if n_beyond else None,
+        f"{n_empty} of {n} blocks of level {level} hold no data and are white" if n_empty else None,
+    )
 
 
 def _pages_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
@@ -176,15 +226,29 @@ def _require_rgb(series: tifffile.TiffPageSeries, page: tifffile.TiffPage, path:
     raise SlideError(message)
 
 
-def ome_pixel_size(xml: str) -> PixelSize:
-    """Read PhysicalSizeX and PhysicalSizeY of the first image of an OME-XML header; text that is not XML states nothing.
+def ome_pixel_size(xml: str, picture: tifffile.TiffPageSeries | None = None) -> PixelSize:
+    """Read PhysicalSizeX and PhysicalSizeY of a picture, else of the first, in an OME-XML header.
+
+    Text that is not XML states nothing. Pictures are told apart by their size and name.
 
     Source: OME schema 2016-06, ``Pixels/@PhysicalSizeX``.
     """
     try:
-        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
+        images = [
+            (image.get("Name"), pixels)
+            for image in ElementTree.fromstring(xml).iterfind("{*}Image")
+            for pixels in image.iterfind("{*}Pixels")
+        ]
     except ElementTree.ParseError:
         return UNSTATED
+    if picture is not None and len(images) > 1:
+        page = picture.keyframe
+        sides = str(page.imagewidth), str(page.imagelength)
+        images = [
+            (name, pixels) for name, pixels in images if (pixels.get("SizeX"), pixels.get("SizeY")) == sides
+        ]
+        images.sort(key=lambda image: image[0] != picture.name)
+    pixels = images[0][1] if images else None
     names = ("PhysicalSizeX", "PhysicalSizeY")
     if pixels is None or not set(names) <= set(pixels.keys()):
         return UNSTATED

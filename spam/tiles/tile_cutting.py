@@ -11,7 +11,7 @@ from PIL import Image
 from spam.errors import SlideError
 from spam.typing import Array, UInt8
 
-from .slide import Slide, blocks_of
+from .slide import Slide, blocks_of, require_memory
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -22,7 +22,10 @@ _SUPPORT = {"bicubic": 2, "bilinear": 1}  # half width of the filter, in pixels 
 _LEVEL_TOLERANCE = 1.01  # levels are rounded to whole pixels: "4 times smaller" is stored as 4.0004
 _SAME_SIZE_PX = 0.5  # a smaller difference over a whole tile comes from rounding mpp: such tiles are copied
 _OVERVIEW_PX = 2048
-_BAND_ROWS = 32  # rows of a small picture made at once: bounds the memory for slides without a pyramid
+_BAND_ROWS, _BAND_BYTES = (
+    32,
+    1 << 30,
+)  # of a small picture made at once: bounds the memory for slides without a pyramid
 
 
 def cut_tile(
@@ -131,40 +134,45 @@ def shrink(slide: Slide, *, scale: float, is_forgiving: bool) -> Thumbnail:
     Raises
     ------
     SlideError
-        If the slide cannot be decoded.
+        If the slide cannot be decoded; if `is_forgiving`, nowhere.
     """
-    lost: set[tuple[int, int]] | None = set() if is_forgiving else None
+    lost: dict[tuple[int, int], SlideError] | None = {} if is_forgiving else None
+    level = 0 if scale >= 1 else _best_level(slide, 1 / scale)
     if scale >= 1:
         image, scale = _read_rows(slide, 0, slide.height, 0, lost), 1.0
     else:
         width, height = max(1, round(slide.width * scale)), max(1, round(slide.height * scale))
         image = np.empty((height, width, 3), dtype=np.uint8)
-        level = _best_level(slide, 1 / scale)
         level_width, level_height = slide.level_sizes[level]
         rows_per_row = level_height / height
         margin = math.ceil(2 * rows_per_row) + 1  # the filter extends two rows of the picture beyond its band
-        for first in range(0, height, _BAND_ROWS):
-            last = min(first + _BAND_ROWS, height)
+        n_rows = min(_BAND_ROWS, max(1, int(_BAND_BYTES / (3 * level_width * rows_per_row))))
+        n_bytes = 3 * level_width * (n_rows * rows_per_row + 2 * margin)
+        require_memory(slide.path, 2 * n_bytes, f"rows of {level_width} pixels without smaller levels")
+        for first in range(0, height, n_rows):
+            last = min(first + n_rows, height)
             top, bottom = first * rows_per_row, last * rows_per_row
             y0 = math.floor(top) - margin
             band = _read_rows(slide, y0, math.ceil(bottom) + margin - y0, level, lost)
             box = (0.0, top - y0, float(level_width), bottom - y0)
             image[first:last] = resample(band, width, last - first, box=box)
     if lost:
+        if len(lost) == _n_blocks(slide, level):
+            raise next(iter(lost.values()))
         words = "slide %s: %d blocks cannot be decoded: white in the overview, and no tiles of a grid"
         _log.warning(words, slide.path.name, len(lost))
     return Thumbnail(image=image, scale=scale)
 
 
 def _read_rows(
-    slide: Slide, y: int, h: int, level: int, lost: set[tuple[int, int]] | None
+    slide: Slide, y: int, h: int, level: int, lost: dict[tuple[int, int], SlideError] | None
 ) -> UInt8[Array, "h w 3"]:
     """Read whole rows of a level; with `lost`, damaged rows block by block, adding the damaged blocks to `lost`."""
     level_width, level_height = slide.level_sizes[level]
     try:
         return slide.read(0, y, level_width, h, level)
     except SlideError:
-        if lost is None:
+        if lost is None or _n_blocks(slide, level) == 1:
             raise
     rows = np.full((h, level_width, 3), 255, dtype=np.uint8)
     top, bottom = max(y, 0), min(y + h, level_height)  # above and below the slide the rows stay white
@@ -174,6 +182,11 @@ def _read_rows(
         try:
             size = xs.stop - xs.start, ys.stop - ys.start
             inside[place] = slide.read(xs.start, top + ys.start, *size, level)
-        except SlideError:
-            lost.add((row, column))
+        except SlideError as error:
+            lost[row, column] = error
     return rows
+
+
+def _n_blocks(slide: Slide, level: int) -> int:
+    sides = zip(slide.level_sizes[level], slide.block_sizes[level], strict=True)
+    return math.prod(-(-size // block) for size, block in sides)

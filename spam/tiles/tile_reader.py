@@ -109,6 +109,25 @@ class TileReader(contextlib.ExitStack):
         """Return the number of spots of the section."""
         return len(self._section.ids)
 
+    def require_readable(self) -> None:
+        """Raise if no tile can be read; stops at the first one that can.
+
+        Raises
+        ------
+        SlideError
+            Counts the tiles, and quotes the error of the last one.
+        """
+        fault: SlideError | None = None
+        for index in range(len(self)):
+            try:
+                self.read(index)
+            except SlideError as error:
+                fault = error
+            else:
+                return
+        message = f"None of the {len(self)} tiles of section {self._section.name!r} can be read: {fault}"
+        raise SlideError(message) from fault
+
     def read(self, index: int) -> UInt8[Array, "out_px out_px 3"]:
         """Cut the tile of one spot.
 

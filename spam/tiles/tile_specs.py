@@ -11,6 +11,7 @@ from spam.errors import ConfigError, SlideError, TileError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, TileFiles
+from spam.sections.coordinates import overridden, require_pitch
 from spam.sections.lab_section import quoted
 from spam.typing import Array, Bool, Float64
 
@@ -22,6 +23,7 @@ _MPP_TOLERANCE = 0.05  # nominal and measured pixel sizes differ by a few per ce
 # Spots in hires pixels fill most of the hires image, which covers one corner of the slide.
 _CORNER = 0.25
 _FILLED = 0.6
+_NEARLY_ALL = 0.95
 
 
 def locate(section: Section, slide: Slide) -> Section:
@@ -32,44 +34,62 @@ def locate(section: Section, slide: Slide) -> Section:
     Returns
     -------
     Section
-        The section itself, or a copy with `mpp` and ``mpp_source="slide"``.
+        The section itself, or a copy with `mpp` and ``mpp_source="slide"``, or with the notes of the slide.
 
     Raises
     ------
     SlideError
         If h5ad and slide disagree on µm per pixel by more than 5 %, and ``--mpp`` does not decide.
     TileError
-        If a coordinate lies outside the slide, or all lie in a corner of the size of the hires image.
+        If a coordinate lies outside the slide, or nearly all lie in a corner of the size of the hires image.
     """
     xy, size = section.xy_px, np.array([slide.width, slide.height])
     if slide.mpp is not None and section.mpp is None:
         section = dataclasses.replace(section, mpp=slide.mpp, mpp_source="slide")
     mpp, slide_mpp = section.mpp or 0.0, slide.mpp or section.mpp or 0.0
-    if section.mpp_source != "option" and abs(mpp - slide_mpp) > _MPP_TOLERANCE * slide_mpp:
+    notes = slide.notes
+    if section.mpp_source == "option" and slide.mpp is not None:
+        notes += tuple(filter(None, [overridden(mpp, f"slide {slide.path.name!r}", slide.mpp)]))
+    elif abs(mpp - slide_mpp) > _MPP_TOLERANCE * slide_mpp:
         about = f"Section {section.name!r} has {mpp:g} µm per pixel ({section.mpp_source})"
         message = f"{about}, but slide {slide.path.name!r} states {slide_mpp:g}. Give the right --mpp."
         raise SlideError(message)
-    outside = np.flatnonzero(~_inside(xy, slide))
-    if len(outside):
+    is_inside = _inside(xy, slide)
+    if not is_inside.all():
+        outside = np.flatnonzero(~is_inside)
         named = f"{quoted(section.ids[outside])}, the first at ({xy[outside[0], 0]:g}, {xy[outside[0], 1]:g})"
         other_readings = {
             "x and y exchanged (--swap-xy)": xy[:, ::-1],
             "--coordinates um": xy / (section.mpp or np.nan),
             "--coordinates hires": xy / (section.hires_scale or np.nan),
         }
-        fits = [f"all fit with {option}" for option, at in other_readings.items() if _inside(at, slide).all()]
+        fitting = {option: int(_inside(at, slide).sum()) for option, at in other_readings.items()}
+        best = max(is_inside.sum(), *fitting.values())  # a few wrong rows must not hide what all others say
+        fits = [
+            f"{'all' if n == len(xy) else f'{n} of {len(xy)}'} fit with {option}"
+            for option, n in fitting.items()
+            if n == best > is_inside.sum()
+        ]
         message = (
             f"{len(outside)} of {len(xy)} spots of section {section.name!r} lie outside slide {slide.path.name!r} "
             f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or 'Check --csv, --coordinates, --swap-xy and --mpp'}."
         )
         raise TileError(message)
     scale = section.hires_scale or 1.0
-    is_full = (xy.max(axis=0) < size * scale) & (np.ptp(xy, axis=0) > _FILLED * size * scale)
-    if scale <= _CORNER and is_full.all():
+    in_corner = xy[(xy < size * scale).all(axis=1)]
+    is_most = len(in_corner) >= _NEARLY_ALL * len(xy)
+    if scale <= _CORNER and is_most and (np.ptp(in_corner, axis=0) > _FILLED * size * scale).all():
         where = f"the corner of slide {slide.path.name!r} with the size of the hires image (scale {scale:g})"
-        message = f"All spots of section {section.name!r} fill {where}. Use --coordinates hires, or correct the scale."
+        message = f"The spots of section {section.name!r} fill {where}. Use --coordinates hires, or correct the scale."
         raise TileError(message)
-    return section
+    return with_notes(section, notes) if notes else section
+
+
+def with_notes(section: Section, notes: Sequence[str]) -> Section:
+    """Return a copy of a section with further notes for the user."""
+    return dataclasses.replace(
+        section, join=dataclasses.replace(section.join, notes=(*section.join.notes, *notes))
+    )
 
 
 def _inside(xy_px: Float64[Array, "n 2"], slide: Slide) -> Bool[Array, " n"]:
@@ -141,7 +161,10 @@ def resolve_tile_specs(
     ------
     ConfigError
         If tiles are in µm and the section's µm per pixel is unknown.
+    SectionError
+        If µm per pixel contradicts the distance of the spots.
     """
+    require_pitch(section.array, section.mpp, section.mpp_source, section.name)
     all_um, all_px, tiles = config.tile_um, config.tile_px, section.tiles
     if not all_um and not all_px and isinstance(tiles, TileFiles):
         is_forgiving = config.skip_bad_tiles

@@ -10,7 +10,7 @@ import numpy as np
 from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
-from spam.sections.coordinates import find_scale
+from spam.sections.coordinates import find_scale, overridden
 from spam.sections.lab_section import describe_sources, is_slide, quoted, slide_files
 from spam.typing import Array, Bool, Float64, Int64, UInt8
 
@@ -120,6 +120,9 @@ def grid_section(slide: Slide, config: EmbedConfig) -> Section:
     name = config.section or _section_name(slide.path)
     option = find_scale(config.mpp, {})
     mpp = option.mpp or slide.mpp
+    notes = [*slide.notes]
+    if option.mpp is not None and slide.mpp is not None:
+        notes += filter(None, [overridden(option.mpp, f"slide {slide.path.name!r}", slide.mpp)])
     tile_px, stride_px = _sizes(slide, config, mpp, name)
     step = f"{stride_px:.4g} px" if mpp is None else f"{stride_px:.4g} px ({stride_px * mpp:.4g} µm)"
     where = f"slide {str(slide.path)!r} ({slide.width} x {slide.height} px)"
@@ -148,7 +151,7 @@ def grid_section(slide: Slide, config: EmbedConfig) -> Section:
         mpp_source=option.mpp_source or (None if mpp is None else "slide"),
         obs={"array_row": rows.astype(np.int64), "array_col": columns.astype(np.int64)},
         tiles=tiles,
-        join=JoinReport(n_matched=len(rows)),
+        join=JoinReport(n_matched=len(rows), notes=tuple(notes)),
         sources=describe_sources(tiles),
     )
 

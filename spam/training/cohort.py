@@ -12,7 +12,7 @@ from spam.graphs import ensure_spatial_graph
 from spam.models.fusion import TokenTable
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
-from spam.store import Graph, Store, StoredSection, choose_sections, readable_spots
+from spam.store import Graph, Store, StoredSection, advice_on_names, choose_sections, readable_spots
 from spam.typing import Array, Float32, Float64, Shaped
 
 _DONORS_TO_SPARE_ONE = 3  # with two donors, holding one out would leave a single one to train on
@@ -93,7 +93,8 @@ class SpotData:
         if missing:
             message = (
                 f"Section {self.name!r} lacks {len(missing)} of {len(genes)} genes (first: {', '.join(missing[:5])}). "
-                "Train on sections that share the genes, or leave this one out (--sections)."
+                f"{advice_on_names(self.genes, genes) or 'Train on sections that share the genes.'} Or leave this one out "
+                "(--sections)."
             )
             raise StoreError(message)
         return self.counts[:, [position[gene] for gene in genes]]

@@ -27,6 +27,7 @@ from spam.models.reliability import HeldOut, fit_appearance, judge, within_secti
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
+from spam.store import Profiles
 from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
@@ -60,6 +61,8 @@ class FinetuneReport(TrainingReport):
         Genes modelled.
     heldout_pearson
         Correlation on the held-out spots, within their section, mean over genes with a defined correlation.
+    is_new_donor
+        Whether the donors of the held-out sections are known and were not trained on.
     adapted_on
         Sections with held-out spots whose counts trained the adapted encoder, so that their accuracy is overestimated.
     """
@@ -68,6 +71,7 @@ class FinetuneReport(TrainingReport):
     n_genes: int
     heldout_pearson: float
     adapted_on: tuple[str, ...]
+    is_new_donor: bool
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types; ``metrics`` are those of the selection run, on the held-out spots."""
@@ -90,10 +94,15 @@ class FinetuneReport(TrainingReport):
             if self.adapted_on
             else ""
         )
+        donor = (
+            ""
+            if self.is_new_donor
+            else "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured"
+        )
         then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
         return (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out in the first run ({self.held_out})\n"
-            f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{adapted}\n"
+            f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{donor}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"
         )
 
@@ -153,6 +162,8 @@ def finetune_on(
         # Without held-out spots each epoch counts as the best: the last one is kept.
         epochs = int(selection.best["epoch"])
         run = fit(final, config, device=device, progress=progress, epochs=epochs)
+    val = {s.donor for s in data.spots if s.name in data.held_out_sections}
+    train = {data.spots[i].donor for i in np.unique(data.section_of[data.train_rows])}
     pearson = heldout.pearson[np.isfinite(heldout.pearson)]
     return FinetuneReport(
         run=run,
@@ -162,6 +173,7 @@ def finetune_on(
         n_genes=len(data.genes.genes),
         val_sections=() if len(data.spots) == 1 else data.held_out_sections,
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
+        is_new_donor=None not in val | train and val.isdisjoint(train),
         adapted_on=tuple(name for name in data.held_out_sections if name in data.features.adapted_on),
     )
 
@@ -171,7 +183,18 @@ def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
     is_same_block = meta.train_sections == meta.val_sections == tuple(s.name for s in data.spots)
     whole = () if is_same_block else meta.train_sections
     held_out = [name for name in meta.val_sections if name not in meta.train_sections]
-    seen = sorted(set(data.held_out_sections) & set(whole))
+    known = [
+        Profiles.from_mapping(meta.section_digests[name]) for name in whole if name in meta.section_digests
+    ]
+    seen = sorted(
+        spots.name
+        for spots, profiles in zip(data.spots, data.profiles, strict=True)
+        if spots.name in data.held_out_sections
+        and (
+            spots.name in whole
+            or any(profiles.share_of_counts(p) or profiles.share_of_images(p) for p in known)
+        )
+    )
     if seen:
         as_before = f"Hold out {', '.join(held_out)} as in pretraining" if held_out else "Hold out others"
         message = (
@@ -217,7 +240,7 @@ class FusionStage:
                 "--sections."
             )
             raise StoreError(message)
-        self._pretrained_donors = {} if pretrained is None else pretrained[0].donors
+        self._pretrained = None if pretrained is None else pretrained[0]
         branches = _BRANCHES[config.attend]
         self.settings: dict[str, Any] = {
             "members": config.members,
@@ -332,8 +355,14 @@ class FusionStage:
             best=best,
         )
         held_out = meta.val_sections if self._judged is None else self._judged[0]
-        donors = with_pretrained_donors(meta.donors, self._pretrained_donors)
-        return dataclasses.replace(meta, donors=donors, val_sections=held_out)
+        meta = dataclasses.replace(meta, val_sections=held_out)
+        if self._pretrained is None:
+            return meta
+        return dataclasses.replace(
+            meta,
+            donors=with_pretrained_donors(meta.donors, self._pretrained.donors),
+            section_digests={**self._pretrained.section_digests, **meta.section_digests},
+        )
 
     def _fit_constants(self, heldout: HeldOut) -> dict[str, Array]:
         """Fit what prediction needs in addition to the network, on all spots with counts."""

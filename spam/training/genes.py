@@ -15,6 +15,7 @@ from spam.models.expression import (
     morans_i,
     spatially_variable_genes,
 )
+from spam.store import advice_on_names
 
 from .cohort import SpotData
 
@@ -63,7 +64,7 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
         message = (
             f"Of the {len(shared)} gene names that sections {', '.join(s.name for s in spots)} share, none is detected in "
             f"more than {MIN_DETECTED_SHARE:.0%} of the spots. Check that all hold raw counts and use the same gene names "
-            "(symbols or Ensembl ids)."
+            f"(symbols or Ensembl ids). {advice_on_names(gene_lists[-1], gene_lists[0])}".rstrip()
         )
         raise StoreError(message)
     candidates = np.asarray(shared)[often]

@@ -1,17 +1,21 @@
 """Groups of spots that must not inform each other's predictions, and predictions cross-fitted over them."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spam.errors import StoreError
+from spam.errors import ConfigError, StoreError
 from spam.models.rate_path import choose_penalty, fit_rate_path
+from spam.store import Profiles
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64
 
 from .cohort import SpotData
 
+_LOG = logging.getLogger(__name__)
 N_BLOCKS = 5  # blocks of a single section: four to train on, one to validate on
 
 
@@ -32,6 +36,50 @@ class Groups:
     group: Int64[Array, " n"]
     is_val: Bool[Array, " n"]
     are_blocks: bool
+
+
+def duplicates_of(
+    spots: Sequence[SpotData], profiles: Sequence[Profiles]
+) -> Iterator[tuple[SpotData, SpotData, str]]:
+    """Yield pairs of sections that hold the same tissue, with a sentence, if their counts or only their images are equal."""
+    for (a, b), (p, q) in zip(*(itertools.combinations(each, 2) for each in (spots, profiles)), strict=True):
+        if share := p.share_of_counts(q):
+            yield (
+                a,
+                b,
+                f"sections {a.name!r} and {b.name!r} are the same tissue ({share:.0%} of the compared counts are equal)",
+            )
+        elif share := p.share_of_images(q):
+            _LOG.warning(
+                "sections %r and %r show the same image (%.0f%% of the compared features are equal), but differ in counts",
+                *(a.name, b.name, 100 * share),
+            )
+
+
+def check_duplicates(
+    spots: Sequence[SpotData], profiles: Sequence[Profiles], val_sections: Sequence[str]
+) -> None:
+    """Refuse the same tissue on both sides of the validation split or from two donors; warn of others.
+
+    Raises
+    ------
+    ConfigError
+        Naming all such pairs.
+    """
+    faults = []
+    for a, b, sentence in duplicates_of(spots, profiles):
+        if len({s.name in val_sections for s in (a, b)}) > 1:
+            faults.append(f"{sentence}, but one of them is held out for validation")
+        elif None not in (a.donor, b.donor) and a.donor != b.donor:
+            faults.append(f"{sentence}, but their donors are {a.donor!r} and {b.donor!r}")
+        else:
+            _LOG.warning("%s: its spots count twice", sentence)
+    if faults:
+        listed = "; ".join(faults)
+        message = (
+            f"{listed[0].upper()}{listed[1:]}. Leave one of each pair out of --sections and --val-sections."
+        )
+        raise ConfigError(message)
 
 
 def spatial_blocks(xy: Float[Array, "n 2"], n_blocks: int) -> Int64[Array, " n"]:

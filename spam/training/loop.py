@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from spam.atomic import write_text
+from spam.atomic import claimed, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.hardware import seeded
 from spam.models.checkpoint import (
@@ -160,13 +160,24 @@ def fit(
     Raises
     ------
     OutputExistsError
-        If the save dir holds a run of other options or data, or of more epochs.
+        If the save dir holds a run of other options or data, or of more epochs, or another process trains in it.
     ConfigError
         If the loss becomes NaN or infinite.
     """
-    folder = config.save_dir
-    assert folder is not None  # checked by the configuration
+    assert config.save_dir is not None  # checked by the configuration
     epochs = config.epochs if epochs is None else epochs
+    with claimed(config.save_dir, "--save-dir"):
+        return _fit(stage, config, config.save_dir, epochs, device, progress)
+
+
+def _fit(
+    stage: Stage,
+    config: TrainingConfig,
+    folder: Path,
+    epochs: int,
+    device: torch.device,
+    progress: Progress,
+) -> Run:
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)
     optimizer = torch.optim.AdamW(
@@ -187,11 +198,10 @@ def fit(
             )
             raise OutputExistsError(message)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         for old in (last_path, best_path):  # a run that is killed now must not be mistaken for the old one
             old.unlink(missing_ok=True)
     software = stage.meta(epoch=0, history=[], best={}).software
-    resolved = {"config": config.to_mapping() | {"epochs": epochs}, "software": software}
+    resolved = {"config": config.to_record() | {"epochs": epochs}, "software": software}
     write_text(folder / "config.json", json.dumps(resolved, indent=2))
     resumed_from = max(len(history) - 1, 0)
     unwritten: dict[str, Checkpoint] = {}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,13 +16,15 @@ from spam.models.inputs import InputTransform, context_features
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
 from spam.schemas.training_config import TrainingConfig
-from spam.store import open_store
+from spam.store import Profiles, describe_losses, open_store, profiles_of
 from spam.typing import Array, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
 from .cohort import FeatureChoice, SpotData, choose_features, data_digest, read_spots, split_sections
 from .genes import GeneChoice, choose_genes
-from .groups import Groups, assign_groups
+from .groups import Groups, assign_groups, check_duplicates
+
+_LOG = logging.getLogger(__name__)
 
 # Options that do not change the result of an epoch, so that a run can resume with other values of them.
 NOT_IN_DIGEST = (
@@ -57,6 +60,8 @@ class TrainingSet:
         without counts are not part of a mean.
     digest
         Hash of the data that were read.
+    profiles
+        Digests of each section, over the modelled genes.
     """
 
     spots: tuple[SpotData, ...]
@@ -70,6 +75,7 @@ class TrainingSet:
     expression: Float32[Array, "n n_genes"]
     centred: Float32[Array, "n n_genes"]
     digest: str
+    profiles: tuple[Profiles, ...]
 
     @property
     def train_rows(self) -> Int64[Array, " n_train"]:
@@ -109,7 +115,7 @@ def build_training_set(
     Raises
     ------
     ConfigError, StoreError
-        If sections, features or genes do not fit together.
+        If sections, features or genes do not fit together, or the same tissue is held out and trained on, or has two donors.
     CheckpointError
         If the pretrained checkpoint was made from other features.
     """
@@ -121,8 +127,12 @@ def build_training_set(
     if pretrained is not None:
         check_features(pretrained[0], features)
         _check_as_pretrained(pretrained[0], config)
-    return training_set_of(
-        tuple(read_spots(section, features.keys, k=config.k) for section in sections),
+    spots = tuple(read_spots(section, features.keys, k=config.k) for section in sections)
+    lines, is_low = describe_losses({s.name: s.genes.tolist() for s in spots if s.genes is not None})
+    for line in lines:
+        _LOG.log(logging.WARNING if is_low else logging.INFO, "%s", line)
+    data = training_set_of(
+        spots,
         features,
         config,
         held_out=held_out if held_out != train else (),
@@ -131,6 +141,8 @@ def build_training_set(
         else GeneChoice(genes=pretrained[0].genes, sets=pretrained[0].gene_sets),
         transform=None if pretrained is None else pretrained[1],
     )
+    check_duplicates(spots, data.profiles, data.held_out_sections)
+    return data
 
 
 def training_set_of(
@@ -184,6 +196,7 @@ def training_set_of(
         expression=expression,
         centred=_centred(expression, totals, spots, groups),
         digest=data_digest(spots),
+        profiles=tuple(profiles_of(s.counts_of(genes.genes), genes.genes, s.features) for s in spots),
     )
 
 
@@ -358,4 +371,5 @@ def describe_training(
         best=best,
         settings=settings,
         software=software_versions(),
+        section_digests={s.name: p.to_mapping() for s, p in zip(data.spots, data.profiles, strict=True)},
     )

@@ -14,6 +14,11 @@ from spam.schemas.config import flag
 
 LAB = "--csv t.csv --root . --save-dir new"
 # Command -> one command line per input path; "nosuch" is the wrong one, t.csv exists and the current folder is a store.
+FOLDER = (
+    "--from nosuch --image t.csv",
+    "--from . --image nosuch",
+    "--from . --image t.csv --alignment nosuch",
+)
 WRONG = {
     "embed": [
         "--store new --csv t.csv --root . --h5ad nosuch",
@@ -22,6 +27,14 @@ WRONG = {
         "--store new --manifest nosuch",
         "--store new --csv t.csv --root . --lora nosuch",
         "--store new --csv t.csv --root nosuch --dry-run",
+        "--store new --from nosuch --image t.csv",
+        "--store new --from . --image nosuch",
+        "--store new --from . --image t.csv --alignment nosuch",
+    ],
+    "import": [
+        "nosuch --out-dir new",
+        ". --out-dir new --image nosuch",
+        ". --out-dir new --alignment nosuch",
     ],
     "adapt": [
         "--store nosuch --save-dir new --csv t.csv --root .",
@@ -29,6 +42,9 @@ WRONG = {
         "--store . --save-dir new --csv nosuch --root .",
         "--store . --save-dir new --csv t.csv --root nosuch",
         "--store . --save-dir new --manifest nosuch",
+        "--store . --save-dir new --from nosuch --image t.csv",
+        "--store . --save-dir new --from . --image nosuch",
+        "--store . --save-dir new --from . --image t.csv --alignment nosuch",
     ],
     "graph": ["--store nosuch"],
     "pretrain": [
@@ -38,6 +54,7 @@ WRONG = {
         "--manifest nosuch --save-dir new",
         "--csv nosuch --root . --save-dir new",
         "--csv t.csv --root nosuch --save-dir new",
+        *(f"{line} --save-dir new" for line in FOLDER),
     ],
     "finetune": [
         "--store nosuch --save-dir new",
@@ -47,6 +64,7 @@ WRONG = {
         "--manifest nosuch --save-dir new",
         "--csv nosuch --root . --save-dir new",
         "--csv t.csv --root nosuch --save-dir new",
+        *(f"{line} --save-dir new" for line in FOLDER),
     ],
     "predict": [
         "--store nosuch --ckpt t.csv --out-dir new",
@@ -56,6 +74,7 @@ WRONG = {
         "--csv t.csv --root . --ckpt t.csv --out-dir new --lora nosuch",
         "--csv nosuch --root . --ckpt t.csv --out-dir new",
         "--csv t.csv --root nosuch --ckpt t.csv --out-dir new",
+        *(f"{line} --ckpt t.csv --out-dir new" for line in FOLDER),
     ],
     "benchmark": ["--store nosuch --out-dir new"],
     "hest": ["--bench-data nosuch --out-dir new", "--bench-data . --features nosuch --out-dir new"],

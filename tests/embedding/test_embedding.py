@@ -19,6 +19,7 @@ from embedding_lab import N_SPOTS, PX, Lab, files_of, make_lab, write_encoder
 from PIL import Image
 
 from spam.embedding import embed, plan, planning
+from spam.embedding.planning import PlannedSection
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import (
     ConfigError,
@@ -384,7 +385,42 @@ def test_features_that_cannot_be_stored_are_refused(lab, norm_scale, dtype, word
     encoder = write_encoder(lab.folder / "wild", norm_scale=norm_scale)
     with pytest.raises(StoreError, match=words):
         embed(lab.config(enc_name=encoder, dtype=dtype))
-    assert open_store(lab.folder / "store.zarr").section("A").feature_keys == ()
+    assert not (lab.folder / "store.zarr").exists()
+
+
+def test_a_failed_run_leaves_nothing_but_whole_chunks(lab, monkeypatch):
+    """A failed first run leaves no store, one that adds a section leaves the store as it was, and whole chunks stay."""
+    real = PlannedSection.read_tiles
+
+    def damaged(n_batches):
+        def read(*arguments):
+            for number, batch in enumerate(real(*arguments)):
+                if number == n_batches:
+                    message = "the slide is damaged"
+                    raise TileError(message)
+                yield batch
+
+        return read
+
+    for n_batches in (0, 1):  # a chunk of 6 spots is two batches of 3
+        monkeypatch.setattr(PlannedSection, "read_tiles", damaged(n_batches))
+        with pytest.raises(TileError, match="damaged"):
+            embed(lab.config())
+        assert not (lab.folder / "store.zarr").exists()
+    monkeypatch.setattr(PlannedSection, "read_tiles", real)
+    embed(lab.config("B"))
+    before = files_of(lab.folder / "store.zarr")
+    monkeypatch.setattr(PlannedSection, "read_tiles", damaged(1))
+    with pytest.raises(TileError, match="damaged"):
+        embed(lab.config())
+    assert files_of(lab.folder / "store.zarr") == before
+    monkeypatch.setattr(PlannedSection, "read_tiles", damaged(3))
+    with pytest.raises(TileError, match="damaged"):
+        embed(lab.config())
+    monkeypatch.setattr(PlannedSection, "read_tiles", real)
+    watcher = Watcher()
+    embed(lab.config(), progress=watcher)
+    assert watcher.tasks == [("embed A 20um", N_SPOTS - 6)]
 
 
 def test_notes_on_the_join_are_logged_before_embedding(lab, caplog):
@@ -407,3 +443,46 @@ def test_a_plan_imports_neither_torch_nor_timm(lab):
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "23 set()"
+
+
+def test_the_same_section_under_two_names_is_reported(lab, caplog):
+    embed(lab.config())
+    embed(lab.config("B"))
+    assert "counts of" not in caplog.text
+    table = pd.read_csv(lab.folder / "map.csv")
+    order = np.random.default_rng(0).permutation(N_SPOTS)
+    own = table[table["section"] == "A"].assign(section="C")
+    adata = anndata.read_h5ad(lab.folder / "A.h5ad")
+    for name, rows, words in (
+        ("C", np.arange(N_SPOTS), ["its features local-tiny_20um are those of section A"]),
+        ("D", order, []),
+    ):
+        adata[rows][:, [4, 2, 0, 1, 3]].copy().write_h5ad(lab.folder / f"{name}.h5ad")
+        own.assign(section=name).to_csv(lab.folder / f"{name}.csv", index=False)
+        caplog.clear()
+        embed(lab.config(name, csv=lab.folder / f"{name}.csv", donor="D9"))
+        for expected in (f"section {name} has the counts of section A", *words):
+            assert expected in caplog.text
+
+
+def test_the_same_section_twice_in_a_manifest_is_reported_before_anything_is_embedded(lab, caplog):
+    table = pd.read_csv(lab.folder / "map.csv").drop(columns="section")
+    table.to_csv(lab.folder / "map.csv", index=False)
+    rows = [(name, "A.h5ad", "map.csv", "images") for name in ("A", "X")]
+    pd.DataFrame(rows, columns=["section", "h5ad", "csv", "root"]).to_csv(lab.folder / "m.csv", index=False)
+    given = dict.fromkeys(("h5ad", "csv", "root", "section"))
+    plan(lab.config(**given, manifest=lab.folder / "m.csv"))
+    assert "section X has the counts of section A" in caplog.text
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_genes_under_other_names_are_reported_with_the_column_that_matches(lab, caplog, is_known):
+    adata = anndata.read_h5ad(lab.folder / "B.h5ad")
+    adata.var = pd.DataFrame({"gene_name": adata.var_names}, index=[f"ENSG{i:011d}" for i in range(5)])
+    if not is_known:
+        del adata.var["gene_name"]
+    adata.write_h5ad(lab.folder / "B.h5ad")
+    embed(lab.config())
+    plan(lab.config("B"))
+    assert "section B shares only 0 of its 5 gene names with section A" in caplog.text
+    assert ("adata.var['gene_name']" if is_known else "Ensembl ids") in caplog.text

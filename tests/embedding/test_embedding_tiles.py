@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from spam.embedding import embed, plan
 from spam.encoders import build_encoder, encoder_card
-from spam.errors import ConfigError, SlideError
+from spam.errors import ConfigError, SlideError, StoreError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec, tile_flags
 from spam.sections import read_section
@@ -190,3 +190,22 @@ def test_bad_tiles_are_marked_where_that_is_asked_for(tile_files, caplog):
     assert not quality[4].any()
     assert (np.abs(np.delete(features, 4, axis=0)).sum(axis=1) > 0).all()
     assert report.flags["unreadable"] == 1
+
+
+def test_a_section_without_any_readable_tile_is_an_error(lab, slide_pixels):
+    folder = lab / "damaged"
+    folder.mkdir()
+    tifffile.imwrite(folder / "slide.tif", slide_pixels, tile=(64, 64), compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(folder / "slide.tif") as file:
+        page = file.pages[0]
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    data = bytearray((folder / "slide.tif").read_bytes())
+    for start, size in places:
+        data[start : start + size] = bytes(size)
+    (folder / "slide.tif").write_bytes(data)
+    rows = [(500 + 40 * i, 700, "slide.tif", f"s{i}") for i in range(11)]
+    pd.DataFrame(rows, columns=["x", "y", "source_image", "spot_id"]).to_csv(lab / "damaged.csv", index=False)
+    stated = config(lab, csv=lab / "damaged.csv", root=folder, mpp=0.5, skip_bad_tiles=True)
+    for _ in range(2):  # the second run finds the features
+        with pytest.raises(StoreError, match=r"No tile of section 'A' could be read.*--overwrite"):
+            embed(stated)

@@ -24,6 +24,7 @@ from spam.evaluation.folds import (
     part_of,
     plan_folds,
     refuse_adapted,
+    refuse_duplicates,
     split_fold,
     tile_width,
 )
@@ -358,3 +359,23 @@ def test_an_encoder_adapted_on_counts_of_a_test_section_is_refused(lab: Lab) -> 
     with pytest.raises(ConfigError, match=r"tiny_112um, tiny_224um .* S2\. .*--enc-name"):
         refuse_adapted(folds, adapted)
     refuse_adapted(folds[:1], adapted)  # adapted on a training section: allowed
+
+
+@pytest.mark.parametrize("change", ["order", "some spots", "some genes", "gene order"])
+def test_the_same_tissue_under_two_names_is_refused(lab: Lab, change: str) -> None:
+    spots = lab.spots["S2"]
+    rows = np.random.default_rng(0).permutation(spots.n_spots)[: 19 if change == "some spots" else None]
+    columns = (
+        np.arange(61)[::-1] if change == "gene order" else np.arange(3, 61 if change != "some genes" else 40)
+    )
+    copy = dataclasses.replace(
+        spots,
+        name="S9",
+        donor="z",
+        features=spots.features[rows] + 1,  # another scan
+        counts=csr_matrix(spots.counts[rows][:, columns]),
+        genes=spots.genes[columns],
+    )
+    refuse_duplicates(tuple(lab.spots.values()))
+    with pytest.raises(ConfigError, match=r"'S2' and 'S9' .*100%.*--sections"):
+        refuse_duplicates((*lab.spots.values(), copy))

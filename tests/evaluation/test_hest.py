@@ -8,6 +8,7 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from embedding_lab import PX, write_encoder
@@ -30,7 +31,7 @@ from spam.cli.app import build_app
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError, SpamError
 from spam.evaluation.hest_probe import HestReport
-from spam.hest_tasks import find_tasks, hest_benchmark, read_embeddings, read_task
+from spam.hest_tasks import find_tasks, hest_benchmark, read_embeddings, read_expression, read_task
 from spam.schemas.hest_config import HestConfig
 
 
@@ -361,7 +362,7 @@ def test_embeddings_that_do_not_fit(lab: HestLab) -> None:
         run(lab)
     with h5py.File(path, "r+") as file:
         del file["barcodes"]
-    with pytest.raises(SectionError, match=r"S2\.h5 has no 'barcodes'.*coords, embeddings"):
+    with pytest.raises(SectionError, match=r"S2\.h5 has no 'barcodes'.*'coords', 'embeddings'"):
         run(lab)
     path.unlink()
     with pytest.raises(MissingInputError, match=r"1 files .*--features.*S2\.h5"):
@@ -388,3 +389,15 @@ def test_a_missing_solver_is_reported_first(lab: HestLab, monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(ConfigError, match=r"--solver sklearn.*pip install 'spam-st\[hest\]'.*--solver exact"):
         run(lab, bench_data=lab.folder / "nowhere")
+
+
+def test_genes_under_other_names_are_named_with_the_change_that_matches(tmp_path: Path) -> None:
+    adata = anndata.AnnData(np.ones((3, 4)), var=pd.DataFrame(index=["tp53", "gapdh", "krt8", "actb"]))
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    with pytest.raises(SectionError, match=r"2 of 2 genes .*upper and lower case, 2 names match"):
+        read_expression(tmp_path / "x.h5ad", ["TP53", "KRT8"], adata.obs_names.tolist())
+    adata.var["symbol"] = ["TP53", "GAPDH", "KRT8", "ACTB"]
+    adata.var_names = [f"ENSG{i:011d}" for i in range(4)]
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    with pytest.raises(SectionError, match=r"2 of 2 genes .*adata\.var\['symbol'\]"):
+        read_expression(tmp_path / "x.h5ad", ["TP53", "KRT8"], adata.obs_names.tolist())

@@ -113,6 +113,33 @@ class TestMoransI:
             expected.append(N_SPOTS / weights.sum() * between / sum(z**2))
         np.testing.assert_allclose(morans_i(values, sparse.csr_matrix(weights)), expected, rtol=1e-10)
 
+    def test_equals_esda_and_squidpy(self):
+        # esda 2.9.0 (Moran, transformations B and R, lat2W) and squidpy 1.8.2 (spatial_autocorr, same weights), which agree.
+        i, j = np.divmod(np.arange(63), 9)
+        peak = np.exp(-((i - 3) ** 2 + (j - 4) ** 2) / 6)
+        values = np.stack(
+            [np.sin(i / 2) + np.cos(j / 3), (i * 7 + j * j) % 11, (i + j) % 2, peak], axis=1
+        ).astype(float)
+        rook = grid_weights(7, 9)
+        queen = sparse.csr_matrix(
+            (abs(i[:, None] - i) <= 1) & (abs(j[:, None] - j) <= 1), dtype=float
+        ) - sparse.eye(63)
+        for weights, binary, by_row in (
+            (
+                rook,
+                [0.856308534133, -0.237834813305, -1.0, 0.85608250399],
+                [0.909579863314, -0.221377101681, -1.0, 0.821081213033],
+            ),
+            (
+                sparse.csr_matrix(queen),
+                [0.791164702537, -0.112649221319, -0.067726276229, 0.779522211692],
+                [0.858679484797, -0.116045544769, -0.097244623656, 0.723954080809],
+            ),
+        ):
+            np.testing.assert_allclose(morans_i(values, weights), binary, atol=1e-11)
+            normalised = sparse.csr_matrix(weights / weights.sum(axis=1))
+            np.testing.assert_allclose(morans_i(values, normalised), by_row, atol=1e-11)
+
     def test_undefined_is_nan(self):
         values = np.array([[1.0, 2.0, np.nan], [1.0, 3.0, 1.0]])
         edge = sparse.csr_matrix(np.array([[0, 1.0], [1.0, 0]]))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pattern_truth import hexagonal_disc, slow_effective_size, smooth_noise
 from scipy import stats
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
@@ -144,6 +145,29 @@ def test_effective_size_is_what_correlations_vary_by(length: float) -> None:
     # Estimated from centred values, autocorrelation is a little low, and the size a little high.
     assert np.median(effective_sizes(a, b, xy)) == pytest.approx(1 + 1 / r.var(), rel=0.25)
     assert 1 + 1 / r.var() < 307 / 4
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b"),
+    [((1.5, 0.0), (1.5, 0.0)), ((2.5, 0.5), (1.5, 0.0)), ((0.01, 0.0), (2.5, 0.0)), ((2.5, 0.9), (2.5, 0.9))],
+)
+def test_effective_size_is_that_of_dutilleul_for_the_true_covariance(
+    of_a: tuple[float, float], of_b: tuple[float, float]
+) -> None:
+    """M = 1 + tr(B Ca) tr(B Cb) / tr(B Ca B Cb), B the centring matrix (Dutilleul 1993, equation 3.1)."""
+    rng = np.random.default_rng(8)
+    xy = hexagonal_disc(307)
+    centring = np.eye(307) - 1 / 307
+
+    def centred(length: float, nugget: float) -> np.ndarray:
+        smooth = np.exp(-cdist(xy, xy, "sqeuclidean") / (2 * length**2))
+        return centring @ ((1 - nugget) * smooth + nugget * np.eye(307))
+
+    a, b = centred(*of_a), centred(*of_b)
+    exact = 1 + np.trace(a) * np.trace(b) / np.trace(a @ b)
+    drawn = (smooth_noise(rng, xy, length, 199, nugget=nugget) for length, nugget in (of_a, of_b))
+    # Estimated from centred values, autocorrelation is a little low, and the size a little high.
+    assert 0.95 * exact < np.median(effective_sizes(*drawn, xy)) < 1.3 * exact
 
 
 def test_one_section_is_tested_by_the_distribution_of_a_correlation_of_so_many_spots() -> None:

@@ -1,6 +1,9 @@
 """`spam predict`: files, scores and the report."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from PIL import Image
 from scipy import stats
 from scipy.special import gammaln
 
-from spam.errors import ConfigError, OutputExistsError
+from spam.errors import CheckpointError, ConfigError, OutputExistsError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.predicting import predict
 from spam.schemas.predict_config import PredictConfig
@@ -241,3 +244,152 @@ def test_mistakes_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match="--plot-genes NOPE"):
         predict(config_of(store, checkpoint, tmp_path / "out", plot_genes=("NOPE",)))
     assert not (tmp_path / "out").exists()
+
+
+STOPS = """
+import sys, time
+from pathlib import Path
+import spam.predicting
+from spam.schemas.predict_config import PredictConfig
+
+def draw(*arguments):
+    Path(sys.argv[4]).touch()
+    time.sleep(600)
+
+spam.predicting._draw = draw
+store, ckpt, out = map(Path, sys.argv[1:4])
+spam.predicting.predict(PredictConfig(store=store, section="S4", ckpt=ckpt, out_dir=out, device="cpu"))
+"""
+
+
+def test_two_processes_and_a_killed_one(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    """A second process is refused; what is killed does not look finished, and the same command runs again."""
+    out, ready = tmp_path / "out", tmp_path / "ready"
+    arguments = [sys.executable, "-P", "-c", STOPS, *map(str, (store, checkpoint, out, ready))]
+    process = subprocess.Popen(arguments)
+    try:
+        while not ready.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        with pytest.raises(OutputExistsError, match="--out-dir.*another process"):
+            predict(config_of(store, checkpoint, out))
+    finally:
+        process.kill()
+        process.wait()
+    visible = [name for name in files_in(out) if not name.startswith((".unfinished/", ".lock"))]
+    assert visible == []
+    report = predict(config_of(store, checkpoint, out))
+    assert sorted(str(path.relative_to(out)) for path in report.files) == files_in(out)
+
+
+def test_a_failure_keeps_the_old_results(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    predict(config_of(store, checkpoint, out, formats=("csv",)))
+    before = {name: (out / name).read_bytes() for name in files_in(out)}
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spam.predicting.write_table", fail)
+    with pytest.raises(OSError, match="No space"):
+        predict(config_of(store, checkpoint, out, formats=("csv",), overwrite=True))
+    assert {name: (out / name).read_bytes() for name in files_in(out)} == before
+    with pytest.raises(OSError, match="No space"):
+        predict(config_of(store, checkpoint, tmp_path / "new" / "out", formats=("csv",)))
+    assert not (tmp_path / "new").exists()
+
+
+def summary_of(config: PredictConfig) -> tuple[dict[str, object], str]:
+    report = predict(config)
+    return report.to_mapping(), report.summary()
+
+
+@pytest.mark.parametrize("change", ["images", "counts"])
+def test_a_training_section_under_another_name_is_recognised(
+    default_checkpoint: Path, config_of: Configure, change: str, tmp_path: Path
+) -> None:
+    order = np.random.default_rng(0).permutation(39)[:31]
+    options = {"images": {"change_counts": "delete"}, "counts": {"shift": 0.4}}[change]
+    add_section(tmp_path / "x.zarr", "NEW", seed=1, n_spots=39, donor="d7", order=order, **options)
+    values, text = summary_of(
+        config_of(tmp_path / "x.zarr", default_checkpoint, tmp_path / "o", section="NEW")
+    )
+    assert (values["is_training_section"], values["training_section"]) == (True, "S2")
+    assert "WARNING: the checkpoint was trained on this section under the name 'S2'" in text
+    assert "beats" not in text
+    found = anndata.read_h5ad(tmp_path / "o" / "predictions.h5ad")
+    assert json.loads(found.uns["spam"]["provenance"])["training_section"] == "S2"
+
+
+def test_references_of_a_training_section_under_another_name_are_not_its_own(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    add_section(tmp_path / "x.zarr", "NEW", seed=1, n_spots=39)
+    own = predict(config_of(store, checkpoint, tmp_path / "a", section="S2")).predicted
+    new = predict(config_of(tmp_path / "x.zarr", checkpoint, tmp_path / "b", section="NEW")).predicted
+    np.testing.assert_array_equal(own.expression, new.expression)
+    np.testing.assert_array_equal(own.bank_distance, new.bank_distance)
+
+
+def test_verdicts_and_predictable_genes_are_withheld_where_they_would_mislead(
+    store: Path, default_checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    panel = tuple(int(gene.removeprefix("G")) for gene in read_checkpoint_meta(default_checkpoint).genes[:5])
+    add_section(tmp_path / "foreign.zarr", "S4", seed=3, n_spots=43, shift=8.0)
+    add_section(tmp_path / "panel.zarr", "S4", seed=3, n_spots=43, panel=panel)
+    cases = {
+        "plain": (store, "S4", None),
+        "trained": (store, "S1", "trained on this section"),
+        "foreign": (tmp_path / "foreign.zarr", "S4", "43 of 43 scored spots look unlike"),
+        "panel": (tmp_path / "panel.zarr", "S4", "only 5 of the 49 genes of HVG-50"),
+    }
+    for name, (where, section, reason) in cases.items():
+        values, text = summary_of(config_of(where, default_checkpoint, tmp_path / name, section=section))
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert (metrics["verdict"] is None) == (reason is not None), name
+        assert ("tuned ridge on HVG-50 pearson" in text) == (reason is None), name
+        assert reason is None or reason in text.partition("No verdict: ")[2], name
+        found = anndata.read_h5ad(tmp_path / name / "predictions.h5ad")
+        expected = (found.var["heldout_q"] <= 0.05) & (name != "foreign")
+        assert (found.var["is_predictable"] == expected).all(), name
+        assert values["n_predictable"] == expected.sum(), name
+
+
+def test_counts_under_other_gene_names_are_not_reported_as_missing(
+    default_checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    for name, rename, words in (
+        ("lower", str.lower, "upper and lower case, 50 names match"),
+        ("ids", lambda gene: f"ENSG{int(gene[1:]):011d}", "Ensembl ids"),
+        ("none", lambda gene: f"q{gene[1:]}", "none of these names"),
+    ):
+        add_section(tmp_path / f"{name}.zarr", "S4", seed=3, n_spots=43, rename=rename)
+        values, text = summary_of(config_of(tmp_path / f"{name}.zarr", default_checkpoint, tmp_path / name))
+        assert "WARNING: the section has counts of 61 genes" in text
+        assert words in text
+        assert "none of these names" in values["unscored"]
+        assert values["n_unmeasured"] == 50
+
+
+def test_infinite_layers_are_an_error_and_nothing_is_written(
+    store: Path, default_checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    meta, tensors = read_checkpoint(default_checkpoint, stage="finetune")
+    broken = {**tensors, "path.offset": tensors["path.offset"] + np.float32(200)}
+    write_checkpoint(tmp_path / "x.safetensors", meta, broken)
+    with pytest.raises(CheckpointError, match=r"\(--depth\) are not finite"):
+        predict(config_of(store, tmp_path / "x.safetensors", tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("depth", [1.0, 1e6])
+def test_layers_are_finite(
+    store: Path, default_checkpoint: Path, config_of: Configure, depth: float, tmp_path: Path
+) -> None:
+    predict(config_of(store, default_checkpoint, tmp_path / "o", depth=depth))
+    found = anndata.read_h5ad(tmp_path / "o" / "predictions.h5ad")
+    assert all(np.isfinite(layer).all() for layer in (found.X, *found.layers.values()))

@@ -1,5 +1,6 @@
 """Small cohorts of known structure, written straight into a store: expression follows two hidden features."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,13 @@ def add_section(
     shift: float = 0.0,
     panel: tuple[int, ...] | None = None,
     mpp: float | None = 0.5,
+    rename: Callable[[str], str] = str,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
     `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
     `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
-    added to all features, as another stain would. Of a `panel`, no gene but these is measured.
+    added to all features, as another stain would. Of a `panel`, no gene but these is measured. `rename` changes names of genes.
     """
     shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
     loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
@@ -85,7 +87,7 @@ def add_section(
         xy_px=xy_px[order],
         xy_um=None if mpp is None else xy_px[order] * mpp,
         counts=csr_matrix(counts[order][:, measured]) if has_counts else None,
-        genes=np.array([f"G{i}" for i in measured]) if has_counts else None,
+        genes=np.array([rename(f"G{i}") for i in measured]) if has_counts else None,
         overview=(np.full((30, 30, 3), 200, dtype=np.uint8), 0.01),
     )
     write_root(folder)

@@ -32,7 +32,9 @@ LEAST: dict[type[Config], dict[str, Any]] = {
     DemoConfig: {},
 }
 # Fields whose other value needs, or excludes, another field.
-LINKED = {(EmbedConfig, "manifest"), (EmbedConfig, "tiles"), (EmbedConfig, "stride_um")}
+LINKED = {
+    (EmbedConfig, name) for name in ("manifest", "tiles", "stride_um", "from_", "image", "bin", "alignment")
+}
 CONFIGS = pytest.mark.parametrize("config", LEAST, ids=lambda config: config.__name__)
 
 

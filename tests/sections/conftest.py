@@ -11,6 +11,7 @@ import pytest
 
 from spam.schemas.embed_config import InputConfig
 from spam.sections import Section, read_section
+from spam.sections.h5ad import H5ad, read_h5ad
 
 
 class Lab:
@@ -59,6 +60,11 @@ class Lab:
             )
             adata.write_h5ad(self.h5ad)
         return self.h5ad
+
+    def h5ad_of(self, adata: anndata.AnnData) -> H5ad:
+        """Write an AnnData and read it as the commands do."""
+        adata.write_h5ad(self.h5ad)
+        return read_h5ad(self.h5ad)
 
     def write_csv(self, *, drop: tuple[str, ...] = (), xy: Any = xy, **columns: Any) -> Path:
         """Write the table of all five spots in another order than the h5ad; `columns` replace or add."""

@@ -1,12 +1,23 @@
 """Coordinates and µm per pixel: which columns win, units, borders, and the comparison with the h5ad."""
 
+import dataclasses
 import itertools
 
+import anndata
 import numpy as np
 import pytest
 
 from spam.errors import ConfigError, SectionError
-from spam.sections.coordinates import CENTRE_COLUMNS, Reading, Scale, compare_with_h5ad, to_pixels
+from spam.sections.coordinates import (
+    CENTRE_COLUMNS,
+    Reading,
+    Scale,
+    compare_with_h5ad,
+    find_array,
+    pitch_hint,
+    require_pitch,
+    to_pixels,
+)
 
 MPP, HIRES = 0.25, 0.125  # powers of two: exact
 LIBRARY = {"S": {"metadata": {"mpp": MPP}, "scalefactors": {"tissue_hires_scalef": HIRES}}}
@@ -120,6 +131,40 @@ def test_tables_that_agree_or_differ(lab):
     assert "--coordinates" in note
     (note,) = notes(lab.xy, broken)
     assert "NaN" in note
+    assert "1 of 5 spots" in note
+    (note,) = notes(lab.xy, np.full((5, 2), np.inf))
+    assert "5 of 5 spots" in note
+    moved[2, 0] = np.nan
+    assert [
+        words
+        for note, words in zip(notes(lab.xy, moved), ("1 of 5 spots", "17.0 px (1 of 4 spots)"), strict=True)
+        if words in note
+    ] == ["1 of 5 spots", "17.0 px (1 of 4 spots)"]
+    apart = lab.xy * 3.0
+    apart[1] = 5.0
+    assert "0.3333 times obsm['spatial']" in notes(lab.xy, apart)[0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1e9])
+@pytest.mark.parametrize("asked", READINGS[1:])
+def test_one_bad_row_does_not_hide_that_the_others_are_read_wrongly(lab, asked, bad):
+    spatial = lab.xy.copy()
+    spatial[3] = bad
+    scale = Scale(mpp=MPP, mpp_source="h5ad", hires=HIRES)
+    reading = Reading(columns=("x", "y"), unit=asked[0], is_swapped=asked[1])
+    n = 5 if np.isfinite(bad) else 4
+    with pytest.raises(
+        SectionError, match=rf"without --coordinates and --swap-xy: then 4 of {n} spots agree"
+    ):
+        compare_with_h5ad(lab.xy, spatial, reading, scale)
+    assert (
+        len(
+            compare_with_h5ad(
+                lab.xy, spatial, dataclasses.replace(reading, unit="pixels", is_swapped=False), scale
+            )
+        )
+        == 1
+    )
 
 
 def test_no_option_is_named_that_cannot_be_asked_for(lab):
@@ -139,12 +184,21 @@ def test_every_place_of_mpp_in_the_h5ad(lab, group, key):
     section = lab.read()
     assert (section.mpp, section.mpp_source) == (0.37, "h5ad")
     np.testing.assert_array_equal(section.xy_um, section.xy_px * 0.37)
-    section = lab.read(mpp=0.5)
-    assert (section.mpp, section.mpp_source) == (0.5, "option")
+    assert lab.read(mpp=0.37).join.notes == section.join.notes == ()
+    for mpp, factor in ((0.5, 1.35), (3.7, 10), (0.037, 0.1)):
+        section = lab.read(mpp=mpp)
+        assert (section.mpp, section.mpp_source) == (mpp, "option")
+        assert f"--mpp {mpp:g} overrides the 0.37 µm per pixel of uns" in section.join.notes[0]
+        assert f"['{group}']['{key}'] of the h5ad (by a factor of {factor:g})" in section.join.notes[0]
     for value in (0.0, -0.5, float("nan"), "half", 0.04, 352.8):
         lab.write_h5ad(libraries={"lib": {group: {key: value}}})
         lab.refused(SectionError, f"['{group}']['{key}']", str(value).strip("-.0"), "--mpp")
-        assert lab.read(mpp=25.0).mpp == 25.0
+        section = lab.read(mpp=25.0)
+        assert section.mpp == 25.0
+        (note,) = section.join.notes
+        assert note.startswith("--mpp 25 ")
+        assert str(value).strip("-.0") in note
+        assert f"['{group}']['{key}']" in note
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, 0.005, 250.0, float("nan"), float("inf")])
@@ -160,12 +214,93 @@ def test_several_libraries_need_the_right_name(lab):
     assert lab.read(section="B").mpp == 0.7
 
 
+def test_two_pixel_sizes_in_the_h5ad(lab):
+    lab.write_csv()
+    lab.write_h5ad(libraries={"lib": {"metadata": {"mpp": 0.5}, "scalefactors": {"microns_per_pixel": 0.51}}})
+    assert lab.read().mpp == 0.5
+    lab.write_h5ad(libraries={"lib": {"metadata": {"mpp": 0.5}, "scalefactors": {"microns_per_pixel": 0.25}}})
+    lab.refused(SectionError, "is 0.5", "is 0.25", "--mpp")
+    assert len(lab.read(mpp=0.25).join.notes) == 1
+
+
 def test_hints_about_the_pixel_size(lab):
     lab.write_csv()
     for library, words in (
-        ({"scalefactors": {"spot_diameter_fullres": 89.4}}, "89.4 means about 0.62"),
+        ({"scalefactors": {"spot_diameter_fullres": 89.4}}, "89.4 means about 0.727 (Visium: 65 µm)"),
+        (
+            {"scalefactors": {"spot_diameter_fullres": np.array([178.8])}},
+            "178.8 means about 0.364 ",
+        ),  # as R writes it
         ({"metadata": {"mpp": 1.0, "mpp_is_estimate": True}}, "1 µm per pixel as an estimate"),
     ):
         lab.write_h5ad(libraries={"lib": library})
         assert words in lab.read().join.notes[0]
-        assert lab.read(mpp=0.6).join.notes == ()
+    lab.write_h5ad(libraries={"lib": {"scalefactors": {"spot_diameter_fullres": 89.4}}})
+    assert lab.read(mpp=0.6).join.notes == ()
+
+
+# Arrays of spots
+
+
+def lattice(pitch_px, *, n=9, is_hexagonal=True, angle=0.3, jitter=0.0, seed=1):
+    rows, columns = np.mgrid[:n, :n]
+    shift, high = (0.5 * (rows % 2), np.sqrt(0.75)) if is_hexagonal else (0.0, 1.0)
+    xy = np.stack([columns + shift, rows * high], axis=-1).reshape(-1, 2) * pitch_px
+    xy = xy + np.random.default_rng(seed).normal(size=xy.shape) * jitter * pitch_px
+    return xy @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+@pytest.mark.parametrize("pitch_px", [23.4, 137.6, 411.0])
+@pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 2])
+def test_visium_is_recognised_by_its_hexagons(pitch_px, angle):
+    xy = lattice(pitch_px, angle=angle)
+    for part in (xy, np.rint(xy), xy[:40], xy[xy[:, 1] > np.median(xy[:, 1])]):
+        array = find_array(part, {})
+        assert (array.name, array.pitch_um) == ("Visium", 100.0)
+        assert array.pitch_px == pytest.approx(pitch_px, rel=0.01)  # coordinates may be rounded
+        assert array.mpp == pytest.approx(100 / pitch_px, rel=0.01)
+
+
+def test_other_arrays_need_a_stated_pitch_and_cells_have_none():
+    square, cells = (
+        lattice(289.0, is_hexagonal=False, jitter=0.1),
+        np.random.default_rng(2).random((997, 2)) * 5000,
+    )
+    for xy in (square, cells, lattice(10.0)[:6]):
+        assert find_array(xy, {}) is None
+    assert find_array(cells, {"metadata": {"spot_pitch_um": 200.0}}) is None
+    for library in ({"metadata": {"spot_pitch_um": 200.0}}, {"metadata": {"pitch_um": np.array([200.0])}}):
+        array = find_array(square, library)
+        assert (array.name, array.pitch_um) == ("the h5ad", 200.0)
+        assert array.pitch_px == pytest.approx(289.0, rel=0.05)
+    bins = find_array(lattice(16.0, is_hexagonal=False), {"scalefactors": {"bin_size_um": 8.0}})
+    assert (bins.pitch_um, bins.mpp) == (8.0, pytest.approx(0.5, rel=1e-9))
+    assert find_array(lattice(60.0), {"metadata": {"pitch_um": 150.0}}).mpp == pytest.approx(2.5, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("diameter_um", "words"), [(65.0, "agrees (65 µm)"), (55.0, "agrees (55 µm)"), (20.0, "does not fit")]
+)
+def test_the_hint_is_the_pitch_checked_by_the_diameter(diameter_um, words):
+    library = {"scalefactors": {"spot_diameter_fullres": diameter_um / 0.7268}}
+    xy = lattice(100 / 0.7268)
+    hint = pitch_hint(find_array(xy, library), library)
+    assert "a spot pitch of 137.6 px means about 0.727 (Visium: 100 µm)" in hint
+    assert words in hint
+    assert "diameter" not in pitch_hint(find_array(xy, {}), {})
+    assert pitch_hint(None, {}) is None
+
+
+def test_real_sections_have_the_pitch_of_their_array(shared_data):
+    for name, pitch_um, tolerance in (("colon_visium/colon_d0", 100, 0.01), ("her2st/C2", 200, 0.1), ("her2st/A1", 200, 0.1),
+                                      ("mob_st2k/MOB1", 142, 0.05), ("xenium_lung_ncbi858/NCBI858", None, 0)):  # fmt: skip
+        adata = anndata.read_h5ad(shared_data / f"{name}.h5ad", backed="r")
+        (library,) = adata.uns["spatial"].values()
+        array = find_array(np.asarray(adata.obsm["spatial"], dtype=np.float64), library)
+        assert (array.pitch_um if array else None) == pitch_um
+        if array is not None:
+            assert array.mpp == pytest.approx(float(library["metadata"]["mpp"]), rel=tolerance)
+            for factor in (0.1, 1.5, 10):
+                with pytest.raises(SectionError, match=r"--mpp"):
+                    require_pitch(array, float(library["metadata"]["mpp"]) * factor, "option", "S")
+            require_pitch(array, float(library["metadata"]["mpp"]), "h5ad", "S")

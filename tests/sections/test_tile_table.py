@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.sections import TileFiles
+from spam.sections.h5ad import H5ad
 from spam.sections.tile_table import ID_COLUMNS, TILE_COLUMNS, Table, join_rows, read_table
 
 XY = "x,y,source_image"
@@ -48,9 +49,9 @@ def test_byte_order_mark_and_quotes_are_not_part_of_a_name(lab):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "comma-separated"),
+        (b"", "not a CSV table but empty"),
         (b"x,y,source_image,spot_id\n", "no rows"),
-        (b"x,y,source_image,spot_id\n1,2,slide.tif,a,surplus\n", "more cells"),
+        (b"x,y,source_image,spot_id\n1,2,slide.tif,a,surplus\n", "Expected 4 fields"),
         (b"x,y,source_image,spot_id\n1,2,slide.tif,a\n1,2,slide.tif,a,b,c\n", "as a CSV"),
         (b"x;y;source_image;spot_id\n1;2;slide.tif;a\n", "semicolons"),
         (b"x;y;source_image;spot_id\n1,5;2,5;slide.tif;a\n", "semicolons"),
@@ -141,11 +142,21 @@ def test_everything_unmatched_is_counted_and_named(lab):
         (["2", "3", "4"], ["1", "2", "3"], ("off by one", "--id-offset=1: then 3 of 3"), {"id_offset": 1}),
         (["0", "1"], ["1", "2"], ("off by one", "--id-offset=-1: then 2 of 2"), {"id_offset": -1}),
         (["a", "b"], ["7", "8"], ("2 of the 2 spots", "'a', 'b'", "'7', '8'", "--section"), None),
-        (["1.0", "2.0"], ["1", "2"], ("h5ad's ids end in '.0'", "add it"), None),
-        (["AC-1"], ["AC"], ("h5ad's ids end in '-1'", "add it"), None),
+        (
+            ["1.0", "2.0"],
+            ["1", "2"],
+            ("--h5ad-id-strip-suffix=.0: then 2 of 2",),
+            {"h5ad_id_strip_suffix": ".0"},
+        ),
+        (
+            ["AC-1-12"],
+            ["AC-1"],
+            ("--h5ad-id-strip-suffix=-12: then 1 of 1",),
+            {"h5ad_id_strip_suffix": "-12"},
+        ),
         (["sample_1x2"], ["1x2"], ("h5ad's ids begin with 'sample_'", "add it"), None),
         (["1x2"], ["sample_1x2"], ("table's ids begin with 'sample_'", "remove it"), None),
-        (["AC"], ["AC-1.0"], ("--h5ad",), None),
+        (["AC"], ["AC-1.0"], ("--id-strip-suffix=-1.0: then 1 of 1",), {"id_strip_suffix": "-1.0"}),
     ],
 )
 def test_a_visible_cause_names_the_option_that_mends_it(lab, h5ad, table, words, options):
@@ -204,7 +215,20 @@ def test_join_equals_a_slow_loop(h5ad, names):
     names = [*names, h5ad[0]] if h5ad[0] not in names else names
     table = Table(path=Path("map.csv"), frame=pd.DataFrame({"id": names}), id_column="id", image_column="id")
     config = InputConfig(allow_missing_tiles=True)
-    join = join_rows(table, np.array(h5ad), section="S", config=config)
+    spots = H5ad(
+        path=Path("a.h5ad"),
+        where="--h5ad a.h5ad",
+        n_rows=len(h5ad),
+        rows=np.arange(len(h5ad)),
+        ids=np.array(h5ad),
+        obs={},
+        unreadable={},
+        spatial=None,
+        libraries={},
+        places=(),
+        notes=(),
+    )
+    join = join_rows(table, spots, section="S", config=config)
     pairs = [(names.index(name), spot) for spot, name in enumerate(h5ad) if name in names]
     assert list(zip(join.table_rows.tolist(), join.h5ad_rows.tolist(), strict=True)) == pairs
     assert join.ids.tolist() == [h5ad[spot] for _, spot in pairs]

@@ -35,7 +35,7 @@ def manifest(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_sections_equal_those_prepared_independently(manifest: Path, shared_data: Path) -> None:
     folder = manifest.parent
-    table = pd.read_csv(folder / "mapping.csv").set_index("spot_id")
+    table = pd.concat([pd.read_csv(folder / f"{name}.csv") for name in SECTIONS]).set_index("spot_id")
     for name in SECTIONS:
         ours, truth = (
             anndata.read_h5ad(folder / f"{name}.h5ad"),

@@ -237,8 +237,9 @@ def test_a_folder_with_content_needs_overwrite(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_an_interrupted_run_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_leaves_the_old_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulate(config(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     real = simulated_cohort.simulate_section
 
     def stop_at_second(options: SimulateConfig, *, donor: int, section: int) -> object:
@@ -249,5 +250,5 @@ def test_an_interrupted_run_leaves_no_manifest(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(simulated_cohort, "simulate_section", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         simulate(config(tmp_path, seed=3, overwrite=True))
-    assert not (tmp_path / "sections.csv").exists()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not list(tmp_path.rglob("*.partial"))

@@ -13,7 +13,7 @@ from spam.store import StoredSection, create_store, open_store, section_index, w
 from spam.store.copying import merge, select
 from spam.store.publishing import pull
 from spam.store.verifying import verify
-from spam.store.writing import write_elements
+from spam.store.writing import locked, write_elements, write_section
 
 KEYS = ("tiny_112um", "tiny_224um")
 
@@ -96,6 +96,62 @@ def test_copy_without_coordinates_has_features_alone(store, tmp_path):
     )
     np.testing.assert_array_equal(copy.counts().toarray()[readable], own.counts().toarray()[order[readable]])
     assert sorted(copy.quality("tiny_112um")[:, 0]) == sorted(own.quality("tiny_112um")[:, 0])
+
+
+@pytest.fixture
+def annotated(tmp_path: Path, make_meta, make_tables) -> Path:
+    """A section with columns of the array, of counts and of a pathologist."""
+    folder = create_store(tmp_path / "annotated.zarr").folder
+    meta = make_meta()
+    tables = make_tables(meta)
+    counts = tables["counts"].toarray()
+    tables["obs"] = {
+        "array_row": np.arange(13),
+        "in_tissue": np.arange(13) % 2 == 0,
+        "total_counts": counts.sum(axis=1),
+        "log1p_n_genes_by_counts": np.log1p((counts > 0).sum(axis=1)),
+        "leiden": np.array([str(i % 3) for i in range(13)]),
+        "label": np.array([f"tumour {i}" for i in range(13)]),
+    }
+    with locked(folder, meta.name):
+        write_section(folder, meta, **tables)
+    return folder
+
+
+def test_columns_that_may_come_from_counts_go_with_them(annotated: Path, tmp_path: Path) -> None:
+    own = open_store(annotated).section("C2")
+    report = select(SelectConfig(store=annotated, out=tmp_path / "a.zarr", without_counts=True))
+    found = open_store(tmp_path / "a.zarr").section("C2").obs
+    assert set(found) == {"array_row", "in_tissue", "section", "donor"}
+    np.testing.assert_array_equal(found["array_row"], np.arange(13))
+    line = "C2: obs columns label, leiden, log1p_n_genes_by_counts, total_counts (--keep-obs keeps them)"
+    assert line in report.left_out
+    keep = {"keep_obs": ("label",)}
+    select(SelectConfig(store=annotated, out=tmp_path / "b.zarr", without_counts=True, **keep))
+    found = open_store(tmp_path / "b.zarr").section("C2").obs
+    assert set(found) == {"array_row", "in_tissue", "section", "donor", "label"}
+    assert found["label"].tolist() == own.obs["label"].tolist()
+    # A copy without counts that still has such columns loses them, too.
+    select(SelectConfig(store=tmp_path / "b.zarr", out=tmp_path / "c.zarr", without_counts=True))
+    assert "label" not in open_store(tmp_path / "c.zarr").section("C2").obs
+    assert not any(b"tumour" in data for data in tree(tmp_path / "c.zarr").values())
+
+
+def test_kept_columns_are_shuffled_with_their_spots(annotated: Path, tmp_path: Path) -> None:
+    own = open_store(annotated).section("C2")
+    options = {"without_coordinates": True, "keep_obs": ("label", "total_counts")}
+    select(SelectConfig(store=annotated, out=tmp_path / "a.zarr", **options))
+    copy = open_store(tmp_path / "a.zarr").section("C2")
+    order = [int(label.split()[1]) for label in copy.obs["label"]]
+    assert sorted(order) == list(range(13))
+    assert order != sorted(order)
+    np.testing.assert_array_equal(copy.obs["total_counts"], own.obs["total_counts"][order])
+    np.testing.assert_array_equal(copy.counts().toarray(), own.counts().toarray()[order])
+    options["keep_obs"] = ("labels",)
+    with pytest.raises(StoreError, match=r"labels \(--keep-obs\).*label"):
+        select(SelectConfig(store=annotated, out=tmp_path / "b.zarr", **options))
+    with pytest.raises(ConfigError, match="--keep-obs needs --without-counts"):
+        SelectConfig(store=annotated, out=tmp_path / "b.zarr", keep_obs=("label",))
 
 
 def test_copies_in_different_random_orders_are_not_merged(store, tmp_path):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from shared_stores import change_feature, make_store, tree
 
 from spam.errors import StoreError
 from spam.schemas.store_config import InfoConfig, PullConfig, PushConfig, SelectConfig, VerifyConfig
-from spam.store import open_store, publishing
+from spam.store import destinations, open_store
 from spam.store.copying import select
 from spam.store.describing import describe
 from spam.store.publishing import TransferReport, pull, push
@@ -114,7 +116,9 @@ def test_push_then_pull_is_the_identity(store, place, tmp_path):
         found.features("tiny_112um"), open_store(store).section("S2").features("tiny_112um")
     )
     assert "S2: 23 spots" in describe(InfoConfig(store=place.address)).names_only()
-    assert f"spam store pull {place.address}" in place.readme()
+    name = place.address if place.server is not None else "shared.zarr"  # no folder of this machine
+    assert f"spam store pull {name} cohort.zarr" in place.readme()
+    assert str(tmp_path) not in place.readme()
 
 
 def test_pull_over_http(store, tmp_path):
@@ -220,7 +224,7 @@ def test_replaced_features_take_their_quality_with_them(store, place, tmp_path):
 def test_sections_of_a_push_at_the_same_time_stay(store, place, tmp_path, monkeypatch):
     parts = [part_of(store, tmp_path / name, sections=(name,)) for name in ("S1", "S2")]
     pushed(parts[0], place)
-    real, is_first = publishing._Place._send, True
+    real, is_first = destinations.Destination._send, True
 
     def send(*arguments: Any) -> Any:
         nonlocal is_first
@@ -229,7 +233,7 @@ def test_sections_of_a_push_at_the_same_time_stay(store, place, tmp_path, monkey
             pushed(parts[1], place)
         return real(*arguments)
 
-    monkeypatch.setattr(publishing._Place, "_send", send)
+    monkeypatch.setattr(destinations.Destination, "_send", send)
     pushed(part_of(store, tmp_path / "S3.zarr", sections=("S1",)), place)
     assert open_store(place.address).section_names == ("S1", "S2")
     assert place.files() == tree(store)
@@ -298,7 +302,7 @@ def test_killed_replacement_is_resumed_and_spares_sections_of_similar_names(tmp_
         point_at_s3(bucket, monkeypatch)
         place = Place("s3://cohorts/team/shared.zarr", bucket)
         pushed(store, place)
-        bucket.refuse = lambda method, path: 403 if method == "PUT" else None
+        bucket.refuse = lambda method, path: 403 if method == "PUT" and ".locks" not in path else None
         options = {"overwrite": True, "without_counts": True}
         with pytest.raises(StoreError, match="failed"):
             pushed(store, place, **options)
@@ -433,3 +437,91 @@ def test_commits_of_others_are_not_undone(store, tmp_path, monkeypatch):
         with pytest.raises(StoreError, match="was changed while"):
             pushed(store, "hf://datasets/org/cohort")
         assert "note.txt" in repository.files
+
+
+def test_a_redacted_push_is_the_same_each_time(store, tmp_path, monkeypatch):
+    """So a killed one is resumed, and one with more features is added; another user or address has another order."""
+    options = {"without_coordinates": True, "without_counts": True}
+    pushed(part_of(store, tmp_path / "a.zarr", features=("tiny_112um",)), tmp_path / "out.zarr", **options)
+    (tmp_path / "out.zarr/S2/zarr.json").unlink()  # as if killed before its end
+    report = pushed(store, tmp_path / "out.zarr", **options)
+    assert report.replaced == ()
+    assert "S1: features 'tiny_224um'" in report.added
+    pushed(store, tmp_path / "whole.zarr", **options)
+    assert not verify(VerifyConfig(store=tmp_path / "out.zarr")).faults
+    before = tree(tmp_path / "out.zarr")
+    assert pushed(store, tmp_path / "out.zarr", **options).n_files == 0
+    assert tree(tmp_path / "out.zarr") == before
+
+    def order(address: Path) -> list[int]:
+        found = open_store(address).section("S2").features("tiny_112um").tolist()
+        return [open_store(store).section("S2").features("tiny_112um").tolist().index(row) for row in found]
+
+    assert sorted(order(tmp_path / "out.zarr")) == list(range(23))
+    assert order(tmp_path / "out.zarr") != order(tmp_path / "whole.zarr")
+    monkeypatch.setenv("SPAM_CACHE", str(tmp_path / "other cache"))
+    with pytest.raises(StoreError, match="--overwrite"):
+        pushed(store, tmp_path / "out.zarr", **options)
+    key = tmp_path / "other cache/shuffle.key"
+    assert (len(key.read_bytes()), key.stat().st_mode & 0o777) == (32, 0o600)
+
+
+def test_what_can_identify_a_person_is_said_before_a_push(store, tmp_path, caplog):
+    caplog.set_level("WARNING", logger="spam")
+    pushed(store, tmp_path / "a.zarr")
+    (line,) = [record.getMessage() for record in caplog.records if "identify" in record.getMessage()]
+    assert "S1 of donor d1" in line
+    assert "coordinates and spot ids, an overview image of the slide (--without-coordinates)" in line
+    assert "raw counts of 17 genes (--without-counts)" in line
+    caplog.clear()
+    pushed(store, tmp_path / "b.zarr", without_coordinates=True, without_counts=True)
+    (line,) = [record.getMessage() for record in caplog.records if "identify" in record.getMessage()]
+    assert not any(word in line for word in ("coordinates and", "image of the slide (", "raw counts"))
+
+
+def test_two_pushes_of_a_section_into_an_object_store_wait_for_each_other(store, tmp_path, monkeypatch):
+    """The second finds the section as the first left it; it adds its features, and no file is of both."""
+    monkeypatch.setattr(destinations, "_PAUSE_S", 0.05)
+    parts = [part_of(store, tmp_path / f"{um}.zarr", features=(f"tiny_{um}um",)) for um in (112, 224)]
+    with S3Server() as bucket:
+        point_at_s3(bucket, monkeypatch)
+        place = Place("s3://cohorts/team/shared.zarr", bucket)
+        with ThreadPoolExecutor(2) as pool:
+            runs = [pool.submit(pushed, part, place) for part in parts]
+            errors = [error for run in runs if (error := run.exception()) is not None]
+        assert all("was changed meanwhile" in str(error) for error in errors)
+        assert len(errors) < 2
+        for part in parts:
+            pushed(part, place)
+        assert place.files() == tree(store)
+        assert not verify(VerifyConfig(store=place.address)).faults
+
+
+def test_a_claim_of_a_killed_push_is_taken_over(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(destinations, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(destinations, "_DEAD_S", 0.5)
+    with S3Server() as bucket:
+        point_at_s3(bucket, monkeypatch)
+        place = Place("s3://cohorts/team/shared.zarr", bucket)
+        files = fsspec.filesystem("s3")
+        files.pipe_file("cohorts/team/shared.zarr/.locks/S1/abc", b"3")
+        pushed(store, place)
+        assert place.files() == tree(store)
+        is_done, claim = threading.Event(), "cohorts/team/shared.zarr/.locks/S1/def"
+
+        def renew() -> None:
+            for number in range(999):
+                files.pipe_file(claim, str(number).encode())
+                if is_done.wait(0.1):
+                    break
+
+        monkeypatch.setattr(destinations, "LOCK_WAIT_S", 1.0)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(renew)
+            try:
+                with pytest.raises(StoreError, match="'S1' at 's3://.*is being pushed by another process"):
+                    pushed(store, place)
+            finally:
+                is_done.set()
+        files.invalidate_cache()
+        assert files.find("cohorts/team/shared.zarr/.locks") == [claim]

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -225,3 +226,25 @@ def test_addresses_of_unknown_kinds() -> None:
         RemoteLocation("gs://bucket/a.zarr")
     with pytest.raises(StoreError, match=r"Unknown address 'quux://bucket/a.zarr'.*s3://bucket/name.zarr"):
         RemoteLocation("quux://bucket/a.zarr")
+
+
+def test_a_server_that_sends_too_slowly_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """250 bytes per second would take hours; a server that is faster than the least rate is waited for."""
+    monkeypatch.setattr("spam.store.remote._GRACE_S", 0.5)
+    server, address = serve("http")
+    app = server.app
+
+    def slowly(environ, start_response):
+        for piece in app(environ, start_response):
+            for start in range(0, len(piece), size):
+                time.sleep(0.05)
+                yield piece[start : start + size]
+
+    server.app = slowly
+    size = 13  # 260 bytes per second
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match=r"sends 2\d\d bytes per second.*[Rr]un the command again"):
+        open_store(address)
+    assert time.monotonic() - begun < 5
+    size = 4096
+    assert open_store(address).section("C 2é").feature_keys == (KEY, "other_1px")

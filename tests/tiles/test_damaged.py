@@ -1,8 +1,10 @@
 """Damaged and foreign files: each is one clear error, and no pixel is grey that the file does not hold."""
 
+import io
 import logging
 import shutil
 import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -258,3 +260,126 @@ def test_a_resolution_that_is_not_a_number_states_nothing(tmp_path, stated):
     with open_slide(path) as slide:
         assert slide.mpp is None
         np.testing.assert_array_equal(slide.read(0, 0, 64, 64), pixels)
+
+
+# Empty files, and headers that claim more than there is
+
+
+def rewrite(path, *, level=0, **values):
+    """Overwrite numbers in the lists of blocks (`offsets`, `counts`) of a TIFF page; None keeps one."""
+    names = {"offsets": "TileOffsets", "counts": "TileByteCounts"}
+    with tifffile.TiffFile(path) as tiff, path.open("r+b") as file:
+        for name, change in values.items():
+            tag = tiff.pages[level].tags[names[name]]
+            size = tag.valuebytecount // tag.count
+            for i, value in change.items():
+                file.seek(tag.valueoffset + i * size)
+                file.write(value.to_bytes(size, "little"))
+
+
+@pytest.fixture
+def tiled(tmp_path, picture):
+    """A TIFF of 6 x 5 tiles with a level of 3 x 3."""
+
+    def write(**options):
+        path = tmp_path / "a.tif"
+        with tifffile.TiffWriter(path) as writer:
+            for level in range(2):
+                pixels = np.ascontiguousarray(picture[:: 2**level, :: 2**level])
+                options = {"photometric": "rgb", "metadata": None, **options}
+                writer.write(pixels, tile=(64, 80), subfiletype=level, **options)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zlib", None])
+@pytest.mark.parametrize(("level", "n"), [(0, 30), (1, 9)])
+def test_a_level_without_any_pixels_is_refused(tiled, compression, level, n):
+    path = tiled(compression=compression)
+    rewrite(path, level=level, counts=dict.fromkeys(range(n), 0))
+    with pytest.raises(SlideError, match=rf"a\.tif.*level {level} .*all its {n} blocks are 0.*copied whole"):
+        open_slide(path)
+
+
+def test_blocks_without_data_are_counted(tiled, picture):
+    path = tiled()
+    rewrite(path, counts={0: 0, 7: 0}, offsets={0: 0})
+    with open_slide(path) as slide:
+        assert slide.notes == ("2 of 30 blocks of level 0 hold no data and are white",)
+        assert slide.damage is None
+        assert (slide.read(0, 0, 80, 64) == 255).all()
+        np.testing.assert_array_equal(slide.read(80, 0, 80, 64), picture[:64, 80:160])
+    rewrite(path, offsets={4: 0})
+    with pytest.raises(SlideError, match="begin at byte 0"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("change", [{"offsets": {3: 10**8, 5: 10**9}}, {"counts": {3: 10**8, 5: 2**31}}])
+def test_blocks_beyond_the_end_of_the_file_are_known_from_its_header(tiled, change):
+    path = tiled()
+    rewrite(path, **change)
+    with open_slide(path) as slide:
+        assert slide.damage == "ends before 2 of the 30 blocks of level 0"
+
+
+def test_a_cut_file_is_known_from_its_header(tmp_path, picture):
+    path = tmp_path / "cut.tif"
+    tifffile.imwrite(path, picture, tile=(64, 80), photometric="rgb", metadata=None)
+    path.write_bytes(path.read_bytes()[:-100])
+    with open_slide(path) as slide:
+        assert slide.damage == "ends before 1 of the 30 blocks of level 0"
+
+
+def claim(kind, side):
+    """A picture of 53 x 47 px whose header claims `side` x `side`."""
+    file = io.BytesIO()
+    Image.new("RGB", (53, 47), "pink").save(file, kind)
+    data = bytearray(file.getvalue())
+    if kind == "PNG":
+        data[16:24] = side.to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    else:
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = side.to_bytes(2, "big") * 2
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"), [("PNG", 60_000), ("JPEG", 60_000), ("PNG", 2**31 - 1), ("PNG", 20_000)]
+)
+def test_a_small_file_that_claims_a_large_picture_is_refused_when_it_is_opened(tmp_path, kind, side):
+    path = tmp_path / "claim.img"
+    path.write_bytes(claim(kind, side))
+    with pytest.raises(
+        SlideError, match=rf"claim\.img.*{side} x {side} pixels.*{path.stat().st_size}.*copied whole"
+    ):
+        open_slide(path)
+
+
+def test_pictures_larger_than_the_memory_are_refused_when_they_are_opened(tmp_path, picture, monkeypatch):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture).save(tmp_path / "a.jpg")
+    tifffile.imwrite(tmp_path / "strip.tif", picture, photometric="rgb", metadata=None)
+    tifffile.imwrite(tmp_path / "tiles.tif", picture, photometric="rgb", metadata=None, tile=(64, 80))
+    monkeypatch.setattr("spam.tiles.slide.available_bytes", lambda: 401 * 307 * 5)
+    for name in ("a.png", "a.jpg", "strip.tif"):
+        with pytest.raises(SlideError, match=rf"{name}.*401 x 307 .*GB of memory.*vips tiffsave"):
+            open_slide(tmp_path / name)
+    open_slide(tmp_path / "tiles.tif").close()
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\x89HDF\r\n", "HDF5 file"),
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"PK\3\4", "ZIP"),
+        (b"ZISRAWFILE", "CZI.*bioformats2raw"),
+        (b"%PDF-1.7", "PDF"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, start, words):
+    (tmp_path / "a.png").write_bytes(start + bytes(100))
+    with pytest.raises(SlideError, match=rf"a\.png.*{words}"):
+        open_slide(tmp_path / "a.png")

@@ -9,7 +9,15 @@ from PIL import Image
 pydicom = pytest.importorskip("pydicom")
 
 from dicom_writer import jpeg_of, write_dicom_level  # noqa: E402
-from pydicom.uid import generate_uid  # noqa: E402
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from spam.errors import SlideError  # noqa: E402
 from spam.tiles import grid_slides, open_slide  # noqa: E402
@@ -82,3 +90,29 @@ def test_damage(tmp_path, picture):
         open_slide(tmp_path / "dicom")
     with pytest.raises(SlideError, match=r"unknown format|not a readable"):
         open_slide(files[0])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("modality", "kind"),
+    [("CT", CTImageStorage), ("MR", MRImageStorage), ("OT", SecondaryCaptureImageStorage)],
+)
+def test_dicom_that_is_no_slide_is_named(tmp_path, syntax, modality, kind):
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = (
+        kind,
+        generate_uid(),
+        syntax,
+    )
+    data = Dataset()
+    data.file_meta, data.SOPClassUID, data.SOPInstanceUID, data.Modality = (
+        meta,
+        kind,
+        meta.MediaStorageSOPInstanceUID,
+        modality,
+    )
+    (tmp_path / "folder").mkdir()
+    data.save_as(tmp_path / "folder" / "a.dcm", enforce_file_format=True)
+    for path in (tmp_path / "folder" / "a.dcm", tmp_path / "folder"):
+        with pytest.raises(SlideError, match=rf"modality '{modality}'.*'SM'"):
+            open_slide(path)

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from spam.tiles import open_slide, overview
 from spam.tiles.slide import UNSTATED, pixel_size
@@ -227,6 +227,106 @@ def test_the_colour_space_of_an_aperio_slide_is_found_outside_its_tiles(shared_d
     path = shared_data / "slides" / "CMU-1-Small-Region.svs"
     with TiffSlide(path) as slide:
         np.testing.assert_array_equal(slide.read(0, 0, 2220, 2967), tifffile.imread(path))
+
+
+# Orientation and several pictures
+
+EXIF = range(1, 9)
+
+
+def save_turned(path, pixels, orientation):
+    """Store pixels so that the orientation of EXIF brings them upright; by Pillow's inverse."""
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # numbers of Image.Transpose that undo the orientation
+    image = Image.fromarray(pixels)
+    stored = image.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else image
+    exif = Image.Exif()
+    exif[274] = orientation
+    if path.suffix == ".tif":
+        options = {"tile": (64, 80), "photometric": "rgb", "metadata": None}
+        tifffile.imwrite(path, np.asarray(stored), extratags=[(274, 3, 1, orientation, True)], **options)
+    else:
+        stored.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("orientation", EXIF)
+def test_a_turned_picture_is_read_upright(tmp_path, picture, suffix, orientation):
+    path = save_turned(tmp_path / f"a{suffix}", picture, orientation)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert expected.shape == picture.shape
+    tolerance = 8 if suffix == ".jpg" else 0  # of the compression
+    assert np.abs(expected.astype(int) - picture).mean() <= tolerance
+    padded = np.pad(expected, ((40, 60), (40, 60), (0, 0)), mode="edge")
+    with open_slide(path) as slide:
+        assert (slide.width, slide.height) == (401, 307)
+        assert [str(orientation) in note for note in slide.notes] == [True] * (orientation > 1)
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), expected)
+        for x, y, w, h in ((-31, 17, 97, 71), (350, 290, 83, 41), (5, -9, 13, 331)):
+            np.testing.assert_array_equal(
+                slide.read(x, y, w, h), padded[y + 40 : y + 40 + h, x + 40 : x + 40 + w]
+            )
+
+
+def test_the_orientation_may_follow_the_pixels_of_a_png(tmp_path, picture):
+    data = save_turned(tmp_path / "a.png", picture, 6).read_bytes()
+    start = data.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    end = data.index(b"IEND") - 4
+    (tmp_path / "late.png").write_bytes(data[:start] + data[stop:end] + data[start:stop] + data[end:])
+    with open_slide(tmp_path / "late.png") as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+
+
+def test_levels_of_a_turned_pyramid(tmp_path, picture):
+    stored = np.rot90(picture)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for level in range(2):
+            pixels = np.ascontiguousarray(stored[:: 2**level, :: 2**level])
+            tags = {"extratags": [(274, 3, 1, 6, True)], "subfiletype": level}
+            writer.write(pixels, photometric="rgb", **TILES, metadata=None, **tags)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.level_sizes == ((401, 307), (201, 154))
+        assert slide.block_sizes == ((64, 80), (64, 80))
+        half = np.rot90(stored[::2, ::2], -1)
+        np.testing.assert_array_equal(slide.read(17, 23, 61, 43, level=1), half[23:66, 17:78])
+
+
+def write_pictures(path, *pictures, ome=True):
+    """Write a TIFF of several pictures: (name, pixels, µm per pixel, further options)."""
+    with tifffile.TiffWriter(path, ome=ome) as writer:
+        for name, pixels, mpp, options in pictures:
+            size = {"Name": name, "PhysicalSizeX": mpp, "PhysicalSizeY": mpp} if ome else None
+            writer.write(pixels, photometric="rgb", **TILES, metadata=size, **options)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_of_several_pictures_the_largest_is_read_with_its_own_pixel_size(tmp_path, picture, place):
+    small = np.ascontiguousarray(
+        picture[::2, ::2]
+    )  # of the same shape, but an overview: no level of the scan
+    tall = np.ascontiguousarray(picture[:, :100])
+    pictures = [("macro", small[::-1].copy(), 2.0, {}), ("label", tall, 3.0, {})]
+    pictures.insert(place, ("scan", picture, 0.5, {}))
+    write_pictures(tmp_path / "a.ome.tif", *pictures)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert (slide.level_sizes, slide.mpp) == (((401, 307),), 0.5)
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+        (note,) = slide.notes
+        assert "3 pictures" in note
+        assert "'scan' of 401 x 307 px" in note
+
+
+def test_of_pictures_of_one_size_the_first_is_read_and_levels_are_no_pictures(tmp_path, picture):
+    write_pictures(tmp_path / "a.ome.tif", ("one", picture, 0.5, {}), ("two", picture[::-1].copy(), 0.25, {}))
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == 0.5
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+        assert "'one'" in slide.notes[0]
+    write_pictures(tmp_path / "b.tif", ("", picture, 0, {}), ("", picture[::2, ::2].copy(), 0, {}), ome=False)
+    with open_slide(tmp_path / "b.tif") as slide:
+        assert (len(slide.level_sizes), slide.notes) == (2, ())
 
 
 # µm per pixel

@@ -1,5 +1,6 @@
 """A section on its images: what is filled in, what is refused with which option, and which tile sizes it gets."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from spam.errors import ConfigError, MissingInputError, SlideError, TileError
+from spam.errors import ConfigError, MissingInputError, SectionError, SlideError, TileError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec
+from spam.sections.coordinates import find_array
 from spam.tiles import locate, open_slide, resolve_tile_specs
 from spam.tiles.tile_specs import common_side_px
 
@@ -37,11 +39,17 @@ def test_a_section_keeps_its_pixel_size_unless_it_is_far_off(make_section, wide_
     with open_slide(wide_slide) as slide, open_slide(slide_path) as unsized:
         for section, on in (
             (make_section(xy, wide_slide, mpp=0.52), slide),
-            (make_section(xy, wide_slide, mpp=2.0, mpp_source="option"), slide),
+            (make_section(xy, wide_slide, mpp=0.5, mpp_source="option"), slide),
             (make_section(xy, slide_path), unsized),
             (make_section(xy, slide_path, mpp=3.0), unsized),
         ):
             assert locate(section, on) is section
+        for mpp, factor in ((2.0, 4), (0.05, 0.1), (0.52, 1.04)):
+            located = locate(make_section(xy, wide_slide, mpp=mpp, mpp_source="option"), slide)
+            assert (located.mpp, located.mpp_source) == (mpp, "option")
+            assert located.join.notes == (
+                f"--mpp {mpp:g} overrides the 0.5 µm per pixel of slide 'wide.tif' (by a factor of {factor:g})",
+            )
         with pytest.raises(SlideError, match=r"'S1' .*0\.53 .*h5ad.*0\.5\b.*--mpp"):
             locate(make_section(xy, wide_slide, mpp=0.53), slide)
 
@@ -61,6 +69,7 @@ def test_spots_outside_the_slide_are_counted_and_named(make_section, wide_slide,
 @pytest.mark.parametrize(
     ("xy", "options", "advice"),
     [
+        ([*[(11.0, 380.0), (300.0, 7.0)] * 3, (500.0, 500.0)], {}, "--swap-xy"),  # a row that is wrong anyhow
         ([(11.0, 380.0), (300.0, 7.0)], {}, "--swap-xy"),
         ([(11.0, 7.0), (1100.0, 850.0)], {"mpp": 3.0}, "--coordinates um"),
         ([(11.0, 7.0), (1100.0, 850.0)], {"hires_scale": 3.0}, "--coordinates hires"),
@@ -76,12 +85,13 @@ def test_the_option_that_brings_all_spots_inside_is_named(make_section, slide_pa
 def test_pixels_of_the_hires_image_are_recognised_by_the_corner_that_they_fill(make_section, slide_path):
     corner = [(3.0, 5.0), (39.0, 29.0), (17.0, 11.0)]  # of 40.1 x 30.7 px
     with open_slide(slide_path) as slide:
-        with pytest.raises(TileError, match=r"'S1'.*scale 0\.1\).*--coordinates hires"):
-            locate(make_section(corner, slide_path, hires_scale=0.1), slide)
+        for xy in (corner, [*corner * 7, (300.0, 11.0)]):  # one wrong row of 22 hides nothing
+            with pytest.raises(TileError, match=r"'S1'.*scale 0\.1\).*--coordinates hires"):
+                locate(make_section(xy, slide_path, hires_scale=0.1), slide)
         for unclear in (
             make_section(corner, slide_path),
             make_section(corner, slide_path, hires_scale=0.5),
-            make_section([*corner, (300.0, 11.0)], slide_path, hires_scale=0.1),
+            make_section([*corner * 6, (300.0, 11.0)], slide_path, hires_scale=0.1),
             make_section([(3.0, 5.0), (19.0, 29.0)], slide_path, hires_scale=0.1),
         ):
             assert locate(unclear, slide) is unclear
@@ -155,6 +165,28 @@ def test_defaults_are_the_files_then_the_table_then_112_um(make_section, slide_p
     with pytest.raises(SlideError, match="0 bytes"):
         _specs(make_section(xy, files))
     assert _specs(make_section(xy, files), skip_bad_tiles=True) == (TileSpec(tile_px=61, out_px=37),)
+
+
+def hexagons(pitch_px, n=7, angle=0.0):
+    """A hexagonal lattice of n x n spots, turned."""
+    rows, columns = np.mgrid[:n, :n]
+    xy = np.stack([columns + 0.5 * (rows % 2), rows * np.sqrt(0.75)], axis=-1).reshape(-1, 2) * pitch_px
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return (xy - xy.mean(axis=0)) @ turn + 2 * n * pitch_px
+
+
+def test_a_pixel_size_must_fit_the_distance_of_the_spots(make_section, slide_path):
+    array = find_array(hexagons(137.6), {})
+    section = make_section([(1.0, 2.0)], slide_path, mpp_source="option", array=array)
+    for mpp in (0.7268, 0.67, 0.79):
+        assert _specs(dataclasses.replace(section, mpp=mpp)) == (TileSpec(tile_um=112.0, out_px=37),)
+    for mpp, source, words in (
+        (0.6149, "h5ad", "from the h5ad"),
+        (7.27, "option", "--mpp"),
+        (0.07, "slide", "slide"),
+    ):
+        with pytest.raises(SectionError, match=rf"{mpp:g} .*{words}.*'S1'.*Visium has 100.*--mpp 0\.7267,"):
+            _specs(dataclasses.replace(section, mpp=mpp, mpp_source=source))
 
 
 def test_um_without_a_pixel_size_is_an_error_that_quotes_the_slide(make_section, slide_path, files):

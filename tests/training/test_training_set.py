@@ -16,7 +16,7 @@ from training_runs import finetuning, pretraining
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.schemas.store_format import feature_key
-from spam.store import StoredSection, open_store
+from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain
 from spam.training.cohort import (
     SpotData,
@@ -29,7 +29,7 @@ from spam.training.cohort import (
     split_sections,
 )
 from spam.training.genes import choose_genes
-from spam.training.groups import N_BLOCKS, assign_groups, spatial_blocks
+from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, spatial_blocks
 from spam.training.training_set import (
     TrainingSet,
     balanced,
@@ -366,3 +366,73 @@ def test_spots_with_unreadable_tiles_leave_no_trace(tmp_path: Path) -> None:
     add_section(tmp_path / "b.zarr", "S1", n_spots=11, unreadable=tuple(range(11)))
     with pytest.raises(StoreError, match="'S1'"):
         read_spots(open_store(tmp_path / "b.zarr").section("S1"), KEYS, k=3)
+
+
+def with_copy(folder: Path, *, donor: str, order: np.ndarray | None = None, **options: object) -> Path:
+    """A cohort of four sections, of which the last is the second under another name."""
+    store = make_cohort(folder / "c.zarr", 3)
+    add_section(store, "S9", seed=1, n_spots=39, donor=donor, order=order, **options)
+    return store
+
+
+SHUFFLED = np.random.default_rng(0).permutation(39)
+
+
+@pytest.mark.parametrize(
+    ("donor", "asked", "words"),
+    [
+        ("d1", {}, r"'S2' and 'S9' .*100%.*held out.*--val-sections"),
+        ("d9", {"val_sections": ("S9",)}, r"'S2' and 'S9' .*held out"),
+        ("d9", {"sections": ("S9", "S1", "S2", "S3")}, r"'S9' and 'S2' .*'d9' and 'd1'"),
+    ],
+)
+@pytest.mark.parametrize(
+    "change", [{}, {"order": SHUFFLED}, {"order": SHUFFLED[:17]}, {"panel": tuple(range(3, 50))}]
+)
+def test_the_same_tissue_under_two_names_is_refused(
+    donor: str, asked: dict[str, object], words: str, change: dict[str, object], tmp_path: Path
+) -> None:
+    store = with_copy(tmp_path, donor=donor, **change)
+    with pytest.raises(ConfigError, match=words):
+        build_training_set(pretraining(store, tmp_path / "out", **asked))
+
+
+def test_the_same_tissue_twice_on_the_training_side_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = with_copy(tmp_path, donor="d1")
+    build_training_set(pretraining(store, tmp_path / "out", sections=("S1", "S2", "S9", "S3")))
+    assert "'S2' and 'S9' are the same tissue" in caplog.text
+    assert "count twice" in caplog.text
+
+
+def test_the_same_image_with_other_counts_is_reported(
+    spots: tuple[SpotData, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    other = replace(spots[1], counts=csr_matrix(spots[1].counts.toarray() + 1), name="S9")
+    pair = spots[1], other
+    assert not list(duplicates_of(pair, [profiles_of(s.counts, s.genes, s.features) for s in pair]))
+    assert "'S2' and 'S9' show the same image (100%" in caplog.text
+
+
+def test_pretraining_on_held_out_tissue_under_another_name_is_refused(tmp_path: Path) -> None:
+    store = with_copy(tmp_path, donor="d1", order=SHUFFLED)
+    ckpt = pretrain(pretraining(store, tmp_path / "pre", sections=("S1", "S2", "S3"))).run.best_path
+    config = finetuning(store, tmp_path / "fine", sections=("S1", "S3", "S9"), pretrained_ckpt=ckpt)
+    with pytest.raises(SpamError, match="pretrained checkpoint was trained on S9"):
+        finetune(config)
+
+
+def test_genes_that_sections_do_not_share_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 2)
+    add_section(store, "S9", seed=8, panel=tuple(range(20)))
+    caplog.set_level("INFO")
+    build_training_set(pretraining(store, tmp_path / "out", sections=("S1", "S2")))
+    assert "gene names" not in caplog.text
+    build_training_set(pretraining(store, tmp_path / "out"))
+    (record,) = (record for record in caplog.records if "gene names" in record.getMessage())
+    assert record.levelname == "WARNING"
+    assert "20 gene names are in all 3 sections" in record.getMessage()
+    assert "S1 loses 41 of 61, S2 loses 41 of 61" in record.getMessage()

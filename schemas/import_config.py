@@ -1,0 +1,82 @@
+"""Options and report of `spam import`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .config import option
+from .embed_config import FolderOptions, InputConfig
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImportConfig(FolderOptions):
+    """Options of `spam import`."""
+
+    folder: Path | None = option(
+        None,
+        "folder that an instrument wrote",
+        is_argument=True,
+        required="give the folder that the instrument wrote, e.g. outs",
+    )
+    out_dir: Path | None = option(
+        None,
+        "folder for the files",
+        panel="Output",
+        required="give a folder for the files, e.g. --out-dir lab",
+    )
+    section: str | None = option(None, "name of the section (default: from the folder)", panel="Data")
+    donor: str | None = option(None, "donor of the section", panel="Data")
+    mpp: float | None = option(
+        None, "µm per full-resolution pixel (default: from the folder)", limits=">0", panel="Data"
+    )
+    overwrite: bool = option(False, "replace existing files of the section", panel="Output")
+
+    def inputs(self) -> InputConfig:
+        """Return the same options as `spam embed --from` takes them."""
+        shared = {field.name for field in dataclasses.fields(self)} & {
+            field.name for field in dataclasses.fields(InputConfig)
+        }
+        return InputConfig(from_=self.folder, **{name: getattr(self, name) for name in shared})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """Outcome of `spam import`.
+
+    Attributes
+    ----------
+    section
+        Name of the section.
+    found
+        What the folder holds.
+    notes
+        What was left out or assumed.
+    n_spots, n_genes, mpp
+        Spots or cells, genes, µm per pixel of the H&E image (None if unknown).
+    files
+        The files written.
+    next_step
+        The command that works on them.
+    """
+
+    section: str
+    found: str
+    notes: tuple[str, ...]
+    n_spots: int
+    n_genes: int
+    mpp: float | None
+    files: tuple[Path, ...]
+    next_step: str
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {
+            **dataclasses.asdict(self),
+            "files": [str(file) for file in self.files],
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """Describe what was found, what was written, and the next command."""
+        files = [f"Wrote {file}" for file in self.files]
+        return "\n".join([f"Section {self.section}: {self.found}", *self.notes, *files, self.next_step])

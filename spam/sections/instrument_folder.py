@@ -1,0 +1,99 @@
+"""The folder that an instrument wrote: recognise its layout, and read it."""
+
+import contextlib
+from collections.abc import Callable
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypeAlias
+
+from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.schemas.embed_config import InputConfig
+from spam.schemas.store_format import name_fault
+
+from .instrument_section import InstrumentSection, to_section
+from .lab_section import Section, quoted
+from .legacy_st import is_legacy_st, read_legacy_st
+from .public_collections import is_hest, is_stimage, read_hest, read_stimage
+from .space_ranger import is_space_ranger, read_space_ranger
+from .xenium import is_xenium, read_xenium
+
+_Layout: TypeAlias = tuple[
+    str, Callable[[Path], bool], Callable[[Path, InputConfig], InstrumentSection]
+]  # name, test, reader
+# The first that fits is taken.
+_LAYOUTS: tuple[_Layout, ...] = (
+    ("Xenium", is_xenium, read_xenium),
+    ("Space Ranger", is_space_ranger, read_space_ranger),
+    ("HEST-1k", is_hest, read_hest),
+    ("STimage-1K4M", is_stimage, read_stimage),
+    ("legacy ST", is_legacy_st, read_legacy_st),
+)
+_OUTPUTS = ("outs", "data")  # of Space Ranger, of the her2st repository
+_INNER = (*_OUTPUTS, "binned_outputs", "segmented_outputs", "spatial")  # folders that do not name a section
+_N_SEARCHED = 200  # folders below a wrong one in which a known layout is looked for
+
+
+def read_folder_section(config: InputConfig) -> Section:
+    """Read the section of ``--from`` with the H&E image of ``--image``.
+
+    Raises
+    ------
+    ConfigError, MissingInputError, SectionError
+        If the layout is not known, a file is missing, damaged or of another section, or the image cannot be used.
+    """
+    name, found = read_folder(config)
+    return to_section(found, config, name=name)
+
+
+def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
+    """Recognise the layout of ``--from`` and read its section; return its name too.
+
+    Raises
+    ------
+    ConfigError, MissingInputError, SectionError
+        If the layout is not known, or as its reader.
+    """
+    folder = config.from_
+    if folder is None or not folder.is_dir():
+        is_file = folder is not None and folder.is_file()
+        message = f"{folder} is a file. Give its folder." if is_file else f"Folder not found: {folder}."
+        raise MissingInputError(message)
+    root = next((place for place in (folder, *(folder / name for name in _OUTPUTS)) if _layout(place)), None)
+    layout = None if root is None else _layout(root)
+    if root is None or layout is None:
+        raise SectionError(_unknown(folder))
+    found = layout[2](root, config)
+    name = config.section or found.name or _name_of(root)
+    if fault := name_fault(name, "the section's name (--section)"):
+        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
+        raise ConfigError(message)
+    return name, found
+
+
+def _layout(folder: Path) -> _Layout | None:
+    if not folder.is_dir():
+        return None
+    return next((layout for layout in _LAYOUTS if layout[1](folder)), None)
+
+
+def _name_of(folder: Path) -> str:
+    """Name a section by its folder, or by the first folder above it that is not part of a layout."""
+    parts = folder.absolute().parts
+    return next(
+        (part for part in reversed(parts) if part not in _INNER and not part.startswith("square_")), "section"
+    )
+
+
+def _unknown(folder: Path) -> str:
+    """Describe a folder of unknown layout, and name the folders around it that have a known one."""
+    known = ", ".join(layout[0] for layout in _LAYOUTS)
+    below = chain.from_iterable(folder.glob(depth) for depth in ("*", "*/*", "*/*/*"))
+    near = []
+    for place in (folder.parent, folder.parent.parent, *sorted(islice(below, _N_SEARCHED))):
+        with contextlib.suppress(SectionError):  # of several data sets, so not to be recommended
+            near += [str(place)] if _layout(place) else []
+    found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
+    message = f"{folder} has no layout that is known ({known}); it holds {found}."
+    return message + (
+        f" Did you mean {' or '.join(near[:3])}?" if near else " Give the folder that the instrument wrote."
+    )

@@ -1,0 +1,221 @@
+"""A section as the folder of an instrument states it, and its way into a `Section`."""
+
+import contextlib
+import dataclasses
+import gzip
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from spam.errors import ConfigError, MissingInputError, SectionError, SpamError
+from spam.schemas.embed_config import InputConfig
+from spam.typing import Array, Float64, Shaped
+
+from .coordinates import find_scale
+from .file_kinds import kind_of_file
+from .hdf5_files import READ_ERRORS
+from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
+
+_GZIP = b"\x1f\x8b"
+_OVERRULED = 0.02  # relative difference from which --mpp is said to overrule another value
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentSection:
+    """Counts and positions of a section, from one reader for each layout.
+
+    Attributes
+    ----------
+    platform
+        Technology and software, e.g. ``Visium, Space Ranger 3.0.0``.
+    ids, counts, genes, gene_ids
+        Raw counts (int32 CSR) of spots or cells; ids and genes are unique.
+    xy_px
+        Centres as (column, row) in full-resolution pixels of the H&E image; None if its alignment is unknown.
+    xy_um
+        Centres in the instrument's own µm, if it measures in µm.
+    mpp, mpp_note
+        µm per pixel of the H&E image and how it is known; None if only the image can state it.
+    obs
+        Columns of the spots.
+    scales
+        Space Ranger's scale factors.
+    spot_um
+        Diameter of a spot or side of a bin; None for cells.
+    is_cells
+        Whether the ids are those of cells.
+    name
+        Name of the section, if the layout states it.
+    image
+        The image that the layout itself belongs to; None where only the user can name it.
+    donor
+        Donor, if the layout states it.
+    files
+        The files and folders that were read.
+    notes
+        What was left out or assumed.
+    """
+
+    platform: str
+    ids: Shaped[Array, " n"]
+    counts: csr_matrix
+    genes: Shaped[Array, " n_genes"]
+    gene_ids: Shaped[Array, " n_genes"]
+    xy_px: Float64[Array, "n 2"] | None = None
+    xy_um: Float64[Array, "n 2"] | None = None
+    mpp: float | None = None
+    mpp_note: str | None = None
+    obs: dict[str, Array] = dataclasses.field(default_factory=dict)
+    scales: dict[str, float] = dataclasses.field(default_factory=dict)
+    spot_um: float | None = None
+    is_cells: bool = False
+    name: str | None = None
+    image: Path | None = None
+    donor: str | None = None
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def found(self) -> str:
+        """State in one line what was found and where."""
+        what = "cells" if self.is_cells else "spots"
+        files = ", ".join(dict.fromkeys(path.name for path in self.files))
+        return f"{self.platform}: {len(self.ids)} {what}, {len(self.genes)} genes ({files})"
+
+
+def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> Section:
+    """Return the record that `spam embed` continues with; the user names the full-resolution image.
+
+    Raises
+    ------
+    ConfigError, MissingInputError, SectionError
+        If ``--image`` is missing or does not exist, or ``--mpp`` is impossible.
+    """
+    image = config.image or found.image
+    if image is None:
+        message = "--image is missing: name the full-resolution H&E image. Images in the folder are never taken for it."
+        raise ConfigError(message)
+    if not (image.exists() and is_slide(image)):
+        message = f"{'No slide' if image.exists() else 'File not found'}: {image} (--image)."
+        raise MissingInputError(message)
+    if found.xy_px is None:
+        message = f"The alignment of {image} (--image) with the positions is unknown. Give --alignment."
+        raise SectionError(message)
+    mpp, source = found.mpp, "folder"
+    if config.mpp is not None:
+        mpp, source = find_scale(config.mpp, {}).mpp, "option"
+    folder = found.files[0].parent
+    read = [
+        file
+        for path in found.files
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    tiles = SlideSource(path=image)
+    return Section(
+        name=name,
+        donor=config.donor or found.donor,
+        ids=found.ids,
+        xy_px=found.xy_px,
+        mpp=mpp,
+        mpp_source=None if mpp is None else source,
+        counts=found.counts,
+        genes=found.genes,
+        obs=found.obs,
+        tiles=tiles,
+        hires_scale=found.scales.get("tissue_hires_scalef"),
+        join=JoinReport(n_matched=len(found.ids), notes=notes_of(found, config)),
+        sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
+    )
+
+
+def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
+    """State what was found, with µm per pixel and its source; then what was left out, assumed or overruled."""
+    known = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
+    notes = list(found.notes)
+    if found.mpp is not None and config.mpp is not None and abs(config.mpp / found.mpp - 1) > _OVERRULED:
+        times = config.mpp / found.mpp
+        notes.append(f"--mpp {config.mpp:g} overrules {known}, {times:.3g} times as large")
+    if found.xy_px is None:
+        known = "positions in µm, because no alignment with an H&E image is known"
+    elif config.mpp is not None:
+        known = f"{config.mpp:.4g} µm per pixel (--mpp)"
+    return (f"{found.found()}; {known or 'µm per pixel as the image states'}", *notes)
+
+
+def choose_section(names: Iterable[str], wanted: str | None, folder: Path) -> str:
+    """Return the section of a folder of several: the requested one, or the only one.
+
+    Raises
+    ------
+    ConfigError
+        If several sections are there and none is requested, or the requested one is not.
+    """
+    names = list(names)
+    if wanted in names:
+        return str(wanted)
+    if wanted is None and len(names) == 1:
+        return names[0]
+    but = "" if wanted is None else f", not {wanted!r}"
+    message = f"{folder} holds {len(names)} sections: {quoted(names)}{but}. Choose one with --section."
+    raise ConfigError(message)
+
+
+def require_finite(values: Array, ids: Iterable[Any], path: Path, columns: str) -> None:
+    """Raise if a row of `values` is not finite; names the ids."""
+    broken = ~np.isfinite(values).all(axis=1)
+    if broken.any():
+        named = quoted([one for one, is_broken in zip(ids, broken, strict=True) if is_broken])
+        message = f"{path}: {int(broken.sum())} rows have no finite number in {columns}: ids {named}."
+        raise SectionError(message)
+
+
+@contextlib.contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Turn errors of the libraries that read a file into one that names it; the errors of this package pass.
+
+    Raises
+    ------
+    SectionError
+        If the file is damaged or of another kind.
+    """
+    try:
+        yield
+    except (*READ_ERRORS, EOFError) as error:
+        if isinstance(error, SpamError):
+            raise
+        kind = kind_of_file(path) if path.is_file() else None
+        message = f"Cannot read {what} {path}. " + (
+            f"It is {kind}." if kind else "Copy it again from its source."
+        )
+        raise SectionError(message) from error
+
+
+def find_file(folder: Path, *names: str) -> Path | None:
+    """Find the first of some names in a folder, also with a data set's name before it (``NAME_cells.parquet``); else None.
+
+    Raises
+    ------
+    SectionError
+        If several data sets have a file of that name.
+    """
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+        found = sorted(folder.glob(f"*_{name}"))
+        if len(found) > 1:
+            shown = quoted([path.name for path in found])
+            message = f"{folder} holds {len(found)} files named *_{name}: {shown}. Put the files of each section into a folder."
+            raise SectionError(message)
+        if found:
+            return found[0]
+    return None
+
+
+def open_text(path: Path) -> Any:
+    """Open a text file, compressed or not, whatever its name says."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == _GZIP
+    return gzip.open(path, "rb") if is_compressed else path.open("rb")

@@ -1,0 +1,157 @@
+"""HEST-1k (arXiv 2406.16192) and STimage-1K4M (arXiv 2406.06393) as they are published: many sections in one folder."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
+
+from spam.errors import MissingInputError, SectionError
+from spam.schemas.embed_config import InputConfig
+
+from .count_matrix import as_counts
+from .h5ad import read_counts, read_h5ad, require_unique
+from .instrument_section import InstrumentSection, choose_section, reading, require_finite
+from .lab_section import quoted
+
+_PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
+_EXPRESSION, _COORDINATES, _IMAGES = "gene_exp", "coord", "image"
+_SUFFIX = "_coord.csv"
+_TECHNOLOGIES = ("ST", "Visium", "VisiumHD")
+# µm between neighbouring spots; Visium HD has several sizes of bins.
+_PITCH_UM = {"ST": 200.0, "Visium": 100.0}
+_SPOT_UM = {"ST": 100.0, "Visium": 55.0}
+
+
+def is_hest(folder: Path) -> bool:
+    """Return whether a folder holds HEST-1k: ``st/ID.h5ad`` and ``metadata/ID.json``."""
+    return any((folder / "st").glob("*.h5ad")) and (folder / "metadata").is_dir()
+
+
+def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
+    """Read a sample of HEST-1k; µm per pixel is the estimate of its authors, the image is ``wsis/ID.tif``.
+
+    Raises
+    ------
+    ConfigError
+        If ``--section`` names none of several samples.
+    SectionError
+        If a file cannot be read, has no counts, or no ``obsm['spatial']``.
+    """
+    samples = {path.stem: path for path in sorted((folder / "st").glob("*.h5ad"))}
+    name = choose_section(samples, config.section, folder)
+    path = samples[name]
+    h5ad = read_h5ad(path, "--from")
+    counts = read_counts(h5ad, option="--from")
+    if counts is None or h5ad.spatial is None:
+        message = f"{path} has no {'counts' if counts is None else 'positions (obsm[spatial])'}. Download it again from HEST-1k."
+        raise SectionError(message)
+    require_unique(h5ad.ids, where=str(path))
+    xy = h5ad.spatial[:, :2].astype(np.float64)
+    require_finite(xy, h5ad.ids, path, "obsm['spatial']")
+    facts_path = folder / "metadata" / f"{name}.json"
+    facts: dict[str, Any] = {}
+    if facts_path.exists():
+        with reading("the facts of", facts_path):
+            facts = dict(json.loads(facts_path.read_text(encoding="utf-8")))
+    key = next((key for key in _PIXEL_SIZES if facts.get(key)), None)
+    image = folder / "wsis" / f"{name}.tif"
+    return InstrumentSection(
+        platform=f"HEST-1k, {facts.get('st_technology', 'technology not stated')}",
+        name=name,
+        ids=h5ad.ids,
+        counts=counts.counts,
+        genes=counts.genes,
+        gene_ids=counts.genes,
+        xy_px=xy,
+        mpp=None if key is None else float(facts[key]),
+        mpp_note=key,
+        image=image if image.exists() else None,
+        donor=str(facts["patient"]) if facts.get("patient") else None,
+        files=(path, *([facts_path] if facts else [])),
+        notes=(*h5ad.notes, *counts.notes),
+    )
+
+
+def is_stimage(folder: Path) -> bool:
+    """Return whether a folder holds STimage-1K4M, or one technology of it."""
+    return bool(_coordinate_files(folder))
+
+
+def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
+    """Read a slide of STimage-1K4M; µm per pixel follows from the distance of neighbouring spots, where it is known.
+
+    Raises
+    ------
+    ConfigError
+        If ``--section`` names none of several slides.
+    MissingInputError
+        If the counts are missing.
+    SectionError
+        If a table cannot be read, or counts and coordinates share no spot.
+    """
+    slides = _coordinate_files(folder)
+    name = choose_section(slides, config.section, folder)
+    path = slides[name]
+    home, technology = path.parents[1], path.parents[1].name
+    counts_path, image = home / _EXPRESSION / f"{name}_count.csv", home / _IMAGES / f"{name}.png"
+    if not counts_path.exists():
+        message = f"{home / _EXPRESSION} has no {name}_count.csv for {path}. Download it from STimage-1K4M."
+        raise MissingInputError(message)
+    coordinates, table = _read_csv(path), _read_csv(counts_path)
+    missing = [column for column in ("xaxis", "yaxis", "r") if column not in coordinates]
+    if missing:
+        message = f"{path} has no column {quoted(missing)}, only {quoted(coordinates.columns)}."
+        raise SectionError(message)
+    is_placed = table.index.isin(coordinates.index)
+    if not is_placed.any():
+        message = (
+            f"No spot of {counts_path} ({quoted(table.index)}) is in {path} ({quoted(coordinates.index)})."
+        )
+        raise SectionError(message)
+    table = table[is_placed]
+    xy = coordinates.loc[table.index, ["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
+    require_finite(xy, table.index, path, "xaxis, yaxis")
+    pitch_um = _PITCH_UM.get(technology)
+    pitch_px = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 0.0
+    genes = np.array(table.columns, dtype=np.str_)
+    left_out = int((~is_placed).sum())
+    return InstrumentSection(
+        platform=f"STimage-1K4M, {technology}",
+        name=name,
+        ids=table.index.to_numpy(dtype=np.str_),
+        counts=as_counts(csr_matrix(table.to_numpy()), where=str(counts_path)),
+        genes=genes,
+        gene_ids=genes,
+        xy_px=xy,
+        mpp=pitch_um / pitch_px if pitch_um and pitch_px else None,
+        mpp_note=None if pitch_um is None else f"pitch of the spots, {pitch_um:g} µm",
+        spot_um=_SPOT_UM.get(technology),
+        image=image if image.exists() else None,
+        files=(counts_path, path),
+        notes=(f"{left_out} spots without coordinates are left out",) if left_out else (),
+    )
+
+
+def _coordinate_files(folder: Path) -> dict[str, Path]:
+    homes = [folder, *(folder / name for name in _TECHNOLOGIES)]
+    found = (path for home in homes for path in sorted((home / _COORDINATES).glob(f"*{_SUFFIX}")))
+    return {path.name.removesuffix(_SUFFIX): path for path in found}
+
+
+def _read_csv(path: Path) -> Any:
+    """Read a CSV whose first column holds the ids of the spots."""
+    with reading("spots", path):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file))
+        table = pd.read_csv(path, index_col=0, keep_default_na=False, skiprows=1, header=None)
+        # Set afterwards: pandas would rename what occurs twice.
+        table.index, table.columns = table.index.astype(str), pd.Index(header[1:])
+        table = table.astype(np.float64)
+    require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
+    require_unique(table.columns.to_numpy(np.str_), where=f"{path}, columns", advice="Keep one of each.")
+    return table

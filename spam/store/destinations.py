@@ -1,0 +1,384 @@
+"""Where a store is pushed to: a folder, an object store, or a dataset of the Hugging Face Hub."""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import random
+import re
+import secrets
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, but not marked so
+
+from spam.atomic import PARTIAL, replacing
+from spam.errors import StoreError
+from spam.progress import Advance
+from spam.schemas.store_config import PushConfig
+from spam.schemas.store_format import FileEntry
+
+from .feature_store import Store, read_root
+from .features import feature_names, quality_names, unfinished_names
+from .layout import INDEX, LOCKS, inside
+from .places import FolderLocation, Location
+from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
+from .section_index import SectionIndex
+from .stored_section import StoredSection
+from .writing import LOCK_WAIT_S, locked_section, root_index, write_root
+
+_README = "README.md"
+_HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
+_N_THREADS = 8  # transfers at a time
+_CHANGED_MEANWHILE = 412  # status of a commit on top of another one than asked for
+_BEAT_S, _DEAD_S = (
+    15.0,
+    60.0,
+)  # a claim in an object store is renewed this often; after which silence its push was killed
+_PAUSE_S = 1.0  # between two tries to claim
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What changes for one section at the destination.
+
+    Attributes
+    ----------
+    index
+        Its index afterwards.
+    old
+        Its index now, or None.
+    interim
+        Its index while files are replaced that it names now: None if there are none, empty if all may be replaced.
+    """
+
+    index: SectionIndex
+    old: SectionIndex | None
+    interim: bytes | None
+
+    @property
+    def files(self) -> dict[str, FileEntry]:
+        """Files to send, by path within the section."""
+        there = {} if self.old is None else self.old.files
+        return {path: entry for path, entry in self.index.files.items() if there.get(path) != entry}
+
+    @property
+    def lost(self) -> list[str]:
+        """Features that the section has now and will not have afterwards, sorted."""
+        there = set() if self.old is None else {*feature_names(self.old)} - {*quality_names(self.old)}
+        return sorted(there - {*feature_names(self.index)})
+
+
+class Destination:
+    """A folder or an object store that a store is pushed to, through fsspec.
+
+    Attributes
+    ----------
+    location
+        What is there.
+    commit
+        Commit that was made, on the Hub.
+    """
+
+    commit: str | None = None
+
+    def __init__(self, address: str, cache: Path) -> None:
+        self.address = address
+        if is_remote(address):
+            self.files, self.root = remote_files(address)
+            self.location: Location = RemoteLocation(address, cache=cache)
+        else:
+            folder = Path(address.removeprefix("file://")).resolve()
+            self.files, self.root = fsspec.filesystem("file"), str(folder)
+            self.location = FolderLocation(folder)
+
+    def sections(self) -> dict[str, StoredSection]:
+        """Open the sections that are there.
+
+        Raises
+        ------
+        StoreError
+            If there is something else than a store.
+        """
+        if self.location.read_index("") is None:
+            # All but the last may be of a killed push.
+            ours = {_README, LOCKS, f"{INDEX}{PARTIAL}", ".gitattributes"}
+            others = {path.split("/")[0] for path in self.found("")} - ours
+            if others:
+                message = f"{shown(self.address)!r} is not empty and no store: it has {', '.join(sorted(others)[:5])}."
+                raise StoreError(message)
+            return {}
+        store = Store(self.location, is_writable=False)
+        # The root also names a section that a killed push was replacing, which has no index.
+        names = [name for name in store.section_names if self.location.read_index(name) is not None]
+        return {name: store.section(name) for name in names}
+
+    def found(self, folder: str) -> dict[str, dict[str, Any]]:
+        """List the files below a folder, by path within the store, with the details of fsspec."""
+        self.files.invalidate_cache()
+        with remote_errors(self.address, "listing files"), contextlib.suppress(FileNotFoundError):
+            found = self.files.find(f"{self.root}/{folder}".rstrip("/"), detail=True)
+            return {str(path).removeprefix(f"{self.root}/"): info for path, info in found.items()}
+        return {}
+
+    def apply(
+        self,
+        source: Store,
+        changes: Mapping[str, Change],
+        readme: bytes,
+        advance: Advance,
+    ) -> list[FileEntry]:
+        """Send sections, then root and README; return the files of sections that were sent."""
+        if self.location.read_index("") is None:  # so that a killed push leaves a store
+            self._put_root(())
+        sent = []
+        for name, change in changes.items():
+            with self._locked(name):
+                sent += self._send(source, change, advance)
+        self._put_root([*changes])
+        self.put(_README, readme)
+        self.finish()
+        return sent
+
+    def _put_root(self, names: Sequence[str]) -> None:
+        """Write the root with `names` and the sections that it names now: others may have pushed meanwhile."""
+        if isinstance(self.location, FolderLocation):
+            write_root(self.location.path)
+            return
+        with self._locked(INDEX):
+            listed = () if self.location.read_index("") is None else read_root(self.location)
+            self.put(INDEX, root_index({*listed, *names}))
+
+    def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from changing a section, or the root."""
+        if isinstance(self.location, FolderLocation):
+            return locked_section(self.location.path, name)
+        return self._claimed(f"{LOCKS}/{name}")
+
+    @contextlib.contextmanager
+    def _claimed(self, folder: str) -> Iterator[None]:
+        """Lock in an object store, which has no locks: a file in `folder` that is renewed while this push is alive.
+
+        A push that sees another claim deletes its own and tries again later. So no two hold one, because object stores
+        list everything that was written before. A claim that is not renewed for a minute is of a killed push; clocks of
+        different machines are not compared.
+        """
+        until = time.monotonic() + LOCK_WAIT_S
+        seen: dict[str, tuple[bytes, float]] = {}
+        while True:
+            own = f"{folder}/{secrets.token_hex(8)}"
+            self.put(own, b"0")
+            now, before = time.monotonic(), seen
+            seen = {path: (self._beat(path), now) for path in self.found(folder) if path != own}
+            seen |= {
+                path: before[path] for path, (beat, _) in seen.items() if before.get(path, (None,))[0] == beat
+            }
+            for path in [path for path, (_, since) in seen.items() if now - since > _DEAD_S]:
+                self.delete(path)
+                del seen[path]
+            if not seen:
+                break
+            self.delete(own)
+            if now > until:
+                what = folder.removeprefix(f"{LOCKS}/")
+                message = f"{what!r} at {shown(self.address)!r} is being pushed by another process. Push again later."
+                raise StoreError(message)
+            time.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # two that saw each other must not meet again
+        is_done = threading.Event()
+
+        def renew() -> None:
+            number = 0
+            while not is_done.wait(_BEAT_S):
+                number += 1
+                with contextlib.suppress(StoreError):
+                    self.put(own, str(number).encode())
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            thread.join()
+            self.delete(own)
+
+    def _beat(self, path: str) -> bytes:
+        """Read a claim; empty if it is gone."""
+        with contextlib.suppress(FileNotFoundError), remote_errors(self.address, "reading a lock"):
+            return bytes(self.files.cat_file(f"{self.root}/{path}"))
+        return b""
+
+    def _require_index(self, name: str, data: bytes | None) -> None:
+        """Raise StoreError if the index of a section is not `data`."""
+        if self.location.read_index(name) != data:
+            message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
+            raise StoreError(message)
+
+    def _send(self, source: Store, change: Change, advance: Advance) -> list[FileEntry]:
+        """Send the files of a section, then its index, and delete files that it does not name."""
+        name = change.index.meta.name
+        index, found = f"{name}/{INDEX}", self.found(name)
+        kept: tuple[str, ...] = ()  # features that `spam embed` has begun in this folder
+        if change.old is not None and change.interim != b"":
+            kept = tuple(f"{name}/obsm/{key}/" for key in unfinished_names(self.location, change.old))
+        there = None if change.old is None else change.old.data
+        self._require_index(name, there)
+        if change.interim is not None:
+            self.put(index, change.interim) if change.interim else self.delete(index)
+            there = change.interim or None
+
+        def send(path: str) -> FileEntry | None:
+            where, entry = f"{name}/{path}", change.index.files[path]
+            data = source.location.read(where, entry)
+            is_there = self._has(found.get(where), data)
+            if not is_there:
+                self.put(where, data, _file(source.location, where))
+            advance(note=name)
+            return None if is_there else entry
+
+        with ThreadPoolExecutor(_N_THREADS) as pool:
+            sent = list(filter(None, pool.map(send, change.files)))
+        if change.old is None or change.old.data != change.index.data:
+            self._require_index(name, there)  # by a push that took this one for dead, on a machine that slept
+            self.put(index, change.index.data)
+        for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
+            if not path.startswith(kept):
+                self.delete(path)
+        return sent
+
+    def _has(self, info: dict[str, Any] | None, data: bytes) -> bool:
+        """Tell whether a file that no index names yet has arrived: by its size and MD5 of S3 or Google, or its bytes."""
+        if info is None or info["size"] != len(data):
+            return False
+        if isinstance(self.location, FolderLocation):
+            return bool(self.files.cat_file(info["name"]) == data)
+        md5 = hashlib.md5(data, usedforsecurity=False)
+        etag = str(info.get("ETag")).strip('"')
+        return etag == md5.hexdigest() or info.get("md5Hash") == base64.b64encode(md5.digest()).decode()
+
+    def put(self, path: str, data: bytes, file: Path | None = None) -> None:
+        """Write a file in one step; `file` has the same bytes on disk."""
+        if isinstance(self.location, FolderLocation):
+            to = inside(self.location.path, path)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(to, is_locked=path != _README) as partial:
+                partial.write_bytes(data)
+            return
+        with remote_errors(self.address, f"writing {path!r}"):
+            self.files.pipe_file(f"{self.root}/{path}", data)
+
+    def delete(self, path: str) -> None:
+        """Delete a file."""
+        with remote_errors(self.address, f"deleting {path!r}"), contextlib.suppress(FileNotFoundError):
+            self.files.rm_file(f"{self.root}/{path}")
+
+    def finish(self) -> None:
+        """Make the changes visible where they are not yet."""
+
+
+class _HubDestination(Destination):
+    """A dataset of the Hugging Face Hub, or a folder in one, created if necessary: all changes are one commit.
+
+    Large files are sent before the commit and known to the Hub by their digests, so a killed push is resumed.
+    """
+
+    def __init__(self, address: str, cache: Path, *, is_private: bool) -> None:
+        parts = _HUB_ADDRESS.fullmatch(address.rstrip("/"))
+        if parts is None:
+            message = f"{shown(address)!r} is not a dataset of the Hub. Write hf://datasets/org/name."
+            raise StoreError(message)
+        self._repository, self._folder = parts[1], parts[3] or ""
+        self._revision = urllib.parse.unquote(parts[2] or "main")
+        self._api = HfApi()
+        self._operations: dict[str, CommitOperationAdd | CommitOperationDelete] = {}
+        with remote_errors(address, "opening the dataset"):
+            self._parent = self._head(is_private=is_private)
+        super().__init__(f"hf://datasets/{self._repository}@{self._parent}/{self._folder}".rstrip("/"), cache)
+        self.address = address
+
+    def _head(self, *, is_private: bool) -> str:
+        """Find the last commit; create the repository if there is none."""
+        try:
+            return str(self._api.dataset_info(self._repository, revision=self._revision).sha)
+        except RepositoryNotFoundError as error:
+            if error.response is not None and error.response.status_code != 404:
+                raise  # gated, or not logged in
+        self._api.create_repo(self._repository, repo_type="dataset", private=is_private, exist_ok=True)
+        return str(self._api.dataset_info(self._repository, revision=self._revision).sha)
+
+    def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Lock nothing: a commit on top of another one than was read is refused."""
+        return contextlib.nullcontext()
+
+    def _require_index(self, name: str, data: bytes | None) -> None:
+        """Compare nothing, as for the same reason."""
+
+    def put(self, path: str, data: bytes, file: Path | None = None) -> None:
+        """Add a file to the commit."""
+        where = f"{self._folder}/{path}".lstrip("/")
+        self._operations[path] = CommitOperationAdd(where, data if file is None else str(file))
+
+    def delete(self, path: str) -> None:
+        """Delete a file in the commit."""
+        self._operations[path] = CommitOperationDelete(f"{self._folder}/{path}".lstrip("/"))
+
+    def finish(self) -> None:
+        """Commit on top of the commit that was read.
+
+        Raises
+        ------
+        StoreError
+            If the Hub refuses, or another push came first.
+        """
+        disable_progress_bars()
+        try:
+            with remote_errors(self.address, "pushing"):
+                info = self._api.create_commit(
+                    self._repository,
+                    self._operations.values(),
+                    commit_message="Push a feature store with spam",
+                    repo_type="dataset",
+                    revision=self._revision,
+                    parent_commit=self._parent,
+                )
+        except StoreError as error:
+            cause = error.__cause__
+            if isinstance(cause, HfHubHTTPError) and cause.response.status_code == _CHANGED_MEANWHILE:
+                message = f"{self._repository!r} was changed while this store was sent. Push again."
+                raise StoreError(message) from cause
+            raise
+        self.commit = str(info.oid)
+
+
+def destination(config: PushConfig, cache: Path) -> Destination:
+    """Find where a push goes; files that are fetched from there are kept in `cache`.
+
+    Raises
+    ------
+    StoreError
+        If the address cannot be written to, or is the store itself.
+    """
+    assert config.store is not None
+    address = str(config.to)
+    if address.startswith("hf://"):
+        return _HubDestination(address, cache, is_private=config.private)
+    if address.startswith(("http://", "https://")):
+        message = f"{shown(address)!r} can only be read. Push to hf://datasets/org/name, s3://bucket/name.zarr or a folder."
+        raise StoreError(message)
+    path = Path(address.removeprefix("file://"))
+    if not is_remote(address) and (path.is_file() or path.resolve() == config.store.resolve()):
+        message = f"{path} is a file or the store itself. Push to another folder or address."
+        raise StoreError(message)
+    return Destination(address, cache)
+
+
+def _file(location: Location, path: str) -> Path | None:
+    return location.path / path if isinstance(location, FolderLocation) else None
