@@ -39,7 +39,21 @@ FINETUNE = (
     "--pretrained-ckpt",
     "aligned.safetensors",
 )
-FINETUNE = (*FINETUNE, "--save-dir", "o", "--epochs", "1", "--members", "1", "--device", "cpu", "--k", "5")
+FINETUNE = (
+    *FINETUNE,
+    "--save-dir",
+    "o",
+    "--epochs",
+    "1",
+    "--members",
+    "1",
+    "--device",
+    "cpu",
+    "--k",
+    "5",
+    "--n-neighbours",
+    "3",
+)
 EMBED = (
     "embed",
     "--csv",
@@ -220,7 +234,7 @@ CHECKPOINT: dict[str, Any] = {
     "a gene null": meta(lambda v: v["genes"].__setitem__(0, None)),
     "genes that no section has": (meta(lambda v: v.__setitem__("genes", [f"Q{i}" for i in range(len(v["genes"]))])), "", {"outcome": "either"}),
     "no feature keys": meta(setting("feature_keys", [])),
-    "another feature key": (meta(lambda v: v["feature_keys"].__setitem__(0, "other_112um")), "other_112um"),
+    "another feature key": (meta(lambda v: v["feature_keys"].__setitem__(0, "other_112um|digest")), "other_112um|digest"),
     "no feature dims": meta(setting("feature_dims", [])),
     "negative feature dims": meta(lambda v: v.__setitem__("feature_dims", [-n for n in v["feature_dims"]])),
     "huge feature dims": meta(lambda v: v.__setitem__("feature_dims", [10**9 for n in v["feature_dims"]])),
@@ -229,7 +243,7 @@ CHECKPOINT: dict[str, Any] = {
     "tiles null": meta(setting("tiles", [None, None])),
     "tiles empty": meta(setting("tiles", [{}, {}])),
     "no settings": meta(setting("settings", {})),
-    "another encoder": (meta(setting("encoder_name", "virchow2")), "virchow2"),
+    "another encoder": (meta(setting("encoder_name", "virchow2|digest")), "virchow2|digest"),
     "other weights": meta(setting("weights_sha256", "cd" * 32)),
     "no tensors": header(_each_tensor(lambda name, h: h.pop(name))),
     "half of the tensors": header(_each_tensor(lambda name, h: h.pop(name) if hash(name[-3:] + name[:5]) % 1 == 0 and len(name) % 2 else None)),
@@ -504,7 +518,6 @@ NPY: dict[str, Any] = {
     "empty": npy(edit=lambda b: b""),
     "cut": npy(edit=lambda b: b[:-3]),
     "half": npy(edit=lambda b: b[: len(b) // 2]),
-    "more bytes": npy(edit=lambda b: b + bytes(7)),
     "noise": npy(edit=lambda b: b[:8] + bytes(range(256))),
     "objects": npy(np.array([{"a": 1}] * N_TILES, dtype=object)),
     "text": npy(np.array(["x"] * N_TILES)),
