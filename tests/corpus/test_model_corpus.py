@@ -82,11 +82,11 @@ def adapters(server: CommandServer, tmp_path_factory: pytest.TempPathFactory) ->
     "case",
     [
         *model_cases.checkpoint_cases(),
-        *CHECKPOINTS[::3],
-        *PRETRAINED[1::5],
+        *CHECKPOINTS[::4],
+        *PRETRAINED[1::11],
         *model_cases.store_cases(),
         *model_cases.feature_cases(),
-        *MEASURED[::4],
+        *MEASURED[::8],
     ],
     ids=str,
 )
@@ -97,7 +97,7 @@ def test_model(models: Bench, tmp_path: Path, case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    [*(c for i, c in enumerate(CHECKPOINTS) if i % 3), *(c for i, c in enumerate(PRETRAINED) if i % 5 != 1), *MEASURED],
+    [*(c for i, c in enumerate(CHECKPOINTS) if i % 4), *(c for i, c in enumerate(PRETRAINED) if i % 11 != 1), *MEASURED],
     ids=str,
 )  # fmt: skip
 def test_more_models(models: Bench, tmp_path: Path, case: Case) -> None:
@@ -117,13 +117,13 @@ def test_settings(models: Bench, tmp_path: Path) -> None:
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("case", ADAPTERS[::3], ids=str)
+@pytest.mark.parametrize("case", ADAPTERS[::5], ids=str)
 def test_adapter(adapters: Bench, tmp_path: Path, case: Case) -> None:
     _check_adapter(adapters, tmp_path, case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for i, c in enumerate(ADAPTERS) if i % 3], ids=str)
+@pytest.mark.parametrize("case", [c for i, c in enumerate(ADAPTERS) if i % 5], ids=str)
 def test_more_adapters(adapters: Bench, tmp_path: Path, case: Case) -> None:
     _check_adapter(adapters, tmp_path, case)
 
