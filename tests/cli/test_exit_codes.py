@@ -115,7 +115,33 @@ def test_bugs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(raising(FileNotFoundError(errno.ENOENT, "No such file", "spam/data.json"))) == 1
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_disk_errors_of_libraries_are_user_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    """HDF5 and Arrow give the number in the text, others raise an error of their own."""
+    hdf5 = "Can't synchronously write data (file write failed: errno = 28, error message = 'No space left on device')"
+
+    def nested(*_: object) -> None:
+        try:
+            raise OSError(errno.EFBIG, "File too large", "/data/x")
+        except OSError as error:
+            message = "cannot write"
+            raise RuntimeError(message) from error
+
+    assert run(raising(OSError(hdf5))) == 2
+    assert capsys.readouterr().err.startswith("Error: No space left on device. Free some space")
+    assert run(raising(OSError("[Errno 122] Error writing bytes to file"))) == 2
+    assert "Disk quota exceeded" in capsys.readouterr().err
+    assert run(nested) == 2
+    assert (
+        "File too large: /data/x. This shell limits the size of files: see `ulimit -f`"
+        in capsys.readouterr().err
+    )
+    assert run(raising(ValueError("28 spots"))) == 1
+    assert run(raising(FileNotFoundError(errno.ENOENT, "No such file", "x"))) == 1
+
+
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO]
+)
 def test_disk_errors_are_user_errors(capsys: pytest.CaptureFixture[str], code: int) -> None:
     assert run(raising(OSError(code, "refused", "/data/cohort.zarr"))) == 2
     assert capsys.readouterr().err.startswith(f"Error: {os.strerror(code)}: /data/cohort.zarr. ")
