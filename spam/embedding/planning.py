@@ -31,6 +31,7 @@ from spam.tiles import (
     locate,
     open_slide,
     read_batches,
+    require_sizes,
     resolve_tile_specs,
     sweep_order,
 )
@@ -333,6 +334,8 @@ def _plan_section(
         _log.warning("section %s: %s", section.name, note)
     mpp_note = None if slide is None else slide.mpp_note
     specs = resolve_tile_specs(section, config, input_px=encoder.input_px, mpp_note=mpp_note)
+    if slide is not None:
+        require_sizes(specs, section, slide)
     largest_first = sorted(specs, key=lambda spec: -spec.native_px(section.mpp))
     for spec in largest_first if config.skip_bad_tiles else largest_first[:1]:
         # Opens every tile file, and compares their sizes with the tile's.

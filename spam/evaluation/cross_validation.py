@@ -92,7 +92,18 @@ class BenchmarkReport:
 
     @property
     def verdicts(self) -> list[str]:
-        """One line per method that is not a baseline: whether it beats the tuned ridge."""
+        """One line per method that is not a baseline: whether it beats the tuned ridge.
+
+        None if a test section has measured fewer than half of the headline genes.
+        """
+        scored = self.headline(self.scores)
+        few = scored[scored["n_missing"] > scored["n_genes"]].drop_duplicates("section")
+        if len(few) and not scored["is_reference"].all():
+            each = (
+                f"{row.section} has {row.n_genes} of {row.n_genes + row.n_missing}"
+                for row in few.itertuples()
+            )
+            return [f"No verdict: of the genes of {HEADLINE_SET}, {', '.join(each)}"]
         return [
             d.sentence()
             for d in self.differences

@@ -364,6 +364,7 @@ def test_pictures_larger_than_the_memory_are_refused_when_they_are_opened(tmp_pa
     Image.fromarray(picture).save(tmp_path / "a.jpg")
     tifffile.imwrite(tmp_path / "strip.tif", picture, photometric="rgb", metadata=None)
     tifffile.imwrite(tmp_path / "tiles.tif", picture, photometric="rgb", metadata=None, tile=(64, 80))
+    monkeypatch.setattr("spam.tiles.slide._SMALL_BYTES", 0)
     monkeypatch.setattr("spam.tiles.slide.available_bytes", lambda: 401 * 307 * 5)
     for name in ("a.png", "a.jpg", "strip.tif"):
         with pytest.raises(SlideError, match=rf"{name}.*401 x 307 .*GB of memory.*vips tiffsave"):

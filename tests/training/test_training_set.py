@@ -199,6 +199,8 @@ def test_sections_that_the_encoder_was_adapted_on_count_as_seen(tmp_path: Path) 
         small = {"epochs": 1, "members": 1, "attend": "none", "val_sections": (held_out,)}
         report = finetune(finetuning(tmp_path / "a.zarr", tmp_path / held_out, **small))
         assert report.adapted_on == seen
+        assert not report.is_new_donor  # both sections are of donor d1
+        assert "new donors were not measured" in report.summary()
         assert ("adapted with the counts of S1" in report.summary()) == bool(seen)
 
 
