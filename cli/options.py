@@ -84,7 +84,7 @@ class Option:
         return text
 
     def _help(self) -> str:
-        shown = {True: "on", False: "off"}.get(self.default) if self.scalar is bool else self.default
+        shown: Any = {True: "on", False: "off"}.get(self.default) if self.scalar is bool else self.default
         shown = ", ".join(map(str, shown)) if self.is_list else shown
         is_shown = shown not in (None, (), "") and "default" not in self.help
         return f"{self.help} [default: {shown}]" if is_shown else self.help
