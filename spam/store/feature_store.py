@@ -7,12 +7,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spam.atomic import PARTIAL
-from spam.errors import StoreError
+from spam.errors import StoreError, shortened
 from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, SECTIONS, SPAM, SPATIAL, SPATIAL_UM, STAGING, VERSION
+from .layout import (
+    FORMAT,
+    INDEX,
+    LIBRARY,
+    LOCKS,
+    SECTIONS,
+    SPAM,
+    SPATIAL,
+    SPATIAL_UM,
+    STAGING,
+    TABLES,
+    VERSION,
+)
 from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
@@ -56,7 +68,7 @@ class Store:
         StoreError
             If there is none of that name, or it is damaged.
         """
-        choose_sections(self, [name])
+        choose_sections(self, [name], "--section")
         return StoredSection(self.location, name, is_writable=self.is_writable)
 
     def add_section(
@@ -92,7 +104,8 @@ class Store:
         folder, name = self.folder, section.name
         width, height = slide_size_px or (None, None)
         columns = (name_fault(column, "obs column") for column in section.obs)
-        faults = [fault for fault in (name_fault(name, "the section's name (--section)"), *columns) if fault]
+        named = name_fault(name, "the section's name (--section)", reserved=(TABLES,))
+        faults = [fault for fault in (named, *columns) if fault]
         if faults:
             message = f"Section {name!r} cannot be stored: {'; '.join(faults)}. Rename it."
             raise StoreError(message)
@@ -123,8 +136,9 @@ class Store:
                 xy_um=section.xy_um,
                 counts=section.counts,
                 genes=section.genes,
-                obs=section.obs,
+                obs={f"lab_{c}" if c == LIBRARY else c: values for c, values in section.obs.items()},
                 overview=None if overview is None else (overview.image, overview.scale),
+                spot_diameter_px=section.spot_diameter_px,
             )
             self.added.append(name)
         write_root(folder)
@@ -259,13 +273,14 @@ def read_root(location: Location) -> tuple[str, ...]:
         message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
         raise StoreError(message) from error
     if found != STORE_FORMAT:
-        message = f"{where} is not a store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
+        advice = "Give the folder of the store, not a section inside it."
+        message = f"{where} is not a store of spam ({FORMAT}={shortened(found)}). {advice}"
         raise StoreError(message)
     if version != STORE_VERSION:
         remedy = "Update with: pip install --upgrade spam-st"
         if isinstance(version, int) and version < STORE_VERSION:
             remedy = "Make it again with: spam embed"
-        message = f"Store {where} has format version {version!r}, this version of spam reads {STORE_VERSION}. {remedy}"
+        message = f"Store {where} has format version {shortened(version)}, this version of spam reads {STORE_VERSION}. {remedy}"
         raise StoreError(message)
     names = read_sealed(data, location.address)["attributes"][SPAM].get(SECTIONS)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
