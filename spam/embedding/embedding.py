@@ -70,7 +70,7 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
             is_compiled=config.compile,
             lora=config.lora,
         )
-        with filled_store(plan.store, needs_features=True) as store:
+        with filled_store(plan.store) as store:
             run = _Run(store, encoder, config, shard, progress)
             for planned in plan.sections:
                 run.require_same_settings(planned)

@@ -187,8 +187,9 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
     assert config.store is not None  # checked by BenchmarkConfig
     methods = choose_methods(config.methods, known)
     store = open_store(config.store)
-    names = (*config.train_sections, *config.test_sections) or config.sections
-    sections = [store.section(name) for name in choose_sections(store, names)]
+    given = {"--train-sections": config.train_sections, "--test-sections": config.test_sections}
+    named = [name for flag, names in given.items() if names for name in choose_sections(store, names, flag)]
+    sections = [store.section(name) for name in named or choose_sections(store, config.sections)]
     folds = plan_folds([section.meta for section in sections], config)
     features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     refuse_adapted(folds, features)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import replacing
+from spam.h5ad_output import write_h5ad
 from spam.models.reliability import FALSE_DISCOVERY_RATE
 from spam.schemas.tile_spec import TileFlag, flag_column
 from spam.typing import Array, Bool, Float, Float32, Float64, Shaped
@@ -243,7 +244,7 @@ def write_predictions(
         uns={"spam": {**about, "provenance": json.dumps(predicted.provenance)}},
     )
     with replacing(path) as partial:
-        adata.write_h5ad(partial, compression="gzip")
+        write_h5ad(adata, partial, compression="gzip")
 
 
 def write_table(predicted: PredictedSection, path: Path) -> None:

@@ -15,7 +15,9 @@ import pandas as pd
 
 from spam.atomic import claimed, staged
 from spam.errors import OutputExistsError
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.store_format import quality_key
 from spam.schemas.tile_spec import MEASURES, flag_column
@@ -25,15 +27,11 @@ from .stored_section import is_stale_graph
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ExportReport:
+class ExportReport(Record):
     """Files (and folders of AnnData-Zarr) that `export` wrote, and graphs (``section/key``) that were out of date."""
 
     files: tuple[Path, ...]
     stale: tuple[str, ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {"files": [str(file) for file in self.files], "stale": list(self.stale)}
 
     def summary(self) -> str:
         """List what was written and what was left out, one per line."""
@@ -148,7 +146,7 @@ def _suffixes(config: ExportConfig, section: StoredSection) -> tuple[str, ...]:
 def _write(section: StoredSection, keys: Sequence[str], config: ExportConfig, paths: Sequence[Path]) -> None:
     match config.to:
         case "h5ad":
-            to_anndata(section, keys).write_h5ad(paths[0])
+            write_h5ad(to_anndata(section, keys), paths[0])
         case "zarr":
             with _zarr_v3():
                 to_anndata(section, keys).write_zarr(paths[0])
