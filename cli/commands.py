@@ -14,6 +14,7 @@ from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
+from spam.schemas.store_config import ExportConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 
 from .command import Command, Shown, call, check_inputs, command
@@ -178,6 +179,14 @@ INFERENCE = dataclasses.replace(
     does="Same as `spam predict`, under its published name.",
     example=PREDICT.example.replace("spam predict", "spam inference"),
 )
+EXPORT = command(
+    "export",
+    "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
+    "spam export results/predictions.h5ad exported --format geojson --genes ERBB2,CD74\n"
+    "spam export cohort.zarr exported --format h5ad",
+    ExportConfig,
+    "export",
+)
 BENCHMARK = command(
     "benchmark",
     "Compare SPAM, baselines and peers by cross-validation over donors, sections or blocks of a section.",
@@ -230,21 +239,8 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(
-        IMPORT,
-        EMBED,
-        ADAPT,
-        GRAPH,
-        PRETRAIN,
-        FINETUNE,
-        PREDICT,
-        INFERENCE,
-        BENCHMARK,
-        HEST,
-        SIMULATE,
-        DEMO,
-        DOCTOR,
-    ),
+    *(IMPORT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, EXPORT),
+    *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
 )
 
 _PATTERN = Option(name="pattern", kind=str, default="*", help="names, with wildcards", is_argument=True)

@@ -14,7 +14,7 @@ from .encoder_card import check_card
 from .tile_spec import check_tiles
 
 STORE_FORMAT = "spam-store"
-STORE_VERSION = 2
+STORE_VERSION = 3
 UNKNOWN_WEIGHTS = "unknown"
 """Digest of the encoder's weights where features were computed by other software."""
 

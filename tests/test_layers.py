@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardw
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks"}
-ABOVE |= {"simulation", "diagnosis"}
+ABOVE |= {"exports", "simulation", "diagnosis"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
+    "exports": {"schemas", "sections", "store"},
     "simulation": ABOVE - {"simulation", "diagnosis"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
@@ -60,6 +61,7 @@ LATE_IMPORTS = {
     ("spam/encoders/lora_adapter.py", "peft"),
     ("spam/store/remote.py", "spam.hub"),
     ("spam/store/array_files.py", "torch"),
+    ("spam/exports/viewers.py", "spatialdata"),
     ("spam/evaluation/hest_probe.py", "sklearn.decomposition"),
     ("spam/evaluation/hest_probe.py", "sklearn.linear_model"),
     ("spam/evaluation/hest_probe.py", "sklearn.pipeline"),

@@ -145,6 +145,18 @@ def _number(value: Any) -> float | None:
     return number if 0 < number < np.inf else None
 
 
+def hires_scale(library: Mapping[str, Any]) -> float | None:
+    """Return the pixels of the hires image per full-resolution pixel; None if the library states no positive number."""
+    return _number(_entry(library, "scalefactors", "tissue_hires_scalef"))
+
+
+def spot_diameter(library: Mapping[str, Any], mpp: float | None) -> float | None:
+    """Return the diameter of a spot in full-resolution pixels that the h5ad states, in pixels or in µm; None if it does not."""
+    diameter_um = _number(_entry(library, "metadata", "spot_diameter_um"))
+    stated = _number(_entry(library, "scalefactors", "spot_diameter_fullres"))
+    return stated or (diameter_um / mpp if diameter_um and mpp else None)
+
+
 def _stated(library: Mapping[str, Any], group: str, key: str) -> float | None:
     value = _entry(library, group, key)
     if value is None:

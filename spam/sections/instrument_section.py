@@ -14,7 +14,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError, SpamError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64, Shaped
 
-from .coordinates import find_array, find_scale, overridden
+from .coordinates import find_array, find_scale, overridden, spot_diameter
 from .file_kinds import kind_of_file
 from .hdf5_files import READ_ERRORS
 from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
@@ -142,6 +142,9 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         tiles=tiles,
         array=find_array(found.xy_px, found.library(config)),
         hires_scale=found.scales.get("tissue_hires_scalef"),
+        spot_diameter_px=spot_diameter(
+            {"scalefactors": found.scales, "metadata": {"spot_diameter_um": found.spot_um}}, mpp
+        ),
         join=JoinReport(n_matched=len(found.ids), notes=notes_of(found, config)),
         sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
     )

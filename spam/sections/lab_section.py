@@ -155,6 +155,8 @@ class Section:
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
         Pixels of the Visium hires image per full-resolution pixel; None if the h5ad holds none.
+    spot_diameter_px
+        Diameter of a spot in full-resolution pixels as the h5ad states it; only drawings depend on it.
     array
         The array that the spots were printed on; None if their positions show none.
     join
@@ -175,6 +177,7 @@ class Section:
     tiles: TileSource
     patch_px: int | None = None
     hires_scale: float | None = None
+    spot_diameter_px: float | None = None
     array: SpotArray | None = None
     join: JoinReport
     sources: tuple[SourceFile, ...]

@@ -16,6 +16,7 @@ from .coordinates import (
     find_array,
     find_scale,
     pitch_hint,
+    spot_diameter,
     table_coordinates,
     to_pixels,
 )
@@ -135,6 +136,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
+        spot_diameter_px=spot_diameter(library, scale.mpp),
         array=array,
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),

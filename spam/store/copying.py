@@ -279,6 +279,7 @@ def _copy(
         genes=np.array(kept, dtype=str) if has_counts else None,
         obs={name: values[order] for name, values in obs.items()},
         overview=None if overview is None else (overview.image, overview.scale),
+        spot_diameter_px=section.spot_diameter_px,
     )
     nodes = sum(parts.values(), ())
     if is_open:

@@ -12,7 +12,19 @@ from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, Sect
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, SECTIONS, SPAM, SPATIAL, SPATIAL_UM, STAGING, VERSION
+from .layout import (
+    FORMAT,
+    INDEX,
+    LIBRARY,
+    LOCKS,
+    SECTIONS,
+    SPAM,
+    SPATIAL,
+    SPATIAL_UM,
+    STAGING,
+    TABLES,
+    VERSION,
+)
 from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
@@ -92,7 +104,8 @@ class Store:
         folder, name = self.folder, section.name
         width, height = slide_size_px or (None, None)
         columns = (name_fault(column, "obs column") for column in section.obs)
-        faults = [fault for fault in (name_fault(name, "the section's name (--section)"), *columns) if fault]
+        named = name_fault(name, "the section's name (--section)", reserved=(TABLES,))
+        faults = [fault for fault in (named, *columns) if fault]
         if faults:
             message = f"Section {name!r} cannot be stored: {'; '.join(faults)}. Rename it."
             raise StoreError(message)
@@ -123,8 +136,9 @@ class Store:
                 xy_um=section.xy_um,
                 counts=section.counts,
                 genes=section.genes,
-                obs=section.obs,
+                obs={f"lab_{c}" if c == LIBRARY else c: values for c, values in section.obs.items()},
                 overview=None if overview is None else (overview.image, overview.scale),
+                spot_diameter_px=section.spot_diameter_px,
             )
             self.added.append(name)
         write_root(folder)

@@ -13,7 +13,7 @@ from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
 
 from .copying import select
 from .feature_store import open_store
-from .layout import INDEX, SECTIONS, SPAM
+from .layout import INDEX, SECTIONS, SPAM, TABLES, TABLES_INDEX
 from .section_index import sealed
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of ZIP: equal stores give equal files
@@ -61,7 +61,7 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
     indexes = {f"{section.meta.name}/{INDEX}": section.index.data for section in sections}
     root = json.loads(store.location.read_index("") or b"")
     root["attributes"][SPAM][SECTIONS] = list(store.section_names)
-    indexes[INDEX] = sealed(root)
+    indexes |= {INDEX: sealed(root), f"{TABLES}/{INDEX}": TABLES_INDEX}
     with (
         replacing(out) as partial,
         zipfile.ZipFile(partial, "w") as archive,

@@ -25,7 +25,7 @@ from .features import (
     read_features,
     unfinished_names,
 )
-from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes
+from .layout import BLANK, IDENTITY, LIBRARY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes
 from .places import FolderLocation, Location, open_section_group, writable_folder
 from .section_index import SectionIndex, content_digest, open_index
 from .writing import locked, locked_part, write_elements
@@ -132,11 +132,11 @@ class StoredSection:
     @cached_property
     def _obs(self) -> dict[str, Array]:
         columns: list[str] = self.index.nodes["obs"]["attributes"]["column-order"]
-        return {name: self._array(f"obs/{name}") for name in columns}
+        return {name: self._array(f"obs/{name}") for name in columns if name != LIBRARY}
 
     @property
     def obs(self) -> dict[str, Array]:
-        """Further columns, one value per spot; always ``section``, and ``donor`` if it is known."""
+        """Further columns, one value per spot; always ``section``, and ``donor`` if it is known; not ``library_id``."""
         return dict(self._obs)
 
     @cached_property
@@ -195,11 +195,30 @@ class StoredSection:
 
     def overview(self) -> Overview | None:
         """Read the small image of the slide; None if the section has none."""
-        library = f"uns/{SPATIAL}/{self._name}"
-        if library not in self.index.nodes:
+        image, library = f"uns/{SPATIAL}/{self._name}/images/hires", self.spatial_library()
+        if not library or self.index.attribute(image, BLANK):
             return None
-        scale = self._array(f"{library}/scalefactors/tissue_hires_scalef").item()
-        return Overview(image=self._array(f"{library}/images/hires"), scale=scale)
+        return Overview(
+            image=library["images"]["hires"], scale=library["scalefactors"]["tissue_hires_scalef"]
+        )
+
+    def spatial_library(self) -> dict[str, dict[str, Any]]:
+        """Read ``uns["spatial"][section]`` of the section, with which scanpy and squidpy plot it; empty without coordinates.
+
+        Its image is white if the section has no overview.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for part in ("images", "scalefactors"):
+            group = f"uns/{SPATIAL}/{self._name}/{part}"
+            values = {name: self._array(f"{group}/{name}") for name in self.index.children(group)}
+            found |= {part: {name: a if a.ndim else a.item() for name, a in values.items()}} if values else {}
+        return found
+
+    @property
+    def spot_diameter_px(self) -> float | None:
+        """Diameter of a spot in full-resolution pixels, as stated or estimated; None without coordinates."""
+        node = f"uns/{SPATIAL}/{self._name}/scalefactors/spot_diameter_fullres"
+        return float(self._array(node).item()) if node in self.index.nodes else None
 
     # Features
 
