@@ -163,12 +163,16 @@ class ImportConfig(Config):
     )
     enc_name: str | None = option(None, "encoder that made the features (default: as in the file)")
     licence: str | None = option(None, "licence of that encoder's features (default: unknown)")
-    tile_um: float | None = option(None, "side of a tile in µm (default: as in the file)")
-    tile_px: int | None = option(None, "side of a tile in full-resolution pixels, instead of --tile-um")
+    tile_um: float | None = option(
+        None, "side of a tile in µm (default: as in the file)", limits="(0,100000]"
+    )
+    tile_px: int | None = option(
+        None, "side of a tile in full-resolution pixels, instead of --tile-um", limits="[1,100000]"
+    )
     tolerance_um: float = option(
         1.0,
         "largest distance of a tile's centre from its spot, in µm (in pixels if the scale is unknown)",
-        limits=">=0",
+        limits="[0,100000]",
     )
     dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
     overwrite: bool = option(False, "replace features of that name")

@@ -140,7 +140,7 @@ class PredictReport:
         if self.context is not None:
             lines.append(self.context.sentence())
         if 0 < self.n_unmeasured < n_genes:
-            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes and self.gene_advice else ""
+            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes else ""
             lines.append(
                 f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
                 f"{self.gene_advice}".rstrip(". ")

@@ -4,19 +4,20 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import anndata
 import numpy as np
 
 from spam.atomic import claimed, staged
 from spam.errors import ConfigError, OutputExistsError, SectionError, shortened
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
 from spam.schemas.store_format import name_fault
 from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of_section
 from spam.store import StoredSection, choose_features, choose_sections, open_store
-from spam.store.anndata_files import to_anndata, write_anndata
+from spam.store.anndata_files import to_anndata, write_zarr
 from spam.store.stored_section import is_stale_graph
 
 from .exported_section import ExportedSection
@@ -39,7 +40,7 @@ _NEED_VALUES, _NEED_PLACES = ("mex", *GENE_FORMATS), ("spatialdata", *GENE_FORMA
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ExportReport:
+class ExportReport(Record):
     """What `export` wrote and left out.
 
     Attributes
@@ -55,10 +56,6 @@ class ExportReport:
     files: tuple[Path, ...]
     stale: tuple[str, ...]
     notes: tuple[str, ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {"files": list(map(str, self.files)), "stale": list(self.stale), "notes": list(self.notes)}
 
     def summary(self) -> str:
         """List what was written and what was left out, one per line."""
@@ -228,6 +225,8 @@ def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[s
             write_spatialdata(section, path)
         case "csv" | "parquet":
             write_tables(section, path)
+        case "zarr":
+            write_zarr(section.adata, path)
         case _:
-            write_anndata(section.adata, path)
+            write_h5ad(section.adata, path)
     return []

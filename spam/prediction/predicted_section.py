@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import replacing
+from spam.h5ad_output import write_h5ad
 from spam.models.reliability import FALSE_DISCOVERY_RATE
 from spam.schemas.tile_spec import TileFlag, flag_column
 from spam.store import StoredSection
-from spam.store.anndata_files import add_places, write_anndata
+from spam.store.anndata_files import add_places
 from spam.store.layout import LIBRARY
 from spam.store.writing import library_column
 from spam.typing import Array, Bool, Float, Float32, Float64, Shaped
@@ -270,7 +271,7 @@ def write_predictions(
     )
     add_places(adata, section)
     with replacing(path) as partial:
-        write_anndata(adata, partial, compression="gzip")
+        write_h5ad(adata, partial, compression="gzip")
 
 
 def write_table(predicted: PredictedSection, path: Path) -> None:

@@ -230,7 +230,7 @@ def require_pitch(array: SpotArray | None, mpp: float | None, source: str | None
     origin = "--mpp" if source == "option" else f"from the {source}"
     message = (
         f"With {mpp:g} µm per pixel ({origin}), neighbouring spots of section {section!r} are {array.pitch_px * mpp:.4g} µm "
-        f"apart, but {array.name} has {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
+        f"apart, but the spot pitch of {array.name} is {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
     )
     raise SectionError(message)
 
@@ -269,7 +269,7 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     order = (UM_COLUMNS, *CENTRE_COLUMNS) if unit == "um" else CENTRE_COLUMNS
     columns = next((names for names in order if all(name in table for name in names)), None)
     if columns is None:
-        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), ", ".join(map(repr, table.frame.columns))
+        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), quoted(table.frame.columns)
         message = f"{table.path} has no coordinates ({known}), only {found}."
         raise SectionError(message)
     if columns == UM_COLUMNS and unit == "hires":

@@ -14,10 +14,10 @@ from scipy import sparse, special
 
 from spam.atomic import claimed, holds_results, replacing, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.simulate_config import SimulateConfig
-from spam.store.anndata_files import write_anndata
 from spam.typing import Array, Float, Int, UInt8
 from spam.versions import software_versions
 
@@ -285,7 +285,7 @@ def write_section(section: SimulatedSection, folder: Path) -> None:
     with replacing(folder / f"{section.name}.csv") as partial:
         table.to_csv(partial, index=False)
     with replacing(folder / f"{section.name}.h5ad") as partial:
-        write_anndata(_to_anndata(section, image.name), partial)
+        write_h5ad(_to_anndata(section, image.name), partial)
 
 
 def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:

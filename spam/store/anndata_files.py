@@ -1,4 +1,4 @@
-"""AnnData of a section, and AnnData files (HDF5 and Zarr v3) that other tools open and plot."""
+"""AnnData of a section, as other tools open and plot it, and AnnData-Zarr."""
 
 import contextlib
 import json
@@ -67,23 +67,10 @@ def add_places(adata: anndata.AnnData, section: StoredSection) -> None:
         adata.obsm[SPATIAL_UM] = section.xy_um
 
 
-def write_anndata(
-    adata: anndata.AnnData,
-    path: Path,
-    *,
-    compression: Literal["gzip"] | None = None,
-    zarr_format: Literal[2, 3] = 3,
-) -> None:
-    """Write an ``.h5ad`` file or a new folder of AnnData-Zarr.
-
-    Strings are never written in pandas' nullable form, which TissUUmaps, anndataR and anndata < 0.11 cannot read.
-    """
-    with anndata.settings.override(allow_write_nullable_strings=False):
-        if path.suffix == ".zarr":
-            with zarr_version(zarr_format):
-                adata.write_zarr(path)
-        else:
-            adata.write_h5ad(path, compression=compression)
+def write_zarr(adata: anndata.AnnData, path: Path, *, zarr_format: Literal[2, 3] = 3) -> None:
+    """Write a new folder of AnnData-Zarr, with plain strings as `spam.h5ad_output.write_h5ad`."""
+    with zarr_version(zarr_format), anndata.settings.override(allow_write_nullable_strings=False):
+        adata.write_zarr(path)
 
 
 @contextlib.contextmanager

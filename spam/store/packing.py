@@ -4,11 +4,11 @@ import dataclasses
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from spam.atomic import replacing
 from spam.errors import MissingInputError, OutputExistsError, StoreError
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
 
 from .copying import select
@@ -21,17 +21,13 @@ _MODE = 0o100644 << 16  # a plain file
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PackReport:
+class PackReport(Record):
     """Result of `pack` and `unpack`: source, result and its sections; unfinished features (left out)."""
 
     store: Path
     out: Path
     sections: tuple[str, ...]
     unfinished: tuple[str, ...] = ()
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {**dataclasses.asdict(self), "store": str(self.store), "out": str(self.out)}
 
     def summary(self) -> str:
         """Summarise what was written and what was left out."""

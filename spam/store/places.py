@@ -210,4 +210,10 @@ class _SectionFiles(Mapping[str, Buffer]):
 def open_section_group(location: Location, index: SectionIndex) -> zarr.Group:
     """Open a section with zarr, read-only: only files that the index names, each compared with its digest."""
     store = MemoryStore(_SectionFiles(location, index), read_only=True)  # type: ignore[arg-type]  # only read
-    return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    try:
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    except StoreError:  # of the files
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, FileNotFoundError, RecursionError) as error:
+        where = f"{index.meta.name}/{INDEX}"
+        raise location.damaged(where, f"Zarr cannot read it ({type(error).__name__})") from error
