@@ -7,8 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .command import add_command, print_failure
-from .commands import PIPELINE
-from .encoder_commands import ENCODER_COMMANDS
+from .commands import ENCODER_COMMANDS, PIPELINE
 from .store_commands import STORE_COMMANDS
 
 _GROUPS = {

@@ -5,25 +5,33 @@ import dataclasses
 import errno
 import importlib
 import inspect
+import itertools
 import json
+import logging
 import math
 import os
 import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
+from spam.encoders.registry import OPEN_SOURCES, encoder_card
 from spam.errors import SpamError
-from spam.progress import Progress
+from spam.progress import SILENT, Advance, Progress
 from spam.schemas.config import Config
+from spam.schemas.embed_config import EmbedConfig
 
 from .options import Option, gather, options_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
 
 # Operating system errors that the user can fix, with the next step; any other OSError is a bug.
 _FREE_SPACE = "Free some space, or choose another disk, and run the same command again."
@@ -41,6 +49,7 @@ _REMEDIES = {
 }
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _ERRNO = re.compile(r"errno(?: = |\s|: )?(\d+)", re.IGNORECASE)  # in the messages of HDF5 and Arrow
+_TRAINERS, _KEEPING = ("pretrain", "finetune", "adapt"), " without --overwrite"
 # Options of every command.
 _SHARED = (
     Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
@@ -72,7 +81,15 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command: what it does, an example, its options, and the function that returns its report."""
+    """One command: what it does, an example, its options, and the function that returns its report.
+
+    Attributes
+    ----------
+    exit_code
+        Exit code of a report.
+    again
+        Advice after an interruption.
+    """
 
     name: str
     does: str
@@ -80,6 +97,19 @@ class Command:
     options: tuple[Option, ...]
     work: Callable[[dict[str, Any], Progress], Any]
     exit_code: Callable[[Any], int] = lambda report: 0
+    again: str = "run the same command again to resume"
+
+
+def check_inputs(config: Config) -> None:
+    """Report wrong paths and an unknown encoder before torch is imported, which takes seconds."""
+    config.check_paths()
+    if isinstance(config, EmbedConfig):
+        if not config.enc_name.startswith(OPEN_SOURCES):
+            encoder_card(config.enc_name, config.revision)
+        if config.manifest is not None:
+            from spam.sections import read_manifest
+
+            read_manifest(config.manifest, root=config.root)
 
 
 def call(twin: str, *configs: Config, progress: Progress) -> Any:
@@ -88,7 +118,7 @@ def call(twin: str, *configs: Config, progress: Progress) -> Any:
     For example ``"embed"`` or ``"store.packing.pack"``.
     """
     for config in configs:
-        config.check_paths()
+        check_inputs(config)
     module, _, function = f"spam.{twin}".rpartition(".")
     return getattr(importlib.import_module(module), function)(*configs, progress=progress)
 
@@ -142,6 +172,8 @@ def _mendable(error: Exception) -> str | None:
     """Return the message of an error that the user can fix; None for a bug."""
     if isinstance(error, SpamError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"This needs more memory than there is ({error or 'no size is known'}). Use smaller numbers or fewer sections"
     cause: BaseException | None = error
     while cause is not None:  # libraries raise errors of their own from those of a disk
         number = getattr(cause, "errno", None)
@@ -158,17 +190,16 @@ def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json
     """Run a command and return its exit code: 0 done, 1 bug, 2 user error, 130 interrupted."""
     from rich.console import Console
 
-    from spam.console import show_log, show_progress
-
-    console = Console(stderr=True)
+    console, values = Console(stderr=True), dict[str, Any]()
     try:
+        values = gather(command.options, flags, recipe, command=command.name)
         # Output of libraries goes to standard error, so that standard output holds the result alone.
         with contextlib.redirect_stdout(sys.stderr), show_log(console), show_progress(console) as progress:
-            report = command.work(gather(command.options, flags, recipe, command=command.name), progress)
+            report = command.work(values, progress)
         outcome = report.to_mapping() if is_json else report.summary()
     except KeyboardInterrupt:
-        advice = "interrupted; run the same command again to resume"
-        print_failure(advice, "KeyboardInterrupt", is_json=is_json)
+        again = command.again + (_KEEPING if values.get("overwrite") and command.name in _TRAINERS else "")
+        print_failure(f"interrupted; {again}", "KeyboardInterrupt", is_json=is_json)
         return 130
     except Exception as error:  # noqa: BLE001  the one place where a bug turns into an exit code
         message = _mendable(error)
@@ -186,8 +217,85 @@ def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json
     return command.exit_code(report)
 
 
+class _BarProgress:
+    """A `Progress` that draws one bar per task."""
+
+    def __init__(self, bars: "Bars") -> None:
+        self._bars = bars
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Show a bar of `total` steps; it stays on the screen after the task."""
+        bar = self._bars.add_task(description, total=total, note="")
+
+        def advance(steps: int = 1, *, note: str = "") -> None:
+            fields = {"note": note} if note else {}
+            self._bars.update(bar, advance=steps, **fields)  # type: ignore[arg-type]
+
+        yield advance
+
+
+@contextlib.contextmanager
+def show_progress(console: "Console") -> Iterator[Progress]:
+    """Show progress on a terminal; elsewhere (a log file, a pipe) stay silent."""
+    if not console.is_terminal:
+        yield SILENT
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    description, note = (
+        TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}")
+    )
+    counts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(description, *counts, note, console=console) as bars:
+        yield _BarProgress(bars)
+
+
+@contextlib.contextmanager
+def show_log(console: "Console") -> Iterator[None]:
+    """Show the log messages of the library inside a ``with`` block."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
+    logger = logging.getLogger("spam")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 class _PanelCommand(TyperCommand):
     """A command whose help lists the options by panel, in the order of `_PANELS`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Explain that several values of an option are separated by commas."""
+        words = list(args)  # parsing empties the list
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            lists = [
+                name
+                for item in self.get_params(ctx)
+                if getattr(item, "multiple", False)
+                for name in item.opts
+            ]
+            for at, word in enumerate(words):
+                name = word.replace("_", "-")
+                values = list(itertools.takewhile(lambda text: not text.startswith("-"), words[at + 1 :]))
+                if name in lists and len(values) > 1 and "extra argument" in error.message:
+                    error.message += f". Separate several values by commas: {name} {','.join(values)}"
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel; drawing them with rich would triple the time of ``--help``."""

@@ -1,8 +1,10 @@
-"""The commands of the pipeline, from `spam embed` to `spam doctor`."""
+"""The commands of the pipeline, from `spam embed` to `spam doctor`, and those of `spam encoders ...`."""
 
 import dataclasses
 from typing import Any
 
+from spam.encoders import encoder_card, list_encoders
+from spam.errors import ConfigError
 from spam.progress import Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
@@ -12,9 +14,10 @@ from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
+from spam.schemas.store_config import ExportConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 
-from .command import Command, call, command
+from .command import Command, Shown, call, check_inputs, command
 from .lab_files import adapt_and_embed, keep_adapter, lab_file_options, lora_options, take_lora, with_store
 from .options import Option, options_of
 
@@ -29,12 +32,9 @@ _DRY_RUN = Option(
 def _embed(values: dict[str, Any], progress: Progress) -> Any:
     is_dry_run = values.pop("dry_run", False)
     config = EmbedConfig.from_mapping(values)
-    config.check_paths()
-    from spam.encoders import encoder_card
-
-    encoder_card(config.enc_name, config.revision)  # reports an unknown name before torch is imported
     if not is_dry_run:
         return call("embed", config, progress=progress)
+    check_inputs(config)
     from spam.embedding import plan
 
     return plan(config)
@@ -106,6 +106,7 @@ GRAPH = command(
     GraphConfig,
     "build_graphs",
 )
+_AFRESH = "run the same command again with --overwrite"
 _MODE_ALIASES = {"gene": "img-gene", "spatial": "img-coord"}
 
 
@@ -178,6 +179,14 @@ INFERENCE = dataclasses.replace(
     does="Same as `spam predict`, under its published name.",
     example=PREDICT.example.replace("spam predict", "spam inference"),
 )
+EXPORT = command(
+    "export",
+    "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
+    "spam export results/predictions.h5ad exported --format geojson --genes ERBB2,CD74\n"
+    "spam export cohort.zarr exported --format h5ad",
+    ExportConfig,
+    "export",
+)
 BENCHMARK = command(
     "benchmark",
     "Compare SPAM, baselines and peers by cross-validation over donors, sections or blocks of a section.",
@@ -203,6 +212,7 @@ SIMULATE = command(
     "spam embed --manifest cohort/sections.csv --store cohort.zarr",
     SimulateConfig,
     "simulate",
+    again=_AFRESH,
 )
 DEMO = command(
     "demo",
@@ -210,6 +220,7 @@ DEMO = command(
     "spam demo\nspam demo her2st --data her2st",
     DemoConfig,
     "demo",
+    again=_AFRESH,
 )
 
 
@@ -228,19 +239,61 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(
-        IMPORT,
-        EMBED,
-        ADAPT,
-        GRAPH,
-        PRETRAIN,
-        FINETUNE,
-        PREDICT,
-        INFERENCE,
-        BENCHMARK,
-        HEST,
-        SIMULATE,
-        DEMO,
-        DOCTOR,
+    *(IMPORT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, EXPORT),
+    *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
+)
+
+_PATTERN = Option(name="pattern", kind=str, default="*", help="names, with wildcards", is_argument=True)
+_NAME = Option(name="name", kind=str | None, default=None, help="name or alias", is_argument=True)
+
+
+def _list(values: dict[str, Any], progress: Progress) -> Shown:
+    pattern = values.get("pattern", "*")
+    cards = list_encoders(pattern) or (encoder_card(pattern),)  # its error names the nearest encoder
+    rows = [("name", "dim", "px", "µm/px", "pooling", "gated", "licence", "source")]
+    for card in cards:
+        mpp = "-" if card.native_mpp is None else f"{card.native_mpp:g}"
+        sizes = (card.name, str(card.dim), str(card.input_px), mpp)
+        rows.append((*sizes, card.pooling, "yes" if card.is_gated else "no", card.licence, card.source))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return Shown(values={"encoders": [card.to_mapping() for card in cards]}, text="\n".join(lines))
+
+
+def _info(values: dict[str, Any], progress: Progress) -> Shown:
+    if "name" not in values:
+        message = "The name of an encoder is missing. Run: spam encoders list"
+        raise ConfigError(message)
+    card = encoder_card(values["name"]).to_mapping()
+    return Shown(values=card, text="\n".join(f"{name}: {value}" for name, value in card.items()))
+
+
+def _check(values: dict[str, Any], progress: Progress) -> Any:
+    from spam.encoders import check_encoders
+
+    return check_encoders(values.get("pattern", "*"))
+
+
+ENCODER_COMMANDS = (
+    Command(
+        name="list",
+        does="List the encoders that --enc-name takes.",
+        example="spam encoders list\nspam encoders list 'virchow*'",
+        options=(_PATTERN,),
+        work=_list,
+    ),
+    Command(
+        name="info",
+        does="Show the card of one encoder: source of the weights, licence, input size and normalisation.",
+        example="spam encoders info uni_v1",
+        options=(_NAME,),
+        work=_info,
+    ),
+    Command(
+        name="check",
+        does="Check for each encoder whether its weights are installed or can be downloaded, without downloading them.",
+        example="spam encoders check\nspam encoders check uni_v1",
+        options=(_PATTERN,),
+        work=_check,
     ),
 )

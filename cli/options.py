@@ -1,5 +1,6 @@
 """Command-line options, derived from the fields of the configurations."""
 
+import contextlib
 import dataclasses
 import inspect
 import tomllib
@@ -10,7 +11,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from spam.errors import ConfigError, MissingInputError
-from spam.schemas.config import Config, Panel, check, field_name, flag, unknown_fault
+from spam.schemas.config import Config, Panel, check, fitted, flag, named
+
+_MOST_RECIPE_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,12 @@ class Option:
     metavar: str | None = None
     panel: Panel | None = None
     is_argument: bool = False
+    limits: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The name in messages: ``--batch-size``, or ``STORE`` for a positional option."""
+        return self.name.upper() if self.is_argument else flag(self.name)
 
     @property
     def scalar(self) -> Any:
@@ -42,9 +51,8 @@ class Option:
 
     def parameter(self) -> inspect.Parameter:
         """Build the parameter that typer reads; its default None means "not given"."""
-        # Choices are read as text: the configuration checks them, as it does for values from a file.
-        is_text = self.is_list or self.scalar is Path or get_origin(self.scalar) is Literal
-        kind: Any = list[str] if self.is_list else str if is_text else self.scalar
+        # All values are read as text: the configuration checks them, as it does for values from a file.
+        kind: Any = list[str] if self.is_list else bool if self.kind is bool else str
         settings: dict[str, Any] = {
             "help": self._help(),
             "show_default": False,
@@ -64,19 +72,19 @@ class Option:
         )
 
     def read(self, given: Any) -> Any:
-        """Split lists at commas and read their numbers; the configuration rejects what is not a number."""
-        if not self.is_list:
-            return given
-        values: list[Any] = []
-        for item in (item.strip() for text in given for item in text.split(",")):
-            try:
-                values.append(self.scalar(item) if self.scalar in (int, float) else item)
-            except ValueError:
-                values.append(item)
-        return values
+        """Split lists at commas, and read numbers; the configuration rejects what is not a number."""
+        if self.is_list:
+            return [self._number(item.strip()) for text in given for item in text.split(",")]
+        return self._number(given)
+
+    def _number(self, text: Any) -> Any:
+        if self.scalar in (int, float):
+            with contextlib.suppress(ValueError):
+                return self.scalar(text)
+        return text
 
     def _help(self) -> str:
-        shown = {True: "on", False: "off", None: None}[self.default] if self.scalar is bool else self.default
+        shown = {True: "on", False: "off"}.get(self.default) if self.scalar is bool else self.default
         shown = ", ".join(map(str, shown)) if self.is_list else shown
         is_shown = shown not in (None, (), "") and "default" not in self.help
         return f"{self.help} [default: {shown}]" if is_shown else self.help
@@ -95,7 +103,7 @@ class Option:
 def options_of(config: type[Config], *, leave_out: Collection[str] = ()) -> tuple[Option, ...]:
     """List the options of a configuration class."""
     kinds = get_type_hints(config)
-    shown = ("help", "flags", "metavar", "panel", "is_argument")
+    shown = ("help", "flags", "metavar", "panel", "is_argument", "limits")
     return tuple(
         Option(
             name=field.name,
@@ -114,32 +122,54 @@ def read_recipe(path: Path, options: Sequence[Option], *, command: str) -> dict[
     Raises
     ------
     MissingInputError
-        If the file does not exist.
+        If there is no such file.
     ConfigError
-        If it is not TOML, or names an option that the command does not have.
+        If it is not TOML, names an option that the command does not have, or one in both spellings.
     """
+    where = f"{path} (--config)"
     if not path.is_file():
-        message = f"File not found: {path} (--config)."
+        found = "Not a file, but a folder" if path.is_dir() else "File not found"
+        message = f"{found}: {where}."
         raise MissingInputError(message)
+    if (n_bytes := path.stat().st_size) > _MOST_RECIPE_BYTES:
+        message = (
+            f'{where} has {n_bytes} bytes: this is not a file of options. Write lines such as: device = "cpu"'
+        )
+        raise ConfigError(message)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        message = f'{path} (--config) is not TOML: {error}. Write lines such as: device = "cpu"'
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors begin with a mark
+    except (ValueError, RecursionError) as error:  # also not UTF-8, or an integer of thousands of digits
+        message = f'{where} is not TOML: {error}. Write lines such as: device = "cpu"'
         raise ConfigError(message) from error
-    known = [option.name for option in options]
-    unknown = [key for key in table if field_name(key) not in known]
-    check([unknown_fault(f"`spam {command}` ({path})", unknown, known)])
-    return {field_name(key): value for key, value in table.items()}
+    return named(table, [option.name for option in options], f"`spam {command}` ({path})")
 
 
 def gather(
     options: Sequence[Option], flags: Mapping[str, Any], recipe: str | None, *, command: str
 ) -> dict[str, Any]:
-    """Collect the given values: those of the recipe, overridden by flags; defaults are left out."""
+    """Collect the given values: those of the recipe, overridden by flags; defaults are left out.
+
+    Types and limits are checked here too, because an option may have another name than the field that it sets.
+
+    Raises
+    ------
+    MissingInputError, ConfigError
+        As `read_recipe`; also for values of a wrong type or outside their limits.
+    """
     values = read_recipe(Path(recipe), options, command=command) if recipe else {}
     given = {
         option.name: option.read(flags[option.name])
         for option in options
         if flags.get(option.name) is not None
     }
+    faults = []
+    for option in options:
+        if option.name in {**values, **given}:
+            is_flag = option.name in given
+            shown = option.shown if is_flag else f"{option.name} in {recipe} (--config)"
+            value = given[option.name] if is_flag else values[option.name]
+            # Choices are left to the configuration: a command may know further names for them.
+            kind = str if get_origin(option.scalar) is Literal and not option.is_list else option.kind
+            faults.append(fitted(value, kind, option.limits, shown)[1])
+    check(faults)
     return {**values, **given}

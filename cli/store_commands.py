@@ -7,6 +7,7 @@ from spam.progress import Progress
 from spam.schemas import store_config as configs
 
 from .command import Command, Shown, command
+from .commands import EXPORT
 
 
 def _has_faults(report: Any) -> int:
@@ -70,13 +71,6 @@ UNPACK = command(
     "spam store unpack cohort.zarr.zip",
     configs.UnpackConfig,
     "store.packing.unpack",
-)
-EXPORT = command(
-    "export",
-    "Write sections as files for other tools: h5ad, AnnData-Zarr or Parquet.",
-    "spam store export cohort.zarr exported --to h5ad",
-    configs.ExportConfig,
-    "store.exporting.export",
 )
 IMPORT = command(
     "import",

@@ -23,12 +23,12 @@ class AdaptConfig(PretrainConfig):
     epochs: int = option(
         10,
         "passes over the tiles of the training spots; each takes a few times as long as `spam embed`",
-        limits=">=1",
+        limits="[1,100000]",
         panel="Training",
     )
-    lora_r: int = _model(16, "rank of the low-rank update of each layer", limits=">=1")
+    lora_r: int = _model(16, "rank of the low-rank update of each layer", limits="[1,4096]")
     lora_alpha: float = _model(
-        32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits=">0"
+        32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits="(0,10000]"
     )
     lora_dropout: float = _model(
         0.05, "dropout on the input of the low-rank update during training", limits="[0,1)"

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from spam.errors import shortened
+
 from .config import option
 from .embed_config import FeatureOptions
 
@@ -30,12 +32,12 @@ class BenchmarkConfig(FeatureOptions):
         ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'", panel="Model"
     )
     seeds: int = option(
-        5, "number of seeds for each method that uses random numbers", limits=">=1", panel="Model"
+        5, "number of seeds for each method that uses random numbers", limits="[1,1000]", panel="Model"
     )
     n_top_genes: int = option(
         541,
         "most variable genes to predict, chosen in each fold, plus the 50 genes of the HEST board",
-        limits=">=1",
+        limits="[1,1000000]",
         panel="Data",
     )
     shard: str | None = option(
@@ -60,7 +62,8 @@ class BenchmarkConfig(FeatureOptions):
         """List contradictions between options."""
         train, test = set(self.train_sections), set(self.test_sections)
         is_part = (
-            re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.shard or "1/1") and self.shard_of[0] < self.shard_of[1]
+            re.fullmatch(r"[1-9]\d{0,8}/[1-9]\d{0,8}", self.shard or "1/1")
+            and self.shard_of[0] < self.shard_of[1]
         )
         rules = {
             "--train-sections and --test-sections must be given together": bool(train) != bool(test),
@@ -68,7 +71,7 @@ class BenchmarkConfig(FeatureOptions):
             "--train-sections and --test-sections exclude --by and --sections": bool(train or test)
             and bool(self.by or self.sections),
             "--methods is empty": not self.methods,
-            f"--shard must be i/n with i from 1 to n, e.g. 2/8, not {self.shard!r}": not is_part,
+            f"--shard must be i/n with i from 1 to n, e.g. 2/8, not {shortened(self.shard)}": not is_part,
             "--overwrite excludes --shard: one job would delete the results of another": bool(self.shard)
             and self.overwrite,
         }

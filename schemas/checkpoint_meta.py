@@ -3,10 +3,50 @@
 import dataclasses
 from typing import Any, Literal
 
-from .config import Record
+from spam.errors import ConfigError
+
+from .adapt_config import AdaptConfig
+from .config import Record, number, record_of
+from .tile_spec import check_tiles
+from .training_config import FinetuneConfig, PretrainConfig
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
 CHECKPOINT_VERSION = 5
+_USED = (
+    "k",
+    "n_components",
+    "n_top_genes",
+    "use_hvg",
+    "n_neighbours",
+    "n_references",
+)  # options that readers need
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AlignmentSettings(Record):
+    """Arguments of `spam.models.AlignmentModel`."""
+
+    image_dim: int = number("[0,1000000]")
+    n_genes: int = number("[1,1000000]")
+    proj_dim: int = number("[1,8192]")
+    mode: Literal["joint", "img-gene", "img-coord"]
+    dropout: float = number("[0,1)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FusionSettings(Record):
+    """Arguments of `spam.models.FusionEnsemble`."""
+
+    members: int = number("[1,100]")
+    image_dim: int = number("[0,1000000]")
+    n_genes: int = number("[1,1000000]")
+    proj_dim: int = number("[1,8192]")
+    fuse_dim: int = number("[1,8192]")
+    heads: int = number("[1,1024]")
+    merge: Literal["gated-sum", "concat-proj"]
+    dropout: float = number("[0,1)")
+    likelihood: Literal["zinb", "nb", "poisson"]
+    branches: tuple[Literal["coord", "gene"], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +98,7 @@ class CheckpointMeta(Record):
     """
 
     stage: Literal["pretrain", "selection", "finetune", "adapt"]
-    epoch: int
+    epoch: int = number("[0,1000000]")
     config: dict[str, Any]
     config_digest: str
     data_digest: str
@@ -66,13 +106,13 @@ class CheckpointMeta(Record):
     weights_sha256: str
     feature_keys: tuple[str, ...]
     tiles: tuple[dict[str, Any], ...]
-    feature_dims: tuple[int, ...]
+    feature_dims: tuple[int, ...] = number("[1,1000000]")
     genes: tuple[str, ...]
     gene_sets: dict[str, list[str]]
     train_sections: tuple[str, ...]
     val_sections: tuple[str, ...]
     donors: dict[str, int | None]
-    depth: float
+    depth: float = number("(0,1e12]")
     metrics: dict[str, float]
     history: list[dict[str, float]]
     best: dict[str, float]
@@ -82,3 +122,35 @@ class CheckpointMeta(Record):
     section_digests: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
     format: str = CHECKPOINT_FORMAT
     version: int = CHECKPOINT_VERSION
+
+    def check_parts(self) -> None:
+        """Check the mappings, and that the parts agree with each other."""
+        check_tiles(self.tiles)
+        is_adapted = self.stage == "adapt"
+        options = (
+            AdaptConfig if is_adapted else PretrainConfig if self.stage == "pretrain" else FinetuneConfig
+        )
+        absent = [name for name in _USED if name not in self.config and hasattr(options, name)]
+        paths = {"store": "store", "save_dir": "folder"}  # are not stored
+        try:
+            options.from_mapping({**self.config, **paths})
+        except ConfigError as error:
+            absent.append(str(error))
+        n_genes = len(self.genes)
+        if not is_adapted:
+            settings = AlignmentSettings if self.stage == "pretrain" else FusionSettings
+            n_genes = record_of(settings, self.settings, "settings.").n_genes
+        n_features = {len(self.feature_keys), len(self.tiles), len(self.feature_dims)}
+        named = {*self.train_sections, *self.val_sections}
+        wrong = {
+            f"config: {', '.join(absent)}": bool(absent),
+            "feature_keys, tiles and feature_dims differ in length": len(n_features) > 1,
+            f"settings.n_genes is not the number of genes, {len(self.genes)}": n_genes != len(self.genes),
+            "donors lack a section": not named <= self.donors.keys(),
+            "gene_sets have genes that are not modelled": not {
+                gene for genes in self.gene_sets.values() for gene in genes
+            }
+            <= set(self.genes),
+        }
+        if any(wrong.values()):
+            raise TypeError("; ".join(fault for fault, is_found in wrong.items() if is_found))

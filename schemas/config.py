@@ -8,17 +8,17 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 import keyword
-import math
 import re
 import types
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from spam.errors import ConfigError, MissingInputError
+from spam.errors import ConfigError, MissingInputError, shortened
 
 R = TypeVar("R", bound="Record")
 C = TypeVar("C", bound="Config")
@@ -27,22 +27,17 @@ Panel = Literal["Data", "Lab files", "Training", "Model", "Output", "Advanced"]
 """Section of a command's help."""
 
 _OUTPUT_NAMES = ("out", "out_dir", "save_dir", "to")
-# Limits of a number, as given to `option`: the test, and its description in a message.
-_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    ">0": (lambda x: x > 0, "positive"),
-    ">=0": (lambda x: x >= 0, "0 or more"),
-    ">=1": (lambda x: x >= 1, "at least 1"),
-    ">=2": (lambda x: x >= 2, "at least 2"),
-    "[0,1]": (lambda x: 0 <= x <= 1, "in [0, 1]"),
-    "[0,1)": (lambda x: 0 <= x < 1, "in [0, 1)"),
-    "(0,1)": (lambda x: 0 < x < 1, "in (0, 1)"),
-}
+_MOST_FLOAT = 2**1023  # larger whole numbers are not converted to floats
+_MOST_FAULTS = 3  # of a file's metadata, in one message
+_MOST_LEVELS = 16  # of values without a schema; Python refuses to write about a thousand
+_INTERVAL = re.compile(r"([\[(])(.+),(.+)([\])])")
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "text",
     Path: "a local path",
+    Any: f"nested at most {_MOST_LEVELS} levels deep",
 }
 
 
@@ -67,7 +62,8 @@ def option(
     flags, metavar
         Further names of the flag, and what the help shows as its value.
     limits
-        Accepted range of a number (or of each number of a list), such as ``">=1"`` or ``"[0,1)"``. None is always accepted.
+        Finite interval of a number (or of each number of a list), such as ``"[1,1000]"`` or ``"[0,1)"``: every numeric field
+        has one. None is always accepted.
     required
         For a field without a usable default: what to give, added to "--flag is missing: ".
     is_argument
@@ -79,6 +75,11 @@ def option(
     """
     metadata = dict(locals())  # all parameters
     return dataclasses.field(default=metadata.pop("default"), metadata=metadata)
+
+
+def number(limits: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a number of a record, with its interval as in `option`."""
+    return dataclasses.field(default=default, metadata={"limits": limits})
 
 
 data, training, model, output, advanced = (
@@ -108,8 +109,49 @@ def unknown_fault(owner: str, unknown: Iterable[str], known: Iterable[str]) -> s
     """Describe unknown keys, each with the nearest known one; None if there are none."""
     known = sorted(known)
     near = {key: difflib.get_close_matches(key.replace("-", "_"), known, n=1) for key in unknown}
-    hints = [f"{key!r}" + (f" (did you mean {match[0]!r}?)" if match else "") for key, match in near.items()]
+    hints = [
+        shortened(key) + (f" (did you mean {match[0]!r}?)" if match else "") for key, match in near.items()
+    ]
     return f"{owner} has no option {', '.join(hints)}; it has {', '.join(known)}" if hints else None
+
+
+def named(values: Mapping[str, Any], known: Iterable[str], owner: str) -> dict[str, Any]:
+    """Return the values by field name, whether their keys are written with ``-`` or ``_``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown (with the nearest known one), or given in both spellings.
+    """
+    names = {key: field_name(key) for key in values}
+    known = list(known)
+    twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    check(
+        [
+            unknown_fault(owner, [key for key, name in names.items() if name not in known], known),
+            f"{owner} is given {' and '.join(map(flag, twice))} twice; give one of both spellings"
+            if twice
+            else None,
+        ]
+    )
+    return {name: values[key] for key, name in names.items()}
+
+
+def interval_fault(number: float, limits: str) -> str | None:
+    """Return what a number outside an interval must be, e.g. ``at least 1``; None for a number inside it."""
+    match = _INTERVAL.fullmatch(limits)
+    assert match is not None  # written in a configuration
+    opening, low, high, closing = match.groups()
+    is_above = number > float(low) or (opening == "[" and number == float(low))
+    is_below = number < float(high) or (closing == "]" and number == float(high))
+    if is_above and is_below:
+        return None
+    if float(high) <= 1:
+        return f"in {opening}{low}, {high}{closing}"
+    if is_above:
+        return f"{'at most' if closing == ']' else 'below'} {high}"
+    words = {"(0": "positive", "[0": "0 or more"}
+    return words.get(opening + low) or f"{'at least' if opening == '[' else 'above'} {low}"
 
 
 def members_of(kind: Any) -> tuple[Any, ...]:
@@ -123,12 +165,14 @@ def describe_kind(kind: Any) -> str:
     if get_origin(kind) is Literal:
         *first, last = map(str, get_args(kind))
         return f"{', '.join(first)} or {last}" if first else last
-    if get_origin(kind) is tuple:
-        return f"a list, each {describe_kind(get_args(kind)[0])}"
-    return _WORDS.get(kind) or str(kind)
+    if get_origin(kind) in (tuple, list):
+        kinds = get_args(kind)
+        size = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
+        return f"a list{size}, each {describe_kind(kinds[0])}"
+    return _WORDS.get(kind, "a table")
 
 
-def fit_value(value: Any, kind: Any) -> Any:
+def fit_value(value: Any, kind: Any, name: str = "the value") -> Any:
     """Convert a plain value to the type of a field: lists to tuples, text to paths, whole numbers to floats.
 
     Nothing else is converted: the text ``"3"`` is not a number, ``True`` is not a whole number, and an address
@@ -137,31 +181,67 @@ def fit_value(value: Any, kind: Any) -> Any:
     Raises
     ------
     TypeError
-        If the value does not fit.
+        If the value does not fit; the message names the entry, e.g. ``settings.heads``.
     """
     for member in members_of(kind):
-        origin = get_origin(member) or member
-        if member is types.NoneType:
-            if value is None:
-                return None
-        elif origin is Literal:
-            if isinstance(value, str) and value in get_args(member):
+        origin, inner = get_origin(member) or member, get_args(member)
+        if member in (Any, types.NoneType):
+            if value is None or (member is Any and _is_shallow(value, _MOST_LEVELS)):
                 return value
-        elif origin is tuple:
-            if isinstance(value, list | tuple):
-                return tuple(fit_value(item, get_args(member)[0]) for item in value)
+        elif origin is Literal:
+            if isinstance(value, str) and value in inner:
+                return value
+        elif origin in (tuple, list):
+            kinds = inner if len(inner) > 1 and inner[1] is not Ellipsis else None
+            if isinstance(value, list | tuple) and (kinds is None or len(kinds) == len(value)):
+                each = zip(value, kinds or itertools.repeat(inner[0]), strict=False)
+                return origin(fit_value(item, of, name) for item, of in each)
+        elif origin is dict:
+            if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+                return {
+                    key: fit_value(item, inner[1], f"{name}.{shortened(key)[1:-1]}")
+                    for key, item in value.items()
+                }
         elif member is Path:
-            if isinstance(value, str | Path) and "://" not in str(value):
+            if (
+                isinstance(value, str | Path)
+                and str(value)
+                and not any(part in str(value) for part in ("://", "\0"))
+            ):
                 return Path(value)
         elif member is float:
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST_FLOAT
+            if is_whole or isinstance(value, float):
                 return float(value)
-        elif issubclass(origin, Record):
+        elif isinstance(origin, type) and issubclass(origin, Record):
+            if isinstance(value, origin):
+                return value
             if isinstance(value, Mapping):
-                return member.from_mapping(value)
+                return record_of(origin, value, f"{name}.")
+        elif isinstance(value, str):
+            if member is str and "\0" not in value:
+                return value
         elif isinstance(value, origin) and (member is bool or not isinstance(value, bool)):
             return value
-    raise TypeError(describe_kind(kind))
+    message = f"{name} must be {describe_kind(kind)}, not {shortened(value)}"
+    raise TypeError(message)
+
+
+def fitted(value: Any, kind: Any, limits: str | None, name: str) -> tuple[Any, str | None]:
+    """Convert a value to the type of a field, and describe what is wrong with it, if anything."""
+    try:
+        value = fit_value(value, kind, name)
+    except TypeError as error:
+        return value, str(error)
+    for number in value if isinstance(value, tuple) else () if value is None else (value,):
+        if limits and (wanted := interval_fault(number, limits)):
+            return value, f"{name} must be {wanted}, not {shortened(number)}"
+    return value, None
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
 def plain(value: Any) -> Any:
@@ -183,11 +263,48 @@ class Record:
         """Return the values as JSON-ready types."""
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
+    def check_parts(self) -> None:
+        """Check entries of values that were read from a file, beyond their types; subclasses raise TypeError here."""
+
     @classmethod
     def from_mapping(cls: type[R], values: Mapping[str, Any]) -> R:  # noqa: PYI019  beartype knows no Self here
-        """Rebuild from what `to_mapping` returned; raises KeyError or TypeError if the values do not fit."""
-        kinds = get_type_hints(cls)
-        return cls(**{name: fit_value(value, kinds[name]) for name, value in values.items()})
+        """Rebuild from what `to_mapping` returned.
+
+        Raises
+        ------
+        TypeError
+            Naming every entry that is missing, unknown, of another type or outside its limits.
+        """
+        return record_of(cls, values)
+
+
+@functools.cache
+def _kinds(record: type[Record]) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
+def record_of(record: type[R], values: Mapping[str, Any], prefix: str = "") -> R:
+    """Rebuild a record, see `Record.from_mapping`; `prefix` names the entry that holds it, as in messages."""
+    fields = {field.name: field for field in dataclasses.fields(record)}
+    needed = [
+        name
+        for name, field in fields.items()
+        if field.default is field.default_factory is dataclasses.MISSING and name not in values
+    ]
+    faults = [f"{prefix}{name} is missing" for name in needed]
+    faults += [f"{prefix}{shortened(key)[1:-1]} is unknown" for key in values if key not in fields]
+    ready: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values:
+            ready[name], fault = fitted(
+                values[name], _kinds(record)[name], field.metadata.get("limits"), prefix + name
+            )
+            faults += [fault] if fault else []
+    if faults:
+        raise TypeError("; ".join(faults[:_MOST_FAULTS]))
+    made = record(**ready)
+    made.check_parts()
+    return made
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,22 +312,20 @@ class Config(Record):
     """Base of all configurations: limits, checked paths, and a digest of the values."""
 
     def __post_init__(self) -> None:
-        """Raise one `ConfigError` for missing values, numbers outside their limits, and broken rules."""
+        """Convert the values (text to paths, lists to tuples), and raise one `ConfigError` for all that are wrong."""
+        wrong: list[str] = []
         found: list[str] = []
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
             required, limits = field.metadata["required"], field.metadata["limits"]
-            if required and value in (None, ()):
+            kind = _kinds(type(self))[field.name]
+            value, fault = fitted(getattr(self, field.name), kind, limits, _shown(field))
+            object.__setattr__(self, field.name, value)  # the class is frozen
+            if fault:
+                wrong.append(fault)
+            elif required and value in (None, ()):
                 found.append(f"{_shown(field)} is missing: {required}")
-            if limits:
-                is_accepted, words = _LIMITS[limits]
-                numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-                found += [
-                    f"{_shown(field)} must be {words}, not {number}"
-                    for number in numbers
-                    if not (is_accepted(number) and math.isfinite(number))
-                ]
-        check([*found, *self.faults()])
+        # Rules between fields need values of the right type.
+        check([*found, *wrong] if wrong else [*found, *self.faults()])
 
     def faults(self) -> list[str | None]:
         """List contradictions between fields; subclasses override this."""
@@ -260,21 +375,7 @@ class Config(Record):
         ConfigError
             On unknown keys (with the nearest known one), wrong types, and values outside the limits of a field.
         """
-        kinds = get_type_hints(cls)
-        names = {key: field_name(key) for key in values}
-        shown = {field.name: _shown(field) for field in dataclasses.fields(cls)}
-        check([unknown_fault(cls.__name__, [key for key, name in names.items() if name not in kinds], kinds)])
-        ready: dict[str, Any] = {}
-        faults: list[str] = []
-        for key, name in names.items():
-            try:
-                ready[name] = fit_value(values[key], kinds[name])
-            except TypeError:
-                faults.append(
-                    f"{shown[name]} must be {describe_kind(kinds[name])}, not {plain(values[key])!r}"
-                )
-        check(faults)
-        return cls(**ready)
+        return cls(**named(values, _kinds(cls), cls.__name__))
 
     def digest(self, *, leave_out: Collection[str] = ()) -> str:
         """Hash the values; `leave_out` names the fields that do not change a result (paths, workers)."""
@@ -293,6 +394,10 @@ def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
     kind = match[1] if match else "file"
     if path.exists():
         is_folder = path.is_dir()
+        if is_folder and kind == "file" and path.suffix != ".zarr":  # a slide may be a folder of OME-Zarr
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            example = f" Give one of its files, such as {files[0]}." if files else ""
+            return f"Not a file, but a folder: {path} ({_shown(field)}).{example}"
         if kind != "store" or ((path / "zarr.json").exists() if is_folder else zipfile.is_zipfile(path)):
             return None
         found = "has no zarr.json" if is_folder else "is not a ZIP file (packed store)"

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from spam.errors import shortened
+
 from .config import Config, flag, option
 from .graph_config import DEFAULT_K
 from .store_format import FeatureDtype
@@ -55,7 +57,9 @@ class InputConfig(FolderOptions):
     )
     donor: str | None = _data(None, "donor of the section (default: obs['patient'], ['donor'], ['donor_id'])")
     mpp: float | None = _data(
-        None, "µm per full-resolution pixel (default: from the h5ad, else from the slide)", limits=">0"
+        None,
+        "µm per full-resolution pixel (default: from the h5ad, else from the slide)",
+        limits="[0.01,100]",
     )
     counts_layer: str | None = _data(
         None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
@@ -68,7 +72,9 @@ class InputConfig(FolderOptions):
         None,
         "read the table's x as row and y as column (default: no, after a comparison with h5ad and tissue)",
     )
-    id_offset: int = _data(0, "add this to the table's integer ids before joining")
+    id_offset: int = _data(
+        0, "add this to the table's integer ids before joining", limits="[-1000000000,1000000000]"
+    )
     id_strip_suffix: str | None = _data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
     )
@@ -96,10 +102,10 @@ class EmbedConfig(InputConfig):
     tile_um: tuple[float, ...] = _model(
         (),
         "side of a tile in µm; repeat for several scales (default: 112, or the extent of the tile files)",
-        limits=">0",
+        limits="(0,100000]",
     )
     tile_px: tuple[int, ...] = _model(
-        (), "side of a tile in full-resolution slide pixels, instead of --tile-um", limits=">0"
+        (), "side of a tile in full-resolution slide pixels, instead of --tile-um", limits="[1,100000]"
     )
     revision: str | None = _model(
         None, "branch, tag or commit of the encoder's Hub repository, instead of the pinned one"
@@ -113,7 +119,7 @@ class EmbedConfig(InputConfig):
         "source of the tiles: the table, or a grid over the tissue of --root (a slide or a folder of slides)",
     )
     stride_um: float | None = _data(
-        None, "step of the grid in µm, with --tiles grid (default: the smallest tile)", limits=">0"
+        None, "step of the grid in µm, with --tiles grid (default: the smallest tile)", limits="(0,100000]"
     )
     dihedral: bool = _model(
         False,
@@ -123,11 +129,13 @@ class EmbedConfig(InputConfig):
         False,
         "mark unreadable tiles in the store and continue, instead of stopping at the first one",
     )
-    batch_size: int = _advanced(64, "tiles per forward pass", flags=("--img-batch-size",), limits=">=1")
+    batch_size: int = _advanced(
+        64, "tiles per forward pass", flags=("--img-batch-size",), limits="[1,1000000]"
+    )
     num_workers: int | None = _advanced(
         None,
         "threads that read and resample tiles (default: 2; with a GPU one per core, up to 16)",
-        limits=">=0",
+        limits="[0,1024]",
     )
     device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = _advanced(False, "run the encoder in mixed precision")
@@ -139,7 +147,7 @@ class EmbedConfig(InputConfig):
     chunk_rows: int | None = _advanced(
         None,
         "spots per chunk of the store; a killed run loses at most one chunk (default: about 2 MB)",
-        limits=">=1",
+        limits="[1,100000000]",
     )
     licence: str | None = _output(
         None, "licence of counts and images, e.g. CC-BY-4.0: decides whether the store may be shared"
@@ -171,7 +179,7 @@ class EmbedConfig(InputConfig):
         ]
         replaced = [name for name in given if name not in (flag("from_"), *of_folder)]
         replaced += [flag("root")] if self.root is not None else []
-        part = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
+        part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard or "1/1")
         rules = {
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
             f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
@@ -189,7 +197,7 @@ class EmbedConfig(InputConfig):
             f"--manifest gives these per section; omit {', '.join(per_section)}": not is_grid
             and is_cohort
             and per_section,
-            f"--shard must be i/n with i from 1 to n, such as 2/8, not {self.shard!r}": part is None
+            f"--shard must be i/n with i from 1 to n, such as 2/8, not {shortened(self.shard)}": part is None
             or not 1 <= int(part[1]) <= int(part[2]),
             "--overwrite cannot be combined with --shard: parts would delete each other's work": self.shard
             and self.overwrite,
@@ -222,13 +230,13 @@ class FeatureOptions(Config):
     )
     enc_name: str | None = _data(None, "encoder whose features to use (default: the only one in the store)")
     tile_um: tuple[float, ...] = _data(
-        (), "tile sizes to use together, in µm (default: all that every section has)"
+        (), "tile sizes to use together, in µm (default: all that every section has)", limits="(0,100000]"
     )
     dihedral: bool = _data(
         False,
         "use features averaged over the symmetries of the tile (default: whichever kind the store has)",
     )
-    k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits=">=1")
+    k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits="[1,10000]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

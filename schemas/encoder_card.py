@@ -1,8 +1,14 @@
 """Cards of encoders and of their adapters: what is needed to build them, feed them, and share their features."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Literal
+
+from spam.errors import shortened
+
+from .config import Record, number, record_of
+from .tile_spec import check_tiles
 
 Pooling = Literal["model", "cls", "mean", "cls+mean", "stages"]
 
@@ -15,7 +21,7 @@ ADAPTER_FORMAT, ADAPTER_VERSION = "spam-adapter", 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderCard:
+class EncoderCard(Record):
     """One tile encoder, as data.
 
     Attributes
@@ -68,16 +74,16 @@ class EncoderCard:
 
     name: str
     source: str
-    dim: int
+    dim: int = number("[1,1000000]")
     hub_id: str | None = None
     architecture: str = ""
     kwargs: tuple[tuple[str, Any], ...] = ()
     revision: str | None = None
     weights_file: str | None = None
     layout: WeightLayout = "timm"
-    input_px: int = 224
-    resize_px: int | None = None
-    native_mpp: float | None = None
+    input_px: int = number("[1,10000]", 224)
+    resize_px: int | None = number("[1,10000]", None)
+    native_mpp: float | None = number("(0,10000]", None)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -104,8 +110,30 @@ class EncoderCard:
         return plain | lists
 
 
+def check_card(values: Mapping[str, Any]) -> None:
+    """Check the card of an encoder in the metadata of features or of an adapter; unknown entries are of other versions.
+
+    Raises
+    ------
+    TypeError
+        If an entry is missing or of another type.
+    """
+    card = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(EncoderCard)}
+    card |= {
+        "source": values.get("source", ""),
+        "dim": values.get("dim", 1),
+    }  # imported features may lack them
+    if isinstance(card["kwargs"], Mapping):
+        card["kwargs"] = tuple(card["kwargs"].items())
+    record_of(
+        EncoderCard,
+        {key: value for key, value in card.items() if value is not dataclasses.MISSING},
+        "encoder.",
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterCard:
+class AdapterCard(Record):
     """One LoRA adapter, as data: its encoder and its training data.
 
     Attributes
@@ -130,6 +158,8 @@ class AdapterCard:
         Options of the run, without folders.
     software
         Package versions.
+    format, version
+        Of the file.
     """
 
     encoder: dict[str, Any]
@@ -139,27 +169,24 @@ class AdapterCard:
     train_sections: tuple[str, ...]
     val_sections: tuple[str, ...]
     genes: tuple[str, ...]
-    epochs: int
-    best_epoch: int
+    epochs: int = number("[0,1000000]")
+    best_epoch: int = number("[0,1000000]")
     history: list[dict[str, float]]
     config: dict[str, Any]
     software: dict[str, str]
+    format: str = ADAPTER_FORMAT
+    version: int = ADAPTER_VERSION
 
     @property
     def encoder_name(self) -> str:
         """Name of the adapted encoder, in feature keys and for ``--enc-name``."""
         return f"{self.encoder['name']}-lora-{self.adapter_sha256[:8]}"
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types, with the format's name and version."""
-        return {"format": ADAPTER_FORMAT, "version": ADAPTER_VERSION, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> "AdapterCard":
-        """Rebuild from `to_mapping`; ValueError if format or version differ."""
-        kept = dict(values)
-        if (found := (kept.pop("format"), kept.pop("version"))) != (ADAPTER_FORMAT, ADAPTER_VERSION):
-            message = f"format {found[0]} {found[1]}, expected {ADAPTER_FORMAT} {ADAPTER_VERSION}"
-            raise ValueError(message)
-        tuples = {key: tuple(kept[key]) for key in ("tiles", "train_sections", "val_sections", "genes")}
-        return cls(**{**kept, **tuples})
+    def check_parts(self) -> None:
+        """Check the entries that are mappings, and the version."""
+        if (self.format, self.version) != (ADAPTER_FORMAT, ADAPTER_VERSION):
+            found = f"{self.format:.60} {shortened(self.version)}"
+            message = f"it is of format {found}, expected {ADAPTER_FORMAT} {ADAPTER_VERSION}"
+            raise TypeError(message)
+        check_card(self.encoder)
+        check_tiles(self.tiles)

@@ -16,6 +16,6 @@ class GraphConfig(Config):
         None, "feature store, which gets the graphs", required="run `spam embed` first"
     )
     sections: tuple[str, ...] = option((), "sections, e.g. C2,C3 (default: all in the store)")
-    k_spatial: int = option(DEFAULT_K, "spatial neighbours per spot", limits=">=1")
-    k_features: int = option(15, "neighbours per spot in feature space", limits=">=1")
+    k_spatial: int = option(DEFAULT_K, "spatial neighbours per spot", limits="[1,10000]")
+    k_features: int = option(15, "neighbours per spot in feature space", limits="[1,10000]")
     overwrite: bool = option(False, "rebuild existing graphs")

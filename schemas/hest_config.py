@@ -25,14 +25,16 @@ class HestConfig(Config):
         DEFAULT_ENCODER, "encoder of the patches; with --features the folder name of its embeddings"
     )
     features: Path | None = option(
-        None, "existing embeddings: FOLDER/TASK/ENCODER/SAMPLE.h5 with embeddings and barcodes"
+        None, "folder of existing embeddings: TASK/ENCODER/SAMPLE.h5 with embeddings and barcodes"
     )
     solver: HestSolver = option(
         "sklearn",
         "sklearn: the benchmark's own calls, needs `pip install 'spam-st[hest]'`; exact: the same model in "
         "closed form, without random numbers",
     )
-    batch_size: int = option(64, "patches per forward pass", flags=("--img-batch-size",), limits=">=1")
+    batch_size: int = option(
+        64, "patches per forward pass", flags=("--img-batch-size",), limits="[1,1000000]"
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     out_dir: Path | None = option(
         None, "folder for hest.md, hest.json and new embeddings", required="give a folder for the results"

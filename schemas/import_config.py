@@ -27,7 +27,7 @@ class ImportConfig(FolderOptions):
     section: str | None = option(None, "name of the section (default: from the folder)", panel="Data")
     donor: str | None = option(None, "donor of the section", panel="Data")
     mpp: float | None = option(
-        None, "µm per full-resolution pixel (default: from the folder)", limits=">0", panel="Data"
+        None, "µm per full-resolution pixel (default: from the folder)", limits="[0.01,100]", panel="Data"
     )
     overwrite: bool = option(False, "replace existing files of the section", panel="Output")
 

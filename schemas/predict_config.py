@@ -38,7 +38,7 @@ class PredictConfig(Config):
     depth: float | None = output(
         None,
         "library size for which mu and the intervals are given (default: median of the training spots)",
-        limits=">0",
+        limits="(0,1000000000]",
     )
     plots: bool = output(True, "draw histogram, scatter plots and expression maps")
     plot_genes: tuple[str, ...] = output(
@@ -46,4 +46,4 @@ class PredictConfig(Config):
     )
     overwrite: bool = output(False, "replace the predictions in --out-dir")
     device: str = advanced("auto", "auto, cpu, cuda or cuda:N")
-    batch_size: int = advanced(1024, "spots per step", limits=">=1")
+    batch_size: int = advanced(1024, "spots per step", limits="[1,1000000]")

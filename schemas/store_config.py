@@ -9,6 +9,14 @@ from .config import Config, option
 ForeignKind = Literal["trident", "clam", "slide2vec", "npy", "h5ad"]
 """Program or format of foreign features; `spam.store.foreign_files` recognises them."""
 
+ExportFormat = Literal[
+    "h5ad", "zarr", "csv", "parquet", "mex", "geojson", "ome-tiff", "vitessce", "spatialdata"
+]
+FEATURE_FORMATS: tuple[ExportFormat, ...] = ("h5ad", "zarr", "csv", "parquet", "spatialdata")
+"""Formats with the features of a store."""
+GENE_FORMATS: tuple[ExportFormat, ...] = ("geojson", "ome-tiff", "vitessce")
+"""Formats with some genes, or that show one first."""
+
 _STORE = "store: a folder, a packed store (.zip), or an address such as s3://bucket/cohort.zarr"
 _SECTIONS = "sections, e.g. C2,C3 (default: all)"
 _FEATURES = "features, by key or encoder name (default: all)"
@@ -19,7 +27,6 @@ _NO_PLACES = "leave out coordinates, graphs, overview image, file names and obs 
 _KEEP_OBS = "obs columns to keep although counts or coordinates are left out, e.g. label"
 _SELECT = "select cohort.zarr part.zarr --sections C2"
 _MERGE = "merge all.zarr a.zarr b.zarr"
-_EXPORT = "export cohort.zarr out --to h5ad"
 _IMPORT = "import cohort.zarr C2.h5 --section C2"
 _PUSH = "push cohort.zarr hf://datasets/org/name"
 _PULL = "pull hf://datasets/org/name cohort.zarr"
@@ -104,13 +111,40 @@ class UnpackConfig(Config):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig(Config):
-    """Options of `spam store export`."""
+    """Options of `spam export`."""
 
-    store: Path | str | None = _argument(_STORE, _EXPORT)
-    out: Path | None = _argument("folder to write one file (or folder) per section to", _EXPORT)
-    to: Literal["h5ad", "zarr", "parquet"] = option("h5ad", "AnnData as HDF5 or Zarr, or a Parquet table")
+    source: Path | str | None = option(
+        None,
+        "predictions (.h5ad), or a store: a folder, a packed store (.zip), or an address",
+        required="run e.g. spam export cohort.zarr out --format h5ad",
+        is_argument=True,
+    )
+    out: Path | None = option(
+        None,
+        "folder to write one file (or folder) per section to",
+        required="run e.g. spam export cohort.zarr out --format h5ad",
+        is_argument=True,
+    )
+    format: ExportFormat = option(
+        "h5ad",
+        "AnnData (h5ad, zarr), tables (csv, parquet), Space Ranger's folder (mex), QuPath (geojson), maps (ome-tiff), "
+        "vitessce or spatialdata",
+        flags=("--to",),
+    )
     sections: tuple[str, ...] = option((), _SECTIONS)
-    features: tuple[str, ...] = option((), _FEATURES)
+    features: tuple[str, ...] = option((), f"{_FEATURES}; for {', '.join(FEATURE_FORMATS)}")
+    genes: tuple[str, ...] = option(
+        (), f"genes for {', '.join(GENE_FORMATS)} (default: the 20 best predicted, or the most variable)"
+    )
+
+    def faults(self) -> list[str | None]:
+        """List options that the format does not use."""
+        no_features = self.features and self.format not in FEATURE_FORMATS
+        no_genes = self.genes and self.format not in GENE_FORMATS
+        return [
+            f"--format {self.format} holds no features; omit --features" if no_features else None,
+            f"--format {self.format} holds all genes; omit --genes" if no_genes else None,
+        ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +163,16 @@ class ImportConfig(Config):
     )
     enc_name: str | None = option(None, "encoder that made the features (default: as in the file)")
     licence: str | None = option(None, "licence of that encoder's features (default: unknown)")
-    tile_um: float | None = option(None, "side of a tile in µm (default: as in the file)")
-    tile_px: int | None = option(None, "side of a tile in full-resolution pixels, instead of --tile-um")
+    tile_um: float | None = option(
+        None, "side of a tile in µm (default: as in the file)", limits="(0,100000]"
+    )
+    tile_px: int | None = option(
+        None, "side of a tile in full-resolution pixels, instead of --tile-um", limits="[1,100000]"
+    )
     tolerance_um: float = option(
         1.0,
         "largest distance of a tile's centre from its spot, in µm (in pixels if the scale is unknown)",
-        limits=">=0",
+        limits="[0,100000]",
     )
     dtype: Literal["float16", "float32"] = option("float16", "number format of the stored features")
     overwrite: bool = option(False, "replace features of that name")

@@ -9,16 +9,19 @@ from typing import Any, Literal
 
 from spam.errors import shortened
 
-from .config import Record
+from .config import Record, number
+from .encoder_card import check_card
+from .tile_spec import check_tiles
 
 STORE_FORMAT = "spam-store"
-STORE_VERSION = 2
+STORE_VERSION = 3
 UNKNOWN_WEIGHTS = "unknown"
 """Digest of the encoder's weights where features were computed by other software."""
 
 QUALITY = "quality"
 """Origin of arrays that hold quality measures of the tiles instead of features."""
 
+_SIZE = "[0,9223372036854775807]"
 FeatureDtype = Literal["float16", "float32"]
 """Number formats of stored features."""
 
@@ -74,7 +77,7 @@ class SourceFile(Record):
 
     role: Literal["h5ad", "csv", "slide", "tiles", "folder"]
     name: str
-    n_bytes: int
+    n_bytes: int = number(_SIZE)
     sha256: str
 
 
@@ -111,13 +114,13 @@ class SectionMeta(Record):
 
     name: str
     donor: str | None
-    n_spots: int
-    n_genes: int
+    n_spots: int = number("[1,1000000000]")
+    n_genes: int = number("[0,10000000]")
     has_counts: bool
-    mpp: float | None
+    mpp: float | None = number("(0,10000]")
     mpp_source: str | None
-    slide_width_px: int | None
-    slide_height_px: int | None
+    slide_width_px: int | None = number(_SIZE)
+    slide_height_px: int | None = number(_SIZE)
     sources: tuple[SourceFile, ...]
     software: dict[str, str]
     has_coordinates: bool = True
@@ -144,9 +147,9 @@ class Sampling(Record):
         Filter of the resampling to the encoder's input, antialiased.
     """
 
-    mpp: float | None
-    native_px: float
-    level: int | None
+    mpp: float | None = number("(0,10000]")
+    native_px: float = number("(0,10000000]")
+    level: int | None = number("[0,100]")
     padding: Literal["edge"]
     interpolation: Literal["bicubic", "bilinear"]
 
@@ -196,12 +199,17 @@ class FeatureMeta(Record):
     tile: dict[str, Any]
     sampling: Sampling | None
     precision: Literal["float32", "float16", "bfloat16"] | None
-    dim: int
+    dim: int = number("[1,1000000]")
     dtype: FeatureDtype
-    chunk_rows: int
+    chunk_rows: int = number("[1,1000000000]")
     software: dict[str, str]
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
+
+    def check_parts(self) -> None:
+        """Check the entries that are mappings."""
+        check_card(self.encoder)
+        check_tiles([self.tile])
 
 
 _OF_CARD = (
@@ -265,11 +273,11 @@ class GraphMeta(Record):
     """
 
     kind: Literal["spatial", "features"]
-    k: int
+    k: int = number("[0,1000000]")
     metric: Literal["euclidean", "cosine"]
     unit: str
-    sigma: float
+    sigma: float = number("[0,1e300]")
     backend: str
     features_key: str | None = None
     features_identity: str | None = None
-    recall: float = 1.0
+    recall: float = number("[0,1]", 1.0)

@@ -1,9 +1,12 @@
 """What a tile is (its extent on the slide and its size for the encoder), and the measures and flags of its quality."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from spam.errors import ConfigError
+
+from .config import Record, number, record_of
 
 MEASURES = ("readable", "tissue", "pen", "sharpness")
 """Columns of a quality array, float32 (see `spam.tiles.measure_quality`).
@@ -22,7 +25,7 @@ _BLURRED_BELOW = 0.4  # sharp tiles of tissue have 0.45 and more, tiles blurred 
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TileSpec:
+class TileSpec(Record):
     """A square tile: its extent on the slide, and the size that it is resampled to for the encoder.
 
     Exactly one of `tile_um` and `tile_px` is set. Three sizes must not be confused: the extent in tissue
@@ -40,9 +43,9 @@ class TileSpec:
         Side of the encoder's input in pixels.
     """
 
-    tile_um: float | None = None
-    tile_px: int | None = None
-    out_px: int = 224
+    tile_um: float | None = number("(0,100000]", None)
+    tile_px: int | None = number("[1,100000]", None)
+    out_px: int = number("[1,10000]", 224)
 
     def __post_init__(self) -> None:
         if (self.tile_um is None) == (self.tile_px is None):
@@ -73,9 +76,11 @@ class TileSpec:
             raise ConfigError(message)
         return self.tile_um / mpp
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)
+
+def check_tiles(tiles: Sequence[Mapping[str, Any]]) -> None:
+    """Check tile specs in the metadata of features, a checkpoint or an adapter; TypeError or ConfigError if one does not fit."""
+    for i, tile in enumerate(tiles):
+        record_of(TileSpec, tile, f"tile {i + 1}: ")
 
 
 def flag_column(flag: TileFlag) -> str:

@@ -22,23 +22,23 @@ class TrainingConfig(FeatureOptions):
     save_dir: Path | None = output(
         None, "folder for best.safetensors, last.safetensors and the log", required="give a new folder"
     )
-    epochs: int = training(50, "passes over the training spots", limits=">=1")
-    batch_size: int = training(64, "spots per step", limits=">=1")
-    lr: float = training(3e-4, "learning rate of AdamW", limits=">0")
-    weight_decay: float = training(0.05, "weight decay of AdamW", limits=">=0")
+    epochs: int = training(50, "passes over the training spots", limits="[1,100000]")
+    batch_size: int = training(64, "spots per step", limits="[1,1000000]")
+    lr: float = training(3e-4, "learning rate of AdamW", limits="(0,100]")
+    weight_decay: float = training(0.05, "weight decay of AdamW", limits="[0,100]")
     dropout: float = training(0.1, "dropout of activations", limits="[0,1)")
-    n_components: int = model(256, "principal components of the image features", limits=">=1")
+    n_components: int = model(256, "principal components of the image features", limits="[1,100000]")
     use_hvg: bool = data(True, "model only the most variable genes of the training sections")
     n_top_genes: int = data(
-        541, "number of most variable genes; the 50 genes of the HEST board are added", limits=">=1"
+        541, "number of most variable genes; the 50 genes of the HEST board are added", limits="[1,1000000]"
     )
-    seed: int = training(0, "random seed", limits=">=0")
+    seed: int = training(0, "random seed", limits="[0,4294967295]")
     device: str = advanced("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = advanced(False, "train in mixed precision (losses stay in float32)")
     amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = advanced(
         "auto", "floating-point format of --amp; auto is bf16"
     )
-    num_workers: int = advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits=">=0")
+    num_workers: int = advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits="[0,1024]")
     overwrite: bool = output(False, "replace the run in --save-dir")
 
 
@@ -50,10 +50,10 @@ class PretrainConfig(TrainingConfig):
         "joint", "align the image with gene expression and the spatial neighbourhood, or with one of them"
     )
     batch_size: int = training(
-        64, "spots per step; each is contrasted with all others of the batch", limits=">=2"
+        64, "spots per step; each is contrasted with all others of the batch", limits="[2,1000000]"
     )
-    proj_dim: int = model(128, "length of the shared embedding", limits=">=1")
-    temperature: float = training(0.15, "temperature of InfoNCE", limits=">0")
+    proj_dim: int = model(128, "length of the shared embedding", limits="[1,8192]")
+    temperature: float = training(0.15, "temperature of InfoNCE", limits="[0.0001,100]")
     mixing: float = training(
         0.5, "weight of the image-to-other direction of InfoNCE; the other has the rest", limits="[0,1]"
     )
@@ -87,12 +87,12 @@ class FinetuneConfig(TrainingConfig):
     epochs: int = training(
         30,
         "largest number of passes over the training spots; the best number is chosen on held-out spots",
-        limits=">=1",
+        limits="[1,100000]",
     )
-    lr: float = training(1e-3, "learning rate of AdamW", limits=">0")
-    weight_decay: float = training(0.1, "weight decay of AdamW", limits=">=0")
+    lr: float = training(1e-3, "learning rate of AdamW", limits="(0,100]")
+    weight_decay: float = training(0.1, "weight decay of AdamW", limits="[0,100]")
     dropout: float = training(0.4, "dropout of image inputs and activations", limits="[0,1)")
-    members: int = model(4, "networks with different initial weights, averaged", limits=">=1")
+    members: int = model(4, "networks with different initial weights, averaged", limits="[1,100]")
     path: Literal["mean", "ridge"] = model(
         "mean",
         "baseline that the networks correct: the mean of the training sections, or ridge regression on the image",
@@ -101,14 +101,16 @@ class FinetuneConfig(TrainingConfig):
         "none",
         "cross-attention to spatial neighbours, to similar spots of other sections (needs --with-bank), or both",
     )
-    fuse_dim: int = model(128, "width of the attention and of the merged embedding", limits=">=1")
-    heads: int = model(4, "attention heads; must divide --fuse-dim", limits=">=1")
+    fuse_dim: int = model(128, "width of the attention and of the merged embedding", limits="[1,8192]")
+    heads: int = model(4, "attention heads; must divide --fuse-dim", limits="[1,1024]")
     merge: Literal["gated-sum", "concat-proj"] = model(
         "gated-sum", "how image, neighbours and references are merged"
     )
     likelihood: Literal["zinb", "nb", "poisson"] = model("zinb", "distribution of the raw counts")
-    n_neighbours: int = model(8, "spatial neighbours in the attention of a spot, at most --k", limits=">=2")
-    n_references: int = model(16, "spots of other sections in the attention of a spot", limits=">=2")
+    n_neighbours: int = model(
+        8, "spatial neighbours in the attention of a spot, at most --k", limits="[2,1000]"
+    )
+    n_references: int = model(16, "spots of other sections in the attention of a spot", limits="[2,10000]")
     with_bank: bool = output(
         False,
         "store the expression of all training spots in the checkpoint, for --attend references or both and for panels of "

@@ -17,6 +17,7 @@ from .schemas.import_config import ImportConfig as ImportConfig
 from .schemas.predict_config import PredictConfig as PredictConfig
 from .schemas.simulate_config import DemoConfig as DemoConfig
 from .schemas.simulate_config import SimulateConfig as SimulateConfig
+from .schemas.store_config import ExportConfig as ExportConfig
 from .schemas.training_config import FinetuneConfig as FinetuneConfig
 from .schemas.training_config import PretrainConfig as PretrainConfig
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .embedding import adapt as adapt
     from .embedding import embed as embed
     from .evaluation import benchmark as benchmark
+    from .exports import export as export
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
@@ -43,6 +45,7 @@ _MODULE_OF = {
     "demo": "simulation.demo",
     "diagnose": "diagnosis",
     "embed": "embedding",
+    "export": "exports",
     "finetune": "training",
     "hest_benchmark": "hest_tasks",
     "import_folder": "sections.lab_file_writer",

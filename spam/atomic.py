@@ -81,9 +81,10 @@ def claimed(folder: Path, flag: str, *, name: str = _LOCK, wait_s: float = 0.0) 
     try:
         yield
     finally:
-        path.unlink(
-            missing_ok=True
-        )  # before its release: a lock file that is gone is not taken by who waits for it
+        with suppress(PermissionError):  # an open file on Windows
+            path.unlink(
+                missing_ok=True
+            )  # before its release: who waits for it does not take a file that is gone
         lock.release()
         with suppress(OSError):  # not empty
             for place in made:

@@ -314,7 +314,7 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
         shape: tuple[int, ...] = ()
         if isinstance(images, h5py.Dataset) and images.dtype == np.uint8:
             shape = images.shape
-        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        if not isinstance(images, h5py.Dataset) or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
             message = f"'img' of {patches} is not an array of square RGB patches, uint8 (n, px, px, 3)."
             raise SectionError(message)
         refuse_claims(images)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
@@ -139,7 +140,7 @@ class PredictReport:
         if self.context is not None:
             lines.append(self.context.sentence())
         if 0 < self.n_unmeasured < n_genes:
-            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes and self.gene_advice else ""
+            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes else ""
             lines.append(
                 f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
                 f"{self.gene_advice}".rstrip(". ")
@@ -203,24 +204,33 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         predicted = dataclasses.replace(predicted, provenance={**predicted.provenance, **known})
     with staged(out, last=_WRITTEN[0], obsolete=_WRITTEN) as folder:
         files = [folder / "predictions.h5ad", *(folder / f"predictions.{name}" for name in config.formats)]
-        given = None if context is None else (context.is_given_spot, context.is_given_gene)
-        write_predictions(predicted, files[0], given=given)
+        of_section = () if section.genes is None else section.genes.tolist()
+        unmeasured = {*predicted.genes} - {*of_section}
+        measured = _measured(section, predicted.genes) if len(unmeasured) < len(predicted.genes) else None
+        board = score_predicted(section, predictor, predicted, context)
+        write_predictions(
+            predicted,
+            section,
+            files[0],
+            measured=measured,
+            accuracy=None if board is None else _accuracy(board),
+            given=None if context is None else (context.is_given_spot, context.is_given_gene),
+        )
         for path in files[1:]:
             write_table(predicted, path)
-        board = score_predicted(section, predictor, predicted, context)
         if board is not None:
             files += [folder / "metrics.json", folder / "genes.csv"]
             write_text(folder / "genes.csv", board.gene_table().to_csv())
         if config.plots:
-            files += _draw(folder, config.plot_genes, section, predicted, board, context)
-        measured = () if section.genes is None else section.genes.tolist()
+            truth = None if board is None else measured
+            files += _draw(folder, config.plot_genes, section, predicted, board, truth, context)
         report = PredictReport(
             predicted=predicted,
-            n_unmeasured=len({*predicted.genes} - {*measured}),
+            n_unmeasured=len(unmeasured),
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
             unscored=None if board is not None else _why_unscored(section, predicted),
-            gene_advice=advice_on_names(measured, predicted.genes) if measured else "",
+            gene_advice=advice_on_names(of_section, predicted.genes) if of_section else "",
         )
         if board is not None:
             shown = {
@@ -282,6 +292,7 @@ def _draw(
     section: StoredSection,
     predicted: PredictedSection,
     board: BoardReport | None,
+    measured: Float32[Array, "n_spots n_genes"] | None,
     context: Context | None,
 ) -> list[Path]:
     """Draw maps and, with ground truth, the histogram and the scatter plots of the scored entries."""
@@ -294,7 +305,7 @@ def _draw(
         genes = [str(names[i]) for i in np.argsort(-np.asarray(rank), kind="stable")[:_N_DRAWN]]  # NaN last
     columns = [predicted.genes.index(gene) for gene in genes]
     prediction = predicted.unclipped[:, columns].clip(min=0)
-    truth = None if board is None else _measured(section, genes)
+    truth = None if measured is None else measured[:, columns]
     is_scored = np.ones(prediction.shape, dtype=bool)
     given, overview = None, section.overview()
     if context is not None:
@@ -321,6 +332,12 @@ def _draw(
     shown = [genes[i] for i in np.flatnonzero(is_scored.any(axis=0))]
     plot_scatter(truth[entries], prediction[entries], shown, scatter)
     return [maps, histogram, scatter]
+
+
+def _accuracy(board: BoardReport) -> pd.DataFrame:
+    """Scores of the model for each gene on this section, as ``section_pearson`` etc."""
+    scores = board.gene_table().filter(regex=rf"^{MODEL}\.")
+    return scores.rename(columns=lambda name: f"section_{name.removeprefix(f'{MODEL}.')}")
 
 
 def _measured(section: StoredSection, genes: Sequence[str]) -> Float32[Array, "n_spots n_genes"]:

@@ -49,6 +49,13 @@ def test_an_unknown_encoder_is_reported_without_torch(tmp_path: Path) -> None:
     assert not {"torch", "timm"} & set(loaded_after(code))
 
 
+def test_a_wrong_path_in_a_manifest_is_reported_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "sections.csv").write_text("section,csv,root\nC2,nosuch.csv,.\n")
+    options = ["--manifest", f"{tmp_path}/sections.csv", "--store", f"{tmp_path}/s.zarr"]
+    code = command("embed", *options).replace("end.code == 0", "end.code == 2")
+    assert not {"torch", "timm"} & set(loaded_after(code))
+
+
 def test_store_reads_without_torch() -> None:
     assert "torch" not in loaded_after("import spam.store")
 

@@ -31,7 +31,6 @@ from spam.store import (
     chunk_slices,
     default_chunk_rows,
     filled_store,
-    readable_spots,
 )
 from spam.tiles import TileBatch, overview
 from spam.typing import Array, Float32, Int64
@@ -71,7 +70,7 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
             is_compiled=config.compile,
             lora=config.lora,
         )
-        with filled_store(plan.store, needs_features=True) as store:
+        with filled_store(plan.store) as store:
             run = _Run(store, encoder, config, shard, progress)
             for planned in plan.sections:
                 run.require_same_settings(planned)
@@ -166,7 +165,6 @@ class _Run:
             ensure_spatial_graph(
                 stored, k=DEFAULT_K
             )  # for readers of the store: training uses the same graph
-            readable_spots(stored, [array.features.key for array in arrays])  # an error without any
             _warn_of_equal_features(self.store, stored)
         planned.files.close()  # a PNG or JPEG is in memory as a whole
         return SectionReport(

@@ -31,6 +31,7 @@ from spam.tiles import (
     locate,
     open_slide,
     read_batches,
+    require_sizes,
     resolve_tile_specs,
     sweep_order,
 )
@@ -250,14 +251,16 @@ def _warn_of_gene_names(
         ),
         ("", None),
     )
-    if section.genes is None or genes is None or h5ad is None:
+    if section.genes is None or genes is None:
         return
     n_shared = len({*section.genes.tolist()} & {*genes.tolist()})
     if n_shared < ENOUGH * min(len(section.genes), len(genes)):
         _log.warning(
             "section %s shares only %d of its %d gene names with section %s. %s",
             *(section.name, n_shared, len(section.genes), name),
-            advice_on_names(section.genes, genes, read_h5ad(h5ad).other_gene_names()),
+            advice_on_names(
+                section.genes, genes, None if h5ad is None else read_h5ad(h5ad).other_gene_names()
+            ),
         )
 
 
@@ -331,6 +334,8 @@ def _plan_section(
         _log.warning("section %s: %s", section.name, note)
     mpp_note = None if slide is None else slide.mpp_note
     specs = resolve_tile_specs(section, config, input_px=encoder.input_px, mpp_note=mpp_note)
+    if slide is not None:
+        require_sizes(specs, section, slide)
     largest_first = sorted(specs, key=lambda spec: -spec.native_px(section.mpp))
     for spec in largest_first if config.skip_bad_tiles else largest_first[:1]:
         # Opens every tile file, and compares their sizes with the tile's.

@@ -136,14 +136,15 @@ def read_adapter(folder: Path) -> AdapterCard:
     EncoderError
         If the files are damaged, changed or of another version.
     """
+    folder = Path(folder)
     subject = f"--lora {str(folder)!r}"
     if missing := [name for name in (CARD, CONFIG, WEIGHTS) if not (folder / name).is_file()]:
         message = f"{subject} is not an adapter, it lacks {', '.join(missing)}. Give the --save-dir of `spam adapt`."
         raise MissingInputError(message)
     try:
-        card = AdapterCard.from_mapping(json.loads((folder / CARD).read_text(encoding="utf-8")))
+        card = AdapterCard.from_mapping(_read_object(folder / CARD))
         digest = _digest(folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         message = f"{subject}: {CARD} or {CONFIG} is damaged ({error}). Copy the folder again, or repeat `spam adapt`."
         raise EncoderError(message) from error
     if digest != card.adapter_sha256:
@@ -185,6 +186,7 @@ def merge_adapter(network: TileNetwork, folder: Path) -> TileNetwork:
     EncoderError
         If the adapter belongs to other weights or is damaged, or peft is missing.
     """
+    folder = Path(folder)
     adapter = read_adapter(folder)
     card = adapted_card(network.card, adapter)
     needed, found = adapter.weights_sha256, weights_digest(network.backbone)
@@ -193,15 +195,31 @@ def merge_adapter(network: TileNetwork, folder: Path) -> TileNetwork:
             f"--lora {str(folder)!r} fits weights {needed[:8]}, not {found[:8]}. Choose their --revision."
         )
         raise EncoderError(message)
-    adapted = peft_package().PeftModel.from_pretrained(network.backbone, folder)
+    peft = peft_package()
+    # Only what the digest covers reaches peft.
+    known = {field.name for field in dataclasses.fields(peft.LoraConfig) if field.init}
+    config = peft.LoraConfig(**{key: value for key, value in _shaping(folder).items() if key in known})
+    adapted = peft.PeftModel.from_pretrained(network.backbone, folder, config=config)
     network.backbone, network.card = adapted.merge_and_unload(), card
     return network
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        message = f"{path.name} is not a JSON object"
+        raise TypeError(message)
+    return values
+
+
+def _shaping(folder: Path) -> dict[str, Any]:
+    """Read the entries of peft's configuration that change the merged weights."""
+    config = _read_object(folder / CONFIG)
+    return {key: value for key, value in config.items() if key not in _DESCRIPTIVE}
+
+
 def _digest(folder: Path) -> str:
     """Hash the bytes of the weights, and the configuration that shapes the merge."""
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    shaping = {key: value for key, value in config.items() if key not in _DESCRIPTIVE}
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes())
-    digest.update(json.dumps(shaping, sort_keys=True).encode())
+    digest.update(json.dumps(_shaping(folder), sort_keys=True).encode())
     return digest.hexdigest()

@@ -18,12 +18,12 @@ from timm.layers.norm import LayerNorm
 from torch import nn
 
 from spam.errors import EncoderError
-from spam.hub import HUB_ERRORS, hub_refusal
+from spam.hub import HUB_ERRORS
 from spam.schemas.encoder_card import EncoderCard
 
 from .published_weights import in_order, read_weights, to_timm
 from .tile_network import AttentionPool, AttentionPooledNetwork, ConvStem
-from .weight_access import HubFile, find_weights
+from .weight_access import WEIGHTS_FILES, HubFile, find_weights
 
 LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}  # layers that a card names
 
@@ -148,7 +148,8 @@ def _explained(name: str, repository: str, revision: str | None = None) -> Itera
     except EncoderError:
         raise
     except (*HUB_ERRORS, urllib.error.URLError) as error:
-        message = f"Encoder {name!r}: {hub_refusal(error, repository, revision=revision).advice}"
+        file = HubFile(repository=repository, revision=revision, names=("config.json", *WEIGHTS_FILES))
+        message = f"Encoder {name!r}: {file.refusal(error).advice}"
         raise EncoderError(message) from error
     # timm's own: missing file, weights that do not fit, unknown arguments.
     except (FileNotFoundError, RuntimeError, ValueError, TypeError) as error:

@@ -17,7 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError
 
 from spam.errors import EncoderError
-from spam.hub import HUB_ERRORS, Verdict, hub_refusal
+from spam.hub import HUB_ERRORS, HubRefusal, Verdict, hub_refusal
 from spam.schemas.encoder_card import EncoderCard
 
 from .registry import OPEN_SOURCES, encoder_card, list_encoders
@@ -49,6 +49,34 @@ class HubFile:
             if isinstance(found, str):
                 return Path(found)
         return None
+
+    def cached_otherwise(self) -> str | None:
+        """Say where the Hub cache has the file instead: at another commit, under another spelling, or as a broken link."""
+        folder, broken = f"models--{self.repository.replace('/', '--')}", None
+        for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*")):
+            repository, commit = place.parents[1], place.name
+            if repository.name.lower() != folder.lower():
+                continue
+            files = [place / name for name in self.names]
+            if (whole := next(filter(Path.exists, files), None)) is not None:
+                if repository.name != folder:
+                    right = repository.with_name(folder)
+                    return f"The Hub cache has it under another spelling. Rename that folder: mv {repository} {right}"
+                found = f"The Hub cache has {whole.name} at commit {commit}, not {self.revision}"
+                return f"{found}. Use it with --revision {commit}."
+            link = next(filter(Path.is_symlink, files), None)
+            broken = (
+                f"{link} is a link to a file that is gone. Copy all of {repository} again."
+                if link
+                else broken
+            )
+        return broken
+
+    def refusal(self, error: BaseException) -> HubRefusal:
+        """Explain an error of the Hub; without the Hub, say what the cache has instead."""
+        refusal = hub_refusal(error, self.repository, revision=self.revision)
+        found = self.cached_otherwise() if refusal.verdict in ("offline", "unreachable") else None
+        return refusal._replace(advice=found) if found else refusal
 
     def request(self) -> tuple[str, int | None]:
         """Ask the Hub for name and size in bytes, once; a download would retry for 24 s without network.
@@ -244,7 +272,7 @@ def _check(card: EncoderCard, *, silence: Verdict | None = None) -> EncoderCheck
     try:
         _, size = file.request()
     except HUB_ERRORS as error:
-        refusal = hub_refusal(error, file.repository, revision=file.revision)
+        refusal = file.refusal(error)
         return EncoderCheck(name=card.name, access=refusal.verdict, advice=refusal.advice)
     access: Literal["granted", "open"] = "granted" if card.is_gated else "open"
     return EncoderCheck(name=card.name, access=access, download_bytes=size)

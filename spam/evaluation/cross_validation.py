@@ -92,7 +92,18 @@ class BenchmarkReport:
 
     @property
     def verdicts(self) -> list[str]:
-        """One line per method that is not a baseline: whether it beats the tuned ridge."""
+        """One line per method that is not a baseline: whether it beats the tuned ridge.
+
+        None if a test section has measured fewer than half of the headline genes.
+        """
+        scored = self.headline(self.scores)
+        few = scored[scored["n_missing"] > scored["n_genes"]].drop_duplicates("section")
+        if len(few) and not scored["is_reference"].all():
+            each = (
+                f"{row.section} has {row.n_genes} of {row.n_genes + row.n_missing}"
+                for row in few.itertuples()
+            )
+            return [f"No verdict: of the genes of {HEADLINE_SET}, {', '.join(each)}"]
         return [
             d.sentence()
             for d in self.differences
@@ -176,8 +187,9 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
     assert config.store is not None  # checked by BenchmarkConfig
     methods = choose_methods(config.methods, known)
     store = open_store(config.store)
-    names = (*config.train_sections, *config.test_sections) or config.sections
-    sections = [store.section(name) for name in choose_sections(store, names)]
+    given = {"--train-sections": config.train_sections, "--test-sections": config.test_sections}
+    named = [name for flag, names in given.items() if names for name in choose_sections(store, names, flag)]
+    sections = [store.section(name) for name in named or choose_sections(store, config.sections)]
     folds = plan_folds([section.meta for section in sections], config)
     features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     refuse_adapted(folds, features)

@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file with tensors and JSON metadata, replaced atomically."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,21 +13,39 @@ import safetensors.numpy
 import torch
 
 from spam.atomic import replacing
-from spam.errors import CheckpointError, MissingInputError
+from spam.errors import CheckpointError, ConfigError, MissingInputError, shortened
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
-from spam.typing import Array
+from spam.typing import Array, Float, Int
 
 T = TypeVar("T")
+_Shape = tuple[int | str, ...]
 
 Checkpoint = tuple[CheckpointMeta, dict[str, Array]]
+
+_META, _DIGEST = (
+    "spam",
+    "spam_sha256",
+)  # entries of the file's header; older files have no digest
+_REPAIR = "Copy it again or train again."
 
 
 def write_checkpoint(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Array]) -> None:
     """Write metadata and tensors to one file; an existing file is replaced atomically."""
     ready = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    text = json.dumps(meta.to_mapping())
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_bytes(safetensors.numpy.save(ready, metadata={"spam": json.dumps(meta.to_mapping())}))
+        header = {_META: text, _DIGEST: _digest(text, ready)}
+        partial.write_bytes(safetensors.numpy.save(ready, metadata=header))
+
+
+def _digest(text: str, tensors: Mapping[str, Array]) -> str:
+    """Hash metadata and tensors: safetensors itself has no checksum."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype.str}{tensor.shape}\0".encode())
+        digest.update(np.ascontiguousarray(tensor).data.cast("B") if tensor.size else b"")
+    return digest.hexdigest()
 
 
 def read_checkpoint_meta(path: Path) -> CheckpointMeta:
@@ -39,27 +58,46 @@ def read_checkpoint_meta(path: Path) -> CheckpointMeta:
     CheckpointError
         If the file is damaged, is not a SPAM checkpoint, or has another version.
     """
+    path = Path(path)
     if not path.is_file():
-        message = f"Checkpoint not found: {path}. Give the best.safetensors that training wrote."
+        inside = path / "best.safetensors"
+        is_folder = f"It is a folder; give {inside}." if inside.is_file() else ""
+        message = (
+            f"Checkpoint not found: {path}. {is_folder or 'Give the best.safetensors that training wrote.'}"
+        )
         raise MissingInputError(message)
+    return _read_meta(path, _read_header(path))
+
+
+def _read_header(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            values = json.loads((file.metadata() or {}).get("spam", "{}"))
+            return file.metadata() or {}
     except (safetensors.SafetensorError, ValueError) as error:
-        message = (
-            f"{str(path)!r} is damaged or not a safetensors file ({error}). Copy it again or train again."
-        )
+        message = f"{str(path)!r} is damaged or not a safetensors file ({error}). {_REPAIR}"
         raise CheckpointError(message) from error
-    if values.get("format") != CHECKPOINT_FORMAT:
+
+
+def _read_meta(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
+    try:
+        values = json.loads(header.get(_META, "{}"))
+    except (ValueError, RecursionError) as error:
+        message = f"The metadata of {str(path)!r} are not JSON ({error}). {_REPAIR}"
+        raise CheckpointError(message) from error
+    if not isinstance(values, dict) or values.get("format") != CHECKPOINT_FORMAT:
         message = f"{str(path)!r} is not a SPAM checkpoint. Give a file written by `spam pretrain` or `spam finetune`."
         raise CheckpointError(message)
-    if values["version"] != CHECKPOINT_VERSION:
+    if (version := values.get("version")) != CHECKPOINT_VERSION:
         message = (
-            f"{str(path)!r} is a checkpoint of version {values['version']}; this SPAM reads version "
-            f"{CHECKPOINT_VERSION}. Train again with `spam {values['stage']}`, or install the matching spam-st."
+            f"{str(path)!r} is a checkpoint of version {shortened(version)}; this SPAM reads version "
+            f"{CHECKPOINT_VERSION}. Train again, or install the matching spam-st."
         )
         raise CheckpointError(message)
-    return CheckpointMeta.from_mapping(values)
+    try:
+        return CheckpointMeta.from_mapping(values)
+    except (TypeError, ConfigError) as error:
+        message = f"The metadata of {str(path)!r} do not fit the format: {error}. {_REPAIR}"
+        raise CheckpointError(message) from error
 
 
 def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
@@ -70,6 +108,7 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
     MissingInputError, CheckpointError
         As `read_checkpoint_meta`; also if the checkpoint belongs to another stage.
     """
+    path = Path(path)
     meta = read_checkpoint_meta(path)
     if meta.stage != stage:
         flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt"}.get(stage, "--save-dir")
@@ -77,7 +116,69 @@ def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
             f"{str(path)!r} is a checkpoint of stage {meta.stage!r}; {flag} needs one of stage {stage!r}."
         )
         raise CheckpointError(message)
-    return meta, safetensors.numpy.load_file(path)
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:  # unknown number formats
+        message = f"The tensors of {str(path)!r} cannot be read ({error!r}). {_REPAIR}"
+        raise CheckpointError(message) from error
+    header = _read_header(path)
+    if header.get(_DIGEST, expected := _digest(header[_META], tensors)) != expected:
+        message = f"{str(path)!r} was changed after training: its digest is another. {_REPAIR}"
+        raise CheckpointError(message)
+    shapes = _input_shapes(meta) if stage in ("pretrain", "finetune") else {}
+    shapes |= _prediction_shapes(meta, tensors) if stage == "finetune" else {}
+    sizes: dict[str, int] = {}
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if name not in tensors or not _fits(tensors[name].shape, shape, sizes)
+    ]
+    in_float32 = ("network.", "bank.expression")
+    wrong += [k for k, v in tensors.items() if k.startswith(in_float32) and v.dtype != np.float32]
+    if wrong:
+        message = f"Tensors of {str(path)!r} are missing or do not fit its metadata: {', '.join(wrong[:3])}. {_REPAIR}"
+        raise CheckpointError(message)
+    return meta, tensors
+
+
+def _fits(found: tuple[int, ...], wanted: _Shape, sizes: dict[str, int]) -> bool:
+    """Compare a shape; a named axis has the same size in all tensors, kept in `sizes`."""
+    return len(found) == len(wanted) and all(
+        size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+        for size, axis in zip(found, wanted, strict=True)
+    )
+
+
+def _input_shapes(meta: CheckpointMeta) -> dict[str, _Shape]:
+    wide = 3 * sum(meta.feature_dims)  # `context_features`
+    shapes: dict[str, _Shape] = {f"inputs.{name}": (wide,) for name in ("spread", "components.pca.mean")}
+    shapes["inputs.components.pca.scale"] = (wide,)
+    return shapes | {"inputs.components.pca.components": (meta.settings["image_dim"], wide)}
+
+
+def _prediction_shapes(meta: CheckpointMeta, tensors: Mapping[str, Array]) -> dict[str, _Shape]:
+    """Shapes of what `spam.prediction.Predictor` reads."""
+    n_genes, q, dims = len(meta.genes), meta.settings["image_dim"], meta.feature_dims
+    shapes: dict[str, _Shape] = {"cohort.per_10k": (n_genes,), "baseline.mean": (n_genes,)}
+    for name in ("path", "ridge"):
+        shapes |= {f"{name}.{part}": (n_genes,) for part in ("gene_mean", "offset", "ridge.intercept")}
+        shapes[f"{name}.ridge.coefficients"] = (q, n_genes)
+    for name, size in {"ridge": n_genes, "raw_ridge": len(meta.gene_sets.get("hest-50", ()))}.items():
+        shapes |= {f"baseline.{name}.coefficients": ("baseline", size), f"baseline.{name}.intercept": (size,)}
+    for name, size in {"baseline": dims[0], "appearance": sum(dims)}.items():
+        shapes |= {f"{name}.transform.{part}": (size,) for part in ("mean", "scale")}
+        shapes[f"{name}.transform.components"] = (name, size)
+    n_components = len(tensors.get("appearance.transform.components", ()))
+    shapes |= {"appearance.bank": ("seen", n_components + 1), "appearance.section": ("seen",)}
+    shapes |= {f"heldout.{part}": (n_genes,) for part in ("pearson", "p_value")}
+    shapes |= {f"heldout.{part}": ("levels",) for part in ("levels", "coverage")}
+    if meta.config.get("with_bank") or "gene" in meta.settings["branches"]:
+        shapes |= {
+            "bank.inputs": ("bank", q),
+            "bank.expression": ("bank", n_genes),
+            "bank.section": ("bank",),
+        }
+    return shapes
 
 
 def weights_of(tensors: Mapping[str, Array], prefix: str = "network.") -> dict[str, torch.Tensor]:
@@ -99,12 +200,24 @@ def to_tensors(record: Any, name: str) -> dict[str, Array]:
 
 
 def from_tensors(kind: type[T], tensors: Mapping[str, Array], name: str) -> T:
-    """Rebuild a dataclass from what `to_tensors` returned for the same name."""
+    """Rebuild a dataclass from what `to_tensors` returned for the same name.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor is missing, or has another number format or number of axes than the field.
+    """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         key, of = f"{name}.{field.name}", field.type
         if dataclasses.is_dataclass(of):
             values[field.name] = from_tensors(of, tensors, key)  # type: ignore[arg-type]
-        else:
-            values[field.name] = tensors[key].item() if of in (int, float) else tensors[key]
+            continue
+        is_scalar, value = of in (int, float), tensors.get(key)
+        one = Int[Array, "1"] if of is int else Float[Array, "1"]
+        if not isinstance(value, one if is_scalar else of):  # type: ignore[arg-type]
+            found = "missing" if value is None else f"{value.dtype} {value.shape}"
+            message = f"Tensor {key!r} of the checkpoint is {found}, which does not fit the format. {_REPAIR}"
+            raise CheckpointError(message)
+        values[field.name] = value.item() if is_scalar else value
     return kind(**values)

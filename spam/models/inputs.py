@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import diags_array, eye_array
 
+from spam.errors import StoreError
 from spam.typing import Array, Bool, Float32, Float64, Num
 
 from .linear import CsrMatrix, FeatureTransform, neighbour_mean, standardise_per_section
@@ -47,8 +48,20 @@ class Components:
 
     @classmethod
     def fit(cls, features: Num[Array, "n wide"], n_components: int) -> "Components":
-        """Fit on the features of all training spots."""
+        """Fit on the features of all training spots.
+
+        Raises
+        ------
+        StoreError
+            If the features are constant, or NaN or infinite.
+        """
         pca = FeatureTransform.fit(features, n_components)
+        if not len(pca.components):
+            message = (
+                f"The image features of the {len(features)} training spots do not vary within their sections: there is "
+                "nothing to learn from. Check the tiles, then run `spam embed --overwrite`, or name other --sections."
+            )
+            raise StoreError(message)
         return cls(pca=pca, scale=float(np.sqrt((pca.apply(features) ** 2).mean())) or 1.0)
 
     def apply(self, features: Num[Array, "n wide"]) -> Float32[Array, "n n_components"]:

@@ -228,5 +228,5 @@ def hest_ridge_fit(
     ``Ridge(solver="lsqr")``, whose result varies with the random state.
     """
     transform = FeatureTransform.fit(x, n_components)
-    alpha = 100.0 / (len(transform.components) * y.shape[1])
+    alpha = 100.0 / (max(len(transform.components), 1) * y.shape[1])  # none if the features are constant
     return transform, fit_ridge(transform.apply(x), y, alpha=alpha, fit_intercept=False)

@@ -11,8 +11,13 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import replacing
+from spam.h5ad_output import write_h5ad
 from spam.models.reliability import FALSE_DISCOVERY_RATE
 from spam.schemas.tile_spec import TileFlag, flag_column
+from spam.store import StoredSection
+from spam.store.anndata_files import add_places
+from spam.store.layout import LIBRARY
+from spam.store.writing import library_column
 from spam.typing import Array, Bool, Float, Float32, Float64, Shaped
 
 from .kriging import ResidualField
@@ -211,39 +216,62 @@ def at_all_spots(
 
 def write_predictions(
     predicted: PredictedSection,
+    section: StoredSection,
     path: Path,
     *,
+    measured: Float32[Array, "n_spots n_genes"] | None = None,
+    accuracy: pd.DataFrame | None = None,
     given: tuple[Bool[Array, " n_spots"], Bool[Array, " n_genes"]] | None = None,
 ) -> None:
     """Write an ``.h5ad`` with ``X`` = log1p(CP10k), replacing an existing file in one step.
 
-    Layers: ``mu``, ``theta``, ``pi``, ``lower``, ``upper``. ``obs``: `PredictedSection.spot_columns`. ``var``:
-    ``heldout_pearson``, ``heldout_q``, ``is_predictable``. Given spots and genes are marked ``is_given`` in both.
+    Layers: ``mu``, ``theta``, ``pi``, ``lower``, ``upper``, and ``measured`` in the unit of ``X`` (NaN for genes that were not
+    measured). ``obs``: the laboratory's columns, then `PredictedSection.spot_columns`; a column of the laboratory of the same
+    name becomes ``lab_<name>``. ``var``: ``heldout_pearson``, ``heldout_q``, ``is_predictable``, and `accuracy`. Given spots and
+    genes are marked ``is_given`` in both. Coordinates, image and spot diameter are those of the section.
+
+    Parameters
+    ----------
+    predicted, section
+        The prediction, and the section that it is of.
+    path
+        File to write.
+    measured
+        Measured log1p(CP10k) of the predicted genes.
+    accuracy
+        Scores on this section, a row per scored gene.
+    given
+        Spots and genes that were given as context.
     """
-    spots = {"section": predicted.section, "donor": predicted.donor or "unknown", **predicted.spot_columns()}
-    genes = {
-        "heldout_pearson": predicted.heldout_pearson,
-        "heldout_q": predicted.heldout_q,
-        "is_predictable": predicted.is_predictable,
-    }
+    spots: dict[str, Any] = {"section": predicted.section, "donor": predicted.donor or "unknown"}
+    spots |= {LIBRARY: library_column(section.meta), **predicted.spot_columns()}
+    genes = pd.DataFrame(index=pd.Index(predicted.genes, name="gene"))
+    genes = genes.assign(
+        heldout_pearson=predicted.heldout_pearson,
+        heldout_q=predicted.heldout_q,
+        is_predictable=predicted.is_predictable,
+    )
+    if accuracy is not None:
+        genes = genes.join(accuracy)
     if given is not None:
         spots["is_given"], genes["is_given"] = given
+    lab = {name: values for name, values in section.obs.items() if name not in ("section", "donor")}
+    lab = {f"lab_{name}" if name in spots else name: values for name, values in lab.items()}
     layers = {name: getattr(predicted, name) for name in ("mu", "pi", "lower", "upper")}
-    xy = {"spatial": predicted.xy_px}
-    if predicted.xy_um is not None:
-        xy["spatial_um"] = predicted.xy_um
-    units = "X, lower and upper: log1p of expression per 10k counts; mu: counts at the stated depth"
+    if measured is not None:
+        layers["measured"] = measured
+    units = "X, lower, upper and measured: log1p of expression per 10k counts; mu: counts at the stated depth"
     about = {"units": units, "depth": predicted.depth, "coverage": predicted.coverage}
     adata = anndata.AnnData(
         X=predicted.expression,
-        obs=pd.DataFrame(spots, index=pd.Index(predicted.ids.astype(str), name="spot_id")),
-        var=pd.DataFrame(genes, index=pd.Index(predicted.genes, name="gene")),
+        obs=pd.DataFrame({**lab, **spots}, index=pd.Index(predicted.ids.astype(str), name="spot_id")),
+        var=genes,
         layers={**layers, "theta": np.broadcast_to(predicted.theta, predicted.mu.shape)},
-        obsm=xy,
         uns={"spam": {**about, "provenance": json.dumps(predicted.provenance)}},
     )
+    add_places(adata, section)
     with replacing(path) as partial:
-        adata.write_h5ad(partial, compression="gzip")
+        write_h5ad(adata, partial, compression="gzip")
 
 
 def write_table(predicted: PredictedSection, path: Path) -> None:

@@ -27,6 +27,14 @@ from spam.versions import software_versions
 
 from .predicted_section import PredictedSection, at_all_spots
 
+_PARTS: dict[str, Any] = {
+    "inputs": InputTransform,
+    "path": RatePath,
+    "ridge": RatePath,
+    "baseline": Baselines,
+    "appearance": AppearanceBank,
+    "heldout": HeldOut,
+}
 _INTERVAL_ROWS = 1024  # spots per step: quantiles are computed in float64
 
 
@@ -89,13 +97,20 @@ class Predictor:
         MissingInputError, CheckpointError
             If the file does not exist or is not such a checkpoint.
         """
+        path = Path(path)
         meta, tensors = read_checkpoint(path, stage="finetune")
-        with torch.device("meta"):  # no random weights, which would be replaced at once
-            network = FusionEnsemble(**meta.settings)
-        network.load_state_dict(weights_of(tensors), assign=True)
+        rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
+        for name, kind in _PARTS.items():
+            from_tensors(kind, rest, name)  # refuses an incomplete checkpoint before anything is computed
+        try:
+            with torch.device("meta"):  # no random weights, which would be replaced at once
+                network = FusionEnsemble(**meta.settings)
+            network.load_state_dict(weights_of(tensors), assign=True)
+        except RuntimeError as error:
+            message = f"The weights in {str(path)!r} do not fit its settings. Copy it again or train again."
+            raise CheckpointError(message) from error
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
         return cls(meta=meta, sha256=sha256, network=network.to(device).eval(), tensors=rest)
 
     @torch.inference_mode()
@@ -315,7 +330,7 @@ class Predictor:
     ) -> dict[str, Any]:
         """Predict by the baselines in the checkpoint: the two fields of `PredictedSection`."""
         recipe = from_tensors(Baselines, self.tensors, "baseline")
-        features = recipe.transform.apply(spots.features[:, : recipe.dim])
+        features = recipe.transform.apply(spots.features[:, : len(recipe.transform.mean)])
         tuned = from_tensors(RatePath, self.tensors, "ridge").expression(inputs)
         found = {
             "training mean": np.broadcast_to(recipe.mean.astype(np.float32), tuned.shape),

@@ -145,6 +145,18 @@ def _number(value: Any) -> float | None:
     return number if 0 < number < np.inf else None
 
 
+def hires_scale(library: Mapping[str, Any]) -> float | None:
+    """Return the pixels of the hires image per full-resolution pixel; None if the library states no positive number."""
+    return _number(_entry(library, "scalefactors", "tissue_hires_scalef"))
+
+
+def spot_diameter(library: Mapping[str, Any], mpp: float | None) -> float | None:
+    """Return the diameter of a spot in full-resolution pixels that the h5ad states, in pixels or in µm; None if it does not."""
+    diameter_um = _number(_entry(library, "metadata", "spot_diameter_um"))
+    stated = _number(_entry(library, "scalefactors", "spot_diameter_fullres"))
+    return stated or (diameter_um / mpp if diameter_um and mpp else None)
+
+
 def _stated(library: Mapping[str, Any], group: str, key: str) -> float | None:
     value = _entry(library, group, key)
     if value is None:
@@ -218,7 +230,7 @@ def require_pitch(array: SpotArray | None, mpp: float | None, source: str | None
     origin = "--mpp" if source == "option" else f"from the {source}"
     message = (
         f"With {mpp:g} µm per pixel ({origin}), neighbouring spots of section {section!r} are {array.pitch_px * mpp:.4g} µm "
-        f"apart, but {array.name} has {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
+        f"apart, but the spot pitch of {array.name} is {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
     )
     raise SectionError(message)
 
@@ -257,7 +269,7 @@ def choose_reading(table: Table, *, unit: Unit, is_swapped: bool) -> Reading:
     order = (UM_COLUMNS, *CENTRE_COLUMNS) if unit == "um" else CENTRE_COLUMNS
     columns = next((names for names in order if all(name in table for name in names)), None)
     if columns is None:
-        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), ", ".join(map(repr, table.frame.columns))
+        known, found = "; ".join(map(", ".join, CENTRE_COLUMNS)), quoted(table.frame.columns)
         message = f"{table.path} has no coordinates ({known}), only {found}."
         raise SectionError(message)
     if columns == UM_COLUMNS and unit == "hires":

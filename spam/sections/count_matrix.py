@@ -94,12 +94,14 @@ def count_fault(values: Array) -> str | None:
     """Describe why values are not counts, with an example and the likely cause; None if they are."""
     if values.dtype.kind == "b":
         return None
+    if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < 2**31:
+        return None
     kind = "log-normalised" if values.size and values.max() < _LOG_MAX else "normalised by depth"
     for is_wrong, what, cause in (
         (~np.isfinite(values), "NaN or infinite", ""),
         (values < 0, "negative", " (it looks scaled or centred)"),
         (values != np.floor(values), "not whole", f" (it looks {kind})"),
-        (values > _INT32_MAX, "too large for 32 bits", ""),
+        (values >= 2**31, "too large for 32 bits", ""),
     ):
         if is_wrong.any():
             return f"{int(is_wrong.sum())} values are {what}, e.g. {values[is_wrong][0]:g}{cause}"

@@ -204,7 +204,8 @@ def _read_zarr(path: Path) -> _Parts:
         np.array(group.attrs[key], dtype=np.str_) for key in ("feature_keys", "feature_ids", "feature_types")
     )
     barcodes = xenium_ids(group["cell_id"][:])
-    arrays = tuple(group[name][:] for name in ("data", "indices", "indptr"))
+    matrix = group if "data" in group else group["csc"]
+    arrays = tuple(matrix[name][:] for name in ("data", "indices", "indptr"))
     # One row per feature, as documented; some versions write one per cell.
     form: Literal["csr", "csc"] = "csc" if len(arrays[2]) == len(names) + 1 else "csr"
     counts = sparse_matrix(*arrays, form=form, shape=(len(barcodes), len(names)), where=str(path))

@@ -9,13 +9,12 @@ from .hdf5_files import READ_ERRORS
 
 _TEN_X = "a count matrix of 10x Genomics. Give its folder: spam import FOLDER"
 _IMAGE = "an image. Name it in the table's column 'source_image', and give its folder with --root"
-_PACKED = "compressed. Unpack it first, for example: {} {}"
-_SCAN = "{}. Convert it to OME-Zarr: bioformats2raw IN OUT.zarr"
+_PACKED = "compressed by {}. Unpack it first: {} -k {{path}}"
 _PICTURE = "{}. Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 _STARTS = (
-    (b"\x1f\x8b", _PACKED.format("gunzip -k", "{path}")),
-    (b"BZh", _PACKED.format("bunzip2 -k", "{path}")),
-    (b"\xfd7zXZ", _PACKED.format("unxz -k", "{path}")),
+    (b"\x1f\x8b", _PACKED.format("gzip", "gunzip")),
+    (b"BZh", _PACKED.format("bzip2", "bunzip2")),
+    (b"\xfd7zXZ", _PACKED.format("xz", "unxz")),
     (b"PAR1", "a Parquet table. Save it as CSV: pandas.read_parquet(...).to_csv(..., index=False)"),
     (b"%%MatrixMarket", _TEN_X),
     (b"version https://git-lfs", "a pointer of Git LFS. Fetch the file with: git lfs pull"),
@@ -25,8 +24,7 @@ _STARTS = (
     (b"\x89PNG", _IMAGE),
     (b"\xff\xd8\xff", _IMAGE),
     (b"%PDF", "a PDF. Export its picture as PNG"),
-    (b"ZISRAWFILE", _SCAN.format("a CZI of Zeiss")),
-    (b"\xda\xce\xbe\x0a", _SCAN.format("an ND2 of Nikon")),
+    (b"\xda\xce\xbe\x0a", "an ND2 of Nikon. Convert it to OME-Zarr: bioformats2raw IN OUT.zarr"),
     (b"\0\0\0\x0cjP  ", _PICTURE.format("a JPEG 2000 file")),
     (b"RIFF", _PICTURE.format("a WebP")),
     (b"GIF8", _PICTURE.format("a GIF")),

@@ -201,12 +201,17 @@ def _read_frame(
         index_name, *names = node.dtype.names
         read = {name: _field(table[name], node.file, name) for name in node.dtype.names}
         return read[index_name].astype(np.str_), {x: read[x] for x in names if only is None or x in only}, {}
-    index_name = (isinstance(node, h5py.Group) and attribute_text(node, "_index")) or "_index"
-    index = find_node(node, index_name) if isinstance(node, h5py.Group) else None
-    if not isinstance(node, h5py.Group) or index is None:
+    index_name = attribute_text(node, "_index") if isinstance(node, h5py.Group) else None
+    if not isinstance(node, h5py.Group) or index_name is None:
         message = f"{where} is not a data frame with an index. Write the file again with AnnData.write_h5ad."
         raise SectionError(message)
-    ids = text_array(_read_column(index, None), where=where)
+    try:
+        ids = text_array(_read_column(find_node(node, index_name), None), where="it")
+    except READ_ERRORS as error:
+        message = (
+            f"The index of {where} cannot be read: {error}. Write the file again with AnnData.write_h5ad."
+        )
+        raise SectionError(message) from error
     columns: dict[str, Array] = {}
     unreadable: dict[str, str] = {}
     for name in dict.fromkeys(attribute_texts(node, "column-order")):
@@ -231,11 +236,13 @@ def _field(values: Array, file: h5py.File, name: str) -> Array:
 
 def _read_column(node: h5py.Group | h5py.Dataset | None, n_rows: int | None) -> Array:
     """Read a plain, nullable or categorical column; missing text becomes "", a missing number or boolean NaN."""
-    parts = {}
-    if isinstance(node, h5py.Group):
-        parts = {name: find_node(node, name) for name in ("codes", "categories", "values", "mask")}
-        parts = {name: read_values(part) for name, part in parts.items() if isinstance(part, h5py.Dataset)}
-    values, is_missing = None, None
+    parts: dict[str, Array] = {}
+    for name in ("codes", "categories", "values", "mask") if isinstance(node, h5py.Group) else ():
+        part = find_node(node, name)
+        if isinstance(part, h5py.Dataset):
+            parts[name] = read_values(part)
+    values: Array | None = None
+    is_missing: Array | None = None
     if isinstance(node, h5py.Dataset):
         values, categories = read_values(node), node.attrs.get("categories")
         if isinstance(categories, h5py.Reference):  # anndata 0.7
@@ -249,7 +256,7 @@ def _read_column(node: h5py.Group | h5py.Dataset | None, n_rows: int | None) -> 
         message = f"it is {what}"
         raise SectionError(message)
     if values.ndim != 1 or (n_rows is not None and len(values) != n_rows):
-        message = f"it has the shape {values.shape}, expected {(n_rows,)}"
+        message = f"it has the shape {values.shape}, expected {'one axis' if n_rows is None else (n_rows,)}"
         raise SectionError(message)
     return _without_missing(values, is_missing)
 

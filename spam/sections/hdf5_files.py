@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ _FREE_BYTES = 2**28  # a claim of 256 MB is harmless, whatever it was compressed
 _MOST_COMPRESSION = 100  # floating-point features shrink by less than 2, counts by less than 50
 READ_ERRORS = (
     OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, AssertionError, MemoryError,
-    pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 """What NumPy, h5py, zipfile and the restricted unpickler of PyTorch raise on files that are damaged or forged."""
 
@@ -53,7 +54,7 @@ def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group |
     Raises
     ------
     SectionError
-        If it leads to another file (external link, external or virtual dataset), or links form a circle.
+        If it leads to another file (external link, external or virtual dataset) or to nothing, or links form a circle.
     """
     node: Any = group
     for part in filter(None, name.split("/")):
@@ -66,6 +67,9 @@ def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group |
         if isinstance(link, h5py.SoftLink):
             start = node.file if link.path.startswith("/") else node
             node = find_node(start, link.path, n_links=n_links + 1)
+            if node is None:
+                message = f"{group.file.filename}: {name!r} refers to {link.path!r}, which is missing. Write the file again."
+                raise SectionError(message)
         else:
             node = None if link is None else node[part]
         if node is None:
@@ -126,10 +130,10 @@ def require_numbers(node: h5py.Dataset) -> None:
 
 def native(values: Any) -> Array:
     """Bring numbers into a type that NumPy and SciPy compute with: native byte order, single or double precision."""
-    values = np.asarray(values)
-    if values.dtype.kind == "f" and values.dtype.itemsize not in (4, 8):
-        return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
-    return values.astype(f"{values.dtype.kind}{values.dtype.itemsize}", copy=False)
+    found: Array = np.asarray(values)
+    if found.dtype.kind == "f" and found.dtype.itemsize not in (4, 8):
+        return np.asarray(found, dtype=np.float32 if found.dtype.itemsize < 4 else np.float64)
+    return np.asarray(found, dtype=f"{found.dtype.kind}{found.dtype.itemsize}")
 
 
 def read_numbers(file: h5py.File, name: str) -> Array:

@@ -93,7 +93,11 @@ def _unknown(folder: Path) -> str:
         with contextlib.suppress(SectionError):  # of several data sets, so not to be recommended
             near += [str(place)] if _layout(place) else []
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
-    message = f"{folder} has no layout that is known ({known}); it holds {found}."
-    return message + (
-        f" Did you mean {' or '.join(near[:3])}?" if near else " Give the folder that the instrument wrote."
+    packed = [path for path in sorted(folder.iterdir()) if path.name.endswith((".tar", ".tar.gz", ".tgz"))]
+    advice = (
+        f"Unpack {packed[0].name}: tar -xf {packed[0]}."
+        if packed
+        else "Give the folder that the instrument wrote."
     )
+    advice = f"Did you mean {' or '.join(near[:3])}?" if near else advice
+    return f"{folder} has no layout that is known ({known}); it holds {found}. {advice}"

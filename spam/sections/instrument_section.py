@@ -14,13 +14,12 @@ from spam.errors import ConfigError, MissingInputError, SectionError, SpamError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64, Shaped
 
-from .coordinates import find_scale
+from .coordinates import find_array, find_scale, overridden, spot_diameter
 from .file_kinds import kind_of_file
 from .hdf5_files import READ_ERRORS
 from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
 
 _GZIP = b"\x1f\x8b"
-_OVERRULED = 0.02  # relative difference from which --mpp is said to overrule another value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +42,8 @@ class InstrumentSection:
         Columns of the spots.
     scales
         Space Ranger's scale factors.
-    spot_um
-        Diameter of a spot or side of a bin; None for cells.
+    spot_um, pitch_um
+        Diameter of a spot or side of a bin, and distance of neighbours; None for cells.
     is_cells
         Whether the ids are those of cells.
     name
@@ -71,6 +70,7 @@ class InstrumentSection:
     obs: dict[str, Array] = dataclasses.field(default_factory=dict)
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
     spot_um: float | None = None
+    pitch_um: float | None = None
     is_cells: bool = False
     name: str | None = None
     image: Path | None = None
@@ -83,6 +83,21 @@ class InstrumentSection:
         what = "cells" if self.is_cells else "spots"
         files = ", ".join(dict.fromkeys(path.name for path in self.files))
         return f"{self.platform}: {len(self.ids)} {what}, {len(self.genes)} genes ({files})"
+
+    def library(self, config: InputConfig) -> dict[str, dict[str, Any]]:
+        """Return what ``uns['spatial'][section]`` of an h5ad holds: facts and, for pixels, Space Ranger's scale factors."""
+        image = config.image or self.image
+        facts: dict[str, Any] = {"technology": self.platform, "spot_diameter_um": self.spot_um}
+        facts |= {"spot_pitch_um": self.pitch_um, "source_image": image.name if image else None}
+        mpp = None if self.xy_px is None else config.mpp or self.mpp
+        facts |= {"unit": "um" if self.xy_px is None else "px", "mpp": mpp}
+        scales = {} if self.xy_px is None else self.scales
+        if mpp is not None and "microns_per_pixel" in scales:
+            scales = {**scales, "microns_per_pixel": mpp}
+        return {
+            "metadata": {key: value for key, value in facts.items() if value is not None},
+            "scalefactors": scales,
+        }
 
 
 def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> Section:
@@ -105,7 +120,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         raise SectionError(message)
     mpp, source = found.mpp, "folder"
     if config.mpp is not None:
-        mpp, source = find_scale(config.mpp, {}).mpp, "option"
+        mpp, source = find_scale(config.mpp, {}).mpp, "option"  # checks it
     folder = found.files[0].parent
     read = [
         file
@@ -125,7 +140,11 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         genes=found.genes,
         obs=found.obs,
         tiles=tiles,
+        array=find_array(found.xy_px, found.library(config)),
         hires_scale=found.scales.get("tissue_hires_scalef"),
+        spot_diameter_px=spot_diameter(
+            {"scalefactors": found.scales, "metadata": {"spot_diameter_um": found.spot_um}}, mpp
+        ),
         join=JoinReport(n_matched=len(found.ids), notes=notes_of(found, config)),
         sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
     )
@@ -135,9 +154,8 @@ def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
     """State what was found, with µm per pixel and its source; then what was left out, assumed or overruled."""
     known = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
     notes = list(found.notes)
-    if found.mpp is not None and config.mpp is not None and abs(config.mpp / found.mpp - 1) > _OVERRULED:
-        times = config.mpp / found.mpp
-        notes.append(f"--mpp {config.mpp:g} overrules {known}, {times:.3g} times as large")
+    if config.mpp is not None and found.mpp is not None:
+        notes += filter(None, [overridden(config.mpp, found.mpp_note or "the folder", found.mpp)])
     if found.xy_px is None:
         known = "positions in µm, because no alignment with an H&E image is known"
     elif config.mpp is not None:
@@ -191,6 +209,21 @@ def reading(what: str, path: Path) -> Iterator[None]:
             f"It is {kind}." if kind else "Copy it again from its source."
         )
         raise SectionError(message) from error
+
+
+def missing(folder: Path, *names: str) -> MissingInputError:
+    """Describe a file that a folder lacks; names a packed one that may hold it."""
+    packed = [
+        path.name
+        for place in (folder, folder.parent)
+        for path in sorted(place.glob("*.tar*")) + sorted(place.glob("*.tgz"))
+    ]
+    advice = (
+        f"If it is in {quoted(packed)}, unpack that: tar -xf {packed[0]}"
+        if packed
+        else "Copy it from the output of the instrument"
+    )
+    return MissingInputError(f"{folder} has no {' or '.join(names)}. {advice}.")
 
 
 def find_file(folder: Path, *names: str) -> Path | None:

@@ -3,7 +3,6 @@
 import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 import anndata
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 
 from spam.atomic import replacing
 from spam.errors import OutputExistsError
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.embed_config import InputConfig
 from spam.schemas.import_config import ImportConfig, ImportReport
@@ -95,18 +95,11 @@ def write_lab_files(
         ),
     )
     adata.obsm["spatial"] = np.asarray(xy)
-    facts: dict[str, Any] = {"technology": found.platform, "spot_diameter_um": found.spot_um}
-    facts["unit"] = "um" if found.xy_px is None else "px"
-    facts["mpp"] = None if found.xy_px is None else config.mpp or found.mpp
-    facts["source_image"] = image.name if image else None
-    library: dict[str, Any] = {"metadata": {key: value for key, value in facts.items() if value is not None}}
-    if found.scales and found.xy_px is not None:
-        library["scalefactors"] = found.scales
-    adata.uns["spatial"] = {name: library}
+    adata.uns["spatial"] = {name: found.library(config)}
     h5ad, table = lab_file_names(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(h5ad) as partial, anndata.settings.override(allow_write_nullable_strings=False):
-        adata.write_h5ad(partial, compression="gzip")
+        write_h5ad(adata, partial, compression="gzip")
     if image is None or found.xy_px is None:
         return (h5ad,)
     x, y = found.xy_px.T

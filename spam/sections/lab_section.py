@@ -1,8 +1,9 @@
 """A tissue section as it comes from the lab: spots, counts, images, and the files that it was read from."""
 
 import dataclasses
+import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -154,6 +155,8 @@ class Section:
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
         Pixels of the Visium hires image per full-resolution pixel; None if the h5ad holds none.
+    spot_diameter_px
+        Diameter of a spot in full-resolution pixels as the h5ad states it; only drawings depend on it.
     array
         The array that the spots were printed on; None if their positions show none.
     join
@@ -174,6 +177,7 @@ class Section:
     tiles: TileSource
     patch_px: int | None = None
     hires_scale: float | None = None
+    spot_diameter_px: float | None = None
     array: SpotArray | None = None
     join: JoinReport
     sources: tuple[SourceFile, ...]
@@ -195,17 +199,27 @@ class Section:
         return None if self.mpp is None else self.xy_px * self.mpp
 
 
+def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Return whether there is a file (or a folder, by `is_kind`) of this name; none has a name too long for one."""
+    try:
+        return is_kind(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def is_slide(path: Path) -> bool:
     """Return whether the path is a file, or a folder that is one slide: an OME-Zarr, or a DICOM series (no other files)."""
-    if path.is_file() or is_ome_zarr(path):
+    if is_there(path) or is_ome_zarr(path):
         return True
-    files = _visible_files(path) if path.is_dir() else ()
+    files = _visible_files(path) if is_there(path, Path.is_dir) else ()
     return bool(files) and all(map(is_dicom, files))
 
 
 def is_ome_zarr(path: Path) -> bool:
     """Return whether a folder is the root of a Zarr group."""
-    return any((path / name).is_file() for name in _ZARR_GROUPS)
+    return any(is_there(path / name) for name in _ZARR_GROUPS)
 
 
 def slide_files(path: Path) -> tuple[Path, ...]:

@@ -91,6 +91,7 @@ def read_legacy_st(folder: Path, config: InputConfig) -> InstrumentSection:
         mpp_note="pitch of the 1k array, 200 µm",
         obs={"array_row": spots["y"].to_numpy(), "array_col": spots["x"].to_numpy()},
         spot_um=SPOT_UM,
+        pitch_um=PITCH_UM,
         image=image[0] if len(image) == 1 else None,
         donor=image[0].parts[-3] if image else None,
         files=(counts_path, path),

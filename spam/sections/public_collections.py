@@ -131,6 +131,7 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
         mpp=pitch_um / pitch_px if pitch_um and pitch_px else None,
         mpp_note=None if pitch_um is None else f"pitch of the spots, {pitch_um:g} µm",
         spot_um=_SPOT_UM.get(technology),
+        pitch_um=pitch_um,
         image=image if image.exists() else None,
         files=(counts_path, path),
         notes=(f"{left_out} spots without coordinates are left out",) if left_out else (),

@@ -16,6 +16,7 @@ from .coordinates import (
     find_array,
     find_scale,
     pitch_hint,
+    spot_diameter,
     table_coordinates,
     to_pixels,
 )
@@ -29,10 +30,20 @@ from .h5ad import (
     spots_of_section,
 )
 from .instrument_folder import read_folder_section
-from .lab_section import Section, SlideSource, TileFiles, TileSource, describe_sources, is_slide, quoted
+from .lab_section import (
+    Section,
+    SlideSource,
+    TileFiles,
+    TileSource,
+    describe_sources,
+    is_slide,
+    is_there,
+    quoted,
+)
 from .tile_table import SLIDE_COLUMN, Table, choose_ids, join_rows, read_csv_text, read_table
 
 _MANIFEST_COLUMNS = ("section", "donor", "h5ad", "csv", "root")
+_MOST_FAULTS = 8  # that a message lists
 _DONOR_COLUMNS = ("patient", "donor")
 # Other names in use, without case and signs; read if there are none of the two above.
 _OTHER_DONOR_COLUMNS = frozenset(
@@ -125,6 +136,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         tiles=tiles,
         patch_px=patch_px,
         hires_scale=scale.hires,
+        spot_diameter_px=spot_diameter(library, scale.mpp),
         array=array,
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
@@ -232,7 +244,7 @@ def _find_images(table: Table, root: Path) -> TileSource:
     found = {x: path for x, paths in places.items() if (path := next(filter(is_slide, paths), None))}
     missing = [name for name in distinct if name not in found]
     if missing:
-        folders = [name for name in missing if any(path.is_dir() for path in places[name])]
+        folders = [name for name in missing if any(is_there(path, Path.is_dir) for path in places[name])]
         no_slides = f" Folders, but not OME-Zarr or DICOM: {quoted(folders)}." if folders else ""
         message = (
             f"{len(missing)} of {len(distinct)} {'slides' if is_one_slide else 'tile files'} in column {column!r} of "
@@ -255,7 +267,7 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
     MissingInputError
         If the manifest does not exist, or its only faults are missing files.
     SectionError
-        If it has other columns, a row without a table or root, or a section twice. All faults are listed.
+        If it has other columns, a row without a table or root, or a section twice. The first faults are listed.
     """
     if not path.is_file():
         message = f"File not found: {path} (--manifest)."
@@ -282,11 +294,13 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         for name in ("h5ad", "csv", "root"):
             if cell := cells.get(name):
                 exists = Path.is_dir if name == "root" else Path.is_file
-                row[name] = next((at / cell for at in folders if exists(at / cell)), None)
+                row[name] = next((at / cell for at in folders if is_there(at / cell, exists)), None)
                 missing += [] if row[name] else [f"row {number}: {name} {shortened(cell)} not found"]
         configs.append(InputConfig(**row))
     if wrong or missing:
         searched = f" Searched {' and '.join(map(str, folders))}." if missing else ""
-        message = f"Manifest {path}: {'; '.join([*wrong, *missing])}.{searched}"
+        faults = [*wrong, *missing]
+        more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
+        message = f"Manifest {path}: {'; '.join(faults[:_MOST_FAULTS])}{more}.{searched}"
         raise SectionError(message) if wrong else MissingInputError(message)
     return tuple(configs)

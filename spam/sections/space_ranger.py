@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
 from .feature_matrix import FeatureMatrix, find_matrix, read_matrix
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, open_text, reading, require_finite
+from .instrument_section import InstrumentSection, find_file, missing, open_text, reading, require_finite
 from .lab_section import quoted
 
 PITCH_UM = 100.0
@@ -108,26 +108,25 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
         mpp_note=measured[1],
         obs={name: spots[name].to_numpy() for name in columns},
         spot_um=float(size) if size else SPOT_UM,
+        pitch_um=float(size) if size else PITCH_UM,
         files=(path, folder / "spatial" / _SCALES),
         notes=tuple(notes),
     )
 
 
-def visium_mpp(positions: Any, scales: Mapping[str, float]) -> tuple[float, str]:
+def visium_mpp(positions: Any, scales: Mapping[str, float]) -> tuple[float | None, str]:
     """Measure µm per pixel of a Visium section: the median over the nearest array positions of all spots.
 
     Neighbours lie 100 µm apart. `positions` has array_row, array_col and the pixels; rows of the array are
-    shifted by half a pitch, so that columns count half pitches.
+    shifted by half a pitch, so that columns count half pitches. A single spot gives None.
     """
     row, column = (positions[name].to_numpy(dtype=np.float64) for name in ("array_row", "array_col"))
     ideal_um = np.stack([column * PITCH_UM / 2, row * PITCH_UM * np.sqrt(3) / 2], axis=1)
     px = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
     if len(px) < 2:
-        message = f"µm per pixel cannot be measured on {len(px)} spots. Give --mpp."
-        raise SectionError(message)
-    um, nearest = cKDTree(ideal_um).query(
-        ideal_um, k=min(7, len(px))
-    )  # each spot itself, and up to six neighbours
+        return None, "one spot has no pitch"
+    # Each spot itself, and up to six neighbours
+    um, nearest = cKDTree(ideal_um).query(ideal_um, k=min(7, len(px)))
     distance_px = np.linalg.norm(px[:, None] - px[nearest], axis=2)
     is_near = (um > 0) & (um <= um[:, 1:2] * 1.01)
     mpp = float(np.median(um[is_near] / np.maximum(distance_px[is_near], 1e-9)))
@@ -150,11 +149,11 @@ def _choose_bin(folder: Path, wanted: str | None) -> tuple[Path, str | None]:
         here = _size_of(folder)
         if wanted not in (None, here):
             is_a = (
-                f"a folder of {here} µm bins"
-                if here and here != _CELLS
+                "not Visium HD"
+                if here is None
                 else "segmented cells"
-                if here
-                else "not Visium HD"
+                if here == _CELLS
+                else f"{here} µm bins"
             )
             message = f"--bin {wanted}: {folder} is {is_a}. Leave out --bin, or give the folder above binned_outputs."
             raise ConfigError(message)
@@ -311,6 +310,5 @@ def _section(
 
 def _require(path: Path | None, folder: Path, *names: str) -> Path:
     if path is None:
-        message = f"{folder} has no {' or '.join(names)}. Copy it from the output of Space Ranger."
-        raise MissingInputError(message)
+        raise missing(folder, *names)
     return path

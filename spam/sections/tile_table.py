@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 
-from spam.errors import SectionError
+from spam.errors import SectionError, shortened
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Bool, Float64, Int64, Shaped
 
@@ -27,7 +28,8 @@ TILE_COLUMNS = ("patch_path", "image_path", "path", "filepath", "file", "patch_f
 BOX_COLUMNS = ("x0_he_px", "y0_he_px", "x1_he_px", "y1_he_px")
 
 _OTHER_SEPARATORS = {b";": "semicolons", b"\t": "tabs"}
-_MOST_HEADER_BYTES = 2**16
+_MOST_HEADER_BYTES, _MOST_COLUMNS = 2**20, 20_000
+_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pandas' errors are ValueErrors
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch
 _TRUE = ("true", "1", "1.0")
 _FALSE = ("false", "0", "0.0")
@@ -146,28 +148,34 @@ def read_csv_text(path: Path) -> Any:
     if kind is not None:
         message = f"{path} is not a CSV table but {kind}."
         raise SectionError(message)
-    with path.open("rb") as file:
-        start = file.readline(_MOST_HEADER_BYTES)
-    separator = next((words for sign, words in _OTHER_SEPARATORS.items() if sign in start), None)
-    if separator and b"," not in start:
-        message = f"{path}: the header is separated by {separator}, expected commas."
-        raise SectionError(message)
-    try:  # the header is read as a row, because pandas renames columns that occur twice
+    try:
+        with fsspec.open(str(path), "rb", compression="infer") as file:
+            start = file.readline(_MOST_HEADER_BYTES)
+        separator = next((words for sign, words in _OTHER_SEPARATORS.items() if sign in start), None)
+        n_columns = start.count(b",") + 1
+        is_wide = len(start) == _MOST_HEADER_BYTES or n_columns > _MOST_COLUMNS
+        for is_wrong, fault in (
+            (separator and n_columns == 1, f"the header is separated by {separator}, expected commas"),
+            (
+                is_wide,
+                f"its first line is no header of a few names: {shortened(start.decode(errors='replace'))}",
+            ),
+        ):
+            if is_wrong:
+                message = f"{path}: {fault}."
+                raise SectionError(message)
+        # The header is read as a row, because pandas renames columns that occur twice.
         rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:  # pandas' errors are ValueErrors
+    except _READ_ERRORS as error:
+        if isinstance(error, SectionError):
+            raise
         message = f"Cannot read {path} as a CSV: {str(error).strip()[:200]}. It must be comma-separated UTF-8 with a header."
         raise SectionError(message) from error
     names, frame = pd.Index(rows.iloc[0].fillna("")), rows.iloc[1:].fillna("").reset_index(drop=True)
     numbers = [name for name in names if np.isfinite(_number(name))]
     twice = names[names.duplicated() & (names != "")].unique()
     for is_wrong, fault in (
-        (numbers, f"it has no header, its first row is {quoted(names)}{_of_space_ranger(names)}"),
+        (numbers, f"it has no header, its first row is {quoted(names)}{_of_space_ranger(list(names))}"),
         (len(twice), f"{len(twice)} columns occur more than once: {quoted(twice)}; keep one of each"),
         (frame.empty, "the table has a header but no rows"),
     ):

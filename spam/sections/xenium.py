@@ -15,7 +15,7 @@ from spam.typing import Array, Float64
 
 from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, open_text, reading, require_finite
+from .instrument_section import InstrumentSection, find_file, missing, open_text, reading, require_finite
 from .lab_section import quoted
 
 _EXPERIMENT = "experiment.xenium"
@@ -59,13 +59,11 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     """
     path = find_matrix(folder, _MATRIX)
     if path is None:
-        message = f"{folder} has no {_MATRIX}.h5. Copy it from the output of Xenium."
-        raise MissingInputError(message)
+        raise missing(folder, f"{_MATRIX}.h5")
     matrix = read_matrix(path)
     cells_path = find_file(folder, *_CELLS)
     if cells_path is None:
-        message = f"{folder} has none of {', '.join(_CELLS)}. Copy one from the output of Xenium."
-        raise MissingInputError(message)
+        raise missing(folder, *_CELLS)
     cells = _read_cells(cells_path)
     rows = cells.index.get_indexer(matrix.barcodes)
     if (rows < 0).any():

@@ -14,6 +14,7 @@ from scipy import sparse, special
 
 from spam.atomic import claimed, holds_results, replacing, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.simulate_config import SimulateConfig
@@ -284,7 +285,7 @@ def write_section(section: SimulatedSection, folder: Path) -> None:
     with replacing(folder / f"{section.name}.csv") as partial:
         table.to_csv(partial, index=False)
     with replacing(folder / f"{section.name}.h5ad") as partial:
-        _to_anndata(section, image.name).write_h5ad(partial)
+        write_h5ad(_to_anndata(section, image.name), partial)
 
 
 def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:

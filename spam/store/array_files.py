@@ -16,7 +16,8 @@ def read_npy(path: Path) -> Array:
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except READ_ERRORS as error:
-        message = f"{path} is not one complete .npy array of numbers: {error}. Save it with numpy.save."
+        what = f": {error}" if isinstance(error, OSError | EOFError) else ""  # others quote NumPy's own code
+        message = f"{path} is not one complete .npy array of numbers{what}. Save it with numpy.save."
         raise SectionError(message) from error
 
 

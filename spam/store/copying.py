@@ -6,13 +6,14 @@ import hmac
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from spam.atomic import new_folder
 from spam.errors import ConfigError, MissingInputError, StoreError
 from spam.progress import SILENT, Advance, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import MergeConfig, SelectConfig
 from spam.schemas.store_format import FileEntry, SectionMeta, quality_key
 from spam.typing import Array
@@ -35,7 +36,7 @@ _OF_PLACES = ("in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CopyReport:
+class CopyReport(Record):
     """Result of `select` and `merge`.
 
     Attributes
@@ -60,10 +61,6 @@ class CopyReport:
     left_out: tuple[str, ...] = ()
     redacted: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     n_equal: int = 0
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {**dataclasses.asdict(self), "out": str(self.out)}
 
     def summary(self) -> str:
         """List what was added and what was left out."""
@@ -282,6 +279,7 @@ def _copy(
         genes=np.array(kept, dtype=str) if has_counts else None,
         obs={name: values[order] for name, values in obs.items()},
         overview=None if overview is None else (overview.image, overview.scale),
+        spot_diameter_px=section.spot_diameter_px,
     )
     nodes = sum(parts.values(), ())
     if is_open:

@@ -1,9 +1,9 @@
 """What a store contains: `spam store info` and `spam store ls`."""
 
 import dataclasses
-from typing import Any
 
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import InfoConfig
 
 from .feature_store import open_store
@@ -13,7 +13,7 @@ _DIGITS = 12  # of a digest: enough to tell two apart by eye
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureInfo:
+class FeatureInfo(Record):
     """Finished features of a section.
 
     Attributes
@@ -55,7 +55,7 @@ class FeatureInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SectionInfo:
+class SectionInfo(Record):
     """A section: fields of its `SectionMeta`, its features and graphs, unfinished features, content digest and size."""
 
     name: str
@@ -103,17 +103,13 @@ class SectionInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class InfoReport:
+class InfoReport(Record):
     """Address, size and sections (sorted by name) of a store."""
 
     store: str
     n_files: int
     n_bytes: int
     sections: tuple[SectionInfo, ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)
 
     def summary(self) -> str:
         """Describe each section in a paragraph."""

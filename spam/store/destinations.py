@@ -28,7 +28,7 @@ from spam.schemas.store_format import FileEntry
 
 from .feature_store import Store, read_root
 from .features import feature_names, quality_names, unfinished_names
-from .layout import INDEX, LOCKS, inside
+from .layout import INDEX, LOCKS, TABLES, TABLES_INDEX, inside
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
 from .section_index import SectionIndex
@@ -156,6 +156,7 @@ class Destination:
         with self._locked(INDEX):
             listed = () if self.location.read_index("") is None else read_root(self.location)
             self.put(INDEX, root_index({*listed, *names}))
+            self.put(f"{TABLES}/{INDEX}", TABLES_INDEX)
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from changing a section, or the root."""

@@ -15,6 +15,7 @@ _N_COMPARED = 64  # digests of a section that are looked up in another, and kept
 _FEWEST = 8  # counts above 0 in a profile; shorter ones may be equal by chance
 # A subset of a section has all of its profiles in the whole, so only a partial overlap is below 1.
 _SAME_SPOTS, _SAME_GENES = 0.1, 0.5
+_BLOCK = 1 << 22  # entries that are hashed at a time
 _MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))  # of SplitMix64
 
 
@@ -79,16 +80,17 @@ def profiles_of(
     spots = by_gene = images = nothing
     if counts is not None and genes is not None:
         names = [str(gene) for gene in genes]
-        counts = csr_matrix(counts, copy=True)
-        counts.eliminate_zeros()
-        by_gene = _digests(counts.tocsc(), np.zeros(counts.shape[0], dtype=np.uint64), is_richest_first=False)
+        if not counts.data.all():
+            counts = counts.copy()
+            counts.eliminate_zeros()
+        by_gene = _column_digests(counts)
         if among is not None:
             place = {name: i for i, name in enumerate(names)}
             names = [str(gene) for gene in among]
             columns = [place[name] for name in names if name in place]
             counts = counts[:, columns if len(columns) == len(names) else []]
         salts = [int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest()) for n in names]
-        spots = _digests(counts, np.array(salts, dtype=np.uint64), is_richest_first=True)
+        spots = _row_digests(counts, np.array(salts, dtype=np.uint64))
     if features is not None:
         rows = np.ascontiguousarray(features)
         hashed = [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest()) for row in rows]
@@ -125,16 +127,28 @@ def _share(a: UInt64[Array, " _"], b: UInt64[Array, " _"]) -> float:
     return float(max(np.isin(a[:_N_COMPARED], b).mean(), np.isin(b[:_N_COMPARED], a).mean()))
 
 
-def _digests(
-    matrix: csr_matrix, salts: UInt64[Array, " n"], *, is_richest_first: bool
-) -> UInt64[Array, " _"]:
-    """Digest the rows of a CSR (columns of a CSC) matrix: sums of hashes of each entry, so in any order."""
-    entries = _mixed(matrix.data.astype(np.uint64) + salts[matrix.indices])
-    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(entries, dtype=np.uint64)])
-    digests, lengths = sums[matrix.indptr[1:]] - sums[matrix.indptr[:-1]], np.diff(matrix.indptr)
-    order = np.argsort(-lengths, kind="stable") if is_richest_first else np.arange(len(lengths))
-    order = order[lengths[order] >= _FEWEST]
-    return _once(digests[order], is_sorted=not is_richest_first)
+def _row_digests(counts: csr_matrix, salts: UInt64[Array, " n_genes"]) -> UInt64[Array, " _"]:
+    """Digest the spots: sums of a hash of each gene and count, so in any order; spots with most genes first."""
+    lengths, digests = np.diff(counts.indptr), np.zeros(counts.shape[0], dtype=np.uint64)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    for block in _blocks(counts.nnz):
+        mixed = _mixed(counts.data[block].astype(np.uint64) + salts[counts.indices[block]])
+        np.add.at(digests, rows[block], mixed)
+    order = np.argsort(-lengths, kind="stable")
+    return _once(digests[order[lengths[order] >= _FEWEST]], is_sorted=False)
+
+
+def _column_digests(counts: csr_matrix) -> UInt64[Array, " _"]:
+    """Digest the genes: sums of a hash of each count, so in any order and under any name."""
+    digests = np.zeros(counts.shape[1], dtype=np.uint64)
+    for block in _blocks(counts.nnz):
+        np.add.at(digests, counts.indices[block], _mixed(counts.data[block].astype(np.uint64)))
+    return _once(digests[np.bincount(counts.indices, minlength=len(digests)) >= _FEWEST])
+
+
+def _blocks(n_entries: int) -> list[slice]:
+    """Cut the entries of a matrix into blocks, so that memory stays small."""
+    return [slice(start, start + _BLOCK) for start in range(0, n_entries, _BLOCK)]
 
 
 def _once(digests: UInt64[Array, " n"], *, is_sorted: bool = True) -> UInt64[Array, " _"]:

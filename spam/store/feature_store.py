@@ -7,12 +7,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spam.atomic import PARTIAL
-from spam.errors import StoreError
+from spam.errors import StoreError, shortened
 from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
 from spam.sections import Section
 from spam.versions import software_versions
 
-from .layout import FORMAT, INDEX, LOCKS, SECTIONS, SPAM, SPATIAL, SPATIAL_UM, STAGING, VERSION
+from .layout import (
+    FORMAT,
+    INDEX,
+    LIBRARY,
+    LOCKS,
+    SECTIONS,
+    SPAM,
+    SPATIAL,
+    SPATIAL_UM,
+    STAGING,
+    TABLES,
+    VERSION,
+)
 from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
@@ -29,10 +41,13 @@ class Store:
         Where the files are.
     is_writable
         Whether it was opened for writing.
+    added
+        Sections that `add_section` wrote.
     """
 
     def __init__(self, location: Location, *, is_writable: bool) -> None:
         self.location, self.is_writable = location, is_writable
+        self.added: list[str] = []
         self._listed = read_root(location)
 
     @property
@@ -53,7 +68,7 @@ class Store:
         StoreError
             If there is none of that name, or it is damaged.
         """
-        choose_sections(self, [name])
+        choose_sections(self, [name], "--section")
         return StoredSection(self.location, name, is_writable=self.is_writable)
 
     def add_section(
@@ -89,7 +104,8 @@ class Store:
         folder, name = self.folder, section.name
         width, height = slide_size_px or (None, None)
         columns = (name_fault(column, "obs column") for column in section.obs)
-        faults = [fault for fault in (name_fault(name, "the section's name (--section)"), *columns) if fault]
+        named = name_fault(name, "the section's name (--section)", reserved=(TABLES,))
+        faults = [fault for fault in (named, *columns) if fault]
         if faults:
             message = f"Section {name!r} cannot be stored: {'; '.join(faults)}. Rename it."
             raise StoreError(message)
@@ -120,9 +136,11 @@ class Store:
                 xy_um=section.xy_um,
                 counts=section.counts,
                 genes=section.genes,
-                obs=section.obs,
+                obs={f"lab_{c}" if c == LIBRARY else c: values for c, values in section.obs.items()},
                 overview=None if overview is None else (overview.image, overview.scale),
+                spot_diameter_px=section.spot_diameter_px,
             )
+            self.added.append(name)
         write_root(folder)
         return self.section(name)
 
@@ -196,15 +214,10 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def filled_store(path: Path, *, needs_features: bool = False) -> Iterator[Store]:
+def filled_store(path: Path) -> Iterator[Store]:
     """Open a store for writing, or make one; if the ``with`` block fails, an empty one that was made is removed.
 
-    Parameters
-    ----------
-    path
-        Folder of the store.
-    needs_features
-        Whether new sections without any chunk of features are removed, too, if the block fails.
+    So are sections that were added in the block and have no chunk of features.
 
     Raises
     ------
@@ -218,11 +231,10 @@ def filled_store(path: Path, *, needs_features: bool = False) -> Iterator[Store]
         if not was_there:
             shutil.rmtree(path, ignore_errors=True)
         raise
-    before = store.section_names
     try:
         yield store
     except Exception:  # an interrupted run is resumed
-        for name in set(store.section_names) - {*before} if needs_features else ():
+        for name in store.added:
             with contextlib.suppress(StoreError), locked_section(path, name):  # else another process fills it
                 begun = {chunk.parents[2].name for chunk in (path / name / "obsm").glob("*/c/*/0")}
                 if all(key in (SPATIAL, SPATIAL_UM) or key.endswith(f"_{QUALITY}") for key in begun):
@@ -261,13 +273,14 @@ def read_root(location: Location) -> tuple[str, ...]:
         message = f"Damaged root: {where} has no attributes ({type(error).__name__}: {error})."
         raise StoreError(message) from error
     if found != STORE_FORMAT:
-        message = f"{where} is not a store of spam ({FORMAT}={found!r}). Give the folder of the store, not a section inside it."
+        advice = "Give the folder of the store, not a section inside it."
+        message = f"{where} is not a store of spam ({FORMAT}={shortened(found)}). {advice}"
         raise StoreError(message)
     if version != STORE_VERSION:
         remedy = "Update with: pip install --upgrade spam-st"
         if isinstance(version, int) and version < STORE_VERSION:
             remedy = "Make it again with: spam embed"
-        message = f"Store {where} has format version {version!r}, this version of spam reads {STORE_VERSION}. {remedy}"
+        message = f"Store {where} has format version {shortened(version)}, this version of spam reads {STORE_VERSION}. {remedy}"
         raise StoreError(message)
     names = read_sealed(data, location.address)["attributes"][SPAM].get(SECTIONS)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from spam.errors import StoreError
+from spam.errors import ConfigError, StoreError
 from spam.schemas.store_format import QUALITY, FeatureMeta, feature_identity, name_fault, quality_key
 from spam.typing import Array, Float, Shaped
 
@@ -87,8 +87,8 @@ def read_feature_meta(index: SectionIndex, key: str, location: Location) -> Feat
         raise StoreError(message)
     try:
         return FeatureMeta.from_mapping(index.attribute(f"obsm/{key}", META))
-    except (KeyError, TypeError) as error:
-        message = f"{where}: metadata of {key!r} do not fit the format ({type(error).__name__}: {error})."
+    except (TypeError, ConfigError) as error:
+        message = f"{where}: metadata of {key!r} do not fit the format ({error})."
         raise StoreError(message) from error
 
 

@@ -30,7 +30,7 @@ from spam.schemas.store_config import ForeignKind
 from spam.sections.coordinates import CENTRE_COLUMNS, UM_COLUMNS
 from spam.sections.h5ad import read_h5ad
 from spam.sections.hdf5_files import attribute_text, find_node, open_hdf5, read_numbers
-from spam.sections.lab_section import quoted
+from spam.sections.lab_section import quoted, text_array
 from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, first_column, read_csv_text
 from spam.typing import Array, Float32, Float64, Shaped
 
@@ -213,8 +213,9 @@ def _hdf5_kinds(path: Path) -> tuple[ForeignKind, ...]:
     with open_hdf5(path) as file:
         if {"obs", "obsm"} <= set(file):
             return ("h5ad",)
-        nodes = [find_node(file, "features"), find_node(file, "coords")]
-        if not all(isinstance(node, h5py.Dataset) for node in nodes):
+        found = (find_node(file, "features"), find_node(file, "coords"))
+        nodes = [node for node in found if isinstance(node, h5py.Dataset)]
+        if len(nodes) < len(found):
             return ()
         attributes = {name for node in nodes for name in node.attrs}
     if attributes & _TRIDENT_ATTRIBUTES:
@@ -379,7 +380,11 @@ def _read_table(path: Path) -> _Rows:
         xy = np.stack([pd.to_numeric(frame[name], errors="coerce") for name in found], axis=1).astype(float)
         xy = (xy[:, :2] + xy[:, 2:]) / 2 if found == BOX_COLUMNS else xy
     return _Rows(
-        xy=xy, is_corner=False, ids=None if id_column is None else np.array(frame[id_column], dtype=np.str_)
+        xy=xy,
+        is_corner=False,
+        ids=None
+        if id_column is None
+        else text_array(frame[id_column], where=f"{path}, column {id_column!r}"),
     )
 
 
@@ -436,7 +441,7 @@ def _feature_faults(features: Array | None) -> Iterator[str]:
 
 def _position_faults(rows: _Rows) -> Iterator[str]:
     """List what is wrong with ids and coordinates."""
-    n_tiles = 0 if rows.features is None else len(rows.features)
+    n_tiles = 0 if rows.features is None or not rows.features.ndim else len(rows.features)
     if rows.xy is None and rows.ids is None:
         yield "it has neither ids nor coordinates; give them with --coordinates"
     if rows.ids is not None:

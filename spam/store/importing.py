@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from spam.errors import ConfigError, SectionError
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import ImportConfig
 from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
@@ -24,7 +24,7 @@ _SHARE_FOR_HINT = 0.9  # of the spots: tissue that was not tiled must not hide a
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ImportReport:
+class ImportReport(Record):
     """Result of `import_features`; `was_there` if the store had the same features already."""
 
     store: str
@@ -35,10 +35,6 @@ class ImportReport:
     n_tiles: int
     dim: int
     was_there: bool
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)
 
     def summary(self) -> str:
         """Summarise the import in one line."""
@@ -70,7 +66,8 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
         message = f"Store {store.address!r} has {len(names)} sections ({', '.join(names)}). Choose one with --section."
         raise ConfigError(message)
     section = store.section(names[0])
-    mpp, side_px = section.meta.mpp, config.tile_px
+    mpp = section.meta.mpp
+    side_px: float | None = config.tile_px
     if config.tile_um is not None and mpp is not None:
         side_px = config.tile_um / mpp
     foreign = read_foreign_features(

@@ -1,8 +1,10 @@
 """Names of everything inside a store (the table of ``docs/format.md`` as constants), and how rows are cut into chunks."""
 
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,13 +42,27 @@ LOCKS = ".locks"
 """Folder beside the sections with the lock files of writers."""
 
 SPATIAL = "spatial"
-"""``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image."""
+"""``obsm`` key of the coordinates in full-resolution pixels, and ``uns`` key of the overview image and the spot diameter."""
 SPATIAL_UM = "spatial_um"
 """``obsm`` key of the coordinates in µm."""
 SECTION = "section"
 """``obs`` column with the name of the section."""
 DONOR = "donor"
 """``obs`` column with the donor."""
+LIBRARY = "library_id"
+"""``obs`` column with the key of the section in ``uns["spatial"]``, for scanpy and squidpy: the name of the section again."""
+BLANK = "is_blank"
+"""Entry of `SPAM` on an overview that is only a white canvas, which scanpy and squidpy cannot plot without."""
+
+TABLES = "tables"
+"""Folder beside the sections where readers of SpatialData look, which would find an empty object in a store."""
+_MESSAGE = (
+    "this is a store of spam - open a section with anndata.read_zarr or run spam export --to spatialdata"
+)
+_GROUP: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+_NAMED = {"kind": "inline", "must_understand": False, "metadata": {_MESSAGE: _GROUP}}
+TABLES_INDEX = json.dumps({**_GROUP, "consolidated_metadata": _NAMED}).encode()
+"""The ``zarr.json`` in that folder. It names a table that does not exist, so that their error is this message."""
 
 _CHUNK_BYTES = 1 << 21
 _MOST_CHUNKS = 128

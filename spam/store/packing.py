@@ -4,16 +4,16 @@ import dataclasses
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from spam.atomic import replacing
 from spam.errors import MissingInputError, OutputExistsError, StoreError
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
 
 from .copying import select
 from .feature_store import open_store
-from .layout import INDEX, SECTIONS, SPAM
+from .layout import INDEX, SECTIONS, SPAM, TABLES, TABLES_INDEX
 from .section_index import sealed
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of ZIP: equal stores give equal files
@@ -21,17 +21,13 @@ _MODE = 0o100644 << 16  # a plain file
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PackReport:
+class PackReport(Record):
     """Result of `pack` and `unpack`: source, result and its sections; unfinished features (left out)."""
 
     store: Path
     out: Path
     sections: tuple[str, ...]
     unfinished: tuple[str, ...] = ()
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {**dataclasses.asdict(self), "store": str(self.store), "out": str(self.out)}
 
     def summary(self) -> str:
         """Summarise what was written and what was left out."""
@@ -65,7 +61,7 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
     indexes = {f"{section.meta.name}/{INDEX}": section.index.data for section in sections}
     root = json.loads(store.location.read_index("") or b"")
     root["attributes"][SPAM][SECTIONS] = list(store.section_names)
-    indexes[INDEX] = sealed(root)
+    indexes |= {INDEX: sealed(root), f"{TABLES}/{INDEX}": TABLES_INDEX}
     with (
         replacing(out) as partial,
         zipfile.ZipFile(partial, "w") as archive,

@@ -15,7 +15,7 @@ from zarr.storage import MemoryStore
 from spam.errors import StoreError
 from spam.schemas.store_format import FileEntry
 
-from .layout import INDEX, inside
+from .layout import INDEX, TABLES, inside
 from .section_index import MOST_INDEX_BYTES, SectionIndex, file_entry
 
 _LOCAL_HEADER = 30  # bytes of a ZIP entry's header before its name (APPNOTE 6.3, 4.3.7)
@@ -109,7 +109,7 @@ class FolderLocation(Location):
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
         """List the folders of the sections: a writer may have been killed before it updated the root."""
         names = (path.parent.name for path in self.path.glob(f"*/{INDEX}"))
-        return tuple(sorted(name for name in names if not name.startswith(".")))
+        return tuple(sorted(name for name in names if not name.startswith(".") and name != TABLES))
 
     def read_index(self, name: str) -> bytes | None:
         """Read a ``zarr.json`` without asking for its size first: a writer may replace it by a longer one meanwhile."""
@@ -167,7 +167,8 @@ class ZipLocation(Location):
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
         """List the sections that the ZIP holds."""
         names = (entry.split("/") for entry in self.entries)
-        return tuple(sorted(parts[0] for parts in names if len(parts) == 2 and parts[1] == INDEX))
+        found = (parts[0] for parts in names if len(parts) == 2 and parts[1] == INDEX)
+        return tuple(sorted(name for name in found if name != TABLES))
 
     def part(self, path: str, entry: FileEntry | None) -> FilePart | None:
         """Find the bytes of an entry in the ZIP file."""
@@ -209,4 +210,10 @@ class _SectionFiles(Mapping[str, Buffer]):
 def open_section_group(location: Location, index: SectionIndex) -> zarr.Group:
     """Open a section with zarr, read-only: only files that the index names, each compared with its digest."""
     store = MemoryStore(_SectionFiles(location, index), read_only=True)  # type: ignore[arg-type]  # only read
-    return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    try:
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+    except StoreError:  # of the files
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, FileNotFoundError, RecursionError) as error:
+        where = f"{index.meta.name}/{INDEX}"
+        raise location.damaged(where, f"Zarr cannot read it ({type(error).__name__})") from error

@@ -7,10 +7,10 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from spam.atomic import replacing
 from spam.progress import SILENT, Progress
+from spam.schemas.config import Record
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
 from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, feature_identity, quality_key
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TransferReport:
+class TransferReport(Record):
     """Result of `push` and `pull`.
 
     Attributes
@@ -73,10 +73,6 @@ class TransferReport:
     unfinished: tuple[str, ...] = ()
     commit: str | None = None
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return dataclasses.asdict(self)
-
     def summary(self) -> str:
         """List what was transferred, replaced, overridden and left out."""
         lines = [f"overridden: {line}" for line in self.overridden]
@@ -107,7 +103,8 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     """
     assert config.store is not None  # checked by PushConfig
     assert config.to is not None
-    address = shown(str(config.to))
+    address = shown(str(config.to)).rstrip("/")
+    where = address if is_remote(address) else str(Path(address.removeprefix("file://")).resolve())
     with tempfile.TemporaryDirectory(prefix="spam-push-") as folder:
         store = open_store(config.store)
         unfinished = [
@@ -121,7 +118,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
                 without_coordinates=config.without_coordinates,
                 keep_obs=config.keep_obs,
             )
-            key = hmac.digest(_own_key(), address.encode(), "sha256")
+            key = hmac.digest(_own_key(), where.encode(), "sha256")
             for line in select(redacted, progress=progress, key=key).left_out:
                 _log.info("left out %s", line)
             store = open_store(Path(folder) / "store")
@@ -146,9 +143,8 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         replaced += [f"{name}: features {key!r}" for name, change in changes.items() for key in change.lost]
         indexes = {name: section.index for name, section in own.items()}
         indexes |= {name: change.index for name, change in changes.items()}
-        # A path on this machine may name a person.
-        name = address if is_remote(address) else Path(address.removeprefix("file://")).resolve().name
-        readme = _readme(name, place, indexes)
+        # The path of a folder on this machine may name a person.
+        readme = _readme(where if is_remote(where) else Path(where).name, place, indexes)
         lines = "\n- ".join(_identifying(list(sections.values())))
         _log.warning("This copy can identify a person by (what leaves it out):\n- %s", lines)
         with progress.task("pushing", sum(len(change.files) for change in changes.values())) as advance:
@@ -213,7 +209,7 @@ def _readme(address: str, place: Destination, indexes: Mapping[str, SectionIndex
         for name, index in indexes.items()
     }
     metas = [indexes[name].meta for name in sorted(indexes)]
-    return dataset_card(address.rstrip("/"), metas, features).encode()
+    return dataset_card(address, metas, features).encode()
 
 
 def _own_key() -> bytes:

@@ -15,15 +15,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spam.atomic import PARTIAL, replacing
-from spam.errors import StoreError
+from spam.errors import StoreError, shortened
 from spam.schemas.store_format import FileEntry, SectionMeta, name_fault
 
-from .layout import DIGEST, FILES, INDEX, META, SPAM
+from .layout import DIGEST, FILES, INDEX, META, SPAM, SPATIAL
 
 _UNSEALED = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CODECS = {"bytes", "vlen-utf8", "zstd", "crc32c"}
 _MOST_CHUNK_BYTES = 1 << 30
+_MOST_ROWS = 1 << 48
 _FREE_BYTES, _MOST_RATIO = 1 << 28, 1000
 """An array may take 256 MB in memory, or 1000 times its files (counts reach 20 times)."""
 MOST_INDEX_BYTES = 1 << 28
@@ -203,8 +204,20 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
         ),
     ]
     for path, node in index.nodes.items():
+        attributes = node.get("attributes", {})
+        if not isinstance(attributes, dict) or not isinstance(attributes.get(SPAM, {}).get(META, {}), dict):
+            faults.append(f"{path}: its attributes are no object")
         if node["node_type"] == "array":
             faults.append(_array_fault(path, node, index))
+    columns = index.nodes["obs"]["attributes"]["column-order"]
+    needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns)}
+    needed |= {f"obsm/{SPATIAL}": index.meta.n_spots} if index.meta.has_coordinates else {}
+    needed |= {"var/_index": index.meta.n_genes} if index.meta.has_counts else {}
+    unfit = [p for p, size in needed.items() if index.nodes.get(p, {}).get("shape", ())[:1] != [size]]
+    if unfit:
+        faults.append(
+            f"{', '.join(map(shortened, unfit[:3]))} do not fit {index.meta.n_spots} spots, {index.meta.n_genes} genes"
+        )
     return [fault for fault in faults if fault]
 
 
@@ -213,8 +226,10 @@ def _array_fault(name: str, node: dict[str, Any], index: SectionIndex) -> str | 
     if not codecs <= _CODECS or node.get("storage_transformers"):
         return f"{name}: unknown codecs {sorted(codecs)}"
     shape, chunk = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
-    if len(shape) != len(chunk) or not all(type(size) is int and size >= 0 for size in (*shape, *chunk)):
-        return f"{name}: {shape} and {chunk} are no shapes"
+    if len(shape) != len(chunk) or not all(
+        type(size) is int and 0 <= size <= _MOST_ROWS for size in (*shape, *chunk)
+    ):
+        return f"{name}: {shortened(shape)} and {shortened(chunk)} are no shapes"
     bits = re.fullmatch(r"(?:bool|string|u?int|float)(\d*)", node["data_type"])
     if bits is None or 0 in chunk:
         return f"{name}: {node['data_type']!r} in chunks of {chunk} cannot be read"

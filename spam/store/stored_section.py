@@ -25,7 +25,7 @@ from .features import (
     read_features,
     unfinished_names,
 )
-from .layout import IDENTITY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes
+from .layout import BLANK, IDENTITY, LIBRARY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes
 from .places import FolderLocation, Location, open_section_group, writable_folder
 from .section_index import SectionIndex, content_digest, open_index
 from .writing import locked, locked_part, write_elements
@@ -132,11 +132,11 @@ class StoredSection:
     @cached_property
     def _obs(self) -> dict[str, Array]:
         columns: list[str] = self.index.nodes["obs"]["attributes"]["column-order"]
-        return {name: self._array(f"obs/{name}") for name in columns}
+        return {name: self._array(f"obs/{name}") for name in columns if name != LIBRARY}
 
     @property
     def obs(self) -> dict[str, Array]:
-        """Further columns, one value per spot; always ``section``, and ``donor`` if it is known."""
+        """Further columns, one value per spot; always ``section``, and ``donor`` if it is known; not ``library_id``."""
         return dict(self._obs)
 
     @cached_property
@@ -195,11 +195,30 @@ class StoredSection:
 
     def overview(self) -> Overview | None:
         """Read the small image of the slide; None if the section has none."""
-        library = f"uns/{SPATIAL}/{self._name}"
-        if library not in self.index.nodes:
+        image, library = f"uns/{SPATIAL}/{self._name}/images/hires", self.spatial_library()
+        if not library or self.index.attribute(image, BLANK):
             return None
-        scale = self._array(f"{library}/scalefactors/tissue_hires_scalef").item()
-        return Overview(image=self._array(f"{library}/images/hires"), scale=scale)
+        return Overview(
+            image=library["images"]["hires"], scale=library["scalefactors"]["tissue_hires_scalef"]
+        )
+
+    def spatial_library(self) -> dict[str, dict[str, Any]]:
+        """Read ``uns["spatial"][section]`` of the section, with which scanpy and squidpy plot it; empty without coordinates.
+
+        Its image is white if the section has no overview.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for part in ("images", "scalefactors"):
+            group = f"uns/{SPATIAL}/{self._name}/{part}"
+            values = {name: self._array(f"{group}/{name}") for name in self.index.children(group)}
+            found |= {part: {name: a if a.ndim else a.item() for name, a in values.items()}} if values else {}
+        return found
+
+    @property
+    def spot_diameter_px(self) -> float | None:
+        """Diameter of a spot in full-resolution pixels, as stated or estimated; None without coordinates."""
+        node = f"uns/{SPATIAL}/{self._name}/scalefactors/spot_diameter_fullres"
+        return float(self._array(node).item()) if node in self.index.nodes else None
 
     # Features
 
@@ -352,7 +371,7 @@ class StoredSection:
         if described not in self.index.nodes:
             return None
         weights, lengths = (self._sparse(name, "csr", (self.n_spots, self.n_spots)) for name in matrices)
-        meta = GraphMeta(**self.index.attribute(described, META))
+        meta = read_graph_meta(self.index, described)
         return Graph(connectivities=weights, distances=lengths, meta=meta)
 
     def write_graph(self, key: str, graph: Graph) -> None:
@@ -392,9 +411,18 @@ class StoredSection:
     def _array(self, name: str) -> Shaped[Array, "*shape"]:
         """Read an array; strings come as NumPy's ``str``."""
         self._prefetch(name)
-        values = np.asarray(self._group[name][...])  # type: ignore[index]  # an array
+        values = self._part(name)
         # NumPy does not cast variable-length strings to fixed-length ones itself (NumPy 2.4).
         return values.astype(object).astype(str) if values.dtype.kind in "TO" else values
+
+    def _part(self, name: str, rows: Any = ...) -> Array:
+        try:
+            return np.asarray(self._group[name][rows])  # type: ignore[index]  # an array
+        except StoreError:  # of the files
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of Zarr's metadata
+            where, fault = f"{self._name}/{name}", f"Zarr cannot read it ({type(error).__name__})"
+            raise self.location.damaged(where, fault) from error
 
     def _sparse(self, name: str, form: Literal["csr", "csc"], shape: tuple[int, int]) -> Any:
         self._prefetch(name)
@@ -438,7 +466,7 @@ class StoredSection:
                 - first
             )
             for values, part in ((data, "data"), (indices, "indices")):
-                values.append(np.asarray(self._group[f"X/{part}"][first:last])[taken])  # type: ignore[index]
+                values.append(self._part(f"X/{part}", slice(first, last))[taken])
         ends = np.concatenate([[0], np.cumsum(stops - starts)])
         flat = [np.concatenate(part) if part else np.empty(0, np.int32) for part in (data, indices)]
         return self._matrix("X", "csc", [*flat, ends], (self.n_spots, len(wanted)))[:, places].tocsr()
@@ -454,11 +482,20 @@ def graph_names(index: SectionIndex) -> tuple[str, ...]:
     return tuple(name.removesuffix(_NEIGHBORS) for name in names if index.attribute(f"uns/{name}", META))
 
 
+def read_graph_meta(index: SectionIndex, described: str) -> GraphMeta:
+    """Read how a graph was made; StoreError if its metadata do not fit the format."""
+    try:
+        return GraphMeta.from_mapping(index.attribute(described, META))
+    except TypeError as error:
+        message = f"Section {index.meta.name!r}: {described!r} does not fit the format ({error}). Run: spam graph --overwrite"
+        raise StoreError(message) from error
+
+
 def is_stale_graph(index: SectionIndex, key: str) -> bool:
     """Tell whether a graph is over features that were replaced after it was built."""
-    meta = index.attribute(graph_nodes(key)[0], META)
-    node = f"obsm/{meta['features_key']}"
-    return node in index.nodes and bool(index.attribute(node, IDENTITY) != meta["features_identity"])
+    meta = read_graph_meta(index, graph_nodes(key)[0])
+    node = f"obsm/{meta.features_key}"
+    return node in index.nodes and bool(index.attribute(node, IDENTITY) != meta.features_identity)
 
 
 def spots_digest(ids: Array, xy_px: Array) -> str:

@@ -14,7 +14,7 @@ from spam.schemas.store_format import FileEntry
 
 from .feature_store import locate, read_root
 from .features import is_intact_chunk
-from .layout import INDEX, LOCKS, STAGING
+from .layout import INDEX, LOCKS, STAGING, TABLES, TABLES_INDEX
 from .places import FolderLocation, Location, ZipLocation
 from .section_index import SectionIndex, open_index
 from .stored_section import StoredSection
@@ -217,6 +217,10 @@ def _unnamed(
     is_elsewhere = (section in indices and index is None) or (not is_all and section not in indices)
     if is_link:
         return VerifyFault(path=path, fault="it is a link, which a store must not hold")
+    if path == f"{TABLES}/{INDEX}":
+        part = location.part(path, None)
+        is_whole = part is not None and part.read() == TABLES_INDEX
+        return None if is_whole else VerifyFault(path=path, fault="its bytes are not those of the format")
     if is_ours or is_known or is_elsewhere:
         return None
     array, is_chunk, _ = inner.partition("/c/")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
 from anndata.io import write_elem
 from filelock import FileLock, Timeout
 from scipy import sparse
+from scipy.spatial import KDTree
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from spam.errors import StoreError
@@ -21,9 +23,11 @@ from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, FileEntry, Se
 from spam.typing import Array
 
 from .layout import (
+    BLANK,
     DONOR,
     FORMAT,
     INDEX,
+    LIBRARY,
     LOCKS,
     META,
     SECTION,
@@ -32,6 +36,8 @@ from .layout import (
     SPATIAL,
     SPATIAL_UM,
     STAGING,
+    TABLES,
+    TABLES_INDEX,
     VERSION,
     inside,
 )
@@ -50,6 +56,8 @@ _CHUNK_ENTRIES = 1 << 18
 _N_THREADS = 8  # files that are copied at the same time: most of a remote copy is waiting
 _MOST_CHUNKS = 64
 """Chunk files of one part of a sparse matrix, whose chunks are longer if there are more entries."""
+_DIAMETER_PER_PITCH = 0.8  # of spots whose diameter is unknown: drawn almost touching
+_CANVAS_PX = 256  # longer side of the white image where there is no overview
 
 
 @contextlib.contextmanager
@@ -138,6 +146,7 @@ def write_section(
     genes: Array | None = None,
     obs: Mapping[str, Array] | None = None,
     overview: tuple[Array, float] | None = None,
+    spot_diameter_px: float | None = None,
 ) -> None:
     """Write a section without features, in place of an older one with its features; the caller holds its lock.
 
@@ -155,8 +164,10 @@ def write_section(
         Raw counts, n_spots x n_genes, and the names of the genes.
     overview
         Small image of the slide and its scale (overview pixels per slide pixel).
+    spot_diameter_px
+        Diameter of a spot in full-resolution pixels; by default 0.8 of the median distance of a spot to the nearest one.
     """
-    columns = {**(obs or {}), SECTION: np.full(meta.n_spots, meta.name)}
+    columns = {**(obs or {}), SECTION: np.full(meta.n_spots, meta.name), LIBRARY: library_column(meta)}
     if meta.donor is not None:
         columns[DONOR] = np.full(meta.n_spots, meta.donor)
     with _staged(store, meta.name) as folder:
@@ -175,12 +186,39 @@ def write_section(
         for name, xy in ((SPATIAL, xy_px), (SPATIAL_UM, xy_um)):
             if xy is not None:
                 _write(section, f"obsm/{name}", xy)
-        if overview is not None:  # where scanpy and squidpy look for it
-            image, scale = overview
-            library = {"images": {"hires": image}, "scalefactors": {"tissue_hires_scalef": scale}}
+        if xy_px is not None and len(xy_px):  # where scanpy and squidpy look for it
+            image, scale = overview or _white_canvas(meta, xy_px)
+            factors = {
+                "tissue_hires_scalef": scale,
+                "spot_diameter_fullres": spot_diameter_px or usual_spot_diameter(xy_px),
+            }
+            library = {"images": {"hires": image}, "scalefactors": factors}
             _write(section, f"uns/{SPATIAL}", {meta.name: library})
+            if overview is None:
+                section[f"uns/{SPATIAL}/{meta.name}/images/hires"].attrs[SPAM] = {BLANK: True}
         update_index(folder, add=[path.name for path in folder.iterdir() if path.is_dir()])
         _replace(store, meta.name, folder)
+
+
+def library_column(meta: SectionMeta) -> pd.Categorical:
+    """Return `LIBRARY` for every spot; squidpy needs categories, and older readers need those to be plain strings."""
+    return pd.Categorical.from_codes(np.zeros(meta.n_spots, np.int8), pd.Index([meta.name], dtype=object))
+
+
+def usual_spot_diameter(xy_px: Array) -> float:
+    """Return 0.8 of the median distance of a spot to the nearest one, in pixels; 100 for a single spot."""
+    distance, _ = KDTree(xy_px).query(xy_px, k=[2])  # infinite for a single spot
+    diameter_px = _DIAMETER_PER_PITCH * float(np.median(distance))
+    return diameter_px if 0 < diameter_px < np.inf else 100.0
+
+
+def _white_canvas(meta: SectionMeta, xy_px: Array) -> tuple[Array, float]:
+    """Return a white image of the slide (if its size is unknown, of the part with spots) and its scale."""
+    width, height = xy_px.max(axis=0) + usual_spot_diameter(xy_px)
+    width, height = meta.slide_width_px or width, meta.slide_height_px or height
+    scale = _CANVAS_PX / max(width, height, _CANVAS_PX)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
+    return np.full(shape, 255, np.uint8), float(scale)
 
 
 def write_elements(
@@ -226,6 +264,9 @@ def write_root(folder: Path) -> None:
         new = root_index(location.section_names(()))
         if new != location.read_index(""):
             write_whole(folder / INDEX, new)
+        if not (folder / TABLES / INDEX).exists():
+            (folder / TABLES).mkdir(exist_ok=True)
+            write_whole(folder / TABLES / INDEX, TABLES_INDEX)
 
 
 def root_index(names: Collection[str]) -> bytes:
@@ -331,7 +372,9 @@ def _write_frame(section: zarr.Group, name: str, index: Array, columns: Mapping[
 def _write(group: zarr.Group, name: str, value: Any) -> None:
     """Write one element with checksums and compression, in chunks that make few files."""
     kwargs: dict[str, Any] = {"shards": None, "compressors": (ZstdCodec(), Crc32cCodec())}
-    if sparse.issparse(value):
+    if isinstance(value, pd.Categorical):
+        kwargs["chunks"] = (max(1, min(len(value), _CHUNK_ROWS)),)
+    elif sparse.issparse(value):
         kwargs["chunks"] = (max(_CHUNK_ENTRIES, -(-value.nnz // _MOST_CHUNKS)),)
     elif isinstance(value, np.ndarray):
         kwargs["chunks"] = tuple(max(1, min(size, _CHUNK_ROWS)) for size in value.shape)

@@ -7,7 +7,7 @@ from .slide_formats import open_slide
 from .tile_cutting import cut_tile, level_of, overview
 from .tile_quality import measure_quality
 from .tile_reader import TileBatch, TileReader, read_batches
-from .tile_specs import locate, resolve_tile_specs
+from .tile_specs import locate, require_sizes, resolve_tile_specs
 from .tissue_grid import grid_section, grid_slides
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "open_slide",
     "overview",
     "read_batches",
+    "require_sizes",
     "resolve_tile_specs",
     "sweep_order",
 ]

@@ -68,9 +68,12 @@ def score_placements(
 
 
 def better_placement(shares: Mapping[str, Float64[Array, " n"]]) -> tuple[str, float] | None:
-    """Return the placement with the most tissue and how much more it has (mean share), unless that may be chance."""
-    given = shares[AS_GIVEN]
-    best = max(shares, key=lambda name: float(shares[name].mean()))
+    """Return the placement with the most tissue and how much more it has (mean share), unless that may be chance.
+
+    Exchanged axes are far more frequent than a turned slide, and win if they are as good.
+    """
+    given, means = shares[AS_GIVEN], {name: float(values.mean()) for name, values in shares.items()}
+    best = max(means, key=lambda name: means[name] + _NOTABLE * (name == EXCHANGED))
     more = shares[best] - given
     gain, error = float(more.mean()), float(more.std()) / math.sqrt(len(more))
     is_sure = len(more) >= _LEAST_SPOTS and gain > _ERRORS * error

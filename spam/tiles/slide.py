@@ -15,6 +15,7 @@ from spam.sections.hdf5_files import available_bytes
 from spam.typing import Array, UInt8
 
 _NON_SQUARE = 0.02  # relative difference of the two axes
+_SMALL_BYTES = 1 << 28  # never compared with the memory, because a section may have 100,000 tile files
 _MOST_COMPRESSED = 100_000  # a blank JPEG 2000 tile has about 30,000 times its size, deflate reaches 1032
 # OME-XML and OME-Zarr
 _UNITS = {1e-3: "nm nanometer", 1.0: "µm \u03bcm um micrometer", 1e3: "mm millimeter", 1e4: "cm centimeter"}
@@ -176,8 +177,7 @@ def require_memory(path: Path, n_bytes: float, what: str) -> None:
     SlideError
         Names what needs it, and the command that makes blocks of the slide.
     """
-    available = available_bytes()
-    if n_bytes > available:
+    if n_bytes > _SMALL_BYTES and n_bytes > (available := available_bytes()):
         needed = f"{what} need {n_bytes / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available"
         advice = "Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
         message = f"Slide {str(path)!r}: {needed}. {advice}"

@@ -1,5 +1,6 @@
 """Opening a slide by what the file holds (never by its name); PNG and JPEG, and all that OpenSlide reads."""
 
+import contextlib
 import os
 import re
 import struct
@@ -30,6 +31,7 @@ from .slide import (
 from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
+_PNG_SIGNATURE = _PNG + b"\r\n\x1a\n"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 _MODALITY = re.compile(
     rb"\x08\x00\x60\x00.{4}([A-Z]{2,16})", re.DOTALL
@@ -163,15 +165,18 @@ class UprightSlide(Slide):
         # The upright picture is the stored one with these axes reversed, and then transposed.
         self._is_reversed = orientation in (3, 4, 6, 7), orientation in (2, 3, 7, 8)  # rows, columns
         self._is_transposed = orientation >= 5
-        turn = slice(None, None, -1) if self._is_transposed else slice(None)
+        sizes = (slide.level_sizes, slide.block_sizes)
+        level_sizes, block_sizes = (
+            tuple((h, w) if self._is_transposed else (w, h) for w, h in of_levels) for of_levels in sizes
+        )
         note = (
             f"{slide.path.name} is stored turned (EXIF orientation {orientation}) and is read upright, as viewers show it; "
             "coordinates count upright pixels"
         )
         super().__init__(
             slide.path,
-            level_sizes=tuple((w, h)[turn] for w, h in slide.level_sizes),
-            block_sizes=tuple((w, h)[turn] for w, h in slide.block_sizes),
+            level_sizes=level_sizes,
+            block_sizes=block_sizes,
             size=PixelSize(mpp=slide.mpp, note=slide.mpp_note),
             notes=(*slide.notes, note),
         )
@@ -195,18 +200,29 @@ class UprightSlide(Slide):
 
 
 def _orientation_of(image: Image.Image, path: Path) -> int:
-    """Return the EXIF orientation, 1 for none, without decoding the picture; EXIF may follow the pixels of a PNG."""
-    stated = Image.Image.getexif(image).get(_ORIENTATION)
-    if stated is None and image.format == "PNG":
-        with path.open("rb") as file:
-            file.seek(8)
-            while len(head := file.read(8)) == 8 and (head[4:] != b"eXIf"):
-                file.seek(struct.unpack(">I", head[:4])[0] + 4, os.SEEK_CUR)
+    """Return the EXIF orientation without decoding the picture (EXIF may follow the pixels of a PNG); 1 if none is stated."""
+    stated = None
+    with contextlib.suppress(
+        SyntaxError, ValueError, TypeError, KeyError, struct.error
+    ):  # broken EXIF states nothing
+        stated = Image.Image.getexif(image).get(_ORIENTATION)
+        if stated is None and image.format == "PNG":
             exif = Image.Exif()
-            if len(head) == 8:
-                exif.load(file.read(struct.unpack(">I", head[:4])[0]))
+            exif.load(_chunk_of_png(path, b"eXIf"))
             stated = exif.get(_ORIENTATION)
-    return stated if stated in range(1, 9) else 1
+    return stated if isinstance(stated, int) and stated in range(1, 9) else 1
+
+
+def _chunk_of_png(path: Path, name: bytes) -> bytes:
+    """Return the content of the first chunk of this name; nothing if there is none."""
+    with path.open("rb") as file:
+        file.seek(len(_PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            n_bytes = int.from_bytes(head[:4], "big")
+            if head[4:] == name:
+                return file.read(n_bytes)
+            file.seek(n_bytes + 4, os.SEEK_CUR)  # and the checksum
+    return b""
 
 
 _Reader: TypeAlias = type[ImageSlide] | type[OpenSlideSlide] | type[TiffSlide] | type[OmeZarrSlide]
@@ -239,11 +255,6 @@ def open_slide(path: Path) -> Slide:
         raise SlideError(message)
     try:
         slide = reader(_one_of_series(path) if reader is OpenSlideSlide and path.is_dir() else path)
-        block_px, (w, h) = max((w * h, (w, h)) for w, h in slide.block_sizes)
-        require_memory(
-            path, 6 * block_px, f"its blocks of {w} x {h} pixels"
-        )  # a block, and the region that shows it
-        return slide if slide.orientation == 1 else UprightSlide(slide, slide.orientation)
     except SlideError:
         raise
     except reader.unreadable as error:
@@ -252,6 +263,14 @@ def open_slide(path: Path) -> Slide:
         found = f"{str(path)!r}{n_bytes} is not a readable {reader.kind}: {reason}"
         message = f"Slide {found}. Check that it was copied whole."
         raise SlideError(message) from error
+    block_px, (w, h) = max((w * h, (w, h)) for w, h in slide.block_sizes)
+    try:
+        # A block, and the region that shows it.
+        require_memory(path, 6 * block_px, f"its blocks of {w} x {h} pixels")
+    except SlideError:
+        slide.close()
+        raise
+    return slide if slide.orientation == 1 else UprightSlide(slide, slide.orientation)
 
 
 def reader_of(path: Path) -> _Reader | None:
@@ -275,8 +294,8 @@ def _found(path: Path) -> str:
         start = file.read(_MOST_HEADER)
     if is_dicom(path):
         modality = _MODALITY.search(start)
-        kind = f" of modality {modality[1].decode()!r}" if modality else ""
-        return f"a DICOM image{kind}, but no whole slide image of modality 'SM'"
+        named = f" of modality {modality[1].decode()!r}" if modality else ""
+        return f"a DICOM image{named}, but no whole slide image of modality 'SM'"
     if not start:
         return "it is empty: 0 bytes"
     kind = kind_of_file(path)

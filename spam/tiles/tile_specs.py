@@ -25,6 +25,8 @@ _CORNER = 0.25
 _FILLED = 0.6
 _NEARLY_ALL = 0.95
 
+_MOST_OF_SLIDE = 2  # a small picture around a spot may be smaller than its tile
+
 
 def locate(section: Section, slide: Slide) -> Section:
     """Check the coordinates of a section against its slide, and take µm per pixel from the slide if unknown.
@@ -127,7 +129,7 @@ def common_side_px(paths: Sequence[Path], *, is_forgiving: bool = False) -> int:
     if unreadable and not (is_forgiving and sizes):
         first, names = next(iter(unreadable.values())), quoted([path.name for path in unreadable])
         found = f"{len(unreadable)} of {len(files)} tile files cannot be read: {names}"
-        message = f"{found}. {first} To skip such tiles, use --skip-bad-tiles."
+        message = f"{found}. {first}" + ("" if is_forgiving else " To skip such tiles, use --skip-bad-tiles.")
         raise SlideError(message) from first
     (width, height), n_alike = Counter(sizes.values()).most_common(1)[0]
     unlike = [path.name for path, size in sizes.items() if size != (width, height)]
@@ -180,6 +182,26 @@ def resolve_tile_specs(
         raise ConfigError(unknown_mpp(f"of {', '.join(spec.label for spec in specs)}", section.name, found))
     specs += [TileSpec(tile_px=px, out_px=input_px) for px in all_px]
     return tuple(dict.fromkeys(specs))
+
+
+def require_sizes(specs: Sequence[TileSpec], section: Section, slide: Slide) -> None:
+    """Raise if a tile has less than a pixel of the slide, or is more than twice as large as the slide.
+
+    Raises
+    ------
+    TileError
+        Names the option, and both sizes in pixels.
+    """
+    longest = max(slide.width, slide.height)
+    for spec in specs:
+        side = spec.native_px(section.mpp)
+        if not 1 <= side <= _MOST_OF_SLIDE * longest:
+            option = f"--tile-px {spec.tile_px}" if spec.tile_um is None else f"--tile-um {spec.tile_um:g}"
+            found = f"is {side:.4g} px at {section.scale} on slide {slide.path.name!r} of {slide.width} x {slide.height} px"
+            message = (
+                f"Section {section.name!r}: {option} {found}. Give a size between one pixel and the slide."
+            )
+            raise TileError(message)
 
 
 def unknown_mpp(tiles: str, section: str, found: str) -> str:

@@ -171,15 +171,16 @@ def choose_features(
     chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
     absent = sorted(set(tile_um) - {meta.tile["tile_um"] for meta in chosen})
     if len(encoders) != 1 or absent or not chosen:
-        asked = [f"--tile-um {' '.join(f'{um:g}' for um in absent)}" if absent else ""]
+        asked = [f"--enc-name {enc_name}" if enc_name else ""]
+        asked += [f"--tile-um {','.join(f'{um:g}' for um in absent)}" if absent else ""]
         asked += ["--dihedral" if is_averaged else ""]
         lacks = (
             f"share no features with {' '.join(filter(None, asked))}" if any(asked) else "share no features"
         )
         several = f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
         message = (
-            f"The sections {several if len(encoders) > 1 else lacks} ({there}). Choose one with --enc-name, or run "
-            "`spam embed` for what is missing."
+            f"The sections {several if len(encoders) > 1 else lacks} ({there}). Choose from these with --enc-name "
+            "and --tile-um, or run `spam embed` for what is missing."
         )
         raise StoreError(message)
     for key in (meta.key for meta in chosen):

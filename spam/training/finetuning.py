@@ -236,7 +236,7 @@ class FusionStage:
             what = "blocks of the section" if data.groups.are_blocks else "training sections"
             message = (
                 f"Training needs counts in two {what} and in held-out spots, because a spot is predicted from other "
-                f"sections than its own; {len(groups)} and {len(data.val_rows)} spots have counts. Name more sections in "
+                f"sections than its own; {len(groups)} of them and {len(data.val_rows)} held-out spots have counts. Name more in "
                 "--sections."
             )
             raise StoreError(message)

@@ -273,8 +273,9 @@ def _train_epoch(
                 terms = stage.loss(rows)
             if not torch.isfinite(terms.total):  # stop before it ruins the weights
                 message = (
-                    f"The loss became {float(terms.total.detach()):g} in epoch {epoch} ({terms.parts}). The last whole "
-                    "epoch is saved: resume with a lower --lr, or without --amp."
+                    f"The loss became {float(terms.total.detach()):g} in epoch {epoch}. Start again with --overwrite and a "
+                    f"lower --lr than {config.lr:g}{', or without --amp' if config.amp else ''}; checkpoints of earlier "
+                    f"epochs stay in {config.save_dir} until then."
                 )
                 raise ConfigError(message)
             scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]

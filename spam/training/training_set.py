@@ -319,7 +319,7 @@ def check_donors(rows: Int64[Array, " n"], data: TrainingSet) -> None:
     donors = np.unique(_donor_of(data)[rows])
     if len(donors) < 2:
         message = (
-            f"--balance-donors needs two donors, but all training spots are from {donors[0]!r}. Leave it out, or name "
+            f"--balance-donors needs two donors, but all training spots are from {str(donors[0])!r}. Leave it out, or name "
             "sections of other donors in --sections."
         )
         raise ConfigError(message)

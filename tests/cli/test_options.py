@@ -1,6 +1,7 @@
 """Options follow the configurations, and precedence is defaults < file < flags."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,10 @@ class Small(Config):
 
     folder: Path | None = option(None, "a folder")
     names: tuple[str, ...] = option((), "some names")
-    sizes: tuple[float, ...] = option((112.0,), "some sizes")
-    counts: tuple[int, ...] = option((), "some counts")
-    batch_size: int = option(64, "a size", flags=("--img-batch-size",), panel="Training")
-    rate: float = option(0.5, "a rate")
+    sizes: tuple[float, ...] = option((112.0,), "some sizes", limits="(0,999]")
+    counts: tuple[int, ...] = option((), "some counts", limits="[0,9]")
+    batch_size: int = option(64, "a size", flags=("--img-batch-size",), limits="[1,1000]", panel="Training")
+    rate: float = option(0.5, "a rate", limits="(0,9]")
     amp: bool = option(False, "a switch")
     plots: bool = option(True, "another switch")
     mode: Literal["joint", "img-gene"] = option("joint", "a choice", panel="Model")
@@ -56,6 +57,14 @@ def parse(*words: str) -> dict[str, object]:
     seen: list[Small] = []
     assert app_of(seen)(list(words), standalone_mode=False) == 0
     return seen[0].to_mapping()
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return the message of a command line that is refused."""
+    assert app_of([])(list(words), standalone_mode=False) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err[:7], shown.err.count("\n")) == ("", "Error: ", 1)
+    return shown.err[7:-1]
 
 
 DEFAULTS = Small().to_mapping()
@@ -156,3 +165,95 @@ def test_options_are_listed_by_panel(capsys: pytest.CaptureFixture[str]) -> None
         text.index(word) for word in ("Training:", "--batch-size", "Model:", "--mode", "Options:", "--rate")
     ]
     assert places == sorted(places)
+
+
+NESTED = "batch_size = " + "[" * 5000 + "]" * 5000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (NESTED.encode(), r"recipe.toml \(--config\) is not TOML"),
+        (b"batch_size = " + b"7" * 5000, r"recipe.toml \(--config\) is not TOML"),
+        (
+            b"batch_size = 0x" + b"f" * 5000,
+            r"batch_size in .*recipe.toml .* at most 1000, .* about 6021 digits$",
+        ),
+        (b"batch_size = [[[[[7]]]]]", r"batch_size in .* must be a whole number, not \[\[\[\.\.\.\]\]\]$"),
+        (b"rate = inf", r"rate in .* at most 9, not inf$"),
+        (b"rate = nan", r"rate in .* positive, not nan$"),
+        (b"mode = ['joint']", r"mode in .* must be text, not \['joint'\]$"),
+        (b"mode = {joint = 1}", r"mode in .* must be text, not \{'joint': 1\}$"),
+        (b"mode = 'spatial'", r"^--mode must be joint or img-gene, not 'spatial'$"),
+        (b"folder = 7", r"folder in .* must be a local path, not 7$"),
+        (b"names = 'C2,C3'", r"names in .* must be a list, each text, not 'C2,C3'$"),
+        (b"names = ['C2', 3]", r"names in .* must be text, not 3$"),
+        (b"sizes = [112, 'x']", r"sizes in .* must be a number, not 'x'$"),
+        (b"batch-size = 3\nbatch_size = 4", r"given --batch-size twice"),
+        ("names = ['C2']".encode("utf-16"), r"is not TOML: 'utf-8' codec"),
+        ("names = ['é']".encode("latin-1"), r"is not TOML: 'utf-8' codec"),
+        (b"\0\0\0", r"is not TOML"),
+        (b"#" * (2 << 20), r"has 2097152 bytes: this is not a file of options"),
+        (
+            b'folder = "' + b"x" * 100_000 + b'\\u0000"',
+            r"folder in .* must be a local path, not 'x+\.\.\.x+.*'$",
+        ),
+    ],
+)
+def test_odd_files_of_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, words: str
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_bytes(content)
+    message = refusal(capsys, "--config", str(recipe))
+    assert re.search(words, message)
+    assert len(message) < 500
+
+
+def test_a_folder_is_no_file_of_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, "--config", str(tmp_path))
+    assert message == f"Not a file, but a folder: {tmp_path} (--config)."
+
+
+def test_a_file_from_windows_is_read(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_bytes(b"\xef\xbb\xbfbatch_size = 7\r\nnames = ['C2']\r\n")
+    assert parse("--config", str(recipe)) == {**DEFAULTS, "batch_size": 7, "names": ["C2"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batch-size", "9" * 5000), r"^--batch-size must be a whole number, not '9+\.\.\.9+'$"),
+        (("--batch-size", "1" + "0" * 30), r"^--batch-size must be at most 1000, not 10+$"),
+        (("--batch-size", "-3"), r"^--batch-size must be at least 1, not -3$"),
+        (("--batch-size", "3.0"), r"^--batch-size must be a whole number, not '3.0'$"),
+        (("--rate", "nan"), r"^--rate must be positive, not nan$"),
+        (("--rate", "1e400"), r"^--rate must be at most 9, not inf$"),
+        (
+            ("--sizes", "112,inf", "--counts", "x"),
+            r"^--sizes .* not inf; --counts must be a whole number, not 'x'$",
+        ),
+        (("--folder", ""), r"^--folder must be a local path, not ''$"),
+    ],
+)
+def test_odd_values_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    found = refusal(capsys, *words)
+    assert re.search(message, found)
+    assert len(found) < 300
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (("--sizes", "112", "224"), r"--sizes 112,224$"),
+        (("--amp", "--names", "C2", "C3", "C4", "--rate", "1"), r"--names C2,C3,C4$"),
+        (("--names", "C2", "--batch_size", "7", "8"), r"\(8\)$"),
+    ],
+)
+def test_commas_between_values_are_explained(words: tuple[str, ...], advice: str) -> None:
+    with pytest.raises(typer.TyperException) as error:
+        parse(*words)
+    assert re.search(advice, error.value.format_message())

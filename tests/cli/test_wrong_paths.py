@@ -87,6 +87,7 @@ WRONG = {
     "store pack": ["nosuch"],
     "store unpack": ["nosuch"],
     "store export": ["nosuch new"],
+    "export": ["nosuch new"],
     "store import": ["nosuch t.csv", ". nosuch", ". t.csv --coordinates nosuch"],
     "store push": ["nosuch new"],
 }

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from spam.embedding import embed, plan
 from spam.encoders import build_encoder, encoder_card
-from spam.errors import ConfigError, SlideError, StoreError
+from spam.errors import ConfigError, SectionError, SlideError, TileError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec, tile_flags
 from spam.sections import read_section
@@ -192,6 +192,79 @@ def test_bad_tiles_are_marked_where_that_is_asked_for(tile_files, caplog):
     assert report.flags["unreadable"] == 1
 
 
+def test_a_section_without_a_readable_tile_is_refused_before_anything_is_written(tile_files):
+    """Issue 15, A8: such a section was stored with 0 usable spots."""
+    lab = tile_files
+    for path in (lab / "tiles").glob("*.jpg"):
+        path.write_bytes(path.read_bytes()[: 600 if path.stem == "t4" else -200])
+    files = {"csv": lab / "tiles.csv", "root": lab / "tiles", "mpp": 0.5, "skip_bad_tiles": True}
+    with pytest.raises(SlideError, match=r"None of the 11 tiles of section 'A'"):
+        embed(config(lab, **files))
+    assert not (lab / "store.zarr").exists()
+
+
+@pytest.mark.parametrize("n_cut", [5, 500])
+def test_a_slide_whose_spots_lie_on_damaged_blocks(lab, n_cut):
+    """With all blocks under the spots damaged, but not those of the glass, nothing is written; with three, it is."""
+    path = lab / "images/slide.tif"
+    with tifffile.TiffFile(path) as tiff, path.open("r+b") as file:
+        page = tiff.pages.first
+        middle = [25 * row + column for row in range(5, 20) for column in range(5, 20)]
+        for block in middle[110 : 110 + n_cut] if n_cut < len(middle) else middle:
+            tag = page.tags["TileOffsets"]
+            file.seek(tag.valueoffset + block * (tag.valuebytecount // tag.count))
+            file.write((2**31).to_bytes(tag.valuebytecount // tag.count, "little"))
+    table = pd.read_csv(lab / "map.csv")
+    table[["x", "y"]] = table[["x", "y"]] / 2 + 400  # only in the middle
+    table.to_csv(lab / "map.csv", index=False)
+    with pytest.raises(SlideError, match=r"slide\.tif' ends before \d+ of the 625 blocks.*--skip-bad-tiles"):
+        embed(config(lab))
+    if n_cut > len(middle):
+        with pytest.raises(SlideError, match=rf"None of the {N_SPOTS} tiles of section 'A'"):
+            embed(config(lab, skip_bad_tiles=True))
+        assert not (lab / "store.zarr").exists()
+    else:
+        (report,) = embed(config(lab, skip_bad_tiles=True)).sections
+        assert 0 < report.flags["unreadable"] < N_SPOTS / 2
+
+
+def test_the_pixel_size_and_its_source_are_stated(lab):
+    assert "; 0.5 µm/px (from the slide); tiles of 20um" in plan(config(lab)).summary()
+    summary = plan(config(lab, mpp=0.25)).summary()
+    assert "0.25 µm/px (--mpp)" in summary
+    assert "--mpp 0.25 overrides the 0.5 µm per pixel of slide 'slide.tif' (by a factor of 0.5)" in summary
+    report = embed(config(lab))
+    assert report.sections[0].scale == "0.5 µm/px (from the slide)"
+    assert "0.5 µm/px (from the slide)" in report.summary()
+
+
+def test_spots_beside_the_tissue_are_refused_if_exchanged_axes_bring_them_onto_it(lab, slide_pixels, caplog):
+    half = slide_pixels.copy()
+    half[:, 500:] = 244
+    tifffile.imwrite(lab / "images/slide.tif", half, photometric="rgb", tile=(64, 64), metadata=None)
+    table = pd.read_csv(lab / "map.csv")
+    table["x"], table["y"] = table["y"] / 4 + 300, table["x"] / 4 + 50
+    table.to_csv(lab / "map.csv", index=False)
+    with pytest.raises(TileError, match=r"--swap-xy"):
+        plan(config(lab, mpp=0.5))
+    assert plan(config(lab, mpp=0.5, swap_xy=True)).sections[0].section.join.notes == ()
+    with caplog.at_level(logging.WARNING):
+        plan(config(lab, mpp=0.5, swap_xy=False))
+    assert "with x and y exchanged" in caplog.text
+
+
+def test_a_pixel_size_that_the_distance_of_the_spots_excludes(lab):
+    rows, columns = np.mgrid[:9, :9]
+    table = pd.DataFrame(
+        {"x": 200 + 137.6 * (columns + 0.5 * (rows % 2)).ravel(), "y": 200 + 119.2 * rows.ravel()}
+    )
+    table["source_image"], table["spot_id"] = "slide.tif", [f"s{i}" for i in range(81)]
+    table.to_csv(lab / "map.csv", index=False)
+    with pytest.raises(SectionError, match=r"0\.5 µm per pixel \(from the slide\).*Visium.*--mpp 0\.726"):
+        plan(config(lab))
+    assert "0.727 µm/px (--mpp)" in plan(config(lab, mpp=0.727)).summary()
+
+
 def test_a_section_without_any_readable_tile_is_an_error(lab, slide_pixels):
     folder = lab / "damaged"
     folder.mkdir()
@@ -206,6 +279,6 @@ def test_a_section_without_any_readable_tile_is_an_error(lab, slide_pixels):
     rows = [(500 + 40 * i, 700, "slide.tif", f"s{i}") for i in range(11)]
     pd.DataFrame(rows, columns=["x", "y", "source_image", "spot_id"]).to_csv(lab / "damaged.csv", index=False)
     stated = config(lab, csv=lab / "damaged.csv", root=folder, mpp=0.5, skip_bad_tiles=True)
-    for _ in range(2):  # the second run finds the features
-        with pytest.raises(StoreError, match=r"No tile of section 'A' could be read.*--overwrite"):
-            embed(stated)
+    with pytest.raises(SlideError, match=r"slide\.tif' cannot be decoded at .*copied whole"):
+        embed(stated)
+    assert not stated.store.exists()

@@ -13,6 +13,7 @@ import peft
 import pytest
 import timm
 import torch
+from edited_metadata import edited, outcome
 from hub_models import HubModels
 from torch import nn
 
@@ -240,6 +241,26 @@ def test_damage_is_reported(
     (folder / name).unlink()
     with pytest.raises(MissingInputError, match=rf"--lora .*{re.escape(name)}"):
         read_adapter(folder)
+
+
+@pytest.mark.parametrize("name", [CARD, CONFIG])
+def test_edited_files_give_one_message_or_the_same_features(written: Written, name: str) -> None:
+    """Every entry in every ninth way; peft's own reading of an edited description would fail."""
+    folder, features, tiles, card = written
+    path = folder / name
+    whole, n_refused = path.read_text(), 0
+    texts = [json.dumps(changed) for _, changed in edited(json.loads(whole), share=9)]
+    for text in [*texts, "[" * 100_000, '{"r": ' + "9" * 5000 + "}", "", "null"]:
+        path.write_text(text)
+        _, message = outcome(lambda: read_adapter(folder))
+        n_refused += bool(message)
+        assert not message or message.startswith(f"--lora {str(folder)!r}")
+        assert len(message) < 500
+        if not message and name == CONFIG:  # the features do not depend on what only describes
+            with torch.inference_mode():
+                found = merge_adapter(build_network(card), folder)(tiles)
+            torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-4)  # sums in another order
+    assert n_refused > 50
 
 
 def test_what_only_describes_is_not_in_the_digest(written: Written) -> None:

@@ -1,6 +1,7 @@
 """Weights on the Hub, served on loopback: downloads, gates, errors, offline; and `spam encoders check`."""
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -268,3 +269,53 @@ def test_the_summary_is_a_table_with_advice(
         report = CheckReport(encoders=(found,), has_token=False, is_offline=False, endpoint="x")
         assert report.summary().splitlines()[3].split("granted")[1].split("  ")[1] == text
     assert report.to_mapping()["encoders"][0]["cached_bytes"] == 4_540_023_137
+
+
+def put_into_cache(hub_cache: Path, repository: str, commit: str, *, has_blobs: bool = True) -> Path:
+    """Lay out a repository as the Hub's client caches it: links from a commit to files named by their digest."""
+    folder = hub_cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / commit
+    for path in (folder / "blobs", folder / "refs", snapshot):
+        path.mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    for number, name in enumerate(("config.json", "pytorch_model.bin")):
+        if has_blobs:
+            (folder / "blobs" / str(number)).write_bytes(b"{}")
+        (snapshot / name).symlink_to(Path("../../blobs") / str(number))
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    ("cached", "words"),
+    [
+        ([("MahmoodLab/uni", "0" * 40, True)], rf"commit {'0' * 40}, not b55a5ec.* --revision {'0' * 40}\."),
+        (
+            [("mahmoodlab/UNI", "0" * 40, True)],
+            r"another spelling.*mv .*mahmoodlab--UNI .*/models--MahmoodLab--uni$",
+        ),
+        (
+            [("MahmoodLab/uni", "1" * 40, False)],
+            rf"{'1' * 40}/pytorch_model.bin is a link .* gone\. Copy all of",
+        ),
+        (
+            [("MahmoodLab/uni", "1" * 40, False), ("mahmoodlab/uni", "2" * 40, True)],
+            r"mv .*/models--mahmoodlab--uni ",
+        ),
+        (
+            [("MahmoodLab/uni2-h", "0" * 40, True)],
+            r"MahmoodLab/uni is not in the local cache, and HF_HUB_OFFLINE",
+        ),
+    ],
+)
+def test_what_the_cache_has_instead_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: list[tuple[str, str, bool]], words: str
+) -> None:
+    for repository, commit, has_blobs in cached:
+        put_into_cache(tmp_path, repository, commit, has_blobs=has_blobs)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (check,) = check_encoders("uni_v1").encoders
+    assert check.access == "offline"
+    assert re.search(words, check.advice)
+    with pytest.raises(EncoderError, match=words):
+        require_reachable(encoder_card("uni_v1"))

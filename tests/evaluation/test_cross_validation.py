@@ -12,6 +12,7 @@ from cohorts import add_section
 from scipy import stats
 
 from spam.cli.commands import BENCHMARK
+from spam.errors import ConfigError
 from spam.evaluation import ALL_METHODS, BenchmarkReport, benchmark
 from spam.evaluation.runs import read_result
 from spam.evaluation.spam_method import choose_methods
@@ -181,3 +182,52 @@ def test_the_method_in_the_documents_runs(
     report = names["report"]
     assert report.find("nearest", "HVG-50", "pearson")["mean"] > 0.2
     assert len(report.verdicts) == 1
+
+
+def test_a_donor_on_both_sides_gives_no_interval_over_donors(store: Path, tmp_path: Path) -> None:
+    methods = [FirstFeature(), TrainingMean(), Noisy()]
+    found = benchmark(options(store, tmp_path / "r", by="section", seeds=1), known=methods)
+    assert found.unit == "sections"  # S1 and S2 share donor a, and are tested in turn
+    (verdict,) = found.verdicts
+    assert "over 3 sections" in verdict
+    assert "no evidence for other donors" in verdict
+
+
+def test_the_same_tissue_under_two_names_and_donors_is_refused(tmp_path: Path) -> None:
+    copy = make_store(tmp_path / "c.zarr", ("a", "a", "b"))
+    add_section(copy, "S9", seed=1, n_spots=41, donor="z", order=np.arange(41)[::-1])
+    with pytest.raises(ConfigError, match=r"'S2' and 'S9' are the same tissue \(100%.*--sections"):
+        benchmark(options(copy, tmp_path / "r"), known=[FirstFeature()])
+    assert not (tmp_path / "r").exists()
+    benchmark(options(copy, tmp_path / "r", sections=("S1", "S9", "S3"), seeds=1), known=[FirstFeature()])
+
+
+def test_genes_that_sections_do_not_share_and_buffers_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    few = make_store(tmp_path / "c.zarr", ("a", "b"))
+    add_section(few, "S9", seed=8, donor="c", panel=tuple(range(25)))
+    benchmark(options(few, tmp_path / "r", seeds=1), known=[FirstFeature()])
+    assert "25 gene names are in all 3 sections" in caplog.text
+    caplog.clear()
+    add_section(tmp_path / "one.zarr", "S1", n_spots=151)
+    benchmark(
+        options(tmp_path / "one.zarr", tmp_path / "b", seeds=1, tile_um=(112.0,)), known=[FirstFeature()]
+    )
+    buffers = [record.levelname for record in caplog.records if "on neither side" in record.getMessage()]
+    assert buffers == ["INFO"] * 5
+
+
+def test_few_measured_genes_give_no_verdict(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "c.zarr", ("a", "b"))
+    add_section(store, "S9", seed=8, donor="c", panel=tuple(range(15)))
+    sides = {"train_sections": ("S1", "S2"), "test_sections": ("S9",), "n_top_genes": 50, "seeds": 1}
+    found = benchmark(
+        options(store, tmp_path / "r", **sides), known=[FirstFeature(), TrainingMean(), Noisy()]
+    )
+    row = found.headline(found.scores).iloc[0]
+    assert 0 < row["n_genes"] < row["n_missing"]
+    total = row["n_genes"] + row["n_missing"]
+    assert found.verdicts == [f"No verdict: of the genes of HVG-50, S9 has {row['n_genes']} of {total}"]
+    assert "beats" not in (tmp_path / "r" / "benchmark.md").read_text(encoding="utf-8")

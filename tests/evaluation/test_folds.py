@@ -28,7 +28,7 @@ from spam.evaluation.folds import (
     split_fold,
     tile_width,
 )
-from spam.graphs import spatial_knn_graph
+from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
 from spam.store import open_store
@@ -243,10 +243,10 @@ def test_genes_come_from_the_training_side_alone(lab: Lab) -> None:
     )
 
 
+@pytest.mark.parametrize("buffer", [10.0, 230.0])  # joined spots are farther apart than 10
 @pytest.mark.parametrize("block", range(5))
-def test_the_buffer_between_blocks_by_brute_force(lone: Lab, block: int) -> None:
+def test_the_buffer_between_blocks_by_brute_force(lone: Lab, block: int, buffer: float) -> None:
     section = lone.spots["S1"]
-    buffer = 230.0
     is_train, is_test = block_roles(section, block, buffer)
     np.testing.assert_array_equal(is_test, spatial_blocks(section.xy, 5) == block)
     edges = section.graph.distances.toarray() > 0
@@ -286,6 +286,19 @@ def test_a_buffer_that_leaves_nothing_is_refused(lone: Lab) -> None:
         split_fold(fold, lone.spots, k=K, tile_widths={"S1": 1000.0})
 
 
+def test_a_buffer_may_leave_two_training_spots_but_not_one(lone: Lab) -> None:
+    section = lone.spots["S1"]
+    far = np.sort(knn(section.xy[spatial_blocks(section.xy, 5) == 0], section.xy, k=1).distances[:, 0])[::-1]
+    fold = Fold(name="f", train=("S1",), test=("S1",), block=0)
+    for n_left in (2, 1):
+        width = (far[n_left - 1] + far[n_left]) / 2 / np.sqrt(2)
+        if n_left == 1:
+            with pytest.raises(ConfigError, match="leaves 1 of 151"):
+                split_fold(fold, lone.spots, k=K, tile_widths={"S1": width})
+        else:
+            assert split_fold(fold, lone.spots, k=K, tile_widths={"S1": width}).train[0].n_spots == 2
+
+
 def test_a_test_section_of_other_genes_is_refused(lab: Lab) -> None:
     renamed = dataclasses.replace(lab.spots["S2"], genes=np.array([f"ENS{i}" for i in range(61)]))
     with pytest.raises(StoreError, match=r"'S2' .*--sections"):
@@ -296,6 +309,36 @@ def test_tile_width_is_that_of_the_largest_tile_in_the_unit_of_the_coordinates(t
     section = open_store(make_store(tmp_path / "c.zarr", ("a",))).section("S1")
     assert tile_width(section, section.feature_keys) == 224.0
     assert tile_width(section, [key for key in section.feature_keys if "112" in key]) == 112.0
+
+
+def test_tiles_in_pixels_are_measured_in_the_unit_of_the_coordinates(tmp_path: Path) -> None:
+    for mpp, expected in ((0.5, 61.5), (None, 123.0)):
+        add_section(tmp_path / f"{mpp}.zarr", "S1", n_spots=11, mpp=mpp)
+        section = open_store(tmp_path / f"{mpp}.zarr", is_read_only=False).section("S1")
+        meta = section.feature_meta(section.feature_keys[0])
+        tile = {**meta.tile, "tile_um": None, "tile_px": 123}
+        writer = section.feature_writer(dataclasses.replace(meta, key="tiny_123px", tile=tile))
+        for chunk in list(writer.pending):
+            writer.write(chunk, np.ones((chunk.stop - chunk.start, meta.dim), dtype=np.float32))
+        writer.finish()
+        section.refresh()
+        assert tile_width(section, ["tiny_123px"]) == expected
+
+
+def test_a_spot_at_exactly_the_buffer_is_trained_on(lone: Lab) -> None:
+    xy = (
+        np.stack(np.divmod(np.arange(40), 4), axis=1) * 100.0
+    )  # ten rows of four; the longer axis is the first
+    small = dataclasses.replace(
+        part_of(lone.spots["S1"], np.arange(151) < 40, k=3), xy=xy, graph=spatial_knn_graph(xy, k=3)
+    )
+    is_train, is_test = block_roles(small, 0, 300.0)
+    assert np.unique(xy[is_test, 0]).tolist() == [0.0, 100.0] or np.unique(xy[is_test, 0]).tolist() == [
+        800.0,
+        900.0,
+    ]
+    gap = np.abs(xy[is_train, 0][:, None] - xy[is_test, 0]).min()
+    assert gap == 300.0
 
 
 def sides(spots: dict[str, SpotData], train: tuple[str, ...], test: tuple[str, ...]) -> FoldSides:

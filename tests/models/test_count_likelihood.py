@@ -148,3 +148,39 @@ def test_parameters_of_intervals_broadcast_and_borders_give_zero():
             count_interval("zinb", np.array([m]), np.array([2.0]), np.array([p]), 0.9), [[0.0], [0.0]]
         )
     assert count_interval("poisson", np.zeros((0, 3)), None, None, 0.9)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize(("likelihood", "ignored"), [("poisson", (0.1, 0.3)), ("nb", (None, 0.3))])
+def test_parameters_of_other_families_are_ignored(likelihood, ignored):
+    mu = np.array([0.2, 1.0, 7.0])
+    theta, pi = (None if x is None else np.full(3, x) for x in ignored)
+    theta = np.full(3, 2.0) if likelihood == "nb" else theta
+    own = None if likelihood == "poisson" else theta
+    for found, alone in (
+        (count_interval(likelihood, mu, theta, pi, 0.9), count_interval(likelihood, mu, own, None, 0.9)),
+        (
+            count_cdf(likelihood, np.full(3, 2.0), mu, theta, pi),
+            count_cdf(likelihood, np.full(3, 2.0), mu, own, None),
+        ),
+    ):
+        np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+def test_cumulative_probabilities_are_sums_of_probabilities(likelihood):
+    mu, theta, pi = np.array([0.3, 2.0, 9.0]), np.array([0.4, 1.0, 5.0]), np.array([0.05, 0.3, 0.9])
+    theta = None if likelihood == "poisson" else theta
+    pi = pi if likelihood == "zinb" else None
+    total = np.zeros(3)
+    np.testing.assert_array_equal(count_cdf(likelihood, np.full(3, -1.0), mu, theta, pi), total)
+    for count in range(5):
+        log_prob = count_log_prob(
+            torch.full((3,), count),
+            log_mu=torch.from_numpy(np.log(mu)),
+            log_theta=None if theta is None else torch.from_numpy(np.log(theta)),
+            zi_logits=None if pi is None else torch.from_numpy(np.log(pi / (1 - pi))),
+        )
+        total = total + log_prob.exp().numpy()
+        np.testing.assert_allclose(
+            count_cdf(likelihood, np.full(3, float(count)), mu, theta, pi), total, rtol=1e-9
+        )

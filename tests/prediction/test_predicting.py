@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from cohorts import add_section, make_cohort
 from PIL import Image
+from plotting_tools import assert_plots, string_encodings
 from scipy import stats
 from scipy.special import gammaln
 
@@ -92,6 +93,39 @@ def test_the_held_out_likelihood_is_that_of_the_written_distribution(
     np.testing.assert_allclose(table["SPAM.nll"], nll, rtol=1e-4)
 
 
+def test_predictions_hold_what_other_tools_plot_beside_them(results: Path, counts: pd.DataFrame) -> None:
+    found = anndata.read_h5ad(results / "predictions.h5ad")
+    assert_plots(found, "S4")
+    assert string_encodings(results / "predictions.h5ad") == {"string", "string-array"}
+    measured = np.log1p(counts.div(counts.sum(axis=1), axis=0) * 1e4)[list(found.var_names)]
+    np.testing.assert_allclose(found.layers["measured"], measured.to_numpy(), rtol=1e-5)
+    table = pd.read_csv(results / "genes.csv", index_col=0).loc[list(found.var_names)]
+    for score in ("pearson", "nll"):
+        np.testing.assert_allclose(found.var[f"section_{score}"], table[f"SPAM.{score}"], rtol=1e-6)
+
+
+def test_predictions_keep_the_columns_of_the_laboratory(
+    checkpoint: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    """A column of a name that predictions use too keeps its values under another name; unmeasured genes are NaN."""
+    lab = {
+        "label": np.array(["tumour", "", "stroma é"])[np.arange(43) % 3],
+        "score": np.arange(43) / 7,
+        "bank_distance": np.arange(43) % 5,
+        "is_mine": np.arange(43) % 2 == 0,
+    }
+    add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=43, panel=(3, 5, 11), obs=lab)
+    predict(config_of(tmp_path / "x.zarr", checkpoint, tmp_path / "out"))
+    found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
+    for name, values in {**lab, "lab_bank_distance": lab["bank_distance"]}.items():
+        if name != "bank_distance":
+            np.testing.assert_array_equal(found.obs[name].to_numpy(), values)
+    assert not np.array_equal(found.obs["bank_distance"], lab["bank_distance"])
+    is_measured = found.var_names.isin(["G3", "G5", "G11"])
+    np.testing.assert_array_equal(np.isnan(found.layers["measured"]).all(axis=0), ~is_measured)
+    np.testing.assert_array_equal(found.var["section_pearson"].isna(), ~is_measured)
+
+
 def test_extreme_zero_inflation_has_a_finite_likelihood(
     store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
 ) -> None:
@@ -162,7 +196,7 @@ def test_unreadable_spots_are_marked_in_the_files_and_not_scored(
         "tile_pen",
         "tile_blurred",
     ]
-    assert list(found.obs.columns) == ["section", "donor", *added]
+    assert list(found.obs.columns) == ["section", "donor", "library_id", *added]
     assert np.flatnonzero(found.obs["tile_unreadable"]).tolist() == list(unreadable)
     assert np.flatnonzero(np.isnan(found.X).all(axis=1)).tolist() == list(unreadable)
     table = pd.read_csv(tmp_path / "whole" / "predictions.csv", index_col=0)

@@ -217,7 +217,8 @@ def test_the_written_matrix_is_the_predicted_one(
 ) -> None:
     path = default_checkpoint if is_default else checkpoint
     found, heldout = predict(path, store), load_file(path)
-    write_predictions(found, tmp_path / "p.h5ad", given=(np.arange(43) < 7, np.arange(50) > 2))
+    section = open_store(store).section("S4")
+    write_predictions(found, section, tmp_path / "p.h5ad", given=(np.arange(43) < 7, np.arange(50) > 2))
     for suffix in ("csv", "parquet"):
         write_table(found, tmp_path / f"p.{suffix}")
     read = anndata.read_h5ad(tmp_path / "p.h5ad")

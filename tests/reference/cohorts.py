@@ -1,6 +1,6 @@
 """Small cohorts of known structure, written straight into a store: expression follows two hidden features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +30,15 @@ def add_section(
     shift: float = 0.0,
     panel: tuple[int, ...] | None = None,
     mpp: float | None = 0.5,
+    obs: Mapping[str, np.ndarray] | None = None,
     rename: Callable[[str], str] = str,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
     `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
     `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
-    added to all features, as another stain would. Of a `panel`, no gene but these is measured. `rename` changes names of genes.
+    added to all features, as another stain would. Of a `panel`, no gene but these is measured. `rename` changes names of genes;
+    `obs` are columns of the laboratory.
     """
     shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
     loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
@@ -88,6 +90,7 @@ def add_section(
         xy_um=None if mpp is None else xy_px[order] * mpp,
         counts=csr_matrix(counts[order][:, measured]) if has_counts else None,
         genes=np.array([rename(f"G{i}") for i in measured]) if has_counts else None,
+        obs=obs,
         overview=(np.full((30, 30, 3), 200, dtype=np.uint8), 0.01),
     )
     write_root(folder)

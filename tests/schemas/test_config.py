@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,10 +13,21 @@ from spam.errors import ConfigError, MissingInputError
 from spam.schemas import store_config
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import Config, Record, check, describe_kind, fit_value, flag, option
-from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.config import (
+    Config,
+    Record,
+    check,
+    describe_kind,
+    fit_value,
+    flag,
+    interval_fault,
+    members_of,
+    option,
+)
+from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
+from spam.schemas.import_config import ImportConfig as FolderImport
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -32,6 +44,18 @@ LEAST: dict[type[Config], dict[str, Any]] = {
     DemoConfig: {},
 }
 # Fields whose other value needs, or excludes, another field.
+OF_STORES: list[type[Config]] = [
+    value for name, value in vars(store_config).items() if name.endswith("Config") and name != "Config"
+]
+ALL: list[type[Config]] = [
+    *LEAST,
+    AdaptConfig,
+    BenchmarkConfig,
+    HestConfig,
+    InputConfig,
+    FolderImport,
+    *OF_STORES,
+]
 LINKED = {
     (EmbedConfig, name) for name in ("manifest", "tiles", "stride_um", "from_", "image", "bin", "alignment")
 }
@@ -48,8 +72,8 @@ class Small(Config):
     out_dir: Path | None = option(None, "folder for results")
     copy: Path | None = option(None, "a file that is written", is_output=True)
     mode: Mode = option("joint", "mode", is_argument=True)
-    k: int = option(12, "neighbours", limits=">=1")
-    sizes: tuple[float, ...] = option((), "sizes", limits=">0")
+    k: int = option(12, "neighbours", limits="[1,1000]")
+    sizes: tuple[float, ...] = option((), "sizes", limits="(0,1000]")
     share: float | None = option(None, "share", limits="[0,1)")
 
     def faults(self) -> list[str | None]:
@@ -102,10 +126,7 @@ def test_no_field_is_ignored() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
-    of_stores = [
-        value for name, value in vars(store_config).items() if name.endswith("Config") and name != "Config"
-    ]
-    for config in (*LEAST, AdaptConfig, BenchmarkConfig, HestConfig, *of_stores):
+    for config in ALL:
         ignored = {field.name for field in dataclasses.fields(config)} - read
         assert not ignored, config.__name__
 
@@ -142,7 +163,7 @@ def test_all_faults_are_listed() -> None:
         ({"k": 0}, "--k must be at least 1, not 0"),
         ({"sizes": (3.0, 0.0)}, "--sizes must be positive, not 0.0"),
         ({"sizes": (float("nan"),)}, "--sizes must be positive, not nan"),
-        ({"sizes": (float("inf"),)}, "--sizes must be positive, not inf"),
+        ({"sizes": (float("inf"),)}, "--sizes must be at most 1000, not inf"),
         ({"share": 1.0}, r"--share must be in \[0, 1\), not 1.0"),
     ],
 )
@@ -291,3 +312,122 @@ def test_does_not_fit(value: Any, kind: Any, words: str) -> None:
     with pytest.raises(TypeError):
         fit_value(value, kind)
     assert describe_kind(kind) == words
+
+
+NUMBERS: list[Any] = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e30,
+    10**30,
+    -1e30,
+    -(10**5000),
+    10**5000,
+    -5,
+    0,
+    0.0,
+    4,
+    0.5,
+]
+
+
+def numeric(config: type[Config]) -> dict[str, tuple[type, str | None, bool]]:
+    """Type of number, interval, and whether it is a list, of each numeric field."""
+    found = {}
+    for field in dataclasses.fields(config):
+        kind = get_type_hints(config)[field.name]
+        is_list = get_origin(kind) is tuple
+        for member in members_of(get_args(kind)[0] if is_list else kind):
+            if member in (int, float):
+                found[field.name] = (member, field.metadata["limits"], is_list)
+    return found
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda config: config.__name__)
+def test_every_number_has_a_finite_range(config: type[Config]) -> None:
+    """An independent reading of the interval decides what each value must do; messages are short and name the flag."""
+    least = LEAST.get(config, {})
+    for name, (kind, limits, is_list) in numeric(config).items():
+        assert limits, f"{config.__name__}.{name} has no limits"
+        low, high = (float(part) for part in limits[1:-1].split(","))
+        assert math.isfinite(low), name
+        assert math.isfinite(high), name
+        for value in NUMBERS:
+            is_inside = low <= value <= high and not (
+                (value == low and limits[0] == "(") or (value == high and limits[-1] == ")")
+            )
+            is_whole = isinstance(value, int)
+            try:
+                config.from_mapping({**least, name: [value] if is_list else value})
+                faults = ""
+            except ConfigError as error:
+                faults = next((part for part in str(error).split("; ") if f"{flag(name)} must" in part), "")
+            assert (not faults) == (is_inside and (kind is float or is_whole)), (name, value, faults)
+            assert len(faults) < 200
+
+
+@pytest.mark.parametrize(
+    ("number", "limits", "wanted"),
+    [
+        (1, "[1,7]", None),
+        (7, "[1,7]", None),
+        (0, "[1,7]", "at least 1"),
+        (8, "[1,7]", "at most 7"),
+        (7.0, "[1,7)", "below 7"),
+        (0, "(0,7]", "positive"),
+        (-1, "[0,7]", "0 or more"),
+        (3, "(3,7]", "above 3"),
+        (math.nan, "[-3,7]", "at least -3"),
+        (10**400, "[0,7]", "at most 7"),
+        (1.0, "[0,1)", "in [0, 1)"),
+        (0.999, "[0,1)", None),
+    ],
+)
+def test_intervals(number: float, limits: str, wanted: str | None) -> None:
+    assert interval_fault(number, limits) == wanted
+
+
+@pytest.mark.parametrize(
+    "config", [config for config in ALL if config is not DemoConfig], ids=lambda c: c.__name__
+)
+def test_text_stands_for_a_path_and_a_list_for_a_tuple(config: type[Config]) -> None:
+    plain: dict[str, Any] = dict(LEAST.get(config, {}))
+    for field in dataclasses.fields(config):
+        kind = get_type_hints(config)[field.name]
+        if Path in members_of(kind):
+            plain.setdefault(field.name, "a/b") if field.metadata["required"] else None
+        elif get_origin(kind) is tuple and field.metadata["required"]:
+            plain[field.name] = ["a/b"]
+    if config is store_config.ImportConfig:
+        plain["coordinates"] = "c.csv"
+    built = config(**plain)
+    assert built == config.from_mapping(plain)
+    for name, value in plain.items():
+        found = getattr(built, name)
+        if isinstance(value, list):
+            assert found == tuple(map(Path, value))
+        elif Path in members_of(get_type_hints(config)[name]):
+            assert (found, type(found)) == (Path(value), type(Path()))
+
+
+def test_text_without_meaning_is_no_path_and_no_text() -> None:
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ConfigError, match=r"--out-dir must be a local path"):
+            SimulateConfig(out_dir=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"--section must be text"):
+        PredictConfig(**LEAST[PredictConfig], section="C2\0")
+
+
+def test_a_folder_in_place_of_a_file_names_its_files(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "s.zarr" / "zarr.json").touch()
+    config = PredictConfig(store=tmp_path / "s.zarr", ckpt=tmp_path / "run", out_dir=tmp_path / "new")
+    with pytest.raises(MissingInputError, match=r"^Not a file, but a folder: .*/run \(--ckpt\)\.$"):
+        config.check_paths()
+    for name in ("config.json", "best.safetensors"):
+        (tmp_path / "run" / name).touch()
+    with pytest.raises(
+        MissingInputError, match=r"\(--ckpt\)\. Give one of .* such as .*/run/best\.safetensors\.$"
+    ):
+        config.check_paths()

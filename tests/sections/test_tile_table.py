@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spam.errors import SectionError
+from spam.errors import MissingInputError, SectionError, SpamError
 from spam.schemas.embed_config import InputConfig
-from spam.sections import TileFiles
+from spam.sections import TileFiles, read_manifest
 from spam.sections.h5ad import H5ad
 from spam.sections.tile_table import ID_COLUMNS, TILE_COLUMNS, Table, join_rows, read_table
 
@@ -234,3 +234,95 @@ def test_join_equals_a_slow_loop(h5ad, names):
     assert join.ids.tolist() == [h5ad[spot] for _, spot in pairs]
     assert join.report.table_only == tuple(name for name in names if name not in h5ad)
     assert join.report.h5ad_only == tuple(name for name in h5ad if name not in names)
+
+
+# Tables as they come (issue 15)
+
+
+def test_the_column_of_ids_that_matches_the_h5ad_is_used_and_named(lab):
+    lab.write_h5ad()
+    lab.write_csv(spot_id=range(5), barcode=[lab.ids[i] for i in lab.table_order], cell_id=list("vwxyz"))
+    section = lab.read()
+    assert section.ids.tolist() == list(lab.ids)
+    np.testing.assert_array_equal(section.xy_px, lab.xy)
+    assert section.join.notes == (
+        "the ids are those of column 'barcode', which match the h5ad, not 'spot_id'",
+    )
+    assert lab.read(h5ad=None).ids.tolist() == list("01234")  # without an h5ad the first of the known names
+
+
+def test_ids_in_the_row_names_that_pandas_writes(lab):
+    lab.write_h5ad()
+    lab.write_csv(drop=("spot_id",))
+    frame = pd.read_csv(lab.csv)
+    frame.index = [lab.ids[i] for i in lab.table_order]
+    frame.to_csv(lab.csv)
+    section = lab.read()
+    assert section.ids.tolist() == list(lab.ids)
+    np.testing.assert_array_equal(section.xy_px, lab.xy)
+
+
+@pytest.mark.parametrize(
+    ("h5ad", "table", "option"),
+    [
+        (["AAAC-1-0", "CCGT-1-0"], ["AAAC-1", "CCGT-1"], "-0"),
+        (["AAAC-1_Sample A", "CCGT-1_Sample A"], ["AAAC-1", "CCGT-1"], "_Sample A"),
+        (["12-7", "13-7", "14-7"], ["12", "13", "14"], "-7"),
+    ],
+)
+def test_what_a_concatenation_put_behind_the_ids_is_found_and_stripped(lab, h5ad, table, option):
+    _tables(lab, h5ad=h5ad, table=table)
+    lab.refused(SectionError, f"--h5ad-id-strip-suffix={option}: then {len(h5ad)} of {len(h5ad)}")
+    section = lab.read(h5ad_id_strip_suffix=option)
+    assert section.ids.tolist() == h5ad  # the h5ad's own names
+    np.testing.assert_array_equal(section.xy_px[:, 0], 2.0 * np.arange(len(h5ad)))
+    _tables(lab, h5ad=[*h5ad, h5ad[0].removesuffix(option)], table=table)
+    lab.refused(SectionError, "obs_names without", "1 ids occur more than once", h5ad_id_strip_suffix=option)
+
+
+def test_missing_tiles_are_not_offered_if_most_ids_differ(lab):
+    _tables(lab, h5ad=["a", "b", "c", "d", "e"], table=["a", "b", "u", "v", "w"])
+    with pytest.raises(SectionError) as caught:
+        lab.read()
+    assert "--allow-missing-tiles" not in str(caught.value)
+    _tables(lab, h5ad=["a", "b", "c", "d", "e"], table=["a", "b", "c", "v", "w"])
+    lab.refused(SectionError, "--allow-missing-tiles")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"x,y,x,source_image,spot_id\n1,2,3,slide.tif,a\n", ("'x'", "more than once")),
+        (b"spot_id,x,y,source_image,spot_id\na,1,2,slide.tif,b\n", ("'spot_id'", "more than once")),
+        (b"AC-1,1,0,0,101,202\nGT-1,1,1,1,103,207\n", ("no header", "'AC-1'", "spam import FOLDER")),
+        (b"barcode,pxl_row_in_fullres,pxl_col_in_fullres\nAC-1,1,2\n", ("source_image", "spam import FOLDER")),
+        (b"1,2,3\n4,5,6\n", ("no header",)),
+        (b",".join(b"gene%d" % i for i in range(300_000)) + b"\n1\n", ("'gene0,",)),
+        (b"z" * 5_000_000 + b",x,y\n1,2,3\n", ("'zzz", "zzz'")),
+        (b"x,y,source_image,spot_id\n1,2,slide.tif," + b"z" * 5_000_000 + b"\n", ("5,000,000 characters",)),
+        (b"x,y,source_image,spot_id\n1,2," + b"z" * 9_000 + b".tif,a\n", ("not found", "'zzz")),
+        (b"x,y,source_image,spot_id,inside_he\n1,2,slide.tif,a," + b"z" * 9_000 + b"\n", ("'inside_he'", "'zzz")),
+        (b"\x1f\x8b" + b"x" * 99, ("gunzip -k",)),
+        (b"PK\x03\x04" + b"x" * 99, ("ZIP",)),
+        (b"\xff\xfex\0,\0", ("UTF-16",)),
+        (b"\x89PNG\r\n\x1a\n", ("an image", "'source_image'")),
+    ],
+)  # fmt: skip
+def test_tables_of_another_kind_are_named_in_one_short_message(lab, text, words):
+    lab.csv.write_bytes(text)
+    with pytest.raises(SpamError) as caught:
+        lab.read()
+    message = str(caught.value)
+    assert "map.csv" in message
+    assert [word for word in words if word not in message] == []
+    assert len(message) < 700
+
+
+def test_faults_of_a_manifest_are_counted_beyond_the_first(lab):
+    rows = [f"T{i},gone{i}.csv,." for i in range(300)]
+    lab.write_text("section,csv,root", *rows, f"X,{'v' * 5_000_000},.")
+    with pytest.raises(
+        MissingInputError, match="row 1: csv 'gone0.csv' not found; .* and 293 more"
+    ) as caught:
+        read_manifest(lab.csv, root=None)
+    assert len(str(caught.value)) < 900

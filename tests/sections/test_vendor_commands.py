@@ -158,6 +158,35 @@ def test_errors_name_the_flag_and_leave_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_impossible_pixel_size_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_visium(tmp_path / "outs", mpp=0.5)
+    write_image(tmp_path / "he.png", 2300, 2300)
+    words = ("embed", "--from", "outs", "--image", "he.png", "--store", "s.zarr", "--dry-run", "--mpp", "5")
+    code, _, err = run(capsys, monkeypatch, *words)
+    assert code == 2
+    assert "1000 µm apart, but Visium has 100 µm" in " ".join(err.split())
+    assert "Give --mpp 0.5" in " ".join(err.split())
+
+
+def test_the_commands_of_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lung", "brain"):
+        write_visium(tmp_path / name / "outs", mpp=0.5)
+        write_image(tmp_path / f"{name}_he.tif", 2300, 2300)
+    page = (Path(__file__).parents[2] / "docs" / "vendor-folders.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("spam ")]
+    assert len(lines) == 4
+    for line in lines:
+        dry = ["--dry-run"] if line.startswith("spam embed") else []
+        assert run(capsys, monkeypatch, *line.split()[1:], *dry)[0] == 0, line
+    assert {"lung.h5ad", "brain.csv", "sections.csv"} <= {path.name for path in (tmp_path / "lab").iterdir()}
+
+
 def test_options_from_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def assert_same_section(direct: Section, through_files: Section) -> None:
     assert isinstance(through_files.tiles, SlideSource)
     assert direct.tiles.path.samefile(through_files.tiles.path)
     assert direct.hires_scale == through_files.hires_scale
+    assert direct.array == through_files.array
 
 
 def _visium(folder: Path) -> dict[str, object]:
@@ -86,7 +87,27 @@ def test_an_option_overrules_the_pixel_size_and_says_so(tmp_path: Path) -> None:
     direct, through_files = both_ways(tmp_path / "a", tmp_path / "lab", image=image, mpp=0.25)
     assert (direct.mpp, direct.mpp_source) == (0.25, "option")
     assert through_files.mpp == 0.25
-    assert any("--mpp 0.25 overrules 0.5 µm" in note and "0.5 times" in note for note in direct.join.notes)
+    assert any(
+        "--mpp 0.25 overrides the 0.5 µm" in note and "factor of 0.5" in note for note in direct.join.notes
+    )
+
+
+@pytest.mark.parametrize("options", [{"mpp": 0.26}, {"image": "tissue_hires_image.png"}])
+def test_the_h5ad_of_bins_states_one_pixel_size(tmp_path: Path, options: dict[str, object]) -> None:
+    write_bins(tmp_path / "hd", 8, mpp=0.25)
+    image = write_image(tmp_path / str(options.get("image", "he.png")), 90, 70)
+    direct, through_files = both_ways(tmp_path / "hd", tmp_path / "lab", **{**options, "image": image})
+    assert_same_section(direct, through_files)
+    assert direct.mpp == pytest.approx(options.get("mpp", 2.5))
+
+
+def test_one_spot_has_no_pitch(tmp_path: Path) -> None:
+    _, positions = write_visium(tmp_path / "v", n_spots=1)
+    positions[:1].to_csv(tmp_path / "v" / "spatial" / "tissue_positions.csv", index=False)
+    image = write_image(tmp_path / "he.png", 90, 70)
+    direct, through_files = both_ways(tmp_path / "v", tmp_path / "lab", image=image)
+    assert (direct.mpp, direct.mpp_source, through_files.mpp) == (None, None, None)
+    assert read_section(InputConfig(from_=tmp_path / "v", image=image, mpp=0.7)).mpp == 0.7
 
 
 def test_files_that_were_read_are_recorded_with_their_digests(tmp_path: Path) -> None:
@@ -185,6 +206,10 @@ def test_the_h5ad_is_plain(tmp_path: Path) -> None:
     ("build", "words"),
     [
         (lambda root: (root / "notes.txt").write_text("x"), "no layout that is known.*'notes.txt'"),
+        (
+            lambda root: (root / "S1_binned_outputs.tar.gz").write_text("x"),
+            "tar -xf .*S1_binned_outputs.tar.gz",
+        ),
         (lambda root: write_visium(root / "lung" / "outs"), r"Did you mean \S*lung"),
         (lambda root: write_xenium(root / "run" / "region"), r"Did you mean \S*region"),
     ],

@@ -327,6 +327,9 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     positions.unlink()
     with pytest.raises(MissingInputError, match=r"spatial has no .*tissue_positions\.csv"):
         found_in(tmp_path)
+    (tmp_path / "S1_spatial.tar.gz").write_text("x")
+    with pytest.raises(MissingInputError, match=r"If it is in 'S1_spatial.tar.gz', unpack that: tar -xf"):
+        found_in(tmp_path)
     positions.write_bytes(content)
     (tmp_path / "filtered_feature_bc_matrix.h5").unlink()
     with pytest.raises(MissingInputError, match=r"no filtered_feature_bc_matrix\.h5"):

@@ -213,7 +213,10 @@ def test_parts_of_two_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "words"),
-    [("cell_feature_matrix.h5", "no cell_feature_matrix.h5"), ("cells.parquet", r"none of cells\.parquet")],
+    [
+        ("cell_feature_matrix.h5", "no cell_feature_matrix.h5"),
+        ("cells.parquet", r"no cells\.parquet or cells\.csv\.gz"),
+    ],
 )
 def test_missing_files_are_named(tmp_path: Path, missing: str, words: str) -> None:
     write_xenium(tmp_path)

@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pytest
 import zarr
+from plotting_tools import assert_plots, string_encodings
 from zarr.core.buffer import default_buffer_prototype
 
 
@@ -33,10 +34,12 @@ def test_tables(adata, tables):
     assert adata.X.dtype == np.int32
     assert list(adata.obs_names) == list(tables["ids"])
     assert list(adata.var_names) == list(tables["genes"])
-    assert list(adata.obs) == ["label", "array_row", "quality", "in_tissue", "nothing", "section", "donor"]
+    columns = ["label", "array_row", "quality", "in_tissue", "nothing", "section", "library_id", "donor"]
+    assert list(adata.obs) == columns
     for name, column in tables["obs"].items():
         np.testing.assert_array_equal(adata.obs[name].to_numpy(), column)
     assert set(adata.obs["section"]) == {"C2"}
+    assert adata.obs["library_id"].cat.categories.tolist() == ["C2"]  # squidpy needs categories
     assert set(adata.obs["donor"]) == {"patient µ"}
 
 
@@ -60,10 +63,27 @@ def test_graphs_under_squidpys_keys(adata, make_graph, key, k):
         np.testing.assert_array_equal(found.toarray(), getattr(graph, name).toarray())
 
 
+def test_scanpy_squidpy_and_old_readers_find_what_they_need(adata, store):
+    assert_plots(adata, "C2")
+    assert string_encodings(store.folder / "C2") == {"string", "string-array"}
+
+
+def test_a_stated_spot_diameter_is_kept(store, add):
+    add(store, spot_diameter_px=145.125)
+    assert store.section("C2").spot_diameter_px == 145.125
+    found = anndata.read_zarr(store.folder / "C2").uns["spatial"]["C2"]
+    assert found["scalefactors"]["spot_diameter_fullres"] == 145.125
+
+
 def test_overview_where_scanpy_looks_for_it(adata, tables):
     library = adata.uns["spatial"]["C2"]
     np.testing.assert_array_equal(library["images"]["hires"], tables["overview"][0])
-    assert library["scalefactors"] == {"tissue_hires_scalef": 0.0187}
+    nearest = np.sort(np.hypot(*(tables["xy_px"][:, None] - tables["xy_px"]).transpose(2, 0, 1)))[:, 1]
+    factors = {
+        "tissue_hires_scalef": 0.0187,
+        "spot_diameter_fullres": pytest.approx(0.8 * np.median(nearest)),
+    }
+    assert library["scalefactors"] == factors
 
 
 def test_bare_section(store, add):
@@ -72,8 +92,12 @@ def test_bare_section(store, add):
     adata = anndata.read_zarr(store.folder / "C2")
     assert adata.shape == (13, 0)
     assert adata.X is None
-    assert list(adata.obs) == ["section"]
-    assert (list(adata.obsm), list(adata.uns)) == (["spatial"], [])
+    assert list(adata.obs) == ["section", "library_id"]
+    assert (list(adata.obsm), list(adata.uns)) == (["spatial"], ["spatial"])
+    assert store.section("C2").overview() is None
+    image = adata.uns["spatial"]["C2"]["images"]["hires"]  # white, because no plot works without an image
+    assert (image.shape, image.min()) == ((230, 256, 3), 255)
+    assert adata.uns["spatial"]["C2"]["scalefactors"]["tissue_hires_scalef"] == pytest.approx(256 / 1009)
 
 
 def test_nothing_counted(store, add):

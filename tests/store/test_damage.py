@@ -6,16 +6,24 @@ import random
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from cohorts import add_section
+from edited_metadata import edited, outcome
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from spam.errors import StoreError
-from spam.schemas.store_config import VerifyConfig
+from spam.graphs import build_graphs
+from spam.schemas.graph_config import GraphConfig
+from spam.schemas.store_config import InfoConfig, VerifyConfig
 from spam.store import create_store, open_store, verify
+from spam.store.describing import describe
 from spam.store.section_index import content_digest, read_sealed, sealed, update_index
+from spam.store.writing import locked, write_root, write_section
 
 KEY = "tiny_112um"
 READS = {
@@ -63,7 +71,7 @@ def faults(path: Path, *sections: str) -> dict[str, str]:
 def test_intact_store_is_verified(full):
     report = verify(VerifyConfig(store=full))
     files = [p for p in full.rglob("*") if p.is_file() and ".locks" not in p.parts and p.name != "README.md"]
-    named = [p for p in files if "begun_1px" not in p.parts]
+    named = [p for p in files if "begun_1px" not in p.parts and "tables" not in p.parts]
     assert (report.is_intact, report.n_files) == (True, len(named))
     assert report.n_bytes == sum(p.stat().st_size for p in named)
     assert report.sections == {"C2": open_store(full).section("C2").content_digest()}
@@ -342,3 +350,76 @@ def test_index_of_any_size_is_not_read(section, store, monkeypatch):
     monkeypatch.setattr("spam.store.places.MOST_INDEX_BYTES", 1000)
     with pytest.raises(StoreError, match="Damaged index"):
         store.section("C2")
+
+
+def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> None:
+    """Every entry of the index in every 293rd way, sealed again as the owner of a store could."""
+    store = tmp_path / "cohort.zarr"
+    add_section(store, "S1", n_spots=23, n_genes=17, unreadable=(2,))
+    build_graphs(GraphConfig(store=store, k_spatial=3, k_features=3))
+    path = store / "S1/zarr.json"
+    document = json.loads(path.read_bytes())
+
+    def values() -> list[Any]:
+        section = open_store(store).section("S1")
+        graphs = [section.graph(key) for key in section.graph_keys]
+        features = [section.features(key) for key in section.feature_keys]
+        counts = section.counts().toarray(), section.counts(["G3", "G1"]).toarray()
+        describe(InfoConfig(store=store)).summary()
+        verify(VerifyConfig(store=store)).summary()
+        return [*features, *counts, section.ids, section.xy_px, *(g.distances.toarray() for g in graphs if g)]
+
+    plain, n_refused = values(), 0
+    for what, changed in edited(document, share=293):
+        try:
+            path.write_bytes(sealed(changed))
+        except (KeyError, TypeError, ValueError, AttributeError):  # nothing to seal
+            path.write_text(json.dumps(changed))
+        found, message = outcome(values)
+        n_refused += bool(message)
+        assert len(message) < 800, what
+        for mine, theirs in zip(found or (), plain, strict=False):
+            np.testing.assert_array_equal(mine, theirs, err_msg=what)
+    assert n_refused > 50
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda x: setattr(x, "indices", np.where(np.arange(x.nnz) == 3, -5, x.indices)),
+            "indices go from -5",
+        ),
+        (lambda x: setattr(x, "indices", np.where(np.arange(x.nnz) == 3, 10**7, x.indices)), "to 10000000"),
+        (lambda x: x.indptr.__setitem__(1, -4), "indptr decreases"),
+        (lambda x: x.indptr.__setitem__(-1, x.nnz + 7), "indptr goes from 0"),
+        (lambda x: setattr(x, "data", x.data[:-1]), "values for"),
+    ],
+)
+def test_counts_that_are_no_sparse_matrix_are_found_whatever_their_digests(
+    tmp_path, make_meta, make_tables, change, fault
+):
+    """The bytes are as written, but the writer was given no sparse matrix (issue 15, A1)."""
+    meta = make_meta()
+    tables = make_tables(meta)
+
+    class Damaged(sparse.csr_matrix):
+        def tocsc(self, *_, **__):
+            broken = sparse.csr_matrix(self).tocsc()
+            change(broken)
+            broken.check_format = lambda **_: None
+            return broken
+
+    store = create_store(tmp_path / "cohort.zarr")
+    with locked(store.folder, "C2"):
+        write_section(store.folder, meta, **{**tables, "counts": Damaged(tables["counts"])})
+    write_root(store.folder)
+    section = open_store(tmp_path / "cohort.zarr").section("C2")
+    for genes in (None, ["GENE0", "GENE5"]):
+        with pytest.raises(
+            StoreError, match=f"'X' of section 'C2' .* damaged.*{'' if genes else fault}.*--overwrite"
+        ):
+            section.counts(genes)
+    found = faults(tmp_path / "cohort.zarr")
+    assert list(found) == ["C2/X"]
+    assert fault in found["C2/X"]

@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab_sections import lab_section
+from plotting_tools import assert_plots
 from scipy import sparse
 
 from spam.errors import StoreError
@@ -153,6 +155,7 @@ def test_lab_section_is_added_and_replaced_only_on_purpose(store, make_graph, ma
         ("a/b", {}),
         ("", {}),
         (".x", {}),
+        ("tables", {}),
         ("D1", {"_index": lab.xy_px[:, 0]}),
         ("D1", {"a/b": lab.ids}),
     ):
@@ -160,6 +163,21 @@ def test_lab_section_is_added_and_replaced_only_on_purpose(store, make_graph, ma
         with pytest.raises(StoreError, match="cannot be stored"):
             store.add_section(bad, slide_size_px=None, licence=None, overview=None)
     assert store.section_names == ("C2",)
+
+
+@pytest.mark.parametrize(("n", "diameter_px"), [(1, 100.0), (2, 0.8 * 50)])
+def test_a_section_of_few_spots_is_plotted_too(store, n, diameter_px):
+    """Without an overview, the size of the slide and a spot diameter; a column library_id of the laboratory is kept."""
+    xy_px = np.array([[30.0, 40.0], [0.0, 0.0]])[:n]
+    lab = lab_section(
+        "D1", ids=np.array(["a", "b"])[:n], xy_px=xy_px, obs={"library_id": np.array(["x", "y"])[:n]}
+    )
+    store.add_section(lab, slide_size_px=None, licence=None, overview=None)
+    found = anndata.read_zarr(store.folder / "D1")
+    assert_plots(found, "D1")
+    assert found.uns["spatial"]["D1"]["scalefactors"]["spot_diameter_fullres"] == diameter_px
+    assert list(found.obs["lab_library_id"]) == ["x", "y"][:n]
+    assert store.section("D1").overview() is None
 
 
 def test_sections_are_listed_and_chosen(store, add):
@@ -217,7 +235,7 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(3, "pip install --upgrade"), (1, "spam embed"), ("2", "upgrade")]
+    ("version", "advice"), [(4, "pip install --upgrade"), (1, "spam embed"), ("2", "upgrade")]
 )
 def test_another_version_is_refused(store, reseal, version, advice):
     reseal(store.folder / "zarr.json", lambda d: d["attributes"].update(spam_version=version))

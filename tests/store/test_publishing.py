@@ -285,7 +285,7 @@ def test_killed_push_is_resumed(store, place):
         place.server.refuse = None
         place.server.forget()
     report = pushed(store, place)
-    n_files = len(tree(store)) - 3
+    n_files = len(tree(store)) - 4
     if place.server is None:
         assert report.n_files == n_files - 1
     elif isinstance(place.server, S3Server):

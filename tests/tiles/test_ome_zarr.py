@@ -185,3 +185,37 @@ def test_what_ome_zarr_py_writes(tmp_path, picture):
     with open_slide(tmp_path / "a.ome.zarr") as slide:
         assert slide.mpp == 0.25
         np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_of_several_images_the_largest_is_read(tmp_path, picture, version, place):
+    small = np.ascontiguousarray(picture[::2, ::2])
+    order = [small, small[::-1].copy()]
+    order.insert(place, picture)
+    for number, pixels in enumerate(order):
+        write(
+            tmp_path / f"{number}.zarr",
+            pixels,
+            version=version,
+            inside=str(number),
+            scale=0.5 if pixels is picture else 2.0,
+        )
+        shutil.copytree(tmp_path / f"{number}.zarr", tmp_path / "a.zarr", dirs_exist_ok=True)
+    with open_slide(tmp_path / "a.zarr") as slide:
+        assert (slide.level_sizes[0], slide.mpp) == ((401, 307), 0.5)
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+        assert slide.notes == (f"a.zarr holds 3 pictures; the largest, '{place}' of 401 x 307 px, is read",)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_a_level_without_chunks_is_refused_even_if_missing_chunks_are_white(
+    tmp_path, picture, version, level
+):
+    path = write(tmp_path / "a.zarr", picture, version=version, fill_value=255)
+    for file in (path / level).rglob("*"):
+        if file.is_file() and file.name not in ("zarr.json", ".zarray", ".zattrs"):
+            file.unlink()
+    with pytest.raises(SlideError, match=rf"a\.zarr.*level '{level}' has no chunks.*copied whole"):
+        open_slide(path)

@@ -136,3 +136,16 @@ def test_a_tile_that_cannot_be_read_raises_where_its_batch_would_come(make_secti
         assert not batch.pixels[1].any()
         assert not batch.quality[1].any()
         np.testing.assert_array_equal(batch.pixels[[0, 2]], reader.read_many([3, 0]))
+
+
+def test_one_readable_tile_is_enough(tmp_path, make_section):
+    paths = [tmp_path / f"t{i}.png" for i in range(5)]
+    for path in paths:
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (61, 61, 3), np.uint8)).save(path)
+        path.write_bytes(path.read_bytes()[:5000])
+    section = make_section([(1.0, 2.0)] * 5, paths)
+    reader = TileReader(section, TileSpec(tile_px=61, out_px=37), is_forgiving=True)
+    with pytest.raises(SlideError, match=r"None of the 5 tiles of section 'S1'.*t4\.png.*copied whole"):
+        reader.require_readable()
+    Image.new("RGB", (61, 61)).save(paths[3])
+    reader.require_readable()

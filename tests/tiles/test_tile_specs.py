@@ -12,7 +12,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections.coordinates import find_array
-from spam.tiles import locate, open_slide, resolve_tile_specs
+from spam.tiles import locate, open_slide, require_sizes, resolve_tile_specs
 from spam.tiles.tile_specs import common_side_px
 
 
@@ -185,7 +185,7 @@ def test_a_pixel_size_must_fit_the_distance_of_the_spots(make_section, slide_pat
         (7.27, "option", "--mpp"),
         (0.07, "slide", "slide"),
     ):
-        with pytest.raises(SectionError, match=rf"{mpp:g} .*{words}.*'S1'.*Visium has 100.*--mpp 0\.7267,"):
+        with pytest.raises(SectionError, match=rf"{mpp:g} .*{words}.*'S1'.*Visium is 100.*--mpp 0\.7267,"):
             _specs(dataclasses.replace(section, mpp=mpp, mpp_source=source))
 
 
@@ -198,3 +198,16 @@ def test_um_without_a_pixel_size_is_an_error_that_quotes_the_slide(make_section,
     assert _specs(section, tile_px=(55,), mpp_note=note) == (TileSpec(tile_px=55, out_px=37),)
     with pytest.raises(ConfigError, match=r"tile files.*--mpp"):
         _specs(make_section([(1.0, 2.0)] * len(files), files), tile_um=(112.0,))
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [({"tile_um": 0.49}, "0.98"), ({"tile_um": 402.0}, "804"), ({"tile_px": 803}, "803")]
+)
+def test_tiles_must_fit_the_slide(make_section, wide_slide, size, side):
+    section = make_section([(7.0, 11.0)], wide_slide, mpp=0.5)
+    with open_slide(wide_slide) as slide:
+        ((name, value),) = size.items()
+        words = rf"'S1': --{name.replace('_', '-')} {value:g} is {side} px at 0\.5 .*401 x 307 px"
+        with pytest.raises(TileError, match=words):
+            require_sizes([TileSpec(**size)], section, slide)
+        require_sizes([TileSpec(tile_um=0.5), TileSpec(tile_um=401.0), TileSpec(tile_px=802)], section, slide)

@@ -99,6 +99,15 @@ def test_cells_with_tissue_become_spots(slide):
         assert locate(section, opened) is section
 
 
+def test_an_option_that_overrides_the_slide_is_a_note(tmp_path, slide):
+    path = tmp_path / "sized.tif"
+    pixels, tags = np.asarray(Image.open(slide)), {"resolution": (2500, 2500), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, **tags)
+    assert grid(path).join.notes == grid(path, mpp=4.0).join.notes == ()
+    (note,) = grid(path, mpp=8.0).join.notes
+    assert "--mpp 8 overrides the 4 µm per pixel of slide 'sized.tif' (by a factor of 2)" in note
+
+
 def test_a_cell_is_the_step_or_the_tile_whichever_is_smaller(slide):
     halved = grid(slide, tile_um=(800.0,), stride_um=200.0, mpp=8.0)
     inside = (halved.xy_px > (100, 50)).all(axis=1) & (halved.xy_px < (200, 200)).all(axis=1)

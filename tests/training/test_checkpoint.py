@@ -1,25 +1,35 @@
 import json
+import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from edited_metadata import edited, outcome
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
 from training_runs import finetuning
 
 from spam.errors import CheckpointError, ConfigError, MissingInputError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
+from spam.prediction import Predictor
 from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.training_config import PretrainConfig
 from spam.store import open_store
 from spam.training import finetune
 from spam.training.finetuning import with_pretrained_donors
 from spam.training.training_set import build_training_set
+
+CPU = torch.device("cpu")
 
 
 def meta() -> CheckpointMeta:
     return CheckpointMeta(
         stage="pretrain",
         epoch=3,
-        config={"epochs": 7},
+        config=PretrainConfig(store="s", save_dir="x").to_mapping() | {"store": None, "save_dir": None},
         config_digest="aa",
         data_digest="bb",
         encoder_name="tiny",
@@ -36,7 +46,7 @@ def meta() -> CheckpointMeta:
         metrics={"val_loss": 0.5},
         history=[{"epoch": 0.0, "val_loss": 0.5}],
         best={"epoch": 0.0, "val_loss": 0.5},
-        settings={"image_dim": 5},
+        settings={"image_dim": 5, "n_genes": 2, "proj_dim": 7, "mode": "joint", "dropout": 0.1},
         software={"torch": "x"},
     )
 
@@ -87,6 +97,123 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(path, stage="pretrain")
+
+
+def rewritten(
+    path: Path, to: Path, header: dict[str, str], tensors: dict[str, np.ndarray] | None = None
+) -> Path:
+    """Write a checkpoint with this header in place of its own, and these tensors."""
+    to.write_bytes(save(load_file(path) if tensors is None else tensors, metadata=header))
+    return to
+
+
+def test_a_changed_checkpoint_is_refused_by_its_digest(finetuned: Path, tmp_path: Path) -> None:
+    header, tensors = read_header(finetuned), load_file(finetuned)
+    read, _ = read_checkpoint(rewritten(finetuned, tmp_path / "x", header), stage="finetune")
+    assert read == read_checkpoint_meta(finetuned)
+    flipped = {**tensors, "path.offset": tensors["path.offset"] + 1e-12}
+    more = {**tensors, "surprise": np.zeros(1)}
+    fewer = {name: value for name, value in tensors.items() if name != "heldout.pearson"}
+    for changed in (flipped, more, fewer):
+        with pytest.raises(CheckpointError, match="was changed after training"):
+            read_checkpoint(rewritten(finetuned, tmp_path / "x", header, changed), stage="finetune")
+    other = json.dumps({**json.loads(header["spam"]), "depth": 7.0})
+    with pytest.raises(CheckpointError, match="was changed after training"):
+        read_checkpoint(rewritten(finetuned, tmp_path / "x", {**header, "spam": other}), stage="finetune")
+
+
+def read_header(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="numpy") as file:
+        found: dict[str, str] = file.metadata()
+        return found
+
+
+MISFITS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "removed": lambda value: None,
+    "whole numbers": lambda value: np.ones(value.shape, np.int64),
+    "empty": lambda value: np.zeros(0, np.float32),
+    "one more axis": lambda value: value[None],
+    "twice as long": lambda value: np.concatenate([value, value]),
+}
+
+
+def test_tensors_of_older_files_must_fit_the_metadata(
+    finetuned: Path, pretrained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    """Every tensor, edited in each way, without a digest: a message of one line, or the same prediction."""
+    header, tensors = {"spam": read_header(finetuned)["spam"]}, load_file(finetuned)
+    section = open_store(cohort).section("S4")
+    plain = Predictor.load(finetuned, CPU).predict(section).unclipped
+    read = [name for name in tensors if not name.startswith(("network.members.1", "optimizer."))]
+    for name in read:
+        for what, misfit in MISFITS.items():
+            value = misfit(tensors[name])
+            changed = {key: old for key, old in tensors.items() if key != name}
+            changed |= {} if value is None else {name: np.ascontiguousarray(value)}
+            path = rewritten(finetuned, tmp_path / "x", header, changed)
+            found, message = outcome(lambda path=path: Predictor.load(path, CPU).predict(section).unclipped)
+            assert len(message) < 400, (name, what)
+            if not message:  # what only the scores read
+                np.testing.assert_array_equal(found, plain, err_msg=f"{name} {what}")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_edited_metadata_give_one_message(
+    pretrained: Path, finetuned: Path, tmp_path: Path, stage: str
+) -> None:
+    """Every entry, in every fifth way, without a digest; an entry that only describes may change."""
+    whole = pretrained if stage == "pretrain" else finetuned
+    document, n_refused = json.loads(read_header(whole)["spam"]), 0
+    tensors = load_file(whole)
+    for what, changed in edited(document, share=5):
+        path = rewritten(whole, tmp_path / "x", {"spam": json.dumps(changed)}, tensors)
+        _, message = outcome(lambda path=path: read_checkpoint(path, stage=stage))
+        n_refused += bool(message)
+        assert not message or str(path) in message, what
+        assert len(message) < 600, what
+    assert n_refused > 200
+    for text in (
+        "[" * 100_000,
+        '{"format": "spam-checkpoint", "version": 5, "epoch": ' + "9" * 5000 + "}",
+        "null",
+    ):
+        with pytest.raises(CheckpointError):
+            read_checkpoint_meta(rewritten(whole, tmp_path / "x", {"spam": text}, tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"depth": math.nan}, r"depth must be positive, not nan"),
+        ({"genes": ["A"]}, r"settings.n_genes is not the number of genes, 1"),
+        ({"donors": {"S1": 0}}, r"donors lack a section"),
+        ({"tiles": [{"tile_um": "x"}]}, r"tile 1: tile_um must be a number, not 'x'"),
+        ({"feature_dims": [11, 13]}, r"differ in length"),
+        ({"config": {}}, r"config: k, n_components, n_top_genes, use_hvg"),
+        (
+            {"settings": {**meta().settings, "image_dim": 10**30}},
+            r"settings.image_dim .* at most 1000000, not 10+\.",
+        ),
+        ({"gene_sets": {"HVG-50": ["B"]}}, r"genes that are not modelled"),
+        ({"surprise": 1}, r"surprise is unknown"),
+        ({"epoch": None}, r"epoch must be a whole number, not None"),
+    ],
+)
+def test_what_is_wrong_with_the_metadata_is_named(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    text = json.dumps({**meta().to_mapping(), **change})
+    (tmp_path / "x.safetensors").write_bytes(with_header({"__metadata__": {"spam": text}}))
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint_meta(tmp_path / "x.safetensors")
+
+
+def test_a_folder_of_checkpoints_names_the_best(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(MissingInputError, match=r"is a folder; give .*/best\.safetensors\.$"):
+        read_checkpoint_meta(tmp_path)
+    with pytest.raises(MissingInputError, match=r"Give the best\.safetensors"):
+        read_checkpoint_meta(str(tmp_path / "nosuch"))  # type: ignore[arg-type]
 
 
 def same_direction(rows: np.ndarray, spots: np.ndarray) -> np.ndarray:

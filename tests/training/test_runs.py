@@ -1,6 +1,8 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +11,14 @@ from cohorts import add_section, make_cohort
 from safetensors.numpy import load_file
 from training_runs import finetuning, pretraining
 
-from spam.errors import CheckpointError, ConfigError, OutputExistsError, StoreError
+from spam.errors import CheckpointError, ConfigError, OutputExistsError, SpamError, StoreError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
+from spam.store import StoredSection
 from spam.training import finetune, pretrain
 from spam.training import finetuning as finetuning_stage
+from spam.training.cohort import SpotData, read_spots
 from spam.training.finetuning import FusionStage
 from spam.training.loop import LossTerms, fit
 from spam.training.pretraining import AlignmentStage
@@ -115,9 +119,90 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_epoch(
             terms = super().loss(rows)
             return replace(terms, total=terms.total * float("nan")) if self.steps > n_steps else terms
 
-    with pytest.raises(ConfigError, match=r"nan in epoch 2 .*--lr"):
+    with pytest.raises(
+        ConfigError, match=r"nan in epoch 2\. Start again with --overwrite and a lower --lr than 0\.0003;"
+    ):
         fit(Broken(config, build_training_set(config), CPU), config, device=CPU, progress=SILENT)
     assert read_checkpoint_meta(tmp_path / "last.safetensors").epoch == 1
+    again = pretraining(cohort, tmp_path, epochs=1, lr=1e-4, overwrite=True)  # the advice
+    assert pretrain(again).run.resumed_from == 0
+
+
+def read_as(change: Callable[[str, np.ndarray], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the features of each section as they are read."""
+
+    def read(section: StoredSection, *args: Any, **kwargs: Any) -> SpotData:
+        spots = read_spots(section, *args, **kwargs)
+        features = spots.features.copy()
+        change(spots.name, features)
+        return replace(spots, features=features)
+
+    monkeypatch.setattr("spam.training.training_set.read_spots", read)
+
+
+def constant(name: str, features: np.ndarray) -> None:
+    features[:] = 0.5
+
+
+def constant_per_section(name: str, features: np.ndarray) -> None:
+    features[:] = int(name[1:])
+
+
+@pytest.mark.parametrize("change", [constant, constant_per_section])
+@pytest.mark.parametrize("attend", [None, "none", "both"])
+def test_constant_features_are_refused(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, attend: str | None
+) -> None:
+    read_as(change, monkeypatch)
+    run: Callable[[], Any] = lambda: pretrain(pretraining(cohort, tmp_path))  # noqa: E731
+    if attend is not None:
+        run = lambda: finetune(finetuning(cohort, tmp_path, attend=attend))  # noqa: E731
+    with pytest.raises(StoreError, match=r"of the \d+ training spots do not vary .* spam embed --overwrite"):
+        run()
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("sections", ["all", "one", "smallest scale"])
+def test_constant_features_of_a_part_leave_finite_predictions(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: str
+) -> None:
+    def change(name: str, features: np.ndarray) -> None:
+        if sections == "one" and name == "S1":
+            features[:] = 0.5
+        if sections == "smallest scale":
+            features[:, :11] = 0.25
+        if sections == "all":  # two different spots in each section
+            features[:] = 0.0
+            features[::2] = 1.0
+
+    read_as(change, monkeypatch)
+    report = finetune(finetuning(cohort, tmp_path, epochs=1))
+    for name, tensor in load_file(report.run.best_path).items():
+        # No accuracy is defined for a gene that is constant; a ridge without penalty choice has an infinite one.
+        if not name.startswith("heldout.") and not name.endswith(".alpha"):
+            assert np.isfinite(tensor).all(), name
+
+
+SIZES = {
+    "one gene": ({"n_genes": 1}, "constant within every section"),
+    "one spot each": ({"n_spots": 1}, "do not vary within their sections"),
+    "no counts at all": ({"change_counts": "zero"}, "none is detected in more than 10%"),
+    "two spots each": ({"n_spots": 2}, None),
+    "fewer spots than k": ({"n_spots": 4}, None),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_small_sections_train_or_are_refused(tmp_path: Path, case: str) -> None:
+    options, words = SIZES[case]
+    for number in range(3):
+        add_section(tmp_path / "s.zarr", f"S{number}", seed=number, donor=f"d{number}", **options)
+    run = lambda: finetune(finetuning(tmp_path / "s.zarr", tmp_path / "run", epochs=1))  # noqa: E731
+    if words is None:
+        assert all(np.isfinite(metrics["nll"]) for metrics in run().run.history[1:])
+    else:
+        with pytest.raises(SpamError, match=words):
+            run()
 
 
 def test_the_resolved_configuration_lies_beside_the_checkpoints(cohort: Path, tmp_path: Path) -> None:

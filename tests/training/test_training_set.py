@@ -14,7 +14,10 @@ from scipy.sparse import csr_matrix
 from training_runs import finetuning, pretraining
 
 from spam.errors import ConfigError, SpamError, StoreError
+from spam.evaluation import benchmark
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
+from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.config import flag
 from spam.schemas.store_format import feature_key
 from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain
@@ -115,6 +118,24 @@ def test_tile_sizes_are_used_together_from_small_to_large_or_one_alone(cohort: P
         build_training_set(pretraining(cohort, Path("o"), tile_um=(56.0, 112.0)))
 
 
+def test_the_flag_that_was_typed_is_named(cohort: Path) -> None:
+    wrong = {
+        "enc_name": ("uni_v1", r"share no features with --enc-name uni_v1 \(S1: tiny_112um"),
+        "tile_um": ((56.0, 64.0), r"with --tile-um 56,64 \("),
+        "sections": (("S1", "C55"), r"no section 'C55' \(--sections\)"),
+        "val_sections": (("C55",), r"no section 'C55' \(--val-sections\)"),
+    }
+    for name, (value, words) in wrong.items():
+        with pytest.raises(StoreError, match=words):
+            build_training_set(pretraining(cohort, Path("o"), **{name: value}))
+    with pytest.raises(StoreError, match=r"no section 'C55' \(--section\)"):
+        open_store(cohort).section("C55")
+    for name in ("train_sections", "test_sections"):
+        sides = {"train_sections": ("S1", "S2"), "test_sections": ("S3",), name: ("C55",)}
+        with pytest.raises(StoreError, match=rf"no section 'C55' \({flag(name)}\)"):
+            benchmark(BenchmarkConfig(store=cohort, out_dir=Path("o"), **sides))
+
+
 def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_path: Path) -> None:
     store = make_cohort(tmp_path / "c.zarr", 2)
     add_section(store, "X", encoder="other")
@@ -178,6 +199,8 @@ def test_sections_that_the_encoder_was_adapted_on_count_as_seen(tmp_path: Path) 
         small = {"epochs": 1, "members": 1, "attend": "none", "val_sections": (held_out,)}
         report = finetune(finetuning(tmp_path / "a.zarr", tmp_path / held_out, **small))
         assert report.adapted_on == seen
+        assert not report.is_new_donor  # both sections are of donor d1
+        assert "new donors were not measured" in report.summary()
         assert ("adapted with the counts of S1" in report.summary()) == bool(seen)
 
 

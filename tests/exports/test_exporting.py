@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import anndata
 import numpy as np
@@ -11,26 +10,19 @@ import pytest
 from cohorts import add_section, make_cohort
 
 from spam.errors import OutputExistsError, StoreError
+from spam.exports import export
 from spam.graphs import build_graphs
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.tile_spec import MEASURES
 from spam.store import open_store
-from spam.store.exporting import export
 
 KEYS = ("tiny_112um", "tiny_224um")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = make_cohort(tmp_path_factory.mktemp("export") / "s.zarr", 2)
-    build_graphs(GraphConfig(store=store, sections=("S1",), k_spatial=5, k_features=3))
-    return store
-
-
 @pytest.mark.parametrize(("form", "read"), [("h5ad", anndata.read_h5ad), ("zarr", anndata.read_zarr)])
 def test_anndata_holds_the_section(store, tmp_path, form, read):
-    report = export(ExportConfig(store=store, out=tmp_path / "out", to=form))
+    report = export(ExportConfig(source=store, out=tmp_path / "out", format=form))
     assert [file.name for file in report.files] == [f"S1.{form}", f"S2.{form}"]
     section = open_store(store).section("S1")
     found = read(tmp_path / "out" / f"S1.{form}")
@@ -38,7 +30,7 @@ def test_anndata_holds_the_section(store, tmp_path, form, read):
     assert found.X.dtype == np.int32
     assert list(found.obs_names) == list(section.ids)
     assert list(found.var_names) == list(section.genes)
-    assert set(found.obs) == {"section", "donor"}
+    assert set(found.obs) == {"section", "donor", "library_id"}
     np.testing.assert_array_equal(found.obsm["spatial"], section.xy_px)
     np.testing.assert_array_equal(found.obsm["spatial_um"], section.xy_um)
     for key in KEYS:
@@ -56,7 +48,9 @@ def test_anndata_holds_the_section(store, tmp_path, form, read):
 
 
 def test_parquet_holds_spots_and_counts(store, tmp_path):
-    export(ExportConfig(store=store, out=tmp_path, to="parquet", sections=("S2",), features=("tiny_112um",)))
+    export(
+        ExportConfig(source=store, out=tmp_path, format="parquet", sections=("S2",), features=("tiny_112um",))
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["S2.counts.parquet", "S2.parquet"]
     section = open_store(store).section("S2")
     spots = pd.read_parquet(tmp_path / "S2.parquet")
@@ -74,10 +68,10 @@ def test_parquet_holds_spots_and_counts(store, tmp_path):
 
 
 def test_nothing_is_written_over(store, tmp_path):
-    export(ExportConfig(store=store, out=tmp_path, sections=("S2",)))
+    export(ExportConfig(source=store, out=tmp_path, sections=("S2",)))
     before = (tmp_path / "S2.h5ad").read_bytes()
     with pytest.raises(OutputExistsError, match=r"'S2\.h5ad' already"):
-        export(ExportConfig(store=store, out=tmp_path))
+        export(ExportConfig(source=store, out=tmp_path))
     assert (tmp_path / "S2.h5ad").read_bytes() == before
     assert not (tmp_path / "S1.h5ad").exists()
 
@@ -91,15 +85,15 @@ def test_nothing_is_written_over(store, tmp_path):
 )
 def test_unknown_names_are_refused(store, tmp_path, changes, words):
     with pytest.raises(StoreError, match=words):
-        export(ExportConfig(store=store, out=tmp_path / "out", **changes))
+        export(ExportConfig(source=store, out=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_section_without_counts_is_exported(tmp_path):
     store = make_cohort(tmp_path / "bare.zarr", 1, change_counts="delete")
-    export(ExportConfig(store=store, out=tmp_path / "out", to="parquet", features=("tiny",)))
+    export(ExportConfig(source=store, out=tmp_path / "out", format="parquet", features=("tiny",)))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["S1.parquet"]
-    export(ExportConfig(store=store, out=tmp_path / "out"))
+    export(ExportConfig(source=store, out=tmp_path / "out"))
     assert anndata.read_h5ad(tmp_path / "out" / "S1.h5ad").X is None
 
 
@@ -111,7 +105,7 @@ def test_a_graph_over_features_that_were_replaced_is_left_out(tmp_path):
     graph = section.graph(key)
     meta = dataclasses.replace(graph.meta, features_identity="ab" * 32)
     section.write_graph(key, dataclasses.replace(graph, meta=meta))
-    report = export(ExportConfig(store=store, out=tmp_path / "out"))
+    report = export(ExportConfig(source=store, out=tmp_path / "out"))
     assert report.stale == (f"S1/{key}",)
     assert f"S1/{key}" in report.summary()
     found = anndata.read_h5ad(tmp_path / "out" / "S1.h5ad")
@@ -125,9 +119,17 @@ def test_a_graph_over_features_that_were_replaced_is_left_out(tmp_path):
 @pytest.mark.parametrize(("form", "read"), [("h5ad", anndata.read_h5ad), ("zarr", anndata.read_zarr)])
 def test_flags_of_tiles_are_columns_of_obs(tmp_path, form, read):
     add_section(tmp_path / "s.zarr", "S1", n_spots=13, unreadable=(2, 11))
-    export(ExportConfig(store=tmp_path / "s.zarr", out=tmp_path, to=form, features=("tiny_112um",)))
+    export(ExportConfig(source=tmp_path / "s.zarr", out=tmp_path, format=form, features=("tiny_112um",)))
     found = read(tmp_path / f"S1.{form}")
-    assert set(found.obs) == {"section", "donor", "tile_unreadable", "tile_blank", "tile_pen", "tile_blurred"}
+    assert set(found.obs) == {
+        "section",
+        "donor",
+        "library_id",
+        "tile_unreadable",
+        "tile_blank",
+        "tile_pen",
+        "tile_blurred",
+    }
     assert found.obs["tile_unreadable"].dtype == bool
     assert np.flatnonzero(found.obs["tile_unreadable"]).tolist() == [2, 11]
     assert set(found.obsm) == {"spatial", "spatial_um", "tiny_112um", "tiny_112um_quality"}
@@ -140,7 +142,7 @@ def test_flags_of_tiles_are_columns_of_obs(tmp_path, form, read):
 
 def test_flags_and_measures_of_tiles_are_columns_of_a_table(tmp_path):
     add_section(tmp_path / "s.zarr", "S1", n_spots=13, unreadable=(2, 11))
-    export(ExportConfig(store=tmp_path / "s.zarr", out=tmp_path, to="parquet", features=("tiny_224um",)))
+    export(ExportConfig(source=tmp_path / "s.zarr", out=tmp_path, format="parquet", features=("tiny_224um",)))
     spots = pd.read_parquet(tmp_path / "S1.parquet")
     assert np.flatnonzero(spots["tile_unreadable"]).tolist() == [2, 11]
     names = [f"tiny_224um_quality:{name}" for name in MEASURES]

@@ -5,7 +5,7 @@ import logging
 
 from rich.console import Console
 
-from spam.console import show_log, show_progress
+from spam.cli.command import show_log, show_progress
 from spam.progress import SILENT
 
 

@@ -1,0 +1,26 @@
+"""AnnData files as results."""
+
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+
+_GROWTH_BYTES = 1 << 20
+
+
+def write_h5ad(adata: anndata.AnnData, path: Path, **options: Any) -> None:
+    """Write an AnnData file; `options` are those of HDF5 datasets, such as ``compression``.
+
+    The file is made in memory and written at once. If HDF5 itself cannot write to a disk (full, or a limit of file sizes),
+    it prints tracebacks and may crash the process when it ends (HDF5 1.14). Strings are never written in pandas' nullable
+    form, which TissUUmaps, anndataR and anndata < 0.11 cannot read.
+    """
+    adata.strings_to_categoricals()
+    with (
+        anndata.settings.override(allow_write_nullable_strings=False),
+        h5py.File("memory", "w", driver="core", backing_store=False, block_size=_GROWTH_BYTES) as file,
+    ):
+        anndata.io.write_elem(file, "/", adata, dataset_kwargs=options)
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
