@@ -214,7 +214,9 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
     needed |= {f"obs/{LIBRARY}/codes": index.meta.n_spots}  # a categorical
     needed |= {f"obsm/{SPATIAL}": index.meta.n_spots} if index.meta.has_coordinates else {}
     needed |= {"var/_index": index.meta.n_genes} if index.meta.has_counts else {}
-    unfit = [p for p, size in needed.items() if index.nodes.get(p, {}).get("shape", ())[:1] != [size]]
+    # A categorical column is a group of codes and categories.
+    found = {p: index.nodes.get(f"{p}/codes", index.nodes.get(p, {})).get("shape", ()) for p in needed}
+    unfit = [p for p, size in needed.items() if found[p][:1] != [size]]
     if unfit:
         faults.append(
             f"{', '.join(map(shortened, unfit[:3]))} do not fit {index.meta.n_spots} spots, {index.meta.n_genes} genes"
