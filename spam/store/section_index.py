@@ -213,7 +213,9 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
     needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns)}
     needed |= {f"obsm/{SPATIAL}": index.meta.n_spots} if index.meta.has_coordinates else {}
     needed |= {"var/_index": index.meta.n_genes} if index.meta.has_counts else {}
-    unfit = [p for p, size in needed.items() if index.nodes.get(p, {}).get("shape", ())[:1] != [size]]
+    # A categorical column such as library_id is a group; its codes have a row per spot.
+    nodes = {p: index.nodes.get(f"{p}/codes") or index.nodes.get(p, {}) for p in needed}
+    unfit = [p for p, size in needed.items() if nodes[p].get("shape", ())[:1] != [size]]
     if unfit:
         faults.append(
             f"{', '.join(map(shortened, unfit[:3]))} do not fit {index.meta.n_spots} spots, {index.meta.n_genes} genes"
