@@ -279,7 +279,7 @@ class Record:
 
 
 @functools.cache
-def _kinds(record: type[Record]) -> dict[str, Any]:
+def _kinds(record: Any) -> dict[str, Any]:
     return get_type_hints(record)
 
 

@@ -11,6 +11,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # the tables of cases
 from case_lab import TILE_UM, Bench, write_lab
 from command_server import CommandServer
 from embedding_lab import write_encoder
+from open_cases import OPEN
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = OPEN.get(item.name.partition("[")[2].removesuffix("]"))
+        if reason and "corpus" in item.path.parts:
+            item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 @pytest.fixture(scope="module")
