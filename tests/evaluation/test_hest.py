@@ -339,9 +339,7 @@ def test_names_that_occur_twice(lab: HestLab) -> None:
     adata.obs_names = [first if name == second else name for name in adata.obs_names]
     adata.var_names = ["VIM" if name == "ZEB1" else name for name in adata.var_names]
     adata.write_h5ad(path)
-    words = (
-        rf"2 of 31 barcodes missing or repeated \({first}, {second}\); 1 of 3 genes missing or repeated \(VIM"
-    )
+    words = rf"2 of 31 barcodes missing or repeated \('{first}', '{second}'\); 1 of 3 genes missing or repeated \('VIM"
     with pytest.raises(SectionError, match=words):
         run(lab)
 
