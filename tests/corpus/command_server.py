@@ -22,7 +22,6 @@ _SPARE_BYTES = (
     3 * 2**30
 )  # address space beyond that of the warm process: a runaway case must not take the machine
 _ROOMS = ("embedding", "training", "predicting", "evaluation", "hest_tasks", "store", "encoders", "graphs")
-_STORE = ("copying", "importing", "exporting", "packing", "publishing", "verifying", "describing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +111,12 @@ def _answer(argv: list[str], cwd: str) -> dict[str, Any]:
 
 def _serve() -> None:
     import importlib
+    import pkgutil
 
-    for name in (*_ROOMS, *(f"store.{name}" for name in _STORE), "cli"):
+    import spam.store
+
+    store = [f"store.{module.name}" for module in pkgutil.iter_modules(spam.store.__path__)]
+    for name in (*_ROOMS, *store, "cli"):
         importlib.import_module(f"spam.{name}")
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)
