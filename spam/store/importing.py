@@ -67,7 +67,7 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
         raise ConfigError(message)
     section = store.section(names[0])
     mpp = section.meta.mpp
-    side_px: float | None = config.tile_px
+    side_px = None if config.tile_px is None else float(config.tile_px)
     if config.tile_um is not None and mpp is not None:
         side_px = config.tile_um / mpp
     foreign = read_foreign_features(

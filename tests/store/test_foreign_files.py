@@ -108,7 +108,7 @@ def test_slide2vec_sidecars_complete_each_other(tmp_path: Path) -> None:
     assert read_foreign_features(path, kind="slide2vec", coordinates=places).encoder_name is None
 
 
-@pytest.mark.parametrize("side", [448, 224.5])
+@pytest.mark.parametrize("side", [448.0, 224.5])
 def test_the_tile_size_of_an_option_makes_centres_of_corners(tmp_path: Path, side: float) -> None:
     """Issue 15: slide2vec's coordinates without their sidecar, and CLAM's features without their patches."""
     path, places = slide2vec(tmp_path, tile_size_lv0=None), slide2vec_places(tmp_path)

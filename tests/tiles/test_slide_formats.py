@@ -2,6 +2,7 @@
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import openslide
@@ -352,6 +353,14 @@ def test_ome_headers(attributes, mpp):
     assert (size.note is None) == (mpp is not None)
     for xml in ("<OME><Image>", "<OME/>", ""):
         assert ome_pixel_size(xml) == UNSTATED
+
+
+def test_pictures_of_one_size_are_told_apart_by_their_name():
+    pixels = '<Image Name="{}"><Pixels SizeX="7" SizeY="5" PhysicalSizeX="{}" PhysicalSizeY="{}"/></Image>'
+    xml = f"<OME>{pixels.format('one', 0.5, 0.5)}{pixels.format('two', 0.25, 0.25)}</OME>"
+    for name, mpp in (("one", 0.5), ("two", 0.25)):
+        picture = SimpleNamespace(name=name, keyframe=SimpleNamespace(imagewidth=7, imagelength=5))
+        assert ome_pixel_size(xml, picture).mpp == mpp
 
 
 @pytest.mark.parametrize(
