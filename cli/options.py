@@ -52,7 +52,7 @@ class Option:
     def parameter(self) -> inspect.Parameter:
         """Build the parameter that typer reads; its default None means "not given"."""
         # All values are read as text: the configuration checks them, as it does for values from a file.
-        kind: Any = list[str] if self.is_list else bool if self.kind is bool else str
+        kind: Any = list[str] if self.is_list else bool if self.scalar is bool else str
         settings: dict[str, Any] = {
             "help": self._help(),
             "show_default": False,
@@ -84,7 +84,7 @@ class Option:
         return text
 
     def _help(self) -> str:
-        shown = {True: "on", False: "off"}.get(self.default) if self.scalar is bool else self.default
+        shown: Any = {True: "on", False: "off"}.get(self.default) if self.scalar is bool else self.default
         shown = ", ".join(map(str, shown)) if self.is_list else shown
         is_shown = shown not in (None, (), "") and "default" not in self.help
         return f"{self.help} [default: {shown}]" if is_shown else self.help

@@ -137,9 +137,10 @@ class CheckpointMeta(Record):
         except ConfigError as error:
             absent.append(str(error))
         n_genes = len(self.genes)
-        if not is_adapted:
-            settings = AlignmentSettings if self.stage == "pretrain" else FusionSettings
-            n_genes = record_of(settings, self.settings, "settings.").n_genes
+        if self.stage == "pretrain":
+            n_genes = record_of(AlignmentSettings, self.settings, "settings.").n_genes
+        elif not is_adapted:
+            n_genes = record_of(FusionSettings, self.settings, "settings.").n_genes
         n_features = {len(self.feature_keys), len(self.tiles), len(self.feature_dims)}
         named = {*self.train_sections, *self.val_sections}
         wrong = {

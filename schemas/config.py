@@ -14,7 +14,7 @@ import keyword
 import re
 import types
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -278,9 +278,7 @@ class Record:
         return record_of(cls, values)
 
 
-@functools.cache
-def _kinds(record: type[Record]) -> dict[str, Any]:
-    return get_type_hints(record)
+_kinds: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 def record_of(record: type[R], values: Mapping[str, Any], prefix: str = "") -> R:

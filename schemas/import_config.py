@@ -2,9 +2,8 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-from .config import option
+from .config import Record, option
 from .embed_config import FolderOptions, InputConfig
 
 
@@ -40,7 +39,7 @@ class ImportConfig(FolderOptions):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ImportReport:
+class ImportReport(Record):
     """Outcome of `spam import`.
 
     Attributes
@@ -67,14 +66,6 @@ class ImportReport:
     mpp: float | None
     files: tuple[Path, ...]
     next_step: str
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        return {
-            **dataclasses.asdict(self),
-            "files": [str(file) for file in self.files],
-            "notes": list(self.notes),
-        }
 
     def summary(self) -> str:
         """Describe what was found, what was written, and the next command."""

@@ -266,7 +266,7 @@ def read_expression(
         names = pd.Index(found)
         n_found = names.value_counts().reindex(list(wanted), fill_value=0)
         if bad := list(n_found.index[n_found != 1]):
-            fault = f"{len(bad)} of {len(wanted)} {what} missing or repeated ({', '.join(bad[:3])})"
+            fault = f"{len(bad)} of {len(wanted)} {what} missing or repeated ({quoted(bad)})"
             other = h5ad.other_gene_names() if what == "genes" else None
             faults.append(f"{fault} {advice_on_names(found, wanted, other, then='')}".rstrip(" ."))
         else:

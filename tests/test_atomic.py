@@ -53,15 +53,17 @@ def killed(tmp_path: Path) -> Path:
     )
     assert process.stdout is not None
     with process:
-        assert process.stdout.readline() == "ready\n"
-        with (
-            pytest.raises(OutputExistsError, match=r"out' \(--out-dir\) is being written"),
-            claimed(folder, "--out-dir"),
-        ):
-            pass
-        with claimed(folder, "--out-dir", name=".lock-1-of-2"):  # another shard
-            pass
-        process.kill()
+        try:
+            assert process.stdout.readline() == "ready\n"
+            with (
+                pytest.raises(OutputExistsError, match=r"out' \(--out-dir\) is being written"),
+                claimed(folder, "--out-dir"),
+            ):
+                pass
+            with claimed(folder, "--out-dir", name=".lock-1-of-2"):  # another shard
+                pass
+        finally:
+            process.kill()
     return folder
 
 

@@ -169,7 +169,7 @@ def build_network(card: EncoderCard) -> TileNetwork:
 
 
 def build_encoder(
-    card: EncoderCard, *, device: torch.device, lora: Path | None = None, **options: bool
+    card: EncoderCard, *, device: torch.device, lora: Path | str | None = None, **options: bool
 ) -> Encoder:
     """Build the pretrained encoder of a card.
 

@@ -126,7 +126,7 @@ def write_adapter(folder: Path, adapted: Any, card: AdapterCard) -> AdapterCard:
     return written
 
 
-def read_adapter(folder: Path) -> AdapterCard:
+def read_adapter(folder: Path | str) -> AdapterCard:
     """Read the card of an adapter, and check the digest of its files.
 
     Raises
@@ -174,7 +174,7 @@ def frozen_name(name: str) -> str | None:
     return None if found is None else found[1]
 
 
-def merge_adapter(network: TileNetwork, folder: Path) -> TileNetwork:
+def merge_adapter(network: TileNetwork, folder: Path | str) -> TileNetwork:
     """Add an adapter's updates to the weights of its encoder, in place; the card gets the adapted name.
 
     Features equal those with a separate adapter except for rounding, at no extra cost.

@@ -10,13 +10,14 @@ import numpy as np
 
 from spam.atomic import claimed, staged
 from spam.errors import ConfigError, OutputExistsError, SectionError, shortened
+from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
 from spam.schemas.store_format import name_fault
 from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of_section
 from spam.store import StoredSection, choose_features, choose_sections, open_store
-from spam.store.anndata_files import to_anndata, write_anndata
+from spam.store.anndata_files import to_anndata, write_zarr
 from spam.store.stored_section import is_stale_graph
 
 from .exported_section import ExportedSection
@@ -224,6 +225,8 @@ def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[s
             write_spatialdata(section, path)
         case "csv" | "parquet":
             write_tables(section, path)
+        case "zarr":
+            write_zarr(section.adata, path)
         case _:
-            write_anndata(section.adata, path)
+            write_h5ad(section.adata, path)
     return []

@@ -3,7 +3,6 @@
 import gzip
 import json
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -91,8 +90,8 @@ def write_mex(section: ExportedSection, folder: Path) -> None:
         _write_positions(section, folder / "spatial")
 
 
-def _gzipped(path: Path) -> IO[bytes]:
-    return gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # type: ignore[return-value]  # the same bytes at any time
+def _gzipped(path: Path) -> gzip.GzipFile:
+    return gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # the same bytes at any time
 
 
 def _write_positions(section: ExportedSection, folder: Path) -> None:

@@ -16,7 +16,7 @@ import tifffile
 from scipy.spatial import KDTree
 
 from spam.errors import ConfigError, SectionError
-from spam.store.anndata_files import write_anndata, zarr_version
+from spam.store.anndata_files import write_zarr, zarr_version
 from spam.typing import Array, Int64
 
 from .exported_section import ExportedSection
@@ -117,7 +117,7 @@ def write_vitessce(section: ExportedSection, genes: Sequence[str], folder: Path)
         if isinstance(column.dtype, pd.CategoricalDtype)
         and 1 < len(column.cat.categories) <= _MOST_CATEGORIES
     ]
-    write_anndata(adata, folder / "spots.zarr", zarr_format=2)
+    write_zarr(adata, folder / "spots.zarr", zarr_format=2)
     options = {
         "obsLocations": {"path": "obsm/spatial"},
         "obsFeatureMatrix": {"path": "X"},

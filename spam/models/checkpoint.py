@@ -48,7 +48,7 @@ def _digest(text: str, tensors: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint_meta(path: Path) -> CheckpointMeta:
+def read_checkpoint_meta(path: Path | str) -> CheckpointMeta:
     """Read the metadata alone.
 
     Raises
@@ -100,7 +100,7 @@ def _read_meta(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
         raise CheckpointError(message) from error
 
 
-def read_checkpoint(path: Path, *, stage: str) -> Checkpoint:
+def read_checkpoint(path: Path | str, *, stage: str) -> Checkpoint:
     """Read metadata and tensors of a checkpoint of `stage`.
 
     Raises

@@ -89,7 +89,7 @@ class Predictor:
     tensors: dict[str, Array]
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> "Predictor":
+    def load(cls, path: Path | str, device: torch.device) -> "Predictor":
         """Load a checkpoint of `spam finetune`.
 
         Raises

@@ -62,6 +62,13 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
     layout = None if root is None else _layout(root)
     if root is None or layout is None:
         raise SectionError(_unknown(folder))
+    for option, value, owner in (
+        ("--bin", config.bin, "Space Ranger"),
+        ("--alignment", config.alignment, "Xenium"),
+    ):
+        if value is not None and layout[0] != owner:
+            message = f"{option} {value} is for {owner}, but {root} is of {layout[0]}. Leave it out."
+            raise ConfigError(message)
     found = layout[2](root, config)
     name = config.section or found.name or _name_of(root)
     if fault := name_fault(name, "the section's name (--section)"):

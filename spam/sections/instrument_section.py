@@ -142,9 +142,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         tiles=tiles,
         array=find_array(found.xy_px, found.library(config)),
         hires_scale=found.scales.get("tissue_hires_scalef"),
-        spot_diameter_px=spot_diameter(
-            {"scalefactors": found.scales, "metadata": {"spot_diameter_um": found.spot_um}}, mpp
-        ),
+        spot_diameter_px=spot_diameter(found.library(config), mpp),
         join=JoinReport(n_matched=len(found.ids), notes=notes_of(found, config)),
         sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
     )

@@ -1,6 +1,8 @@
 """The CSV with one row per tile: its column names, its ids, and the exact join with the spots of an h5ad."""
 
+import bz2
 import dataclasses
+import gzip
 import lzma
 import re
 import zlib
@@ -9,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 
@@ -33,7 +34,11 @@ _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pa
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch
 _TRUE = ("true", "1", "1.0")
 _FALSE = ("false", "0", "0.0")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zip")  # unpacked by pandas
+_OPENERS: dict[str, Any] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}  # pandas unpacks these itself
 _N_TRIED = 64  # ids that are looked at to find what they have more than those of the other side
 
 
@@ -144,12 +149,12 @@ def read_csv_text(path: Path) -> Any:
     SectionError
         If the file is not comma-separated UTF-8, has rows longer than its header, no rows, or a column twice.
     """
-    kind = kind_of_file(path) if path.suffix not in _COMPRESSED else None
+    kind = kind_of_file(path) if path.suffix not in _OPENERS else None
     if kind is not None:
         message = f"{path} is not a CSV table but {kind}."
         raise SectionError(message)
     try:
-        with fsspec.open(str(path), "rb", compression="infer") as file:
+        with _OPENERS.get(path.suffix, Path.open)(path, "rb") as file:
             start = file.readline(_MOST_HEADER_BYTES)
         separator = next((words for sign, words in _OTHER_SEPARATORS.items() if sign in start), None)
         n_columns = start.count(b",") + 1

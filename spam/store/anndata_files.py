@@ -1,4 +1,4 @@
-"""AnnData of a section, and AnnData files (HDF5 and Zarr v3) that other tools open and plot."""
+"""AnnData of a section, as other tools open and plot it, and AnnData-Zarr."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ from typing import Literal
 import anndata
 import pandas as pd
 
-from spam.h5ad_output import write_h5ad
 from spam.schemas.store_format import quality_key
 from spam.schemas.tile_spec import MEASURES, flag_column
 
@@ -68,12 +67,9 @@ def add_places(adata: anndata.AnnData, section: StoredSection) -> None:
         adata.obsm[SPATIAL_UM] = section.xy_um
 
 
-def write_anndata(adata: anndata.AnnData, path: Path, *, zarr_format: Literal[2, 3] = 3) -> None:
-    """Write an ``.h5ad`` file or a new folder of AnnData-Zarr, without nullable strings (see `write_h5ad`)."""
-    if path.suffix == ".h5ad":
-        write_h5ad(adata, path)
-        return
-    with anndata.settings.override(allow_write_nullable_strings=False), zarr_version(zarr_format):
+def write_zarr(adata: anndata.AnnData, path: Path, *, zarr_format: Literal[2, 3] = 3) -> None:
+    """Write a new folder of AnnData-Zarr, with plain strings as `spam.h5ad_output.write_h5ad`."""
+    with zarr_version(zarr_format), anndata.settings.override(allow_write_nullable_strings=False):
         adata.write_zarr(path)
 
 

@@ -240,7 +240,7 @@ def filled_store(path: Path) -> Iterator[Store]:
                 if all(key in (SPATIAL, SPATIAL_UM) or key.endswith(f"_{QUALITY}") for key in begun):
                     discard(path, name)
         remove_leftovers(path)  # keeps those of processes that are alive
-        others = [entry for entry in path.iterdir() if not _is_ours(entry) and entry.name != INDEX]
+        others = [e for e in path.iterdir() if not _is_ours(e) and e.name not in (INDEX, TABLES)]
         if not had_root and not others and not any(path.glob(f"{STAGING}*")):
             for entry in path.iterdir():
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()

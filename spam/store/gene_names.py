@@ -3,8 +3,13 @@
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from spam.errors import shortened
+from spam.typing import Array, Shaped
+
+Names: TypeAlias = Sequence[str] | Shaped[Array, " _"]
+"""Names of genes."""
 
 ENOUGH = 0.5
 """Share of the genes of a section that others should share; below it, something is likely wrong."""
@@ -23,9 +28,9 @@ _WAYS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def advice_on_names(
-    names: Sequence[str],
-    others: Sequence[str],
-    columns: Mapping[str, Sequence[str]] | None = None,
+    names: Names,
+    others: Names,
+    columns: Mapping[str, Names] | None = None,
     *,
     then: str = " and embed again with --overwrite",
 ) -> str:

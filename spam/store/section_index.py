@@ -18,7 +18,7 @@ from spam.atomic import PARTIAL, replacing
 from spam.errors import StoreError, shortened
 from spam.schemas.store_format import FileEntry, SectionMeta, name_fault
 
-from .layout import DIGEST, FILES, INDEX, META, SPAM, SPATIAL
+from .layout import DIGEST, FILES, INDEX, LIBRARY, META, SPAM, SPATIAL
 
 _UNSEALED = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -210,10 +210,13 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
         if node["node_type"] == "array":
             faults.append(_array_fault(path, node, index))
     columns = index.nodes["obs"]["attributes"]["column-order"]
-    needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns)}
+    needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns) if column != LIBRARY}
+    needed |= {f"obs/{LIBRARY}/codes": index.meta.n_spots}  # a categorical
     needed |= {f"obsm/{SPATIAL}": index.meta.n_spots} if index.meta.has_coordinates else {}
     needed |= {"var/_index": index.meta.n_genes} if index.meta.has_counts else {}
-    unfit = [p for p, size in needed.items() if index.nodes.get(p, {}).get("shape", ())[:1] != [size]]
+    # A categorical column is a group of codes and categories.
+    found = {p: index.nodes.get(f"{p}/codes", index.nodes.get(p, {})).get("shape", ()) for p in needed}
+    unfit = [p for p, size in needed.items() if found[p][:1] != [size]]
     if unfit:
         faults.append(
             f"{', '.join(map(shortened, unfit[:3]))} do not fit {index.meta.n_spots} spots, {index.meta.n_genes} genes"

@@ -417,7 +417,7 @@ class StoredSection:
 
     def _part(self, name: str, rows: Any = ...) -> Array:
         try:
-            return np.asarray(self._group[name][rows])  # type: ignore[index]  # an array
+            return np.asarray(self._group[name][rows])
         except StoreError:  # of the files
             raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of Zarr's metadata

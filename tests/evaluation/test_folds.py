@@ -415,7 +415,10 @@ def test_the_same_tissue_under_two_names_is_refused(lab: Lab, change: str) -> No
         spots,
         name="S9",
         donor="z",
-        features=spots.features[rows] + 1,  # another scan
+        features=spots.features[rows] + np.float32(1),  # another scan
+        xy=spots.xy[rows],
+        graph=spatial_knn_graph(spots.xy[rows], k=K),
+        totals=spots.totals[rows],
         counts=csr_matrix(spots.counts[rows][:, columns]),
         genes=spots.genes[columns],
     )

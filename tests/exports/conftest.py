@@ -9,8 +9,8 @@ import pytest
 from cohorts import make_cohort
 
 from spam.graphs import build_graphs
+from spam.h5ad_output import write_h5ad
 from spam.schemas.graph_config import GraphConfig
-from spam.store.anndata_files import write_anndata
 
 UNREADABLE = 4
 
@@ -51,5 +51,5 @@ def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         uns={"spatial": {"P6": library}},
     )
     path = tmp_path_factory.mktemp("results") / "predictions.h5ad"
-    write_anndata(adata, path)
+    write_h5ad(adata, path)
     return path

@@ -89,7 +89,7 @@ def changed(config: type[Config], name: str) -> Any:
     special = {"shard": "2/3", "n_neighbours": 4}  # i/n; at most k
     if name in special:
         return special[name]
-    if kind is bool:
+    if bool in (kind, scalar):
         return not default
     if get_origin(scalar) is Literal:
         value: Any = next(choice for choice in get_args(scalar) if choice != default)

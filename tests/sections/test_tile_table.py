@@ -1,5 +1,8 @@
 """The tile table: its column names, ids as written, broken files, and the exact join that names causes and mends none."""
 
+import bz2
+import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +319,16 @@ def test_tables_of_another_kind_are_named_in_one_short_message(lab, text, words)
     assert "map.csv" in message
     assert [word for word in words if word not in message] == []
     assert len(message) < 700
+
+
+@pytest.mark.parametrize("pack", [gzip, bz2, lzma])
+def test_compressed_tables_are_read(lab, pack):
+    lab.write_csv()
+    packed = lab.folder / f"map.csv.{ {gzip: 'gz', bz2: 'bz2', lzma: 'xz'}[pack] }"
+    packed.write_bytes(pack.compress(lab.csv.read_bytes()))
+    assert lab.read(csv=packed).ids.tolist() == lab.read().ids.tolist()
+    packed.write_bytes(packed.read_bytes()[:-20])
+    lab.refused(SectionError, packed.name, csv=packed)
 
 
 def test_faults_of_a_manifest_are_counted_beyond_the_first(lab):

@@ -167,7 +167,7 @@ def test_an_impossible_pixel_size_is_refused(
     words = ("embed", "--from", "outs", "--image", "he.png", "--store", "s.zarr", "--dry-run", "--mpp", "5")
     code, _, err = run(capsys, monkeypatch, *words)
     assert code == 2
-    assert "1000 µm apart, but Visium has 100 µm" in " ".join(err.split())
+    assert "are 1000 µm apart" in " ".join(err.split())
     assert "Give --mpp 0.5" in " ".join(err.split())
 
 

@@ -234,6 +234,15 @@ def test_a_file_instead_of_its_folder(tmp_path: Path) -> None:
         read_section(InputConfig(from_=tmp_path / "filtered_feature_bc_matrix.h5", image=tmp_path))
 
 
+def test_options_of_another_layout_are_refused(tmp_path: Path) -> None:
+    write_visium(tmp_path / "v")
+    write_xenium(tmp_path / "x")
+    with pytest.raises(ConfigError, match="--alignment .*is for Xenium, but .*Space Ranger"):
+        read_section(InputConfig(from_=tmp_path / "v", alignment=tmp_path / "m.csv"))
+    with pytest.raises(ConfigError, match="--bin 8 is for Space Ranger, but .*Xenium"):
+        read_section(InputConfig(from_=tmp_path / "x", bin="8"))
+
+
 def test_an_image_that_does_not_exist(tmp_path: Path) -> None:
     write_visium(tmp_path / "outs")
     with pytest.raises(MissingInputError, match=r"he\.tif \(--image\)"):

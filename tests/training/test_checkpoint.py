@@ -213,7 +213,7 @@ def test_a_folder_of_checkpoints_names_the_best(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"is a folder; give .*/best\.safetensors\.$"):
         read_checkpoint_meta(tmp_path)
     with pytest.raises(MissingInputError, match=r"Give the best\.safetensors"):
-        read_checkpoint_meta(str(tmp_path / "nosuch"))  # type: ignore[arg-type]
+        read_checkpoint_meta(str(tmp_path / "nosuch"))
 
 
 def same_direction(rows: np.ndarray, spots: np.ndarray) -> np.ndarray:

@@ -157,7 +157,7 @@ def test_constant_features_are_refused(
     run: Callable[[], Any] = lambda: pretrain(pretraining(cohort, tmp_path))  # noqa: E731
     if attend is not None:
         run = lambda: finetune(finetuning(cohort, tmp_path, attend=attend))  # noqa: E731
-    with pytest.raises(StoreError, match=r"of the \d+ training spots do not vary .* spam embed --overwrite"):
+    with pytest.raises(StoreError, match=r"of the \d+ training spots do not vary .*`spam embed --overwrite`"):
         run()
     assert not list(tmp_path.rglob("*.safetensors"))
 
