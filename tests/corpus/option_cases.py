@@ -153,7 +153,6 @@ NAMES = {
     "right-to-left mark": "a\u202eb",
     "surrogate": "a\udcffb",
     "zero-width": "\u200b",
-    "blank": " ",
     "README.md": "README.md",
 }
 GIVEN: dict[str, Any] = {
