@@ -82,9 +82,8 @@ def claimed(folder: Path, flag: str, *, name: str = _LOCK, wait_s: float = 0.0) 
         yield
     finally:
         with suppress(PermissionError):  # an open file on Windows
-            path.unlink(
-                missing_ok=True
-            )  # before its release: who waits for it does not take a file that is gone
+            # before its release: who waits for it does not take a file that is gone
+            path.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # not empty
             for place in made:

@@ -17,9 +17,8 @@ from .public_collections import is_hest, is_stimage, read_hest, read_stimage
 from .space_ranger import is_space_ranger, read_space_ranger
 from .xenium import is_xenium, read_xenium
 
-_Layout: TypeAlias = tuple[
-    str, Callable[[Path], bool], Callable[[Path, InputConfig], InstrumentSection]
-]  # name, test, reader
+# name, test, reader
+_Layout: TypeAlias = tuple[str, Callable[[Path], bool], Callable[[Path, InputConfig], InstrumentSection]]
 # The first that fits is taken.
 _LAYOUTS: tuple[_Layout, ...] = (
     ("Xenium", is_xenium, read_xenium),

@@ -12,13 +12,7 @@ from spam.schemas.embed_config import InputConfig
 
 from .count_matrix import as_counts
 from .h5ad import require_unique
-from .instrument_section import (
-    InstrumentSection,
-    choose_section,
-    open_text,
-    reading,
-    require_finite,
-)
+from .instrument_section import InstrumentSection, choose_section, open_text, reading, require_finite
 from .lab_section import quoted
 
 PITCH_UM = 200.0

@@ -20,15 +20,7 @@ from .coordinates import (
     table_coordinates,
     to_pixels,
 )
-from .h5ad import (
-    H5ad,
-    library_of,
-    named_values,
-    read_counts,
-    read_h5ad,
-    require_readable,
-    spots_of_section,
-)
+from .h5ad import H5ad, library_of, named_values, read_counts, read_h5ad, require_readable, spots_of_section
 from .instrument_folder import read_folder_section
 from .lab_section import (
     Section,

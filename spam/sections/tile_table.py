@@ -34,11 +34,8 @@ _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pa
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch
 _TRUE = ("true", "1", "1.0")
 _FALSE = ("false", "0", "0.0")
-_OPENERS: dict[str, Any] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}  # pandas unpacks these itself
+# pandas unpacks these itself
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _N_TRIED = 64  # ids that are looked at to find what they have more than those of the other side
 
 
@@ -188,9 +185,8 @@ def read_csv_text(path: Path) -> Any:
             message = f"{path}: {fault}."
             raise SectionError(message)
     frame.columns = names
-    return frame.loc[
-        :, (names != "") | (np.arange(len(names)) == 0)
-    ]  # a header without a name: row names, or nothing
+    # a header without a name: row names, or nothing
+    return frame.loc[:, (names != "") | (np.arange(len(names)) == 0)]
 
 
 def _of_space_ranger(names: Sequence[str]) -> str:

@@ -22,10 +22,8 @@ _EXPERIMENT = "experiment.xenium"
 _MATRIX = "cell_feature_matrix"
 _CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv", "cells.zarr.zip")
 _CENTRE = ("x_centroid", "y_centroid")
-_IN_ZARR = {
-    "cell_centroid_x": "x_centroid",
-    "cell_centroid_y": "y_centroid",
-}  # name in Zarr -> name in tables
+# name in Zarr -> name in tables
+_IN_ZARR = {"cell_centroid_x": "x_centroid", "cell_centroid_y": "y_centroid"}
 _ALIGNMENTS = ("he_imagealignment.csv", "he_keypoints.csv")
 _KEYPOINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 _KEPT = ("cell_area", "nucleus_area", "transcript_counts", "total_counts")

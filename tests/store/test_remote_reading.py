@@ -138,9 +138,8 @@ def test_damage_is_found_in_the_cache_and_at_the_server(serve: Serve, local: Pat
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    np.testing.assert_array_equal(
-        open_store(address).section("C 2é").features(KEY), expected
-    )  # fetched again
+    # fetched again
+    np.testing.assert_array_equal(open_store(address).section("C 2é").features(KEY), expected)
     copy = tmp_path / "served"
     shutil.copytree(local, copy / "cohort.zarr")
     server.folder = copy  # type: ignore[attr-defined]
