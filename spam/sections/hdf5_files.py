@@ -6,7 +6,7 @@ import pickle
 import struct
 import tokenize
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,23 @@ READ_ERRORS = (
 
 
 @contextmanager
+def readable(explain: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn the errors of libraries that read a file into one with the message of `explain`; those of this package pass.
+
+    Raises
+    ------
+    SectionError
+        If the file is damaged or of another kind.
+    """
+    try:
+        yield
+    except READ_ERRORS as error:
+        if isinstance(error, SpamError):
+            raise
+        raise SectionError(explain(error)) from error
+
+
+@contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; take its content with `find_node`.
 
@@ -38,14 +55,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     SectionError
         If the file is not HDF5 or is damaged, also while it is open.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except READ_ERRORS as error:
-        if isinstance(error, SpamError):
-            raise
-        message = f"{path} cannot be read as HDF5: {error}. Copy it again."
-        raise SectionError(message) from error
+    with (
+        readable(lambda error: f"{path} cannot be read as HDF5: {error}. Copy it again."),
+        h5py.File(path, "r") as file,
+    ):
+        yield file
 
 
 def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group | h5py.Dataset | None:

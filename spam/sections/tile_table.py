@@ -303,7 +303,7 @@ def join_rows(table: Table, h5ad: H5ad | None, *, section: str, config: InputCon
     table_only = np.delete(table_ids, np.union1d(positions[is_row], np.flatnonzero(off_tissue))).tolist()
     h5ad_only = h5ad.ids[~is_row & ~is_off].tolist()
     n_spots = int((~is_off).sum())
-    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), section, config) if h5ad_only else None
+    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), config) if h5ad_only else None
     if h5ad_only and not (is_matched.any() and config.allow_missing_tiles):
         advice = cause or "Check --csv, --h5ad and --section"
         is_mostly = 2 * len(h5ad_only) <= n_spots  # else the ids are of different kinds
@@ -367,7 +367,7 @@ def requested_ids(
     return np.array(changed, dtype=np.str_)
 
 
-def likely_cause(names: Sequence[str], spots: Sequence[str], section: str, config: InputConfig) -> str | None:
+def likely_cause(names: Sequence[str], spots: Sequence[str], config: InputConfig) -> str | None:
     """Name the simple change of the ids that would match most spots; None if no change matches more than now.
 
     Changes tried: a prefix or suffix that one side has and the other has not, and integer ids off by one. Nothing is
