@@ -216,11 +216,8 @@ def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[s
         case "geojson" | "ome-tiff":
             (write_geojson if config.format == "geojson" else write_maps)(section, genes, path)
             n = section.adata.n_vars
-            return (
-                [f"holds {len(genes)} of {n} genes: see --genes"]
-                if not config.genes and len(genes) < n
-                else []
-            )
+            is_chosen = bool(config.genes) or len(genes) == n
+            return [] if is_chosen else [f"holds {len(genes)} of {n} genes: see --genes"]
         case "spatialdata":
             write_spatialdata(section, path)
         case "csv" | "parquet":

@@ -10,7 +10,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.schemas.store_format import name_fault
 
-from .instrument_section import InstrumentSection, to_section
+from .instrument_section import InstrumentSection, packed_in, to_section
 from .lab_section import Section, quoted
 from .legacy_st import is_legacy_st, read_legacy_st
 from .public_collections import is_hest, is_stimage, read_hest, read_stimage
@@ -99,11 +99,9 @@ def _unknown(folder: Path) -> str:
         with contextlib.suppress(SectionError):  # of several data sets, so not to be recommended
             near += [str(place)] if _layout(place) else []
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
-    packed = [path for path in sorted(folder.iterdir()) if path.name.endswith((".tar", ".tar.gz", ".tgz"))]
-    advice = (
-        f"Unpack {packed[0].name}: tar -xf {packed[0]}."
-        if packed
-        else "Give the folder that the instrument wrote."
-    )
-    advice = f"Did you mean {' or '.join(near[:3])}?" if near else advice
+    advice = "Give the folder that the instrument wrote."
+    if near:
+        advice = f"Did you mean {' or '.join(near[:3])}?"
+    elif packed := packed_in(folder):
+        advice = f"Unpack {packed[0].name}: tar -xf {packed[0]}."
     return f"{folder} has no layout that is known ({known}); it holds {found}. {advice}"

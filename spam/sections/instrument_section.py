@@ -255,18 +255,17 @@ def require_file(path: Path | None, folder: Path, *names: str) -> Path:
     """Return the path; raise MissingInputError if it is None, naming a packed file that may hold it."""
     if path is not None:
         return path
-    packed = [
-        path.name
-        for place in (folder, folder.parent)
-        for path in sorted(place.glob("*.tar*")) + sorted(place.glob("*.tgz"))
-    ]
-    advice = (
-        f"If it is in {quoted(packed)}, unpack that: tar -xf {packed[0]}"
-        if packed
-        else "Copy it from the output of the instrument"
-    )
+    packed = packed_in(folder) + packed_in(folder.parent)
+    advice = "Copy it from the output of the instrument"
+    if packed:
+        advice = f"If it is in {quoted([path.name for path in packed])}, unpack that: tar -xf {packed[0]}"
     message = f"{folder} has no {' or '.join(names)}. {advice}."
     raise MissingInputError(message)
+
+
+def packed_in(folder: Path) -> list[Path]:
+    """List the archives in a folder."""
+    return sorted(path for kind in ("*.tar*", "*.tgz") for path in folder.glob(kind))
 
 
 def find_file(folder: Path, *names: str) -> Path | None:

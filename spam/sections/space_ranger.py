@@ -156,13 +156,7 @@ def _choose_bin(folder: Path, wanted: str | None) -> tuple[Path, str | None]:
     if not bins:
         here = _size_of(folder)
         if wanted not in (None, here):
-            is_a = (
-                "not Visium HD"
-                if here is None
-                else "segmented cells"
-                if here == _CELLS
-                else f"{here} µm bins"
-            )
+            is_a = {None: "not Visium HD", _CELLS: "segmented cells"}.get(here, f"{here} µm bins")
             message = f"--bin {wanted}: {folder} is {is_a}. Leave out --bin, or give the folder above binned_outputs."
             raise ConfigError(message)
         return folder, here

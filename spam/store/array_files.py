@@ -69,11 +69,8 @@ def read_tensor(path: Path) -> Array:
     )
     # A view of few numbers (`expand`) can claim any shape.
     if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        what = (
-            f"{tensor.dtype} {tuple(tensor.shape)}"
-            if isinstance(tensor, torch.Tensor)
-            else type(tensor).__name__
-        )
+        is_tensor = isinstance(tensor, torch.Tensor)
+        what = f"{tensor.dtype} {tuple(tensor.shape)}" if is_tensor else type(tensor).__name__
         message = f"{path} holds {what}, expected one dense floating-point tensor. Save the features with numpy.save."
         raise SectionError(message)
     return np.asarray(tensor.detach().to(torch.float32).contiguous())
