@@ -124,7 +124,7 @@ def test_tables_that_agree_or_differ(lab):
     moved[3, 1] += 17.0
     broken[2, 0] = np.nan
     (note,) = notes(lab.xy, moved)
-    assert "obsm['spatial'] of the h5ad by up to 17.0 px" in note
+    assert "obsm['spatial'] of the h5ad by up to 17 px" in note
     assert "times" not in note
     (note,) = notes(lab.xy, lab.xy * 3.0)
     assert "0.3333 times obsm['spatial']" in note
