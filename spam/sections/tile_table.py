@@ -479,6 +479,6 @@ def _surplus(longer: Sequence[str], shorter: Sequence[str], *, at_end: bool) -> 
 
 def _number(cell: str) -> float:
     try:
-        return float(cell)
+        return float("nan") if "_" in cell else float(cell)  # Python reads 1_80 as 180
     except ValueError:
         return float("nan")
