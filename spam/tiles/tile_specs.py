@@ -68,7 +68,7 @@ def locate(section: Section, slide: Slide) -> Section:
         fitting = {option: int(_inside(at, slide).sum()) for option, at in other_readings.items()}
         best = max(is_inside.sum(), *fitting.values())  # a few wrong rows must not hide what all others say
         fits = [
-            f"{'all' if n == len(xy) else f'{n} of {len(xy)}'} fit with {option}"
+            f"{'All' if n == len(xy) else f'{n} of {len(xy)}'} fit with {option}"
             for option, n in fitting.items()
             if n == best > is_inside.sum()
         ]
@@ -76,6 +76,9 @@ def locate(section: Section, slide: Slide) -> Section:
             f"{len(outside)} of {len(xy)} spots of section {section.name!r} lie outside slide {slide.path.name!r} "
             f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or 'Check --csv, --coordinates, --swap-xy and --mpp'}."
         )
+        message += "".join(
+            f" Note: {note}." for note in slide.notes
+        )  # a turned slide, or another picture than expected
         raise TileError(message)
     scale = section.hires_scale or 1.0
     in_corner = xy[(xy < size * scale).all(axis=1)]
