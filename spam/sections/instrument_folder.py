@@ -67,7 +67,7 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
         ("--alignment", config.alignment, "Xenium"),
     ):
         if value is not None and layout[0] != owner:
-            message = f"{option} {value} is for {owner}, but {root} is of {layout[0]}. Leave it out."
+            message = f"{option} {value} is for {owner}, but {root} holds {layout[0]}. Omit it."
             raise ConfigError(message)
     found = layout[2](root, config)
     name = config.section or found.name or _name_of(root)
@@ -93,7 +93,8 @@ def _name_of(folder: Path) -> str:
 
 def _unknown(folder: Path) -> str:
     """Describe a folder of unknown layout, and name the folders around it that have a known one."""
-    known = ", ".join(layout[0] for layout in _LAYOUTS)
+    *others, last = (layout[0] for layout in _LAYOUTS)
+    known = f"{', '.join(others)} or {last}"
     below = chain.from_iterable(folder.glob(depth) for depth in ("*", "*/*", "*/*/*"))
     near = []
     for place in (folder.parent, folder.parent.parent, *sorted(islice(below, _N_SEARCHED))):
@@ -101,10 +102,10 @@ def _unknown(folder: Path) -> str:
             near += [str(place)] if _layout(place) else []
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
     packed = [path for path in sorted(folder.iterdir()) if path.name.endswith((".tar", ".tar.gz", ".tgz"))]
-    advice = (
-        f"Unpack {packed[0].name}: tar -xf {packed[0]}."
-        if packed
-        else "Give the folder that the instrument wrote."
-    )
+    advice = "Give the folder that the instrument wrote."
+    if packed:
+        advice = f"Unpack {packed[0].name}: tar -xf {packed[0]}."
+    elif any(folder.glob("*.h5ad")):
+        advice = "Embed an h5ad by spam embed --h5ad, with its table (--csv) and slides (--root)."
     advice = f"Did you mean {' or '.join(near[:3])}?" if near else advice
-    return f"{folder} has no layout that is known ({known}); it holds {found}. {advice}"
+    return f"{folder} is no folder of {known}; it holds {found}. {advice}"
