@@ -246,4 +246,4 @@ def test_a_server_that_sends_too_slowly_is_given_up(serve: Serve, monkeypatch: p
         open_store(address)
     assert time.monotonic() - begun < 5
     size = 4096
-    assert open_store(address).section("C 2é").feature_keys == (KEY, "other_1px")
+    assert open_store(address).section("C 2é").feature_keys == ("other_1px", KEY)
