@@ -128,9 +128,7 @@ def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport
         path = paths[each.name]
         files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
     if existing := [file.name for file in files if file.exists()]:
-        message = (
-            f"{out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
-        )
+        message = f"{out} has {', '.join(map(repr, existing))} already. Delete them or choose another folder."
         raise OutputExistsError(message)
     notes: list[str] = []
     with staged(out) as folder, progress.task(f"export to {config.format}", len(sources)) as advance:
