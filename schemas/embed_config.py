@@ -26,7 +26,7 @@ class FolderOptions(Config):
 
     image: Path | None = _data(
         None,
-        "full-resolution H&E image of an instrument's folder; images that Space Ranger or Xenium write are never taken for it",
+        "full-resolution H&E image that the positions of the instrument's folder belong to; never guessed from its images",
     )
     bin: str | None = _data(
         None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
@@ -53,12 +53,12 @@ class InputConfig(FolderOptions):
     )
     root: Path | None = _data(None, "folder of the slides or tile files that the table names")
     section: str | None = _data(
-        None, "name of the section (default: obs['section'], else the name of the h5ad file)"
+        None, "name of the section (default: obs['section'], else the name of the h5ad file or of the folder)"
     )
     donor: str | None = _data(None, "donor of the section (default: obs['patient'], ['donor'], ['donor_id'])")
     mpp: float | None = _data(
         None,
-        "µm per full-resolution pixel (default: from the h5ad, else from the slide)",
+        "µm per full-resolution pixel (default: from the h5ad or the folder, else from the slide)",
         limits="[0.01,100]",
     )
     counts_layer: str | None = _data(

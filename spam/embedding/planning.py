@@ -320,7 +320,10 @@ def _plan_section(
     stored = None if store is None or section.name not in store.section_names else store.section(section.name)
     if slide is not None and isinstance(source, InputConfig) and (stored is None or config.overwrite):
         section = check_placement(
-            section, slide, is_decided=source.swap_xy is not None, is_forgiving=config.skip_bad_tiles
+            section,
+            slide,
+            is_decided=source.swap_xy is not None or source.from_ is not None,
+            is_forgiving=config.skip_bad_tiles,
         )
         if config.manifest is not None:
             slide.release()  # the slides of a cohort do not fit into memory together

@@ -66,7 +66,7 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
         ("--alignment", config.alignment, "Xenium"),
     ):
         if value is not None and layout[0] != owner:
-            message = f"{option} {value} is for {owner}, but {root} is of {layout[0]}. Leave it out."
+            message = f"{option} {value} is for {owner}, but {root} holds {layout[0]}. Omit it."
             raise ConfigError(message)
     found = layout[2](root, config)
     name = config.section or found.name or _name_of(root)
@@ -92,7 +92,8 @@ def _name_of(folder: Path) -> str:
 
 def _unknown(folder: Path) -> str:
     """Describe a folder of unknown layout, and name the folders around it that have a known one."""
-    known = ", ".join(layout[0] for layout in _LAYOUTS)
+    *others, last = (layout[0] for layout in _LAYOUTS)
+    known = f"{', '.join(others)} or {last}"
     below = chain.from_iterable(folder.glob(depth) for depth in ("*", "*/*", "*/*/*"))
     near = []
     for place in (folder.parent, folder.parent.parent, *sorted(islice(below, _N_SEARCHED))):
@@ -104,4 +105,6 @@ def _unknown(folder: Path) -> str:
         advice = f"Did you mean {' or '.join(near[:3])}?"
     elif packed := packed_in(folder):
         advice = f"Unpack {packed[0].name}: tar -xf {packed[0]}."
-    return f"{folder} has no layout that is known ({known}); it holds {found}. {advice}"
+    elif any(folder.glob("*.h5ad")):
+        advice = "Embed an h5ad by spam embed --h5ad, with its table (--csv) and slides (--root)."
+    return f"{folder} is no folder of {known}; it holds {found}. {advice}"

@@ -131,7 +131,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
         if file.is_file()
     ]
-    tiles = SlideSource(path=image)
+    tiles, (stated, *notes) = SlideSource(path=image), notes_of(found, config)
     return Section(
         name=name,
         donor=config.donor or found.donor,
@@ -146,7 +146,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         array=find_array(found.xy_px, found.library(config)),
         hires_scale=found.scales.get("tissue_hires_scalef"),
         spot_diameter_px=spot_diameter(found.library(config), mpp),
-        join=JoinReport(n_matched=len(found.ids), notes=notes_of(found, config)),
+        join=JoinReport(n_matched=len(found.ids), found=stated, notes=tuple(notes)),
         sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
     )
 
@@ -156,7 +156,7 @@ def notes_of(found: InstrumentSection, config: InputConfig) -> tuple[str, ...]:
     known = "" if found.mpp is None else f"{found.mpp:.4g} µm per pixel ({found.mpp_note})"
     notes = list(found.notes)
     if config.mpp is not None and found.mpp is not None:
-        notes += filter(None, [overridden(config.mpp, found.mpp_note or "the folder", found.mpp)])
+        notes += filter(None, [overridden(config.mpp, f"the folder's {found.mpp_note}", found.mpp)])
     if found.xy_px is None:
         known = "positions in µm, because no alignment with an H&E image is known"
     elif config.mpp is not None:

@@ -46,8 +46,8 @@ def import_folder(config: ImportConfig, *, progress: Progress = SILENT) -> Impor
         advance()
     stated, *notes = notes_of(found, inputs)
     words = ["spam", "embed", "--manifest", str(files[-1]), "--store", "cohort.zarr"]
-    without = "No table of tiles was written, because no H&E image is known; give --image"
-    without += " and --alignment" if found.xy_px is None else ""
+    options = "--image, --alignment" if found.xy_px is None else "--image"
+    without = f"No table of tiles was written, because no H&E image is known. Repeat with {options} and --overwrite."
     return ImportReport(
         section=name,
         found=stated,
