@@ -419,7 +419,7 @@ def _other_column(
     ]
     for values, others, advice in places:
         n_hits = len({*values.tolist()} & {*others.tolist()})
-        if n_hits > _half(values, others):
+        if n_hits > _half(values.tolist(), others.tolist()):
             return f"{advice}: then {n_hits} of {len(spots)} spots would match"
     return None
 
