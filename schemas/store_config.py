@@ -116,13 +116,13 @@ class ExportConfig(Config):
     source: Path | str | None = option(
         None,
         "predictions (.h5ad), or a store: a folder, a packed store (.zip), or an address",
-        required="run e.g. spam export cohort.zarr out --format h5ad",
+        required="name predictions.h5ad or a store, e.g. spam export cohort.zarr out",
         is_argument=True,
     )
     out: Path | None = option(
         None,
         "folder to write one file (or folder) per section to",
-        required="run e.g. spam export cohort.zarr out --format h5ad",
+        required="name a folder to write to, e.g. spam export cohort.zarr out",
         is_argument=True,
     )
     format: ExportFormat = option(

@@ -242,15 +242,9 @@ def _warn_of_gene_names(
 ) -> None:
     """Warn if a section shares fewer than half of its gene names with the first other section."""
     stored = () if store is None else (store.section(name) for name in store.section_names)
-    others = ((s.meta.name, s.genes) for s in stored)
-    name, genes = next(
-        (
-            (n, g)
-            for n, g in (*others, *((s.name, s.genes) for s in planned))
-            if n != section.name and g is not None
-        ),
-        ("", None),
-    )
+    others = (*((s.meta.name, s.genes) for s in stored), *((s.name, s.genes) for s in planned))
+    known = ((name, genes) for name, genes in others if name != section.name and genes is not None)
+    name, genes = next(known, ("", None))
     if section.genes is None or genes is None:
         return
     n_shared = len({*section.genes.tolist()} & {*genes.tolist()})
@@ -326,7 +320,10 @@ def _plan_section(
     stored = None if store is None or section.name not in store.section_names else store.section(section.name)
     if slide is not None and isinstance(source, InputConfig) and (stored is None or config.overwrite):
         section = check_placement(
-            section, slide, is_decided=source.swap_xy is not None, is_forgiving=config.skip_bad_tiles
+            section,
+            slide,
+            is_decided=source.swap_xy is not None or source.from_ is not None,
+            is_forgiving=config.skip_bad_tiles,
         )
         if config.manifest is not None:
             slide.release()  # the slides of a cohort do not fit into memory together

@@ -8,7 +8,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 
-from spam.atomic import claimed, staged
+from spam.atomic import claimed, moved_by_killed_run, staged
 from spam.errors import ConfigError, OutputExistsError, SectionError, shortened
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
@@ -81,9 +81,10 @@ class _Source:
         """Say what the format needs and the section lacks."""
         missing = [gene for gene in config.genes if gene not in self.genes]
         near = difflib.get_close_matches(missing[0], self.genes, n=3) if missing else []
+        similar = f"; similar: {', '.join(near)}" if near else ""
         lacks = f"section {self.name!r} has no"
         faults = {
-            f"{lacks} gene {', '.join(missing[:5])} (--genes); similar: {', '.join(near) or 'none'}": missing,
+            f"{lacks} gene {', '.join(missing[:5])} (--genes){similar}": missing,
             f"{lacks} counts": config.format in _NEED_VALUES and not self.genes,
             f"{lacks} finite coordinates in obsm['spatial']": config.format in _NEED_PLACES
             and not self.has_places,
@@ -127,7 +128,8 @@ def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport
     for each in sources:
         path = paths[each.name]
         files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
-    if existing := [file.name for file in files if file.exists()]:
+    killed = moved_by_killed_run(out)
+    if existing := [file.name for file in files if file.exists() and file.name not in killed]:
         message = (
             f"{out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
         )
@@ -212,15 +214,14 @@ def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[s
             return [f"lacks {n_left} spots without a prediction"] if n_left else []
         case "vitessce":
             write_vitessce(section, genes, path)
-            return [f"expects its folder {config.out} at {SERVED_AT} (config.json)"]
+            return [
+                f"is read from {SERVED_AT}: serve {config.out} there, or change the address in its config.json"
+            ]
         case "geojson" | "ome-tiff":
             (write_geojson if config.format == "geojson" else write_maps)(section, genes, path)
             n = section.adata.n_vars
-            return (
-                [f"holds {len(genes)} of {n} genes: see --genes"]
-                if not config.genes and len(genes) < n
-                else []
-            )
+            is_chosen = bool(config.genes) or len(genes) == n
+            return [] if is_chosen else [f"holds {len(genes)} of {n} genes: see --genes"]
         case "spatialdata":
             write_spatialdata(section, path)
         case "csv" | "parquet":

@@ -228,9 +228,10 @@ def require_pitch(array: SpotArray | None, mpp: float | None, source: str | None
     if abs(array.pitch_px * mpp - array.pitch_um) <= tolerance * array.pitch_um:
         return
     origin = "--mpp" if source == "option" else f"from the {source}"
+    pitch = f"the spot pitch {'stated' if array.name != 'Visium' else 'of Visium'}"
     message = (
         f"With {mpp:g} µm per pixel ({origin}), neighbouring spots of section {section!r} are {array.pitch_px * mpp:.4g} µm "
-        f"apart, but the spot pitch of {array.name} is {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check --coordinates."
+        f"apart, but {pitch} is {array.pitch_um:g} µm. Give --mpp {array.mpp:.4g}, or check the coordinates."
     )
     raise SectionError(message)
 

@@ -34,6 +34,7 @@ _BLOCK_BYTES = 2**26  # of a dense matrix, read at a time
 _TYPE_COLUMNS = frozenset({"featuretypes", "featuretype", "modality"})  # without case and signs
 _PARTS_OF_LIBRARY = frozenset({"images", "scalefactors", "metadata"})
 _MOST_ENTRIES = 1000  # of a library in uns['spatial'], which has about ten
+_WRITE_AGAIN = "Write the file again with AnnData.write_h5ad."
 _MOST_LIST = 16  # values of such an entry, which has one
 
 
@@ -209,14 +210,12 @@ def _read_frame(
         return read[index_name].astype(np.str_), {x: read[x] for x in names if only is None or only(x)}, {}
     index_name = attribute_text(node, "_index") if isinstance(node, h5py.Group) else None
     if not isinstance(node, h5py.Group) or index_name is None:
-        message = f"{where} is not a data frame with an index. Write the file again with AnnData.write_h5ad."
+        message = f"{where} is not a data frame with an index. {_WRITE_AGAIN}"
         raise SectionError(message)
     try:
         ids = text_array(_read_column(find_node(node, index_name), None), where="it")
-    except READ_ERRORS as error:
-        message = (
-            f"The index of {where} cannot be read: {error}. Write the file again with AnnData.write_h5ad."
-        )
+    except READ_ERRORS as error:  # SectionError included
+        message = f"The index of {where} cannot be read: {error}. {_WRITE_AGAIN}"
         raise SectionError(message) from error
     columns: dict[str, Array] = {}
     unreadable: dict[str, str] = {}

@@ -46,8 +46,8 @@ def import_folder(config: ImportConfig, *, progress: Progress = SILENT) -> Impor
         advance()
     stated, *notes = notes_of(found, inputs)
     words = ["spam", "embed", "--manifest", str(files[-1]), "--store", "cohort.zarr"]
-    without = "No table of tiles was written, because no H&E image is known; give --image"
-    without += " and --alignment" if found.xy_px is None else ""
+    options = "--image, --alignment" if found.xy_px is None else "--image"
+    without = f"No table of tiles was written, because no H&E image is known. Repeat with {options} and --overwrite."
     return ImportReport(
         section=name,
         found=stated,
@@ -98,7 +98,7 @@ def write_lab_files(
     adata.uns["spatial"] = {name: found.library(config)}
     h5ad, table = lab_file_names(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(h5ad) as partial, anndata.settings.override(allow_write_nullable_strings=False):
+    with replacing(h5ad) as partial:
         write_h5ad(adata, partial, compression="gzip")
     if image is None or found.xy_px is None:
         return (h5ad,)

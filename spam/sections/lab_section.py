@@ -81,6 +81,8 @@ class JoinReport:
         Rows of this section outside the H&E image (``inside_he`` is false).
     n_off_tissue
         Spots outside the tissue (``in_tissue`` is 0 in the table or the h5ad), left out.
+    found
+        What an instrument's folder holds.
     notes
         Further remarks for the user.
     """
@@ -91,6 +93,7 @@ class JoinReport:
     n_other_sections: int = 0
     n_outside: int = 0
     n_off_tissue: int = 0
+    found: str = ""
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -102,7 +105,11 @@ class JoinReport:
             (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
             (self.n_off_tissue, f"{self.n_off_tissue} spots with in_tissue 0 left out"),
         )
-        parts = [f"{self.n_matched} spots with tiles", *(words for some, words in left_out if some)]
+        parts = [
+            f"{self.n_matched} spots with tiles",
+            *filter(None, [self.found]),
+            *(words for some, words in left_out if some),
+        ]
         return "; ".join([*parts, *self.notes])
 
 

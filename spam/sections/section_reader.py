@@ -20,15 +20,7 @@ from .coordinates import (
     table_coordinates,
     to_pixels,
 )
-from .h5ad import (
-    H5ad,
-    library_of,
-    named_values,
-    read_counts,
-    read_h5ad,
-    require_readable,
-    spots_of_section,
-)
+from .h5ad import H5ad, library_of, named_values, read_counts, read_h5ad, require_readable, spots_of_section
 from .instrument_folder import read_folder_section
 from .lab_section import (
     Section,
@@ -92,7 +84,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
 
     table = read_table(config.csv)
     h5ad = read_h5ad(config.h5ad) if config.h5ad is not None else None
-    name = _section_name(config.section or name_hint, config, h5ad, table)
+    name = _section_name(config.section or name_hint, h5ad, table)
     if fault := name_fault(name, "the section's name (--section)"):
         message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
         raise SectionError(message)
@@ -146,7 +138,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     )
 
 
-def _section_name(requested: str | None, config: InputConfig, h5ad: H5ad | None, table: Table) -> str:
+def _section_name(requested: str | None, h5ad: H5ad | None, table: Table) -> str:
     """Return the requested name, else the one that the h5ad states, or (without an h5ad) the table.
 
     An h5ad states it by ``obs['section']``, the one key of ``uns['spatial']``, or its file name; a table by its column

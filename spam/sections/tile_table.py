@@ -35,11 +35,8 @@ _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pa
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch
 _TRUE = ("true", "1", "1.0")
 _FALSE = ("false", "0", "0.0")
-_OPENERS: dict[str, Any] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}  # pandas unpacks these itself
+# pandas unpacks these itself
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _N_TRIED = 64  # ids that are looked at to find what they have more than those of the other side
 
 
@@ -189,9 +186,8 @@ def read_csv_text(path: Path) -> Any:
             message = f"{path}: {fault}."
             raise SectionError(message)
     frame.columns = names
-    return frame.loc[
-        :, (names != "") | (np.arange(len(names)) == 0)
-    ]  # a header without a name: row names, or nothing
+    # a header without a name: row names, or nothing
+    return frame.loc[:, (names != "") | (np.arange(len(names)) == 0)]
 
 
 def _of_space_ranger(names: Sequence[str]) -> str:
@@ -308,7 +304,7 @@ def join_rows(table: Table, h5ad: H5ad | None, *, section: str, config: InputCon
     table_only = np.delete(table_ids, np.union1d(positions[is_row], np.flatnonzero(off_tissue))).tolist()
     h5ad_only = h5ad.ids[~is_row & ~is_off].tolist()
     n_spots = int((~is_off).sum())
-    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), section, config) if h5ad_only else None
+    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), config) if h5ad_only else None
     if h5ad_only and cause is None and not is_matched.any():
         cause = _other_column(table.where(rows), table_ids, h5ad, h5ad_ids)
     if h5ad_only and not (is_matched.any() and config.allow_missing_tiles):
@@ -381,7 +377,7 @@ def requested_ids(
     return np.array(changed, dtype=np.str_)
 
 
-def likely_cause(names: Sequence[str], spots: Sequence[str], section: str, config: InputConfig) -> str | None:
+def likely_cause(names: Sequence[str], spots: Sequence[str], config: InputConfig) -> str | None:
     """Name the simple change of the ids that would match most spots; None if no change matches more than now.
 
     Changes tried: a prefix or suffix that one side has and the other has not, upper and lower case, and integer ids off by

@@ -60,21 +60,27 @@ def locate(section: Section, slide: Slide) -> Section:
     if not is_inside.all():
         outside = np.flatnonzero(~is_inside)
         named = f"{quoted(section.ids[outside])}, the first at ({xy[outside[0], 0]:g}, {xy[outside[0], 1]:g})"
-        other_readings = {
-            "x and y exchanged (--swap-xy)": xy[:, ::-1],
-            "--coordinates um": xy / (section.mpp or np.nan),
-            "--coordinates hires": xy / (section.hires_scale or np.nan),
-        }
+        is_folder = any(
+            source.role == "folder" for source in section.sources
+        )  # its positions have one meaning
+        is_in_px = section.array is not None and abs(section.array.mpp - mpp) <= _MPP_TOLERANCE * mpp
+        other_readings = {} if is_folder else {"x and y exchanged (--swap-xy)": xy[:, ::-1]}
+        if not (is_folder or is_in_px):
+            other_readings["--coordinates um"] = xy / (section.mpp or np.nan)
+            other_readings["--coordinates hires"] = xy / (section.hires_scale or np.nan)
         fitting = {option: int(_inside(at, slide).sum()) for option, at in other_readings.items()}
-        best = max(is_inside.sum(), *fitting.values())  # a few wrong rows must not hide what all others say
+        best = max([is_inside.sum(), *fitting.values()])  # a few wrong rows must not hide what all others say
         fits = [
             f"{'All' if n == len(xy) else f'{n} of {len(xy)}'} fit with {option}"
             for option, n in fitting.items()
             if n == best > is_inside.sum()
         ]
+        checks = "Check --csv, --coordinates, --swap-xy and --mpp"
+        if is_folder:
+            checks = "Give the image that the positions belong to (--image)"
         message = (
             f"{len(outside)} of {len(xy)} spots of section {section.name!r} lie outside slide {slide.path.name!r} "
-            f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or 'Check --csv, --coordinates, --swap-xy and --mpp'}."
+            f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or checks}."
         )
         message += "".join(
             f" Note: {note}." for note in slide.notes

@@ -227,10 +227,8 @@ def test_hints_about_the_pixel_size(lab):
     lab.write_csv()
     for library, words in (
         ({"scalefactors": {"spot_diameter_fullres": 89.4}}, "89.4 means about 0.727 (Visium: 65 µm)"),
-        (
-            {"scalefactors": {"spot_diameter_fullres": np.array([178.8])}},
-            "178.8 means about 0.364 ",
-        ),  # as R writes it
+        # as R writes it
+        ({"scalefactors": {"spot_diameter_fullres": np.array([178.8])}}, "178.8 means about 0.364 "),
         ({"metadata": {"mpp": 1.0, "mpp_is_estimate": True}}, "1 µm per pixel as an estimate"),
     ):
         lab.write_h5ad(libraries={"lib": library})

@@ -171,6 +171,34 @@ def test_an_impossible_pixel_size_is_refused(
     assert "Give --mpp 0.5" in " ".join(err.split())
 
 
+def test_the_wrong_image_is_named_without_options_that_the_folder_does_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_visium(tmp_path / "outs", mpp=0.5)
+    write_image(tmp_path / "small.png", 900, 900)
+    assert run(capsys, monkeypatch, "import", "outs", "--image", "small.png", "--out-dir", "lab")[0] == 0
+    for source in (("--from", "outs", "--image", "small.png"), ("--manifest", "lab/sections.csv")):
+        code, _, err = run(capsys, monkeypatch, "embed", *source, "--store", "s.zarr", "--dry-run")
+        assert code == 2
+        assert "lie outside slide 'small.png' (900 x 900 px)" in " ".join(err.split())
+        assert "fit with --coordinates" not in err  # the distance of the spots shows that they are in pixels
+        assert ("(--image)" in err) == ("--from" in source)
+
+
+def test_what_a_folder_holds_is_no_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_visium(tmp_path / "outs", mpp=0.5)
+    write_image(tmp_path / "he.png", 2300, 2300)
+    words = ("embed", "--from", "outs", "--image", "he.png", "--store", "s.zarr", "--dry-run")
+    code, out, err = run(capsys, monkeypatch, *words)
+    assert code == 0
+    assert out.count("filtered_feature_bc_matrix.h5") == 1
+    assert "filtered_feature_bc_matrix.h5" not in err
+
+
 def test_the_commands_of_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,7 @@ def test_without_an_image_only_counts_and_positions_are_written(tmp_path: Path) 
     _, ids, xy_um = write_xenium(tmp_path / "x")
     report = import_folder(ImportConfig(folder=tmp_path / "x", out_dir=tmp_path / "lab"))
     assert [path.name for path in report.files] == ["x.h5ad"]
-    assert "--image and --alignment" in report.summary()
+    assert "--image, --alignment and --overwrite" in report.summary()
     adata = anndata.read_h5ad(tmp_path / "lab" / "x.h5ad")
     assert adata.obs_names.tolist() == ids
     np.testing.assert_array_equal(adata.obsm["spatial"], xy_um)
@@ -205,7 +205,8 @@ def test_the_h5ad_is_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda root: (root / "notes.txt").write_text("x"), "no layout that is known.*'notes.txt'"),
+        (lambda root: (root / "notes.txt").write_text("x"), "no folder of Xenium, .*'notes.txt'"),
+        (lambda root: (root / "C2.h5ad").write_text("x"), "spam embed --h5ad"),
         (
             lambda root: (root / "S1_binned_outputs.tar.gz").write_text("x"),
             "tar -xf .*S1_binned_outputs.tar.gz",
@@ -317,7 +318,7 @@ def test_legacy_st_made_up(tmp_path: Path) -> None:
     assert direct.genes.tolist() == genes
     np.testing.assert_allclose(direct.xy_px, [[307, 461], [307, 761], [607, 761]])
     assert direct.mpp == pytest.approx(200 / 150)
-    assert any("2 spots without a selected position" in note for note in direct.join.notes)
+    assert any("2 spots without a position" in note for note in direct.join.notes)
 
 
 def write_hest(root: Path) -> tuple[np.ndarray, np.ndarray]:
