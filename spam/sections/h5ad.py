@@ -458,8 +458,10 @@ def read_counts(h5ad: H5ad, *, layer: str | None = None, option: str = "--h5ad")
     notes = [note] if note else []
     counts = as_counts(matrix, where=where)
     if not counts.nnz:
-        others = " and ".join(map(place_name, _places_of_counts(h5ad, place)))
-        notes.append(f"{place_name(place)} holds only zeros{others and f'; see --counts-layer: {others}'}")
+        elsewhere = " and ".join(map(place_name, _places_of_counts(h5ad, place)))
+        notes.append(
+            f"{place_name(place)} holds only zeros{elsewhere and f'; see --counts-layer: {elsewhere}'}"
+        )
     return RawCounts(counts=counts, genes=genes, notes=tuple(notes))
 
 
