@@ -154,11 +154,7 @@ FINETUNE = command(
 
 
 def _predict(values: dict[str, Any], progress: Progress) -> Any:
-    return call(
-        "predict",
-        with_store(PredictConfig, values, progress, checkpoint="ckpt"),
-        progress=progress,
-    )
+    return call("predict", with_store(PredictConfig, values, progress, checkpoint="ckpt"), progress=progress)
 
 
 PREDICT = command(

@@ -12,14 +12,8 @@ from .training_config import FinetuneConfig, PretrainConfig
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
 CHECKPOINT_VERSION = 5
-_USED = (
-    "k",
-    "n_components",
-    "n_top_genes",
-    "use_hvg",
-    "n_neighbours",
-    "n_references",
-)  # options that readers need
+# options that readers need
+_USED = ("k", "n_components", "n_top_genes", "use_hvg", "n_neighbours", "n_references")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ Panel = Literal["Data", "Lab files", "Training", "Model", "Output", "Advanced"]
 
 _OUTPUT_NAMES = ("out", "out_dir", "save_dir", "to")
 _MOST_FLOAT = 2**1023  # larger whole numbers are not converted to floats
-_MOST_FAULTS = 3  # of a file's metadata, in one message
+_MOST_FAULTS = 3  # of a file, in one message
 _MOST_LEVELS = 16  # of values without a schema; Python refuses to write about a thousand
 _INTERVAL = re.compile(r"([\[(])(.+),(.+)([\])])")
 _WORDS: dict[Any, str] = {
@@ -106,13 +106,17 @@ def check(faults: Iterable[str | None]) -> None:
 
 
 def unknown_fault(owner: str, unknown: Iterable[str], known: Iterable[str]) -> str | None:
-    """Describe unknown keys, each with the nearest known one; None if there are none."""
-    known = sorted(known)
-    near = {key: difflib.get_close_matches(key.replace("-", "_"), known, n=1) for key in unknown}
+    """Describe unknown keys, the first ones with the nearest known one; None if there are none."""
+    known, unknown = list(known), list(unknown)
+    near = {
+        key: difflib.get_close_matches(key.replace("-", "_"), known, n=1) for key in unknown[:_MOST_FAULTS]
+    }
     hints = [
         shortened(key) + (f" (did you mean {match[0]!r}?)" if match else "") for key, match in near.items()
     ]
-    return f"{owner} has no option {', '.join(hints)}; it has {', '.join(known)}" if hints else None
+    more = f" and {len(unknown) - len(hints)} more" if len(unknown) > len(hints) else ""
+    advice = "" if all(near.values()) else "; see --help"
+    return f"{owner} has no option {', '.join(hints)}{more}{advice}" if hints else None
 
 
 def named(values: Mapping[str, Any], known: Iterable[str], owner: str) -> dict[str, Any]:

@@ -126,8 +126,7 @@ class EmbedConfig(InputConfig):
         "average features over the eight rotations and reflections of a tile; takes eight times as long",
     )
     skip_bad_tiles: bool = _data(
-        False,
-        "mark unreadable tiles in the store and continue, instead of stopping at the first one",
+        False, "mark unreadable tiles in the store and continue, instead of stopping at the first one"
     )
     batch_size: int = _advanced(
         64, "tiles per forward pass", flags=("--img-batch-size",), limits="[1,1000000]"
@@ -140,8 +139,7 @@ class EmbedConfig(InputConfig):
     device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = _advanced(False, "run the encoder in mixed precision")
     compile: bool = _advanced(
-        False,
-        "compile the encoder first: this takes minutes, then each batch is faster",
+        False, "compile the encoder first: this takes minutes, then each batch is faster"
     )
     dtype: FeatureDtype = _advanced("float16", "floating-point format of the stored features")
     chunk_rows: int | None = _advanced(
@@ -158,8 +156,7 @@ class EmbedConfig(InputConfig):
         metavar="<i/n>",
     )
     overview: bool = _output(
-        True,
-        "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide",
+        True, "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide"
     )
     overwrite: bool = _output(False, "compute existing features again")
 
@@ -233,8 +230,7 @@ class FeatureOptions(Config):
         (), "tile sizes to use together, in µm (default: all that every section has)", limits="(0,100000]"
     )
     dihedral: bool = _data(
-        False,
-        "use features averaged over the symmetries of the tile (default: whichever kind the store has)",
+        False, "use features averaged over the symmetries of the tile (default: whichever kind the store has)"
     )
     k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits="[1,10000]")
 

@@ -119,10 +119,8 @@ def check_card(values: Mapping[str, Any]) -> None:
         If an entry is missing or of another type.
     """
     card = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(EncoderCard)}
-    card |= {
-        "source": values.get("source", ""),
-        "dim": values.get("dim", 1),
-    }  # imported features may lack them
+    # imported features may lack them
+    card |= {"source": values.get("source", ""), "dim": values.get("dim", 1)}
     if isinstance(card["kwargs"], Mapping):
         card["kwargs"] = tuple(card["kwargs"].items())
     record_of(

@@ -27,11 +27,8 @@ FeatureDtype = Literal["float16", "float32"]
 
 
 _MOST_NAME_BYTES = 200  # file systems allow 255, and the store adds to a name while it writes
-_RESERVED_NAMES = (
-    "zarr.json",
-    "readme.md",
-    "_index",
-)  # files beside the sections; AnnData's name of the row names
+# files beside the sections; AnnData's name of the row names
+_RESERVED_NAMES = ("zarr.json", "readme.md", "_index")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .errors import OutputExistsError
 
 PARTIAL = ".partial"
 """Ending of what is being written; a process that is killed at that moment leaves it behind."""
-_LOCK, _STAGING = ".lock", ".unfinished"
+_LOCK, _STAGING, _MOVING = ".lock", ".unfinished", ".moving"
 
 
 @contextmanager
@@ -82,9 +82,8 @@ def claimed(folder: Path, flag: str, *, name: str = _LOCK, wait_s: float = 0.0) 
         yield
     finally:
         with suppress(PermissionError):  # an open file on Windows
-            path.unlink(
-                missing_ok=True
-            )  # before its release: who waits for it does not take a file that is gone
+            # before its release: who waits for it does not take a file that is gone
+            path.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # not empty
             for place in made:
@@ -110,7 +109,9 @@ def staged(folder: Path, *, last: str = "", obsolete: Sequence[str] = ()) -> Ite
         yield staging
         for name in filter(None, (last, *obsolete)):
             (folder / name).unlink(missing_ok=True)
-        for path in sorted(staging.iterdir(), key=lambda path: (path.name == last, path.name)):
+        written = sorted(staging.iterdir(), key=lambda path: (path.name == last, path.name))
+        (staging / _MOVING).write_text("\n".join(path.name for path in written), encoding="utf-8")
+        for path in written:
             _move(path, folder / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -122,6 +123,12 @@ def _move(source: Path, target: Path) -> None:
             _move(path, target / path.name)
     else:
         source.replace(target)
+
+
+def moved_by_killed_run(folder: Path) -> Collection[str]:
+    """Return the names of the results that a killed run was moving to `folder`; they may be written again."""
+    moving = folder / _STAGING / _MOVING
+    return moving.read_text(encoding="utf-8").splitlines() if moving.is_file() else ()
 
 
 def holds_results(folder: Path) -> bool:

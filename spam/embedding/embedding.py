@@ -162,9 +162,8 @@ class _Run:
             if (quality := stored.quality(array.features.key)) is not None:
                 flags.update({flag: int(has.sum()) for flag, has in tile_flags(quality).items()})
         if not n_left:
-            ensure_spatial_graph(
-                stored, k=DEFAULT_K
-            )  # for readers of the store: training uses the same graph
+            # for readers of the store: training uses the same graph
+            ensure_spatial_graph(stored, k=DEFAULT_K)
             _warn_of_equal_features(self.store, stored)
         planned.files.close()  # a PNG or JPEG is in memory as a whole
         return SectionReport(

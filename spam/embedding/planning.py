@@ -242,15 +242,9 @@ def _warn_of_gene_names(
 ) -> None:
     """Warn if a section shares fewer than half of its gene names with the first other section."""
     stored = () if store is None else (store.section(name) for name in store.section_names)
-    others = ((s.meta.name, s.genes) for s in stored)
-    name, genes = next(
-        (
-            (n, g)
-            for n, g in (*others, *((s.name, s.genes) for s in planned))
-            if n != section.name and g is not None
-        ),
-        ("", None),
-    )
+    others = (*((s.meta.name, s.genes) for s in stored), *((s.name, s.genes) for s in planned))
+    known = ((name, genes) for name, genes in others if name != section.name and genes is not None)
+    name, genes = next(known, ("", None))
     if section.genes is None or genes is None:
         return
     n_shared = len({*section.genes.tolist()} & {*genes.tolist()})

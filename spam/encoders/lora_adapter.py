@@ -15,11 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
 from spam.atomic import write_text
-from spam.errors import EncoderError, MissingInputError
+from spam.errors import EncoderError, MissingInputError, shortened
 from spam.schemas.encoder_card import AdapterCard, EncoderCard
 
 from .tile_network import TileNetwork, weights_digest
@@ -30,6 +31,10 @@ _DESCRIPTIVE = (
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version"),
     *("revision", "task_type"),
 )
+# What peft raises on a configuration that was edited together with its digest.
+_PEFT_ERRORS = (
+    ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, re.error, safetensors.SafetensorError,
+)  # fmt: skip
 _STEM = re.compile(r"(^|\.)(\w*stem|patch_embed|embeds)(\.|$)")  # pixels to tokens, the same for all tissue
 
 
@@ -198,9 +203,15 @@ def merge_adapter(network: TileNetwork, folder: Path | str) -> TileNetwork:
     peft = peft_package()
     # Only what the digest covers reaches peft.
     known = {field.name for field in dataclasses.fields(peft.LoraConfig) if field.init}
-    config = peft.LoraConfig(**{key: value for key, value in _shaping(folder).items() if key in known})
-    adapted = peft.PeftModel.from_pretrained(network.backbone, folder, config=config)
-    network.backbone, network.card = adapted.merge_and_unload(), card
+    try:
+        config = peft.LoraConfig(**{key: value for key, value in _shaping(folder).items() if key in known})
+        adapted = peft.PeftModel.from_pretrained(network.backbone, folder, config=config)
+        network.backbone, network.card = adapted.merge_and_unload(), card
+    except _PEFT_ERRORS as error:
+        message = (
+            f"--lora {str(folder)!r} does not fit the encoder: {shortened(str(error))}. Repeat `spam adapt`."
+        )
+        raise EncoderError(message) from error
     return network
 
 

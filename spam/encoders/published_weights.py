@@ -153,9 +153,8 @@ def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     EncoderError
         If their number or a shape differs.
     """
-    pairs = zip(
-        weights.items(), expected.items(), strict=False
-    )  # lengths are compared below, with these pairs
+    # lengths are compared below, with these pairs
+    pairs = zip(weights.items(), expected.items(), strict=False)
     other = [
         f"{old!r} {tuple(tensor.shape)}, expected {new!r} {tuple(wanted.shape)}"
         for (old, tensor), (new, wanted) in pairs

@@ -223,10 +223,7 @@ class SmallNetwork(nn.Module):
     def __init__(self, n_inputs: int, n_genes: int) -> None:
         super().__init__()
         self.hidden = nn.Sequential(
-            nn.Dropout(_INPUT_DROPOUT),
-            nn.Linear(n_inputs, _HIDDEN),
-            nn.GELU(),
-            nn.Dropout(_HIDDEN_DROPOUT),
+            nn.Dropout(_INPUT_DROPOUT), nn.Linear(n_inputs, _HIDDEN), nn.GELU(), nn.Dropout(_HIDDEN_DROPOUT)
         )
         self.out = nn.Linear(_HIDDEN, n_genes)
         nn.init.zeros_(self.out.weight)

@@ -223,11 +223,7 @@ class BoardReport:
 
 
 def score_section(
-    truth: SectionTruth,
-    predictions: Mapping[str, MethodPrediction],
-    genes: GeneChoice,
-    *,
-    model: str,
+    truth: SectionTruth, predictions: Mapping[str, MethodPrediction], genes: GeneChoice, *, model: str
 ) -> BoardReport:
     """Score every method on every gene set of a section.
 

@@ -22,15 +22,7 @@ from spam.typing import Array, Bool, Float, Int64
 
 from .boards import MethodPrediction
 from .folds import FoldTask
-from .methods import (
-    FoldTargets,
-    InputView,
-    Method,
-    Schedule,
-    fold_inputs,
-    fold_targets,
-    train_network,
-)
+from .methods import FoldTargets, InputView, Method, Schedule, fold_inputs, fold_targets, train_network
 
 _Rows: TypeAlias = Int64[torch.Tensor, " b"]  # of a fold
 _Values: TypeAlias = Float[torch.Tensor, "b n_genes"]
@@ -474,11 +466,7 @@ PEERS: tuple[Method, ...] = (
         build=ContrastiveRetrieval,
         schedule=Schedule(epochs=40, weight_decay=1e-3, batch_size=128),
     ),
-    Peer(
-        name="TRIPLEX-style",
-        build=MultiResolution,
-        schedule=Schedule(epochs=24, lr=5e-4, batch_size=128),
-    ),
+    Peer(name="TRIPLEX-style", build=MultiResolution, schedule=Schedule(epochs=24, lr=5e-4, batch_size=128)),
     Peer(name="STFlow/DeepSpot-style set", build=NeighbourhoodSet, schedule=Schedule(epochs=40)),
 )
 """In the order of the tables."""

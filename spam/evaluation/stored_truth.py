@@ -21,10 +21,7 @@ _PANEL = 2.0
 
 
 def score_predicted(
-    section: StoredSection,
-    predictor: Predictor,
-    predicted: PredictedSection,
-    context: Context | None = None,
+    section: StoredSection, predictor: Predictor, predicted: PredictedSection, context: Context | None = None
 ) -> BoardReport | None:
     """Score the model and its baselines against the section's counts.
 

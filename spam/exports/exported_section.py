@@ -85,9 +85,8 @@ class ExportedSection:
     def default_genes(self) -> tuple[str, ...]:
         """Choose the 20 best predicted genes (on held-out spots of training) or, without predictions, the most variable."""
         rank = self.adata.var.get("heldout_pearson")
-        order = np.argsort(
-            -self._variances() if rank is None else -rank.to_numpy(), kind="stable"
-        )  # NaN last
+        # NaN last
+        order = np.argsort(-self._variances() if rank is None else -rank.to_numpy(), kind="stable")
         return tuple(self.adata.var_names[order[:_N_GENES]])
 
     def _variances(self) -> Float64[Array, " n_genes"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 
-from spam.atomic import claimed, staged
+from spam.atomic import claimed, moved_by_killed_run, staged
 from spam.errors import ConfigError, OutputExistsError, SectionError, shortened
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
@@ -129,7 +129,8 @@ def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport
     for each in sources:
         path = paths[each.name]
         files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
-    if existing := [file.name for file in files if file.exists()]:
+    killed = moved_by_killed_run(out)
+    if existing := [file.name for file in files if file.exists() and file.name not in killed]:
         message = f"{out} has {quoted(existing)} already. Delete what is there, or export to another folder."
         raise OutputExistsError(message)
     notes: list[str] = []
@@ -218,11 +219,8 @@ def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[s
         case "geojson" | "ome-tiff":
             (write_geojson if config.format == "geojson" else write_maps)(section, genes, path)
             n = section.adata.n_vars
-            return (
-                [f"holds {len(genes)} of {n} genes: see --genes"]
-                if not config.genes and len(genes) < n
-                else []
-            )
+            is_chosen = bool(config.genes) or len(genes) == n
+            return [] if is_chosen else [f"holds {len(genes)} of {n} genes: see --genes"]
         case "spatialdata":
             write_spatialdata(section, path)
         case "csv" | "parquet":

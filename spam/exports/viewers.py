@@ -132,9 +132,8 @@ def write_vitessce(section: ExportedSection, genes: Sequence[str], folder: Path)
         tifffile.imwrite(
             folder / "overview.ome.tif", planes, ome=True, photometric="minisblack", metadata=channels
         )
-        steps = [
-            {"type": "scale", "scale": [1 / scale, 1 / scale, 1, 1, 1]}
-        ]  # in the DimensionOrder of the file, XYCZT
+        # in the DimensionOrder of the file, XYCZT
+        steps = [{"type": "scale", "scale": [1 / scale, 1 / scale, 1, 1, 1]}]
         image = {"fileType": "image.ome-tiff", "url": f"{address}/overview.ome.tif"}
         files.append({**image, "options": {"coordinateTransformations": steps}})
     spots = {"opacity": 1, "radius": section.diameter_px / 2, "visible": True, "stroked": False}
@@ -207,7 +206,7 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
             geometry=0,
             radius=section.diameter_px / 2,
             index=adata.obs["instance_id"].to_numpy(),
-        ),
+        )
     }
     try:
         elements["table"] = models.TableModel.parse(adata, **keys)

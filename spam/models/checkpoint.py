@@ -22,10 +22,7 @@ _Shape = tuple[int | str, ...]
 
 Checkpoint = tuple[CheckpointMeta, dict[str, Array]]
 
-_META, _DIGEST = (
-    "spam",
-    "spam_sha256",
-)  # entries of the file's header; older files have no digest
+_META, _DIGEST = ("spam", "spam_sha256")  # entries of the file's header; older files have no digest
 _REPAIR = "Copy it again or train again."
 
 

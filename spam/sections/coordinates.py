@@ -291,7 +291,8 @@ def table_coordinates(table: Table, reading: Reading) -> Float64[Array, "n_rows 
     broken = ~np.isfinite(values).all(axis=1)
     if broken.any():
         ids, names = quoted(table.text(table.id_column)[broken].tolist()), ", ".join(reading.columns)
-        message = f"{table.path}: {int(broken.sum())} rows have no finite number in {names}: ids {ids}."
+        cells = quoted(table.frame.loc[broken, list(reading.columns)].iloc[0])
+        message = f"{table.path}: {int(broken.sum())} rows have no finite number in {names}: ids {ids}; the first has {cells}."
         raise SectionError(message)
     return (values[:, :2] + values[:, 2:]) / 2 if reading.columns == BOX_COLUMNS else values
 
@@ -361,10 +362,10 @@ def compare_with_h5ad(
             best = n_agreeing
             words = f"with {' '.join(options)}" if options else "without --coordinates and --swap-xy"
     if words is not None:
-        found = f"The table is up to {distance:.0f} px off obsm['spatial'] of the h5ad"
+        found = f"The table is up to {distance:.6g} px off obsm['spatial'] of the h5ad"
         message = f"{found}. Run again {words}: then {best} of {n} spots agree."
         raise SectionError(message)
-    where = f"by up to {distance:.1f} px ({int((~agrees).sum())} of {n} spots)"
+    where = f"by up to {round(distance, 1):.6g} px ({int((~agrees).sum())} of {n} spots)"
     note = f"the table differs from obsm['spatial'] of the h5ad {where}; the table is used"
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = float(np.nanmedian(px / spatial))

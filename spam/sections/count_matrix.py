@@ -108,13 +108,13 @@ def count_fault(values: Array) -> str | None:
     return None
 
 
-def as_counts(matrix: Any, *, where: str, advice: str = "") -> sparse.csr_matrix:
+def as_counts(matrix: Any, *, where: str) -> sparse.csr_matrix:
     """Return a sparse matrix of whole numbers as canonical int32 CSR; entries that occur twice are added.
 
     Raises
     ------
     SectionError
-        If a value is not a finite whole number from 0 to 2,147,483,647; the message ends with `advice`.
+        If a value is not a finite whole number from 0 to 2,147,483,647.
     """
     fault = count_fault(matrix.data)
     if fault is None:
@@ -126,7 +126,7 @@ def as_counts(matrix: Any, *, where: str, advice: str = "") -> sparse.csr_matrix
             counts.sum_duplicates()
             fault = count_fault(counts.data)
     if fault is not None:
-        message = f"{where} must hold raw counts, but {fault}.{advice}"
+        message = f"{where} must hold raw counts, but {fault}."
         raise SectionError(message)
     counts.eliminate_zeros()
     return counts.astype(np.int32, copy=False)

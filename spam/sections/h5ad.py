@@ -1,7 +1,9 @@
 """What is read of an AnnData file: spots, annotations, one matrix, coordinates, scale factors. Nothing else is touched."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +31,10 @@ from .hdf5_files import (
 from .lab_section import quoted, text_array
 
 _BLOCK_BYTES = 2**26  # of a dense matrix, read at a time
-_TYPE_COLUMNS = ("feature_types", "feature_type")
+_TYPE_COLUMNS = frozenset({"featuretypes", "featuretype", "modality"})  # without case and signs
+_PARTS_OF_LIBRARY = frozenset({"images", "scalefactors", "metadata"})
 _MOST_ENTRIES = 1000  # of a library in uns['spatial'], which has about ten
+_WRITE_AGAIN = "Write the file again with AnnData.write_h5ad."
 _MOST_LIST = 16  # values of such an entry, which has one
 
 
@@ -95,14 +99,13 @@ class H5ad:
         with open_hdf5(self.path) as file:
             frames = ("raw/var", "raw.var") if place == "raw" else ("var",)
             frame = next((node for name in frames if (node := find_node(file, name)) is not None), None)
-            names, columns, unreadable = _read_frame(frame, f"{self.where}: {frames[0]}", only=_TYPE_COLUMNS)
+            names, columns, unreadable = _read_frame(frame, f"{self.where}: {frames[0]}", only=_is_type)
         if unreadable:
             message = f"{self.where}: {' '.join(unreadable.values())} Write the file again from its source."
             raise SectionError(message)
-        types = [
-            columns[name] for name in _TYPE_COLUMNS if name in columns and columns[name].dtype.kind == "U"
-        ]
-        return names, next((x for x in types if (x != "").any()), None)
+        types = [x for x in columns.values() if x.dtype.kind == "U" and (x != "").any()]
+        # anndata.concat leaves one column for each file, which is empty for features that this file lacks.
+        return names, functools.reduce(lambda x, y: np.where(x == "", y, x), types) if types else None
 
     def other_gene_names(self) -> dict[str, Array]:
         """Read the columns of var that hold text: other names of the genes may be among them."""
@@ -178,6 +181,10 @@ def read_h5ad(path: Path, option: str = "--h5ad") -> H5ad:
         )
 
 
+def _is_type(column: str) -> bool:
+    return re.sub("[^a-z]", "", column.lower()) in _TYPE_COLUMNS
+
+
 def _matrix_node(file: h5py.File, place: str) -> h5py.Group | h5py.Dataset | None:
     if place == "raw":
         found = find_node(file, "raw/X")
@@ -186,7 +193,7 @@ def _matrix_node(file: h5py.File, place: str) -> h5py.Group | h5py.Dataset | Non
 
 
 def _read_frame(
-    node: h5py.Group | h5py.Dataset | None, where: str, *, only: tuple[str, ...] | None = None
+    node: h5py.Group | h5py.Dataset | None, where: str, *, only: Callable[[str], object] | None = None
 ) -> tuple[Array, dict[str, Array], dict[str, str]]:
     """Read index and columns of a data frame by its structure, whatever version of the format it states.
 
@@ -200,22 +207,20 @@ def _read_frame(
         table = node[()]
         index_name, *names = node.dtype.names
         read = {name: _field(table[name], node.file, name) for name in node.dtype.names}
-        return read[index_name].astype(np.str_), {x: read[x] for x in names if only is None or x in only}, {}
+        return read[index_name].astype(np.str_), {x: read[x] for x in names if only is None or only(x)}, {}
     index_name = attribute_text(node, "_index") if isinstance(node, h5py.Group) else None
     if not isinstance(node, h5py.Group) or index_name is None:
-        message = f"{where} is not a data frame with an index. Write the file again with AnnData.write_h5ad."
+        message = f"{where} is not a data frame with an index. {_WRITE_AGAIN}"
         raise SectionError(message)
     try:
         ids = text_array(_read_column(find_node(node, index_name), None), where="it")
-    except READ_ERRORS as error:
-        message = (
-            f"The index of {where} cannot be read: {error}. Write the file again with AnnData.write_h5ad."
-        )
+    except READ_ERRORS as error:  # SectionError included
+        message = f"The index of {where} cannot be read: {error}. {_WRITE_AGAIN}"
         raise SectionError(message) from error
     columns: dict[str, Array] = {}
     unreadable: dict[str, str] = {}
     for name in dict.fromkeys(attribute_texts(node, "column-order")):
-        if only is not None and name not in only:
+        if only is not None and not only(name):
             continue
         try:
             columns[name] = _read_column(find_node(node, name), len(ids))
@@ -310,13 +315,13 @@ def _as_numbers(values: Array) -> Array:
 
 def _read_libraries(file: h5py.File) -> dict[str, dict[str, dict[str, Any]]]:
     spatial = find_node(file, "uns/spatial")
-    libraries = (
-        {name: find_node(spatial, name) for name in spatial} if isinstance(spatial, h5py.Group) else {}
-    )
+    found = {name: find_node(spatial, name) for name in spatial} if isinstance(spatial, h5py.Group) else {}
+    # CELLxGENE's is_single is a value; other programs put colours and results beside the libraries.
+    groups = {name: node for name, node in found.items() if isinstance(node, h5py.Group)}
+    libraries = {name: node for name, node in groups.items() if _PARTS_OF_LIBRARY & {*node}} or groups
     return {
         name: {group: _scalars(find_node(library, group)) for group in ("metadata", "scalefactors")}
         for name, library in libraries.items()
-        if isinstance(library, h5py.Group)  # CELLxGENE's is_single is a value
     }
 
 

@@ -6,7 +6,7 @@ import pickle
 import struct
 import tokenize
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,23 @@ READ_ERRORS = (
 
 
 @contextmanager
+def readable(explain: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn the errors of libraries that read a file into one with the message of `explain`; those of this package pass.
+
+    Raises
+    ------
+    SectionError
+        If the file is damaged or of another kind.
+    """
+    try:
+        yield
+    except READ_ERRORS as error:
+        if isinstance(error, SpamError):
+            raise
+        raise SectionError(explain(error)) from error
+
+
+@contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; take its content with `find_node`.
 
@@ -38,14 +55,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     SectionError
         If the file is not HDF5 or is damaged, also while it is open.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except READ_ERRORS as error:
-        if isinstance(error, SpamError):
-            raise
-        message = f"{path} cannot be read as HDF5: {error}. Copy it again."
-        raise SectionError(message) from error
+    with (
+        readable(lambda error: f"{path} cannot be read as HDF5: {error}. Copy it again."),
+        h5py.File(path, "r") as file,
+    ):
+        yield file
 
 
 def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group | h5py.Dataset | None:
@@ -84,13 +98,8 @@ def attribute_text(node: h5py.Group | h5py.Dataset, name: str) -> str | None:
     """Return a text attribute, of variable or fixed length; None if there is none."""
     value = node.attrs.get(name)
     value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-    return (
-        value.decode("utf-8", "replace")
-        if isinstance(value, bytes)
-        else value
-        if isinstance(value, str)
-        else None
-    )
+    value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else None
 
 
 def attribute_texts(node: h5py.Group | h5py.Dataset, name: str) -> tuple[str, ...]:
@@ -153,9 +162,7 @@ def read_numbers(file: h5py.File, name: str) -> Array:
         n_chunks = math.prod(-(-n // chunk) for n, chunk in zip(node.shape, node.chunks, strict=True))
         n_written = node.id.get_num_chunks()
         if n_written < n_chunks:
-            message = (
-                f"{file.filename}: {name!r} has {n_written} of {n_chunks} chunks. Extract the slide again."
-            )
+            message = f"{file.filename}: {name!r} has {n_written} of {n_chunks} chunks. Extract it again."
             raise SectionError(message)
     return np.asarray(node[()])
 
@@ -184,12 +191,8 @@ def available_bytes() -> int:
 def refuse_claim(what: str, n_claimed: int, n_stored: int) -> None:
     """Raise SectionError if `n_claimed` bytes cannot come from `n_stored` bytes of a file, or do not fit into memory."""
     if n_claimed > max(_FREE_BYTES, _MOST_COMPRESSION * n_stored):
-        message = (
-            f"{what} claims {n_claimed:,} bytes but stores {n_stored:,}. Copy the file again from its source."
-        )
+        message = f"{what} claims {n_claimed:,} bytes but stores {n_stored:,}. Copy the file again."
         raise SectionError(message)
     if n_claimed > _FREE_BYTES and n_claimed > (n_free := available_bytes()):
-        message = (
-            f"{what} needs {n_claimed:,} bytes of memory, of which {n_free:,} are free. Use a larger machine."
-        )
+        message = f"{what} needs {n_claimed:,} bytes of memory; {n_free:,} are free. Use a larger machine."
         raise SectionError(message)

@@ -10,16 +10,15 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.schemas.store_format import name_fault
 
-from .instrument_section import InstrumentSection, to_section
+from .instrument_section import InstrumentSection, packed_in, to_section
 from .lab_section import Section, quoted
 from .legacy_st import is_legacy_st, read_legacy_st
 from .public_collections import is_hest, is_stimage, read_hest, read_stimage
 from .space_ranger import is_space_ranger, read_space_ranger
 from .xenium import is_xenium, read_xenium
 
-_Layout: TypeAlias = tuple[
-    str, Callable[[Path], bool], Callable[[Path, InputConfig], InstrumentSection]
-]  # name, test, reader
+# name, test, reader
+_Layout: TypeAlias = tuple[str, Callable[[Path], bool], Callable[[Path, InputConfig], InstrumentSection]]
 # The first that fits is taken.
 _LAYOUTS: tuple[_Layout, ...] = (
     ("Xenium", is_xenium, read_xenium),
@@ -101,11 +100,11 @@ def _unknown(folder: Path) -> str:
         with contextlib.suppress(SectionError):  # of several data sets, so not to be recommended
             near += [str(place)] if _layout(place) else []
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"
-    packed = [path for path in sorted(folder.iterdir()) if path.name.endswith((".tar", ".tar.gz", ".tgz"))]
     advice = "Give the folder that the instrument wrote."
-    if packed:
+    if near:
+        advice = f"Did you mean {' or '.join(near[:3])}?"
+    elif packed := packed_in(folder):
         advice = f"Unpack {packed[0].name}: tar -xf {packed[0]}."
     elif any(folder.glob("*.h5ad")):
         advice = "Embed an h5ad by spam embed --h5ad, with its table (--csv) and slides (--root)."
-    advice = f"Did you mean {' or '.join(near[:3])}?" if near else advice
     return f"{folder} is no folder of {known}; it holds {found}. {advice}"

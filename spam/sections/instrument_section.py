@@ -1,6 +1,7 @@
 """A section as the folder of an instrument states it, and its way into a `Section`."""
 
 import contextlib
+import csv
 import dataclasses
 import gzip
 from collections.abc import Iterable, Iterator
@@ -8,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spam.errors import ConfigError, MissingInputError, SectionError, SpamError
+from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64, Shaped
 
 from .coordinates import find_array, find_scale, overridden, spot_diameter
 from .file_kinds import kind_of_file
-from .hdf5_files import READ_ERRORS
+from .h5ad import require_unique
+from .hdf5_files import readable
 from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
 
 _GZIP = b"\x1f\x8b"
@@ -197,31 +200,72 @@ def reading(what: str, path: Path) -> Iterator[None]:
     SectionError
         If the file is damaged or of another kind.
     """
-    try:
-        yield
-    except (*READ_ERRORS, EOFError) as error:
-        if isinstance(error, SpamError):
-            raise
+
+    def explain(_: Exception) -> str:
         kind = kind_of_file(path) if path.is_file() else None
-        message = f"Cannot read {what} {path}. " + (
-            f"It is {kind}." if kind else "Copy it again from its source."
-        )
-        raise SectionError(message) from error
+        return f"Cannot read {what} {path}. {f'It is {kind}' if kind else 'Copy it again from its source'}."
+
+    with readable(explain):
+        yield
 
 
-def missing(folder: Path, *names: str) -> MissingInputError:
-    """Describe a file that a folder lacks; names a packed one that may hold it."""
-    packed = [
-        path.name
-        for place in (folder, folder.parent)
-        for path in sorted(place.glob("*.tar*")) + sorted(place.glob("*.tgz"))
-    ]
-    advice = (
-        f"If it is in {quoted(packed)}, unpack that: tar -xf {packed[0]}"
-        if packed
-        else "Copy it from the output of the instrument"
+def require_columns(frame: Any, names: Iterable[str], path: Path) -> None:
+    """Raise SectionError if a table lacks a column."""
+    if absent := [name for name in names if name not in frame.columns]:
+        message = f"{path} has no column {quoted(absent)}, only {quoted(frame.columns)}."
+        raise SectionError(message)
+
+
+def read_counts_table(path: Path, separator: str) -> Any:
+    """Read a text table of counts or positions as float64; its names are kept as they are (pandas changes repeated ones)."""
+    with reading("a table of numbers with one row per spot from", path):
+        with open_text(path) as file:
+            header = next(csv.reader([file.readline().decode("utf-8-sig")], delimiter=separator))
+            table = pd.read_csv(file, sep=separator, header=None, index_col=0, keep_default_na=False)
+        table.index, table.columns = table.index.astype(str), pd.Index(header[-table.shape[1] :])
+        table = table.astype(np.float64)
+    require_unique(table.index.to_numpy(np.str_), where=f"{path}, rows")
+    require_unique(
+        table.columns.to_numpy(np.str_), where=f"{path}, columns", advice="Keep or sum one of each."
     )
-    return MissingInputError(f"{folder} has no {' or '.join(names)}. {advice}.")
+    return table
+
+
+def match_spots(counts: Any, counts_path: Path, places: Any, path: Path) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return the rows of two tables that both have, in the order of the counts, and a note on those left out.
+
+    Raises
+    ------
+    SectionError
+        If they share no spot.
+    """
+    is_placed = counts.index.isin(places.index)
+    if not is_placed.any():
+        message = f"No spot of {counts_path} ({quoted(counts.index)}) is in {path} ({quoted(places.index)})."
+        raise SectionError(message)
+    kept, n_lost = counts[is_placed], int((~is_placed).sum())
+    return (
+        kept,
+        places.loc[kept.index],
+        (f"{n_lost} spots without a position are left out",) if n_lost else (),
+    )
+
+
+def require_file(path: Path | None, folder: Path, *names: str) -> Path:
+    """Return the path; raise MissingInputError if it is None, naming a packed file that may hold it."""
+    if path is not None:
+        return path
+    packed = packed_in(folder) + packed_in(folder.parent)
+    advice = "Copy it from the output of the instrument"
+    if packed:
+        advice = f"If it is in {quoted([path.name for path in packed])}, unpack that: tar -xf {packed[0]}"
+    message = f"{folder} has no {' or '.join(names)}. {advice}."
+    raise MissingInputError(message)
+
+
+def packed_in(folder: Path) -> list[Path]:
+    """List the archives in a folder."""
+    return sorted(path for kind in ("*.tar*", "*.tgz") for path in folder.glob(kind))
 
 
 def find_file(folder: Path, *names: str) -> Path | None:

@@ -98,7 +98,7 @@ def write_lab_files(
     adata.uns["spatial"] = {name: found.library(config)}
     h5ad, table = lab_file_names(folder, name)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(h5ad) as partial, anndata.settings.override(allow_write_nullable_strings=False):
+    with replacing(h5ad) as partial:
         write_h5ad(adata, partial, compression="gzip")
     if image is None or found.xy_px is None:
         return (h5ad,)

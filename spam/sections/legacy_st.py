@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spam.errors import MissingInputError, SectionError
+from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .count_matrix import as_counts
@@ -15,11 +15,13 @@ from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
     choose_section,
-    open_text,
+    match_spots,
+    read_counts_table,
     reading,
+    require_columns,
+    require_file,
     require_finite,
 )
-from .lab_section import quoted
 
 PITCH_UM = 200.0
 """µm between the centres of neighbouring spots of the 1k array."""
@@ -53,24 +55,12 @@ def read_legacy_st(folder: Path, config: InputConfig) -> InstrumentSection:
     name = choose_section(files, config.section, folder)
     path = files[name]
     place = folder / _COUNTS if (folder / _COUNTS).is_dir() else folder
-    counts_path = next(
-        (each for kind in (".tsv.gz", ".tsv") if (each := place / f"{name}{kind}").exists()), None
-    )
-    if counts_path is None:
-        message = f"{place} has no counts {name}.tsv.gz for {path}. Copy it from the source."
-        raise MissingInputError(message)
-    counts, spots = _read_counts(counts_path), _read_spots(path)
-    is_placed = counts.index.isin(spots.index)
-    if not is_placed.any():
-        message = f"No spot of {counts_path} ({quoted(counts.index)}) is in {path} ({quoted(spots.index)})."
-        raise SectionError(message)
-    notes = (
-        [f"{(~is_placed).sum()} spots without a selected position are left out"]
-        if not is_placed.all()
-        else []
-    )
-    counts = counts[is_placed]
-    spots = spots.loc[counts.index]
+    names = (f"{name}.tsv.gz", f"{name}.tsv")
+    counts_path = require_file(next((place / x for x in names if (place / x).exists()), None), place, *names)
+    counts = read_counts_table(counts_path, "\t")
+    if counts.columns.str.fullmatch(r"\d+x\d+").all():  # genes x spots
+        counts = counts.T
+    counts, spots, notes = match_spots(counts, counts_path, _read_spots(path), path)
     require_finite(spots[list(_COLUMNS)].to_numpy(np.float64), spots.index, path, ", ".join(_COLUMNS))
     image = sorted((folder / _IMAGES).glob(f"*/{name}/*.*"))
     if len(spots) < 2:
@@ -95,7 +85,7 @@ def read_legacy_st(folder: Path, config: InputConfig) -> InstrumentSection:
         image=image[0] if len(image) == 1 else None,
         donor=image[0].parts[-3] if image else None,
         files=(counts_path, path),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -109,32 +99,11 @@ def _position(spots: Any, axis: str) -> str:
     return f"new_{axis}" if f"new_{axis}" in spots else axis
 
 
-def _read_counts(path: Path) -> Any:
-    """Read a table of spots x genes, or of genes x spots; its names are kept as they are."""
-    with reading("spots x genes, separated by tabs, from", path):
-        with open_text(path) as file:
-            header = file.readline().decode("utf-8-sig").rstrip("\r\n").split("\t")
-            table = pd.read_csv(file, sep="\t", header=None, index_col=0, keep_default_na=False)
-        table.index = table.index.astype(str)
-        table.columns = pd.Index(header[-table.shape[1] :])
-        if table.columns.str.fullmatch(r"\d+x\d+").all():
-            table = table.T
-        table = table.astype(np.float64)
-    require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
-    require_unique(
-        table.columns.to_numpy(np.str_), where=f"{path}, genes", advice="Sum the counts of each gene."
-    )
-    return table
-
-
 def _read_spots(path: Path) -> Any:
     """Read the selected spots, indexed ``COLxROW`` like the counts."""
     with reading("the positions of spots", path):
         spots = pd.read_csv(path, sep="\t")
-    missing = [name for name in _COLUMNS if name not in spots.columns]
-    if missing:
-        message = f"{path} has no column {quoted(missing)}, only {quoted(spots.columns)}."
-        raise SectionError(message)
+    require_columns(spots, _COLUMNS, path)
     spots.index = pd.Index([f"{x}x{y}" for x, y in zip(spots["x"], spots["y"], strict=True)])
     if "selected" in spots:
         spots = spots[spots["selected"] == 1]

@@ -1,22 +1,28 @@
 """HEST-1k (arXiv 2406.16192) and STimage-1K4M (arXiv 2406.06393) as they are published: many sections in one folder."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
-from spam.errors import MissingInputError, SectionError
+from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .count_matrix import as_counts
 from .h5ad import read_counts, read_h5ad, require_unique
-from .instrument_section import InstrumentSection, choose_section, reading, require_finite
-from .lab_section import quoted
+from .instrument_section import (
+    InstrumentSection,
+    choose_section,
+    match_spots,
+    read_counts_table,
+    reading,
+    require_columns,
+    require_file,
+    require_finite,
+)
 
 _PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
 _EXPRESSION, _COORDINATES, _IMAGES = "gene_exp", "coord", "image"
@@ -99,27 +105,15 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
     path = slides[name]
     home, technology = path.parents[1], path.parents[1].name
     counts_path, image = home / _EXPRESSION / f"{name}_count.csv", home / _IMAGES / f"{name}.png"
-    if not counts_path.exists():
-        message = f"{home / _EXPRESSION} has no {name}_count.csv for {path}. Download it from STimage-1K4M."
-        raise MissingInputError(message)
-    coordinates, table = _read_csv(path), _read_csv(counts_path)
-    missing = [column for column in ("xaxis", "yaxis", "r") if column not in coordinates]
-    if missing:
-        message = f"{path} has no column {quoted(missing)}, only {quoted(coordinates.columns)}."
-        raise SectionError(message)
-    is_placed = table.index.isin(coordinates.index)
-    if not is_placed.any():
-        message = (
-            f"No spot of {counts_path} ({quoted(table.index)}) is in {path} ({quoted(coordinates.index)})."
-        )
-        raise SectionError(message)
-    table = table[is_placed]
-    xy = coordinates.loc[table.index, ["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
+    require_file(counts_path if counts_path.exists() else None, counts_path.parent, counts_path.name)
+    coordinates, table = read_counts_table(path, ","), read_counts_table(counts_path, ",")
+    require_columns(coordinates, ("xaxis", "yaxis", "r"), path)
+    table, coordinates, notes = match_spots(table, counts_path, coordinates, path)
+    xy = coordinates[["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
     require_finite(xy, table.index, path, "xaxis, yaxis")
     pitch_um = _PITCH_UM.get(technology)
     pitch_px = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 0.0
     genes = np.array(table.columns, dtype=np.str_)
-    left_out = int((~is_placed).sum())
     return InstrumentSection(
         platform=f"STimage-1K4M, {technology}",
         name=name,
@@ -134,7 +128,7 @@ def read_stimage(folder: Path, config: InputConfig) -> InstrumentSection:
         pitch_um=pitch_um,
         image=image if image.exists() else None,
         files=(counts_path, path),
-        notes=(f"{left_out} spots without coordinates are left out",) if left_out else (),
+        notes=notes,
     )
 
 
@@ -142,17 +136,3 @@ def _coordinate_files(folder: Path) -> dict[str, Path]:
     homes = [folder, *(folder / name for name in _TECHNOLOGIES)]
     found = (path for home in homes for path in sorted((home / _COORDINATES).glob(f"*{_SUFFIX}")))
     return {path.name.removesuffix(_SUFFIX): path for path in found}
-
-
-def _read_csv(path: Path) -> Any:
-    """Read a CSV whose first column holds the ids of the spots."""
-    with reading("spots", path):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file))
-        table = pd.read_csv(path, index_col=0, keep_default_na=False, skiprows=1, header=None)
-        # Set afterwards: pandas would rename what occurs twice.
-        table.index, table.columns = table.index.astype(str), pd.Index(header[1:])
-        table = table.astype(np.float64)
-    require_unique(table.index.to_numpy(np.str_), where=f"{path}, spots")
-    require_unique(table.columns.to_numpy(np.str_), where=f"{path}, columns", advice="Keep one of each.")
-    return table

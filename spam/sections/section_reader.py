@@ -20,15 +20,7 @@ from .coordinates import (
     table_coordinates,
     to_pixels,
 )
-from .h5ad import (
-    H5ad,
-    library_of,
-    named_values,
-    read_counts,
-    read_h5ad,
-    require_readable,
-    spots_of_section,
-)
+from .h5ad import H5ad, library_of, named_values, read_counts, read_h5ad, require_readable, spots_of_section
 from .instrument_folder import read_folder_section
 from .lab_section import (
     Section,
@@ -92,7 +84,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
 
     table = read_table(config.csv)
     h5ad = read_h5ad(config.h5ad) if config.h5ad is not None else None
-    name = _section_name(config.section or name_hint, config, h5ad, table)
+    name = _section_name(config.section or name_hint, h5ad, table)
     if fault := name_fault(name, "the section's name (--section)"):
         message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
         raise SectionError(message)
@@ -106,6 +98,9 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     join = join_rows(of_section, h5ad, section=name, config=config)
     joined = of_section.where(join.table_rows)
     library = library_of(h5ad, name)
+    if h5ad is not None and h5ad.libraries and name not in h5ad.libraries and len(h5ad.libraries) > 1:
+        found = f"the libraries {quoted(list(h5ad.libraries))}, none of them for section {shortened(name)}"
+        notes.append(f"uns['spatial'] of the h5ad has {found}, so their scales were not used; see --section")
     scale = find_scale(config.mpp, library)
     xy = table_coordinates(joined, reading)
     xy_px = to_pixels(xy, reading, scale)
@@ -143,7 +138,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     )
 
 
-def _section_name(requested: str | None, config: InputConfig, h5ad: H5ad | None, table: Table) -> str:
+def _section_name(requested: str | None, h5ad: H5ad | None, table: Table) -> str:
     """Return the requested name, else the one that the h5ad states, or (without an h5ad) the table.
 
     An h5ad states it by ``obs['section']``, the one key of ``uns['spatial']``, or its file name; a table by its column

@@ -16,7 +16,15 @@ from spam.typing import Array, Float64
 
 from .feature_matrix import FeatureMatrix, find_matrix, read_matrix
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, missing, open_text, reading, require_finite
+from .instrument_section import (
+    InstrumentSection,
+    find_file,
+    open_text,
+    reading,
+    require_columns,
+    require_file,
+    require_finite,
+)
 from .lab_section import quoted
 
 PITCH_UM = 100.0
@@ -65,9 +73,9 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
     if size == _CELLS:
         return _read_cells(folder, scales, config)
     matrix = read_matrix(
-        _require(find_matrix(folder, *_MATRICES), folder, *(f"{name}.h5" for name in _MATRICES))
+        require_file(find_matrix(folder, *_MATRICES), folder, *(f"{name}.h5" for name in _MATRICES))
     )
-    path = _require(find_file(folder / "spatial", *_POSITIONS), folder / "spatial", *_POSITIONS)
+    path = require_file(find_file(folder / "spatial", *_POSITIONS), folder / "spatial", *_POSITIONS)
     positions = _read_positions(path)
     rows = positions.index.get_indexer(matrix.barcodes)
     is_placed = rows >= 0
@@ -148,13 +156,7 @@ def _choose_bin(folder: Path, wanted: str | None) -> tuple[Path, str | None]:
     if not bins:
         here = _size_of(folder)
         if wanted not in (None, here):
-            is_a = (
-                "not Visium HD"
-                if here is None
-                else "segmented cells"
-                if here == _CELLS
-                else f"{here} µm bins"
-            )
+            is_a = {None: "not Visium HD", _CELLS: "segmented cells"}.get(here, f"{here} µm bins")
             message = f"--bin {wanted}: {folder} is {is_a}. Leave out --bin, or give the folder above binned_outputs."
             raise ConfigError(message)
         return folder, here
@@ -198,10 +200,7 @@ def _read_positions(path: Path) -> Any:
             with open_text(path) as file:
                 names = {} if has_header else {"names": list(_COLUMNS)}
                 frame = pd.read_csv(file, header=0 if has_header else None, encoding="utf-8-sig", **names)
-    absent = [name for name in _COLUMNS if name not in frame.columns]
-    if absent:
-        message = f"{path} has no column {quoted(absent)}, only {quoted(frame.columns)}."
-        raise SectionError(message)
+    require_columns(frame, _COLUMNS, path)
     frame = frame.set_index(frame["barcode"].astype(str))
     require_unique(frame.index.to_numpy(dtype=np.str_), where=f"{path}, barcode")
     numbers = frame[list(_COLUMNS[1:])].apply(pd.to_numeric, errors="coerce")
@@ -211,9 +210,11 @@ def _read_positions(path: Path) -> Any:
 
 def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) -> InstrumentSection:
     """Read the segmented cells of Space Ranger 4: centroids of polygons in full-resolution pixels."""
-    matrix = read_matrix(_require(find_matrix(folder, *_CELL_MATRICES), folder, f"{_CELL_MATRICES[0]}.h5"))
+    matrix = read_matrix(
+        require_file(find_matrix(folder, *_CELL_MATRICES), folder, f"{_CELL_MATRICES[0]}.h5")
+    )
     name = "cell_segmentations.geojson"
-    path = _require(find_file(folder, name, f"graphclust_annotated_{name}"), folder, name)
+    path = require_file(find_file(folder, name, f"graphclust_annotated_{name}"), folder, name)
     with reading("the polygons and cell_id of", path), open_text(path) as file:
         features = json.load(file)["features"]
         centres = {_cell_id(feature): _centroid(feature["geometry"]) for feature in features}
@@ -306,9 +307,3 @@ def _section(
         notes=(*matrix.notes, *notes),
         **more,
     )
-
-
-def _require(path: Path | None, folder: Path, *names: str) -> Path:
-    if path is None:
-        raise missing(folder, *names)
-    return path

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import lzma
 import re
+import shlex
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,11 +35,8 @@ _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # pa
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch
 _TRUE = ("true", "1", "1.0")
 _FALSE = ("false", "0", "0.0")
-_OPENERS: dict[str, Any] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}  # pandas unpacks these itself
+# pandas unpacks these itself
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _N_TRIED = 64  # ids that are looked at to find what they have more than those of the other side
 
 
@@ -188,9 +186,8 @@ def read_csv_text(path: Path) -> Any:
             message = f"{path}: {fault}."
             raise SectionError(message)
     frame.columns = names
-    return frame.loc[
-        :, (names != "") | (np.arange(len(names)) == 0)
-    ]  # a header without a name: row names, or nothing
+    # a header without a name: row names, or nothing
+    return frame.loc[:, (names != "") | (np.arange(len(names)) == 0)]
 
 
 def _of_space_ranger(names: Sequence[str]) -> str:
@@ -307,10 +304,13 @@ def join_rows(table: Table, h5ad: H5ad | None, *, section: str, config: InputCon
     table_only = np.delete(table_ids, np.union1d(positions[is_row], np.flatnonzero(off_tissue))).tolist()
     h5ad_only = h5ad.ids[~is_row & ~is_off].tolist()
     n_spots = int((~is_off).sum())
-    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), section, config) if h5ad_only else None
+    cause = likely_cause(table_ids.tolist(), h5ad_ids.tolist(), config) if h5ad_only else None
+    if h5ad_only and cause is None and not is_matched.any():
+        cause = _other_column(table.where(rows), table_ids, h5ad, h5ad_ids)
     if h5ad_only and not (is_matched.any() and config.allow_missing_tiles):
         advice = cause or "Check --csv, --h5ad and --section"
-        is_mostly = 2 * len(h5ad_only) <= n_spots  # else the ids are of different kinds
+        # Else the ids are of different kinds, and those that match do so by chance.
+        is_mostly = cause is None and 2 * len(h5ad_only) <= n_spots
         advice += ", or leave these spots out with --allow-missing-tiles" if is_mostly else ""
         outside = f", {n_outside} rows have inside_he false" if n_outside else ""
         message = (
@@ -334,13 +334,19 @@ def join_rows(table: Table, h5ad: H5ad | None, *, section: str, config: InputCon
 
 
 def _off_tissue(values: Shaped[Array, " n"], where: str) -> tuple[Bool[Array, " n"], tuple[str, ...]]:
-    """Tell which spots are outside the tissue by a column ``in_tissue``; missing values are inside."""
+    """Tell which spots are outside the tissue by a column ``in_tissue``; spots without a 0 or 1 are inside, with a note."""
     is_true, is_false = truth(values)
-    is_known = is_true | is_false | np.isin(values.astype(np.str_), ("", "nan"))
-    if is_known.all():
+    is_stated = ~np.isin(values.astype(np.str_), ("", "nan"))
+    is_known = is_true | is_false
+    if is_known.all() or not is_stated.any():
         return is_false, ()
-    found = quoted(np.unique(values[~is_known]))
-    return np.zeros(len(values), dtype=np.bool_), (f"{where} was not used: it has {found}, expected 0 or 1",)
+    odd = quoted(np.unique(values[is_stated & ~is_known]))
+    if not is_known.any():
+        return is_false, (f"{where} was not used: it has {odd}, expected 0 or 1",)
+    found = f"no 0 or 1 but {odd}" if odd else "no value"
+    return is_false, (
+        f"{where} has {found} for {int((~is_known).sum())} of {len(values)} spots: they were kept",
+    )
 
 
 def _require_tissue(is_kept: Bool[Array, " n"], section: str) -> None:
@@ -371,19 +377,51 @@ def requested_ids(
     return np.array(changed, dtype=np.str_)
 
 
-def likely_cause(names: Sequence[str], spots: Sequence[str], section: str, config: InputConfig) -> str | None:
+def likely_cause(names: Sequence[str], spots: Sequence[str], config: InputConfig) -> str | None:
     """Name the simple change of the ids that would match most spots; None if no change matches more than now.
 
-    Changes tried: a prefix or suffix that one side has and the other has not, and integer ids off by one. Nothing is
-    changed.
+    Changes tried: a prefix or suffix that one side has and the other has not, upper and lower case, and integer ids off by
+    one. Nothing is changed. A change by which fewer than half of the spots would match is chance, and not advised.
     """
     known = set(spots)
-    n_best, best = len(known.intersection(names)), None
+    n_best, best = max(len(known.intersection(names)), _half(names, spots)), None
     for changed, of_h5ad, advice in _changes(names, spots, config):
         n_hits = len(set(of_h5ad).intersection(changed))
         if n_hits > n_best:
             n_best, best = n_hits, f"{advice}: then {n_hits} of {len(spots)} spots would match"
     return best
+
+
+def _half(names: Sequence[str], spots: Sequence[str]) -> int:
+    return (min(len(names), len(spots)) - 1) // 2
+
+
+def _other_column(
+    table: Table, ids: Shaped[Array, " n_rows"], h5ad: H5ad, spots: Shaped[Array, " n_spots"]
+) -> str | None:
+    """Name the column of the table, or of obs, in which the ids of the other file are; None if there is none."""
+    places = [
+        (
+            table.text(name),
+            spots,
+            f"Column {shortened(name)} of {table.path.name} has the h5ad's ids, name it 'spot_id'",
+        )
+        for name in table.frame.columns
+    ]
+    places += [
+        (
+            x.astype(np.str_),
+            ids,
+            f"obs[{shortened(name)}] of the h5ad has the table's ids, write it into adata.obs_names",
+        )
+        for name, x in h5ad.obs.items()
+        if x.dtype.kind in "Uiu"
+    ]
+    for values, others, advice in places:
+        n_hits = len({*values.tolist()} & {*others.tolist()})
+        if n_hits > _half(values, others):
+            return f"{advice}: then {n_hits} of {len(spots)} spots would match"
+    return None
 
 
 def _changes(
@@ -399,16 +437,28 @@ def _changes(
         suffix, prefix = _surplus(longer, shorter, at_end=True), _surplus(longer, shorter, at_end=False)
         if suffix:
             bare = [name.removesuffix(suffix) for name in longer]
-            advice = f"The {side}'s ids end in {suffix!r}, use {option}={suffix}{stripped or ''}"
+            advice = (
+                f"The {side}'s ids end in {suffix!r}, use {option}={shlex.quote(suffix + (stripped or ''))}"
+            )
             yield (bare, spots, advice) if side == "table" else (ids, bare, advice)
         if prefix:
             bare = [name.removeprefix(prefix) for name in longer]
             advice = f"The {side}'s ids begin with {prefix!r}, add it to the {other}'s ids or remove it"
             yield (bare, spots, advice) if side == "table" else (ids, bare, advice)
-    if all(map(_INTEGER, ids)):
-        for step in (1, -1):
-            option = f"--id-offset={config.id_offset + step}"
-            yield [str(int(x) + step) for x in ids], spots, f"The table's ids are off by one, use {option}"
+    yield (
+        list(map(str.lower, ids)),
+        list(map(str.lower, spots)),
+        "The ids differ in upper and lower case, write both alike",
+    )
+    integers, n_odd = list(filter(_INTEGER, ids)), sum(not _INTEGER(name) for name in ids)
+    but = f" once the {n_odd} ids that are no integers are removed" if n_odd else ""
+    for step in (1, -1):
+        option = f"--id-offset={config.id_offset + step}"
+        yield (
+            [str(int(x) + step) for x in integers],
+            spots,
+            f"The table's ids are off by one, use {option}{but}",
+        )
 
 
 def _surplus(longer: Sequence[str], shorter: Sequence[str], *, at_end: bool) -> str:
@@ -425,6 +475,6 @@ def _surplus(longer: Sequence[str], shorter: Sequence[str], *, at_end: bool) -> 
 
 def _number(cell: str) -> float:
     try:
-        return float(cell)
+        return float("nan") if "_" in cell else float(cell)  # Python reads 1_80 as 180
     except ValueError:
         return float("nan")

@@ -15,17 +15,15 @@ from spam.typing import Array, Float64
 
 from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, missing, open_text, reading, require_finite
+from .instrument_section import InstrumentSection, find_file, open_text, reading, require_file, require_finite
 from .lab_section import quoted
 
 _EXPERIMENT = "experiment.xenium"
 _MATRIX = "cell_feature_matrix"
 _CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv", "cells.zarr.zip")
 _CENTRE = ("x_centroid", "y_centroid")
-_IN_ZARR = {
-    "cell_centroid_x": "x_centroid",
-    "cell_centroid_y": "y_centroid",
-}  # name in Zarr -> name in tables
+# name in Zarr -> name in tables
+_IN_ZARR = {"cell_centroid_x": "x_centroid", "cell_centroid_y": "y_centroid"}
 _ALIGNMENTS = ("he_imagealignment.csv", "he_keypoints.csv")
 _KEYPOINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 _KEPT = ("cell_area", "nucleus_area", "transcript_counts", "total_counts")
@@ -57,13 +55,8 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     SectionError
         If a file cannot be read, or its parts do not belong together.
     """
-    path = find_matrix(folder, _MATRIX)
-    if path is None:
-        raise missing(folder, f"{_MATRIX}.h5")
-    matrix = read_matrix(path)
-    cells_path = find_file(folder, *_CELLS)
-    if cells_path is None:
-        raise missing(folder, *_CELLS)
+    matrix = read_matrix(require_file(find_matrix(folder, _MATRIX), folder, f"{_MATRIX}.h5"))
+    cells_path = require_file(find_file(folder, *_CELLS), folder, *_CELLS)
     cells = _read_cells(cells_path)
     rows = cells.index.get_indexer(matrix.barcodes)
     if (rows < 0).any():

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 from scipy import sparse, special
 
-from spam.atomic import claimed, holds_results, replacing, staged, write_text
+from spam.atomic import claimed, holds_results, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
@@ -277,15 +277,12 @@ def write_section(section: SimulatedSection, folder: Path) -> None:
     """
     image = folder / "images" / f"{section.name}.jpg"
     image.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(image) as partial:
-        Image.fromarray(section.image).save(partial, format="JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(section.image).save(image, format="JPEG", quality=_JPEG_QUALITY)
     table = pd.DataFrame(section.xy_px, columns=["x", "y"]).assign(
         source_image=image.name, spot_id=section.ids, section=section.name, patient=section.donor
     )
-    with replacing(folder / f"{section.name}.csv") as partial:
-        table.to_csv(partial, index=False)
-    with replacing(folder / f"{section.name}.h5ad") as partial:
-        write_h5ad(_to_anndata(section, image.name), partial)
+    table.to_csv(folder / f"{section.name}.csv", index=False)
+    write_h5ad(_to_anndata(section, image.name), folder / f"{section.name}.h5ad")
 
 
 def _to_anndata(section: SimulatedSection, image: str) -> anndata.AnnData:

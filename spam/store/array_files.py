@@ -6,34 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from spam.errors import SectionError, SpamError
-from spam.sections.hdf5_files import READ_ERRORS, refuse_claim
+from spam.errors import SectionError
+from spam.sections.hdf5_files import readable, refuse_claim
 from spam.typing import Array
 
 
 def read_npy(path: Path) -> Array:
     """Map the array of a ``.npy`` file; a shape that the file does not hold is an error."""
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except READ_ERRORS as error:
+
+    def explain(error: Exception) -> str:
         what = f": {error}" if isinstance(error, OSError | EOFError) else ""  # others quote NumPy's own code
-        message = f"{path} is not one complete .npy array of numbers{what}. Save it with numpy.save."
-        raise SectionError(message) from error
+        return f"{path} is not one complete .npy array of numbers{what}. Save it with numpy.save."
+
+    with readable(explain):
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[Array]:
     """Read arrays of a ``.npz`` file by name."""
-    try:
+    what = f"{path} cannot be read as .npz with the arrays {', '.join(names)}"
+    with readable(lambda error: f"{what}: {error}. Copy it again."):
         with zipfile.ZipFile(path) as archive:
             for name in names:
                 _refuse_member(path, archive, f"{name}.npy")
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
-    except READ_ERRORS as error:
-        if isinstance(error, SpamError):
-            raise
-        message = f"{path} cannot be read as .npz with the arrays {', '.join(names)}: {error}. Copy it again."
-        raise SectionError(message) from error
 
 
 def _refuse_member(path: Path, archive: zipfile.ZipFile, name: str) -> None:
@@ -54,31 +51,26 @@ def read_tensor(path: Path) -> Array:
     """Read the one floating-point tensor of a ``.pt`` file as float32, without executing anything in it."""
     import torch  # only here: reading and training from a store needs no PyTorch in this package
 
-    try:
+    # PyTorch's message advises to switch the protection off, so only the kind of error is shown.
+    advice = "Use the .h5 of the same program, or save the features with numpy.save."
+    with readable(
+        lambda error: (
+            f"{path} is not a PyTorch file that is safe to read ({type(error).__name__}): it is damaged or has Python "
+            f"objects (TRIDENT's .pt does). {advice}"
+        )
+    ):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 n_claimed = sum(member.file_size for member in archive.infolist())
             refuse_claim(str(path), n_claimed, path.stat().st_size)
         tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except READ_ERRORS as error:
-        if isinstance(error, SpamError):
-            raise
-        # PyTorch's message advises to switch the protection off, so only the kind of error is shown.
-        message = (
-            f"{path} is not a PyTorch file that is safe to read ({type(error).__name__}): it is damaged or has Python "
-            "objects (TRIDENT's .pt does). Use the .h5 of the same program, or save the features with numpy.save."
-        )
-        raise SectionError(message) from error
     is_dense = (
         isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and tensor.is_floating_point()
     )
     # A view of few numbers (`expand`) can claim any shape.
     if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        what = (
-            f"{tensor.dtype} {tuple(tensor.shape)}"
-            if isinstance(tensor, torch.Tensor)
-            else type(tensor).__name__
-        )
+        is_tensor = isinstance(tensor, torch.Tensor)
+        what = f"{tensor.dtype} {tuple(tensor.shape)}" if is_tensor else type(tensor).__name__
         message = f"{path} holds {what}, expected one dense floating-point tensor. Save the features with numpy.save."
         raise SectionError(message)
     return np.asarray(tensor.detach().to(torch.float32).contiguous())

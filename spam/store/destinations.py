@@ -39,10 +39,8 @@ _README = "README.md"
 _HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
 _N_THREADS = 8  # transfers at a time
 _CHANGED_MEANWHILE = 412  # status of a commit on top of another one than asked for
-_BEAT_S, _DEAD_S = (
-    15.0,
-    60.0,
-)  # a claim in an object store is renewed this often; after which silence its push was killed
+# a claim in an object store is renewed this often; after which silence its push was killed
+_BEAT_S, _DEAD_S = (15.0, 60.0)
 _PAUSE_S = 1.0  # between two tries to claim
 
 
@@ -130,11 +128,7 @@ class Destination:
         return {}
 
     def apply(
-        self,
-        source: Store,
-        changes: Mapping[str, Change],
-        readme: bytes,
-        advance: Advance,
+        self, source: Store, changes: Mapping[str, Change], readme: bytes, advance: Advance
     ) -> list[FileEntry]:
         """Send sections, then root and README; return the files of sections that were sent."""
         if self.location.read_index("") is None:  # so that a killed push leaves a store

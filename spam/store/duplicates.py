@@ -101,7 +101,8 @@ def profiles_of(
 def duplicates_in(store: Store, name: str, counts: csr_matrix, genes: Shaped[Array, " n_genes"]) -> list[str]:
     """Find sections of a store with other names that hold the same counts, in any order of spots and genes.
 
-    Counts are read only of sections in which most of the shared genes occur in as many spots.
+    Counts are read only of sections in which most of the shared genes occur in as many spots, or each in at most as many
+    spots (the spots of one may be a part of the other's).
     """
     n_spots_of = dict(zip(genes.tolist(), np.bincount(counts.indices, minlength=len(genes)), strict=True))
     found = []
@@ -113,7 +114,8 @@ def duplicates_in(store: Store, name: str, counts: csr_matrix, genes: Shaped[Arr
             for gene, n in zip(section.genes.tolist(), section.n_detected, strict=True)
             if gene in n_spots_of
         ]
-        if pairs and np.mean([a == b for a, b in pairs]) > _SAME_GENES:
+        more = np.array([a - b for a, b in pairs], dtype=np.int64)
+        if len(more) and ((more == 0).mean() > _SAME_GENES or (more <= 0).all() or (more >= 0).all()):
             shared = [gene for gene in section.genes.tolist() if gene in n_spots_of]
             own = profiles_of(counts, genes, among=shared)
             if own.share_of_counts(profiles_of(section.counts(), section.genes, among=shared)):

@@ -263,9 +263,8 @@ class FeatureWriter:
                 raise StoreError(message)
         spam = {META: self._meta.to_mapping(), IDENTITY: feature_identity(index.meta, self._meta)}
         begun = _begun(self._folder) or {}
-        self._array.attrs[SPAM] = spam | {
-            META: begun.get(META, spam[META])
-        }  # without the settings of the run
+        # without the settings of the run
+        self._array.attrs[SPAM] = spam | {META: begun.get(META, spam[META])}
         update_index(self._store / self._section, add=(self._node,))
 
 
@@ -337,9 +336,8 @@ def open_feature_writer(
                 chunks=(chunks[0].stop, meta.dim),
                 dtype=meta.dtype,
                 fill_value=np.nan,
-                compressors=(
-                    Crc32cCodec(),
-                ),  # no compression: it saves 8 % and reading takes two to five times as long
+                # no compression: it saves 8 % and reading takes two to five times as long
+                compressors=(Crc32cCodec(),),
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0", SPAM: asked},
                 zarr_format=3,
                 overwrite=True,

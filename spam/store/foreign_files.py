@@ -280,9 +280,8 @@ def _side_at_level_0(attributes: Mapping[str, Any]) -> float | None:
     downsample = attributes.get("downsample", 1.0 if level == 0 else None)
     if level is None or downsample is None:
         return None
-    return (
-        size * float(np.mean(downsample)) * (number("custom_downsample") or 1.0)
-    )  # the last as TRIDENT reads it
+    # the last as TRIDENT reads it
+    return size * float(np.mean(downsample)) * (number("custom_downsample") or 1.0)
 
 
 def _h5ad_keys(path: Path) -> list[str]:

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import aiohttp
 import fsspec
 
+from spam.atomic import replacing
 from spam.errors import StoreError
 from spam.schemas.store_format import FileEntry, name_fault
 
@@ -136,12 +136,8 @@ class RemoteLocation(Location):
                 raise self.damaged(path, f"{len(data)} bytes that the index does not name")
             with remote_errors(self.address, "storing files"):
                 cached.parent.mkdir(parents=True, exist_ok=True)
-                partial = cached.with_suffix(f".{secrets.token_hex(8)}.partial")
-                try:
+                with replacing(cached) as partial:
                     partial.write_bytes(data)
-                    partial.replace(cached)
-                finally:
-                    partial.unlink(missing_ok=True)
         self._seen.add(entry.sha256)
         return FilePart(path=cached, offset=0, n_bytes=entry.n_bytes)
 

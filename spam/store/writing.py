@@ -222,11 +222,7 @@ def _white_canvas(meta: SectionMeta, xy_px: Array) -> tuple[Array, float]:
 
 
 def write_elements(
-    store: Path,
-    section: str,
-    elements: Mapping[str, Any],
-    *,
-    attributes: Mapping[str, Mapping[str, Any]],
+    store: Path, section: str, elements: Mapping[str, Any], *, attributes: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write AnnData elements of a section, in place of older ones; the caller holds its lock.
 
@@ -310,12 +306,7 @@ def copy_nodes(
 
 
 def copy_section(
-    source: Location,
-    index: SectionIndex,
-    store: Path,
-    advance: Advance,
-    *,
-    leave_out: Collection[str] = (),
+    source: Location, index: SectionIndex, store: Path, advance: Advance, *, leave_out: Collection[str] = ()
 ) -> None:
     """Copy a section that `store` does not hold: its files first, its index last; the caller holds its lock.
 

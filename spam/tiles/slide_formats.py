@@ -18,24 +18,14 @@ from spam.sections.lab_section import is_dicom, is_ome_zarr, is_slide, quoted, s
 from spam.typing import Array, UInt8
 
 from .ome_zarr_slide import OmeZarrSlide
-from .slide import (
-    UNSTATED,
-    PixelSize,
-    Slide,
-    decode_jpeg,
-    pixel_size,
-    require_memory,
-    require_stored,
-    to_rgb,
-)
+from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, require_memory, require_stored, to_rgb
 from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
 _PNG_SIGNATURE = _PNG + b"\r\n\x1a\n"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
-_MODALITY = re.compile(
-    rb"\x08\x00\x60\x00.{4}([A-Z]{2,16})", re.DOTALL
-)  # DICOM tag (0008,0060), in either syntax
+# DICOM tag (0008,0060), in either syntax
+_MODALITY = re.compile(rb"\x08\x00\x60\x00.{4}([A-Z]{2,16})", re.DOTALL)
 _MOST_HEADER = 4096  # bytes; the modality is among the first tags
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 _ORIENTATION = 274  # tag of TIFF and EXIF
@@ -202,9 +192,8 @@ class UprightSlide(Slide):
 def _orientation_of(image: Image.Image, path: Path) -> int:
     """Return the EXIF orientation without decoding the picture (EXIF may follow the pixels of a PNG); 1 if none is stated."""
     stated = None
-    with contextlib.suppress(
-        SyntaxError, ValueError, TypeError, KeyError, struct.error
-    ):  # broken EXIF states nothing
+    # broken EXIF states nothing
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):
         stated = Image.Image.getexif(image).get(_ORIENTATION)
         if stated is None and image.format == "PNG":
             exif = Image.Exif()

@@ -54,7 +54,8 @@ class TiffSlide(Slide):
             n_others = len(self._tiff.series) - 1
             n_others -= 0 if len(picture.levels) > 1 else len(self._levels) - 1
             if n_others:
-                named = f"{picture.name!r} of {pages[0].imagewidth} x {pages[0].imagelength} px"
+                named = f"{picture.name!r} of " if picture.name else ""
+                named += f"{pages[0].imagewidth} x {pages[0].imagelength} px"
                 notes.append(f"{path.name} holds {n_others + 1} pictures; the largest, {named}, is read")
             orientation = pages[0].tags.get("Orientation")
             self.orientation = (

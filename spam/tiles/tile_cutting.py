@@ -22,10 +22,8 @@ _SUPPORT = {"bicubic": 2, "bilinear": 1}  # half width of the filter, in pixels 
 _LEVEL_TOLERANCE = 1.01  # levels are rounded to whole pixels: "4 times smaller" is stored as 4.0004
 _SAME_SIZE_PX = 0.5  # a smaller difference over a whole tile comes from rounding mpp: such tiles are copied
 _OVERVIEW_PX = 2048
-_BAND_ROWS, _BAND_BYTES = (
-    32,
-    1 << 30,
-)  # of a small picture made at once: bounds the memory for slides without a pyramid
+# of a small picture made at once: bounds the memory for slides without a pyramid
+_BAND_ROWS, _BAND_BYTES = (32, 1 << 30)
 
 
 def cut_tile(

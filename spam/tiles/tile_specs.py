@@ -82,6 +82,9 @@ def locate(section: Section, slide: Slide) -> Section:
             f"{len(outside)} of {len(xy)} spots of section {section.name!r} lie outside slide {slide.path.name!r} "
             f"({size[0]} x {size[1]} px): {named}. {'; '.join(fits) or checks}."
         )
+        message += "".join(
+            f" Note: {note}." for note in slide.notes
+        )  # a turned slide, or another picture than expected
         raise TileError(message)
     scale = section.hires_scale or 1.0
     in_corner = xy[(xy < size * scale).all(axis=1)]

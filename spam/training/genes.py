@@ -68,10 +68,8 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
         )
         raise StoreError(message)
     candidates = np.asarray(shared)[often]
-    counts, detected = (
-        counts[:, often],
-        detected[often],
-    )  # only these can be chosen: dense matrices stay small
+    # only these can be chosen: dense matrices stay small
+    counts, detected = (counts[:, often], detected[often])
     expression = log1p_cp10k(counts, np.concatenate([s.totals for s in spots if s.totals is not None]))
     ranked = candidates[highly_variable_genes(expression, detected, n=len(often))]
     raw = np.log1p(counts.toarray().astype(np.float32))

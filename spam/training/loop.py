@@ -172,12 +172,7 @@ def fit(
 
 
 def _fit(
-    stage: Stage,
-    config: TrainingConfig,
-    folder: Path,
-    epochs: int,
-    device: torch.device,
-    progress: Progress,
+    stage: Stage, config: TrainingConfig, folder: Path, epochs: int, device: torch.device, progress: Progress
 ) -> Run:
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)

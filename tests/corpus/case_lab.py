@@ -12,6 +12,7 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+import pytest
 from command_server import CommandServer, Outcome
 from PIL import Image
 from scipy import sparse
@@ -180,6 +181,14 @@ def slow_counts(h5ad: Path, place: str = "X") -> np.ndarray:
             at = (major, int(indices[entry]))
             dense[at if kind == "csr_matrix" else at[::-1]] += float(data[entry])
     return dense
+
+
+def some(found: Iterable[Case], every: int) -> list[Any]:
+    """Run one of `every` cases by default, and all of them in the long run."""
+    return [
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if i % every else ())
+        for i, case in enumerate(found)
+    ]
 
 
 def cases(outcome: str, table: Mapping[str, Any], **shared: Any) -> Iterable[Case]:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 60  # a case that takes longer is killed
-_SPARE_BYTES = (
-    3 * 2**30
-)  # address space beyond that of the warm process: a runaway case must not take the machine
+# address space beyond that of the warm process: a runaway case must not take the machine
+_SPARE_BYTES = 3 * 2**30
 _ROOMS = ("embedding", "training", "predicting", "evaluation", "hest_tasks", "store", "encoders", "graphs")
 
 

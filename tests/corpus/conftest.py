@@ -1,4 +1,4 @@
-"""One warm process and one folder of inputs per test file."""
+"""One warm process, and one folder of inputs per test file."""
 
 import sys
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[CommandServer]:
     started = CommandServer()
     yield started

@@ -14,59 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 from case_lab import Case, Change, cases
-from h5ad_cases import SPARSE
 
 DEEP = 3000
 N_TILES, DIM = 37, 8  # section S1 of the cohort
-_PREDICT = (
-    "predict",
-    "--store",
-    "st.zarr",
-    "--section",
-    "S3",
-    "--ckpt",
-    "tuned.safetensors",
-    "--out-dir",
-    "o",
-)
-PREDICT = (*_PREDICT, "--no-plots", "--device", "cpu")
-FINETUNE = (
-    "finetune",
-    "--store",
-    "st.zarr",
-    "--sections",
-    "S1,S2",
-    "--pretrained-ckpt",
-    "aligned.safetensors",
-)
-FINETUNE = (
-    *FINETUNE,
-    "--save-dir",
-    "o",
-    "--epochs",
-    "1",
-    "--members",
-    "1",
-    "--device",
-    "cpu",
-    "--k",
-    "5",
-    "--n-neighbours",
-    "3",
-)
-EMBED = (
-    "embed",
-    "--csv",
-    "A.csv",
-    "--root",
-    "images",
-    "--mpp",
-    "0.5",
-    "--tile-um",
-    "16",
-    "--store",
-    "new.zarr",
-)
+_PREDICT = ("predict", "--store", "st.zarr", "--section", "S3", "--ckpt", "tuned.safetensors")
+PREDICT = (*_PREDICT, "--out-dir", "o", "--no-plots", "--device", "cpu")
+_EMBED = ("embed", "--csv", "A.csv", "--root", "images", "--mpp", "0.5")
+EMBED = (*_EMBED, "--tile-um", "16", "--store", "new.zarr")
 
 Values = dict[str, Any]
 
@@ -116,58 +70,6 @@ def _nested(depth: int = DEEP) -> Any:
     for _ in range(depth):
         made = [made]
     return made
-
-
-def _meta_fields() -> dict[str, Any]:
-    """Each field of the metadata with a value of its type."""
-    import dataclasses
-
-    from spam.schemas.checkpoint_meta import CheckpointMeta
-
-    return {field.name: field.type for field in dataclasses.fields(CheckpointMeta)}
-
-
-WRONG: dict[str, Any] = {
-    "text": "text",
-    "a number": 3.5,
-    "a list": [[3]],
-    "a mapping": {"a": {"b": None}},
-    "true": True,
-    "10^30": 10**30,
-}
-_FITS = {"str": {"text"}, "Literal": set(), "int": {"10^30"}, "float": {"a number", "10^30"}}
-
-
-def checkpoint_fields(name: str, words: tuple[object, ...]) -> Iterator[Case]:
-    """Every field absent, null, and of every wrong type."""
-    says = rf"{name}|--(pretrained-)?ckpt"
-    for field, kind in _meta_fields().items():
-        text = str(kind)
-        optional = field in ("is_averaged",) or "section_digests" in field
-        outcome = "either" if optional else "refused"
-        yield Case(
-            name=f"{name}: no {field}",
-            change=meta(lambda v, f=field: v.pop(f, None), name),
-            says=says,
-            outcome=outcome,
-            words=words,
-        )
-        wrong = {"null": None, **WRONG}
-        for label, value in wrong.items():
-            is_mapping = text.startswith("dict")
-            if (
-                label in _FITS.get(text.split("'")[1] if "'" in text else "", set())
-                or (is_mapping and label == "a mapping")
-                or field in ("config", "software") == (label == "a mapping")
-            ):
-                continue
-            yield Case(
-                name=f"{name}: {field} is {label}",
-                change=meta(setting(field, value), name),
-                says=says,
-                outcome="either" if label == "true" and "bool" in text else "refused",
-                words=words,
-            )
 
 
 def _pickled(_: bytes) -> bytes:
@@ -270,24 +172,6 @@ def checkpoint_cases() -> Iterator[Case]:
     )
 
 
-def settings_cases(settings: Values) -> Iterator[Case]:
-    """Every size of the networks absent, null, of a wrong type, or impossible."""
-    for key, value in settings.items():
-        edits: dict[str, Callable[[Values], Any]] = {"absent": lambda v, k=key: v["settings"].pop(k)}
-        others: list[Any] = [None, "text", [], {}]
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            others += [-1, 10**12, float("nan")]
-        edits |= {repr(x): lambda v, k=key, x=x: v["settings"].__setitem__(k, x) for x in others}
-        for label, edit in edits.items():
-            yield Case(
-                name=f"settings: {key} {label}",
-                change=meta(edit),
-                says=r"tuned\.safetensors|--ckpt",
-                outcome="either",
-                words=PREDICT,
-            )
-
-
 def _prefixed(prefix: str, found: Any) -> Iterator[Case]:
     import dataclasses
 
@@ -361,14 +245,10 @@ ADAPTER: dict[str, Any] = {
     "weights transposed": _forged(header(_each_tensor(lambda name, h: h[name]["shape"].reverse()), WEIGHTS)),
     "weights of NaN": _forged(content(lambda b: join(split(b)[0], b"\x00\x00\xc0\x7f" * (len(split(b)[1]) // 4)), WEIGHTS)),
 }  # fmt: skip
-# peft accepts them, or they mean the same.
-_ADAPTER_MAY_DO = ("more", "use_dora", "layers", "rank_pattern': ", "lora_alpha", "auto_", "init_", "fan_in")
 
 
 def adapter_cases() -> Iterator[Case]:
     import dataclasses
-
-    from spam.schemas.encoder_card import AdapterCard
 
     words = (*EMBED, "--lora", "lora")
     for case in cases("refused", ADAPTER, says="lora", words=words):
@@ -377,23 +257,6 @@ def adapter_cases() -> Iterator[Case]:
         )
         may = may or any(part in case.name for part in ("init_lora", "fan_in", "modules_to_save"))
         yield dataclasses.replace(case, name=f"adapter: {case.name}", outcome="either" if may else "refused")
-    names = [*(field.name for field in dataclasses.fields(AdapterCard)), "format", "version"]
-    for field in names:
-        for label, edit in {
-            "absent": lambda v, f=field: v.pop(f),
-            "null": lambda v, f=field: v.__setitem__(f, None),
-            "a number": lambda v, f=field: v.__setitem__(f, 3.5),
-            "text": lambda v, f=field: v.__setitem__(f, "x"),
-            "deep": lambda v, f=field: v.__setitem__(f, _nested(900)),
-        }.items():
-            is_text = label == "text" and "sha256" not in field and field in ("weights_sha256",)
-            yield Case(
-                name=f"adapter card: {field} {label}",
-                change=edited_json(CARD, edit),
-                says="lora",
-                outcome="either" if is_text else "refused",
-                words=words,
-            )
 
 
 def _root(edit: Callable[[Values], Any]) -> Change:
@@ -470,15 +333,6 @@ STORE: dict[str, Any] = {
     "packed, compressed": _packed(lambda archive, store: _add_all(archive, store, compress_type=zipfile.ZIP_DEFLATED)),
     "packed, the root a bomb": _packed(lambda archive, store: archive.writestr("zarr.json", b" " * 500_000_000, zipfile.ZIP_DEFLATED)),
 }  # fmt: skip
-_STORE_MAY = (
-    "with ..",
-    "compressed",
-    "section",
-    "spam {",
-    "spam_version = '2'",
-    "root spam",
-    "root zarr_format",
-)
 
 
 def store_cases() -> Iterator[Case]:
@@ -637,28 +491,3 @@ def feature_cases() -> Iterator[Case]:
     yield from _prefixed(
         "hdf5", cases("refused", HDF5, says=r"f\.h5", words=(*IMPORT, "f.h5", "--kind", "clam", *_OPTIONS))
     )
-
-
-def measured_cases() -> Iterator[Case]:
-    """Faults of a sparse matrix in `--context-h5ad`, which another command reads."""
-
-    def edited(edit: Any) -> Change:
-        def change(folder: Path) -> None:
-            with h5py.File(folder / "panel.h5ad", "r+") as file:
-                edit(file["X"])
-
-        return change
-
-    for name, edit in SPARSE.items():
-        if name not in (
-            "index just too large",
-            "shape transposed",
-            "shape of one row more",
-            "shape of one gene more",
-        ):
-            yield Case(
-                name=f"context: {name}",
-                change=edited(edit),
-                says=r"panel\.h5ad",
-                words=(*PREDICT, "--context-h5ad", "panel.h5ad"),
-            )

@@ -1,76 +1,11 @@
-"""Numbers, choices and names that no command may accept; recipes in TOML that are not what they should be."""
+"""Choices and names that no command may accept; recipes in TOML that are not what they should be."""
 
 import dataclasses
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from case_lab import Case, cases
-
-from spam.schemas.config import flag
-
-# What each command needs before its numbers are looked at; the paths exist in the folder of inputs.
-COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "embed": (
-        "embed_config.EmbedConfig",
-        ("--csv", "S1.csv", "--root", "images", "--store", "new.zarr", "--no-overview"),
-    ),
-    "adapt": (
-        "adapt_config.AdaptConfig",
-        ("--csv", "S1.csv", "--root", "images", "--store", "st.zarr", "--save-dir", "o"),
-    ),
-    "graph": ("graph_config.GraphConfig", ("--store", "st.zarr")),
-    "pretrain": ("training_config.PretrainConfig", ("--store", "st.zarr", "--save-dir", "o")),
-    "finetune": ("training_config.FinetuneConfig", ("--store", "st.zarr", "--save-dir", "o")),
-    "predict": (
-        "predict_config.PredictConfig",
-        ("--store", "st.zarr", "--ckpt", "c.safetensors", "--out-dir", "o"),
-    ),
-    "benchmark": ("benchmark_config.BenchmarkConfig", ("--store", "st.zarr", "--out-dir", "o")),
-    "simulate": ("simulate_config.SimulateConfig", ("--out-dir", "o")),
-    "store import": ("store_config.ImportConfig", ("st.zarr", "S1.csv", "--section", "S1")),
-}
-# No field can mean any of these.
-FLOATS = ("nan", "inf", "-inf", "1e300", "-1e300")
-INTS = (str(10**30), str(-(10**30)), str(2**63))
-# A seed has no upper limit that a user could meet.
-ANY = {"seed"}
-
-
-def _config(name: str) -> Any:
-    module, _, kind = name.rpartition(".")
-    return getattr(importlib.import_module(f"spam.schemas.{module}"), kind)
-
-
-def _numbers(config: Any) -> Iterator[tuple[str, bool, type]]:
-    """Name each numeric field, whether it is a list, and its type."""
-    import typing
-
-    for field in dataclasses.fields(config):
-        kind = typing.get_type_hints(config)[field.name]
-        members = [m for m in (get_args(kind) or (kind,)) if m not in (type(None), Ellipsis)]
-        for member in members:
-            inner = get_args(member)[0] if get_origin(member) is tuple else member
-            if inner in (int, float):
-                yield field.name, get_origin(kind) is tuple, inner
-                break
-
-
-def number_cases() -> Iterator[Case]:
-    """Every number of every command, out of every range."""
-    for command, (name, words) in COMMANDS.items():
-        for field, _, kind in _numbers(_config(name)):
-            if field in ANY and kind is int:
-                continue
-            for value in FLOATS if kind is float else INTS:
-                yield Case(
-                    name=f"{command} {flag(field)} {value if len(value) < 9 else value[:2] + '...' + value[-2:]}",
-                    change=lambda folder: None,
-                    says=flag(field),
-                    words=(*command.split(), *words, f"{flag(field)}={value}"),
-                )
-
 
 _FINETUNE = ("finetune", "--store", "st.zarr", "--save-dir", "o", "--config", "r.toml")
 _EMBED = (*("embed", "--csv", "S1.csv", "--root", "images", "--store", "new.zarr"), "--config", "r.toml")

@@ -332,11 +332,7 @@ MANIFEST: dict[str, Any] = {
     "section with a slash": (manifest(_HEAD + _ROW.replace("S1,", "a/b,", 1)), "a/b"),
     "absent": (lambda f: None, "m.csv"),
     "a folder": lambda f: (f / "m.csv").mkdir(),
-    "together with --h5ad": (
-        manifest(_HEAD + _ROW),
-        "--h5ad",
-        {"words": (*_MANIFEST, "--h5ad", "S1.h5ad")},
-    ),
+    "together with --h5ad": (manifest(_HEAD + _ROW), "--h5ad", {"words": (*_MANIFEST, "--h5ad", "S1.h5ad")}),
 }
 
 

@@ -1,6 +1,6 @@
 """Commands on bad and odd stores, checkpoints, adapters and features of other programs."""
 
-import json
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,16 +9,17 @@ import model_cases
 import numpy as np
 import pytest
 from adaptation_lab import make_cohort_files
-from case_lab import Bench, Case, files_of
+from case_lab import Bench, Case, files_of, some
 from cohorts import make_cohort
 from command_server import CommandServer, Outcome
 
 from spam.store import open_store
 
-CHECKPOINTS = list(model_cases.checkpoint_fields("tuned.safetensors", model_cases.PREDICT))
-PRETRAINED = list(model_cases.checkpoint_fields("aligned.safetensors", model_cases.FINETUNE))
-ADAPTERS = list(model_cases.adapter_cases())
-MEASURED = list(model_cases.measured_cases())
+CASES = [
+    *some(model_cases.checkpoint_cases(), 2),
+    *some(model_cases.store_cases(), 3),
+    *some(model_cases.feature_cases(), 2),
+]
 
 
 def _done(ran: Outcome) -> None:
@@ -78,60 +79,14 @@ def adapters(server: CommandServer, tmp_path_factory: pytest.TempPathFactory) ->
     return Bench(inputs=folder / "inputs", command=encoder, server=server)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        *model_cases.checkpoint_cases(),
-        *CHECKPOINTS[::4],
-        *PRETRAINED[1::11],
-        *model_cases.store_cases(),
-        *model_cases.feature_cases(),
-        *MEASURED[::8],
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("case", CASES)
 def test_model(models: Bench, tmp_path: Path, case: Case) -> None:
     models.check(case, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [*(c for i, c in enumerate(CHECKPOINTS) if i % 4), *(c for i, c in enumerate(PRETRAINED) if i % 11 != 1), *MEASURED],
-    ids=str,
-)  # fmt: skip
-def test_more_models(models: Bench, tmp_path: Path, case: Case) -> None:
-    models.check(case, tmp_path)
-
-
-def test_settings(models: Bench, tmp_path: Path) -> None:
-    """Every size of the networks in a checkpoint, changed one at a time."""
-    header, _ = model_cases.split((models.inputs / "tuned.safetensors").read_bytes())
-    settings = json.loads(header["__metadata__"]["spam"])["settings"]
-    failed = []
-    for number, case in enumerate(model_cases.settings_cases(settings)):
-        try:
-            models.check(case, tmp_path / str(number))
-        except AssertionError as error:
-            failed.append(f"{case.name}: {str(error)[:300]}")
-    assert not failed, "\n".join(failed)
-
-
-@pytest.mark.parametrize("case", ADAPTERS[::5], ids=str)
+@pytest.mark.parametrize("case", some(model_cases.adapter_cases(), 4))
 def test_adapter(adapters: Bench, tmp_path: Path, case: Case) -> None:
-    _check_adapter(adapters, tmp_path, case)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [c for i, c in enumerate(ADAPTERS) if i % 5], ids=str)
-def test_more_adapters(adapters: Bench, tmp_path: Path, case: Case) -> None:
-    _check_adapter(adapters, tmp_path, case)
-
-
-def _check_adapter(adapters: Bench, folder: Path, case: Case) -> None:
-    import dataclasses
-
-    adapters.check(dataclasses.replace(case, words=(*case.words, *adapters.command)), folder)
+    adapters.check(dataclasses.replace(case, words=(*case.words, *adapters.command)), tmp_path)
 
 
 @pytest.mark.parametrize("name", model_cases.NPY_READ)

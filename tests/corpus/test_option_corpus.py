@@ -4,9 +4,7 @@ from pathlib import Path
 
 import option_cases
 import pytest
-from case_lab import Bench, Case
-
-NUMBERS = list(option_cases.number_cases())
+from case_lab import Bench, Case, some
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +16,6 @@ def here(lab: Bench) -> Bench:
     return lab
 
 
-@pytest.mark.parametrize(
-    "case", [*NUMBERS[::3], *option_cases.recipe_cases(), *option_cases.given_cases()], ids=str
-)
+@pytest.mark.parametrize("case", some([*option_cases.recipe_cases(), *option_cases.given_cases()], 2))
 def test_option(here: Bench, tmp_path: Path, case: Case) -> None:
-    here.check(case, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [*NUMBERS[1::3], *NUMBERS[2::3]], ids=str)
-def test_more_options(here: Bench, tmp_path: Path, case: Case) -> None:
     here.check(case, tmp_path)

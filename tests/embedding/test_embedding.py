@@ -21,14 +21,7 @@ from PIL import Image
 from spam.embedding import embed, plan, planning
 from spam.embedding.planning import PlannedSection
 from spam.encoders import build_encoder, encoder_card
-from spam.errors import (
-    ConfigError,
-    EncoderError,
-    MissingInputError,
-    SectionError,
-    StoreError,
-    TileError,
-)
+from spam.errors import ConfigError, EncoderError, MissingInputError, SectionError, StoreError, TileError
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store import open_store
@@ -65,9 +58,8 @@ def test_features_are_those_of_the_tiles_one_by_one(lab):
         # A batch is summed in another order than a single tile.
         np.testing.assert_allclose(lab.features(key=f"local-tiny_{um:g}um"), one_by_one, atol=2e-5, rtol=1e-4)
     assert watcher.tasks == [("embed A 20um", N_SPOTS), ("embed A 40um", N_SPOTS)]
-    assert (
-        watcher.steps == [3, 3, 3, 3, 3, 3, 3, 2] * 2
-    )  # no batch crosses a chunk: 23 rows in four of at most 7
+    # no batch crosses a chunk: 23 rows in four of at most 7
+    assert watcher.steps == [3, 3, 3, 3, 3, 3, 3, 2] * 2
     (about,) = report.sections
     assert (about.name, about.n_spots, about.n_embedded, about.n_present) == ("A", N_SPOTS, 2 * N_SPOTS, 0)
     assert about.keys == ("local-tiny_20um", "local-tiny_40um")

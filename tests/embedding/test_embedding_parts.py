@@ -88,9 +88,8 @@ def test_processes_at_once_equal_one_run(lab):
 def test_torchrun_says_which_part_it_is(lab, monkeypatch, rank):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert (
-        embed(lab.config(store=lab.folder / "alone.zarr")).sections[0].n_left == 0
-    )  # of another program's world
+    # of another program's world
+    assert embed(lab.config(store=lab.folder / "alone.zarr")).sections[0].n_left == 0
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(ConfigError, match=r"--overwrite.* 2 "):
         embed(lab.config(store=lab.folder / "torchrun.zarr", overwrite=True))

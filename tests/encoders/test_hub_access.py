@@ -212,9 +212,8 @@ def test_a_check_downloads_nothing(hub: HubModels, cards: Path) -> None:
     assert (phikon.access, phikon.cached_bytes, phikon.download_bytes) == ("here", size, None)
     (local,) = check_encoders(f"local:{cards}").encoders
     assert (local.access, local.cached_bytes) == ("here", size)
-    require_reachable(
-        dataclasses.replace(encoder_card("phikon"), source="timm:x", hub_id=None)
-    )  # known to timm only
+    # known to timm only
+    require_reachable(dataclasses.replace(encoder_card("phikon"), source="timm:x", hub_id=None))
     assert hub.requests == []
 
 

@@ -59,14 +59,12 @@ UPSTREAM = {
     "efficientnet_lite0_stages": Upstream(1024, 224, HALF, "bicubic", None, 3.37),
     "uni_v1": Upstream(1024, 224, IMAGENET, "bilinear", 0, 303.4),  # T, R; UNI's page: ViT-L/16, 0.3 B
     "uni2_h": Upstream(1536, 224, IMAGENET, "bilinear", 8, 681.0),  # T, R; UNI2-h's page: 681 M
-    "conch_v1": Upstream(
-        512, 448, OPENAI, "bicubic", None, 87.6
-    ),  # CONCH: factory.py, conch_ViT-B-16.json; T
+    # CONCH: factory.py, conch_ViT-B-16.json; T
+    "conch_v1": Upstream(512, 448, OPENAI, "bicubic", None, 87.6),
     "conch_v1_5": Upstream(768, 448, IMAGENET, "bilinear", None, 306.7),  # T, R (ViT-L/16 and attention pool)
     "virchow": Upstream(2560, 224, IMAGENET, "bicubic", 0, 631.2),  # T, S, R; page: 632 M, 257 tokens
-    "virchow2": Upstream(
-        2560, 224, IMAGENET, "bicubic", 4, 631.2
-    ),  # T, S, R; page: 261 tokens, 1 to 4 registers
+    # T, S, R; page: 261 tokens, 1 to 4 registers
+    "virchow2": Upstream(2560, 224, IMAGENET, "bicubic", 4, 631.2),
     # T (kwargs of its checkpoint), R; size of pytorch_model.bin as other users pin it
     "gigapath": Upstream(1536, 224, IMAGENET, "bicubic", 0, 1135.0, 4_540_023_137),
     "hoptimus0": Upstream(1536, 224, BIOPTIMUS, "bicubic", 4, 1134.8, 4_539_305_018),  # S, R; size likewise
@@ -83,21 +81,18 @@ UPSTREAM = {
     "hibou_l": Upstream(1024, 224, HISTAI, "bicubic", 4, 303.7),  # S, L, T
     "midnight": Upstream(3072, 224, HALF, "bilinear", 0, 1135.0),  # S, R; L: 1.14 B
     "openmidnight": Upstream(1536, 224, IMAGENET, "bilinear", 4, 1134.8),  # T, L: dinov2_vitg14_reg, 1.1 B
-    "kaiko_s8": Upstream(
-        384, 224, HALF, "bilinear", 0, 21.7
-    ),  # T; kaiko-ai/towards_large_pathology_fms: hubconf.py
+    # T; kaiko-ai/towards_large_pathology_fms: hubconf.py
+    "kaiko_s8": Upstream(384, 224, HALF, "bilinear", 0, 21.7),
     "kaiko_s16": Upstream(384, 224, HALF, "bilinear", 0, 21.7),
     "kaiko_b8": Upstream(768, 224, HALF, "bilinear", 0, 85.8),
     "kaiko_b16": Upstream(768, 224, HALF, "bilinear", 0, 85.8),
     "kaiko_l14": Upstream(1024, 224, HALF, "bilinear", 4, 304.4),
-    "lunit_s8": Upstream(
-        384, 224, LUNIT, "bicubic", 0, 21.7
-    ),  # lunit-io/benchmark-ssl-pathology: README; S, L
+    # lunit-io/benchmark-ssl-pathology: README; S, L
+    "lunit_s8": Upstream(384, 224, LUNIT, "bicubic", 0, 21.7),
     "lunit_s16": Upstream(384, 224, LUNIT, "bicubic", 0, 21.7),
     "gpfm": Upstream(1024, 224, IMAGENET, "bicubic", 0, 303.2),  # S, T, R; L: 303 M
-    "resnet50": Upstream(
-        2048, 224, IMAGENET, "bilinear", None, 23.5
-    ),  # torchvision: ResNet50_Weights, 25.6 M - fc
+    # torchvision: ResNet50_Weights, 25.6 M - fc
+    "resnet50": Upstream(2048, 224, IMAGENET, "bilinear", None, 23.5),
     "dinov2_s": Upstream(384, 224, IMAGENET, "bicubic", 0, 22.1),  # facebookresearch/dinov2: README, 21 M
     "dinov2_b": Upstream(768, 224, IMAGENET, "bicubic", 0, 86.6),
     "dinov2_l": Upstream(1024, 224, IMAGENET, "bicubic", 0, 304.4),
@@ -151,11 +146,8 @@ def test_a_network_of_true_size_has_the_published_weights_and_dim(name: str) -> 
 NOT_TOKENS = {  # networks whose own output is the feature, or its stages
     "efficientnet_lite0", "efficientnet_lite0_stages", "resnet50", "ctranspath", "conch_v1", "conch_v1_5", "plip",
 }  # fmt: skip
-WITH_MEAN = {
-    "virchow",
-    "virchow2",
-    "midnight",
-}  # class token and mean of the patches; all others: class token
+# class token and mean of the patches; all others: class token
+WITH_MEAN = {"virchow", "virchow2", "midnight"}
 
 
 @pytest.mark.parametrize("name", sorted(UPSTREAM.keys() - NOT_TOKENS))

@@ -15,13 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from spam.errors import NotApplicableError, StoreError
 from spam.evaluation import FoldTask, Method, MethodPrediction, baselines
-from spam.evaluation.baselines import (
-    BASELINES,
-    TUNED_RIDGE,
-    average_of,
-    count_loss,
-    log_rate_of_sections,
-)
+from spam.evaluation.baselines import BASELINES, TUNED_RIDGE, average_of, count_loss, log_rate_of_sections
 from spam.evaluation.methods import CONTEXT, InputView, Schedule
 from spam.models.rate_path import ALPHAS
 from spam.training.cohort import SpotData
@@ -196,10 +190,7 @@ def test_a_lone_training_section_gets_the_penalty_of_the_ladder() -> None:
 @pytest.mark.parametrize("n_train", [1, 3])
 def test_image_neighbours_are_scikit_learns(n_train: int) -> None:
     fold, _ = cohort_task(n_train)
-    for method, view in (
-        (BY_NAME["image kNN"], InputView()),
-        (PARTS["image kNN with context"], CONTEXT),
-    ):
+    for method, view in ((BY_NAME["image kNN"], InputView()), (PARTS["image kNN with context"], CONTEXT)):
         a, b = components(fold, view)
         y, shift = centred(fold)
         expected = KNeighborsRegressor(40, metric="cosine").fit(a, y).predict(b) + shift

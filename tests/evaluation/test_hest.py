@@ -261,11 +261,7 @@ def _write(name: str, text: str) -> Callable[[Path], None]:
 
 
 TASK_FAULTS: list[tuple[Callable[[Path], None], type[SpamError], str]] = [
-    (
-        _remove("adata/S1.h5ad", "patches/S3.h5"),
-        MissingInputError,
-        r"2 files of task IDC.*S1\.h5ad.*S3\.h5",
-    ),
+    (_remove("adata/S1.h5ad", "patches/S3.h5"), MissingInputError, r"2 files of task IDC.*S1\.h5ad.*S3\.h5"),
     (_remove("splits/test_1.csv"), MissingInputError, r"1 files .*test_1\.csv"),
     (_write("var_50genes.json", "{"), SectionError, r"var_50genes\.json.*JSONDecodeError"),
     (_write("var_50genes.json", '{"genes": ["A", "A"]}'), SectionError, r"var_50genes\.json .*repeats"),

@@ -223,9 +223,8 @@ def test_the_number_of_epochs_is_the_one_that_predicts_left_out_groups_best() ->
     Planned.truth[torch.from_numpy(targets.rows)] = torch.from_numpy(targets.centred)
     peer = Peer(name="x", view=InputView(), build=Planned, schedule=Schedule(epochs=20))
     assert peer.choose_epochs(tensors, targets, group, seed=0) == Planned.best
-    silent = dataclasses.replace(
-        targets, centred=np.zeros_like(targets.centred)
-    )  # no gene varies: nothing to score
+    # no gene varies: nothing to score
+    silent = dataclasses.replace(targets, centred=np.zeros_like(targets.centred))
     assert peer.choose_epochs(tensors, silent, group, seed=0) == 20
 
 

@@ -74,9 +74,8 @@ def test_likelihood_and_interval_are_scipys(
     table = scores.genes.loc[section]
     np.testing.assert_allclose(table["nll"], -law.logpmf(counts).mean(axis=0), rtol=1e-4)
     inside = (law.ppf(0.07) <= counts) & (counts <= law.ppf(0.89))
-    np.testing.assert_allclose(
-        table["coverage"], inside.mean(axis=0), atol=0.03
-    )  # float32 moves a quantile or two
+    # float32 moves a quantile or two
+    np.testing.assert_allclose(table["coverage"], inside.mean(axis=0), atol=0.03)
 
 
 def test_hest_board_pools_the_spots_of_all_test_sections(data: FoldData, scores: FoldScores) -> None:

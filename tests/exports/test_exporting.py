@@ -77,11 +77,7 @@ def test_nothing_is_written_over(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"sections": ("S1", "S9")}, "S9"),
-        ({"features": ("uni2",)}, "uni2"),
-    ],
+    ("changes", "words"), [({"sections": ("S1", "S9")}, "S9"), ({"features": ("uni2",)}, "uni2")]
 )
 def test_unknown_names_are_refused(store, tmp_path, changes, words):
     with pytest.raises(StoreError, match=words):

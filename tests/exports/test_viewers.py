@@ -108,9 +108,8 @@ def test_maps_lie_where_the_spots_are(predictions, truth, tmp_path):
     assert size_um == float(pixels.get("PhysicalSizeY")) == pytest.approx(0.5 * 90 / 8)
     centres_um = (np.mgrid[: maps.shape[1], : maps.shape[2]] + 0.5) * size_um  # rows, columns
     x_um, y_um = truth.obsm["spatial_um"].T
-    distance = np.hypot(
-        centres_um[1][..., None] - x_um, centres_um[0][..., None] - y_um
-    )  # (row, column, spot)
+    # (row, column, spot)
+    distance = np.hypot(centres_um[1][..., None] - x_um, centres_um[0][..., None] - y_um)
     covers = distance.argmin(axis=-1)
     expected = np.asarray(truth[:, list(GENES)].X)[covers].transpose(2, 0, 1)
     expected[:, distance.min(axis=-1) >= 22.5] = np.nan  # the radius is 45 px

@@ -154,9 +154,8 @@ def test_neighbour_mean_equals_a_loop():
 def test_a_section_that_varies_less_than_others_is_not_stretched():
     f = np.array([[1.0, 5.0, 0.0], [3.0, 5.0, 10.0], [5.0, 5.0, 20.0]], dtype=np.float32)
     own = np.sqrt(8 / 3)
-    scale = (
-        np.array([4.0, 2.0, 5 * own]) + 1e-3
-    )  # the last varies more than the others do, and is brought down
+    # the last varies more than the others do, and is brought down
+    scale = np.array([4.0, 2.0, 5 * own]) + 1e-3
     np.testing.assert_allclose(
         standardise_per_section(f, at_least=np.array([4.0, 2.0, 0.5])),
         [[-2, 0, -10], [0, 0, 0], [2, 0, 10]] / scale,

@@ -62,9 +62,8 @@ def test_no_group_reaches_its_own_rates_and_no_validation_spot_any(has_ridge: bo
             inputs, mixed_expression, csr_matrix(mixed_counts), totals, group, groups, has_ridge=has_ridge
         )
         for g in range(3):
-            changed_parts = list(
-                zip(before, after, strict=True)
-            )  # of the ridge (0 without one), mean, offset
+            # of the ridge (0 without one), mean, offset
+            changed_parts = list(zip(before, after, strict=True))
             for one, two in changed_parts if has_ridge else changed_parts[1:]:
                 assert np.array_equal(one[group == g], two[group == g]) == (g not in reached)
 

@@ -249,10 +249,8 @@ def test_library_sizes_are_the_sums_of_the_file_unless_it_is_a_panel(lab: Lab) -
     np.testing.assert_allclose(expression, other.truth[SPOTS], rtol=1e-5, atol=1e-6)
     panel = lab.context(SPOTS, lab.panel)
     panel_sum = lab.bank.panel_sum(np.flatnonzero(panel.is_given_gene))
-    assert panel.library(lab.bank) == (
-        "panel",
-        pytest.approx(1e4 / panel_sum),
-    )  # the file holds the panel alone
+    # the file holds the panel alone
+    assert panel.library(lab.bank) == ("panel", pytest.approx(1e4 / panel_sum))
     np.testing.assert_allclose(np.expm1(panel.expression(lab.bank, "panel")).sum(axis=1), panel_sum)
     for level in (0.0, np.nan):  # a bank without counts of these genes, or without other sections
         unknown = dataclasses.replace(lab.bank, per_10k=np.full(len(lab.predictor.meta.genes), level))

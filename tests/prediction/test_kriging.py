@@ -89,9 +89,8 @@ def test_a_common_level_reaches_far_and_a_local_pattern_does_not() -> None:
 
 
 def test_without_information_nothing_changes() -> None:
-    np.testing.assert_array_equal(
-        krige(np.ones((1, 3)), np.arange(1), spots(13))[0], 0.0
-    )  # one measured spot
+    # one measured spot
+    np.testing.assert_array_equal(krige(np.ones((1, 3)), np.arange(1), spots(13))[0], 0.0)
     np.testing.assert_array_equal(krige(np.zeros((5, 3)), np.arange(5), spots(7))[0], 0.0)
     np.testing.assert_array_equal(krige(np.ones((1, 2)), np.array([0]), np.ones((1, 2)))[0], 0.0)
     assert np.isfinite(

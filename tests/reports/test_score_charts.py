@@ -136,10 +136,8 @@ def test_equal_values_give_equal_bytes_of_the_stated_size(tmp_path: Path) -> Non
     assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "new" / "b.png").read_bytes()
     plot_scatter(*expression(31, 2), tmp_path / "new" / "scatter.png")
     plot_score_chart([], tmp_path / "new" / "empty.png", label="Pearson", title="t")
-    sizes = {
-        "a.png": (1290, 630),
-        "scatter.png": (round((2.6 * 2 + 0.4) * 150), 450),
-    }  # 8.6 x 4.2 in at 150 dpi
+    # 8.6 x 4.2 in at 150 dpi
+    sizes = {"a.png": (1290, 630), "scatter.png": (round((2.6 * 2 + 0.4) * 150), 450)}
     for name, size in sizes.items():
         with Image.open(tmp_path / "new" / name) as picture:
             assert (picture.format, picture.size) == ("PNG", size)

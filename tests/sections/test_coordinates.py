@@ -124,7 +124,7 @@ def test_tables_that_agree_or_differ(lab):
     moved[3, 1] += 17.0
     broken[2, 0] = np.nan
     (note,) = notes(lab.xy, moved)
-    assert "obsm['spatial'] of the h5ad by up to 17.0 px" in note
+    assert "obsm['spatial'] of the h5ad by up to 17 px" in note
     assert "times" not in note
     (note,) = notes(lab.xy, lab.xy * 3.0)
     assert "0.3333 times obsm['spatial']" in note
@@ -137,9 +137,9 @@ def test_tables_that_agree_or_differ(lab):
     moved[2, 0] = np.nan
     assert [
         words
-        for note, words in zip(notes(lab.xy, moved), ("1 of 5 spots", "17.0 px (1 of 4 spots)"), strict=True)
+        for note, words in zip(notes(lab.xy, moved), ("1 of 5 spots", "17 px (1 of 4 spots)"), strict=True)
         if words in note
-    ] == ["1 of 5 spots", "17.0 px (1 of 4 spots)"]
+    ] == ["1 of 5 spots", "17 px (1 of 4 spots)"]
     apart = lab.xy * 3.0
     apart[1] = 5.0
     assert "0.3333 times obsm['spatial']" in notes(lab.xy, apart)[0]
@@ -227,10 +227,8 @@ def test_hints_about_the_pixel_size(lab):
     lab.write_csv()
     for library, words in (
         ({"scalefactors": {"spot_diameter_fullres": 89.4}}, "89.4 means about 0.727 (Visium: 65 µm)"),
-        (
-            {"scalefactors": {"spot_diameter_fullres": np.array([178.8])}},
-            "178.8 means about 0.364 ",
-        ),  # as R writes it
+        # as R writes it
+        ({"scalefactors": {"spot_diameter_fullres": np.array([178.8])}}, "178.8 means about 0.364 "),
         ({"metadata": {"mpp": 1.0, "mpp_is_estimate": True}}, "1 µm per pixel as an estimate"),
     ):
         lab.write_h5ad(libraries={"lib": library})

@@ -341,7 +341,9 @@ def test_hdf5_of_another_kind_is_named(lab, names, words):
 # A3: features that are not genes
 
 
-@pytest.mark.parametrize("column", ["feature_types", "feature_type"])
+@pytest.mark.parametrize(
+    "column", ["feature_types", "feature_type", "feature.types", "Feature Type", "modality"]
+)
 @pytest.mark.parametrize(
     ("types", "kept"),
     [
@@ -368,6 +370,21 @@ def test_only_genes_are_counts(lab, column, types, kept):
     assert is_named == (len(kept) < 3)
     part = read_measured_part(lab.h5ad, section="S", ids=np.array(lab.ids))
     assert part.genes.tolist() == section.genes.tolist()
+
+
+def test_the_types_of_features_after_a_concatenation_are_taken_together(lab):
+    lab.write_csv()
+    var = pd.DataFrame(
+        {
+            "feature_types-0": ["Gene Expression", None, None],
+            "feature_types-1": [None, "Antibody Capture", "Gene Expression"],
+        },
+        index=list(lab.genes),
+    )
+    anndata.AnnData(lab.counts, obs=pd.DataFrame(index=list(lab.ids)), var=var).write_h5ad(lab.h5ad)
+    section = lab.read()
+    assert section.genes.tolist() == [lab.genes[0], lab.genes[2]]
+    np.testing.assert_array_equal(section.counts.toarray(), lab.counts[:, [0, 2]])
 
 
 def test_a_protein_of_the_name_of_a_gene_is_no_repeated_gene(lab):
@@ -427,6 +444,24 @@ def test_is_single_is_no_library(lab):
     assert lab.read().name == "sample"
 
 
+@pytest.mark.parametrize("other", ["colors", "results", "A"])
+def test_a_group_beside_the_library_is_no_library(lab, other):
+    lab.write_csv()
+    library = {"metadata": {"mpp": 0.25}, "scalefactors": {"tissue_hires_scalef": 0.1}}
+    lab.write_h5ad(libraries={other: {"tumour": 1.0}, "V1": library})
+    section = lab.read()
+    assert (section.name, section.mpp, section.hires_scale) == ("V1", 0.25, 0.1)
+
+
+def test_libraries_of_other_sections_are_named_and_not_used(lab):
+    lab.write_csv()
+    lab.write_h5ad(libraries={name: {"metadata": {"mpp": 0.25}} for name in ("V1", "V2")})
+    section = lab.read()
+    assert section.mpp is None
+    assert "libraries 'V1', 'V2', none of them for section 'sample'" in section.join.notes[0]
+    assert (lab.read(section="V2").mpp, lab.read(section="V2").join.notes) == (0.25, ())
+
+
 @pytest.mark.parametrize(
     "column", ["donor_id", "patient_id", "Donor ID", "subject", "individual", "mouse_id"]
 )
@@ -473,13 +508,29 @@ def test_spots_outside_the_tissue_are_left_out(lab, values):
     assert sorted(lab.read().ids) == sorted(lab.ids[i] for i in kept)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1, 0, 0.5, 1, 0], "no 0 or 1 but '0.5' for 1 of 5"),
+        (["1", "0", "?", "", "0"], "no 0 or 1 but '?' for 2 of 5"),
+        ([1, 0, np.nan, np.nan, 0], "no value for 2 of 5"),
+    ],
+)
+def test_one_unclear_row_does_not_switch_in_tissue_off(lab, values, words):
+    lab.write_csv()
+    lab.write_h5ad(obs={"in_tissue": values})
+    section = lab.read()
+    assert section.ids.tolist() == [lab.ids[i] for i in (0, 2, 3)]
+    assert words in section.join.notes[0]
+
+
 def test_spots_outside_the_tissue_need_no_tile_and_unclear_values_are_not_used(lab):
     lab.write_h5ad(ids=[*lab.ids, "more"], x=np.ones((6, 3)), obs={"in_tissue": [1] * 5 + [0]})
     lab.write_csv()
     assert lab.read().n_spots == 5
-    lab.write_h5ad(obs={"in_tissue": [1, 0, 0.5, 1, 1]})
+    lab.write_h5ad(obs={"in_tissue": [0.1, 0.9, 0.5, 0.1, 0.1]})
     section = lab.read()
     assert section.n_spots == 5
-    assert "obs['in_tissue'] of sample.h5ad was not used: it has '0.5'" in section.join.notes[0]
+    assert "obs['in_tissue'] of sample.h5ad was not used: it has '0.1', '0.5'" in section.join.notes[0]
     lab.write_h5ad(obs={"in_tissue": [0] * 5})
     lab.refused(SectionError, "All 5 spots of section 'sample' have in_tissue 0")

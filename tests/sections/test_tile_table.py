@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,7 @@ def test_everything_unmatched_is_counted_and_named(lab):
         (["sample_1x2"], ["1x2"], ("h5ad's ids begin with 'sample_'", "add it"), None),
         (["1x2"], ["sample_1x2"], ("table's ids begin with 'sample_'", "remove it"), None),
         (["AC"], ["AC-1.0"], ("--id-strip-suffix=-1.0: then 1 of 1",), {"id_strip_suffix": "-1.0"}),
+        (["aacg-1", "ccgt-1"], ["AACG-1", "CCGT-1"], ("upper and lower case", "then 2 of 2"), None),
     ],
 )
 def test_a_visible_cause_names_the_option_that_mends_it(lab, h5ad, table, words, options):
@@ -184,6 +186,37 @@ def test_dense_ids_that_are_off_by_one_are_noticed(lab):
     _tables(lab, h5ad=[str(i) for i in range(11)], table=[str(i + 1) for i in range(11)])
     lab.refused(SectionError, "1 of the 11 spots", "--id-offset=-1: then 11 of 11")
     assert "--id-offset=-1: then 11 of 11" in lab.read(allow_missing_tiles=True).join.notes[0]
+
+
+@pytest.mark.parametrize("odd", ["x", "-", "7.5"])
+def test_one_odd_id_does_not_hide_that_the_others_are_off_by_one(lab, odd):
+    _tables(lab, h5ad=[str(i) for i in range(11)], table=[odd if i == 4 else str(i + 1) for i in range(11)])
+    with pytest.raises(SectionError) as caught:
+        lab.read()
+    assert "--id-offset=-1 once the 1 ids that are no integers are removed: then 10 of 11" in str(
+        caught.value
+    )
+    assert "--allow-missing-tiles" not in str(caught.value)  # it would join each spot with its neighbour
+
+
+def test_a_change_that_matches_a_few_ids_by_chance_is_not_advised(lab):
+    _tables(lab, h5ad=["1", "2", "3", "4"], table=["A_1", "B_7", "C_8", "D_9"])
+    with pytest.raises(SectionError) as caught:
+        lab.read()
+    assert "begin with" not in str(caught.value)
+
+
+def test_a_column_of_another_name_that_has_the_ids_is_named(lab):
+    numbers = ["11", "12", "13", "14", "15"]
+    lab.write_h5ad(ids=numbers, obs={"n": np.arange(5.0), "barcode": lab.ids})
+    lab.write_csv()
+    lab.refused(SectionError, "obs['barcode'] of the h5ad has the table's ids", "then 5 of 5")
+    lab.write_h5ad(ids=numbers, obs={"cell": range(203, 208)})
+    lab.write_csv(spot_id=range(203, 208))
+    lab.refused(SectionError, "obs['cell'] of the h5ad has the table's ids", "then 5 of 5")
+    lab.write_h5ad()
+    lab.write_csv(spot_id=numbers, Barcode=[lab.ids[i] for i in lab.table_order])
+    lab.refused(SectionError, "Column 'Barcode' of map.csv has the h5ad's ids, name it 'spot_id'", "5 of 5")
 
 
 @pytest.mark.parametrize(
@@ -271,11 +304,13 @@ def test_ids_in_the_row_names_that_pandas_writes(lab):
         (["AAAC-1-0", "CCGT-1-0"], ["AAAC-1", "CCGT-1"], "-0"),
         (["AAAC-1_Sample A", "CCGT-1_Sample A"], ["AAAC-1", "CCGT-1"], "_Sample A"),
         (["12-7", "13-7", "14-7"], ["12", "13", "14"], "-7"),
+        (["AAAC ", "CCGT "], ["AAAC", "CCGT"], " "),
     ],
 )
 def test_what_a_concatenation_put_behind_the_ids_is_found_and_stripped(lab, h5ad, table, option):
     _tables(lab, h5ad=h5ad, table=table)
-    lab.refused(SectionError, f"--h5ad-id-strip-suffix={option}: then {len(h5ad)} of {len(h5ad)}")
+    words = f"--h5ad-id-strip-suffix={shlex.quote(option)}: then {len(h5ad)} of {len(h5ad)}"
+    lab.refused(SectionError, words)  # as a shell takes it
     section = lab.read(h5ad_id_strip_suffix=option)
     assert section.ids.tolist() == h5ad  # the h5ad's own names
     np.testing.assert_array_equal(section.xy_px[:, 0], 2.0 * np.arange(len(h5ad)))

@@ -263,8 +263,7 @@ def test_segmented_cells_without_a_polygon_or_with_several(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [({"bin": "4"}, "--bin 4.* has 2, 8"), ({"bin": "cells"}, "--bin cells.* has 2, 8")],
+    ("options", "words"), [({"bin": "4"}, "--bin 4.* has 2, 8"), ({"bin": "cells"}, "--bin cells.* has 2, 8")]
 )
 def test_bins_that_are_not_there(tmp_path: Path, options: dict[str, str], words: str) -> None:
     for size in (2, 8):

@@ -78,7 +78,7 @@ def feature_meta(key: str, value: int, chunk_rows: int = 3) -> FeatureMeta:
     return FeatureMeta(
         key=key,
         origin="embed",
-        encoder={},
+        encoder={"name": "tiny"},
         weights_sha256="",
         lora_sha256=None,
         tile={"tile_px": value},

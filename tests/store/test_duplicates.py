@@ -1,12 +1,17 @@
 """The same tissue under two names: digests against comparisons of whole profiles by Python sets."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from spam.store import Profiles, profiles_of
+from spam.store import Profiles, StoredSection, create_store, profiles_of
+from spam.store.duplicates import duplicates_in
 
 N_GENES = 61
 GENES = [f"G{i}" for i in range(N_GENES)]
@@ -49,6 +54,31 @@ def test_the_same_counts_are_found_in_any_order_and_in_part(seed: int, change: s
     a, b = profiles(dense, among=genes), profiles(copy, genes, among=genes)
     assert a.share_of_counts(b) == b.share_of_counts(a) == 1.0
     assert profiles(counts(seed + 100), among=genes).share_of_counts(b) == 0.0
+
+
+@pytest.mark.parametrize("n_spots", [16, 30, 47])
+def test_a_part_of_the_spots_of_a_stored_section_is_found_and_the_whole_of_a_stored_part(
+    tmp_path: Path, add: Callable[..., StoredSection], n_spots: int
+) -> None:
+    whole, other = counts(0), counts(1, 29)
+    rows = np.random.default_rng(0).permutation(47)[:n_spots]
+    for name, stored, new, is_found in (
+        ("whole", whole, whole[rows], True),
+        ("part", whole[rows], whole, True),
+        ("other", whole, other, False),
+    ):
+        store = create_store(tmp_path / f"{name}.zarr")
+        add(store, name="A", **tables(stored))
+        found = duplicates_in(store, "B", csr_matrix(new), np.array(GENES))
+        assert found == (["A"] if is_found else [])
+
+
+def tables(dense: np.ndarray) -> dict[str, Any]:
+    """Return what differs from the section that `add` writes otherwise."""
+    n = len(dense)
+    xy = np.random.default_rng(1).uniform(0, 900, (n, 2))
+    spots = {"ids": np.array([f"s{i}" for i in range(n)]), "xy_px": xy, "xy_um": xy * 0.69, "obs": {}}
+    return {"n_spots": n, "n_genes": N_GENES, **spots, "counts": csr_matrix(dense), "genes": np.array(GENES)}
 
 
 def test_renamed_genes_are_found_by_their_counts() -> None:

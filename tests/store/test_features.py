@@ -83,9 +83,8 @@ def test_chunks_cover_all_rows_in_few_files(n, chunk_rows):
 def test_a_chunk_is_about_two_megabytes_and_a_million_tiles_few_files():
     assert [default_chunk_rows(dim, "float16") for dim in (1024, 1536)] == [1024, 512]
     assert default_chunk_rows(1536, "float32") == 256
-    assert (
-        2 * len(chunk_slices(10**6, default_chunk_rows(1536, "float16"))) <= 256
-    )  # features and tile quality
+    # features and tile quality
+    assert 2 * len(chunk_slices(10**6, default_chunk_rows(1536, "float16"))) <= 256
 
 
 def test_million_tiles_are_fewer_than_a_thousand_files(

@@ -57,9 +57,8 @@ def test_real_sections(shared_data, name):
             better = better_placement(score_placements(picture, wrong, *size))
             if way == AS_GIVEN:
                 assert better is None
-            elif size[0] == size[1] or (
-                "diagonal" not in way and "90" not in way
-            ):  # else the picture has other sides
+            # else the picture has other sides
+            elif size[0] == size[1] or ("diagonal" not in way and "90" not in way):
                 assert better is not None, way
                 assert better[0] == UNDO.get(way, way)
 

@@ -304,9 +304,8 @@ def write_pictures(path, *pictures, ome=True):
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_of_several_pictures_the_largest_is_read_with_its_own_pixel_size(tmp_path, picture, place):
-    small = np.ascontiguousarray(
-        picture[::2, ::2]
-    )  # of the same shape, but an overview: no level of the scan
+    # of the same shape, but an overview: no level of the scan
+    small = np.ascontiguousarray(picture[::2, ::2])
     tall = np.ascontiguousarray(picture[:, :100])
     pictures = [("macro", small[::-1].copy(), 2.0, {}), ("label", tall, 3.0, {})]
     pictures.insert(place, ("scan", picture, 0.5, {}))

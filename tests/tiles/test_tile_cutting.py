@@ -55,8 +55,7 @@ def test_a_resampled_tile_is_the_written_out_filter(slide_path, picture, x, y, n
 
 
 @pytest.mark.parametrize(
-    ("native_px", "level"),
-    [(31, 0), (20, 0), (122, 0), (124, 1), (400, 1), (490, 1), (496, 2), (900, 2)],
+    ("native_px", "level"), [(31, 0), (20, 0), (122, 0), (124, 1), (400, 1), (490, 1), (496, 2), (900, 2)]
 )
 def test_the_coarsest_level_that_is_fine_enough_is_read(painted_pyramid, native_px, level):
     colour = [0, 0, 0]

@@ -352,9 +352,8 @@ def test_an_epoch_visits_each_row_once_or_balances_donors(data: TrainingSet) -> 
     order = order_of(with_donors("P", "P", "Q", "Q"), balance_donors=True)  # the last section is held out
     assert len(order) == len(set(order)) == 2 * 41
     assert (np.isin(data.section_of, (2, 3))[order].reshape(-1, 2).sum(axis=1) == 1).all()
-    order = order_of(
-        with_donors(None, None, None, None), balance_donors=True
-    )  # each section counts as a donor
+    # each section counts as a donor
+    order = order_of(with_donors(None, None, None, None), balance_donors=True)
     assert (np.sort(data.section_of[order].reshape(-1, 3), axis=1) == [0, 1, 2]).all()
     with pytest.raises(ConfigError, match=r"--balance-donors .*'P7'"):
         check_donors(data.train_rows, with_donors("P7", "P7", "P7", "P7"))
