@@ -102,9 +102,7 @@ def with_store(
         config.from_mapping(stage).check_paths()
         return config.from_mapping(_with_encoder_name(stage))
     if "store" in values:
-        message = (
-            f"{foreign} describe lab files, which are embedded into a new store; leave out these, or --store"
-        )
+        message = f"{foreign} describe lab files, which go into a new store; leave out these, or --store"
         raise ConfigError(message)
     folder = "save_dir" if "save_dir" in own else "out_dir"
     if folder not in values:

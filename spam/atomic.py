@@ -74,9 +74,7 @@ def claimed(folder: Path, flag: str, *, name: str = _LOCK, wait_s: float = 0.0) 
         lock.acquire()
     except Timeout as error:
         shown = str(folder).removesuffix(PARTIAL)
-        message = (
-            f"{shown!r} ({flag}) is being written by another process. Wait for it, or choose another place."
-        )
+        message = f"{shown!r} ({flag}) is being written by another process. Wait, or choose another place."
         raise OutputExistsError(message) from error
     try:
         yield

@@ -127,9 +127,7 @@ def _score_task(task: HestTask, embeddings: Mapping[str, Path], *, solver: HestS
         data[sample] = features, read_expression(task.samples[sample].expression, task.genes, barcodes)
     widths = {sample: features.shape[1] for sample, (features, _) in data.items()}
     if len(set(widths.values())) > 1:
-        message = (
-            f"Embeddings of task {task.name!r} differ in length: {widths}. Use one encoder for all samples."
-        )
+        message = f"Embeddings of task {task.name!r} differ in length: {widths}. Use one encoder for all."
         raise SectionError(message)
 
     def joined(samples: Sequence[str]) -> tuple[Array, Array]:

@@ -144,9 +144,7 @@ def _adapt(
     if config.grad_checkpointing:
         backbone: Any = network.backbone
         if not hasattr(backbone, "set_grad_checkpointing"):
-            message = (
-                f"Encoder {planned.card.name!r} has no --grad-checkpointing. Use a smaller --batch-size."
-            )
+            message = f"Encoder {planned.card.name!r} has no --grad-checkpointing. Lower --batch-size."
             raise ConfigError(message)
         backbone.set_grad_checkpointing(enable=True)
     if config.overwrite:

@@ -94,9 +94,7 @@ class Shard:
         if config.shard is None and "TORCHELASTIC_RUN_ID" in os.environ:
             number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if self.n > 1 and config.overwrite:
-            message = (
-                f"--overwrite: {self.n} processes would delete each other's work. Run it without torchrun."
-            )
+            message = f"--overwrite: {self.n} processes would delete each other's work. Omit torchrun."
             raise ConfigError(message)
         rows = config.chunk_rows or default_chunk_rows(plan.card.dim, config.dtype)
         n_chunks = sum(

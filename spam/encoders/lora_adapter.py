@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 import tempfile
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,9 +32,10 @@ _DESCRIPTIVE = (
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version"),
     *("revision", "task_type"),
 )
-# What peft raises on a configuration that was edited together with its digest.
+# What peft raises on an adapter that was edited together with its digest; a warning says that weights are missing.
 _PEFT_ERRORS = (
     ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError, re.error, safetensors.SafetensorError,
+    UserWarning,
 )  # fmt: skip
 _STEM = re.compile(r"(^|\.)(\w*stem|patch_embed|embeds)(\.|$)")  # pixels to tokens, the same for all tissue
 
@@ -196,16 +198,16 @@ def merge_adapter(network: TileNetwork, folder: Path | str) -> TileNetwork:
     card = adapted_card(network.card, adapter)
     needed, found = adapter.weights_sha256, weights_digest(network.backbone)
     if needed != found:
-        message = (
-            f"--lora {str(folder)!r} fits weights {needed[:8]}, not {found[:8]}. Choose their --revision."
-        )
+        message = f"--lora {str(folder)!r} fits weights {needed[:8]}, not {found[:8]}. See --revision."
         raise EncoderError(message)
     peft = peft_package()
     # Only what the digest covers reaches peft.
     known = {field.name for field in dataclasses.fields(peft.LoraConfig) if field.init}
     try:
         config = peft.LoraConfig(**{key: value for key, value in _shaping(folder).items() if key in known})
-        adapted = peft.PeftModel.from_pretrained(network.backbone, folder, config=config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = peft.PeftModel.from_pretrained(network.backbone, folder, config=config)
         network.backbone, network.card = adapted.merge_and_unload(), card
     except _PEFT_ERRORS as error:
         message = (

@@ -56,9 +56,7 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
     if place.startswith("hf-hub:"):
         place, _, at = place.partition("@")
     if at and revision and at != revision:
-        message = (
-            f"Encoder {name!r} names another revision than --revision {revision!r}. Give only one of them."
-        )
+        message = f"Encoder {name!r} names another revision than --revision {revision!r}. Give one of them."
         raise EncoderError(message)
     _check_revision(name, revision, has_revisions=not place.startswith("local:"))
     # Imported late: torch and timm take seconds, and the names above need neither.

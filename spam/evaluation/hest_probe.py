@@ -29,9 +29,7 @@ def require_solver(solver: HestSolver) -> None:
         If it is not.
     """
     if solver == "sklearn" and importlib.util.find_spec("sklearn") is None:
-        message = (
-            "--solver sklearn needs scikit-learn. Run: pip install 'spam-st[hest]', or use --solver exact."
-        )
+        message = "--solver sklearn needs scikit-learn. Run: pip install 'spam-st[hest]', or --solver exact."
         raise ConfigError(message)
 
 

@@ -130,9 +130,7 @@ def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport
         files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
     killed = moved_by_killed_run(out)
     if existing := [file.name for file in files if file.exists() and file.name not in killed]:
-        message = (
-            f"{out} has {', '.join(map(repr, existing))} already. Delete them or export to another folder."
-        )
+        message = f"{out} has {', '.join(map(repr, existing))} already. Delete them or choose another folder."
         raise OutputExistsError(message)
     notes: list[str] = []
     with staged(out) as folder, progress.task(f"export to {config.format}", len(sources)) as advance:

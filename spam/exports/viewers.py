@@ -190,9 +190,7 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
         import spatialdata
         from spatialdata import models, transformations
     except ImportError as error:
-        message = (
-            "--format spatialdata needs the package spatialdata. Run: pip install 'spam-st[spatialdata]'"
-        )
+        message = "--format spatialdata needs that package. Run: pip install 'spam-st[spatialdata]'"
         raise ConfigError(message) from error
     adata = section.adata.copy()
     for frame in (adata.obs, adata.var):

@@ -109,9 +109,7 @@ def read_checkpoint(path: Path | str, *, stage: str) -> Checkpoint:
     meta = read_checkpoint_meta(path)
     if meta.stage != stage:
         flag = {"pretrain": "--pretrained-ckpt", "finetune": "--ckpt"}.get(stage, "--save-dir")
-        message = (
-            f"{str(path)!r} is a checkpoint of stage {meta.stage!r}; {flag} needs one of stage {stage!r}."
-        )
+        message = f"{str(path)!r} is a checkpoint of stage {meta.stage!r}; {flag} needs stage {stage!r}."
         raise CheckpointError(message)
     try:
         tensors = safetensors.numpy.load_file(path)

@@ -164,9 +164,7 @@ def choose_alpha(
             scores[i, j] = _mean_of_defined(score(predicted, y[is_held_out]))
     overall = np.array([_mean_of_defined(column) for column in scores.T])
     if np.isnan(overall).all():
-        message = (
-            "Every gene is constant within every section. Train on sections with more spots or more counts."
-        )
+        message = "Every gene is constant within every section. Train on sections with more spots or counts."
         raise ConfigError(message)
     return candidates[int(np.nanargmax(overall))]
 

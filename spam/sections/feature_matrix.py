@@ -27,7 +27,7 @@ _HEX_TO_XENIUM = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureMatrix:
-    """Raw counts of the genes of a section.
+    """Raw counts of a section: first of all features as the file has them, then of the genes alone, checked.
 
     Attributes
     ----------
@@ -37,6 +37,8 @@ class FeatureMatrix:
         Ids of the rows (``<U``), unique.
     counts
         Canonical int32 CSR, (n_barcodes, n_genes).
+    kinds
+        Kinds of the features as the file states them; None once only genes are left.
     genes, gene_ids
         Unique names and the vendor's ids. Of several genes with one name, the first keeps it and the others have their id.
     software
@@ -50,6 +52,7 @@ class FeatureMatrix:
     counts: csr_matrix
     genes: Shaped[Array, " n_genes"]
     gene_ids: Shaped[Array, " n_genes"]
+    kinds: Shaped[Array, " n_genes"] | None = None
     software: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -67,26 +70,27 @@ def read_matrix(path: Path) -> FeatureMatrix:
     SectionError
         If the file is no such matrix or damaged, ids are repeated, values are not counts, or it has no genes.
     """
-    read: Callable[[Path], _Parts]
+    read: Callable[[Path], FeatureMatrix]
     read = _read_mex if path.is_dir() else _read_zarr if zipfile.is_zipfile(path) else _read_h5
     with reading("the count matrix", path):
-        parts = read(path)
-    counts, barcodes, names, ids = parts.counts, parts.barcodes, parts.names, parts.ids
-    if counts.shape != (len(barcodes), len(names)) or len(names) != len(ids):
-        found = f"{counts.shape[0]} x {counts.shape[1]} counts, but {len(barcodes)} barcodes and {len(names)} features"
-        message = f"The count matrix {path} is damaged: {found}. Copy it again from the instrument's output."
+        found = read(path)
+    genes, ids, shape = found.genes, found.gene_ids, found.counts.shape
+    if shape != (len(found.barcodes), len(genes)) or len(genes) != len(ids):
+        sizes = (
+            f"{shape[0]} x {shape[1]} counts, but {len(found.barcodes)} barcodes and {len(genes)} features"
+        )
+        message = f"The count matrix {path} is damaged: {sizes}. Copy it again from the instrument's output."
         raise SectionError(message)
-    require_unique(barcodes, where=f"{path}, barcodes")
+    require_unique(found.barcodes, where=f"{path}, barcodes")
     try:
-        is_gene, note = gene_columns(parts.kinds)
+        is_gene, note = gene_columns(found.kinds)
     except SectionError as error:
         message = f"{path}: {error}. Give a section with gene expression."
         raise SectionError(message) from error
     notes = [note] if note else []
-    counts = as_counts(counts, where=str(path))
+    counts = as_counts(found.counts, where=str(path))
     if is_gene is not None:
-        counts, names, ids = counts[:, is_gene], names[is_gene], ids[is_gene]
-    genes = names
+        counts, genes, ids = counts[:, is_gene], genes[is_gene], ids[is_gene]
     repeated = pd.Index(genes).duplicated()
     if repeated.any():
         notes.append(
@@ -94,14 +98,8 @@ def read_matrix(path: Path) -> FeatureMatrix:
         )
         genes = np.where(repeated, ids, genes)
         require_unique(genes, where=f"{path}, genes", advice="Each needs a name of its own.")
-    return FeatureMatrix(
-        path=path,
-        barcodes=barcodes,
-        counts=counts,
-        genes=genes,
-        gene_ids=ids,
-        software=parts.software,
-        notes=tuple(notes),
+    return dataclasses.replace(
+        found, counts=counts, genes=genes, gene_ids=ids, kinds=None, notes=tuple(notes)
     )
 
 
@@ -117,19 +115,7 @@ def zipped_zarr(path: Path) -> Any:
     return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """A matrix as stored: all features, values that were not checked."""
-
-    counts: Any  # (n_barcodes, n_features)
-    barcodes: Shaped[Array, " n_barcodes"]
-    names: Shaped[Array, " n_features"]
-    ids: Shaped[Array, " n_features"]
-    kinds: Shaped[Array, " n_features"] | None
-    software: str | None = None
-
-
-def _read_h5(path: Path) -> _Parts:
+def _read_h5(path: Path) -> FeatureMatrix:
     with open_hdf5(path) as file:
         features = find_node(file, "matrix/features")
         if not isinstance(features, h5py.Group):
@@ -149,11 +135,12 @@ def _read_h5(path: Path) -> _Parts:
         shape = tuple(_whole(required("shape")).tolist())
         arrays = (required("data"), _whole(required("indices")), _whole(required("indptr")))
         ids, names = required("features/id"), read("features/name")
-        return _Parts(
+        return FeatureMatrix(
+            path=path,
             counts=sparse_matrix(*arrays, form="csr", shape=shape[::-1], where=str(path)),
             barcodes=required("barcodes"),
-            names=ids if names is None else names,
-            ids=ids,
+            genes=ids if names is None else names,
+            gene_ids=ids,
             kinds=read("features/feature_type"),
             software=attribute_text(file, "software_version"),
         )
@@ -165,7 +152,7 @@ def _whole(values: Array) -> Array:
     return values.astype(np.int64) if is_whole else values
 
 
-def _read_mex(path: Path) -> _Parts:
+def _read_mex(path: Path) -> FeatureMatrix:
     files = {}
     for what, names in (
         ("matrix", ("matrix.mtx.gz", "matrix.mtx")),
@@ -182,11 +169,12 @@ def _read_mex(path: Path) -> _Parts:
     with open_text(files["matrix"]) as file:
         matrix = scipy.io.mmread(file)
     features = _tabs(files["features"])
-    return _Parts(
+    return FeatureMatrix(
+        path=path,
         counts=csr_matrix(matrix.T),
         barcodes=_tabs(files["barcodes"])[:, 0],
-        names=features[:, min(1, features.shape[1] - 1)],
-        ids=features[:, 0],
+        genes=features[:, min(1, features.shape[1] - 1)],
+        gene_ids=features[:, 0],
         kinds=features[:, 2] if features.shape[1] > 2 else None,
     )
 
@@ -198,7 +186,7 @@ def _tabs(path: Path) -> Shaped[Array, "n_rows n_columns"]:
     return np.asarray(frame.to_numpy(dtype=np.str_))
 
 
-def _read_zarr(path: Path) -> _Parts:
+def _read_zarr(path: Path) -> FeatureMatrix:
     group = zipped_zarr(path)["cell_features"]
     names, ids, kinds = (
         np.array(group.attrs[key], dtype=np.str_) for key in ("feature_keys", "feature_ids", "feature_types")
@@ -209,4 +197,6 @@ def _read_zarr(path: Path) -> _Parts:
     # One row per feature, as documented; some versions write one per cell.
     form: Literal["csr", "csc"] = "csc" if len(arrays[2]) == len(names) + 1 else "csr"
     counts = sparse_matrix(*arrays, form=form, shape=(len(barcodes), len(names)), where=str(path))
-    return _Parts(counts=csr_matrix(counts), barcodes=barcodes, names=names, ids=ids, kinds=kinds)
+    return FeatureMatrix(
+        path=path, counts=csr_matrix(counts), barcodes=barcodes, genes=names, gene_ids=ids, kinds=kinds
+    )

@@ -104,12 +104,8 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     joined = of_section.where(join.table_rows)
     library = library_of(h5ad, name)
     if h5ad is not None and h5ad.libraries and name not in h5ad.libraries and len(h5ad.libraries) > 1:
-        libraries = (
-            f"the libraries {quoted(list(h5ad.libraries))}, none of them for section {shortened(name)}"
-        )
-        notes.append(
-            f"uns['spatial'] of the h5ad has {libraries}, so their scales were not used; see --section"
-        )
+        others = f"the libraries {quoted(list(h5ad.libraries))}, none of them for section {shortened(name)}"
+        notes.append(f"uns['spatial'] of the h5ad has {others}, so their scales were not used; see --section")
     scale = find_scale(config.mpp, library)
     xy = table_coordinates(joined, reading)
     xy_px = to_pixels(xy, reading, scale)

@@ -46,9 +46,7 @@ class Frame:
         low, high = xy_um.min(axis=0) - margin_um, xy_um.max(axis=0) + margin_um
         width_px, height_px = (int(n) for n in np.ceil((high - low) / mpp))
         if max(width_px, height_px) > _MAX_SIDE_PX:
-            message = (
-                f"{width_px} x {height_px} pixels are too many; increase --mpp {mpp:g} or reduce --n-spots"
-            )
+            message = f"{width_px} x {height_px} pixels are too many; raise --mpp {mpp:g} or lower --n-spots"
             raise ConfigError(message)
         return cls(corner_um=low, width_px=width_px, height_px=height_px, mpp=mpp)
 

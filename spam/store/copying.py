@@ -126,9 +126,7 @@ def select(config: SelectConfig, *, progress: Progress = SILENT, key: bytes | No
                 elif part[0] == "features" or not config.without_coordinates:
                     parts[part] = nodes
             if columns := sorted({*section.obs} - {*_kept_obs(section, config), SECTION, DONOR}):
-                left_out.append(
-                    f"{section.meta.name}: obs columns {', '.join(columns)} (--keep-obs keeps them)"
-                )
+                left_out.append(f"{section.meta.name}: obs columns {', '.join(columns)} (see --keep-obs)")
             _copy(section, folder, parts, genes, config, key, advance)
         write_root(folder)
     copy = open_store(config.out)

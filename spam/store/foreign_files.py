@@ -319,9 +319,7 @@ def _read_slide2vec(path: Path) -> _Rows:
 def _read_slide2vec_corners(path: Path) -> _Rows:
     x, y = read_npz(path, ["x", "y"])
     if x.ndim != 1 or x.shape != y.shape:
-        message = (
-            f"{path}: x and y have the shapes {x.shape} and {y.shape}, expected two lists of one length."
-        )
+        message = f"{path}: x and y have the shapes {x.shape} and {y.shape}, expected lists of one length."
         raise SectionError(message)
     stated = _read_sidecar(path)
     return _Rows(

@@ -136,9 +136,7 @@ def writable_folder(location: Location, *, is_writable: bool) -> Path:
     """
     if is_writable and isinstance(location, FolderLocation):
         return location.path
-    message = (
-        f"Store {location.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
-    )
+    message = f"{location.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
     raise StoreError(message)
 
 

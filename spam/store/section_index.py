@@ -18,7 +18,7 @@ from spam.atomic import PARTIAL, replacing
 from spam.errors import StoreError, shortened
 from spam.schemas.store_format import FileEntry, SectionMeta, name_fault
 
-from .layout import DIGEST, FILES, INDEX, LIBRARY, META, SPAM, SPATIAL
+from .layout import DIGEST, FILES, INDEX, META, SPAM, SPATIAL
 
 _UNSEALED = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -210,8 +210,7 @@ def _index_faults(index: SectionIndex, name: str) -> list[str]:
         if node["node_type"] == "array":
             faults.append(_array_fault(path, node, index))
     columns = index.nodes["obs"]["attributes"]["column-order"]
-    needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns) if column != LIBRARY}
-    needed |= {f"obs/{LIBRARY}/codes": index.meta.n_spots}  # a categorical
+    needed = {f"obs/{column}": index.meta.n_spots for column in ("_index", *columns)}
     needed |= {f"obsm/{SPATIAL}": index.meta.n_spots} if index.meta.has_coordinates else {}
     needed |= {"var/_index": index.meta.n_genes} if index.meta.has_counts else {}
     # A categorical column is a group of codes and categories.
@@ -265,6 +264,4 @@ def _digest_entry(digest: str) -> bytes:
     return json.dumps({DIGEST: digest})[1:-1].encode()
 
 
-_ADVICE = (
-    "Replace it from another copy of the store, or write the section again with `spam embed --overwrite`."
-)
+_ADVICE = "Replace it from a copy of the store, or write the section again with `spam embed --overwrite`."

@@ -159,9 +159,7 @@ class StoredSection:
             If this is a copy without coordinates.
         """
         if not self.meta.has_coordinates:
-            message = (
-                f"Section {self._name!r} of store {self.store_address!r} was shared without coordinates."
-            )
+            message = f"Section {self._name!r} of {self.store_address!r} was shared without coordinates."
             raise StoreError(message)
         return self._array(f"obsm/{SPATIAL}")
 

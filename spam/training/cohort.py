@@ -120,7 +120,7 @@ def split_sections(store: Store, config: TrainingConfig) -> tuple[tuple[str, ...
     train = tuple(name for name in names if name not in held_out)
     if not train:
         message = (
-            f"--val-sections {','.join(held_out)} leaves no section to train on. Name more in --sections."
+            f"--val-sections {','.join(held_out)} leaves no section to train on. Add some to --sections."
         )
         raise ConfigError(message)
     return train, held_out

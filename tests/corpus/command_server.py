@@ -117,6 +117,7 @@ def _serve() -> None:
     store = [f"store.{module.name}" for module in pkgutil.iter_modules(spam.store.__path__)]
     for name in (*_ROOMS, *store, "cli"):
         importlib.import_module(f"spam.{name}")
+    importlib.import_module("peft")  # takes longer than a case
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)
 

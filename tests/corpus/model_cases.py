@@ -255,7 +255,9 @@ def adapter_cases() -> Iterator[Case]:
         may = any(
             part in case.name for part in ("more", "use_dora", "layers_to", "rank_pattern", "auto_mapping")
         )
-        may = may or any(part in case.name for part in ("init_lora", "fan_in", "modules_to_save"))
+        may = may or any(
+            part in case.name for part in ("init_lora", "fan_in", "modules_to_save", "peft_type")
+        )
         yield dataclasses.replace(case, name=f"adapter: {case.name}", outcome="either" if may else "refused")
 
 

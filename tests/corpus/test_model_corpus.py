@@ -84,7 +84,7 @@ def test_model(models: Bench, tmp_path: Path, case: Case) -> None:
     models.check(case, tmp_path)
 
 
-@pytest.mark.parametrize("case", some(model_cases.adapter_cases(), 4))
+@pytest.mark.parametrize("case", some(model_cases.adapter_cases(), 6))
 def test_adapter(adapters: Bench, tmp_path: Path, case: Case) -> None:
     adapters.check(dataclasses.replace(case, words=(*case.words, *adapters.command)), tmp_path)
 

@@ -124,7 +124,7 @@ def test_columns_that_may_come_from_counts_go_with_them(annotated: Path, tmp_pat
     found = open_store(tmp_path / "a.zarr").section("C2").obs
     assert set(found) == {"array_row", "in_tissue", "section", "donor"}
     np.testing.assert_array_equal(found["array_row"], np.arange(13))
-    line = "C2: obs columns label, leiden, log1p_n_genes_by_counts, total_counts (--keep-obs keeps them)"
+    line = "C2: obs columns label, leiden, log1p_n_genes_by_counts, total_counts (see --keep-obs)"
     assert line in report.left_out
     keep = {"keep_obs": ("label",)}
     select(SelectConfig(store=annotated, out=tmp_path / "b.zarr", without_counts=True, **keep))
