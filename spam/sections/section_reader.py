@@ -77,7 +77,12 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     files = {"--h5ad": config.h5ad, "--csv": config.csv}
     absent = {option: path for option, path in files.items() if path is not None and not path.is_file()}
     missing = [f"File not found: {path} ({option})." for option, path in absent.items()]
-    missing += [] if config.root.is_dir() else [f"Folder not found: {config.root} (--root)."]
+    if config.root.is_file():
+        missing.append(
+            f"Not a folder, but a file: {config.root} (--root). Give its folder, {config.root.parent}."
+        )
+    elif not config.root.is_dir():
+        missing.append(f"Folder not found: {config.root} (--root).")
     if missing:
         message = " ".join(missing)
         raise MissingInputError(message)

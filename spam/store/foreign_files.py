@@ -142,7 +142,8 @@ def read_foreign_features(
     """
     for file, flag in ((path, "the features"), (coordinates, "--coordinates")):
         if file is not None and not file.is_file():
-            message = f"File not found: {file} ({flag})."
+            what = "Not a file, but a folder" if file.is_dir() else "File not found"
+            message = f"{what}: {file} ({flag})."
             raise MissingInputError(message)
     kind = _choose_kind(path, kind)
     if (key is not None) != (kind == "h5ad") or (coordinates is not None and kind == "h5ad"):

@@ -82,6 +82,10 @@ def test_all_missing_inputs_are_named_at_once(lab):
     missing = {option: lab.folder / f"no_{option}" for option in ("h5ad", "csv", "root")}
     words = [f"not found: {path} (--{option})" for option, path in missing.items()]
     lab.refused(MissingInputError, *words, **missing)
+    slide = lab.folder / "slide.tif"
+    lab.refused(
+        MissingInputError, f"Not a folder, but a file: {slide} (--root)", f"{lab.folder}.", root=slide
+    )
     for option in ("csv", "root"):
         lab.refused(ConfigError, f"--{option} (given: None)", **{option: None})
 

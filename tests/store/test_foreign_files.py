@@ -191,6 +191,13 @@ def test_arrays_that_are_no_features(tmp_path: Path, features: Any, words: str) 
     assert words in faults(npy(tmp_path, features), coordinates=table(tmp_path))
 
 
+def test_a_folder_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"^Not a file, but a folder: .* \(the features\)"):
+        read_foreign_features(tmp_path)
+    with pytest.raises(MissingInputError, match=r"^Not a file, but a folder: .* \(--coordinates\)"):
+        read_foreign_features(npy(tmp_path), coordinates=tmp_path)
+
+
 def test_missing_or_contradicting_coordinates(tmp_path: Path) -> None:
     assert "--coordinates" in faults(npy(tmp_path))
     assert "tile size is unknown" in faults(clam(tmp_path / "C2.h5"))
