@@ -397,7 +397,11 @@ def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
     if path.exists():
         is_folder = path.is_dir()
         if is_folder and kind == "file" and path.suffix != ".zarr":  # a slide may be a folder of OME-Zarr
-            files = sorted(file for file in path.iterdir() if file.is_file())
+            asked = f"{_shown(field)} {field.metadata['help']}"  # names the suffix of most files
+            files = sorted(
+                (file for file in path.iterdir() if file.is_file()),
+                key=lambda file: (not file.suffix or file.suffix[1:].lower() not in asked, file),
+            )
             example = f" Give one of its files, such as {files[0]}." if files else ""
             return f"Not a file, but a folder: {path} ({_shown(field)}).{example}"
         if kind != "store" or ((path / "zarr.json").exists() if is_folder else zipfile.is_zipfile(path)):

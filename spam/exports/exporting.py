@@ -16,6 +16,7 @@ from spam.schemas.config import Record
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
 from spam.schemas.store_format import name_fault
 from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of_section
+from spam.sections.lab_section import quoted
 from spam.store import StoredSection, choose_features, choose_sections, open_store
 from spam.store.anndata_files import to_anndata, write_zarr
 from spam.store.stored_section import is_stale_graph
@@ -130,7 +131,7 @@ def _export(config: ExportConfig, out: Path, progress: Progress) -> ExportReport
         files += [path, counts_path(path)] if each.is_sparse and config.format in _TABLES else [path]
     killed = moved_by_killed_run(out)
     if existing := [file.name for file in files if file.exists() and file.name not in killed]:
-        message = f"{out} has {', '.join(map(repr, existing))} already. Delete them or choose another folder."
+        message = f"{out} has {quoted(existing)} already. Delete what is there, or export to another folder."
         raise OutputExistsError(message)
     notes: list[str] = []
     with staged(out) as folder, progress.task(f"export to {config.format}", len(sources)) as advance:

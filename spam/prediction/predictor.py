@@ -299,9 +299,10 @@ class Predictor:
                 *sizes,
                 *(f for f in switches if switches[f]),
             ]
+            own = f" (weights {meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))})"
             message = (
-                f"Section {section.meta.name!r} does not have the features of the checkpoint (weights "
-                f"{meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))}): {'; '.join(wrong)}. Run: "
+                f"Section {section.meta.name!r} does not have the features of the checkpoint{own if is_other else ''}: "
+                f"{'; '.join(wrong)}. Embed its files with: "
                 f"spam embed --store {section.store_address} --enc-name {encoder} {' '.join(flags)}"
             )
             raise CheckpointError(message)

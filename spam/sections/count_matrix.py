@@ -11,6 +11,7 @@ from spam.typing import Array, Bool, Shaped
 from .lab_section import quoted
 
 _INT32_MAX = np.iinfo(np.int32).max
+_MOST = 0.5  # of the values: a few wrong ones do not make a matrix normalised
 _LOG_MAX = 20.0  # log1p of half a billion: no log-transformed count is larger
 _GENES = frozenset({"gene expression", "gex", "rna", "gene"})
 # What 10x Genomics measures beside genes, in lower case; without any of these, a column of feature types is of another
@@ -96,15 +97,19 @@ def count_fault(values: Array) -> str | None:
         return None
     if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < 2**31:
         return None
+    is_fraction = values != np.floor(values)
     kind = "log-normalised" if values.size and values.max() < _LOG_MAX else "normalised by depth"
+    looks = f" (it looks {kind})" if is_fraction.sum() > _MOST * values.size else ""
     for is_wrong, what, cause in (
         (~np.isfinite(values), "NaN or infinite", ""),
         (values < 0, "negative", " (it looks scaled or centred)"),
-        (values != np.floor(values), "not whole", f" (it looks {kind})"),
+        (is_fraction, "not whole", looks),
         (values >= 2**31, "too large for 32 bits", ""),
     ):
         if is_wrong.any():
-            return f"{int(is_wrong.sum())} values are {what}, e.g. {values[is_wrong][0]:g}{cause}"
+            found = values[is_wrong][0]
+            digits = 10 if f"{found:g}" == f"{np.rint(found):g}" else 6  # 20.0000001 must not be shown as 20
+            return f"{int(is_wrong.sum())} values are {what}, e.g. {found:.{digits}g}{cause}"
     return None
 
 

@@ -215,7 +215,7 @@ def _read_frame(
     try:
         ids = text_array(_read_column(find_node(node, index_name), None), where="it")
     except READ_ERRORS as error:  # SectionError included
-        message = f"The index of {where} cannot be read: {error}. {_WRITE_AGAIN}"
+        message = f"The index of {where} cannot be read: {str(error).removesuffix('.')}. {_WRITE_AGAIN}"
         raise SectionError(message) from error
     columns: dict[str, Array] = {}
     unreadable: dict[str, str] = {}
@@ -455,7 +455,14 @@ def read_counts(h5ad: H5ad, *, layer: str | None = None, option: str = "--h5ad")
             f"{where} must hold raw counts, but {fault}.{_advice(_places_of_counts(h5ad, place), option)}"
         )
         raise SectionError(message)
-    return RawCounts(counts=as_counts(matrix, where=where), genes=genes, notes=(note,) if note else ())
+    notes = [note] if note else []
+    counts = as_counts(matrix, where=where)
+    if not counts.nnz:
+        elsewhere = " and ".join(map(place_name, _places_of_counts(h5ad, place)))
+        notes.append(
+            f"{place_name(place)} holds only zeros{elsewhere and f'; see --counts-layer: {elsewhere}'}"
+        )
+    return RawCounts(counts=counts, genes=genes, notes=tuple(notes))
 
 
 def _places_of_counts(h5ad: H5ad, place: str) -> list[str]:

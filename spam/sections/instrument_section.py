@@ -113,7 +113,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
     """
     image = config.image or found.image
     if image is None:
-        message = "--image is missing: name the full-resolution H&E image. Images in the folder are never taken for it."
+        message = "--image is missing: name the full-resolution H&E image, which the folder does not hold under a known name."
         raise ConfigError(message)
     if not (image.exists() and is_slide(image)):
         message = f"{'No slide' if image.exists() else 'File not found'}: {image} (--image)."

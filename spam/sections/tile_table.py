@@ -384,7 +384,7 @@ def likely_cause(names: Sequence[str], spots: Sequence[str], config: InputConfig
     one. Nothing is changed. A change by which fewer than half of the spots would match is chance, and not advised.
     """
     known = set(spots)
-    n_best, best = max(len(known.intersection(names)), _half(names, spots)), None
+    n_best, best = max(len(known.intersection(names)), _half(len(names), len(spots))), None
     for changed, of_h5ad, advice in _changes(names, spots, config):
         n_hits = len(set(of_h5ad).intersection(changed))
         if n_hits > n_best:
@@ -392,8 +392,9 @@ def likely_cause(names: Sequence[str], spots: Sequence[str], config: InputConfig
     return best
 
 
-def _half(names: Sequence[str], spots: Sequence[str]) -> int:
-    return (min(len(names), len(spots)) - 1) // 2
+def _half(n_names: int, n_spots: int) -> int:
+    """Return the most matches that may be chance: less than half of the shorter list."""
+    return (min(n_names, n_spots) - 1) // 2
 
 
 def _other_column(
@@ -419,7 +420,7 @@ def _other_column(
     ]
     for values, others, advice in places:
         n_hits = len({*values.tolist()} & {*others.tolist()})
-        if n_hits > _half(values.tolist(), others.tolist()):
+        if n_hits > _half(len(values), len(others)):
             return f"{advice}: then {n_hits} of {len(spots)} spots would match"
     return None
 

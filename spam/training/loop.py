@@ -21,6 +21,7 @@ from spam.models.checkpoint import (
 )
 from spam.progress import Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.config import flag
 from spam.schemas.training_config import TrainingConfig
 from spam.typing import Array, Int64
 
@@ -315,7 +316,7 @@ def _resume(
             for key in now.config
             if key not in NOT_IN_DIGEST and before.config.get(key) != now.config[key]
         ]
-        what = f"other options ({', '.join(changed)})" if changed else "other data"
+        what = f"other options ({', '.join(map(flag, changed))})" if changed else "other data"
         message = (
             f"{str(last_path.parent)!r} holds a run with {what}. Choose another --save-dir, or start again with "
             "--overwrite."

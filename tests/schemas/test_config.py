@@ -425,7 +425,7 @@ def test_a_folder_in_place_of_a_file_names_its_files(tmp_path: Path) -> None:
     config = PredictConfig(store=tmp_path / "s.zarr", ckpt=tmp_path / "run", out_dir=tmp_path / "new")
     with pytest.raises(MissingInputError, match=r"^Not a file, but a folder: .*/run \(--ckpt\)\.$"):
         config.check_paths()
-    for name in ("config.json", "best.safetensors"):
+    for name in ("TODO", "a.json", "best.safetensors"):
         (tmp_path / "run" / name).touch()
     with pytest.raises(
         MissingInputError, match=r"\(--ckpt\)\. Give one of .* such as .*/run/best\.safetensors\.$"

@@ -134,6 +134,10 @@ def test_tables_that_agree_or_differ(lab):
     assert "1 of 5 spots" in note
     (note,) = notes(lab.xy, np.full((5, 2), np.inf))
     assert "5 of 5 spots" in note
+    far = lab.xy.copy()
+    far[3, 1] = -1e300
+    (note,) = notes(lab.xy, far)
+    assert "by up to 1e+300 px (1 of 5 spots)" in note
     moved[2, 0] = np.nan
     assert [
         words

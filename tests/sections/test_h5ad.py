@@ -57,7 +57,7 @@ def _with(value):
         (_with(-1.0), "1 values are negative, e.g. -1"),
         (np.log1p(BASE), "4 values are not whole, e.g. 1.38629 (it looks log-normalised)"),
         (BASE * 1000.5, "it looks normalised by depth"),
-        (_with(2.0**31), "2.14748e+09"),
+        (_with(2.0**31), "2147483648"),
     ],
 )
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])

@@ -431,6 +431,33 @@ def test_raw_x_and_layers_can_be_asked_for_and_are_named(lab):
     lab.refused(SectionError, "X is missing", "layers['umi'] and raw.X")
 
 
+def test_a_matrix_of_zeros_is_named_with_the_place_of_the_counts(lab):
+    lab.write_csv()
+    adata = anndata.AnnData(
+        lab.counts, obs=pd.DataFrame(index=list(lab.ids)), var=pd.DataFrame(index=[*"abc"])
+    )
+    adata.raw = adata.copy()
+    adata.X = np.zeros((5, 3))
+    adata.write_h5ad(lab.h5ad)
+    assert "X holds only zeros; see --counts-layer: raw.X" in lab.read().join.notes
+    assert lab.read(counts_layer="raw").counts.sum() == lab.counts.sum()
+
+
+@pytest.mark.parametrize(
+    ("n", "value", "words"),
+    [(1, 2.5, "1 values are not whole, e.g. 2.5"), (5, 7.0000002, "e.g. 7.0000002 (")],
+)
+def test_a_few_odd_values_do_not_look_normalised(lab, n, value, words):
+    lab.write_csv()
+    x = lab.counts.astype(np.float64)
+    x[x > 0] = [value] * n + [30.0] * (6 - n)
+    lab.write_h5ad(x=sparse.csr_matrix(x))
+    with pytest.raises(SectionError) as caught:
+        lab.read()
+    assert words in str(caught.value)
+    assert ("(it looks" in str(caught.value)) == (n > 3)
+
+
 # A6: libraries, donors, spots outside the tissue
 
 

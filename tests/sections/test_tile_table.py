@@ -110,6 +110,14 @@ def test_the_stated_size_of_the_tiles(lab, columns, side, note):
     assert note in section.join.describe() if note else section.join.notes == ()
 
 
+@pytest.mark.parametrize("cell", ["180,5", "1_80", "", "inf", "0xB4", "1 80"])
+def test_a_cell_that_is_no_number_is_shown(lab, cell):
+    lab.write_csv(x=[1.5, 2.5, cell, 4.5, 5.5])
+    lab.refused(
+        SectionError, "1 rows have no finite number in x, y", f"ids 's3'; the first has {cell!r}, '211.0'"
+    )
+
+
 @pytest.mark.parametrize("size", ["", "0", "-224", "nan", "big"])
 def test_a_size_that_is_not_positive(lab, size):
     lab.write_csv(patch_size_px=["224"] * 4 + [size])

@@ -235,11 +235,11 @@ def test_a_server_that_sends_too_slowly_is_given_up(serve: Serve, monkeypatch: p
     app = server.app
 
     def slowly(environ, start_response):
-        with contextlib.closing(app(environ, start_response)) as answer:
-            whole = b"".join(answer)
-        for start in range(0, len(whole), size):
-            time.sleep(0.05)
-            yield whole[start : start + size]
+        with contextlib.closing(app(environ, start_response)) as pieces:
+            for piece in pieces:
+                for start in range(0, len(piece), size):
+                    time.sleep(0.05)
+                    yield piece[start : start + size]
 
     server.app = slowly
     size = 13  # 260 bytes per second
@@ -248,4 +248,4 @@ def test_a_server_that_sends_too_slowly_is_given_up(serve: Serve, monkeypatch: p
         open_store(address)
     assert time.monotonic() - begun < 5
     size = 4096
-    assert open_store(address).section("C 2é").feature_keys == ("other_1px", KEY)
+    assert open_store(address).section("C 2é").n_spots > 0

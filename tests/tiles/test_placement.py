@@ -9,7 +9,14 @@ from PIL import Image
 
 from spam.errors import SlideError, TileError
 from spam.tiles import check_placement, open_slide, overview
-from spam.tiles.placement import AS_GIVEN, EXCHANGED, better_placement, placements, score_placements
+from spam.tiles.placement import (
+    AS_GIVEN,
+    EXCHANGED,
+    better_placement,
+    covered_share,
+    placements,
+    score_placements,
+)
 
 UNDO = {
     "turned by 90° clockwise": "turned by 90° counterclockwise",
@@ -109,6 +116,28 @@ def test_a_turned_or_mirrored_slide_is_a_note(strip):
             np.testing.assert_array_equal(made.xy_px, bad)
             (note,) = made.join.notes
             assert f"the places of the {len(xy)} spots are" in note
+
+
+@pytest.mark.parametrize("name", ["mob_st2k/MOB2", "mob_st2k/MOB3", "her2st/C6", "mob_st1k_mouseA/rep2"])
+def test_a_part_of_a_real_section_is_not_taken_for_a_turned_slide(shared_data, make_section, name):
+    folder, section = name.split("/")
+    path = shared_data / folder / "images" / f"{section}.jpg"
+    xy = np.asarray(anndata.read_h5ad(shared_data / f"{name}.h5ad", backed="r").obsm["spatial"])[:, :2]
+    x, y = (xy < np.median(xy, axis=0)).T
+    for part in (x, ~x, y, ~y, x & y, x & ~y, ~x & y, ~x & ~y):
+        made = make_section(list(map(tuple, xy[part].astype(float))), path, mpp=1.0)
+        assert check(path, made) is made
+
+
+def test_the_share_of_tissue_around_the_spots(strip):
+    _, xy, _ = strip
+    mask = np.zeros((400, 400), dtype=bool)
+    mask[20:300, 30:170] = True
+    picture = picture_of(mask)
+    # Spots reach from 50 to 150 and from 50 to 290, ten more on each side: 120 of 140 columns, 260 of 280 rows.
+    assert covered_share(picture, xy, 400, 400) == pytest.approx(121 / 140 * 260 / 280, rel=0.02)
+    assert covered_share(picture, xy * 2, 800, 800) == pytest.approx(121 / 140 * 260 / 280, rel=0.02)
+    assert covered_share(picture, xy[:1] + 300, 400, 400) == 0
 
 
 def test_few_spots_and_tissue_everywhere_tell_nothing(strip, tmp_path):

@@ -66,6 +66,18 @@ def test_spots_outside_the_slide_are_counted_and_named(make_section, wide_slide,
             locate(make_section([outside] * 7, wide_slide), slide)
 
 
+def test_a_turned_slide_is_named_beside_the_spots_outside(make_section, tmp_path):
+    """Coordinates marked on the stored pixels do not fit the upright picture; an exchange of x and y is not the cause."""
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (401, 307), (200, 90, 150)).save(path, exif=exif)
+    with (
+        open_slide(path) as slide,
+        pytest.raises(TileError, match=r"307 x 401 px.*EXIF orientation 6.*upright"),
+    ):
+        locate(make_section([(390.0, 5.0), (7.0, 11.0)], path), slide)
+
+
 @pytest.mark.parametrize(
     ("xy", "options", "advice"),
     [

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import struct
@@ -16,7 +17,7 @@ from spam.errors import CheckpointError, ConfigError, MissingInputError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.prediction import Predictor
 from spam.schemas.checkpoint_meta import CheckpointMeta
-from spam.schemas.training_config import PretrainConfig
+from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune
 from spam.training.finetuning import with_pretrained_donors
@@ -53,14 +54,27 @@ def meta() -> CheckpointMeta:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([], dtype=np.int64)}
-    write_checkpoint(tmp_path / "x.safetensors", meta(), tensors)
-    read, back = read_checkpoint(tmp_path / "x.safetensors", stage="pretrain")
-    assert read == meta()
+    sizes = {
+        "members": 1,
+        "image_dim": 5,
+        "n_genes": 2,
+        "proj_dim": 7,
+        "fuse_dim": 8,
+        "heads": 2,
+        "dropout": 0.1,
+    }
+    settings = {**sizes, "merge": "gated-sum", "likelihood": "nb", "branches": []}
+    # The other stages need the tensors of a network.
+    config = FinetuneConfig(store="s", save_dir="x").to_record()
+    written = dataclasses.replace(meta(), stage="selection", settings=settings, config=config)
+    write_checkpoint(tmp_path / "x.safetensors", written, tensors)
+    read, back = read_checkpoint(tmp_path / "x.safetensors", stage="selection")
+    assert read == written
     assert set(back) == set(tensors)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(back[name], tensor)
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
-    with pytest.raises(CheckpointError, match=r"'pretrain'; --ckpt .*'finetune'"):
+    with pytest.raises(CheckpointError, match=r"'selection'; --ckpt .*'finetune'"):
         read_checkpoint(tmp_path / "x.safetensors", stage="finetune")
 
 

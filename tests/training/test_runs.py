@@ -78,8 +78,8 @@ def test_a_save_dir_of_another_run_is_not_overwritten(cohort: Path, tmp_path: Pa
     pretrain(pretraining(cohort, tmp_path))
     for change, words in (
         ({"epochs": 1}, r"2 epochs, more than --epochs 1.*--overwrite"),
-        ({"temperature": 0.5}, r"other options \(temperature\).*--overwrite"),
-        ({"val_sections": ("S4",), "k": 4}, r"other options \(val_sections, k\)|\(k, val_sections\)"),
+        ({"temperature": 0.5}, r"other options \(--temperature\).*--overwrite"),
+        ({"val_sections": ("S4",), "k": 4}, r"other options \(--val-sections, --k\)|\(--k, --val-sections\)"),
     ):
         with pytest.raises(OutputExistsError, match=words):
             pretrain(pretraining(cohort, tmp_path, **change))
