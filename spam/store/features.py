@@ -239,7 +239,9 @@ class FeatureWriter:
             if self._node not in index.nodes:
                 self._finish(index)
             elif index.attribute(self._node, IDENTITY) != feature_identity(index.meta, self._meta):
-                message = f"{self._section}/{self._node} was replaced by another process. Embed it again."
+                message = (
+                    f"{self._section}/{self._node} was replaced by another process. Run `spam embed` again."
+                )
                 raise StoreError(message)
         self._is_finished = True
         self._refresh()
