@@ -167,7 +167,9 @@ def update_index(section: Path, *, add: Collection[str] = (), drop: Collection[s
     """
     document = json.loads((section / INDEX).read_bytes())
     inline: dict[str, Any] = {"kind": "inline", "must_understand": False}
-    nodes = document.setdefault("consolidated_metadata", {**inline, "metadata": {}})["metadata"]
+    # Zarr before 3.1.4 writes null.
+    document["consolidated_metadata"] = document.get("consolidated_metadata") or {**inline, "metadata": {}}
+    nodes = document["consolidated_metadata"]["metadata"]
     files = document["attributes"][SPAM].setdefault(FILES, {})
     for part in (nodes, files):
         for path in [path for path in part if _is_below(path, (*add, *drop))]:

@@ -16,9 +16,9 @@ from command_server import CommandServer, Outcome
 from spam.store import open_store
 
 CASES = [
-    *some(model_cases.checkpoint_cases(), 2),
-    *some(model_cases.store_cases(), 3),
-    *some(model_cases.feature_cases(), 2),
+    *some(model_cases.checkpoint_cases(), 4),
+    *some(model_cases.store_cases(), 4),
+    *some(model_cases.feature_cases(), 4),
 ]
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shared_stores import make_store, tree
@@ -60,7 +61,12 @@ def content(out: Path) -> dict[str, bytes]:
     return {"": out.read_bytes()} if out.is_file() else tree(out) if out.exists() else {}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def in_default_run(*names: str) -> list[Any]:
+    """All commands as parameters; those that are not named only run with ``-m slow``."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+
+
+@pytest.mark.parametrize("name", in_default_run("merge", "push redacted", "export"))
 def test_a_killed_command_is_repeated(name: str, store: Path, tmp_path: Path) -> None:
     """The same command ends as an unbroken one, without further options, and leaves nothing else."""
     before = tree(store)
@@ -90,7 +96,7 @@ def test_a_killed_command_is_repeated(name: str, store: Path, tmp_path: Path) ->
     assert tree(store) == before
 
 
-@pytest.mark.parametrize("name", ["select", "merge", "push redacted", "pack", "export"])
+@pytest.mark.parametrize("name", in_default_run("merge", "export"))
 def test_two_at_once(name: str, store: Path, tmp_path: Path) -> None:
     """One of two equal commands, or both, succeed; the other says why not."""
     words = words_of(name, store, tmp_path / "out")
@@ -107,7 +113,7 @@ def test_two_at_once(name: str, store: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("name", ["select", "pull", "pack", "export"])
+@pytest.mark.parametrize("name", in_default_run("pull"))
 def test_a_limit_of_file_sizes_is_no_bug(name: str, store: Path, tmp_path: Path) -> None:
     failed = run(words_of(name, store, tmp_path / "out"), limit=700)
     assert failed.returncode == 2, failed.stderr
