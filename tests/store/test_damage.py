@@ -353,7 +353,7 @@ def test_index_of_any_size_is_not_read(section, store, monkeypatch):
 
 
 def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> None:
-    """Every entry of the index in every 293rd way, sealed again as the owner of a store could."""
+    """Every entry of the index in every 587th way, sealed again as the owner of a store could."""
     store = tmp_path / "cohort.zarr"
     add_section(store, "S1", n_spots=23, n_genes=17, unreadable=(2,))
     build_graphs(GraphConfig(store=store, k_spatial=3, k_features=3))
@@ -370,7 +370,7 @@ def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> N
         return [*features, *counts, section.ids, section.xy_px, *(g.distances.toarray() for g in graphs if g)]
 
     plain, n_refused = values(), 0
-    for what, changed in edited(document, share=293):
+    for what, changed in edited(document, share=587):
         try:
             path.write_bytes(sealed(changed))
         except (KeyError, TypeError, ValueError, AttributeError):  # nothing to seal
@@ -380,7 +380,7 @@ def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> N
         assert len(message) < 800, what
         for mine, theirs in zip(found or (), plain, strict=False):
             np.testing.assert_array_equal(mine, theirs, err_msg=what)
-    assert n_refused > 50
+    assert n_refused > 25
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,16 @@ def test_a_turned_or_mirrored_slide_is_a_note(strip):
             assert f"the places of the {len(xy)} spots are" in note
 
 
-@pytest.mark.parametrize("name", ["mob_st2k/MOB2", "mob_st2k/MOB3", "her2st/C6", "mob_st1k_mouseA/rep2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mob_st2k/MOB2",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mob_st2k/MOB3", "her2st/C6", "mob_st1k_mouseA/rep2")
+        ),
+    ],
+)
 def test_a_part_of_a_real_section_is_not_taken_for_a_turned_slide(shared_data, make_section, name):
     folder, section = name.split("/")
     path = shared_data / folder / "images" / f"{section}.jpg"
