@@ -8,7 +8,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-from spam.errors import EncoderError
+from spam.errors import EncoderError, shortened
 from spam.schemas.encoder_card import EncoderCard
 
 OPEN_SOURCES = ("timm:", "hf-hub:", "local:")
@@ -50,7 +50,7 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
         near = " or ".join(map(repr, difflib.get_close_matches(name.lower(), known, n=3)))
         hint = f"Did you mean {near}? " if near else ""
         others = "timm:<model>, hf-hub:<organisation>/<name>, local:<folder>"
-        message = f"Unknown encoder {name!r}. {hint}`spam encoders list` shows all; others are {others}."
+        message = f"Unknown encoder {shortened(name)}. {hint}`spam encoders list` shows all; others are {others}."
         raise EncoderError(message)
     has_stages, place, at = name.endswith(STAGES), name.removesuffix(STAGES), ""
     if place.startswith("hf-hub:"):
