@@ -50,7 +50,9 @@ def encoder_card(name: str, revision: str | None = None) -> EncoderCard:
         near = " or ".join(map(repr, difflib.get_close_matches(name.lower(), known, n=3)))
         hint = f"Did you mean {near}? " if near else ""
         others = "timm:<model>, hf-hub:<organisation>/<name>, local:<folder>"
-        message = f"Unknown encoder {shortened(name)}. {hint}`spam encoders list` shows all; others are {others}."
+        message = (
+            f"Unknown encoder {shortened(name)}. {hint}`spam encoders list` shows all; others are {others}."
+        )
         raise EncoderError(message)
     has_stages, place, at = name.endswith(STAGES), name.removesuffix(STAGES), ""
     if place.startswith("hf-hub:"):
