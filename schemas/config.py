@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import itertools
 import json
 import keyword
 import re
@@ -196,10 +195,12 @@ def fit_value(value: Any, kind: Any, name: str = "the value") -> Any:
             if isinstance(value, str) and value in inner:
                 return value
         elif origin in (tuple, list):
-            kinds = inner if len(inner) > 1 and inner[1] is not Ellipsis else None
-            if isinstance(value, list | tuple) and (kinds is None or len(kinds) == len(value)):
-                each = zip(value, kinds or itertools.repeat(inner[0]), strict=False)
-                return origin(fit_value(item, of, name) for item, of in each)
+            if isinstance(value, list | tuple):
+                is_fixed = len(inner) > 1 and inner[1] is not Ellipsis
+                kinds = inner if is_fixed else inner[:1] * len(value)
+                if len(kinds) == len(value):
+                    each = zip(value, kinds, strict=True)
+                    return origin(fit_value(item, of, name) for item, of in each)
         elif origin is dict:
             if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
                 return {

@@ -31,7 +31,7 @@ def test_a_file_is_replaced_or_kept(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
-    """Each has a temporary file of its own unless a lock is held, and the last one wins."""
+    """Without a lock, each writer uses a separate temporary file, and the last one wins."""
     path = tmp_path / "a.txt"
     with replacing(path) as first, replacing(path) as second:
         assert first != second

@@ -87,9 +87,8 @@ class AdaptationNetwork(nn.Module):
         if other := sorted(self.state_dict().keys() ^ state_dict.keys()):
             message = f"the state does not fit the network: {', '.join(other[:5])}"
             raise RuntimeError(message)
-        # not strict: the names were compared above, and frozen weights are not in the state
         with torch.no_grad():
-            return super().load_state_dict(state_dict, strict=False)
+            return super().load_state_dict({**super().state_dict(), **state_dict})
 
 
 class AdaptationStage:

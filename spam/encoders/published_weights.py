@@ -8,6 +8,7 @@ import dataclasses
 import fnmatch
 import functools
 import hashlib
+import itertools
 import math
 import pickle
 import re
@@ -153,16 +154,16 @@ def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     EncoderError
         If their number or a shape differs.
     """
-    # lengths are compared below, with these pairs
-    pairs = zip(weights.items(), expected.items(), strict=False)
-    other = [
-        f"{old!r} {tuple(tensor.shape)}, expected {new!r} {tuple(wanted.shape)}"
-        for (old, tensor), (new, wanted) in pairs
-        if tensor.shape != wanted.shape
-    ]
-    if len(weights) != len(expected) or other:
-        first = "".join(other[:1])  # shows the missing layer
-        message = f"{len(weights)} weights for {len(expected)} of the network (version of timm?): {first}"
+    given, wanted = (
+        [(name, tuple(tensor.shape)) for name, tensor in some.items()] for some in (weights, expected)
+    )
+    # The first that differs shows the missing layer; after the last one of the shorter list there is nothing.
+    pairs = itertools.zip_longest(given, wanted, fillvalue=("nothing", ()))
+    other = [f"{old} {shape}, expected {new} {size}" for (old, shape), (new, size) in pairs if shape != size]
+    if len(given) != len(wanted) or other:
+        message = (
+            f"{len(given)} weights for {len(wanted)} of the network (version of timm?): {''.join(other[:1])}"
+        )
         raise EncoderError(message)
     return dict(zip(expected, weights.values(), strict=True))
 

@@ -1,7 +1,7 @@
 """Read lab files (an h5ad, a table of tiles, a folder of images) into one checked `Section`."""
 
-from .h5ad import MeasuredPart, read_measured_part
 from .lab_section import JoinReport, Section, SlideSource, TileFiles, TileSource
+from .measured_part import MeasuredPart, read_measured_part
 from .section_reader import read_manifest, read_section
 
 __all__ = [

@@ -97,7 +97,7 @@ def read_matrix(path: Path) -> FeatureMatrix:
             f"{repeated.sum()} genes share the name of another ({quoted(genes[repeated])}) and are named by their id"
         )
         genes = np.where(repeated, ids, genes)
-        require_unique(genes, where=f"{path}, genes", advice="Each needs a name of its own.")
+        require_unique(genes, where=f"{path}, genes", advice="Give each gene a unique name.")
     return dataclasses.replace(
         found, counts=counts, genes=genes, gene_ids=ids, kinds=None, notes=tuple(notes)
     )

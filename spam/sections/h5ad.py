@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from spam.errors import MissingInputError, SectionError, shortened
+from spam.errors import SectionError, shortened
 from spam.typing import Array, Float64, Int64, Shaped
 
 from .count_matrix import as_counts, count_fault, gene_columns, sparse_matrix
@@ -20,21 +20,19 @@ from .file_kinds import kind_of_file
 from .hdf5_files import (
     READ_ERRORS,
     attribute_text,
-    attribute_texts,
     find_node,
     native,
     open_hdf5,
     read_values,
-    refuse_claims,
     require_numbers,
 )
-from .lab_section import quoted, text_array
+from .hdf5_frames import as_numbers, read_frame
+from .lab_section import quoted
 
 _BLOCK_BYTES = 2**26  # of a dense matrix, read at a time
 _TYPE_COLUMNS = frozenset({"featuretypes", "featuretype", "modality"})  # without case and signs
 _PARTS_OF_LIBRARY = frozenset({"images", "scalefactors", "metadata"})
 _MOST_ENTRIES = 1000  # of a library in uns['spatial'], which has about ten
-_WRITE_AGAIN = "Write the file again with AnnData.write_h5ad."
 _MOST_LIST = 16  # values of such an entry, which has one
 
 
@@ -99,7 +97,7 @@ class H5ad:
         with open_hdf5(self.path) as file:
             frames = ("raw/var", "raw.var") if place == "raw" else ("var",)
             frame = next((node for name in frames if (node := find_node(file, name)) is not None), None)
-            names, columns, unreadable = _read_frame(frame, f"{self.where}: {frames[0]}", only=_is_type)
+            names, columns, unreadable = read_frame(frame, f"{self.where}: {frames[0]}", only=_is_type)
         if unreadable:
             message = f"{self.where}: {' '.join(unreadable.values())} Write the file again from its source."
             raise SectionError(message)
@@ -110,7 +108,7 @@ class H5ad:
     def other_gene_names(self) -> dict[str, Array]:
         """Read the columns of var that hold text: other names of the genes may be among them."""
         with open_hdf5(self.path) as file:
-            columns = _read_frame(find_node(file, "var"), f"{self.where}: var")[1]
+            columns = read_frame(find_node(file, "var"), f"{self.where}: var")[1]
         return {name: values for name, values in columns.items() if values.dtype.kind == "U"}
 
     def matrix(self, place: str) -> sparse.csr_matrix:
@@ -154,7 +152,7 @@ def read_h5ad(path: Path, option: str = "--h5ad") -> H5ad:
                 f"{where} has no obs, so it is not an AnnData file (.h5ad). It has {quoted(list(file))}."
             )
             raise SectionError(message)
-        ids, columns, unreadable = _read_frame(obs, f"{where}: obs")
+        ids, columns, unreadable = read_frame(obs, f"{where}: obs")
         if len(ids) == 0:
             message = f"{where} has no spots (obs is empty)."
             raise SectionError(message)
@@ -192,100 +190,6 @@ def _matrix_node(file: h5py.File, place: str) -> h5py.Group | h5py.Dataset | Non
     return find_node(file, "X" if place == "X" else f"layers/{place}")
 
 
-def _read_frame(
-    node: h5py.Group | h5py.Dataset | None, where: str, *, only: Callable[[str], object] | None = None
-) -> tuple[Array, dict[str, Array], dict[str, str]]:
-    """Read index and columns of a data frame by its structure, whatever version of the format it states.
-
-    Returns
-    -------
-    tuple
-        The index (``<U``), the columns, and the faults of the columns that cannot be read.
-    """
-    if isinstance(node, h5py.Dataset) and node.dtype.names:  # anndata before 0.7
-        refuse_claims(node)
-        table = node[()]
-        index_name, *names = node.dtype.names
-        read = {name: _field(table[name], node.file, name) for name in node.dtype.names}
-        return read[index_name].astype(np.str_), {x: read[x] for x in names if only is None or only(x)}, {}
-    index_name = attribute_text(node, "_index") if isinstance(node, h5py.Group) else None
-    if not isinstance(node, h5py.Group) or index_name is None:
-        message = f"{where} is not a data frame with an index. {_WRITE_AGAIN}"
-        raise SectionError(message)
-    try:
-        ids = text_array(_read_column(find_node(node, index_name), None), where="it")
-    except READ_ERRORS as error:  # SectionError included
-        message = f"The index of {where} cannot be read: {str(error).removesuffix('.')}. {_WRITE_AGAIN}"
-        raise SectionError(message) from error
-    columns: dict[str, Array] = {}
-    unreadable: dict[str, str] = {}
-    for name in dict.fromkeys(attribute_texts(node, "column-order")):
-        if only is not None and not only(name):
-            continue
-        try:
-            columns[name] = _read_column(find_node(node, name), len(ids))
-        except READ_ERRORS as error:  # SectionError included
-            unreadable[name] = f"Column {shortened(name)} of {where} cannot be read: {error}"
-    return ids, columns, unreadable
-
-
-def _field(values: Array, file: h5py.File, name: str) -> Array:
-    """Return a column of a compound dataset; its categories, if it has any, are in uns."""
-    categories = find_node(file, f"uns/{name}_categories")
-    if isinstance(categories, h5py.Dataset) and values.dtype.kind in "iu":
-        return _without_missing(*_decoded(values, read_values(categories)))
-    if values.dtype.kind in "SO":
-        return np.array([x.decode() if isinstance(x, bytes) else str(x) for x in values], dtype=np.str_)
-    return native(values)
-
-
-def _read_column(node: h5py.Group | h5py.Dataset | None, n_rows: int | None) -> Array:
-    """Read a plain, nullable or categorical column; missing text becomes "", a missing number or boolean NaN."""
-    parts: dict[str, Array] = {}
-    for name in ("codes", "categories", "values", "mask") if isinstance(node, h5py.Group) else ():
-        part = find_node(node, name)
-        if isinstance(part, h5py.Dataset):
-            parts[name] = read_values(part)
-    values: Array | None = None
-    is_missing: Array | None = None
-    if isinstance(node, h5py.Dataset):
-        values, categories = read_values(node), node.attrs.get("categories")
-        if isinstance(categories, h5py.Reference):  # anndata 0.7
-            values, is_missing = _decoded(values, read_values(node.file[categories]))
-    elif parts.keys() >= {"codes", "categories"}:
-        values, is_missing = _decoded(parts["codes"], parts["categories"])
-    elif parts.keys() >= {"values", "mask"}:
-        values, is_missing = parts["values"], parts["mask"].astype(np.bool_)
-    if values is None:
-        what = "missing" if node is None else f"of the unknown kind {attribute_text(node, 'encoding-type')!r}"
-        message = f"it is {what}"
-        raise SectionError(message)
-    if values.ndim != 1 or (n_rows is not None and len(values) != n_rows):
-        message = f"it has the shape {values.shape}, expected {'one axis' if n_rows is None else (n_rows,)}"
-        raise SectionError(message)
-    return _without_missing(values, is_missing)
-
-
-def _decoded(codes: Array, categories: Array) -> tuple[Array, Array]:
-    """Return the values of a categorical column, and which are missing (code -1)."""
-    if codes.dtype.kind not in "iu" or categories.ndim != 1:
-        message = f"its codes are {codes.dtype} and its categories have {categories.ndim} dimensions"
-        raise SectionError(message)
-    if codes.size and (codes.min() < -1 or codes.max() >= len(categories)):
-        message = f"its codes go from {codes.min()} to {codes.max()} for {len(categories)} categories"
-        raise SectionError(message)
-    values = categories[codes] if len(categories) else np.full(codes.shape, "", dtype=np.str_)
-    return values, codes < 0
-
-
-def _without_missing(values: Array, is_missing: Array | None) -> Array:
-    if is_missing is None or not is_missing.any():
-        return values
-    if values.dtype.kind == "U":
-        return np.where(is_missing, "", values)
-    return np.where(is_missing, np.nan, values.astype(np.float64))
-
-
 def _read_spatial(file: h5py.File, n_rows: int) -> tuple[Array | None, str]:
     """Read ``obsm['spatial']``, an array or a data frame, of numbers or text; say why if it cannot be used."""
     node = find_node(file, "obsm/spatial")
@@ -293,24 +197,16 @@ def _read_spatial(file: h5py.File, n_rows: int) -> tuple[Array | None, str]:
         return None, ""
     try:
         if isinstance(node, h5py.Group):
-            columns, unreadable = _read_frame(node, "obsm/spatial")[1:]
-            values = np.stack([_as_numbers(column) for column in columns.values()], axis=1)
+            columns, unreadable = read_frame(node, "obsm/spatial")[1:]
+            values = np.stack([as_numbers(column) for column in columns.values()], axis=1)
             fault = "; ".join(unreadable.values())
         else:
-            values, fault = _as_numbers(read_values(node)), ""
+            values, fault = as_numbers(read_values(node)), ""
         if values.ndim != 2 or len(values) != n_rows or values.shape[1] < 2:
             fault = f"it has the shape {values.shape}"
     except READ_ERRORS as error:
         values, fault = None, str(error)
     return (None, f"obsm['spatial'] was not compared with the table: {fault}") if fault else (values, "")
-
-
-def _as_numbers(values: Array) -> Array:
-    """Convert to float64; text that is no number becomes NaN."""
-    if values.dtype.kind != "U":
-        return values.astype(np.float64)
-    numbers = pd.to_numeric(pd.Series(values.ravel(), dtype=object), errors="coerce")
-    return np.asarray(numbers, dtype=np.float64).reshape(values.shape)
 
 
 def _read_libraries(file: h5py.File) -> dict[str, dict[str, dict[str, Any]]]:
@@ -483,109 +379,6 @@ def _advice(places: list[str], option: str) -> str:
     found = " and ".join(map(place_name, places))
     use = f"Use --counts-layer {places[0]}" if option == "--h5ad" else "Copy it to layers['counts']"
     return f" Whole numbers are in {found}. {use}, or leave out {option}."
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MeasuredPart:
-    """Raw counts of some spots of a section, for the genes of the file.
-
-    Attributes
-    ----------
-    rows
-        Measured spots as rows of the section, ascending.
-    counts
-        Their raw counts, (n_measured, n_genes).
-    genes
-        Genes of the file.
-    library_size
-        Total counts of each of these spots over all genes, measured here or not, (n_measured,); None if the file does
-        not have ``obs['library_size']``.
-    n_unknown
-        Spots of the file that the section does not have; they are left out.
-    """
-
-    rows: Int64[Array, " n_measured"]
-    counts: sparse.csr_matrix
-    genes: Shaped[Array, " n_genes"]
-    library_size: Float64[Array, " n_measured"] | None
-    n_unknown: int
-
-
-def read_measured_part(path: Path, *, section: str, ids: Shaped[Array, " n_spots"]) -> MeasuredPart:
-    """Read the counts of a part of a section (``--context-h5ad``): spots by obs_names, genes by var_names, in any order.
-
-    Counts come from ``layers['counts']``, else from ``X``. If ``obs['section']`` names sections, only the rows of
-    `section` are used. ``obs['library_size']`` holds the total counts of each spot if the file has only some genes.
-
-    Parameters
-    ----------
-    path
-        The h5ad.
-    section
-        Name of the section.
-    ids
-        Ids of its spots, as stored.
-
-    Raises
-    ------
-    MissingInputError
-        If the file does not exist.
-    SectionError
-        If it is not an AnnData of raw counts, ids or genes are repeated, no spot belongs to this section, or
-        ``obs['library_size']`` is impossible.
-    """
-    if not path.is_file():
-        message = f"File not found: {path} (--context-h5ad)."
-        raise MissingInputError(message)
-    h5ad = read_h5ad(path, "--context-h5ad")
-    require_readable(h5ad, ("section", "library_size"))
-    stated = named_values(h5ad, "section")
-    if stated and section not in stated:
-        message = (
-            f"{h5ad.where} has section {quoted(stated)}, not {section!r}, which is predicted; see --section."
-        )
-        raise SectionError(message)
-    h5ad = spots_of_section(h5ad, section)
-    require_unique(h5ad.ids, where=h5ad.where)
-    rows = pd.Index(ids.astype(str)).get_indexer(h5ad.ids)
-    if (rows < 0).all():
-        message = (
-            f"{h5ad.where}: none of its {len(h5ad.ids)} obs_names ({quoted(h5ad.ids)}) is among the {len(ids)} ids of "
-            f"section {section!r} in the store ({quoted(ids)})."
-        )
-        raise SectionError(message)
-    found = read_counts(h5ad, option="--context-h5ad")
-    if found is None:
-        message = f"{h5ad.where} has no counts. Put raw counts into X or layers['counts']."
-        raise SectionError(message)
-    # Results must not depend on the order of the file, not even by rounding.
-    kept = np.argsort(rows)[(rows < 0).sum() :]
-    counts = found.counts[kept]
-    return MeasuredPart(
-        rows=rows[kept].astype(np.int64),
-        counts=counts,
-        genes=found.genes,
-        library_size=_library_size(h5ad.at(kept), counts),
-        n_unknown=int((rows < 0).sum()),
-    )
-
-
-def _library_size(h5ad: H5ad, counts: sparse.csr_matrix) -> Float64[Array, " n"] | None:
-    """Read ``obs['library_size']``, which must be at least the sum of each spot's counts."""
-    if "library_size" not in h5ad.obs:
-        return None
-    column = h5ad.obs["library_size"]
-    stated: Array = _as_numbers(column)
-    sums = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    wrong = np.flatnonzero(~(np.isfinite(stated) & (stated >= sums)))
-    if len(wrong):
-        first = wrong[0]
-        found = f"{shortened(str(h5ad.ids[first]))} has {shortened(str(column[first]))}, but its counts sum to {sums[first]:.0f}"
-        message = (
-            f"{h5ad.where}: obs['library_size'] is wrong for {len(wrong)} of {len(stated)} spots: {found}."
-        )
-        raise SectionError(message)
-    return stated
 
 
 def require_readable(h5ad: H5ad, columns: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ from .coordinates import (
     to_pixels,
 )
 from .h5ad import H5ad, library_of, named_values, read_counts, read_h5ad, require_readable, spots_of_section
+from .id_join import choose_ids, join_rows
 from .instrument_folder import read_folder_section
 from .lab_section import (
     Section,
@@ -32,7 +33,7 @@ from .lab_section import (
     is_there,
     quoted,
 )
-from .tile_table import SLIDE_COLUMN, Table, choose_ids, join_rows, read_csv_text, read_table
+from .tile_table import SLIDE_COLUMN, Table, read_csv_text, read_table
 
 _MANIFEST_COLUMNS = ("section", "donor", "h5ad", "csv", "root")
 _MOST_FAULTS = 8  # that a message lists

@@ -1,5 +1,6 @@
 """Where the files of a store are: in a folder or in a packed store (ZIP); remote stores are in ``remote.py``."""
 
+import abc
 import contextlib
 import dataclasses
 import os
@@ -36,7 +37,7 @@ class FilePart:
             return file.read(self.n_bytes)
 
 
-class Location:
+class Location(abc.ABC):
     """The files of a store, by their paths relative to its root.
 
     Attributes
@@ -47,15 +48,15 @@ class Location:
 
     address: str
 
+    @abc.abstractmethod
     def section_names(self, listed: tuple[str, ...]) -> tuple[str, ...]:
         """List the sections, sorted; `listed` are those that the root names."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def part(self, path: str, entry: FileEntry | None) -> FilePart | None:
         """Find the bytes of a file on this machine, or None; a remote file is fetched and compared with `entry`."""
-        raise NotImplementedError
 
-    def prefetch(self, files: Mapping[str, FileEntry]) -> None:
+    def prefetch(self, files: Mapping[str, FileEntry]) -> None:  # noqa: B027 - a hook; local places need none
         """Fetch several files at once where that takes time; local places have nothing to do."""
 
     def read_index(self, name: str) -> bytes | None:
@@ -154,6 +155,7 @@ class ZipLocation(Location):
         try:
             with zipfile.ZipFile(path) as archive:
                 self.entries = {entry.filename: entry for entry in archive.infolist()}
+        # zipfile raises NotImplementedError for archives of versions that it cannot read.
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             message = f"{str(path)!r} is not a packed store ({error}). Pack the store again: spam store pack"
             raise StoreError(message) from error

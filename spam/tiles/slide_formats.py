@@ -192,7 +192,7 @@ class UprightSlide(Slide):
 def _orientation_of(image: Image.Image, path: Path) -> int:
     """Return the EXIF orientation without decoding the picture (EXIF may follow the pixels of a PNG); 1 if none is stated."""
     stated = None
-    # broken EXIF states nothing
+    # broken EXIF data count as missing
     with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):
         stated = Image.Image.getexif(image).get(_ORIENTATION)
         if stated is None and image.format == "PNG":

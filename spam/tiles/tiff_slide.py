@@ -230,7 +230,7 @@ def _require_rgb(series: tifffile.TiffPageSeries, page: tifffile.TiffPage, path:
 def ome_pixel_size(xml: str, picture: tifffile.TiffPageSeries | None = None) -> PixelSize:
     """Read PhysicalSizeX and PhysicalSizeY of a picture, else of the first, in an OME-XML header.
 
-    Text that is not XML states nothing. Pictures are told apart by their size and name.
+    Text that is not XML gives no pixel size. Pictures are distinguished by size and name.
 
     Source: OME schema 2016-06, ``Pixels/@PhysicalSizeX``.
     """

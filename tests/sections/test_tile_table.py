@@ -16,7 +16,8 @@ from spam.errors import MissingInputError, SectionError, SpamError
 from spam.schemas.embed_config import InputConfig
 from spam.sections import TileFiles, read_manifest
 from spam.sections.h5ad import H5ad
-from spam.sections.tile_table import ID_COLUMNS, TILE_COLUMNS, Table, join_rows, read_table
+from spam.sections.id_join import join_rows
+from spam.sections.tile_table import ID_COLUMNS, TILE_COLUMNS, Table, read_table
 
 XY = "x,y,source_image"
 

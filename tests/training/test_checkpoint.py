@@ -116,7 +116,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
 def rewritten(
     path: Path, to: Path, header: dict[str, str], tensors: dict[str, np.ndarray] | None = None
 ) -> Path:
-    """Write a checkpoint with this header in place of its own, and these tensors."""
+    """Write a checkpoint with the given header and tensors."""
     to.write_bytes(save(load_file(path) if tensors is None else tensors, metadata=header))
     return to
 
