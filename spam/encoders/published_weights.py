@@ -155,7 +155,7 @@ def in_order(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
         If their number or a shape differs.
     """
     given, wanted = (
-        [(name, tuple(tensor.shape)) for name, tensor in some.items()] for some in (weights, expected)
+        [(repr(name), tuple(tensor.shape)) for name, tensor in some.items()] for some in (weights, expected)
     )
     # The first that differs shows the missing layer; after the last one of the shorter list there is nothing.
     pairs = itertools.zip_longest(given, wanted, fillvalue=("nothing", ()))
