@@ -67,9 +67,8 @@ def plot_alignment(
     with house_style():
         figure = new_figure(*size_in)
         figure.suptitle("\n".join(textwrap.wrap(f"{view.name}: {verdict}", int(size_in[0] * 9))))
-        *rows, last = figure.subfigures(
-            len(placements) + 1, 1, height_ratios=[_PANEL_IN + 0.3] * len(placements) + [2.4]
-        )
+        heights = [_PANEL_IN + 0.3] * len(placements) + [2.4]
+        *rows, last = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
         for row, one in zip(rows, placements, strict=True):
             axes = row.subplots(1, 1 + n_zooms, width_ratios=[slide_in] + [_PANEL_IN] * n_zooms)
             axes[0].set_title(one.title, fontweight="bold")

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from .lab_section import (
     quoted,
     text_array,
 )
+
+_Use: TypeAlias = Literal["keep", "leave out", "label"]
 
 LABELS = "region"
 """Column of obs with the class of the region around a spot."""
@@ -52,7 +54,7 @@ class Region:
     """
 
     label: str
-    use: Literal["keep", "leave out", "label"]
+    use: _Use
     is_tissue: bool
     polygons: tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]
 
@@ -178,7 +180,7 @@ def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
                 continue
             label = _class_of(feature) or str((feature.get("properties") or {}).get("name") or "")
             word = label.strip(" *").lower()
-            use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
+            use: _Use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
             regions.append(Region(label=label, use=use, is_tissue=word == _TISSUE, polygons=polygons))
     notes = tuple(f"{path.name}: {n} {kind} are no regions, and were not used" for kind, n in ignored.items())
     if not regions:
