@@ -200,21 +200,20 @@ def training_set_of(
     )
 
 
-def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> TrainingSet:
-    """Return a copy of the training set in which no spot is held out.
+def regrouped(data: TrainingSet, groups: Groups, *, n_components: int | None) -> TrainingSet:
+    """Return a copy of the training set with other held-out spots.
 
     Parameters
     ----------
     n_components
-        Components to fit again, on all spots; None keeps the transform of the pretrained checkpoint.
+        Components to fit again, on the spots that are not held out; None keeps the transform of the pretrained checkpoint.
     """
-    groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
     centred = _centred(data.expression, data.totals, data.spots, groups)
     data = dataclasses.replace(data, groups=groups, centred=centred)
     if n_components is None:
         return data
     context = [context_features(s.features, s.graph.connectivities) for s in data.spots]
-    transform = InputTransform.fit(context, n_components)
+    transform = InputTransform.fit(context, n_components, is_fitted=_by_section(~groups.is_val, data.spots))
     inputs = np.concatenate([transform.apply(c) for c in context])
     return dataclasses.replace(data, transform=transform, inputs=inputs)
 

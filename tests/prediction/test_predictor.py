@@ -239,7 +239,7 @@ def test_the_written_matrix_is_the_predicted_one(
     np.testing.assert_array_equal(read.obs["is_out_of_distribution"], found.bank_distance > 1)
     assert (read.obs["is_given"].sum(), read.var["is_given"].sum()) == (7, 47)
     provenance = json.loads(read.uns["spam"]["provenance"])
-    assert (provenance["trained_on"], provenance["validated_on"]) == (["S1", "S2", "S3"], ["S3"])
+    assert (provenance["trained_on"], provenance["validated_on"]) == (["S1", "S2", "S3"], ["S1", "S2", "S3"])
     table, parquet = pd.read_csv(tmp_path / "p.csv", index_col=0), pd.read_parquet(tmp_path / "p.parquet")
     assert (
         list(table.columns)

@@ -64,10 +64,10 @@ def test_a_stopped_run_ends_as_an_unbroken_one_and_a_finished_one_is_not_repeate
         run(options(cohort, parts, epochs=1, **given))  # type: ignore[operator]
         report = run(options(cohort, parts, epochs=4, **given))  # type: ignore[operator]
         files = [f"{name}.safetensors" for name in ("best", "last")]
-        files += [f"selection/{name}" for name in files] if stage == "finetune" else []
+        files += [f"selection/1/{name}" for name in files] if stage == "finetune" else []
         for name in files:
             assert_same_files(whole / name, parts / name)
-        resumed = report.selection if stage == "finetune" else report.run
+        resumed = report.selections[0] if stage == "finetune" else report.run
         assert resumed.resumed_from == 1
         before = (parts / "last.safetensors").stat().st_mtime_ns
         run(options(cohort, parts, epochs=4, **given))  # type: ignore[operator]
@@ -255,7 +255,7 @@ def plain_runs(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     out = tmp_path_factory.mktemp("plain")
     pretrain(pretraining(cohort, out / "pretrain"))
     finetune(finetuning(cohort, out / "finetune", **SHORT_FINETUNE))
-    files = {"pretrain": out / "pretrain", "finetune": out / "finetune" / "selection"}
+    files = {"pretrain": out / "pretrain", "finetune": out / "finetune" / "selection" / "1"}
     return {stage: folder / "last.safetensors" for stage, folder in files.items()}
 
 
@@ -272,7 +272,7 @@ def test_every_option_changes_the_result(
     else:
         changes = {**SHORT_FINETUNE, name: FINETUNE_CHANGES[name]}
         finetune(finetuning(cohort, tmp_path, **changes))
-        changed = weights(tmp_path / "selection" / "last.safetensors")
+        changed = weights(tmp_path / "selection" / "1" / "last.safetensors")
     plain = weights(plain_runs[stage])
     is_same = set(plain) == set(changed) and all(
         plain[k].shape == changed[k].shape and np.array_equal(plain[k], changed[k]) for k in plain
@@ -432,7 +432,8 @@ def test_counts_of_held_out_spots_do_not_reach_the_selected_weights(tmp_path: Pa
         store = tmp_path / f"{i}.zarr"
         for j, name in enumerate(("S1", "S2", "S3", "S4")):
             add_section(store, name, seed=j, change_counts=change if name == "S4" else None)
-        runs.append(finetune(finetuning(store, tmp_path / f"out{i}", use_hvg=False, epochs=2)).selection)
+        options = {"use_hvg": False, "epochs": 2, "val_sections": ("S4",)}
+        runs.append(finetune(finetuning(store, tmp_path / f"out{i}", **options)).selections[0])
     assert runs[0].history != runs[1].history  # the figures on the held-out spots do change
     first, second = (weights(run.last_path) for run in runs)
     for name, value in first.items():
@@ -461,13 +462,13 @@ def test_the_last_epoch_of_the_flat_part_is_kept(
 def test_the_mean_is_predicted_if_held_out_spots_contradict_the_others(tmp_path: Path) -> None:
     for i, signal in enumerate((1.5, 1.5, -1.5), start=1):
         add_section(tmp_path / "store.zarr", f"S{i}", seed=i, signal=signal)
-    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", sections=("S1", "S2", "S3"), lr=3e-3)
+    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", val_sections=("S3",), lr=3e-3)
     report = finetune(config)
     assert report.val_sections == ("S3",)
-    assert report.selection.best["epoch"] == 0
-    assert report.selection.history[-1]["val_pearson"] < -0.1
+    assert report.selections[0].best["epoch"] == report.best["epoch"] == 0
+    assert report.history[-1]["val_pearson"] < -0.1
     assert len(report.run.history) == 1
-    assert "the mean is predicted" in report.summary()
+    assert "the network learned nothing" in report.summary()
     tensors = read_checkpoint(report.run.best_path, stage="finetune")[1]
     assert not any(value.any() for name, value in tensors.items() if "expression_decoder" in name)
     assert finetune(config).run.resumed_from == 0  # the same command finds it done

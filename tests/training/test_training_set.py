@@ -39,9 +39,9 @@ from spam.training.training_set import (
     build_training_set,
     check_donors,
     random_order,
+    regrouped,
     retrieve_across_groups,
     training_set_of,
-    with_all_trained_on,
 )
 
 KEYS = ("tiny_112um", "tiny_224um")
@@ -291,7 +291,8 @@ def test_expression_is_centred_over_the_spots_with_counts_that_are_trained_on(
     assert 0 < len(known) < len(lone.expression)
     np.testing.assert_allclose(lone.centred, lone.expression - known.mean(axis=0), atol=1e-5)
     assert np.abs([lone.centred[lone.groups.group == g].mean(axis=0) for g in range(5)]).max() > 0.1
-    whole = with_all_trained_on(lone, n_components=None)
+    nothing = dataclasses.replace(lone.groups, is_val=np.zeros_like(lone.groups.is_val))
+    whole = regrouped(lone, nothing, n_components=None)
     np.testing.assert_allclose(whole.centred, lone.expression - lone.expression.mean(axis=0), atol=1e-5)
 
 
