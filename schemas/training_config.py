@@ -84,6 +84,12 @@ class FinetuneConfig(TrainingConfig):
         None,
         "checkpoint of `spam pretrain`; its genes and principal components are used too (default: random initial weights)",
     )
+    val_sections: tuple[str, ...] = data(
+        (),
+        "sections held out at first, in addition to --sections or among them (default: each donor in turn if two or more are "
+        "known, else each section, or each block of a single one, in four folds at most; with --pretrained-ckpt what "
+        "`spam pretrain` held out)",
+    )
     epochs: int = training(
         30,
         "largest number of passes over the training spots; the best number is chosen on held-out spots",

@@ -86,6 +86,19 @@ class PredictReport:
         """Number of genes predicted better than by chance on held-out spots."""
         return int(self.predicted.is_predictable.sum())
 
+    def weights_in_words(self) -> str:
+        """State the weights of the predictors, and why they differ from those chosen in training."""
+        weights, chosen = (
+            self.predicted.provenance[name] for name in ("weights", "weights_of_similar_sections")
+        )
+        listed = ", ".join(f"{name} {weight:.0%}" for name, weight in weights.items())
+        if weights == chosen:
+            return f"weights of the predictors: {listed}"
+        return (
+            f"weights of the predictors: {listed} (network {chosen['network']:.0%} for sections like those of training; this one "
+            "is farther from them than any that training left out, so the ridge has more weight)"
+        )
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
         provenance, context = self.predicted.provenance, self.context
@@ -96,6 +109,7 @@ class PredictReport:
             "is_training_section": provenance["is_training_section"],
             "training_section": self.predicted.training_section,
             "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
+            "weights": provenance["weights"],
             "coverage": self.predicted.coverage,
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
@@ -126,6 +140,7 @@ class PredictReport:
             lines.append(
                 f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
             )
+        lines.append(self.weights_in_words())
         share = f"{self.n_predictable} of {n_genes} genes"
         lines.append(
             f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"

@@ -23,6 +23,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.store import Profiles, StoredSection, flagged_spots, profiles_of, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
+from spam.training.judging import are_new_donors
 from spam.typing import Array, Bool, Float, Float32, Float64
 from spam.versions import software_versions
 
@@ -370,15 +371,6 @@ class Predictor:
             "raw_scale_baselines": {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)},
         }
 
-    @property
-    def _is_calibrated_on_new_donors(self) -> bool:
-        """Whether the held-out sections, on which intervals were calibrated, share no donor with the others."""
-        held_out = {self.meta.donors[name] for name in self.meta.val_sections}
-        others = {donor for name, donor in self.meta.donors.items() if name not in self.meta.val_sections}
-        # Without others, each donor was held out in turn.
-        is_apart = held_out.isdisjoint(others) if others else len(held_out) > 1
-        return None not in held_out | others and is_apart
-
     def _provenance(self, own: str | None, inferred: SpotPredictions) -> dict[str, object]:
         weights, chosen = (
             inferred.weights.tolist(),
@@ -393,7 +385,7 @@ class Predictor:
             "validated_on": list(self.meta.val_sections),
             "is_training_section": own is not None,
             "training_section": own,
-            "is_calibrated_on_new_donors": self._is_calibrated_on_new_donors,
+            "is_calibrated_on_new_donors": are_new_donors(self.meta.donors, self.meta.val_sections),
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

@@ -25,33 +25,29 @@ from spam.models.rate_path import (
     per_10k,
 )
 from spam.models.reliability import (
-    HeldOut,
     fit_appearance,
-    judge,
     within_section_pearson,
 )
 from spam.models.stacking import (
     KINDS,
-    Products,
     Stack,
-    choose_weights,
     fit_prototypes,
-    stacked,
-    stacked_log_rate,
 )
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import Profiles
-from spam.typing import Array, Float32, Float64, Int64
+from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
 from .groups import assign_groups, cross_fit, folds_of, units_of
+from .judging import HeldOutPredictions, Judgement, are_new_donors, best_epoch, judge_folds
 from .loop import LossTerms, Run, TrainingReport, fit, held_out_in_words
 from .training_set import (
     TrainingSet,
     build_training_set,
     describe_training,
+    has_one_split,
     regrouped,
     retrieve_across_groups,
 )
@@ -193,7 +189,7 @@ def finetune_on(
     device = resolve_device(config.device)
     save_dir = config.save_dir
     assert save_dir is not None  # checked by the configuration
-    is_one_split = bool(config.val_sections) or pretrained is not None
+    is_one_split = has_one_split(config) or pretrained is not None
     folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
     n_components = None if pretrained else config.n_components
     with limited_threads(config.num_workers):
@@ -222,122 +218,27 @@ def finetune_on(
             dataclasses.replace(assign_groups(data.spots, ()), is_val=np.zeros_like(data.groups.is_val)),
             n_components=n_components,
         )
-        is_val = np.any([groups.is_val for groups in folds], axis=0)
-        judged = judge_folds(
-            parts, whole, config, tuple(data.spots[i].name for i in np.unique(data.section_of[is_val]))
-        )
+        judged = judge_folds(parts, whole, config.likelihood)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
         # Without held-out spots each epoch counts as the best: the last one is kept.
-        run = fit(final, config, device=device, progress=progress, epochs=_best_epoch(history))
+        run = fit(
+            final, config, device=device, progress=progress, epochs=best_epoch(history, FusionStage.tolerance)
+        )
     pearson = judged.heldout.pearson[np.isfinite(judged.heldout.pearson)]
-    donors = {s.name: s.donor for s in data.spots}
-    held_out = {donors[name] for name in judged.sections}
-    others = {donor for name, donor in donors.items() if name not in judged.sections}
-    is_in_turn = len(folds) > 1 and len(held_out) > 1  # then donors were left out in turn, if they are known
     return FinetuneReport(
         run=run,
         selections=tuple(runs),
         history=history,
         n_train=len(final.train_rows),
-        n_val=int((is_val & (data.totals > 0)).sum()),
+        n_val=sum(len(part.rows) for part in parts),
         n_genes=len(data.genes.genes),
         val_sections=() if len(data.spots) == 1 else judged.sections,
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
         alone=judged.alone,
         weights=dict(zip(KINDS, judged.weights.tolist(), strict=True)),
-        is_new_donor=None not in held_out | others
-        and (is_in_turn or (bool(others) and held_out.isdisjoint(others))),
+        is_new_donor=are_new_donors({s.name: s.donor for s in data.spots}, judged.sections),
         adapted_on=tuple(name for name in judged.sections if name in data.features.adapted_on),
     )
-
-
-def _best_epoch(history: list[dict[str, float]]) -> int:
-    """Last epoch whose loss is less than the tolerance above the lowest before it."""
-    loss = np.array([metrics["val_loss"] for metrics in history])
-    lowest = np.minimum.accumulate(np.concatenate([[np.inf], loss[:-1]]))
-    return int(np.flatnonzero(loss < lowest + FusionStage.tolerance)[-1])
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class HeldOutPredictions:
-    """What predictors that were fitted without some spots predict there.
-
-    Attributes
-    ----------
-    rows
-        The held-out spots, (n,).
-    patterns
-        Log1p(CP10k) minus the section mean, predicted by each of `KINDS`, (n_kinds, n, n_genes).
-    level
-        Mean log1p(CP10k) that is added, (n_genes,).
-    offsets
-        Offsets of the log-rate of the ridge and of the network's path, (2, n_genes).
-    log_rate
-        The network's correction of its log-rate, (n, n_genes).
-    theta, pi
-        Dispersion per gene and probability of an inflated zero, or None.
-    """
-
-    rows: Int64[Array, " n"]
-    patterns: Float32[Array, "n_kinds n n_genes"]
-    level: Float32[Array, " n_genes"]
-    offsets: Float32[Array, "2 n_genes"]
-    log_rate: Float32[Array, "n n_genes"]
-    theta: Float32[Array, " n_genes"] | None
-    pi: Float32[Array, "n n_genes"] | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judgement:
-    """What the held-out spots of all folds say: `sections` with such spots, weights, accuracy and calibration."""
-
-    sections: tuple[str, ...]
-    weights: Float64[Array, " n_kinds"]
-    alone: dict[str, float]
-    heldout: HeldOut
-
-
-def judge_folds(
-    parts: list[HeldOutPredictions], data: TrainingSet, config: FinetuneConfig, sections: tuple[str, ...]
-) -> Judgement:
-    """Choose the weights of the predictors; measure accuracy and calibrate intervals of the weighted sum."""
-    products = []
-    for part in parts:
-        section = data.section_of[part.rows]
-        products += [
-            Products.of(part.patterns[:, section == s], data.expression[part.rows[section == s]])
-            for s in np.unique(section)
-        ]
-    weights, _ = choose_weights(products)
-    alone: dict[str, float] = {
-        kind: float(np.mean([p.pearson(w) for p in products]))
-        for kind, w in zip(KINDS, np.eye(len(KINDS)), strict=True)
-    }
-    rows = np.concatenate([part.rows for part in parts])
-    expression = np.concatenate([part.level + stacked(part.patterns, weights) for part in parts])
-    mu, theta, pi = [], [], []
-    start = 0
-    for part in parts:
-        own = expression[start : start + len(part.rows)]
-        start += len(part.rows)
-        log_rate = stacked_log_rate(own, part.log_rate, part.offsets, weights)
-        mu.append(np.exp(log_rate) * (data.totals[part.rows] / PER)[:, None])
-        if part.theta is not None:
-            theta.append(np.broadcast_to(part.theta, own.shape))
-        if part.pi is not None:
-            pi.append(part.pi)
-    heldout = judge(
-        expression,
-        data.expression[rows],
-        data.section_of[rows],
-        xy=np.concatenate([spots.xy for spots in data.spots])[rows],
-        counts=data.counts[rows].toarray(),
-        likelihood=config.likelihood,
-        mu=np.concatenate(mu),
-        theta=np.concatenate(theta) if theta else None,
-        pi=np.concatenate(pi) if pi else None,
-    )
-    return Judgement(sections=sections, weights=weights, alone=alone, heldout=heldout)
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:

@@ -58,9 +58,14 @@ def duplicates_of(
 
 
 def check_duplicates(
-    spots: Sequence[SpotData], profiles: Sequence[Profiles], val_sections: Sequence[str]
+    spots: Sequence[SpotData], profiles: Sequence[Profiles], held_out: Sequence[Sequence[str]]
 ) -> None:
-    """Refuse the same tissue on both sides of the validation split or from two donors; warn of others.
+    """Refuse the same tissue on both sides of a validation split or from two donors; warn of others.
+
+    Parameters
+    ----------
+    held_out
+        Names of the sections that each split holds out.
 
     Raises
     ------
@@ -69,7 +74,7 @@ def check_duplicates(
     """
     faults = []
     for a, b, sentence in duplicates_of(spots, profiles):
-        if len({s.name in val_sections for s in (a, b)}) > 1:
+        if any(len({s.name in names for s in (a, b)}) > 1 for names in held_out):
             faults.append(f"{sentence}, but one of them is held out for validation")
         elif None not in (a.donor, b.donor) and a.donor != b.donor:
             faults.append(f"{sentence}, but their donors are {a.donor!r} and {b.donor!r}")

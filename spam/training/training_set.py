@@ -15,14 +15,14 @@ from spam.models.fusion import TokenTable, retrieve
 from spam.models.inputs import InputTransform, context_features
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
-from spam.schemas.training_config import TrainingConfig
+from spam.schemas.training_config import FinetuneConfig, TrainingConfig
 from spam.store import Profiles, describe_losses, open_store, profiles_of
-from spam.typing import Array, Float32, Float64, Int64, Shaped
+from spam.typing import Array, Bool, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
 from .cohort import FeatureChoice, SpotData, choose_features, data_digest, read_spots, split_sections
 from .genes import GeneChoice, choose_genes
-from .groups import Groups, assign_groups, check_duplicates
+from .groups import Groups, assign_groups, check_duplicates, folds_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,7 +90,11 @@ class TrainingSet:
     @property
     def held_out_sections(self) -> tuple[str, ...]:
         """Names of the sections with a held-out spot."""
-        return tuple(self.spots[i].name for i in np.unique(self.section_of[self.groups.is_val]))
+        return self.sections_of(self.groups.is_val)
+
+    def sections_of(self, rows: Bool[Array, " n"]) -> tuple[str, ...]:
+        """Names of the sections with any of these spots."""
+        return tuple(self.spots[i].name for i in np.unique(self.section_of[rows]))
 
     @property
     def section_of(self) -> Int64[Array, " n"]:
@@ -141,8 +145,14 @@ def build_training_set(
         else GeneChoice(genes=pretrained[0].genes, sets=pretrained[0].gene_sets),
         transform=None if pretrained is None else pretrained[1],
     )
-    check_duplicates(spots, data.profiles, data.held_out_sections)
+    folds = (data.groups,) if has_one_split(config) else folds_of(spots, data.totals)
+    check_duplicates(spots, data.profiles, [data.sections_of(groups.is_val) for groups in folds])
     return data
+
+
+def has_one_split(config: TrainingConfig) -> bool:
+    """Whether one set of spots is held out: as the options say, or as stage 1 did. Otherwise each unit is, in turn."""
+    return not isinstance(config, FinetuneConfig) or bool(config.val_sections or config.pretrained_ckpt)
 
 
 def training_set_of(

@@ -19,7 +19,8 @@ from spam.schemas.simulate_config import SimulateConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.simulation import SimulatedSection, simulate_section
 from spam.training.cohort import FeatureChoice, SpotData
-from spam.training.finetuning import FusionStage, finetune_on, judge_folds
+from spam.training.finetuning import FusionStage, finetune_on
+from spam.training.judging import judge_folds
 from spam.training.loop import fit
 from spam.training.training_set import TrainingSet, training_set_of
 
@@ -102,7 +103,7 @@ def heldout_of(
     stage = FusionStage(config, data, None, device)
     best = fit(stage, config, device=device, progress=SILENT).best_path
     stage.network.load_state_dict(weights_of(read_checkpoint(best, stage=stage.name)[1]))
-    judged = judge_folds([stage.predict_heldout()], data, config, data.held_out_sections)
+    judged = judge_folds([stage.predict_heldout()], data, config.likelihood)
     return judged.heldout, data.genes.genes
 
 

@@ -13,16 +13,18 @@ from training_runs import finetuning, pretraining
 
 from spam.errors import CheckpointError, ConfigError, OutputExistsError, SpamError, StoreError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
+from spam.models.rate_path import group_means
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import StoredSection
 from spam.training import finetune, pretrain
 from spam.training import finetuning as finetuning_stage
 from spam.training.cohort import SpotData, read_spots
-from spam.training.finetuning import FusionStage
+from spam.training.finetuning import FusionStage, finetune_on
+from spam.training.groups import folds_of
 from spam.training.loop import LossTerms, fit
 from spam.training.pretraining import AlignmentStage
-from spam.training.training_set import build_training_set
+from spam.training.training_set import build_training_set, regrouped
 
 CPU = torch.device("cpu")
 
@@ -438,6 +440,54 @@ def test_counts_of_held_out_spots_do_not_reach_the_selected_weights(tmp_path: Pa
     first, second = (weights(run.last_path) for run in runs)
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_counts_of_a_fold_reach_neither_its_network_nor_its_other_predictors(tmp_path: Path) -> None:
+    """Each of two donors is left out once; shuffle the counts of the second: the fold without it stays as it was."""
+    reports, kept = [], []
+    for i, change in enumerate((None, "shuffle")):
+        store = tmp_path / f"{i}.zarr"
+        for j, name in enumerate(("S1", "S2", "S3", "S4")):
+            is_changed = name in ("S3", "S4")
+            add_section(
+                store, name, seed=j, donor=f"d{1 + j // 2}", change_counts=change if is_changed else None
+            )
+        config = finetuning(store, tmp_path / f"out{i}", use_hvg=False, epochs=2)
+        reports.append(finetune(config))
+        data = build_training_set(config)
+        groups = folds_of(data.spots, data.totals)[1]
+        fold = regrouped(data, groups, n_components=config.n_components)
+        kept.append(FusionStage(config, fold, None, CPU).predict_heldout())
+    assert [len(report.selections) for report in reports] == [2, 2]
+    assert reports[0].is_new_donor
+    of_first, of_second = ([weights(report.selections[i].last_path) for report in reports] for i in (0, 1))
+    assert any(not np.array_equal(value, of_first[1][name]) for name, value in of_first[0].items())
+    for name, value in of_second[0].items():
+        np.testing.assert_array_equal(value, of_second[1][name], err_msg=name)
+    assert kept[0].patterns[:2].any(axis=(1, 2)).all()  # ridge and prototypes; the network is untrained here
+    np.testing.assert_array_equal(kept[0].patterns, kept[1].patterns)
+    np.testing.assert_array_equal(kept[0].level, kept[1].level)
+
+
+def test_a_network_that_learns_its_donors_does_not_predict_new_ones(tmp_path: Path) -> None:
+    """Expression follows one image feature in all donors, and its square with a sign that each donor draws."""
+    rng = np.random.default_rng(4)
+    for i in range(4):
+        add_section(tmp_path / "store.zarr", f"S{i}", seed=i, donor=f"d{i}", n_spots=101)
+    options = {"use_hvg": False, "attend": "none", "with_bank": False, "epochs": 12, "lr": 3e-3}
+    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", **options)
+    data = build_training_set(config)
+    shared = 0.3 * data.inputs[:, :1] @ rng.normal(size=(1, len(data.genes.genes)))
+    of_donors = rng.choice([-1.0, 1.0], size=(4, len(data.genes.genes)))
+    for name, sign in (("own", of_donors), ("shared", of_donors[:1].repeat(4, axis=0))):
+        square = sign[data.section_of] * (data.inputs[:, :1] ** 2 - 1.0)
+        expression = (3.0 + shared + square).astype(np.float32)
+        centred = (expression - group_means(expression, data.section_of)[data.section_of]).astype(np.float32)
+        changed = replace(data, expression=expression, centred=centred)
+        report = finetune_on(changed, replace(config, save_dir=tmp_path / name))
+        assert (report.weights["ridge"] == 1.0) == (name == "own")
+        assert (report.weights["network"] > 0.3) == (name == "shared")
+        assert f"ridge {report.weights['ridge']:.0%}" in report.summary()
 
 
 _WALK: list[float] = (1.0 + np.random.default_rng(0).normal(0.0, 0.008, 30).cumsum()).tolist()

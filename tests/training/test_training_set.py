@@ -1,6 +1,7 @@
 """What a stage trains on: sections, features, genes, groups and order, each against a slow way or a drawn case."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from spam.training.cohort import (
     split_sections,
 )
 from spam.training.genes import choose_genes
-from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, spatial_blocks
+from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, folds_of, spatial_blocks
 from spam.training.training_set import (
     TrainingSet,
     balanced,
@@ -325,6 +326,35 @@ def test_sections_are_groups_and_a_single_training_section_is_cut(
     add_section(tmp_path / "s.zarr", "S", n_spots=9)
     with pytest.raises(StoreError, match="'S' has 9 spots"):
         assign_groups([read_spots(open_store(tmp_path / "s.zarr").section("S"), KEYS, k=4)], ())
+
+
+def test_each_donor_section_or_block_is_left_out_once(spots: tuple[SpotData, ...]) -> None:
+    """By hand: S1 to S4 of 37, 39, 41 and 43 spots, of the donors d1, d1, d2, d2."""
+
+    def left_out(
+        sections: Sequence[SpotData], *donors: str | None, empty: Sequence[str] = ()
+    ) -> list[set[str]]:
+        named = [replace(s, donor=d) for s, d in zip(sections, donors, strict=True)]
+        name = np.repeat([s.name for s in named], [s.n_spots for s in named])
+        folds = folds_of(named, np.where(np.isin(name, empty), 0.0, 1.0))
+        for groups in folds:
+            is_whole = [groups.is_val[name == s.name].all() for s in named]
+            assert is_whole == [groups.is_val[name == s.name].any() for s in named]
+        return [set(name[groups.is_val].tolist()) for groups in folds]
+
+    assert left_out(spots, "d1", "d1", "d2", "d2") == [{"S1", "S2"}, {"S3", "S4"}]
+    assert left_out(spots, "d1", "d2", "d1", "d1") == [{"S1", "S3", "S4"}, {"S2"}]
+    each = [{"S1"}, {"S2"}, {"S3"}, {"S4"}]
+    assert left_out(spots, "d1", "d1", "d1", "d1") == left_out(spots, "d1", "d2", None, "d2") == each
+    # What has no counts cannot judge; a fold without it is still trained with its images.
+    assert left_out(spots, "d1", "d1", "d1", "d1", empty=["S2"]) == [{"S1"}, {"S3"}, {"S4"}]
+    assert left_out(spots[:2], "d1", "d1", empty=["S1"]) == [{"S2"}]
+    six = [replace(spots[i % 4], name=f"T{i}") for i in range(6)]
+    assert left_out(six, *("d1",) * 6) == [{"T0", "T4"}, {"T1", "T5"}, {"T2"}, {"T3"}]
+    blocks = folds_of(spots[:1], np.ones(37))
+    strips = spatial_blocks(spots[0].xy, 5)
+    expected = [np.isin(strips, ids) for ids in ((0, 4), (1,), (2,), (3,))]
+    np.testing.assert_array_equal([groups.is_val for groups in blocks], expected)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=41), st.integers(1, 17))
