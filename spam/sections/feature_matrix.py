@@ -167,7 +167,7 @@ def _read_mex(path: Path) -> FeatureMatrix:
             raise SectionError(message)
         files[what] = file
     with open_text(files["matrix"]) as file:
-        matrix = scipy.io.mmread(file)
+        matrix = scipy.io.mmread(file, spmatrix=True)
     features = _tabs(files["features"])
     return FeatureMatrix(
         path=path,
