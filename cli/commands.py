@@ -35,6 +35,10 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
     if not is_dry_run:
         return call("embed", config, progress=progress)
     check_inputs(config)
+    if config.device not in ("auto", "cpu"):  # which always exist: torch takes seconds to import
+        from spam.hardware import resolve_device
+
+        resolve_device(config.device)
     from spam.embedding import plan
 
     return plan(config)
