@@ -12,6 +12,7 @@ import pandas as pd
 from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, BoardReport, score_predicted
+from spam.evaluation.boards import HEADLINE_SET, shown
 from spam.hardware import resolve_device
 from spam.models import log1p_cp10k
 from spam.prediction import (
@@ -29,10 +30,12 @@ from spam.reports import GivenEntries, SectionView, plot_expression_maps, plot_p
 from spam.schemas.predict_config import PredictConfig
 from spam.sections import read_measured_part
 from spam.store import StoredSection, advice_on_names, open_store
+from spam.training.loop import HEALTH
 from spam.typing import Array, Float32
 
 _WRITTEN = (
     *("predictions.h5ad", "predictions.csv", "predictions.parquet", "metrics.json", "genes.csv"),
+    *("scores.md", "report.html"),
     *("plots/expression_maps.png", "plots/pcc_histogram.png", "plots/scatter.png"),
 )
 _N_DRAWN = 4
@@ -48,8 +51,8 @@ class PredictReport:
         The prediction.
     n_unmeasured
         Modelled genes that the section has not measured.
-    files
-        Written files.
+    out_dir, files
+        Folder of the results, and the written files.
     board
         Scores of the model and the baselines; None without ground truth.
     unscored
@@ -60,6 +63,7 @@ class PredictReport:
 
     predicted: PredictedSection
     n_unmeasured: int
+    out_dir: Path
     files: tuple[Path, ...]
     board: BoardReport | None
     unscored: str | None = None
@@ -102,16 +106,37 @@ class PredictReport:
             "n_unlike": self.n_unlike,
             "n_predictable": self.n_predictable,
             "unscored": self.unscored,
+            "in_words": self.verdict,
+            "notes": self.notes,
             "context": None if context is None else dataclasses.asdict(context),
             "files": [str(path) for path in self.files],
             "metrics": None if self.board is None else self.board.to_mapping(),
         }
 
-    def summary(self) -> str:
-        """Return the boards, with warnings first."""
+    @property
+    def verdict(self) -> str:
+        """How far the prediction can be relied on, in words."""
+        predicted, n_genes = self.predicted, len(self.predicted.genes)
+        found = (
+            f"{self.n_predictable} of {n_genes} genes were predicted better than by chance on held-out spots"
+        )
+        if predicted.training_section is not None:
+            found = "The checkpoint was trained on this section: its scores do not describe new tissue"
+        elif predicted.is_mostly_unlike:
+            share = f"{self.n_unlike} of {len(predicted.ids)} spots"
+            found = f"Do not rely on this prediction: {share} look unlike the training sections"
+        if self.board is None:
+            return f"{found}. {self.unscored}"
+        score = shown(self.board.headline(MODEL, "pearson"), digits=2)
+        scored = f"On this section, the {HEADLINE_SET.partition('-')[2]} most variable genes reach a mean Pearson r of {score}"
+        return f"{found}. {scored}. {self.board.comparison()}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before using the prediction, one sentence a line; warnings start with ``WARNING``."""
         n_spots, n_genes = self.predicted.unclipped.shape
         provenance, trained_as = self.predicted.provenance, self.predicted.training_section
-        lines = [f"section {self.predicted.section}: {n_spots} spots x {n_genes} genes"]
+        lines = []
         if trained_as is not None:
             name = "" if trained_as == self.predicted.section else f" under the name {trained_as!r}"
             lines.append(
@@ -145,12 +170,22 @@ class PredictReport:
                 f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
                 f"{self.gene_advice}".rstrip(". ")
             )
+        elif self.board is None and self.gene_advice:
+            lines.append(self.gene_advice)
         if self.n_unreadable:
             lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
-        lines.append(
-            f"{self.unscored} {self.gene_advice}".rstrip() if self.board is None else self.board.markdown()
-        )
-        return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
+        if self.board is not None:
+            lines += self.board.warnings()
+        return lines
+
+    def summary(self) -> str:
+        """Return the verdict, a short table of scores, notes, and the files."""
+        n_spots, n_genes = self.predicted.unclipped.shape
+        blocks = [f"{self.verdict}\nSection {self.predicted.section}: {n_spots} spots, {n_genes} genes"]
+        if self.board is not None:
+            blocks.append(f"{self.board.short_table(MODEL)}\n")
+        written = ", ".join(path.relative_to(self.out_dir).as_posix() for path in self.files)
+        return "\n".join([*blocks, *self.notes, f"written to {self.out_dir}: {written}"])
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
@@ -218,29 +253,57 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         )
         for path in files[1:]:
             write_table(predicted, path)
+        files.append(folder / "metrics.json")
         if board is not None:
-            files += [folder / "metrics.json", folder / "genes.csv"]
+            files += [folder / "genes.csv", folder / "scores.md"]
             write_text(folder / "genes.csv", board.gene_table().to_csv())
+            write_text(folder / "scores.md", board.markdown())
         if config.plots:
             truth = None if board is None else measured
             files += _draw(folder, config.plot_genes, section, predicted, board, truth, context)
         report = PredictReport(
             predicted=predicted,
             n_unmeasured=len(unmeasured),
+            out_dir=out,
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
             unscored=None if board is not None else _why_unscored(section, predicted),
             gene_advice=advice_on_names(of_section, predicted.genes) if of_section else "",
         )
-        if board is not None:
-            shown = {
-                key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")
-            }
-            about = {"model": MODEL, "provenance": predicted.provenance, "config": config.to_record()}
-            write_text(
-                folder / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1)
-            )
+        values = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
+        about = {
+            "model": MODEL,
+            "provenance": predicted.provenance,
+            "inputs": _inputs(section, predictor),
+            "training": _training(config.ckpt.parent),
+            "config": config.to_record(),
+        }
+        scores = {} if board is None else board.to_mapping()
+        write_text(folder / "metrics.json", json.dumps({**values, **scores, **about}, indent=1))
     return report
+
+
+def _inputs(section: StoredSection, predictor: Predictor) -> dict[str, Any]:
+    """Describe what went into a prediction: scale, files and licences; no paths."""
+    meta = section.meta
+    return {
+        "donor": meta.donor,
+        "mpp": meta.mpp,
+        "mpp_source": meta.mpp_source,
+        "licence": meta.licence,
+        "sources": [source.to_mapping() for source in meta.sources],
+        "feature_licences": {
+            key: section.feature_meta(key).encoder.get("licence") for key in predictor.meta.feature_keys
+        },
+    }
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """Collect the curves of the run that chose the number of epochs, and the health check of stage 1, beside a checkpoint."""
+    files = {"history": folder / "selection" / "history.json", "health": folder / HEALTH}
+    return {
+        name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()
+    }
 
 
 def _why_unscored(section: StoredSection, predicted: PredictedSection) -> str:

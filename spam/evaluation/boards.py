@@ -21,6 +21,8 @@ from .metrics import Interval, bootstrap_mean
 HEADLINE_SET = "HVG-50"
 HEST_SET = "hest-50"
 RIVAL = "tuned ridge"
+DEPTH_NULL = "depth null"
+"""A baseline that is the measured library size: what a score owes to depth alone."""
 SCORE_HEADINGS = {
     "pearson": "Pearson ↑",
     "spearman": "Spearman ↑",
@@ -49,6 +51,8 @@ SCOPES: dict[UnitKind, str] = {
 _FEW = 6  # with fewer units, all may be better by chance with a probability above .05 (two-sided)
 _FEW_DONORS = "; too few donors to generalise"
 _LOWER_IS_BETTER = ("nll", "mse", "mae")
+_WITHOUT_LEVEL = (DEPTH_NULL, "HEST ridge")
+_SHORT = ["pearson", "r2", "coverage"]
 _PER_GENE = ("pearson", "spearman", "r2", "mse", "mae", "ssim", "auc")  # functions of `metrics`
 
 
@@ -203,22 +207,49 @@ class BoardReport:
         """
         return self.genes
 
+    def headline(self, method: str, score: str) -> float:
+        """Return a score of a method on the headline genes; NaN if it has none."""
+        s = self.scores
+        rows = s[(s["method"] == method) & (s["gene_set"] == HEADLINE_SET) & (s["score"] == score)]
+        return float(rows["value"].iloc[0]) if len(rows) else math.nan
+
+    def short_table(self, model: str) -> str:
+        """Write the model, the tuned ridge and the best other method as a Markdown table; all scores are in `markdown`."""
+        return markdown_table(*short_rows(self.scores, model))
+
+    def verdict_sentence(self) -> str:
+        """Compare the model with the tuned ridge, or say why that would mislead."""
+        return f"No verdict: {self.no_verdict}." if self.verdict is None else f"{self.verdict.sentence()}."
+
+    def comparison(self) -> str:
+        """Shorten `verdict_sentence` for a reader who does not know the gene sets."""
+        if self.verdict is None:
+            return self.verdict_sentence()
+        d = self.verdict.difference
+        verb = "is better than" if self.verdict.is_better else "is not better than"
+        interval = f", 95% interval {d.lower:+.3f} to {d.upper:+.3f}" if d.n_units > 1 else ""
+        return f"{self.verdict.method} {verb} the {self.verdict.other} (difference {d.mean:+.3f}{interval})."
+
+    def warnings(self) -> list[str]:
+        """Warn of a section that was measured with a panel of genes."""
+        if self.panel_share is None:
+            return []
+        return [
+            f"WARNING: the modelled genes have {self.panel_share:.1f} times their share of the training counts, as in a "
+            "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful."
+        ]
+
     def markdown(self) -> str:
         """Write the boards as Markdown tables, followed by the verdict."""
         is_hest = self.scores["gene_set"] == HEST_SET
         parts = [
+            *self.warnings(),
             f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes. {NO_LEVEL}",
             board_table(self.scores[~is_hest]),
             "HEST board: log1p(raw counts); includes depth.",
             board_table(self.scores[is_hest]),
-            f"No verdict: {self.no_verdict}." if self.verdict is None else f"{self.verdict.sentence()}.",
+            self.verdict_sentence(),
         ]
-        if self.panel_share is not None:
-            warning = (
-                f"WARNING: the modelled genes have {self.panel_share:.1f} times their share of the training counts, as in a "
-                "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful."
-            )
-            parts.insert(0, warning)
         return "\n\n".join(parts) + "\n"
 
 
@@ -382,8 +413,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |" for line in lines)
 
 
-def board_table(scores: pd.DataFrame, value: str = "value") -> str:
-    """Lay out scores (column `value`) as a Markdown table, with the columns that at least one method has.
+Rows = tuple[list[str], list[list[str]]]
+"""Head and rows of a table of text."""
+
+
+def board_rows(scores: pd.DataFrame, value: str = "value") -> Rows:
+    """Lay out scores (column `value`) with the columns that at least one method has.
 
     The column of undefined genes counts those without a Pearson correlation.
     """
@@ -393,7 +428,26 @@ def board_table(scores: pd.DataFrame, value: str = "value") -> str:
         means = own.set_index("score")
         sizes = [f"{means.loc['pearson', name]:g}" for name in ("n_genes", "n_undefined")]
         rows.append([gene_set, method, *sizes, *map(shown, means[value].reindex(columns))])
-    return markdown_table(["genes", "method", "n", "undefined", *(SCORE_HEADINGS[s] for s in columns)], rows)
+    return ["genes", "method", "n", "undefined", *(SCORE_HEADINGS[s] for s in columns)], rows
+
+
+def board_table(scores: pd.DataFrame, value: str = "value") -> str:
+    """Write `board_rows` as a Markdown table."""
+    return markdown_table(*board_rows(scores, value))
+
+
+def short_rows(scores: pd.DataFrame, model: str, value: str = "value") -> Rows:
+    """Lay out the scores of a model, the tuned ridge and the best other method on the headline genes.
+
+    The depth null, which is no prediction, is left out; `scores` are as in `score_set`, with the score in column `value`.
+    """
+    own = scores[scores["gene_set"] == HEADLINE_SET]
+    table = own.pivot_table(value, "method", "score", sort=False, dropna=False).reindex(columns=_SHORT)
+    others = table["pearson"].drop([model, RIVAL, DEPTH_NULL], errors="ignore").sort_values(ascending=False)
+    names = [name for name in (model, RIVAL, *others.index[:1]) if name in table.index]
+    table.loc[table.index.isin(_WITHOUT_LEVEL), "r2"] = math.nan
+    head = [f"{HEADLINE_SET}, mean over genes", *(SCORE_HEADINGS[score] for score in _SHORT)]
+    return head, [[name, *map(shown, table.loc[name])] for name in names]
 
 
 def _join(

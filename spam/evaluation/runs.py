@@ -20,10 +20,9 @@ from spam.progress import SILENT, Progress
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.typing import Array
 
-from .boards import HEST_SET, MethodPrediction, json_ready, score_genes, score_hest, score_set
+from .boards import DEPTH_NULL, HEST_SET, MethodPrediction, json_ready, score_genes, score_hest, score_set
 from .folds import Fold, FoldData
 from .methods import Method
-from .stored_truth import DEPTH_NULL
 
 ALL_GENES = "all"
 _WAIT_S = 60.0

@@ -19,11 +19,10 @@ from spam.training.pretraining import pretrain_on
 from spam.training.training_set import training_set_of
 
 from .baselines import BASELINES
-from .boards import CountPrediction, MethodPrediction
+from .boards import DEPTH_NULL, CountPrediction, MethodPrediction
 from .folds import FoldTask
 from .methods import Method
 from .peers import PEERS
-from .stored_truth import DEPTH_NULL
 
 _COVERAGE = 0.9  # of the scored intervals
 _N_NEIGHBOURS: int = FinetuneConfig.__dataclass_fields__["n_neighbours"].default  # type: ignore[assignment]
