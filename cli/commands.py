@@ -13,7 +13,7 @@ from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
 from spam.schemas.predict_config import PredictConfig
-from spam.schemas.report_config import ReportConfig
+from spam.schemas.report_config import PlotConfig, ReportConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -183,6 +183,13 @@ REPORT = command(
     ReportConfig,
     "report",
 )
+PLOT = command(
+    "plot",
+    "Draw genes of a prediction over the H&E, measured and predicted, without predicting again.",
+    "spam plot results --gene ERBB2",
+    PlotConfig,
+    "plot",
+)
 EXPORT = command(
     "export",
     "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
@@ -243,7 +250,7 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(IMPORT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, REPORT, EXPORT),
+    *(IMPORT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, REPORT, PLOT, EXPORT),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
 )
 

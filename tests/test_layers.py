@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
     "exports": {"schemas", "sections", "store"},
-    "reporting": {"schemas", "evaluation", "exports", "reports"},
+    "reporting": {"schemas", "exports", "reports"},
     "simulation": ABOVE - {"simulation", "diagnosis"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,

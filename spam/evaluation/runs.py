@@ -17,10 +17,11 @@ import pandas as pd
 from spam.atomic import claimed, write_text
 from spam.errors import NotApplicableError, OutputExistsError, SectionError, SpamError
 from spam.progress import SILENT, Progress
+from spam.reports.score_tables import DEPTH_NULL, HEST_SET
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.typing import Array
 
-from .boards import DEPTH_NULL, HEST_SET, MethodPrediction, json_ready, score_genes, score_hest, score_set
+from .boards import MethodPrediction, json_ready, score_genes, score_hest, score_set
 from .folds import Fold, FoldData
 from .methods import Method
 

@@ -12,6 +12,7 @@ import torch
 from spam.errors import ConfigError
 from spam.models.checkpoint import read_checkpoint
 from spam.prediction import Predictor
+from spam.reports.score_tables import DEPTH_NULL
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training.cohort import held_out_by_default
 from spam.training.finetuning import finetune_on
@@ -19,7 +20,7 @@ from spam.training.pretraining import pretrain_on
 from spam.training.training_set import training_set_of
 
 from .baselines import BASELINES
-from .boards import DEPTH_NULL, CountPrediction, MethodPrediction
+from .boards import CountPrediction, MethodPrediction
 from .folds import FoldTask
 from .methods import Method
 from .peers import PEERS

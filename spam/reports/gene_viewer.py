@@ -85,7 +85,7 @@ def pack_gene(layers: Mapping[str, Float[Array, " n_spots"]]) -> PackedGene:
     return PackedGene(limits=limits, colours=colour_limits(shown), values=packed)
 
 
-def viewer_maps(view: SectionView, diameter_px: float, *, has_measured: bool) -> dict[str, Any]:
+def viewer_maps(view: SectionView, *, has_measured: bool) -> dict[str, Any]:
     """Build the Bokeh document of the maps: H&E (if there is an image), measured (if known) and predicted.
 
     The maps share their ranges (µm, or pixels if the scale is unknown) and one colour scale. The sources are empty: the page
@@ -95,12 +95,14 @@ def viewer_maps(view: SectionView, diameter_px: float, *, has_measured: bool) ->
     -------
     ``document``, JSON of Bokeh; ``maps``, the ids of the roots by map, in order.
     """
-    unit = view.mpp or 1.0
+    unit, diameter_px = view.mpp or 1.0, view.spot_diameter_px()
     left, right, top, bottom = (edge * unit for edge in view.bounds_px(diameter_px))
     shared = {"x_range": Range1d(left, right, name="x"), "y_range": Range1d(bottom, top, name="y")}
     spots = ColumnDataSource({name: [] for name in ("x", "y", "predicted", "measured")}, name="spots")
     unlike, chosen = (ColumnDataSource({"x": [], "y": []}, name=name) for name in ("unlike", "chosen"))
-    image = None if view.overview is None else ColumnDataSource({"url": [_data_url(view.overview)]})
+    image = (
+        None if view.overview is None else ColumnDataSource({"url": [data_url("jpeg", _jpeg(view.overview))]})
+    )
     colours = LinearColorMapper(palette=Viridis256, nan_color=MISSING_COLOUR, name="colours")
     document = Document()
     names = [*(["image"] if image else []), *(["measured"] if has_measured else []), "predicted"]
@@ -144,8 +146,12 @@ def palette_stops(n_stops: int = 9) -> Sequence[str]:
     return [Viridis256[i] for i in np.linspace(0, 255, n_stops).astype(int)]
 
 
-def _data_url(image: UInt8[Array, "height width 3"]) -> str:
-    """Encode an image as a JPEG inside an address."""
+def _jpeg(image: UInt8[Array, "height width 3"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=_IMAGE_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return file.getvalue()
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Write an image as an address that contains it; `kind` is ``jpeg`` or ``png``."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
