@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
+import json
 from typing import Any, cast
 
 import numpy as np
 import torch
 
+from spam.atomic import write_text
 from spam.errors import CheckpointError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.checkpoint import Checkpoint, from_tensors, read_checkpoint, to_tensors, weights_of
@@ -42,7 +44,7 @@ from spam.typing import Array, Int64
 from .cohort import cohort_neighbours
 from .groups import assign_groups, cross_fit, folds_of, units_of
 from .judging import HeldOutPredictions, Judgement, are_new_donors, best_epoch, judge_folds
-from .loop import LossTerms, Run, TrainingReport, fit, held_out_in_words
+from .loop import HEALTH, LossTerms, Run, TrainingReport, fit, held_out_in_words
 from .training_set import (
     TrainingSet,
     build_training_set,
@@ -175,7 +177,11 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     for name in sorted(name for name in tensors if name.startswith("network.")):
         mixed.update(tensors[name].tobytes())
     data = dataclasses.replace(data, digest=mixed.hexdigest())
-    return finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
+    report = finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
+    health = config.pretrained_ckpt.with_name(HEALTH)
+    if health.is_file():  # for `spam report`
+        write_text(report.run.best_path.with_name(HEALTH), health.read_text(encoding="utf-8"))
+    return report
 
 
 def finetune_on(
@@ -213,6 +219,7 @@ def finetune_on(
             {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}
             for epoch in zip(*(run.history for run in runs), strict=True)
         ]
+        write_text(save_dir / "selection" / "history.json", json.dumps(history, indent=1))
         whole = regrouped(
             data,
             dataclasses.replace(assign_groups(data.spots, ()), is_val=np.zeros_like(data.groups.is_val)),
