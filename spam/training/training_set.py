@@ -184,7 +184,9 @@ def training_set_of(
     """
     groups = assign_groups(spots, held_out)
     context = [context_features(s.features, s.graph.connectivities) for s in spots]
-    genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
+    genes = genes or choose_genes(
+        spots, n_top=config.n_top_genes if config.use_hvg else None, also=config.genes
+    )
     if transform is None:
         # Fitted without the held-out spots, which stand for new tissue: with few spots, minor components describe the
         # spots that they were fitted on, and new tissue hardly varies along them.
@@ -276,6 +278,7 @@ def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:
         if field.name in ("use_hvg", "n_top_genes", "n_components")
         and getattr(config, field.name) not in (field.default, meta.config[field.name])
     ]
+    other += [f"--genes {gene}" for gene in config.genes if gene not in meta.genes][:3]
     if other:
         message = (
             f"Genes and components are those of the pretrained checkpoint, which was made with other options: "

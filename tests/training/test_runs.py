@@ -222,7 +222,7 @@ def test_the_resolved_configuration_lies_beside_the_checkpoints(cohort: Path, tm
 CHANGES = {
     "sections": ("S1", "S2", "S4"), "val_sections": ("S1",), "tile_um": (112.0,), "epochs": 1,
     "batch_size": 17, "lr": 3e-3, "weight_decay": 0.5, "dropout": 0.3, "k": 4, "n_components": 7,
-    "use_hvg": False, "n_top_genes": 13, "seed": 1, "amp": True,
+    "use_hvg": False, "n_top_genes": 13, "genes": tuple(f"G{i}" for i in range(61)), "seed": 1, "amp": True,
 }  # fmt: skip
 PRETRAIN_CHANGES = {
     **CHANGES,
@@ -486,7 +486,7 @@ def test_a_network_that_learns_its_donors_does_not_predict_new_ones(tmp_path: Pa
         changed = replace(data, expression=expression, centred=centred)
         report = finetune_on(changed, replace(config, save_dir=tmp_path / name))
         assert (report.weights["ridge"] == 1.0) == (name == "own")
-        assert (report.weights["network"] > 0.3) == (name == "shared")
+        assert (report.weights["ridge"] < 0.5) == (name == "shared")
         assert f"ridge {report.weights['ridge']:.0%}" in report.summary()
 
 

@@ -328,6 +328,36 @@ def test_sections_are_groups_and_a_single_training_section_is_cut(
         assign_groups([read_spots(open_store(tmp_path / "s.zarr").section("S"), KEYS, k=4)], ())
 
 
+def test_genes_that_are_asked_for_are_modelled_too(cohort: Path, tmp_path: Path) -> None:
+    plain = build_training_set(finetuning(cohort, tmp_path)).genes
+    rest = [f"G{i}" for i in range(61) if f"G{i}" not in plain.genes]
+    (tmp_path / "panel.txt").write_text(f"{rest[1]}\n\n  {rest[2]}  \n{plain.genes[0]}\n")
+    config = finetuning(cohort, tmp_path, genes=(rest[3], str(tmp_path / "panel.txt")))
+    assert config.genes == (rest[3], rest[1], rest[2], plain.genes[0])
+    data = build_training_set(config)
+    assert data.genes.genes == (*plain.genes, rest[3], rest[1], rest[2])
+    assert data.genes.sets["HVG-50"] == plain.sets["HVG-50"]
+    whole = data.spots[0].counts_of([rest[2]]).toarray()
+    np.testing.assert_array_equal(data.counts[:37, -1].toarray(), whole)
+
+
+def test_genes_that_cannot_be_modelled_are_named(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
+    add_section(tmp_path / "s.zarr", "S1")
+    add_section(tmp_path / "s.zarr", "S2", panel=tuple(range(40)))
+    for store, genes, words in (
+        (cohort, ("G611",), "No section has the gene 'G611' of --genes. Did you mean 'G11'"),
+        (tmp_path / "s.zarr", ("G1", "G50", "G51"), r"'G50' \(and 1 more\) of --genes is not measured in S2"),
+        (cohort, (str(tmp_path / "b.txt"),), r"b\.txt.* \(--genes\) is not a text file"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            build_training_set(finetuning(store, tmp_path / "out", genes=genes))
+    known = read_checkpoint_meta(pretrained).genes
+    other = next(f"G{i}" for i in range(61) if f"G{i}" not in known)
+    with pytest.raises(SpamError, match=f"--genes {other}.*pretrain again"):
+        finetune(finetuning(cohort, tmp_path / "out", pretrained_ckpt=pretrained, genes=(other,)))
+
+
 def test_each_donor_section_or_block_is_left_out_once(spots: tuple[SpotData, ...]) -> None:
     """By hand: S1 to S4 of 37, 39, 41 and 43 spots, of the donors d1, d1, d2, d2."""
 
