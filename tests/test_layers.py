@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardw
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks"}
-ABOVE |= {"exports", "simulation", "diagnosis"}
+ABOVE |= {"exports", "reporting", "simulation", "diagnosis"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
     "exports": {"schemas", "sections", "store"},
+    "reporting": {"schemas", "exports", "reports"},
     "simulation": ABOVE - {"simulation", "diagnosis"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
@@ -48,6 +49,8 @@ PLACES = {
     "fsspec": ("spam/store/",),
     "huggingface_hub": ("spam/hub.py", "spam/encoders/weight_access.py", "spam/store/"),
     "matplotlib": ("spam/reports/",),
+    "bokeh": ("spam/reports/",),
+    "jinja2": ("spam/reports/",),
     "sklearn": ("spam/evaluation/hest_probe.py",),
     "typer": ("cli/",),
     "click": (),

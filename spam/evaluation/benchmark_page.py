@@ -6,19 +6,19 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import flag
-
-from .boards import (
+from spam.reports.score_tables import (
     HEADLINE_SET,
     HEST_SET,
     NO_LEVEL,
-    SCOPES,
     SCORE_HEADINGS,
     board_table,
     markdown_table,
     shown,
 )
+from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.config import flag
+
+from .boards import SCOPES
 from .runs import ALL_GENES
 from .summary import COMPARED
 

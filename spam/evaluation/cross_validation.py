@@ -13,13 +13,14 @@ from spam.atomic import claimed, write_text
 from spam.errors import SpamError
 from spam.progress import SILENT, Progress
 from spam.reports import MethodScore, plot_score_chart
+from spam.reports.score_tables import HEADLINE_SET, RIVAL, shown
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import choose_sections, describe_losses, open_store
 from spam.training.cohort import FeatureChoice, choose_features, data_digest, read_spots
 from spam.versions import software_versions
 
 from .benchmark_page import benchmark_markdown
-from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind, json_ready, shown
+from .boards import PairedDifference, UnitKind, json_ready
 from .folds import (
     Fold,
     FoldData,

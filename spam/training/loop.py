@@ -27,6 +27,8 @@ from spam.typing import Array, Int64
 
 from .training_set import NOT_IN_DIGEST
 
+HEALTH = "health.json"
+"""File of the health check of stage 1; stage 2 copies it from the folder of its pretrained checkpoint."""
 _SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 

@@ -20,7 +20,7 @@ from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
 from .contrast import ContrastHealth, contrast_metrics, pair_health, training_losses
-from .loop import LossTerms, TrainingReport, fit
+from .loop import HEALTH, LossTerms, TrainingReport, fit
 from .training_set import TrainingSet, build_training_set, check_donors, describe_training, random_order
 
 
@@ -87,7 +87,7 @@ def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress
         dim=config.proj_dim,
     )
     health = ContrastHealth(pairs=pairs)
-    write_text(run.best_path.parent / "health.json", json.dumps(health.to_mapping(), indent=2))
+    write_text(run.best_path.parent / HEALTH, json.dumps(health.to_mapping(), indent=2))
     return PretrainReport(
         run=run,
         health=health,
