@@ -121,7 +121,8 @@ class HubServer(CountingServer):
         asked = request.get_json()
         repo_id = f"{asked['organization'] or 'owner'}/{asked['name']}"
         self.repositories[repo_id] = Repository(
-            is_private=asked.get("visibility") == "private" or bool(asked.get("private"))  # new and old clients
+            is_private=asked.get("visibility") == "private"
+            or bool(asked.get("private"))  # new and old clients
         )
         return {"url": f"{self.url}/datasets/{repo_id}", "name": repo_id}
 
