@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "reports": {"schemas", "models"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
-    "predicting": {"schemas", "sections", *MODEL_SIDE, "reports"},
+    "predicting": {"schemas", "sections", *MODEL_SIDE, "reports", "reporting"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
     "exports": {"schemas", "sections", "store"},
     "reporting": {"schemas", "exports", "reports"},

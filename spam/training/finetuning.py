@@ -138,7 +138,7 @@ class FinetuneReport(TrainingReport):
             f"{name} {self.weights[name]:.0%} (alone {self.alone[name]:.3f})" for name in self.weights
         )
         then = "then trained on all spots for as many epochs" if is_better else "then fitted on all spots"
-        return (
+        return "".join(f"{line}\n" for line in self.run.repeated()) + (
             f"{self.n_train} spots, {self.n_genes} genes; held out in the first {'runs' if len(self.selections) > 1 else 'run'}: "
             f"{self.n_val} spots ({self.held_out})\n"
             f"held-out NLL of the network per spot and gene {nll}\n"
