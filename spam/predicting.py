@@ -24,8 +24,17 @@ from spam.prediction import (
 )
 from spam.prediction.panel import Bank
 from spam.progress import SILENT, Progress
-from spam.reports import GivenEntries, SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
+from spam.reporting import report as write_report
+from spam.reports import (
+    PAGE,
+    GivenEntries,
+    SectionView,
+    plot_expression_maps,
+    plot_pcc_histogram,
+    plot_scatter,
+)
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.report_config import ReportConfig
 from spam.sections import read_measured_part
 from spam.store import StoredSection, advice_on_names, open_store
 from spam.training.loop import HEALTH
@@ -33,7 +42,7 @@ from spam.typing import Array, Float32
 
 _WRITTEN = (
     *("predictions.h5ad", "predictions.csv", "predictions.parquet", "metrics.json", "genes.csv"),
-    *("scores.md", "report.html"),
+    *("scores.md", PAGE),
     *("plots/expression_maps.png", "plots/pcc_histogram.png", "plots/scatter.png"),
 )
 _N_DRAWN = 4
@@ -109,6 +118,8 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             files += [folder / "genes.csv", folder / "scores.md"]
             write_text(folder / "genes.csv", board.gene_table().to_csv())
             write_text(folder / "scores.md", board.markdown())
+        if config.report:
+            files.append(folder / PAGE)
         if config.plots:
             truth = None if board is None else measured
             files += _draw(folder, config.plot_genes, section, predicted, board, truth, context)
@@ -131,6 +142,8 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         }
         scores = {} if board is None else board.to_mapping()
         write_text(folder / "metrics.json", json.dumps({**values, **scores, **about}, indent=1))
+        if config.report:
+            write_report(ReportConfig(results=folder), progress=progress)
     return report
 
 

@@ -14,19 +14,25 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 
-from spam.atomic import replacing
+from spam.atomic import write_text
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.exports.exported_section import ExportedSection
 from spam.progress import SILENT, Progress
-from spam.reports import SectionView, plot_expression_maps
-from spam.reports.gene_viewer import data_url, n_genes_that_fit
-from spam.reports.page_contents import ShownPrediction, benchmark_content, prediction_content
-from spam.reports.report_page import render_page
+from spam.reports import (
+    PAGE,
+    SectionView,
+    ShownPrediction,
+    benchmark_content,
+    data_url,
+    n_genes_that_fit,
+    plot_expression_maps,
+    prediction_content,
+    render_page,
+)
 from spam.schemas.config import Record
 from spam.schemas.report_config import PlotConfig, ReportConfig
 from spam.typing import Array, Float32
 
-PAGE = "report.html"
 _LAYERS = ("measured", "predicted", "lower", "upper")
 _MOST_CHARACTERS = 80  # of the name of a figure
 _ROWS_AT_ONCE = 8192  # of a matrix of predictions; some of its columns are kept
@@ -180,8 +186,7 @@ def report(config: ReportConfig, *, progress: Progress = SILENT) -> WrittenRepor
         note = f"maps of {len(genes)} of {len(saved.genes)} genes"
     path = config.out or folder / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(render_page(content), encoding="utf-8")
+    write_text(path, render_page(content))
     return WrittenReport(file=path, verdict=content["verdict"], note=note)
 
 

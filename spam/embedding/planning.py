@@ -16,7 +16,7 @@ from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
-from spam.sections import Section, SlideSource, read_manifest, read_section
+from spam.sections import Section, SlideSource, read_inputs, read_section
 from spam.store import Store, differences, open_store, warn_of_duplicates, warn_of_gene_names
 from spam.tiles import (
     Slide,
@@ -36,8 +36,6 @@ from spam.tiles import (
 from spam.typing import Array, Int64
 
 _log = logging.getLogger(__name__)
-
-_GIVEN_BY_MANIFEST = ("h5ad", "csv", "root", "section", "donor")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,11 +220,7 @@ def _inputs(config: EmbedConfig) -> Sequence[InputConfig | Path]:
     if config.tiles == "grid":
         assert config.root is not None  # checked by EmbedConfig
         return grid_slides(config.root, section=config.section)
-    if config.manifest is None:
-        return [config]
-    names = {field.name for field in dataclasses.fields(InputConfig)} - {*_GIVEN_BY_MANIFEST}
-    shared = {name: getattr(config, name) for name in names}
-    return [dataclasses.replace(row, **shared) for row in read_manifest(config.manifest, root=config.root)]
+    return read_inputs(config)
 
 
 def _plan_section(

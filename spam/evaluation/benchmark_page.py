@@ -78,7 +78,7 @@ def _command(config: BenchmarkConfig) -> str:
     words = ["spam", "benchmark", "--store", str(config.store).rstrip("/").rsplit("/", 1)[-1]]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("store", "out_dir", "overwrite", "shard") or value == field.default:
+        if field.name in ("store", "out_dir", "overwrite", "shard", "report") or value == field.default:
             continue
         if isinstance(value, tuple):
             value = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)

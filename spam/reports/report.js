@@ -107,11 +107,20 @@
     }
     return { row: best, distance: Math.sqrt(least) };
   };
-  for (const plot of plots) {
-    plot.on_event("tap", (event) => {
-      const { row, distance } = nearest(event.x, event.y);
+  // A click, however long, and not the end of a drag; Bokeh's own "tap" needs a quick one.
+  let [downX, downY] = [0, 0];
+  for (const canvas of document.querySelectorAll(".canvas")) {
+    canvas.addEventListener("pointerdown", (event) => { [downX, downY] = [event.clientX, event.clientY]; }, true);
+    canvas.addEventListener("pointerup", (event) => {
+      if (Math.hypot(event.clientX - downX, event.clientY - downY) > 4) return;
+      const box = canvas.getBoundingClientRect();
+      const [x, y] = [model("x"), model("y")];
+      const { row, distance } = nearest(
+        x.start + ((event.clientX - box.left) / box.width) * (x.end - x.start),
+        y.end + ((event.clientY - box.top) / box.height) * (y.start - y.end),
+      );
       if (distance <= 2 * spots.radius) choose(row);
-    });
+    }, true);
   }
   const zoom = (factor) => {
     for (const name of ["x", "y"]) {

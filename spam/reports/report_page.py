@@ -7,6 +7,8 @@ from typing import Any
 import jinja2
 from bokeh.resources import Resources
 
+PAGE = "report.html"
+"""Name of the page in a folder of results."""
 _FOLDER = Path(__file__).parent
 _WIDTH, _HEIGHT, _LEFT, _TOP = 270, 140, 40, 10  # plot area of a curve in report.html
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from spam.errors import ConfigError, MissingInputError, SectionError, shortened
-from spam.schemas.embed_config import InputConfig
+from spam.schemas.embed_config import InputConfig, SectionsConfig
 from spam.schemas.store_format import name_fault
 from spam.typing import Array, Float64, Shaped
 
@@ -303,6 +303,22 @@ def _find_images(table: Table, root: Path) -> TileSource:
         raise MissingInputError(message)
     paths = tuple(found[name] for name in names)
     return SlideSource(path=paths[0]) if is_one_slide else TileFiles(paths=paths)
+
+
+def read_inputs(config: SectionsConfig) -> tuple[InputConfig, ...]:
+    """Return the files of each section: those of the options, or of each row of the manifest.
+
+    Raises
+    ------
+    MissingInputError, SectionError
+        As `read_manifest`.
+    """
+    if config.manifest is None:
+        return (config,)
+    names = {field.name for field in dataclasses.fields(InputConfig)} - {*_MANIFEST_COLUMNS}
+    shared = {name: getattr(config, name) for name in names}
+    rows = read_manifest(config.manifest, root=config.root)
+    return tuple(dataclasses.replace(row, **shared) for row in rows)
 
 
 def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:

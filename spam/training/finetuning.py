@@ -101,7 +101,7 @@ class FinetuneReport(TrainingReport):
             else "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured"
         )
         then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
-        return (
+        return "".join(f"{line}\n" for line in self.run.repeated()) + (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out in the first run ({self.held_out})\n"
             f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{donor}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"

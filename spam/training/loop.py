@@ -104,6 +104,15 @@ class Run:
     history: list[dict[str, float]]
     resumed_from: int
 
+    def repeated(self) -> list[str]:
+        """Return a line that says that the run was already done, if it was."""
+        n_epochs = len(self.history) - 1
+        if not self.resumed_from == n_epochs > 0:
+            return []
+        return [
+            f"already done: {self.best_path.parent} has all {n_epochs} epochs of this run; nothing was trained"
+        ]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:

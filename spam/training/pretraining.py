@@ -39,6 +39,7 @@ class PretrainReport(TrainingReport):
     def summary(self) -> str:
         """Summarise the run and the health check in a few lines."""
         lines = [
+            *self.run.repeated(),
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch "
             f"{self.run.best['epoch']:.0f}",
             *(pair.describe() for pair in self.health.pairs),

@@ -19,10 +19,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.predicting import predict
-from spam.reporting import report
-from spam.reports import gene_viewer
+from spam.reporting import plot, report
+from spam.reports import SectionView, gene_viewer, plot_expression_maps
 from spam.schemas.predict_config import PredictConfig
-from spam.schemas.report_config import ReportConfig
+from spam.schemas.report_config import PlotConfig, ReportConfig
 
 Configure = Callable[..., PredictConfig]
 EVIL = "G5</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -45,8 +45,7 @@ def results(
     trained: tuple[Path, Path], config_of: Configure, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("results")
-    predict(config_of(*trained, out))
-    report(ReportConfig(results=out))
+    predict(config_of(*trained, out, report=True))
     return out
 
 
@@ -239,3 +238,21 @@ def test_wrong_folders_and_genes_are_refused(results: Path, tmp_path: Path) -> N
     with pytest.raises(SectionError, match="Predict again"):
         report(ReportConfig(results=tmp_path))
     assert not (tmp_path / "report.html").exists()
+
+
+def test_plot_draws_a_gene_of_the_results(results: Path, tmp_path: Path) -> None:
+    written = plot(PlotConfig(results=results, gene=("G7",), out=tmp_path / "g7.png"))
+    found = anndata.read_h5ad(results / "predictions.h5ad")[:, ["G7"]]
+    overview = found.uns["spatial"]["S4"]
+    view = SectionView(
+        name="S4",
+        xy_px=found.obsm["spatial"],
+        mpp=0.5,
+        overview=overview["images"]["hires"],
+        overview_scale=overview["scalefactors"]["tissue_hires_scalef"],
+    )
+    plot_expression_maps(view, ["G7"], found.X, found.layers["measured"], path=tmp_path / "truth.png")
+    assert written.file.read_bytes() == (tmp_path / "truth.png").read_bytes()
+    assert plot(PlotConfig(results=results, gene=(EVIL,))).file.parent == results / "plots"
+    with pytest.raises(ConfigError, match=r"--gene g77: .*Did you mean G"):
+        plot(PlotConfig(results=results, gene=("G7", "g77")))

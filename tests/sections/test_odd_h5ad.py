@@ -282,13 +282,19 @@ def test_annotations_of_every_encoding(lab):
         {
             "label": pd.Categorical(["a", None, "b", "a", "a"]),
             "text": pd.array(["p", None, "q", "", "r"], "string"),
+            "kind": pd.Categorical(["v", "w", None, "v", "w"]),
         },
         index=pd.Index(list(lab.ids)).astype("string"),
     )
     lab.write_csv()
     with anndata.settings.override(allow_write_nullable_strings=True):
         anndata.AnnData(lab.counts, obs=obs, var=pd.DataFrame(index=list(lab.genes))).write_h5ad(lab.h5ad)
+    with h5py.File(lab.h5ad, "a") as file:  # as anndata 0.12.2 writes text
+        del file["obs/kind/categories"]
+        file["obs/kind/categories/values"] = ["v", "w"]
+        file["obs/kind/categories/mask"] = [False, False]
     section = lab.read()
+    assert section.obs["kind"].tolist() == ["v", "w", "", "v", "w"]
     assert section.ids.tolist() == list(lab.ids)
     assert section.obs["label"].tolist() == ["a", "", "b", "a", "a"]
     assert section.obs["text"].tolist() == ["p", "", "q", "", "r"]
