@@ -66,7 +66,7 @@ def test_her2st_from_the_repository(run: Run, shared_data: Path, tmp_path: Path)
     truth = anndata.read_h5ad(shared_data / "her2st" / "C6.h5ad")
     predicted = anndata.read_h5ad("results/predictions.h5ad")
     assert predicted.n_obs == truth.n_obs
-    assert correlations(predicted, truth, 50).mean() > 0.4  # .456 when this was written; a constant has none
+    assert correlations(predicted, truth, 50).mean() > 0.35  # .435 when this was written; a constant has none
 
 
 SOURCES = {
@@ -89,7 +89,7 @@ def test_one_folder(run: Run, shared_data: Path, tmp_path: Path, name: str) -> N
     for line in commands(
         "spam embed --from lung/outs --image lung_he.tif --section lung --store lung.zarr", 3
     ):
-        run(line.replace("lung", name))
+        run(line.replace("lung", name) + (" --epochs 10" if "finetune" in line else ""))
     predicted = anndata.read_h5ad(f"{name}_results/predictions.h5ad")
     assert predicted.n_obs == truth.n_obs
     assert correlations(predicted, truth, 20).mean() > 0.2
@@ -100,7 +100,7 @@ def test_colon_from_one_half_to_the_other(run: Run, shared_data: Path, tmp_path:
     source = shared_data / "colon_visium"
     truth = anndata.read_h5ad(source / "colon_d0.h5ad")
     x, y = truth.obsm["spatial"].T
-    middle, is_low = np.median(x), y < np.quantile(y, 0.25)
+    middle, is_low = np.median(x), y < np.quantile(y, 0.15)
     for name, is_there in (("left", x < middle), ("right", x >= middle)):
         write_outs(truth[is_there & is_low].copy(), tmp_path / name / "outs")
         (tmp_path / f"{name}_he.tif").symlink_to(source / "images" / "colon_d0.jpg")
@@ -109,7 +109,7 @@ def test_colon_from_one_half_to_the_other(run: Run, shared_data: Path, tmp_path:
     )
     for name in ("left", "right"):
         run(embed.replace("lung.zarr", "colon.zarr").replace("lung", name))
-    run(finetune.replace("lung", "colon") + " --sections left")
+    run(finetune.replace("lung", "colon") + " --sections left --epochs 10")
     run(predict.replace("lung", "colon").replace("--section colon", "--section right"))
     predicted = anndata.read_h5ad("colon_results/predictions.h5ad")
     assert predicted.n_obs == ((x >= middle) & is_low).sum()

@@ -35,7 +35,7 @@ _NOT_GENES = frozenset(
 # Controls of Xenium, MERSCOPE and CosMx by their names: h5ad files of these often have no column of feature types.
 _CONTROLS = re.compile(
     r"(NegControlProbe|NegControlCodeword|UnassignedCodeword|DeprecatedCodeword|Intergenic_Region|BLANK|antisense)_"
-    r"|(Blank-|NegPrb|SystemControl)\d"
+    r"|(Blank-|NegPrb|Negative|SystemControl|FalseCode)\d"
 )
 
 

@@ -33,7 +33,7 @@ from spam.sections.coordinates import CENTRE_COLUMNS, UM_COLUMNS
 from spam.sections.h5ad import read_h5ad
 from spam.sections.hdf5_files import attribute_text, find_node, open_hdf5, read_numbers
 from spam.sections.lab_section import is_ome_zarr, quoted, text_array
-from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, first_column, read_csv_text
+from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, Table, first_column, read_csv_text
 from spam.typing import Array, Float32, Float64, Shaped
 
 from .array_files import read_npy, read_npz, read_tensor
@@ -393,7 +393,7 @@ def _read_table(path: Path) -> _Rows:
         raise SectionError(message)
     xy = None
     if found is not None:
-        xy = np.stack([pd.to_numeric(frame[name], errors="coerce") for name in found], axis=1).astype(float)
+        xy = Table(path=path, frame=frame, id_column=id_column or "", image_column="").numbers(found)
         xy = (xy[:, :2] + xy[:, 2:]) / 2 if found == BOX_COLUMNS else xy
     return _Rows(
         xy=xy,

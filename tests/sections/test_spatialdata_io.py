@@ -1,7 +1,7 @@
-"""Folders of instruments as spatialdata-io reads them: the same spots, genes, counts and positions.
+"""Folders of instruments as spatialdata-io reads them: the same spots, genes, counts and positions. And what it reads for us.
 
 spatialdata-io is no test dependency (it needs Python 3.12 and brings 130 packages). To run this: pip install 'spam-st[io]'.
-Numbers of the last run are in docs/reliability.md.
+The last run is in docs/vendor-folders.md.
 """
 
 import json
@@ -15,9 +15,13 @@ import pandas as pd
 import pytest
 import tifffile
 
+from spam import ImportConfig, import_folder
+from spam.errors import MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
+from spam.sections import read_manifest, read_section
 from spam.sections.instrument_folder import read_folder
 from spam.sections.instrument_section import InstrumentSection
+from spam.tiles import locate, open_slide
 from tests.reference.instrument_folders import (
     write_bins,
     write_image,
@@ -145,3 +149,154 @@ def test_xenium(theirs: Any, shared_data: Path, tmp_path: Path, name: str) -> No
     np.testing.assert_allclose(
         (homogeneous @ to_global.T)[:, :2] * pixel_um, table.obsm["spatial"], rtol=1e-9
     )
+
+
+# What the extra reads for us: generated files in the layout of the vendors.
+
+N_CELLS, N_GENES = 13, 5
+ANGLE = np.deg2rad(30)
+TO_HE = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 40.0], [np.sin(ANGLE), np.cos(ANGLE), -25.0], [0, 0, 1]])
+
+
+def cells() -> tuple[np.ndarray, np.ndarray]:
+    """Counts, the last column of a control, and positions."""
+    rng = np.random.default_rng(17)
+    return rng.poisson(2.0, (N_CELLS, N_GENES + 1)), rng.uniform(100, 900, (N_CELLS, 2))
+
+
+def placed(xy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return np.array([matrix[:2, :2] @ one + matrix[:2, 2] for one in xy])
+
+
+def write_matrix(path: Path, matrix: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, matrix, delimiter="," if path.parent.name != "images" else " ", fmt="%.17g")
+    return path
+
+
+def test_cosmx(theirs: Any, tmp_path: Path) -> None:
+    folder, (counts, xy_global) = tmp_path / "Run1", cells()
+    fov = np.repeat([1, 2], [7, 6])
+    keys = {"fov": fov, "cell_ID": np.concatenate([np.arange(1, 8), np.arange(1, 7)])}
+    genes = [*(f"GENE{i}" for i in range(N_GENES)), "NegPrb3"]
+    folder.mkdir()
+    background = pd.DataFrame(
+        {"fov": [1], "cell_ID": [0], **dict.fromkeys(genes, 9)}
+    )  # counts outside the cells
+    matrix = pd.concat([background, pd.DataFrame({**keys, **dict(zip(genes, counts.T, strict=True))})])
+    matrix.to_csv(folder / "Run1_exprMat_file.csv", index=False)
+    local = xy_global - np.where(fov == 1, 50.0, 90.0)[:, None]
+    places = {"CenterX_local_px": local[:, 0], "CenterY_local_px": local[:, 1]}
+    places |= {"CenterX_global_px": xy_global[:, 0], "CenterY_global_px": xy_global[:, 1]}
+    pd.DataFrame({**keys, "Area": 50, **places}).to_csv(folder / "Run1_metadata_file.csv", index=False)
+    pd.DataFrame({"fov": [1, 2], "x_global_px": 0, "y_global_px": 0}).to_csv(
+        folder / "Run1_fov_positions_file.csv"
+    )
+    for kind in ("CellComposite", "CellLabels"):
+        (folder / kind).mkdir()
+        for i in (1, 2):
+            shape = (30, 40, 3) if kind == "CellComposite" else (30, 40)
+            tifffile.imwrite(folder / kind / f"{kind}_F{i:03d}.tif", np.zeros(shape, np.uint8))
+    alignment = write_matrix(tmp_path / "he_to_cosmx.csv", TO_HE)
+    name, found = read_folder(InputConfig(from_=folder, image=tmp_path / "he.tif", alignment=alignment))
+    assert (name, found.platform) == ("Run1", "CosMx")
+    assert found.ids.tolist() == [f"{cell}_{f}" for f, cell in zip(keys["fov"], keys["cell_ID"], strict=True)]
+    assert found.genes.tolist() == genes[:-1]
+    np.testing.assert_array_equal(found.counts.toarray(), counts[:, :-1])
+    np.testing.assert_allclose(found.xy_um, xy_global * 0.12028, rtol=1e-12)
+    np.testing.assert_allclose(placed(found.xy_px, TO_HE), xy_global, rtol=1e-9)
+    assert found.mpp == pytest.approx(0.12028)
+    assert any("1 of 6 features are not genes" in note for note in found.notes)
+    with pytest.raises(MissingInputError, match="--alignment"):
+        read_folder(InputConfig(from_=folder, image=tmp_path / "he.tif"))
+    assert read_folder(InputConfig(from_=folder))[1].xy_px is None
+    (folder / "Run1_tx_file.csv.gz").touch()
+    with pytest.raises(SectionError, match="gunzip"):
+        read_folder(InputConfig(from_=folder))
+
+
+def test_merscope(theirs: Any, tmp_path: Path) -> None:
+    folder, (counts, xy_um) = tmp_path / "region_0", cells()
+    genes, ids = [*(f"GENE{i}" for i in range(N_GENES)), "Blank-7"], [str(10**16 + i) for i in range(N_CELLS)]
+    to_mosaic = np.array([[9.25, 0, 300.0], [0, 9.25, -700.0], [0, 0, 1]])
+    write_matrix(folder / "images" / "micron_to_mosaic_pixel_transform.csv", to_mosaic)
+    pd.DataFrame(counts, index=pd.Index(ids, name="cell"), columns=genes).to_csv(folder / "cell_by_gene.csv")
+    facts = pd.DataFrame({"fov": 3, "volume": 500.5, "center_x": xy_um[:, 0], "center_y": xy_um[:, 1]})
+    facts.index = pd.Index(ids, name="EntityID")
+    facts.to_csv(folder / "cell_metadata.csv")
+    alignment = write_matrix(tmp_path / "he.csv", 2 * TO_HE - np.diag([0, 0, 1]))
+    found = read_folder(InputConfig(from_=folder, image=tmp_path / "he.tif", alignment=alignment))[1]
+    assert (found.ids.tolist(), found.genes.tolist()) == (ids, genes[:-1])
+    np.testing.assert_array_equal(found.counts.toarray(), counts[:, :-1])
+    np.testing.assert_allclose(found.xy_um, xy_um, rtol=1e-12)
+    back = placed(placed(found.xy_px, 2 * TO_HE - np.diag([0, 0, 1])), np.linalg.inv(to_mosaic))
+    np.testing.assert_allclose(back, xy_um, rtol=1e-9)
+    assert found.mpp == pytest.approx(2 / 9.25)
+    assert (found.obs["volume"] == 500.5).all()
+
+
+@pytest.fixture
+def section_of_spatialdata(theirs: Any, tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A table on circles, an RGB image and a picture of one channel, each with a transformation to a shared system."""
+    import spatialdata
+    from anndata import AnnData
+    from spatialdata.models import Image2DModel, ShapesModel, TableModel
+    from spatialdata.transformations import Affine, Scale, Sequence, Translation
+
+    counts, xy = cells()
+    turn = Affine(TO_HE, input_axes=("x", "y"), output_axes=("x", "y"))
+    circles = ShapesModel.parse(xy, geometry=0, radius=4.0, transformations={"global": turn})
+    circles.index = pd.Index([f"spot{i}" for i in range(N_CELLS)])
+    to_global = Sequence([Scale([0.5, 0.5], axes=("x", "y")), Translation([-600.0, -300.0], axes=("x", "y"))])
+    noise = np.random.default_rng(3).integers(90, 200, (2900, 3100, 3), dtype=np.uint8)
+    images = {
+        "he": Image2DModel.parse(
+            noise, dims=("y", "x", "c"), transformations={"global": to_global}, scale_factors=[4]
+        ),
+        "dapi": Image2DModel.parse(noise[:, :, :1], dims=("y", "x", "c")),
+    }
+    order = np.random.default_rng(5).permutation(N_CELLS)
+    kinds = ["Gene Expression"] * N_GENES + ["Antibody Capture"]
+    table = AnnData(
+        X=counts[order].astype(np.float32),
+        obs=pd.DataFrame({"region": pd.Categorical(["spots"] * N_CELLS), "instance": circles.index[order]}),
+        var=pd.DataFrame({"feature_types": kinds}, index=[f"GENE{i}" for i in range(N_GENES + 1)]),
+    )
+    table.obs_names = [f"barcode{i}" for i in order]
+    keys = {"region": "spots", "region_key": "region", "instance_key": "instance"}
+    tables = {"table": TableModel.parse(table, **keys)}
+    path = tmp_path / "brain.zarr"
+    spatialdata.SpatialData(images=images, shapes={"spots": circles}, tables=tables).write(path)
+    on_image = (placed(xy, TO_HE) + np.array([600.0, 300.0])) / 0.5
+    return path, counts[order], on_image[order]
+
+
+def test_a_spatialdata_zarr_with_its_image(section_of_spatialdata: Any) -> None:
+    path, counts, xy_px = section_of_spatialdata
+    section = read_section(InputConfig(from_=path, mpp=0.5))
+    assert section.name == "brain"
+    np.testing.assert_array_equal(section.counts.toarray(), counts[:, :-1])
+    np.testing.assert_allclose(section.xy_px, xy_px, rtol=1e-9)
+    assert section.genes.tolist() == [f"GENE{i}" for i in range(N_GENES)]
+    with open_slide(section.tiles.path) as slide:
+        assert (slide.width, slide.height) == (3100, 2900)
+        located = locate(section, slide)
+    assert (located.mpp, located.mpp_source) == (0.5, "option")
+    import_folder(ImportConfig(folder=path, out_dir=path.parent / "lab"))
+    (files,) = read_manifest(path.parent / "lab" / "sections.csv", root=None)
+    again = read_section(files)
+    assert again.tiles.path.resolve() == section.tiles.path.resolve()
+    assert again.ids.tolist() == section.ids.tolist()
+    np.testing.assert_allclose(again.xy_px, section.xy_px, rtol=1e-12)
+
+
+def test_a_spatialdata_zarr_with_an_image_beside_it(section_of_spatialdata: Any, tmp_path: Path) -> None:
+    """The matrix maps pixels of that image to the coordinate system; without it nothing is assumed."""
+    path, _, xy_px = section_of_spatialdata
+    image = write_image(tmp_path / "he.tif", 300, 300)
+    with pytest.raises(MissingInputError, match="--alignment"):
+        read_folder(InputConfig(from_=path, image=image))
+    alignment = write_matrix(tmp_path / "he.csv", np.array([[0.5, 0, -600.0], [0, 0.5, -300.0], [0, 0, 1]]))
+    found = read_folder(InputConfig(from_=path, image=image, alignment=alignment))[1]
+    np.testing.assert_allclose(found.xy_px, xy_px, rtol=1e-9)
+    assert found.mpp is None
