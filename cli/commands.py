@@ -7,12 +7,14 @@ from spam.encoders import encoder_card, list_encoders
 from spam.errors import ConfigError
 from spam.progress import Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
+from spam.schemas.alignment_config import AlignmentConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.report_config import PlotConfig, ReportConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -64,6 +66,15 @@ IMPORT = command(
     "spam embed --manifest lab/sections.csv --store cohort.zarr",
     ImportConfig,
     "import_folder",
+)
+CHECK_ALIGNMENT = command(
+    "check-alignment",
+    "Check that the spots lie where they belong on the slide: draw them over the H&E, and search for exchanged axes, mirrored or "
+    "turned slides, wrong scales, rotations and shifts.",
+    "spam check-alignment --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --out-dir alignment\n"
+    "spam check-alignment --from outs --image he.tif --out-dir alignment",
+    AlignmentConfig,
+    "check_alignment",
 )
 # Options of `spam embed` that `spam adapt` does not take: it writes no features, and has its own --batch-size etc.
 _OF_FEATURES = {field.name for field in dataclasses.fields(EmbedConfig)} - {
@@ -179,6 +190,20 @@ INFERENCE = dataclasses.replace(
     does="Same as `spam predict`, under its published name.",
     example=PREDICT.example.replace("spam predict", "spam inference"),
 )
+REPORT = command(
+    "report",
+    "Write results as one HTML file: verdict, scores, and maps of the genes to search and click. It needs no network.",
+    "spam report results\nspam report results --genes ERBB2,CD74 --out ERBB2.html",
+    ReportConfig,
+    "report",
+)
+PLOT = command(
+    "plot",
+    "Draw genes of a prediction over the H&E, measured and predicted, without predicting again.",
+    "spam plot results --gene ERBB2",
+    PlotConfig,
+    "plot",
+)
 EXPORT = command(
     "export",
     "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
@@ -239,7 +264,7 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(IMPORT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, EXPORT),
+    *(IMPORT, CHECK_ALIGNMENT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, REPORT, PLOT, EXPORT),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
 )
 

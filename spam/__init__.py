@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SpamError as SpamError
 from .schemas.adapt_config import AdaptConfig as AdaptConfig
+from .schemas.alignment_config import AlignmentConfig as AlignmentConfig
 from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
 from .schemas.embed_config import EmbedConfig as EmbedConfig
 from .schemas.graph_config import GraphConfig as GraphConfig
 from .schemas.hest_config import HestConfig as HestConfig
 from .schemas.import_config import ImportConfig as ImportConfig
 from .schemas.predict_config import PredictConfig as PredictConfig
+from .schemas.report_config import PlotConfig as PlotConfig
+from .schemas.report_config import ReportConfig as ReportConfig
 from .schemas.simulate_config import DemoConfig as DemoConfig
 from .schemas.simulate_config import SimulateConfig as SimulateConfig
 from .schemas.store_config import ExportConfig as ExportConfig
@@ -22,6 +25,7 @@ from .schemas.training_config import FinetuneConfig as FinetuneConfig
 from .schemas.training_config import PretrainConfig as PretrainConfig
 
 if TYPE_CHECKING:
+    from .alignment import check_alignment as check_alignment
     from .diagnosis import diagnose as diagnose
     from .embedding import adapt as adapt
     from .embedding import embed as embed
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
+    from .reporting import plot as plot
+    from .reporting import report as report
     from .sections.lab_file_writer import import_folder as import_folder
     from .simulation import simulate as simulate
     from .simulation.demo import demo as demo
@@ -42,6 +48,7 @@ _MODULE_OF = {
     "adapt": "embedding",
     "benchmark": "evaluation",
     "build_graphs": "graphs",
+    "check_alignment": "alignment",
     "demo": "simulation.demo",
     "diagnose": "diagnosis",
     "embed": "embedding",
@@ -50,8 +57,10 @@ _MODULE_OF = {
     "hest_benchmark": "hest_tasks",
     "import_folder": "sections.lab_file_writer",
     "open_store": "store",
+    "plot": "reporting",
     "predict": "predicting",
     "pretrain": "training",
+    "report": "reporting",
     "simulate": "simulation",
 }
 

@@ -9,6 +9,7 @@ from spam.embedding import embed
 from spam.errors import ConfigError, OutputExistsError
 from spam.predicting import PredictReport, predict
 from spam.progress import SILENT, Progress
+from spam.reports import PAGE
 from spam.schemas.config import Record
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.predict_config import PredictConfig
@@ -32,10 +33,10 @@ class DemoReport(Record):
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """Describe each step, and name the expression maps."""
+        """Describe each step, and name the report."""
         lines = [f"[{name}, {self.seconds[name]:.0f} s] {text}" for name, text in self.steps.items()]
-        maps = [path for path in self.prediction.files if path.name == "expression_maps.png"]
-        return "\n".join([*lines, *(f"look at {path}" for path in maps)])
+        (page,) = (path for path in self.prediction.files if path.name == PAGE)
+        return "\n".join([*lines, self.prediction.summary(), f"open {page} in a browser"])
 
 
 def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
@@ -99,9 +100,11 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     )
     done("finetune", tuned.summary())
     predicted = predict(
-        PredictConfig(section=target, ckpt=tuned.run.best_path, out_dir=out / "results", **shared),
+        PredictConfig(
+            section=target, ckpt=tuned.run.best_path, out_dir=out / "results", report=True, **shared
+        ),
         progress=progress,
     )
-    done("predict", predicted.summary())
+    done("predict", f"section {target}, with the checkpoint of the other sections")
     unfinished.unlink()
     return DemoReport(out_dir=out, prediction=predicted, steps=steps, seconds=seconds)

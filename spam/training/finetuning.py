@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from spam.atomic import write_text
 from spam.errors import CheckpointError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.checkpoint import Checkpoint, from_tensors, read_checkpoint, to_tensors, weights_of
@@ -32,7 +33,7 @@ from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
 from .groups import cross_fit
-from .loop import LossTerms, Run, TrainingReport, fit
+from .loop import HEALTH, LossTerms, Run, TrainingReport, fit
 from .training_set import (
     TrainingSet,
     build_training_set,
@@ -100,7 +101,7 @@ class FinetuneReport(TrainingReport):
             else "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured"
         )
         then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
-        return (
+        return "".join(f"{line}\n" for line in self.run.repeated()) + (
             f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out in the first run ({self.held_out})\n"
             f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{donor}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"
@@ -136,7 +137,11 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     for name in sorted(name for name in tensors if name.startswith("network.")):
         mixed.update(tensors[name].tobytes())
     data = dataclasses.replace(data, digest=mixed.hexdigest())
-    return finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
+    report = finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
+    health = config.pretrained_ckpt.with_name(HEALTH)
+    if health.is_file():  # for `spam report`
+        write_text(report.run.best_path.with_name(HEALTH), health.read_text(encoding="utf-8"))
+    return report
 
 
 def finetune_on(

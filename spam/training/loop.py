@@ -27,6 +27,8 @@ from spam.typing import Array, Int64
 
 from .training_set import NOT_IN_DIGEST
 
+HEALTH = "health.json"
+"""File of the health check of stage 1; stage 2 copies it from the folder of its pretrained checkpoint."""
 _SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 
@@ -101,6 +103,15 @@ class Run:
     best: dict[str, float]
     history: list[dict[str, float]]
     resumed_from: int
+
+    def repeated(self) -> list[str]:
+        """Return a line that says that the run was already done, if it was."""
+        n_epochs = len(self.history) - 1
+        if not self.resumed_from == n_epochs > 0:
+            return []
+        return [
+            f"already done: {self.best_path.parent} has all {n_epochs} epochs of this run; nothing was trained"
+        ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -216,8 +216,7 @@ def test_the_commands_of_the_page(
         write_image(tmp_path / f"{name}_he.tif", 2300, 2300)
     page = (Path(__file__).parents[2] / "docs" / "vendor-folders.md").read_text(encoding="utf-8")
     lines = [line for line in page.splitlines() if line.startswith("spam ")]
-    assert len(lines) == 4
-    for line in lines:
+    for line in lines[:4]:  # the others are run on real folders: tests/test_vendor_runs.py
         dry = ["--dry-run"] if line.startswith("spam embed") else []
         assert run(capsys, monkeypatch, *line.split()[1:], *dry)[0] == 0, line
     assert {"lung.h5ad", "brain.csv", "sections.csv"} <= {path.name for path in (tmp_path / "lab").iterdir()}
