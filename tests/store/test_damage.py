@@ -129,10 +129,12 @@ def test_verify_finds_what_is_missing_too_many_or_a_link(copy, add):
     (copy / "C2/X/notes.txt").write_text("not the store's")
     (copy / "notes.txt").write_text("not the store's")
     (copy / "C2/var/link").symlink_to(copy / "README.md")
-    assert set(faults(copy)) == {"C2/obs/label/c/0", "C2/X/notes.txt", "notes.txt", "C2/var/link"}
+    (copy / "C2/var/broken").symlink_to(copy / "nowhere")
+    links = {"C2/var/link", "C2/var/broken"}
+    assert set(faults(copy)) == {"C2/obs/label/c/0", "C2/X/notes.txt", "notes.txt", *links}
     (copy / "C2/obs/label/c/0").symlink_to(copy / "README.md")
     assert "C2/obs/label/c/0" in faults(copy)
-    assert set(faults(copy, "C2")) == {"C2/obs/label/c/0", "C2/X/notes.txt", "C2/var/link"}
+    assert set(faults(copy, "C2")) == {"C2/obs/label/c/0", "C2/X/notes.txt", *links}
     shutil.copytree(copy / "C2", copy / "C3", symlinks=True)
     assert {"C3/zarr.json"} <= set(faults(copy))  # it names another section
     (copy / "C2/zarr.json").unlink()
