@@ -22,6 +22,7 @@ from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_config import InfoConfig, VerifyConfig
 from spam.store import create_store, open_store, verify
 from spam.store.describing import describe
+from spam.store.layout import STAGING
 from spam.store.section_index import content_digest, read_sealed, sealed, update_index
 from spam.store.writing import locked, write_root, write_section
 
@@ -145,6 +146,13 @@ def test_damaged_root_hides_no_section(copy):
     (copy / "zarr.json").write_bytes((copy / "zarr.json").read_bytes().replace(b"C2", b"C1"))
     (copy / "C2/X/data/c/0").write_bytes(b"")
     assert set(faults(copy)) == {"zarr.json", "C2/X/data/c/0"}
+
+
+def test_what_a_killed_writer_left_is_no_fault(copy):
+    (copy / f"{STAGING}C2").mkdir()
+    for path in (f"{STAGING}C2/zarr.json", "C2/X/data/c/0.partial", ".locks/C2.lock"):
+        (copy / path).write_bytes(b"left")
+    assert faults(copy) == {}
 
 
 def test_verify_needs_a_store(copy, tmp_path):
