@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from cohorts import add_section
 from edited_metadata import edited, outcome
 from hypothesis import given
@@ -457,3 +458,13 @@ def test_counts_that_are_no_sparse_matrix_are_found_whatever_their_digests(
     found = faults(tmp_path / "cohort.zarr")
     assert list(found) == ["C2/X"]
     assert fault in found["C2/X"]
+
+
+def test_a_graph_that_is_no_sparse_matrix_is_found(copy):
+    node = "obsp/spatial_distances"
+    zarr.open_array(copy / "C2" / node / "indices", mode="r+")[0] = 10**6
+    with locked(copy, "C2"):
+        update_index(copy / "C2", add=[node])
+    found = faults(copy)
+    assert list(found) == ["C2/obsp/spatial"]
+    assert "to 1000000" in found["C2/obsp/spatial"]
