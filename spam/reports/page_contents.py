@@ -18,6 +18,11 @@ from .report_page import curve
 from .score_charts import UNIT
 from .score_tables import HEADLINE_SET, HEST_SET, NO_LEVEL, RIVAL, board_rows, short_rows, shown
 
+NEEDED = (
+    *("section", "n_spots", "n_genes", "n_unlike", "n_unreadable", "n_predictable", "coverage", "depth"),
+    *("in_words", "notes", "provenance", "inputs", "training", "config", "model"),
+)
+"""Entries of ``metrics.json`` that the page of a prediction shows."""
 _WARNING = "WARNING: "
 _FOOTER = "Made by spam {}. Everything is inside this file; nothing is loaded from elsewhere."
 # Least held-out Pearson r of a gene that is predicted better than by chance, the word for it, and how it is shown.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from cohorts import add_section, make_cohort
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.predicting import predict
@@ -126,7 +126,7 @@ def open_page(browser: Browser, path: Path, scheme: str = "light") -> tuple[Page
     page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
     page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
     page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+    page.wait_for_selector("html[data-ready=yes]", state="attached")
     return page, faults
 
 
@@ -143,8 +143,7 @@ def click_spot(page: Page, row: int, found: anndata.AnnData) -> None:
         box["x"] + box["width"] * (x - left) / (right - left),
         box["y"] + box["height"] * (y - top) / (bottom - top),
     )
-    text = f"Spot {found.obs_names[row]}, "
-    page.wait_for_function("text => document.getElementById('spot').textContent.startsWith(text)", arg=text)
+    expect(page.locator("#spot")).to_contain_text(f"Spot {found.obs_names[row]}, ")
 
 
 def reading(page: Page) -> dict[str, str]:
@@ -160,7 +159,7 @@ def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, browser: Br
     page, faults = open_page(browser, results / "report.html")
     for gene in ("G7", EVIL):
         page.fill("#search", gene)
-        page.wait_for_function("gene => document.getElementById('gene').textContent === gene", arg=gene)
+        expect(page.locator("#gene")).to_have_text(gene)
         values = found[:, gene]
         for row in (17, 2):
             click_spot(page, row, found)
