@@ -25,7 +25,7 @@ from spam.encoders.registry import OPEN_SOURCES, encoder_card
 from spam.errors import SpamError
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.config import Config
-from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.embed_config import EmbedConfig, SectionsConfig
 
 from .options import Option, gather, options_of
 
@@ -111,13 +111,12 @@ class Command:
 def check_inputs(config: Config) -> None:
     """Report wrong paths and an unknown encoder before torch is imported, which takes seconds."""
     config.check_paths()
-    if isinstance(config, EmbedConfig):
-        if not config.enc_name.startswith(OPEN_SOURCES):
-            encoder_card(config.enc_name, config.revision)
-        if config.manifest is not None:
-            from spam.sections import read_manifest
+    if isinstance(config, EmbedConfig) and not config.enc_name.startswith(OPEN_SOURCES):
+        encoder_card(config.enc_name, config.revision)
+    if isinstance(config, SectionsConfig) and config.manifest is not None:
+        from spam.sections import read_manifest
 
-            read_manifest(config.manifest, root=config.root)
+        read_manifest(config.manifest, root=config.root)
 
 
 def call(twin: str, *configs: Config, progress: Progress) -> Any:

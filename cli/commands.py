@@ -7,6 +7,7 @@ from spam.encoders import encoder_card, list_encoders
 from spam.errors import ConfigError
 from spam.progress import Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
+from spam.schemas.alignment_config import AlignmentConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.graph_config import GraphConfig
@@ -36,6 +37,10 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
     if not is_dry_run:
         return call("embed", config, progress=progress)
     check_inputs(config)
+    if config.device not in ("auto", "cpu"):  # which always exist: torch takes seconds to import
+        from spam.hardware import resolve_device
+
+        resolve_device(config.device)
     from spam.embedding import plan
 
     return plan(config)
@@ -61,6 +66,15 @@ IMPORT = command(
     "spam embed --manifest lab/sections.csv --store cohort.zarr",
     ImportConfig,
     "import_folder",
+)
+CHECK_ALIGNMENT = command(
+    "check-alignment",
+    "Check that the spots lie where they belong on the slide: draw them over the H&E, and search for exchanged axes, mirrored or "
+    "turned slides, wrong scales, rotations and shifts.",
+    "spam check-alignment --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --out-dir alignment\n"
+    "spam check-alignment --from outs --image he.tif --out-dir alignment",
+    AlignmentConfig,
+    "check_alignment",
 )
 # Options of `spam embed` that `spam adapt` does not take: it writes no features, and has its own --batch-size etc.
 _OF_FEATURES = {field.name for field in dataclasses.fields(EmbedConfig)} - {
@@ -250,7 +264,7 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(IMPORT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, REPORT, PLOT, EXPORT),
+    *(IMPORT, CHECK_ALIGNMENT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, REPORT, PLOT, EXPORT),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
 )
 

@@ -85,7 +85,47 @@ class InputConfig(FolderOptions):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedConfig(InputConfig):
+class SectionsConfig(InputConfig):
+    """The files of a section, or a manifest of several."""
+
+    manifest: Path | None = _data(
+        None,
+        "CSV with one row per section (columns section, donor, h5ad, csv, root), for a whole cohort",
+    )
+
+    def faults(self) -> list[str | None]:
+        """List contradictions between the ways to name a section."""
+        is_cohort, is_folder = self.manifest is not None, self.from_ is not None
+        per_section = [flag(name) for name in ("h5ad", "csv", "section", "donor") if getattr(self, name)]
+        of_folder = [
+            flag(field.name) for field in dataclasses.fields(FolderOptions) if getattr(self, field.name)
+        ]
+        replaced = [name for name in self.given_table_options() if name not in (flag("from_"), *of_folder)]
+        replaced += [flag("root")] if self.root is not None else []
+        is_table = self.csv is not None and self.root is not None
+        rules = {
+            f"--from replaces the lab files; omit {', '.join(replaced)}": is_folder and replaced,
+            f"{', '.join(of_folder)} belongs to --from, which is missing": not is_folder and of_folder,
+            "give --manifest, or --csv and --root (with or without --h5ad), or --from": not is_cohort
+            and not is_folder
+            and not is_table,
+            f"--manifest gives these per section; omit {', '.join(per_section)}": is_cohort and per_section,
+        }
+        return [rule for rule, is_broken in rules.items() if is_broken]
+
+    def given_table_options(self) -> list[str]:
+        """List the flags that were given of those that say where spots come from and how they are read."""
+        names = {field.name for field in dataclasses.fields(InputConfig)} | {"manifest"}
+        names -= {"root", "section", "donor", "mpp"}
+        return [
+            flag(field.name)
+            for field in dataclasses.fields(self)
+            if field.name in names and getattr(self, field.name) != field.default
+        ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedConfig(SectionsConfig):
     """Options of `spam embed`."""
 
     store: Path | None = _output(
@@ -93,10 +133,6 @@ class EmbedConfig(InputConfig):
         "feature store to write (created if needed)",
         is_output=True,
         required="give the feature store to write, e.g. --store cohort.zarr",
-    )
-    manifest: Path | None = _data(
-        None,
-        "CSV with one row per section (columns section, donor, h5ad, csv, root), to embed a whole cohort",
     )
     enc_name: str = _model(DEFAULT_ENCODER, "encoder: a name from `spam encoders list`, or timm:<model>")
     tile_um: tuple[float, ...] = _model(
@@ -162,45 +198,20 @@ class EmbedConfig(InputConfig):
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
-        is_grid, is_cohort = self.tiles == "grid", self.manifest is not None
-        per_section = [flag(name) for name in ("h5ad", "csv", "section", "donor") if getattr(self, name)]
-        of_tables = {field.name for field in dataclasses.fields(InputConfig)} | {"manifest"}
-        of_tables -= {"root", "section", "donor", "mpp"}
-        given = [
-            flag(field.name)
-            for field in dataclasses.fields(self)
-            if field.name in of_tables and getattr(self, field.name) != field.default
-        ]
-        of_folder = [
-            flag(field.name) for field in dataclasses.fields(FolderOptions) if getattr(self, field.name)
-        ]
-        replaced = [name for name in given if name not in (flag("from_"), *of_folder)]
-        replaced += [flag("root")] if self.root is not None else []
+        is_grid, given = self.tiles == "grid", self.given_table_options()
         part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard or "1/1")
         rules = {
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
             f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
             "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um,
-            f"--from replaces the lab files; omit {', '.join(replaced)}": not is_grid
-            and self.from_
-            and replaced,
-            f"{', '.join(of_folder)} belongs to --from, which is missing": not is_grid
-            and self.from_ is None
-            and of_folder,
-            "give --manifest, or --csv and --root (with or without --h5ad), or --from": not is_grid
-            and not is_cohort
-            and self.from_ is None
-            and (self.csv is None or self.root is None),
-            f"--manifest gives these per section; omit {', '.join(per_section)}": not is_grid
-            and is_cohort
-            and per_section,
             f"--shard must be i/n with i from 1 to n, such as 2/8, not {shortened(self.shard)}": part is None
             or not 1 <= int(part[1]) <= int(part[2]),
             "--overwrite cannot be combined with --shard: parts would delete each other's work": self.shard
             and self.overwrite,
             "give --tile-um or --tile-px, not both": self.tile_um and self.tile_px,
         }
-        return [rule for rule, is_broken in rules.items() if is_broken]
+        of_sections = [] if is_grid else SectionsConfig.faults(self)
+        return [*of_sections, *(rule for rule, is_broken in rules.items() if is_broken)]
 
     def n_readers(self, device: str) -> int:
         """Threads that read tiles for an encoder on a device type (``cpu``, ``cuda``)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SpamError as SpamError
 from .schemas.adapt_config import AdaptConfig as AdaptConfig
+from .schemas.alignment_config import AlignmentConfig as AlignmentConfig
 from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
 from .schemas.embed_config import EmbedConfig as EmbedConfig
 from .schemas.graph_config import GraphConfig as GraphConfig
@@ -24,6 +25,7 @@ from .schemas.training_config import FinetuneConfig as FinetuneConfig
 from .schemas.training_config import PretrainConfig as PretrainConfig
 
 if TYPE_CHECKING:
+    from .alignment import check_alignment as check_alignment
     from .diagnosis import diagnose as diagnose
     from .embedding import adapt as adapt
     from .embedding import embed as embed
@@ -46,6 +48,7 @@ _MODULE_OF = {
     "adapt": "embedding",
     "benchmark": "evaluation",
     "build_graphs": "graphs",
+    "check_alignment": "alignment",
     "demo": "simulation.demo",
     "diagnose": "diagnosis",
     "embed": "embedding",

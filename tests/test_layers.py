@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardware", "versions"}
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
-ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks"}
+ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks", "alignment"}
 ABOVE |= {"exports", "reporting", "simulation", "diagnosis"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "reports": {"schemas", "models"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports", "reporting"},
+    "alignment": {"schemas", "sections", "tiles", "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
     "exports": {"schemas", "sections", "store"},
     "reporting": {"schemas", "exports", "reports"},

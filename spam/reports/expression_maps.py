@@ -114,21 +114,21 @@ def plot_expression_maps(
                 axes.spines[:].set_visible(False)
             row[0].set_ylabel(gene, fontsize=11, fontweight="bold")
             if view.overview is not None:
-                _draw_overview(row[0], view, bounds_px, alpha=1.0)
+                draw_overview(row[0], view, bounds_px, alpha=1.0)
                 row[0].set_title("H&E")
             norm = Normalize(
                 *colour_limits(np.concatenate([values[:, column] for values in layers.values()]))
             )
             outline_pt = 0.0 if given is None else given.is_given[:, column].astype(float)
             for axes, (name, values) in zip(row[-len(layers) :], layers.items(), strict=True):
-                _draw_overview(axes, view, bounds_px, alpha=0.45)
+                draw_overview(axes, view, bounds_px, alpha=0.45)
                 _draw_spots(axes, view.xy_px, diameter_px, values[:, column], norm, colours, outline_pt)
                 axes.set_title(name)
             if truth is not None:
                 is_scored = np.s_[:] if given is None else given.is_scored[:, column]
                 row[-1].set_title(_scored_title(truth[is_scored, column], prediction[is_scored, column]))
             if view.mpp is not None:
-                _add_scale_bar(row[0], right - left, view.mpp)
+                add_scale_bar(row[0], right - left, view.mpp)
             bar = ScalarMappable(norm, colours)
             figure.colorbar(bar, ax=list(row), label=UNIT, shrink=0.8, pad=0.02, extend="both")
     return save_figure(figure, path)
@@ -153,7 +153,7 @@ def colour_limits(values: Float[Array, " n"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draw_overview(
+def draw_overview(
     axes: Axes, view: SectionView, bounds_px: tuple[float, float, float, float], *, alpha: float
 ) -> None:
     """Draw the visible part of the overview under a panel, in full-resolution pixels."""
@@ -190,7 +190,7 @@ def _draw_spots(
     axes.add_collection(spots, autolim=False)
 
 
-def _add_scale_bar(axes: Axes, width_px: float, mpp: float) -> None:
+def add_scale_bar(axes: Axes, width_px: float, mpp: float) -> None:
     """Draw a bar of a round length, about a fifth of the panel."""
     length_um = _BAR_STEPS_UM[np.argmin(np.abs(np.log(_BAR_STEPS_UM / (width_px * mpp / 5))))]
     label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um} µm"

@@ -68,8 +68,14 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         raise SectionError(message)
     cells = cells.iloc[rows]
     xy_um = cells[list(_CENTRE)].to_numpy(dtype=np.float64)
-    if config.image is not None and config.image.name.startswith("morphology"):
-        message = f"--image {config.image} is the fluorescence image of Xenium. Give the H&E image of the same section."
+    image = config.image
+    # Xenium 4 names them morphology_focus/ch0000_dapi.ome.tif.
+    if image is not None and any(
+        x.startswith("morphology") for x in (image.name, image.absolute().parent.name)
+    ):
+        message = (
+            f"--image {image} is the fluorescence image of Xenium. Give the H&E image of the same section."
+        )
         raise ConfigError(message)
     experiment = find_file(folder, _EXPERIMENT)
     facts = _read_experiment(experiment) if experiment else {}

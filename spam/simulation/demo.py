@@ -20,6 +20,8 @@ from spam.training import finetune, pretrain
 from .her2st import ADDRESS, SECTIONS, fetch_her2st
 from .simulated_cohort import simulate
 
+_UNFINISHED = ".unfinished-demo"  # in a folder whose demo has not ended
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DemoReport(Record):
@@ -46,7 +48,7 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     Raises
     ------
     OutputExistsError
-        If `out_dir` is not empty and ``config.overwrite`` is not set.
+        If `out_dir` is not empty and ``config.overwrite`` is not set. What an interrupted demo left is replaced.
     ConfigError
         If ``data`` is given for the simulated cohort.
     MissingInputError
@@ -56,9 +58,13 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         message = f"--data {config.data} needs `spam demo her2st`; the simulated cohort reads no data"
         raise ConfigError(message)
     out = config.out_dir
-    if out.exists() and any(out.iterdir()) and not config.overwrite:
+    unfinished = out / _UNFINISHED
+    is_overwrite = config.overwrite or unfinished.exists()
+    if out.exists() and any(out.iterdir()) and not is_overwrite:
         message = f"{out} (--out-dir) is not empty; choose another folder, or add --overwrite"
         raise OutputExistsError(message)
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
     steps: dict[str, str] = {}
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -75,13 +81,13 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         # 224 and 448 px of these slides, as in docs/experiments.md
         sections, tile_um, epochs = SECTIONS, (155.0, 310.0), 30
     else:
-        wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=config.overwrite)
+        wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=is_overwrite)
         simulated = simulate(wanted, progress=progress)
         manifest, sections, tile_um, epochs = simulated.manifest, simulated.sections, (112.0,), 15
     *train, target = sections
     done("cohort", f"{len(sections)} sections: {', '.join(sections)}")
     store = out / "cohort.zarr"
-    shared: dict[str, Any] = {"store": store, "device": config.device, "overwrite": config.overwrite}
+    shared: dict[str, Any] = {"store": store, "device": config.device, "overwrite": is_overwrite}
     embedded = embed(EmbedConfig(manifest=manifest, tile_um=tile_um, **shared), progress=progress)
     n_tiles = sum(section.n_embedded for section in embedded.sections)
     done("embed", f"{n_tiles} tiles with {embedded.encoder} into {store}")
@@ -100,4 +106,5 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         progress=progress,
     )
     done("predict", f"section {target}, with the checkpoint of the other sections")
+    unfinished.unlink()
     return DemoReport(out_dir=out, prediction=predicted, steps=steps, seconds=seconds)

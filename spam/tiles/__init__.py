@@ -1,6 +1,7 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
-from .placement import check_placement
+from .placement import Evidence, check_placement, placements, readable_overview
+from .registration import NuclearOffset, Registration, lattice_angle, nuclear_offset, register
 from .slide import Slide
 from .slide_cache import sweep_order
 from .slide_formats import open_slide
@@ -11,6 +12,9 @@ from .tile_specs import locate, require_sizes, resolve_tile_specs
 from .tissue_grid import grid_section, grid_slides
 
 __all__ = [
+    "Evidence",
+    "NuclearOffset",
+    "Registration",
     "Slide",
     "TileBatch",
     "TileReader",
@@ -18,12 +22,17 @@ __all__ = [
     "cut_tile",
     "grid_section",
     "grid_slides",
+    "lattice_angle",
     "level_of",
     "locate",
     "measure_quality",
+    "nuclear_offset",
     "open_slide",
     "overview",
+    "placements",
     "read_batches",
+    "readable_overview",
+    "register",
     "require_sizes",
     "resolve_tile_specs",
     "sweep_order",

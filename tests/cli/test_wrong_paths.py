@@ -31,6 +31,13 @@ WRONG = {
         "--store new --from . --image nosuch",
         "--store new --from . --image t.csv --alignment nosuch",
     ],
+    "check-alignment": [
+        "--out-dir new --csv t.csv --root . --h5ad nosuch",
+        "--out-dir new --csv nosuch --root .",
+        "--out-dir new --csv t.csv --root nosuch",
+        "--out-dir new --manifest nosuch",
+        *(f"{line} --out-dir new" for line in FOLDER),
+    ],
     "import": [
         "nosuch --out-dir new",
         ". --out-dir new --image nosuch",

@@ -84,11 +84,11 @@ def test_both_ways_give_one_record(tmp_path: Path, write: Callable[[Path], dict[
 def test_an_option_overrules_the_pixel_size_and_says_so(tmp_path: Path) -> None:
     write_visium(tmp_path / "a", mpp=0.5)
     image = write_image(tmp_path / "he.png", 90, 70)
-    direct, through_files = both_ways(tmp_path / "a", tmp_path / "lab", image=image, mpp=0.25)
-    assert (direct.mpp, direct.mpp_source) == (0.25, "option")
-    assert through_files.mpp == 0.25
+    direct, through_files = both_ways(tmp_path / "a", tmp_path / "lab", image=image, mpp=0.54)
+    assert (direct.mpp, direct.mpp_source) == (0.54, "option")
+    assert through_files.mpp == 0.54
     assert any(
-        "--mpp 0.25 overrides the 0.5 µm" in note and "factor of 0.5" in note for note in direct.join.notes
+        "--mpp 0.54 overrides the 0.5 µm" in note and "factor of 1.08" in note for note in direct.join.notes
     )
 
 

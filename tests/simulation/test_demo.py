@@ -1,3 +1,4 @@
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import anndata
@@ -5,13 +6,19 @@ import numpy as np
 import pytest
 
 from spam.errors import ConfigError, OutputExistsError
+from spam.progress import SILENT, Advance
 from spam.schemas.simulate_config import DemoConfig
 from spam.simulation.demo import demo
+
+RESULTS = {"cohort", "cohort.zarr", "pretrain", "finetune", "results"}
 
 
 @pytest.mark.slow
 def test_the_demo_ends_with_scores_and_a_map_of_an_unseen_section(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        demo(DemoConfig(out_dir=tmp_path / "demo", seed=1), progress=Interrupting("embed"))
     report = demo(DemoConfig(out_dir=tmp_path / "demo"))
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == RESULTS
     assert list(report.steps) == ["cohort", "embed", "pretrain", "finetune", "predict"]
     outcome = report.prediction.to_mapping()
     assert not outcome["is_training_section"]
@@ -30,6 +37,24 @@ def test_a_folder_with_content_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match=r"is not empty.*--overwrite"):
         demo(DemoConfig(out_dir=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+class Interrupting:
+    """Progress that interrupts a run at its first task of some name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def task(self, description: str, total: int) -> AbstractContextManager[Advance]:
+        if self.name in description:
+            raise KeyboardInterrupt
+        return SILENT.task(description, total)
+
+
+def test_an_interrupted_demo_is_repeated_without_further_options(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            demo(DemoConfig(out_dir=tmp_path / "demo"), progress=Interrupting(""))
 
 
 def test_data_needs_her2st(tmp_path: Path) -> None:

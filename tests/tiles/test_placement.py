@@ -12,10 +12,10 @@ from spam.tiles import check_placement, open_slide, overview
 from spam.tiles.placement import (
     AS_GIVEN,
     EXCHANGED,
+    Evidence,
     better_placement,
     covered_share,
     placements,
-    score_placements,
 )
 
 UNDO = {
@@ -61,7 +61,7 @@ def test_real_sections(shared_data, name):
         picture, size = overview(slide).image, (slide.width, slide.height)
     for way, wrong in placements(xy, *size).items():
         if way not in alike:
-            better = better_placement(score_placements(picture, wrong, *size))
+            better = better_placement(Evidence(picture, wrong, *size).of_placements())
             if way == AS_GIVEN:
                 assert better is None
             # else the picture has other sides

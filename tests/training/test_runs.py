@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from training_runs import finetuning, pretraining
 
 from spam.errors import CheckpointError, ConfigError, OutputExistsError, SpamError, StoreError
-from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
+from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import StoredSection
@@ -347,8 +347,18 @@ def test_a_pretraining_on_blocks_of_a_section_that_is_held_out_as_a_whole_is_ref
         pretraining(store, tmp_path / "pretrain", sections=("S1",), batch_size=7)
     ).run.best_path
     for changes in ({"val_sections": ("S1",)}, {"sections": ("S2", "S1")}):
-        with pytest.raises(CheckpointError, match="trained on S1, .* pretrain again"):
+        with pytest.raises(CheckpointError, match="trained on S1, .* Hold out others, or pretrain again"):
             finetune(finetuning(store, tmp_path / "out", pretrained_ckpt=aligned, **changes))
+
+
+def test_sections_of_an_older_pretraining_without_digests_are_known_by_their_names(
+    cohort: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    meta, tensors = read_checkpoint(pretrained, stage="pretrain")
+    older = tmp_path / "older.safetensors"
+    write_checkpoint(older, replace(meta, section_digests={}), tensors)
+    with pytest.raises(CheckpointError, match="trained on S2"):
+        finetune(finetuning(cohort, tmp_path / "out", pretrained_ckpt=older, val_sections=("S2",)))
 
 
 def test_sections_of_the_pretraining_alone_are_remembered_last(

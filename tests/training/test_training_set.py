@@ -437,8 +437,16 @@ def test_the_same_image_with_other_counts_is_reported(
     assert "'S2' and 'S9' show the same image (100%" in caplog.text
 
 
-def test_pretraining_on_held_out_tissue_under_another_name_is_refused(tmp_path: Path) -> None:
-    store = with_copy(tmp_path, donor="d1", order=SHUFFLED)
+@pytest.mark.parametrize(
+    "change",
+    [{"order": SHUFFLED}, {"shift": 0.5}, {"change_counts": "double"}],
+    ids=["order", "images", "counts"],
+)
+def test_pretraining_on_held_out_tissue_under_another_name_is_refused(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    """Equal counts are enough, and so are equal images."""
+    store = with_copy(tmp_path, donor="d1", **change)
     ckpt = pretrain(pretraining(store, tmp_path / "pre", sections=("S1", "S2", "S3"))).run.best_path
     config = finetuning(store, tmp_path / "fine", sections=("S1", "S3", "S9"), pretrained_ckpt=ckpt)
     with pytest.raises(SpamError, match="pretrained checkpoint was trained on S9"):
