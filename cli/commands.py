@@ -264,7 +264,20 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(IMPORT, CHECK_ALIGNMENT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, REPORT, PLOT, EXPORT),
+    *(
+        IMPORT,
+        CHECK_ALIGNMENT,
+        EMBED,
+        ADAPT,
+        GRAPH,
+        PRETRAIN,
+        FINETUNE,
+        PREDICT,
+        INFERENCE,
+        REPORT,
+        PLOT,
+        EXPORT,
+    ),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
 )
 

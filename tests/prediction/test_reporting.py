@@ -54,7 +54,10 @@ def browser() -> Iterator[Browser]:
     named = os.environ.get("SPAM_TEST_BROWSER")
     found = named or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip("no Chromium found; name one with SPAM_TEST_BROWSER")
+        reason = "no Chromium found (name one with SPAM_TEST_BROWSER)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield running
