@@ -78,7 +78,8 @@ class ShownPrediction:
     @property
     def is_unlike(self) -> Bool[Array, " n_spots"]:
         """Spots whose image is unlike the training sections."""
-        return self.spots["is_out_of_distribution"].to_numpy(dtype=bool)
+        is_unlike: Array = self.spots["is_out_of_distribution"].to_numpy(dtype=bool)
+        return is_unlike
 
     @property
     def flags(self) -> dict[str, Bool[Array, " n_spots"]]:
@@ -143,7 +144,7 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
 def _page(prediction: ShownPrediction, packed: Sequence[PackedGene]) -> dict[str, Any]:
     """Collect what ``report.js`` reads."""
     place = {gene: i for i, gene in enumerate(prediction.shown)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in _gene_rows(prediction.genes, prediction.metrics):
         number = place.get(row["gene"])
         gene = None if number is None else packed[number]

@@ -25,6 +25,7 @@ from spam.schemas.predict_config import PredictConfig
 from spam.schemas.report_config import PlotConfig, ReportConfig
 
 Configure = Callable[..., PredictConfig]
+OpenPage = Callable[..., tuple[Page, list[str]]]
 EVIL = "G5</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 READING = 0.03  # two decimals, and 1/508 of a range that is below 10
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -120,17 +121,27 @@ def test_a_name_of_a_file_is_never_markup(results: Path) -> None:
     assert "Content-Security-Policy" in text
 
 
-def open_page(browser: Browser, path: Path, scheme: str = "light") -> tuple[Page, list[str]]:
-    """Open a report; return it, and what it should not have done."""
-    page = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme).new_page()  # type: ignore[arg-type]
-    faults: list[str] = []
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else faults.append(r.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-ready=yes]", state="attached")
-    return page, faults
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """Open a report; return it, and a list of what it should not have done."""
+    contexts = []
+
+    def opened(path: Path, scheme: str = "light") -> tuple[Page, list[str]]:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        contexts.append(context)
+        context.set_default_timeout(90_000)
+        page, faults = context.new_page(), list[str]()
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else faults.append(r.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready=yes]", state="attached")
+        return page, faults
+
+    yield opened
+    for context in contexts:
+        context.close()
 
 
 def click_spot(page: Page, row: int, found: anndata.AnnData) -> None:
@@ -146,7 +157,7 @@ def click_spot(page: Page, row: int, found: anndata.AnnData) -> None:
         box["x"] + box["width"] * (x - left) / (right - left),
         box["y"] + box["height"] * (y - top) / (bottom - top),
     )
-    expect(page.locator("#spot")).to_contain_text(f"Spot {found.obs_names[row]}, ")
+    expect(page.locator("#spot")).to_contain_text(f"Spot {found.obs_names[row]}, ", timeout=30_000)
 
 
 def reading(page: Page) -> dict[str, str]:
@@ -157,12 +168,12 @@ def reading(page: Page) -> dict[str, str]:
     return dict(pairs)
 
 
-def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, browser: Browser) -> None:
+def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, open_page: OpenPage) -> None:
     found = anndata.read_h5ad(results / "predictions.h5ad")
-    page, faults = open_page(browser, results / "report.html")
+    page, faults = open_page(results / "report.html")
     for gene in ("G7", EVIL):
         page.fill("#search", gene)
-        expect(page.locator("#gene")).to_have_text(gene)
+        expect(page.locator("#gene")).to_have_text(gene, timeout=30_000)
         values = found[:, gene]
         for row in (17, 2):
             click_spot(page, row, found)
@@ -188,8 +199,8 @@ def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, browser: Br
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_accessible(results: Path, browser: Browser, scheme: str) -> None:
-    page, faults = open_page(browser, results / "report.html", scheme)
+def test_the_page_is_accessible(results: Path, open_page: OpenPage, scheme: str) -> None:
+    page, faults = open_page(results / "report.html", scheme)
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     click_spot(page, 3, anndata.read_h5ad(results / "predictions.h5ad"))
     found = Axe().run(page)
@@ -199,12 +210,12 @@ def test_the_page_is_accessible(results: Path, browser: Browser, scheme: str) ->
 
 @pytest.mark.slow
 def test_a_section_without_counts_has_a_viewer_and_says_that_it_is_unlike(
-    trained: tuple[Path, Path], config_of: Configure, tmp_path: Path, browser: Browser
+    trained: tuple[Path, Path], config_of: Configure, tmp_path: Path, open_page: OpenPage
 ) -> None:
     predict(config_of(*trained, tmp_path, section="bare"))
     written = report(ReportConfig(results=tmp_path, out=tmp_path / "page.html"))
     assert "Do not rely on this prediction" in written.verdict
-    page, faults = open_page(browser, written.file)
+    page, faults = open_page(written.file)
     assert page.locator(".canvas").count() == 2  # H&E and predicted
     found = anndata.read_h5ad(tmp_path / "predictions.h5ad")
     click_spot(page, 7, found)
