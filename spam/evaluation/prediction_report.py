@@ -117,7 +117,8 @@ class PredictReport:
             return f"{found}. {self.unscored}"
         score = shown(self.board.headline(MODEL, "pearson"), digits=2)
         scored = f"On this section, the {HEADLINE_SET.partition('-')[2]} most variable genes reach a mean Pearson r of {score}"
-        return f"{found}. {scored}. {self.board.comparison()}"
+        is_new = predicted.training_section is None and not predicted.is_mostly_unlike
+        return f"{found}. {scored}. {self.board.comparison() if is_new else ''}".rstrip()
 
     @property
     def notes(self) -> list[str]:

@@ -128,6 +128,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_epoch(
     assert read_checkpoint_meta(tmp_path / "last.safetensors").epoch == 1
     again = pretraining(cohort, tmp_path, epochs=1, lr=1e-4, overwrite=True)  # the advice
     assert pretrain(again).run.resumed_from == 0
+    repeated = pretrain(pretraining(cohort, tmp_path, epochs=1, lr=1e-4))
+    assert repeated.summary().startswith(f"already done: {tmp_path} has all 1 epochs of this run")
 
 
 def read_as(change: Callable[[str, np.ndarray], None], monkeypatch: pytest.MonkeyPatch) -> None:
