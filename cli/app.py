@@ -16,6 +16,7 @@ _GROUPS = {
 }
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
+    "max_content_width": 120,
     # The published commands write --save_dir; both spellings work.
     "token_normalize_func": lambda token: token.replace("_", "-"),
 }
@@ -36,12 +37,12 @@ def _spam(
     """Predict spatial gene expression from H&E histology: embed once, train from the store, predict."""
 
 
-def _plain_typer(text: str | None) -> typer.Typer:
+def _plain_typer(text: str | None, *, has_completion: bool = False) -> typer.Typer:
     # Plain help: rich would triple the time of `spam --help`.
     return typer.Typer(
         help=text,
         rich_markup_mode=None,
-        add_completion=False,
+        add_completion=has_completion,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings=_SETTINGS,
@@ -50,7 +51,7 @@ def _plain_typer(text: str | None) -> typer.Typer:
 
 def build_app() -> typer.Typer:
     """Build the application with all of its commands."""
-    app = _plain_typer(None)
+    app = _plain_typer(None, has_completion=True)
     app.callback()(_spam)
     for command in PIPELINE:
         add_command(app, command)

@@ -52,14 +52,22 @@ _ERRNO = re.compile(r"errno(?: = |\s|: )?(\d+)", re.IGNORECASE)  # in the messag
 _TRAINERS, _KEEPING = ("pretrain", "finetune", "adapt"), " without --overwrite"
 # Options of every command.
 _SHARED = (
-    Option(name="config", kind=Path, default=None, help="TOML file of these options; flags override it"),
+    Option(
+        name="config",
+        kind=Path,
+        default=None,
+        panel="Advanced",
+        help="TOML file of these options; flags override it",
+    ),
     Option(
         name="json",
         kind=bool,
         default=False,
+        panel="Advanced",
         help="print one JSON object on standard output, everything else on standard error",
     ),
 )
+_WIDTH = 100  # of text and tables
 _PANELS = ("Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
 
 
@@ -155,6 +163,29 @@ def _shown(text: str) -> str:
     )
 
 
+def print_text(text: str) -> None:
+    """Print text; on a terminal, wrap its lines, and draw its Markdown tables (at most 100 columns wide)."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    console.width = min(console.width, _WIDTH)
+    for is_table, lines in itertools.groupby(text.split("\n"), key=lambda line: line.startswith("| ")):
+        if not is_table:
+            console.print("\n".join(lines))
+            continue
+        head, rule, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+        table = Table()
+        for name, dashes in zip(head, rule, strict=True):
+            table.add_column(name, justify="right" if dashes.endswith(":") else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
 def _print_traceback() -> None:
     print(_shown(traceback.format_exc()), end="", file=sys.stderr)
 
@@ -210,7 +241,7 @@ def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json
         print_failure(message or f"{error!r}: {advice}", type(error).__name__, is_json=is_json)
         return 2 if message else 1
     if isinstance(outcome, str):
-        print(_shown(outcome))
+        print_text(_shown(outcome))
     else:
         _print_json(outcome)
     return command.exit_code(report)
@@ -296,8 +327,25 @@ class _PanelCommand(TyperCommand):
                     error.message += f". Separate several values by commas: {name} {','.join(values)}"
             raise
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Draw the help with rich on a terminal, as wide as it is; elsewhere write plain text."""
+        if not sys.stdout.isatty():
+            super().format_help(ctx, formatter)
+            return
+        from typer.rich_utils import rich_format_help
+
+        self.help = re.sub("\\x08\n(.*?)\n\n", r"```\n\1\n```\n\n", self.help or "", flags=re.DOTALL)
+        rich_format_help(obj=self, ctx=ctx, markup_mode="markdown")
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Show ``--help`` with the options of every command."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = _SHARED[0].panel
+        return option
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section per panel; drawing them with rich would triple the time of ``--help``."""
+        """Write one section per panel."""
         panels: dict[str, list[Any]] = {}
         for parameter in self.get_params(ctx):
             title = getattr(parameter, "rich_help_panel", None) or "Options"
@@ -319,7 +367,10 @@ def add_command(app: typer.Typer, command: Command) -> None:
         is_json = bool(given.pop("json"))
         raise typer.Exit(_run(command, given, given.pop("config"), is_json=is_json))
 
-    parameters = [option.parameter() for option in (*command.options, *_SHARED)]
+    options = sorted(
+        (*command.options, *_SHARED), key=lambda option: _PANELS.index(option.panel or "Options")
+    )
+    parameters = [option.parameter() for option in options]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters}
     # "\b" keeps the line breaks of the example.

@@ -14,6 +14,7 @@ from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.report_config import PlotConfig, ReportConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -36,6 +37,10 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
     if not is_dry_run:
         return call("embed", config, progress=progress)
     check_inputs(config)
+    if config.device not in ("auto", "cpu"):  # which always exist: torch takes seconds to import
+        from spam.hardware import resolve_device
+
+        resolve_device(config.device)
     from spam.embedding import plan
 
     return plan(config)
@@ -185,6 +190,20 @@ INFERENCE = dataclasses.replace(
     does="Same as `spam predict`, under its published name.",
     example=PREDICT.example.replace("spam predict", "spam inference"),
 )
+REPORT = command(
+    "report",
+    "Write results as one HTML file: verdict, scores, and maps of the genes to search and click. It needs no network.",
+    "spam report results\nspam report results --genes ERBB2,CD74 --out ERBB2.html",
+    ReportConfig,
+    "report",
+)
+PLOT = command(
+    "plot",
+    "Draw genes of a prediction over the H&E, measured and predicted, without predicting again.",
+    "spam plot results --gene ERBB2",
+    PlotConfig,
+    "plot",
+)
 EXPORT = command(
     "export",
     "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
@@ -245,7 +264,20 @@ DOCTOR = Command(
     exit_code=lambda report: 0 if report.is_fit else 2,
 )
 PIPELINE = (
-    *(IMPORT, CHECK_ALIGNMENT, EMBED, ADAPT, GRAPH, PRETRAIN, FINETUNE, PREDICT, INFERENCE, EXPORT),
+    *(
+        IMPORT,
+        CHECK_ALIGNMENT,
+        EMBED,
+        ADAPT,
+        GRAPH,
+        PRETRAIN,
+        FINETUNE,
+        PREDICT,
+        INFERENCE,
+        REPORT,
+        PLOT,
+        EXPORT,
+    ),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),
 )
 

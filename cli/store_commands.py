@@ -74,8 +74,8 @@ UNPACK = command(
 )
 IMPORT = command(
     "import",
-    "Import features made by other tools (TRIDENT, CLAM, slide2vec, NumPy, AnnData).",
-    "spam store import cohort.zarr C2.h5 --section C2",
+    "Import features made by other tools (TRIDENT, CLAM, slide2vec, LazySlide, NumPy, AnnData).",
+    "spam store import cohort.zarr C2.h5 --section C2\nspam store import cohort.zarr C2.h5 --h5ad C2.h5ad",
     configs.ImportConfig,
     "store.importing.import_features",
 )

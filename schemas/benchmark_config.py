@@ -52,6 +52,7 @@ class BenchmarkConfig(FeatureOptions):
         required="give a folder for the results",
         panel="Output",
     )
+    report: bool = option(False, "also write report.html, as spam report does", panel="Output")
     overwrite: bool = option(
         False,
         "run the named methods again; replace a benchmark with other options or data in --out-dir",

@@ -33,7 +33,8 @@ class FolderOptions(Config):
     )
     alignment: Path | None = _data(
         None,
-        "alignment of the H&E image of Xenium: *_he_imagealignment.csv or keypoints (default: the one in the folder)",
+        "alignment of the H&E image with Xenium, CosMx or MERSCOPE: *_he_imagealignment.csv, a 3 x 3 matrix or keypoints "
+        "(default: the one in the folder of Xenium)",
     )
 
 
@@ -43,8 +44,8 @@ class InputConfig(FolderOptions):
 
     from_: Path | None = _data(
         None,
-        "folder that an instrument wrote (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST), instead of --h5ad, "
-        "--csv and --root; see `spam import`",
+        "folder that an instrument wrote (Space Ranger, Xenium, CosMx, MERSCOPE, HEST-1k, STimage-1K4M, legacy ST, "
+        "SpatialData), instead of --h5ad, --csv and --root; see `spam import`",
     )
 
     h5ad: Path | None = _data(None, "AnnData file with raw counts (optional for prediction)")

@@ -44,6 +44,7 @@ class PredictConfig(Config):
     plot_genes: tuple[str, ...] = output(
         (), "genes to draw (default: the four best predicted, or the most variable)"
     )
+    report: bool = output(False, "also write report.html, as spam report does")
     overwrite: bool = output(False, "replace the predictions in --out-dir")
     device: str = advanced("auto", "auto, cpu, cuda or cuda:N")
     batch_size: int = advanced(1024, "spots per step", limits="[1,1000000]")

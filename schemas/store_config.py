@@ -1,12 +1,13 @@
 """Options of `spam store …`: describing, checking, copying, packing, sharing, importing and exporting stores."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import Config, option
+from .config import Config, flag, option
 
-ForeignKind = Literal["trident", "clam", "slide2vec", "npy", "h5ad"]
+ForeignKind = Literal["trident", "clam", "slide2vec", "lazyslide", "npy", "h5ad"]
 """Program or format of foreign features; `spam.store.foreign_files` recognises them."""
 
 ExportFormat = Literal[
@@ -151,13 +152,31 @@ class ExportConfig(Config):
 class ImportConfig(Config):
     """Options of `spam store import`."""
 
-    store: Path | None = _argument("store that has the section", _IMPORT)
+    store: Path | None = _argument("store with the section (created if needed, with --h5ad)", _IMPORT)
     file: Path | None = _argument(
-        "file of features: TRIDENT or CLAM (.h5, .pt), slide2vec (.pt, .npz), .npy, .h5ad", _IMPORT
+        "file of features: TRIDENT or CLAM (.h5, .pt), slide2vec (.pt, .npz), LazySlide (.zarr), .npy, .h5ad",
+        _IMPORT,
     )
-    section: str | None = option(None, "section that the features belong to (default: the only one)")
+    section: str | None = option(
+        None, "section that the features belong to (default: the only one; that of --h5ad; the name of FILE)"
+    )
+    h5ad: Path | None = option(
+        None, "AnnData file with raw counts and obsm['spatial']: creates the section, without any image"
+    )
+    all_tiles: bool = option(
+        False, "create the section without counts, for prediction: every tile of FILE is a spot"
+    )
+    donor: str | None = option(None, "donor of the new section (default: as `spam embed`)")
+    mpp: float | None = option(
+        None, "µm per full-resolution pixel of the new section (default: from the h5ad)", limits="[0.01,100]"
+    )
+    counts_layer: str | None = option(
+        None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
+    )
     kind: ForeignKind | None = option(None, "program that made the file (default: recognised by its content)")
-    key: str | None = option(None, "for .h5ad: the obsm key of the features")
+    key: str | None = option(
+        None, "for .h5ad: the obsm key of the features; for LazySlide: the table, e.g. uni_tiles"
+    )
     coordinates: Path | None = option(
         None, "table (x, y or spot_id per row) or file of coordinates that belongs to .npy or .pt"
     )
@@ -179,7 +198,21 @@ class ImportConfig(Config):
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
-        return ["give --tile-um or --tile-px, not both" if self.tile_um and self.tile_px else None]
+        is_new = self.h5ad is not None or self.all_tiles
+        of_new = [flag(name) for name in ("donor", "mpp") if getattr(self, name) is not None and not is_new]
+        return [
+            "give --tile-um or --tile-px, not both" if self.tile_um and self.tile_px else None,
+            "give --h5ad or --all-tiles, not both" if self.h5ad and self.all_tiles else None,
+            f"{', '.join(of_new)} is for a new section; add --h5ad" if of_new else None,
+            "--counts-layer belongs to --h5ad, which is missing"
+            if self.counts_layer and not self.h5ad
+            else None,
+        ]
+
+    def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:
+        """Check the paths as `Config.check_paths`; a new section can be the first of a new store."""
+        is_new = self.h5ad is not None or self.all_tiles
+        Config.check_paths(self, leave_out=[*leave_out, "store"] if is_new else leave_out)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

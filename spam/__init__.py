@@ -16,6 +16,8 @@ from .schemas.graph_config import GraphConfig as GraphConfig
 from .schemas.hest_config import HestConfig as HestConfig
 from .schemas.import_config import ImportConfig as ImportConfig
 from .schemas.predict_config import PredictConfig as PredictConfig
+from .schemas.report_config import PlotConfig as PlotConfig
+from .schemas.report_config import ReportConfig as ReportConfig
 from .schemas.simulate_config import DemoConfig as DemoConfig
 from .schemas.simulate_config import SimulateConfig as SimulateConfig
 from .schemas.store_config import ExportConfig as ExportConfig
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
+    from .reporting import plot as plot
+    from .reporting import report as report
     from .sections.lab_file_writer import import_folder as import_folder
     from .simulation import simulate as simulate
     from .simulation.demo import demo as demo
@@ -53,8 +57,10 @@ _MODULE_OF = {
     "hest_benchmark": "hest_tasks",
     "import_folder": "sections.lab_file_writer",
     "open_store": "store",
+    "plot": "reporting",
     "predict": "predicting",
     "pretrain": "training",
+    "report": "reporting",
     "simulate": "simulation",
 }
 

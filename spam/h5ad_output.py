@@ -1,5 +1,7 @@
-"""AnnData files as results."""
+"""HDF5 and AnnData files as results."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,24 @@ import h5py
 _GROWTH_BYTES = 1 << 20
 
 
+@contextmanager
+def writing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file in memory, which is written to `path` at the end of the ``with`` block.
+
+    If HDF5 itself cannot write to a disk (full, or a limit of file sizes), it prints tracebacks and may crash the process
+    when it ends (HDF5 1.14).
+    """
+    with h5py.File("memory", "w", driver="core", backing_store=False, block_size=_GROWTH_BYTES) as file:
+        yield file
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
+
+
 def write_h5ad(adata: anndata.AnnData, path: Path, **options: Any) -> None:
     """Write an AnnData file; `options` are those of HDF5 datasets, such as ``compression``.
 
-    The file is made in memory and written at once. If HDF5 itself cannot write to a disk (full, or a limit of file sizes),
-    it prints tracebacks and may crash the process when it ends (HDF5 1.14). Strings are never written in pandas' nullable
-    form, which TissUUmaps, anndataR and anndata < 0.11 cannot read.
+    Strings are never written in pandas' nullable form, which TissUUmaps, anndataR and anndata < 0.11 cannot read.
     """
     adata.strings_to_categoricals()
-    with (
-        anndata.settings.override(allow_write_nullable_strings=False),
-        h5py.File("memory", "w", driver="core", backing_store=False, block_size=_GROWTH_BYTES) as file,
-    ):
+    with anndata.settings.override(allow_write_nullable_strings=False), writing_hdf5(path) as file:
         anndata.io.write_elem(file, "/", adata, dataset_kwargs=options)
-        file.flush()
-        path.write_bytes(file.id.get_file_image())

@@ -23,6 +23,7 @@ from spam.atomic import claimed, replacing, write_text
 from spam.encoders import Encoder, build_encoder, encoder_card, require_reachable
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
 from spam.evaluation.hest_probe import HestReport, TaskScore, predict_expression, require_solver
+from spam.h5ad_output import writing_hdf5
 from spam.hardware import resolve_device
 from spam.models.linear import pearson_per_gene
 from spam.progress import SILENT, Progress
@@ -330,7 +331,7 @@ def embed_patches(patches: Path, out: Path, encoder: Encoder, *, batch_size: int
                 features[first : first + batch_size] = encoder.embed(tiles)
                 advance(len(tiles))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial, h5py.File(partial, "w") as file:
+    with replacing(out) as partial, writing_hdf5(partial) as file:
         file["embeddings"] = features
         file["coords"] = coords
         names = np.array(barcodes, dtype=object)[:, None]

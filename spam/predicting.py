@@ -11,12 +11,11 @@ import pandas as pd
 
 from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
-from spam.evaluation import MODEL, BoardReport, score_predicted
+from spam.evaluation import MODEL, BoardReport, PredictReport, score_predicted
 from spam.hardware import resolve_device
 from spam.models import log1p_cp10k
 from spam.prediction import (
     Context,
-    ContextReport,
     PredictedSection,
     Predictor,
     condition,
@@ -25,132 +24,28 @@ from spam.prediction import (
 )
 from spam.prediction.panel import Bank
 from spam.progress import SILENT, Progress
-from spam.reports import GivenEntries, SectionView, plot_expression_maps, plot_pcc_histogram, plot_scatter
+from spam.reporting import report as write_report
+from spam.reports import (
+    PAGE,
+    GivenEntries,
+    SectionView,
+    plot_expression_maps,
+    plot_pcc_histogram,
+    plot_scatter,
+)
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.report_config import ReportConfig
 from spam.sections import read_measured_part
 from spam.store import StoredSection, advice_on_names, open_store
+from spam.training.loop import HEALTH
 from spam.typing import Array, Float32
 
 _WRITTEN = (
     *("predictions.h5ad", "predictions.csv", "predictions.parquet", "metrics.json", "genes.csv"),
+    *("scores.md", PAGE),
     *("plots/expression_maps.png", "plots/pcc_histogram.png", "plots/scatter.png"),
 )
 _N_DRAWN = 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PredictReport:
-    """Outcome of `predict`.
-
-    Attributes
-    ----------
-    predicted
-        The prediction.
-    n_unmeasured
-        Modelled genes that the section has not measured.
-    files
-        Written files.
-    board
-        Scores of the model and the baselines; None without ground truth.
-    unscored
-        Why there are no scores; None if there are.
-    gene_advice
-        How to make the gene names of the section match, if most modelled genes were not found in it and a change is known.
-    """
-
-    predicted: PredictedSection
-    n_unmeasured: int
-    files: tuple[Path, ...]
-    board: BoardReport | None
-    unscored: str | None = None
-    gene_advice: str = ""
-
-    @property
-    def context(self) -> ContextReport | None:
-        """What ``--context-h5ad`` gave; None without it."""
-        return self.predicted.context
-
-    @property
-    def n_unreadable(self) -> int:
-        """Number of spots with unreadable tiles, neither predicted nor scored."""
-        return int((~self.predicted.is_predicted).sum())
-
-    @property
-    def n_unlike(self) -> int | None:
-        """Number of spots whose image is unlike the training sections; None if these are this section alone."""
-        is_alone = np.isnan(self.predicted.bank_distance).all()
-        return None if is_alone else int(self.predicted.is_out_of_distribution.sum())
-
-    @property
-    def n_predictable(self) -> int:
-        """Number of genes predicted better than by chance on held-out spots."""
-        return int(self.predicted.is_predictable.sum())
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types."""
-        provenance, context = self.predicted.provenance, self.context
-        return {
-            "section": self.predicted.section,
-            "n_spots": len(self.predicted.ids),
-            "n_genes": len(self.predicted.genes),
-            "is_training_section": provenance["is_training_section"],
-            "training_section": self.predicted.training_section,
-            "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
-            "coverage": self.predicted.coverage,
-            "n_unmeasured": self.n_unmeasured,
-            "n_unreadable": self.n_unreadable,
-            "n_unlike": self.n_unlike,
-            "n_predictable": self.n_predictable,
-            "unscored": self.unscored,
-            "context": None if context is None else dataclasses.asdict(context),
-            "files": [str(path) for path in self.files],
-            "metrics": None if self.board is None else self.board.to_mapping(),
-        }
-
-    def summary(self) -> str:
-        """Return the boards, with warnings first."""
-        n_spots, n_genes = self.predicted.unclipped.shape
-        provenance, trained_as = self.predicted.provenance, self.predicted.training_section
-        lines = [f"section {self.predicted.section}: {n_spots} spots x {n_genes} genes"]
-        if trained_as is not None:
-            name = "" if trained_as == self.predicted.section else f" under the name {trained_as!r}"
-            lines.append(
-                f"WARNING: the checkpoint was trained on this section{name}; scores do not describe new tissue"
-            )
-        if self.n_unlike is None:
-            lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
-        else:
-            # On an unseen section of the same kind, one spot in a hundred is unlike.
-            warning = "WARNING: " if 2 * self.n_unlike > n_spots else ""
-            share = f"{self.n_unlike} of {n_spots} spots ({self.n_unlike / n_spots:.0%})"
-            lines.append(
-                f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
-            )
-        share = f"{self.n_predictable} of {n_genes} genes"
-        lines.append(
-            f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
-            if self.predicted.is_mostly_unlike
-            else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
-        )
-        if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
-            lines.append(
-                "intervals were calibrated on sections of the training donors: for another donor they may cover fewer "
-                f"counts than the requested {self.predicted.coverage:.0%}"
-            )
-        if self.context is not None:
-            lines.append(self.context.sentence())
-        if 0 < self.n_unmeasured < n_genes:
-            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes else ""
-            lines.append(
-                f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
-                f"{self.gene_advice}".rstrip(". ")
-            )
-        if self.n_unreadable:
-            lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
-        lines.append(
-            f"{self.unscored} {self.gene_advice}".rstrip() if self.board is None else self.board.markdown()
-        )
-        return "\n".join([*lines, f"written: {', '.join(map(str, self.files))}"])
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
@@ -218,29 +113,61 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         )
         for path in files[1:]:
             write_table(predicted, path)
+        files.append(folder / "metrics.json")
         if board is not None:
-            files += [folder / "metrics.json", folder / "genes.csv"]
+            files += [folder / "genes.csv", folder / "scores.md"]
             write_text(folder / "genes.csv", board.gene_table().to_csv())
+            write_text(folder / "scores.md", board.markdown())
+        if config.report:
+            files.append(folder / PAGE)
         if config.plots:
             truth = None if board is None else measured
             files += _draw(folder, config.plot_genes, section, predicted, board, truth, context)
         report = PredictReport(
             predicted=predicted,
             n_unmeasured=len(unmeasured),
+            out_dir=out,
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
             unscored=None if board is not None else _why_unscored(section, predicted),
             gene_advice=advice_on_names(of_section, predicted.genes) if of_section else "",
         )
-        if board is not None:
-            shown = {
-                key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")
-            }
-            about = {"model": MODEL, "provenance": predicted.provenance, "config": config.to_record()}
-            write_text(
-                folder / "metrics.json", json.dumps({**shown, **board.to_mapping(), **about}, indent=1)
-            )
+        values = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
+        about = {
+            "model": MODEL,
+            "provenance": predicted.provenance,
+            "inputs": _inputs(section, predictor),
+            "training": _training(config.ckpt.parent),
+            "config": config.to_record(),
+        }
+        scores = {} if board is None else board.to_mapping()
+        write_text(folder / "metrics.json", json.dumps({**values, **scores, **about}, indent=1))
+        if config.report:
+            write_report(ReportConfig(results=folder), progress=progress)
     return report
+
+
+def _inputs(section: StoredSection, predictor: Predictor) -> dict[str, Any]:
+    """Describe what went into a prediction: scale, files and licences; no paths."""
+    meta = section.meta
+    return {
+        "donor": meta.donor,
+        "mpp": meta.mpp,
+        "mpp_source": meta.mpp_source,
+        "licence": meta.licence,
+        "sources": [source.to_mapping() for source in meta.sources],
+        "feature_licences": {
+            key: section.feature_meta(key).encoder.get("licence") for key in predictor.meta.feature_keys
+        },
+    }
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """Collect the mean curves of the runs that chose the number of epochs, and the health check of stage 1, beside a checkpoint."""
+    files = {"history": folder / "selection" / "history.json", "health": folder / HEALTH}
+    return {
+        name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()
+    }
 
 
 def _why_unscored(section: StoredSection, predicted: PredictedSection) -> str:

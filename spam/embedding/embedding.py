@@ -30,13 +30,14 @@ from spam.store import (
     StoredSection,
     chunk_slices,
     default_chunk_rows,
+    differences,
     filled_store,
 )
 from spam.tiles import TileBatch, overview
 from spam.typing import Array, Float32, Int64
 from spam.versions import software_versions
 
-from .planning import EmbedPlan, PlannedSection, differences, read_plan
+from .planning import EmbedPlan, PlannedSection, read_plan
 
 _log = logging.getLogger(__name__)
 

@@ -17,9 +17,7 @@ from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, SlideSource, read_inputs, read_section
-from spam.sections.h5ad import read_h5ad
-from spam.store import Profiles, Store, StoredSection, advice_on_names, duplicates_in, open_store, profiles_of
-from spam.store.gene_names import ENOUGH
+from spam.store import Store, differences, open_store, warn_of_duplicates, warn_of_gene_names
 from spam.tiles import (
     Slide,
     TileBatch,
@@ -203,10 +201,10 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         message = f"--manifest names several sections {', '.join(map(repr, twice))}. Use unique names."
         raise SectionError(message)
-    _warn_of_duplicates([one.section for one in sections], store)
+    warn_of_duplicates([one.section for one in sections], store)
     for source, one in zip(inputs, sections, strict=True):
         if isinstance(source, InputConfig):
-            _warn_of_gene_names(one.section, source.h5ad, [other.section for other in sections], store)
+            warn_of_gene_names(one.section, source.h5ad, [other.section for other in sections], store)
     n_numbers = card.dim * sum(one.section.n_spots * len(one.specs) for one in sections)
     return EmbedPlan(
         store=config.store,
@@ -215,76 +213,6 @@ def read_plan(config: EmbedConfig, slides: contextlib.ExitStack) -> EmbedPlan:
         sections=tuple(sections),
         n_bytes=n_numbers * np.dtype(config.dtype).itemsize,
     )
-
-
-def _warn_of_duplicates(sections: Sequence[Section], store: Store | None) -> None:
-    """Warn if the counts of a section are in the store, or earlier in the manifest, under another name."""
-    before: dict[str, Profiles] = {}
-    for section in sections:
-        if section.counts is None or section.genes is None:
-            continue
-        own = profiles_of(section.counts, section.genes)
-        found = [name for name, profiles in before.items() if own.share_of_counts(profiles)]
-        if store is not None:
-            found += duplicates_in(store, section.name, section.counts, section.genes)
-        before[section.name] = own
-        if found:
-            _log.warning(
-                "section %s has the counts of section %s: do not train on one and test on the other",
-                *(section.name, ", ".join(dict.fromkeys(found))),
-            )
-
-
-def _warn_of_gene_names(
-    section: Section, h5ad: Path | None, planned: Sequence[Section], store: Store | None
-) -> None:
-    """Warn if a section shares fewer than half of its gene names with the first other section."""
-    stored = () if store is None else (store.section(name) for name in store.section_names)
-    others = (*((s.meta.name, s.genes) for s in stored), *((s.name, s.genes) for s in planned))
-    known = ((name, genes) for name, genes in others if name != section.name and genes is not None)
-    name, genes = next(known, ("", None))
-    if section.genes is None or genes is None:
-        return
-    n_shared = len({*section.genes.tolist()} & {*genes.tolist()})
-    if n_shared < ENOUGH * min(len(section.genes), len(genes)):
-        _log.warning(
-            "section %s shares only %d of its %d gene names with section %s. %s",
-            *(section.name, n_shared, len(section.genes), name),
-            advice_on_names(
-                section.genes, genes, None if h5ad is None else read_h5ad(h5ad).other_gene_names()
-            ),
-        )
-
-
-def differences(stored: StoredSection, section: Section, licence: str | None) -> list[str]:
-    """Describe how a stored section differs from a new one of the same name.
-
-    The table itself may have changed, as in a growing cohort; its rows of these spots must not have.
-    """
-    old, n_genes = stored.meta, 0 if section.genes is None else len(section.genes)
-    facts = [
-        ("donor", old.donor, section.donor),
-        ("µm per pixel (--mpp)", old.mpp, section.mpp),
-        ("number of spots", old.n_spots, section.n_spots),
-        ("number of genes", old.n_genes, n_genes),
-        ("licence", old.licence, licence or old.licence),
-    ]
-    if not old.redacted:
-        before, after = (
-            {source.role: source.sha256[:12] for source in sources if source.role != "csv"}
-            for sources in (old.sources, section.sources)
-        )
-        facts += [(role, before.get(role), after.get(role)) for role in sorted({*before, *after})]
-    found = [f"{what} was {before!r}, is {after!r}" for what, before, after in facts if before != after]
-    if old.redacted:
-        return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
-    if not found:
-        arrays = {"ids": (stored.ids, section.ids), "coordinates": (stored.xy_px, section.xy_px)}
-        found = [f"{what} of the spots differ" for what, (a, b) in arrays.items() if not np.array_equal(a, b)]
-    if not found and section.counts is not None and section.genes is not None and stored.genes is not None:
-        is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
-        found = [] if is_same else ["counts differ (--counts-layer)"]
-    return found
 
 
 def _inputs(config: EmbedConfig) -> Sequence[InputConfig | Path]:

@@ -4,6 +4,7 @@ from .boards import BoardReport, CountPrediction, MethodPrediction
 from .cross_validation import BenchmarkReport, benchmark
 from .folds import FoldTask
 from .methods import Method
+from .prediction_report import PredictReport
 from .spam_method import ALL_METHODS
 from .stored_truth import MODEL, score_predicted
 
@@ -16,6 +17,7 @@ __all__ = [
     "FoldTask",
     "Method",
     "MethodPrediction",
+    "PredictReport",
     "benchmark",
     "score_predicted",
 ]

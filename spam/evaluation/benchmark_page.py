@@ -6,19 +6,19 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import flag
-
-from .boards import (
+from spam.reports.score_tables import (
     HEADLINE_SET,
     HEST_SET,
     NO_LEVEL,
-    SCOPES,
     SCORE_HEADINGS,
     board_table,
     markdown_table,
     shown,
 )
+from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.config import flag
+
+from .boards import SCOPES
 from .runs import ALL_GENES
 from .summary import COMPARED
 
@@ -78,7 +78,7 @@ def _command(config: BenchmarkConfig) -> str:
     words = ["spam", "benchmark", "--store", str(config.store).rstrip("/").rsplit("/", 1)[-1]]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("store", "out_dir", "overwrite", "shard") or value == field.default:
+        if field.name in ("store", "out_dir", "overwrite", "shard", "report") or value == field.default:
             continue
         if isinstance(value, tuple):
             value = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)

@@ -12,31 +12,20 @@ from scipy import sparse
 
 from spam.models import Likelihood, count_interval, count_log_prob
 from spam.models.expression import CountMatrix, log1p_cp10k, morans_i
+from spam.reports.score_tables import (
+    HEADLINE_SET,
+    HEST_SET,
+    NO_LEVEL,
+    RIVAL,
+    board_table,
+    markdown_table,
+    short_rows,
+)
 from spam.training.genes import GeneChoice
 from spam.typing import Array, Float, Float64, Int64, Num, Shaped
 
 from . import metrics
 from .metrics import Interval, bootstrap_mean
-
-HEADLINE_SET = "HVG-50"
-HEST_SET = "hest-50"
-RIVAL = "tuned ridge"
-SCORE_HEADINGS = {
-    "pearson": "Pearson ↑",
-    "spearman": "Spearman ↑",
-    "r2": "R² ↑",
-    "mse": "MSE ↓",
-    "mae": "MAE ↓",
-    "ssim": "SSIM ↑",
-    "auc": "AUC ↑",
-    "moran_correlation": "Moran r ↑",
-    "nll": "NLL ↓",
-    "coverage": "coverage",
-}
-"""Heading of each score; the arrow shows the better direction."""
-
-NO_LEVEL = "Depth null and HEST ridge predict no level: compare their correlations, not R², MSE, MAE, SSIM."
-"""What the boards say of these two baselines."""
 
 UnitKind = Literal["donors", "sections", "blocks", "genes"]
 
@@ -203,22 +192,49 @@ class BoardReport:
         """
         return self.genes
 
+    def headline(self, method: str, score: str) -> float:
+        """Return a score of a method on the headline genes; NaN if it has none."""
+        s = self.scores
+        rows = s[(s["method"] == method) & (s["gene_set"] == HEADLINE_SET) & (s["score"] == score)]
+        return float(rows["value"].iloc[0]) if len(rows) else math.nan
+
+    def short_table(self, model: str) -> str:
+        """Write the model, the tuned ridge and the best other method as a Markdown table; all scores are in `markdown`."""
+        return markdown_table(*short_rows(self.scores, model))
+
+    def verdict_sentence(self) -> str:
+        """Compare the model with the tuned ridge, or say why that would mislead."""
+        return f"No verdict: {self.no_verdict}." if self.verdict is None else f"{self.verdict.sentence()}."
+
+    def comparison(self) -> str:
+        """Shorten `verdict_sentence` for a reader who does not know the gene sets."""
+        if self.verdict is None:
+            return self.verdict_sentence()
+        d = self.verdict.difference
+        verb = "is better than" if self.verdict.is_better else "is not better than"
+        interval = f", 95% interval {d.lower:+.3f} to {d.upper:+.3f}" if d.n_units > 1 else ""
+        return f"{self.verdict.method} {verb} the {self.verdict.other} (difference {d.mean:+.3f}{interval})."
+
+    def warnings(self) -> list[str]:
+        """Warn of a section that was measured with a panel of genes."""
+        if self.panel_share is None:
+            return []
+        return [
+            f"WARNING: the modelled genes have {self.panel_share:.1f} times their share of the training counts, as in a "
+            "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful."
+        ]
+
     def markdown(self) -> str:
         """Write the boards as Markdown tables, followed by the verdict."""
         is_hest = self.scores["gene_set"] == HEST_SET
         parts = [
+            *self.warnings(),
             f"Honest board: log1p(CP10k), {self.n_spots} spots, mean over genes. {NO_LEVEL}",
             board_table(self.scores[~is_hest]),
             "HEST board: log1p(raw counts); includes depth.",
             board_table(self.scores[is_hest]),
-            f"No verdict: {self.no_verdict}." if self.verdict is None else f"{self.verdict.sentence()}.",
+            self.verdict_sentence(),
         ]
-        if self.panel_share is not None:
-            warning = (
-                f"WARNING: the modelled genes have {self.panel_share:.1f} times their share of the training counts, as in a "
-                "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful."
-            )
-            parts.insert(0, warning)
         return "\n\n".join(parts) + "\n"
 
 
@@ -369,31 +385,6 @@ def json_ready(value: Any) -> Any:
         return [json_ready(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(value: float, sign: str = "", *, digits: int = 3) -> str:
-    """Format a score, with a dash for NaN; adding 0 turns a rounded -0.0 into 0."""
-    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table with the first column left-aligned."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |" for line in lines)
-
-
-def board_table(scores: pd.DataFrame, value: str = "value") -> str:
-    """Lay out scores (column `value`) as a Markdown table, with the columns that at least one method has.
-
-    The column of undefined genes counts those without a Pearson correlation.
-    """
-    columns = [name for name in SCORE_HEADINGS if name in set(scores["score"])]
-    rows = []
-    for (gene_set, method), own in scores.groupby(["gene_set", "method"], sort=False):
-        means = own.set_index("score")
-        sizes = [f"{means.loc['pearson', name]:g}" for name in ("n_genes", "n_undefined")]
-        rows.append([gene_set, method, *sizes, *map(shown, means[value].reindex(columns))])
-    return markdown_table(["genes", "method", "n", "undefined", *(SCORE_HEADINGS[s] for s in columns)], rows)
 
 
 def _join(

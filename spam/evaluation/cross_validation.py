@@ -12,14 +12,15 @@ import pandas as pd
 from spam.atomic import claimed, write_text
 from spam.errors import SpamError
 from spam.progress import SILENT, Progress
-from spam.reports import MethodScore, plot_score_chart
+from spam.reports import PAGE, MethodScore, benchmark_content, data_url, plot_score_chart, render_page
+from spam.reports.score_tables import HEADLINE_SET, RIVAL, shown
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import choose_sections, describe_losses, open_store
 from spam.training.cohort import FeatureChoice, choose_features, data_digest, read_spots
 from spam.versions import software_versions
 
 from .benchmark_page import benchmark_markdown
-from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind, json_ready, shown
+from .boards import PairedDifference, UnitKind, json_ready
 from .folds import (
     Fold,
     FoldData,
@@ -230,6 +231,7 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
     scores = score_table(scored, folds, {name: s.donor for name, s in spots.items()})
     unit = unit_kind(scores, is_across_donors=not any(shared_donors(each) for each in sides.values()))
     seconds = pd.DataFrame([(r.method, r.seconds) for r in scored], columns=["method", "seconds"])
+    names = ["benchmark.md", "benchmark.json", "genes.csv", "scores.png", *([PAGE] if config.report else [])]
     report = BenchmarkReport(
         config=config,
         features=features,
@@ -244,12 +246,16 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
         failures=[result for result in results if result.failure is not None],
         n_waiting=len(runs) - len(results),
         software=software,
-        files=[out / name for name in ("benchmark.md", "benchmark.json", "genes.csv", "scores.png")],
+        files=[out / name for name in names],
     )
     write_text(out / "benchmark.md", benchmark_markdown(report))
     write_text(out / "benchmark.json", json.dumps(report.to_mapping(), indent=1, allow_nan=False))
     write_text(out / "genes.csv", _gene_table(scored).to_csv())
     _plot(report, out / "scores.png")
+    (out / PAGE).unlink(missing_ok=True)  # of other scores
+    if config.report:
+        image = data_url("png", (out / "scores.png").read_bytes())
+        write_text(out / PAGE, render_page(benchmark_content(report.to_mapping(), image)))
     return report
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 
 from spam.errors import ConfigError
 from spam.models.linear import hest_ridge_fit
+from spam.reports.score_tables import markdown_table, shown
 from spam.schemas.hest_config import HestConfig, HestSolver
 from spam.typing import Array, Float64, Num
 
-from .boards import json_ready, markdown_table, shown
+from .boards import json_ready
 
 N_FACTORS = 256
 SEED = 1  # of the randomised principal components; the benchmark's default

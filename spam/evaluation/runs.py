@@ -17,20 +17,20 @@ import pandas as pd
 from spam.atomic import claimed, write_text
 from spam.errors import NotApplicableError, OutputExistsError, SectionError, SpamError
 from spam.progress import SILENT, Progress
+from spam.reports.score_tables import DEPTH_NULL, HEST_SET
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.typing import Array
 
-from .boards import HEST_SET, MethodPrediction, json_ready, score_genes, score_hest, score_set
+from .boards import MethodPrediction, json_ready, score_genes, score_hest, score_set
 from .folds import Fold, FoldData
 from .methods import Method
-from .stored_truth import DEPTH_NULL
 
 ALL_GENES = "all"
 _WAIT_S = 60.0
 _LOG = logging.getLogger(__name__)
 # Options that do not change a run's result: paths, and which runs there are. The record holds the folds themselves.
 _NOT_IN_RECORD = (
-    *("store", "out_dir", "overwrite", "methods", "seeds", "shard"),
+    *("store", "out_dir", "overwrite", "report", "methods", "seeds", "shard"),
     *("by", "sections", "train_sections", "test_sections"),
 )
 

@@ -12,6 +12,7 @@ import torch
 from spam.errors import ConfigError
 from spam.models.checkpoint import read_checkpoint
 from spam.prediction import Predictor
+from spam.reports.score_tables import DEPTH_NULL
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training.cohort import held_out_by_default
 from spam.training.finetuning import finetune_on
@@ -23,7 +24,6 @@ from .boards import CountPrediction, MethodPrediction
 from .folds import FoldTask
 from .methods import Method
 from .peers import PEERS
-from .stored_truth import DEPTH_NULL
 
 _COVERAGE = 0.9  # of the scored intervals
 _N_NEIGHBOURS: int = FinetuneConfig.__dataclass_fields__["n_neighbours"].default  # type: ignore[assignment]

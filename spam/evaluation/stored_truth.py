@@ -8,14 +8,14 @@ from scipy.sparse import csr_matrix
 from spam.graphs import ensure_spatial_graph
 from spam.prediction import Context, PredictedSection, Predictor
 from spam.prediction.panel import Bank
+from spam.reports.score_tables import DEPTH_NULL, HEADLINE_SET
 from spam.store import StoredSection
 from spam.training.genes import GeneChoice
 from spam.typing import Array
 
-from .boards import HEADLINE_SET, BoardReport, CountPrediction, MethodPrediction, SectionTruth, score_section
+from .boards import BoardReport, CountPrediction, MethodPrediction, SectionTruth, score_section
 
 MODEL = "SPAM"
-DEPTH_NULL = "depth null"
 # A section counts as a panel from this factor on; whole transcriptomes of other patients reach .8 and 1.3 (her2st A and C).
 _PANEL = 2.0
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .boards import HEADLINE_SET, RIVAL, PairedDifference, UnitKind
+from spam.reports.score_tables import HEADLINE_SET, RIVAL
+
+from .boards import PairedDifference, UnitKind
 from .folds import Fold
 from .metrics import bootstrap_mean
 from .runs import ALL_GENES, RunResult

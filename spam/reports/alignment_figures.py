@@ -16,6 +16,7 @@ from .expression_maps import SectionView, add_scale_bar, draw_overview
 from .figures import COLOURS, REFERENCE_COLOUR, house_style, new_figure, save_figure
 
 _PANEL_IN = 3.1
+_MANY = 800  # spots, whose rings would hide the tissue
 _RING_COLOUR = "#00A0FF"  # far from the colours of H&E
 
 
@@ -73,7 +74,7 @@ def plot_alignment(
             axes = row.subplots(1, 1 + n_zooms, width_ratios=[slide_in] + [_PANEL_IN] * n_zooms)
             axes[0].set_title(one.title, fontweight="bold")
             draw_overview(axes[0], view, (0.0, width, 0.0, height), alpha=1.0)
-            _draw_rings(axes[0], one.xy_px, diameter_px, width_pt=0.8)
+            _draw_rings(axes[0], one.xy_px, diameter_px, width_pt=0.8 if len(one.xy_px) < _MANY else 0.25)
             axes[0].set(xlim=(0, width), ylim=(height, 0), aspect="equal")
             for number, (zoom, panel) in enumerate(zip(one.zooms, axes[1:], strict=False), start=1):
                 left, right, top, bottom = zoom.edges_px

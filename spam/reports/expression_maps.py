@@ -116,7 +116,9 @@ def plot_expression_maps(
             if view.overview is not None:
                 draw_overview(row[0], view, bounds_px, alpha=1.0)
                 row[0].set_title("H&E")
-            norm = _colour_scale(np.concatenate([values[:, column] for values in layers.values()]))
+            norm = Normalize(
+                *colour_limits(np.concatenate([values[:, column] for values in layers.values()]))
+            )
             outline_pt = 0.0 if given is None else given.is_given[:, column].astype(float)
             for axes, (name, values) in zip(row[-len(layers) :], layers.items(), strict=True):
                 draw_overview(axes, view, bounds_px, alpha=0.45)
@@ -138,17 +140,17 @@ def _scored_title(truth: Float[Array, " n_scored"], prediction: Float[Array, " n
     return title_with_pearson("predicted", float(pearson_of_finite(truth[:, None], prediction[:, None])[0]))
 
 
-def _colour_scale(values: Float[Array, " n"]) -> Normalize:
-    """Colour limits from the finite values; the scale of a constant gene is one unit wide."""
+def colour_limits(values: Float[Array, " n"]) -> tuple[float, float]:
+    """Values at the ends of the colour scale, from the finite values; the scale of a constant gene is one unit wide."""
     values = values[np.isfinite(values)]
     if not values.size:
-        return Normalize(0.0, 1.0)
+        return 0.0, 1.0
     low, high = np.percentile(values, _PERCENTILES)
     if low == high:  # a rare gene: show its whole range
         low, high = values.min(), values.max()
     if low == high:
         low, high = low - 0.5, high + 0.5
-    return Normalize(float(low), float(high))
+    return float(low), float(high)
 
 
 def draw_overview(

@@ -2,7 +2,7 @@
 
 from .lab_section import JoinReport, Section, SlideSource, TileFiles, TileSource
 from .measured_part import MeasuredPart, read_measured_part
-from .section_reader import read_inputs, read_manifest, read_section
+from .section_reader import read_inputs, read_manifest, read_section, read_spots
 
 __all__ = [
     "JoinReport",
@@ -15,4 +15,5 @@ __all__ = [
     "read_manifest",
     "read_measured_part",
     "read_section",
+    "read_spots",
 ]

@@ -1,5 +1,6 @@
 """Matrices of raw counts: the structure of a sparse matrix, whole numbers, and which features are genes."""
 
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,11 @@ _NOT_GENES = frozenset(
         *("negative control probe", "negative control codeword", "blank codeword", "unassigned codeword"),
         *("deprecated codeword", "genomic control", "blank", "negative control"),
     }
+)
+# Controls of Xenium, MERSCOPE and CosMx by their names: h5ad files of these often have no column of feature types.
+_CONTROLS = re.compile(
+    r"(NegControlProbe|NegControlCodeword|UnassignedCodeword|DeprecatedCodeword|Intergenic_Region|BLANK|antisense)_"
+    r"|(Blank-|NegPrb|Negative|SystemControl|FalseCode)\d"
 )
 
 
@@ -137,27 +143,33 @@ def as_counts(matrix: Any, *, where: str) -> sparse.csr_matrix:
     return counts.astype(np.int32, copy=False)
 
 
-def gene_columns(types: Shaped[Array, " n_features"] | None) -> tuple[Bool[Array, " n_features"] | None, str]:
-    """Tell which features are genes (``Gene Expression``), and say how many are not; (None, "") if all are.
+def gene_columns(
+    names: Shaped[Array, " n_features"], types: Shaped[Array, " n_features"] | None
+) -> tuple[Bool[Array, " n_features"] | None, str]:
+    """Tell which features are genes, and say how many are not; (None, "") if all are.
+
+    A gene has the type ``Gene Expression``, if there are types, and not the name of a control probe.
 
     Raises
     ------
     SectionError
         If no feature is a gene.
     """
-    if types is None:
-        return None, ""
-    kinds = np.char.replace(np.char.lower(np.char.strip(types)), "_", " ")
-    is_gene = np.isin(kinds, list(_GENES))
-    if not is_gene.any():
-        is_gene = ~np.isin(kinds, list(_NOT_GENES))
+    is_gene, labels = np.ones(len(names), dtype=bool), names
+    if types is not None:
+        kinds = np.char.replace(np.char.lower(np.char.strip(types)), "_", " ")
+        is_gene = np.isin(kinds, list(_GENES))
+        if not is_gene.any():
+            is_gene = ~np.isin(kinds, list(_NOT_GENES))
+        labels = np.where(is_gene, names, types)
+    is_gene &= [_CONTROLS.match(name) is None for name in names.tolist()]
     if is_gene.all():
         return None, ""
-    found = quoted(np.unique(types[~is_gene]))
+    found = quoted(np.unique(labels[~is_gene]))
     if not is_gene.any():
-        message = f"none of the {len(types)} features is a gene (feature_types: {found})"
+        message = f"none of the {len(names)} features is a gene ({found})"
         raise SectionError(message)
     return (
         is_gene,
-        f"{int((~is_gene).sum())} of {len(types)} features are not genes and were left out ({found})",
+        f"{int((~is_gene).sum())} of {len(names)} features are not genes and were left out ({found})",
     )

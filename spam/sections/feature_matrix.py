@@ -83,7 +83,7 @@ def read_matrix(path: Path) -> FeatureMatrix:
         raise SectionError(message)
     require_unique(found.barcodes, where=f"{path}, barcodes")
     try:
-        is_gene, note = gene_columns(found.kinds)
+        is_gene, note = gene_columns(genes, found.kinds)
     except SectionError as error:
         message = f"{path}: {error}. Give a section with gene expression."
         raise SectionError(message) from error
@@ -167,7 +167,7 @@ def _read_mex(path: Path) -> FeatureMatrix:
             raise SectionError(message)
         files[what] = file
     with open_text(files["matrix"]) as file:
-        matrix = scipy.io.mmread(file)
+        matrix = scipy.io.mmread(file, spmatrix=True)
     features = _tabs(files["features"])
     return FeatureMatrix(
         path=path,

@@ -333,7 +333,7 @@ def read_counts(h5ad: H5ad, *, layer: str | None = None, option: str = "--h5ad")
     if not len(genes):
         return None
     try:
-        is_gene, note = gene_columns(types)
+        is_gene, note = gene_columns(genes, types)
     except SectionError as error:
         message = f"{where}: {error}. Give the counts of genes, or leave out {option}."
         raise SectionError(message) from error

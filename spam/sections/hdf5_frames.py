@@ -74,7 +74,8 @@ def _read_column(node: h5py.Group | h5py.Dataset | None, n_rows: int | None) -> 
     """Read a plain, nullable or categorical column; missing text becomes "", a missing number or boolean NaN."""
     parts: dict[str, Array] = {}
     for name in ("codes", "categories", "values", "mask") if isinstance(node, h5py.Group) else ():
-        part = find_node(node, name)
+        # anndata 0.12.2 writes categories as text that may be missing, which is a group
+        part = find_node(node, f"{name}/values") or find_node(node, name)
         if isinstance(part, h5py.Dataset):
             parts[name] = read_values(part)
     values: Array | None = None

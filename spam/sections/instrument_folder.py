@@ -15,6 +15,14 @@ from .lab_section import Section, quoted
 from .legacy_st import is_legacy_st, read_legacy_st
 from .public_collections import is_hest, is_stimage, read_hest, read_stimage
 from .space_ranger import is_space_ranger, read_space_ranger
+from .spatialdata_folder import (
+    is_cosmx,
+    is_merscope,
+    is_spatialdata,
+    read_cosmx,
+    read_merscope,
+    read_spatialdata,
+)
 from .xenium import is_xenium, read_xenium
 
 # name, test, reader
@@ -26,7 +34,11 @@ _LAYOUTS: tuple[_Layout, ...] = (
     ("HEST-1k", is_hest, read_hest),
     ("STimage-1K4M", is_stimage, read_stimage),
     ("legacy ST", is_legacy_st, read_legacy_st),
+    ("SpatialData", is_spatialdata, read_spatialdata),
+    ("CosMx", is_cosmx, read_cosmx),
+    ("MERSCOPE", is_merscope, read_merscope),
 )
+_ALIGNED = ("Xenium", "SpatialData", "CosMx", "MERSCOPE")
 _OUTPUTS = ("outs", "data")  # of Space Ranger, of the her2st repository
 _INNER = (*_OUTPUTS, "binned_outputs", "segmented_outputs", "spatial")  # folders that do not name a section
 _N_SEARCHED = 200  # folders below a wrong one in which a known layout is looked for
@@ -61,12 +73,12 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
     layout = None if root is None else _layout(root)
     if root is None or layout is None:
         raise SectionError(_unknown(folder))
-    for option, value, owner in (
-        ("--bin", config.bin, "Space Ranger"),
-        ("--alignment", config.alignment, "Xenium"),
+    for option, value, owners in (
+        ("--bin", config.bin, ("Space Ranger",)),
+        ("--alignment", config.alignment, _ALIGNED),
     ):
-        if value is not None and layout[0] != owner:
-            message = f"{option} {value} is for {owner}, but {root} holds {layout[0]}. Omit it."
+        if value is not None and layout[0] not in owners:
+            message = f"{option} {value} is for {', '.join(owners)}, but {root} holds {layout[0]}. Omit it."
             raise ConfigError(message)
     found = layout[2](root, config)
     name = config.section or found.name or _name_of(root)
@@ -84,10 +96,8 @@ def _layout(folder: Path) -> _Layout | None:
 
 def _name_of(folder: Path) -> str:
     """Name a section by its folder, or by the first folder above it that is not part of a layout."""
-    parts = folder.absolute().parts
-    return next(
-        (part for part in reversed(parts) if part not in _INNER and not part.startswith("square_")), "section"
-    )
+    parts = (part.removesuffix(".zarr") for part in reversed(folder.absolute().parts))
+    return next((part for part in parts if part not in _INNER and not part.startswith("square_")), "section")
 
 
 def _unknown(folder: Path) -> str:

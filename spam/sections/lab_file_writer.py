@@ -15,6 +15,7 @@ from spam.progress import SILENT, Progress
 from spam.schemas.embed_config import InputConfig
 from spam.schemas.import_config import ImportConfig, ImportReport
 
+from .coordinates import find_array, require_pitch
 from .instrument_folder import read_folder
 from .instrument_section import InstrumentSection, notes_of, to_section
 from .tile_table import read_csv_text
@@ -38,6 +39,9 @@ def import_folder(config: ImportConfig, *, progress: Progress = SILENT) -> Impor
         name, found = read_folder(inputs)
         if inputs.image is not None:
             to_section(found, inputs, name=name)  # the same checks as `spam embed --from`
+        if found.xy_px is not None:
+            mpp, source = (inputs.mpp, "option") if inputs.mpp else (found.mpp, "folder")
+            require_pitch(find_array(found.xy_px, found.library(inputs)), mpp, source, name)
         existing = [path for path in lab_file_names(config.out_dir, name) if path.exists()]
         if existing and not config.overwrite:
             message = f"{existing[0]} exists. Choose another --out-dir or --section, or add --overwrite."

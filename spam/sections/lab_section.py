@@ -160,7 +160,7 @@ class Section:
     obs
         Annotation columns of the h5ad: text (``<U``, missing is empty), numbers (missing is NaN) and booleans.
     tiles
-        The slide or the tile files.
+        The slide or the tile files; None if features exist and no image was given.
     patch_px
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
@@ -184,7 +184,7 @@ class Section:
     counts: csr_matrix | None = None
     genes: Shaped[Array, " n_genes"] | None = None
     obs: dict[str, Array]
-    tiles: TileSource
+    tiles: TileSource | None
     patch_px: int | None = None
     hires_scale: float | None = None
     spot_diameter_px: float | None = None
@@ -248,7 +248,7 @@ def slide_files(path: Path) -> tuple[Path, ...]:
 
 
 def describe_sources(
-    tiles: TileSource, *, h5ad: Path | None = None, csv: Path | None = None
+    tiles: TileSource | None, *, h5ad: Path | None = None, csv: Path | None = None
 ) -> tuple[SourceFile, ...]:
     """Return name, size and SHA-256 of the h5ad, the table and the images.
 
@@ -257,6 +257,8 @@ def describe_sources(
     """
     found = [describe_files("h5ad", h5ad.name, [h5ad])] if h5ad is not None else []
     found += [describe_files("csv", csv.name, [csv])] if csv is not None else []
+    if tiles is None:
+        return tuple(found)
     if not isinstance(tiles, SlideSource):
         return (*found, describe_files("tiles", tiles.paths[0].parent.name, tiles.paths))
     path, files = tiles.path, slide_files(tiles.path)

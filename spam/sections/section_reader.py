@@ -5,12 +5,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from spam.errors import ConfigError, MissingInputError, SectionError, shortened
 from spam.schemas.embed_config import InputConfig, SectionsConfig
 from spam.schemas.store_format import name_fault
-from spam.typing import Array
+from spam.typing import Array, Float64, Shaped
 
 from .coordinates import (
+    CENTRE_COLUMNS,
+    UM_COLUMNS,
     choose_reading,
     compare_with_h5ad,
     find_array,
@@ -34,7 +38,7 @@ from .lab_section import (
     is_there,
     quoted,
 )
-from .tile_table import SLIDE_COLUMN, Table, read_csv_text, read_table
+from .tile_table import ID_COLUMNS, SLIDE_COLUMN, Table, read_csv_text, read_table
 
 _MANIFEST_COLUMNS = ("section", "donor", "h5ad", "csv", "root", "regions")
 _MOST_FAULTS = 8  # that a message lists
@@ -91,8 +95,53 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         message = " ".join(missing)
         raise MissingInputError(message)
 
-    table = read_table(config.csv)
     h5ad = read_h5ad(config.h5ad) if config.h5ad is not None else None
+    return _joined(read_table(config.csv), h5ad, config, name_hint)
+
+
+def read_spots(
+    config: InputConfig, ids: Shaped[Array, " n"] | None = None, xy_px: Float64[Array, "n 2"] | None = None
+) -> Section:
+    """Read a section without images, for features that exist: the spots of an h5ad at their ``obsm['spatial']``.
+
+    Parameters
+    ----------
+    config
+        The h5ad and how it is read; without an h5ad the section has no counts.
+    ids, xy_px
+        Positions by id in full-resolution pixels, in place of those of the h5ad.
+
+    Raises
+    ------
+    ConfigError
+        If an option cannot be used, or positions in µm need ``--mpp``.
+    SectionError
+        If the h5ad cannot be read, has no usable positions, or they do not fit its spots.
+    """
+    h5ad = read_h5ad(config.h5ad) if config.h5ad is not None else None
+    columns, sections = CENTRE_COLUMNS[0], dict[str, Array]()
+    if h5ad is not None and xy_px is None:
+        if h5ad.spatial is None:
+            message = f"{h5ad.where} has no obsm['spatial'] with a position for each spot."
+            raise SectionError(message)
+        ids, xy_px, h5ad = h5ad.ids, h5ad.spatial[:, :2], dataclasses.replace(h5ad, spatial=None)
+        sections = {x: values.astype(str) for x, values in h5ad.obs.items() if x == "section"}
+        units = {library["metadata"].get("unit") for library in h5ad.libraries.values()}
+        columns = UM_COLUMNS if units == {"um"} else columns  # as `spam import` writes it without an image
+    assert ids is not None  # with the positions
+    assert xy_px is not None
+    cells = {ID_COLUMNS[0]: ids, **sections, **dict(zip(columns, xy_px.T.astype(str), strict=True))}
+    table = Table(
+        path=config.h5ad or Path("the features"),
+        frame=pd.DataFrame(cells),
+        id_column=ID_COLUMNS[0],
+        image_column=SLIDE_COLUMN,
+    )
+    return _joined(table, h5ad, config, None)
+
+
+def _joined(table: Table, h5ad: H5ad | None, config: InputConfig, name_hint: str | None) -> Section:
+    """Join a table with an h5ad, and read what belongs to the spots that both have."""
     name = _section_name(config.section or name_hint, h5ad, table)
     if fault := name_fault(name, "the section's name (--section)"):
         message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
@@ -125,7 +174,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         obs, obs_notes = _annotations(h5ad)
         notes += obs_notes
     patch_px, tile_notes = joined.stated_tile_px()
-    tiles = _find_images(joined, config.root)
+    tiles = None if config.root is None else _find_images(joined, config.root)
     n_other = len(table) - len(of_section)
     section = Section(
         name=name,

@@ -68,8 +68,14 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         raise SectionError(message)
     cells = cells.iloc[rows]
     xy_um = cells[list(_CENTRE)].to_numpy(dtype=np.float64)
-    if config.image is not None and config.image.name.startswith("morphology"):
-        message = f"--image {config.image} is the fluorescence image of Xenium. Give the H&E image of the same section."
+    image = config.image
+    # Xenium 4 names them morphology_focus/ch0000_dapi.ome.tif.
+    if image is not None and any(
+        x.startswith("morphology") for x in (image.name, image.absolute().parent.name)
+    ):
+        message = (
+            f"--image {image} is the fluorescence image of Xenium. Give the H&E image of the same section."
+        )
         raise ConfigError(message)
     experiment = find_file(folder, _EXPERIMENT)
     facts = _read_experiment(experiment) if experiment else {}
@@ -78,16 +84,9 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     xy_px, mpp, mpp_note, notes = None, None, None, list(matrix.notes)
     if alignment is not None:
         pixel_um = _pixel_size(facts, folder)
-        to_morphology, fit = _read_alignment(alignment, pixel_um)
-        homogeneous = np.column_stack([xy_um / pixel_um, np.ones(len(xy_um))])
-        xy_px = (homogeneous @ np.linalg.inv(to_morphology).T)[:, :2]
-        scales = np.linalg.svd(to_morphology[:2, :2], compute_uv=False)
-        mpp, mpp_note = float(pixel_um * np.sqrt(np.prod(scales))), f"alignment {alignment.name}"
+        xy_px, mpp, fit = place_on_image(xy_um / pixel_um, alignment, pixel_um)
+        mpp_note = f"alignment {alignment.name}"
         notes += fit
-        if scales[0] / scales[1] > 1 + _SHEAR:
-            notes.append(
-                f"the alignment scales one axis {scales[0] / scales[1]:.3g} times as much as the other; check it"
-            )
     elif config.image is not None:
         similar = [path for path in sorted(folder.glob("*.csv")) if _is_alignment(path)]
         look = f" {quoted([path.name for path in similar])} may be one." if similar else ""
@@ -117,6 +116,33 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         files=tuple(read),
         notes=tuple(notes),
     )
+
+
+def place_on_image(
+    xy: Float64[Array, "n 2"], alignment: Path, pixel_um: float
+) -> tuple[Float64[Array, "n 2"], float, tuple[str, ...]]:
+    """Place positions in pixels of the instrument's image on the H&E image.
+
+    The alignment M maps pixels of the H&E image to those of the instrument's: ``xy_he = M^-1 xy``.
+
+    Returns
+    -------
+    tuple
+        Positions in pixels of the H&E image, its µm per pixel, and notes on the fit and on a distortion.
+
+    Raises
+    ------
+    SectionError
+        If the file holds neither a matrix nor keypoints, or the matrix cannot be inverted.
+    """
+    matrix, notes = _read_alignment(alignment, pixel_um)
+    homogeneous = np.column_stack([xy, np.ones(len(xy))])
+    scales = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    if scales[0] / scales[1] > 1 + _SHEAR:
+        ratio = f"{scales[0] / scales[1]:.3g} times as much as the other"
+        notes.append(f"the alignment scales one axis {ratio}; check it")
+    mpp = float(pixel_um * np.sqrt(np.prod(scales)))
+    return (homogeneous @ np.linalg.inv(matrix).T)[:, :2], mpp, tuple(notes)
 
 
 def _read_cells(path: Path) -> Any:

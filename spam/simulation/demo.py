@@ -7,8 +7,10 @@ from typing import Any
 
 from spam.embedding import embed
 from spam.errors import ConfigError, OutputExistsError
-from spam.predicting import PredictReport, predict
+from spam.evaluation import PredictReport
+from spam.predicting import predict
 from spam.progress import SILENT, Progress
+from spam.reports import PAGE
 from spam.schemas.config import Record
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.predict_config import PredictConfig
@@ -18,6 +20,8 @@ from spam.training import finetune, pretrain
 
 from .her2st import ADDRESS, SECTIONS, fetch_her2st
 from .simulated_cohort import simulate
+
+_UNFINISHED = ".unfinished-demo"  # in a folder whose demo has not ended
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +34,10 @@ class DemoReport(Record):
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """Describe each step, and name the expression maps."""
+        """Describe each step, and name the report."""
         lines = [f"[{name}, {self.seconds[name]:.0f} s] {text}" for name, text in self.steps.items()]
-        maps = [path for path in self.prediction.files if path.name == "expression_maps.png"]
-        return "\n".join([*lines, *(f"look at {path}" for path in maps)])
+        (page,) = (path for path in self.prediction.files if path.name == PAGE)
+        return "\n".join([*lines, self.prediction.summary(), f"open {page} in a browser"])
 
 
 def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
@@ -45,7 +49,7 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     Raises
     ------
     OutputExistsError
-        If `out_dir` is not empty and ``config.overwrite`` is not set.
+        If `out_dir` is not empty and ``config.overwrite`` is not set. What an interrupted demo left is replaced.
     ConfigError
         If ``data`` is given for the simulated cohort.
     MissingInputError
@@ -55,9 +59,13 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         message = f"--data {config.data} needs `spam demo her2st`; the simulated cohort reads no data"
         raise ConfigError(message)
     out = config.out_dir
-    if out.exists() and any(out.iterdir()) and not config.overwrite:
+    unfinished = out / _UNFINISHED
+    is_overwrite = config.overwrite or unfinished.exists()
+    if out.exists() and any(out.iterdir()) and not is_overwrite:
         message = f"{out} (--out-dir) is not empty; choose another folder, or add --overwrite"
         raise OutputExistsError(message)
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
     steps: dict[str, str] = {}
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -74,13 +82,13 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
         # 224 and 448 px of these slides, as in docs/experiments.md
         sections, tile_um, epochs = SECTIONS, (155.0, 310.0), 30
     else:
-        wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=config.overwrite)
+        wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=is_overwrite)
         simulated = simulate(wanted, progress=progress)
         manifest, sections, tile_um, epochs = simulated.manifest, simulated.sections, (112.0,), 15
     *train, target = sections
     done("cohort", f"{len(sections)} sections: {', '.join(sections)}")
     store = out / "cohort.zarr"
-    shared: dict[str, Any] = {"store": store, "device": config.device, "overwrite": config.overwrite}
+    shared: dict[str, Any] = {"store": store, "device": config.device, "overwrite": is_overwrite}
     embedded = embed(EmbedConfig(manifest=manifest, tile_um=tile_um, **shared), progress=progress)
     n_tiles = sum(section.n_embedded for section in embedded.sections)
     done("embed", f"{n_tiles} tiles with {embedded.encoder} into {store}")
@@ -93,8 +101,11 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     )
     done("finetune", tuned.summary())
     predicted = predict(
-        PredictConfig(section=target, ckpt=tuned.run.best_path, out_dir=out / "results", **shared),
+        PredictConfig(
+            section=target, ckpt=tuned.run.best_path, out_dir=out / "results", report=True, **shared
+        ),
         progress=progress,
     )
-    done("predict", predicted.summary())
+    done("predict", f"section {target}, with the checkpoint of the other sections")
+    unfinished.unlink()
     return DemoReport(out_dir=out, prediction=predicted, steps=steps, seconds=seconds)

@@ -1,7 +1,7 @@
 """The feature store: a Zarr v3 folder with one AnnData group per section (``docs/format.md``)."""
 
-from .duplicates import Profiles, duplicates_in, profiles_of
-from .feature_store import Store, choose_sections, create_store, filled_store, open_store
+from .duplicates import Profiles, duplicates_in, profiles_of, warn_of_duplicates, warn_of_gene_names
+from .feature_store import Store, choose_sections, create_store, differences, filled_store, open_store
 from .features import FeatureWriter
 from .gene_names import advice_on_names, describe_losses
 from .layout import chunk_slices, default_chunk_rows
@@ -32,6 +32,7 @@ __all__ = [
     "create_store",
     "default_chunk_rows",
     "describe_losses",
+    "differences",
     "duplicates_in",
     "filled_store",
     "flagged_spots",
@@ -40,4 +41,6 @@ __all__ = [
     "readable_spots",
     "spots_digest",
     "verify",
+    "warn_of_duplicates",
+    "warn_of_gene_names",
 ]

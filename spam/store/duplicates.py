@@ -1,15 +1,22 @@
-"""The same tissue under two names: sections compared by digests of their counts and of their image features."""
+"""A new section beside those of a store: the same tissue under two names (by digests), and gene names that differ."""
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from spam.sections import Section
+from spam.sections.h5ad import read_h5ad
 from spam.typing import Array, Num, Shaped, UInt64
 
 from .feature_store import Store
+from .gene_names import ENOUGH, advice_on_names
+
+_log = logging.getLogger(__name__)
 
 _N_COMPARED = 64  # digests of a section that are looked up in another, and kept in a checkpoint
 _FEWEST = 8  # counts above 0 in a profile; shorter ones may be equal by chance
@@ -121,6 +128,45 @@ def duplicates_in(store: Store, name: str, counts: csr_matrix, genes: Shaped[Arr
             if own.share_of_counts(profiles_of(section.counts(), section.genes, among=shared)):
                 found.append(section.meta.name)
     return found
+
+
+def warn_of_duplicates(sections: Sequence[Section], store: Store | None) -> None:
+    """Warn if the counts of a section are in the store, or earlier in the manifest, under another name."""
+    before: dict[str, Profiles] = {}
+    for section in sections:
+        if section.counts is None or section.genes is None:
+            continue
+        own = profiles_of(section.counts, section.genes)
+        found = [name for name, profiles in before.items() if own.share_of_counts(profiles)]
+        if store is not None:
+            found += duplicates_in(store, section.name, section.counts, section.genes)
+        before[section.name] = own
+        if found:
+            _log.warning(
+                "section %s has the counts of section %s: do not train on one and test on the other",
+                *(section.name, ", ".join(dict.fromkeys(found))),
+            )
+
+
+def warn_of_gene_names(
+    section: Section, h5ad: Path | None, planned: Sequence[Section], store: Store | None
+) -> None:
+    """Warn if a section shares fewer than half of its gene names with the first other section."""
+    stored = () if store is None else (store.section(name) for name in store.section_names)
+    others = (*((s.meta.name, s.genes) for s in stored), *((s.name, s.genes) for s in planned))
+    known = ((name, genes) for name, genes in others if name != section.name and genes is not None)
+    name, genes = next(known, ("", None))
+    if section.genes is None or genes is None:
+        return
+    n_shared = len({*section.genes.tolist()} & {*genes.tolist()})
+    if n_shared < ENOUGH * min(len(section.genes), len(genes)):
+        _log.warning(
+            "section %s shares only %d of its %d gene names with section %s. %s",
+            *(section.name, n_shared, len(section.genes), name),
+            advice_on_names(
+                section.genes, genes, None if h5ad is None else read_h5ad(h5ad).other_gene_names()
+            ),
+        )
 
 
 def _share(a: UInt64[Array, " _"], b: UInt64[Array, " _"]) -> float:

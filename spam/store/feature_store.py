@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from spam.atomic import PARTIAL
 from spam.errors import StoreError, shortened
 from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
@@ -289,6 +291,40 @@ def read_root(location: Location) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def differences(stored: StoredSection, section: Section, licence: str | None) -> list[str]:
+    """Describe how a stored section differs from a new one of the same name.
+
+    The table itself may have changed, as in a growing cohort; its rows of these spots must not have.
+    """
+    old, n_genes = stored.meta, 0 if section.genes is None else len(section.genes)
+    facts = [
+        ("donor", old.donor, section.donor),
+        ("µm per pixel (--mpp)", old.mpp, section.mpp),
+        ("number of spots", old.n_spots, section.n_spots),
+        ("number of genes", old.n_genes, n_genes),
+        ("licence", old.licence, licence or old.licence),
+    ]
+    if not old.redacted:
+        before, after = (
+            {source.role: source.sha256[:12] for source in sources if source.role != "csv"}
+            for sources in (old.sources, section.sources)
+        )
+        # A section that was made for imported features knows no images; then what both know must be equal.
+        has_images = all({"slide", "tiles", "folder"} & {*roles} for roles in (before, after))
+        roles = {*before, *after} if has_images else {*before} & {*after}
+        facts += [(role, before.get(role), after.get(role)) for role in sorted(roles)]
+    found = [f"{what} was {before!r}, is {after!r}" for what, before, after in facts if before != after]
+    if old.redacted:
+        return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
+    if not found:
+        arrays = {"ids": (stored.ids, section.ids), "coordinates": (stored.xy_px, section.xy_px)}
+        found = [f"{what} of the spots differ" for what, (a, b) in arrays.items() if not np.array_equal(a, b)]
+    if not found and section.counts is not None and section.genes is not None and stored.genes is not None:
+        is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
+        found = [] if is_same else ["counts differ (--counts-layer)"]
+    return found
+
+
 def choose_sections(store: Store, names: Sequence[str], flag: str = "--sections") -> tuple[str, ...]:
     """Return the sections that are named, in that order; all of them if none is named.
 
@@ -302,7 +338,7 @@ def choose_sections(store: Store, names: Sequence[str], flag: str = "--sections"
     if missing or not found:
         message = (
             f"Store {store.address!r} has no section {', '.join(map(repr, missing))} ({flag}); it has: "
-            f"{', '.join(map(repr, found)) or 'none'}. Add sections with: spam embed"
+            f"{', '.join(map(repr, found)) or 'none'}. Add one with: spam embed, or spam store import --h5ad"
         )
         raise StoreError(message)
     return tuple(dict.fromkeys(names)) or found

@@ -1,4 +1,4 @@
-"""Features that TRIDENT, CLAM, slide2vec, NumPy and AnnData files hold: one row per tile, with its id or coordinates.
+"""Features that TRIDENT, CLAM, slide2vec, LazySlide, NumPy and AnnData files hold: one row per tile, with id or coordinates.
 
 Layouts, as of the commits that were read:
 
@@ -9,6 +9,8 @@ Layouts, as of the commits that were read:
   size is in ``patches/<slide>.h5``: attributes ``patch_size``, ``patch_level``, ``downsample`` of ``coords``.
 - slide2vec 7.1.4: ``<sample>.pt`` (a tensor) or ``.npz`` (``features``) with ``<sample>.meta.json``; the corners are ``x``
   and ``y`` of ``<sample>.coordinates.npz``, also with a ``.meta.json``.
+
+- LazySlide, a SpatialData Zarr: `spam.store.wsidata_files`.
 
 No path in a file is followed; the arrays are read by `spam.store.array_files`.
 """
@@ -30,13 +32,14 @@ from spam.schemas.store_config import ForeignKind
 from spam.sections.coordinates import CENTRE_COLUMNS, UM_COLUMNS
 from spam.sections.h5ad import read_h5ad
 from spam.sections.hdf5_files import attribute_text, find_node, open_hdf5, read_numbers
-from spam.sections.lab_section import quoted, text_array
-from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, first_column, read_csv_text
+from spam.sections.lab_section import is_ome_zarr, quoted, text_array
+from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, Table, first_column, read_csv_text
 from spam.typing import Array, Float32, Float64, Shaped
 
 from .array_files import read_npy, read_npz, read_tensor
+from .wsidata_files import read_wsidata
 
-FileFormat: TypeAlias = Literal["hdf5", "npy", "npz", "torch", "other"]
+FileFormat: TypeAlias = Literal["hdf5", "npy", "npz", "torch", "zarr", "other"]
 
 _SIGNATURES: dict[bytes, FileFormat] = {
     b"\x89HDF\r\n\x1a\n": "hdf5",
@@ -47,6 +50,7 @@ _KINDS: dict[FileFormat, tuple[ForeignKind, ...]] = {
     "npy": ("npy",),
     "npz": ("slide2vec",),
     "torch": ("clam", "slide2vec"),
+    "zarr": ("lazyslide",),
 }
 _TRIDENT_ATTRIBUTES = {
     "patch_size_level0",
@@ -127,7 +131,7 @@ def read_foreign_features(
         Tile positions for features without any: CLAM's ``patches/<slide>.h5``, slide2vec's ``.coordinates.npz``, or a
         CSV with one row per row of the features (ids, centres in full-resolution pixels, or both).
     key
-        ``obsm`` key of the features in an h5ad.
+        ``obsm`` key of the features in an h5ad; table of the features of LazySlide.
     side_px
         Side of a tile in full-resolution pixels by ``--tile-um`` or ``--tile-px``, for corners in files that state none.
 
@@ -141,13 +145,14 @@ def read_foreign_features(
         If a file is unsafe or damaged, or features and coordinates do not fit; lists every fault.
     """
     for file, flag in ((path, "the features"), (coordinates, "--coordinates")):
-        if file is not None and not file.is_file():
+        if file is not None and not (file.is_file() or (flag == "the features" and is_ome_zarr(file))):
             what = "Not a file, but a folder" if file.is_dir() else "File not found"
             message = f"{what}: {file} ({flag})."
             raise MissingInputError(message)
     kind = _choose_kind(path, kind)
-    if (key is not None) != (kind == "h5ad") or (coordinates is not None and kind == "h5ad"):
-        message = f"{path} is of the kind {kind!r}. --key is for h5ad alone and needed there, --coordinates for all others."
+    has_places = kind in ("h5ad", "lazyslide")
+    if (key is None and kind == "h5ad") or (key and not has_places) or (coordinates and has_places):
+        message = f"{path} is of the kind {kind!r}. --key is for h5ad (needed there) and LazySlide, --coordinates for others."
         if kind == "h5ad":
             message += (
                 f" Choose one of the obsm keys with --key: {', '.join(_h5ad_keys(path)) or 'there is none'}."
@@ -177,7 +182,9 @@ def read_foreign_features(
 
 
 def file_format(path: Path) -> FileFormat:
-    """Recognise a file by its first bytes, and an archive by the names in it."""
+    """Recognise a file by its first bytes, and an archive by the names in it; a folder is a Zarr."""
+    if path.is_dir():
+        return "zarr"
     with path.open("rb") as file:
         start = file.read(8)
     if not start.startswith(b"PK"):
@@ -200,8 +207,8 @@ def _choose_kind(path: Path, kind: ForeignKind | None) -> ForeignKind:
         kinds = ("slide2vec",)
     if not kinds:
         message = (
-            f"{path} has no features of a known layout (TRIDENT, CLAM, slide2vec, .npy, .h5ad). Save them with numpy.save "
-            "and give their ids or centres as a CSV with --coordinates."
+            f"{path} has no features of a known layout (TRIDENT, CLAM, slide2vec, LazySlide, .npy, .h5ad). Save them with "
+            "numpy.save and give their ids or centres as a CSV with --coordinates."
         )
         raise SectionError(message)
     if (kind or kinds[0]) not in kinds or (kind is None and len(kinds) > 1):
@@ -229,6 +236,17 @@ def _read_rows(path: Path, kind: ForeignKind, key: str | None) -> _Rows:
         return _read_h5ad(path, str(key))
     if kind == "npy":
         return _Rows(features=read_npy(path))
+    if kind == "lazyslide":
+        found = read_wsidata(path, key)
+        left, top, right, bottom = found.boxes.T
+        return _Rows(
+            features=found.features,
+            xy=np.stack([left + right, top + bottom], axis=1) / 2,
+            is_corner=False,
+            side_px=float(right[0] - left[0]),
+            mpp=found.mpp,
+            encoder_name=found.encoder_name,
+        )
     if kind == "slide2vec":
         return _read_slide2vec(path)
     return _Rows(features=read_tensor(path)) if file_format(path) == "torch" else _read_corners(path)
@@ -375,7 +393,7 @@ def _read_table(path: Path) -> _Rows:
         raise SectionError(message)
     xy = None
     if found is not None:
-        xy = np.stack([pd.to_numeric(frame[name], errors="coerce") for name in found], axis=1).astype(float)
+        xy = Table(path=path, frame=frame, id_column=id_column or "", image_column="").numbers(found)
         xy = (xy[:, :2] + xy[:, 2:]) / 2 if found == BOX_COLUMNS else xy
     return _Rows(
         xy=xy,

@@ -1,31 +1,49 @@
-"""Import features that another program made into a section of a store: `spam store import`."""
+"""Import features that another program made into a section of a store, new or there: `spam store import`."""
 
 import dataclasses
 import hashlib
+import logging
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError, SectionError
+from spam.errors import ConfigError, SectionError, StoreError
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
+from spam.schemas.embed_config import InputConfig
 from spam.schemas.store_config import ImportConfig
 from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
+from spam.sections import Section, read_spots
+from spam.sections.coordinates import require_pitch
+from spam.sections.h5ad import read_h5ad
 from spam.sections.lab_section import quoted
 from spam.typing import Array, Bool, Float32, Float64, Int, Int64, Shaped
 
-from . import choose_sections, default_chunk_rows, open_store
+from . import (
+    Store,
+    StoredSection,
+    choose_sections,
+    default_chunk_rows,
+    differences,
+    filled_store,
+    open_store,
+    warn_of_duplicates,
+    warn_of_gene_names,
+)
 from .foreign_files import ForeignFeatures, read_foreign_features
 
+_log = logging.getLogger(__name__)
+
 _TIE_PX = 1e-6  # two tiles whose distances differ by less are equally near; far above rounding of coordinates
+_SAME_SIZE = 0.03  # tiles of a nominal magnification differ by as much between slides
 _SHARE_FOR_HINT = 0.9  # of the spots: tissue that was not tiled must not hide a shift of all tiles
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport(Record):
-    """Result of `import_features`; `was_there` if the store had the same features already."""
+    """Result of `import_features`; `is_new` if the section was created, `was_there` if the store had the same features."""
 
     store: str
     section: str
@@ -34,12 +52,14 @@ class ImportReport(Record):
     n_spots: int
     n_tiles: int
     dim: int
+    is_new: bool
     was_there: bool
 
     def summary(self) -> str:
         """Summarise the import in one line."""
+        name = f"{self.section} (new section)" if self.is_new else self.section
         return (
-            f"{self.section}: {self.n_spots} of {self.n_tiles} rows of {self.kind} features ({self.dim} numbers each) "
+            f"{name}: {self.n_spots} of {self.n_tiles} rows of {self.kind} features ({self.dim} numbers each) "
             f"{'were already' if self.was_there else 'are now'} in {self.store} as {self.key}"
         )
 
@@ -47,7 +67,8 @@ class ImportReport(Record):
 def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> ImportReport:
     """Match foreign features to the spots of a section and write them under their encoder and tile size.
 
-    Their identity is the digest of the matched rows: equal rows of another file are the same features.
+    The section is one of the store; with an h5ad (or ``--all-tiles``) it is created, without any image. The identity of
+    the features is the digest of the matched rows: equal rows of another file are the same features.
 
     Raises
     ------
@@ -60,34 +81,32 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
     """
     assert config.store is not None  # checked by ImportConfig
     assert config.file is not None
-    store = open_store(config.store, is_read_only=False)
-    names = choose_sections(store, () if config.section is None else (config.section,))
-    if len(names) != 1:
-        message = f"Store {store.address!r} has {len(names)} sections ({', '.join(names)}). Choose one with --section."
-        raise ConfigError(message)
-    section = store.section(names[0])
-    mpp = section.meta.mpp
-    side_px = None if config.tile_px is None else float(config.tile_px)
-    if config.tile_um is not None and mpp is not None:
-        side_px = config.tile_um / mpp
-    foreign = read_foreign_features(
-        config.file, kind=config.kind, coordinates=config.coordinates, key=config.key, side_px=side_px
-    )
+    xy_px: Array | None
+    if config.h5ad is not None or config.all_tiles:
+        new, foreign = _read_section(config)
+        mpp, ids, xy_px = new.mpp, new.ids, new.xy_px
+    else:
+        stored, new = _stored_section(open_store(config.store, is_read_only=False), config), None
+        mpp, ids, xy_px = stored.meta.mpp, stored.ids, stored.xy_px if stored.meta.has_coordinates else None
+        foreign = _read_features(config, mpp)
     rows = match_to_spots(
         foreign,
-        section.ids,
-        section.xy_px if section.meta.has_coordinates else None,
+        ids,
+        xy_px,
         tolerance_px=config.tolerance_um / mpp if mpp is not None else config.tolerance_um,
     )
     meta = _feature_meta(config, foreign, mpp, rows)
-    with section.lock(meta.key):
-        writer = section.feature_writer(meta, is_overwrite=config.overwrite)
-        was_there = not writer.pending
-        with progress.task(f"import {section.meta.name}", section.n_spots) as advance:
-            for chunk in writer.pending:
-                writer.write(chunk, foreign.features[rows[chunk]])
-                advance(chunk.stop - chunk.start)
-        writer.finish()
+    with filled_store(config.store) as store:
+        section = _stored_section(store, config) if new is None else _added(store, new, config)
+        _warn_of_near_sizes(store, meta)
+        with section.lock(meta.key):
+            writer = section.feature_writer(meta, is_overwrite=config.overwrite)
+            was_there = not writer.pending
+            with progress.task(f"import {section.meta.name}", section.n_spots) as advance:
+                for chunk in writer.pending:
+                    writer.write(chunk, foreign.features[rows[chunk]])
+                    advance(chunk.stop - chunk.start)
+            writer.finish()
     return ImportReport(
         store=store.address,
         section=section.meta.name,
@@ -96,8 +115,76 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
         n_spots=section.n_spots,
         n_tiles=len(foreign.features),
         dim=meta.dim,
+        is_new=bool(store.added),
         was_there=was_there,
     )
+
+
+def _stored_section(store: Store, config: ImportConfig) -> StoredSection:
+    names = choose_sections(store, () if config.section is None else (config.section,), "--section")
+    if len(names) != 1:
+        message = f"Store {store.address!r} has {len(names)} sections ({', '.join(names)}). Choose one with --section."
+        raise ConfigError(message)
+    return store.section(names[0])
+
+
+def _read_features(config: ImportConfig, mpp: float | None) -> ForeignFeatures:
+    assert config.file is not None  # checked by ImportConfig
+    side_px = None if config.tile_px is None else float(config.tile_px)
+    if config.tile_um is not None and mpp is not None:
+        side_px = config.tile_um / mpp
+    return read_foreign_features(
+        config.file, kind=config.kind, coordinates=config.coordinates, key=config.key, side_px=side_px
+    )
+
+
+def _read_section(config: ImportConfig) -> tuple[Section, ForeignFeatures]:
+    """Read the new section: of the h5ad, at its positions or else at those of the tiles; or of all tiles."""
+    assert config.file is not None  # checked by ImportConfig
+    name = config.section or (config.file.name.partition(".")[0] if config.h5ad is None else None)
+    inputs = InputConfig(
+        h5ad=config.h5ad, section=name, donor=config.donor, mpp=config.mpp, counts_layer=config.counts_layer
+    )
+    h5ad = None if config.h5ad is None else read_h5ad(config.h5ad)
+    if h5ad is not None and h5ad.spatial is not None:
+        section = read_spots(inputs)
+        foreign = _read_features(config, section.mpp)
+    else:
+        foreign = _read_features(config, config.mpp)
+        if foreign.xy_px is None:
+            where = (
+                f"{foreign.name} has no positions" if h5ad is None else f"{h5ad.where} has no obsm['spatial']"
+            )
+            message = f"{where}. Give the positions as columns x and y of a CSV with --coordinates."
+            raise SectionError(message)
+        ids, xy_px = foreign.ids, foreign.xy_px
+        if h5ad is not None:
+            ids, xy_px = h5ad.ids, xy_px[match_to_spots(foreign, h5ad.ids, None, tolerance_px=0.0)]
+        elif ids is None:
+            ids = np.array([f"tile{row}" for row in range(len(xy_px))])
+        section = read_spots(inputs, ids, xy_px)
+    if section.mpp is None and foreign.mpp is not None:
+        section = dataclasses.replace(section, mpp=foreign.mpp, mpp_source="slide")
+    require_pitch(section.array, section.mpp, section.mpp_source, section.name)
+    return section, foreign
+
+
+def _added(store: Store, section: Section, config: ImportConfig) -> StoredSection:
+    """Return the section in the store, written if it is missing; else it must be the same."""
+    if section.name not in store.section_names:
+        for note in section.join.notes:
+            _log.warning("section %s: %s", section.name, note)
+        warn_of_duplicates([section], store)
+        warn_of_gene_names(section, config.h5ad, (), store)
+        return store.add_section(section, slide_size_px=None, licence=None, overview=None)
+    stored = store.section(section.name)
+    if found := differences(stored, section, None):
+        message = (
+            f"Section {section.name!r} in the store differs from --h5ad: {'; '.join(found)}. Choose another name with "
+            "--section, or leave out --h5ad to add the features to the section of the store."
+        )
+        raise StoreError(message)
+    return stored
 
 
 def _feature_meta(
@@ -148,6 +235,20 @@ def _tile(config: ImportConfig, foreign: ForeignFeatures, mpp: float | None) -> 
     if scale is None:
         return TileSpec(tile_px=round(foreign.tile_px))
     return TileSpec(tile_um=float(np.round(foreign.tile_px * scale, 1)))
+
+
+def _warn_of_near_sizes(store: Store, meta: FeatureMeta) -> None:
+    """Warn if other sections have features of this encoder for tiles of nearly the same size, which never match these."""
+    size, encoder = meta.tile["tile_um"], meta.encoder["name"]
+    for section in (store.section(name) for name in store.section_names):
+        for stored in (section.feature_meta(key) for key in section.feature_keys if key != meta.key):
+            um = stored.tile["tile_um"]
+            if size and um and stored.encoder["name"] == encoder and abs(size / um - 1) <= _SAME_SIZE:
+                _log.warning(
+                    "tiles of %g µm do not match those of %g µm in section %s. Give all sections one size: --tile-um %g",
+                    *(size, um, section.meta.name, um),
+                )
+                return
 
 
 def match_to_spots(

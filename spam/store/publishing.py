@@ -4,11 +4,14 @@ import dataclasses
 import hmac
 import logging
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spam.atomic import replacing
+from spam.atomic import claimed, replacing
+from spam.errors import OutputExistsError
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
@@ -36,6 +39,7 @@ from .sharing_terms import dataset_card, require_sharing_allowed, section_licenc
 from .stored_section import StoredSection
 
 _log = logging.getLogger(__name__)
+_SCRATCH = "spam-push-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     assert config.to is not None
     address = shown(str(config.to)).rstrip("/")
     where = address if is_remote(address) else str(Path(address.removeprefix("file://")).resolve())
-    with tempfile.TemporaryDirectory(prefix="spam-push-") as folder:
+    with _scratch() as folder:
         store = open_store(config.store)
         unfinished = [
             f"{name}/{key}" for name in store.section_names for key in store.section(name).unfinished_keys
@@ -113,7 +117,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         if config.without_counts or config.without_coordinates:
             redacted = SelectConfig(
                 store=config.store,
-                out=Path(folder) / "store",
+                out=folder / "store",
                 without_counts=config.without_counts,
                 without_coordinates=config.without_coordinates,
                 keep_obs=config.keep_obs,
@@ -121,7 +125,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
             key = hmac.digest(_own_key(), where.encode(), "sha256")
             for line in select(redacted, progress=progress, key=key).left_out:
                 _log.info("left out %s", line)
-            store = open_store(Path(folder) / "store")
+            store = open_store(folder / "store")
         sections = {name: store.section(name) for name in choose_sections(store, ())}
         for section in sections.values():
             if config.licence is not None and section_licence(section.meta) is None:
@@ -130,7 +134,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         metas = [section.meta for section in sections.values()]
         pushed = [section.feature_meta(key) for section in sections.values() for key in section.feature_keys]
         require_sharing_allowed(metas, pushed, has_the_right=config.i_have_the_right_to_share)
-        place = destination(config, Path(folder) / "fetched")
+        place = destination(config, folder / "fetched")
         own = place.sections()
         plans = merge_plans(
             own.values(), [(section, parts_of(section.index)) for section in sections.values()]
@@ -161,6 +165,16 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         unfinished=tuple(unfinished),
         commit=place.commit,
     )
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a temporary folder; those that killed pushes left are removed first."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OutputExistsError, OSError), claimed(old, "TMPDIR"):  # in use, or another user's
+            shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as folder, claimed(Path(folder), "TMPDIR", wait_s=9):
+        yield Path(folder)
 
 
 def _change(plan: Plan, section: StoredSection) -> Change:

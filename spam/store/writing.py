@@ -362,6 +362,8 @@ def _write_frame(section: zarr.Group, name: str, index: Array, columns: Mapping[
 
 def _write(group: zarr.Group, name: str, value: Any) -> None:
     """Write one element with checksums and compression, in chunks that make few files."""
+    parent, _, name = name.rpartition("/")  # anndata 0.13 takes no path
+    group = group.require_group(parent) if parent else group
     kwargs: dict[str, Any] = {"shards": None, "compressors": (ZstdCodec(), Crc32cCodec())}
     if isinstance(value, pd.Categorical):
         kwargs["chunks"] = (max(1, min(len(value), _CHUNK_ROWS)),)

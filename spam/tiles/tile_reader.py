@@ -101,6 +101,7 @@ class TileReader(contextlib.ExitStack):
                 message = f"Tiles of {spec.label} {found}. Choose a smaller --tile-um or --tile-px."
                 raise TileError(message)
         else:
+            assert section.tiles is not None  # only features of other programs come without an image
             slide = slide or self.enter_context(open_slide(section.tiles.path))
             # A PNG or JPEG is decoded whole and needs no cache.
             self._slide = slide if isinstance(slide, ImageSlide) else self.enter_context(CachedSlide(slide))

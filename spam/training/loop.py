@@ -27,6 +27,8 @@ from spam.typing import Array, Int64
 
 from .training_set import NOT_IN_DIGEST
 
+HEALTH = "health.json"
+"""File of the health check of stage 1; stage 2 copies it from the folder of its pretrained checkpoint."""
 _SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 
@@ -102,6 +104,15 @@ class Run:
     history: list[dict[str, float]]
     resumed_from: int
 
+    def repeated(self) -> list[str]:
+        """Return a line that says that the run was already done, if it was."""
+        n_epochs = len(self.history) - 1
+        if not self.resumed_from == n_epochs > 0:
+            return []
+        return [
+            f"already done: {self.best_path.parent} has all {n_epochs} epochs of this run; nothing was trained"
+        ]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:
@@ -125,9 +136,7 @@ class TrainingReport:
     @property
     def held_out(self) -> str:
         """What was held out, in words."""
-        return ", ".join(self.val_sections) or (
-            "a block of the section, adjacent to training spots: easier than another section"
-        )
+        return held_out_in_words(self.val_sections)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -141,6 +150,13 @@ class TrainingReport:
             "metrics": self.run.best,
             "val_sections": list(self.val_sections),
         }
+
+
+def held_out_in_words(sections: tuple[str, ...]) -> str:
+    """Name the held-out sections; without any, a block of a single section was held out."""
+    return ", ".join(sections) or (
+        "a block of the section, adjacent to training spots: easier than another section"
+    )
 
 
 def fit(

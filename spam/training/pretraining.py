@@ -20,7 +20,7 @@ from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
 from .contrast import ContrastHealth, contrast_metrics, pair_health, training_losses
-from .loop import LossTerms, TrainingReport, fit
+from .loop import HEALTH, LossTerms, TrainingReport, fit
 from .training_set import TrainingSet, build_training_set, check_donors, describe_training, random_order
 
 
@@ -39,6 +39,7 @@ class PretrainReport(TrainingReport):
     def summary(self) -> str:
         """Summarise the run and the health check in a few lines."""
         lines = [
+            *self.run.repeated(),
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch "
             f"{self.run.best['epoch']:.0f}",
             *(pair.describe() for pair in self.health.pairs),
@@ -87,7 +88,7 @@ def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress
         dim=config.proj_dim,
     )
     health = ContrastHealth(pairs=pairs)
-    write_text(run.best_path.parent / "health.json", json.dumps(health.to_mapping(), indent=2))
+    write_text(run.best_path.parent / HEALTH, json.dumps(health.to_mapping(), indent=2))
     return PretrainReport(
         run=run,
         health=health,

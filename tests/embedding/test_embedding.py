@@ -22,9 +22,11 @@ from spam.embedding import embed, plan, planning
 from spam.embedding.planning import PlannedSection
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, EncoderError, MissingInputError, SectionError, StoreError, TileError
+from spam.schemas.store_config import ImportConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store import open_store
+from spam.store.importing import import_features
 from spam.tiles import TileReader, open_slide, tile_reader
 
 
@@ -478,3 +480,28 @@ def test_genes_under_other_names_are_reported_with_the_column_that_matches(lab, 
     plan(lab.config("B"))
     assert "section B shares only 0 of its 5 gene names with section A" in caplog.text
     assert ("adata.var['gene_name']" if is_known else "Ensembl ids") in caplog.text
+
+
+def test_a_section_of_imported_features_can_be_embedded(lab):
+    """The slide comes second: the section, its counts and the imported features stay as they are."""
+    table = pd.read_csv(lab.folder / "map.csv")
+    table[table["section"] == "A"].to_csv(lab.folder / "a.csv", index=False)
+    features = np.random.default_rng(8).normal(size=(N_SPOTS, 5)).astype(np.float32)
+    np.save(lab.folder / "f.npy", features)
+    made = {"store": lab.folder / "store.zarr", "h5ad": lab.folder / "A.h5ad", "section": "A", "mpp": 0.5}
+    files = {
+        "file": lab.folder / "f.npy",
+        "coordinates": lab.folder / "a.csv",
+        "enc_name": "other",
+        "tile_um": 20.0,
+    }
+    import_features(ImportConfig(**made, **files, dtype="float32"))
+    embed(lab.config())
+    section = open_store(lab.folder / "store.zarr").section("A")
+    np.testing.assert_array_equal(section.features("other_20um"), features)
+    embed(lab.config(store=lab.folder / "direct.zarr"))
+    np.testing.assert_array_equal(lab.features(), lab.features(store="direct.zarr"))
+    assert [source.role for source in section.meta.sources] == ["h5ad"]
+    lab.write_h5ad("A", seed=9)
+    with pytest.raises(StoreError, match="h5ad was"):
+        embed(lab.config())

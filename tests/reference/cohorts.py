@@ -35,7 +35,7 @@ def add_section(
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
-    `change_counts` is ``zero``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
+    `change_counts` is ``zero``, ``double``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
     `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
     added to all features, as another stain would. Of a `panel`, no gene but these is measured. `rename` changes names of genes;
     `obs` are columns of the laboratory.
@@ -60,6 +60,8 @@ def add_section(
     }
     if change_counts == "zero":
         counts = np.zeros_like(counts)
+    if change_counts == "double":
+        counts = 2 * counts
     if change_counts == "shuffle":
         counts = np.random.default_rng(99).permutation(counts)
     order = np.arange(n_spots) if order is None else order

@@ -1,6 +1,7 @@
 """Small files of features in the layouts of other programs, for the tests of `spam.store.foreign_files`."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
+import zarr
 
 from spam.errors import SectionError
 from spam.store.foreign_files import read_foreign_features
@@ -99,6 +102,31 @@ def slide2vec_places(folder: Path, *, side: Any = 448, mpp: Any = 0.25) -> Path:
     )
     meta = {"slide": {"base_spacing_um": mpp}, "tiling": {"tile_size_lv0": side, "n_tiles": N}}
     path.with_name("C2.x.coordinates.meta.json").write_text(json.dumps(meta))
+    return path
+
+
+def lazyslide(path: Path, *, side: float = 512.0, zarr_format: Any = 3, mpp: Any = 0.25) -> Path:
+    """Write what wsidata 0.12.0 writes, as far as features depend on it: two tables, the shapes in another order."""
+    root = zarr.create_group(path, zarr_format=zarr_format, attributes={"slide_properties": {"mpp": mpp}})
+    for key, width in (("uni_tiles", DIM), ("plip_tiles", DIM - 2)):
+        facts = {
+            "encoding-type": "anndata",
+            "region": "tiles",
+            "region_key": "library_id",
+            "instance_key": "tile_id",
+        }
+        group = root.create_group(f"tables/{key}", attributes=facts)
+        group.create_array("X", data=FEATURES[:, :width])
+        group.create_array("obs/tile_id", data=np.arange(N) + 3)
+    root.create_group("tables/genes", attributes={"encoding-type": "anndata"})
+    root.create_group("shapes/tiles")
+    order = np.random.default_rng(2).permutation(N)
+    shapes = []
+    for x, y in CORNERS[order]:
+        ring = [(x + side, y), (x + side, y + side), (x, y + side), (x, y), (x + side, y)]
+        shapes.append(struct.pack("<BIII10d", 1, 3, 1, 5, *np.ravel(ring)))
+    frame = pyarrow.table({"tile_id": order + 3, "x": CORNERS[order, 0], "geometry": shapes})
+    pyarrow.parquet.write_table(frame, path / "shapes" / "tiles" / "shapes.parquet")
     return path
 
 

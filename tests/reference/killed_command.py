@@ -9,6 +9,7 @@ import signal
 import sys
 
 if __name__ == "__main__":
+    sys.dont_write_bytecode = True  # a change that only the first run makes
     step, words = int(sys.argv[1]), sys.argv[2:]
     from spam.cli import main  # before the hook: what an import caches is no change of the command
 

@@ -282,13 +282,19 @@ def test_annotations_of_every_encoding(lab):
         {
             "label": pd.Categorical(["a", None, "b", "a", "a"]),
             "text": pd.array(["p", None, "q", "", "r"], "string"),
+            "kind": pd.Categorical(["v", "w", None, "v", "w"]),
         },
         index=pd.Index(list(lab.ids)).astype("string"),
     )
     lab.write_csv()
     with anndata.settings.override(allow_write_nullable_strings=True):
         anndata.AnnData(lab.counts, obs=obs, var=pd.DataFrame(index=list(lab.genes))).write_h5ad(lab.h5ad)
+    with h5py.File(lab.h5ad, "a") as file:  # as anndata 0.12.2 writes text
+        del file["obs/kind/categories"]
+        file["obs/kind/categories/values"] = ["v", "w"]
+        file["obs/kind/categories/mask"] = [False, False]
     section = lab.read()
+    assert section.obs["kind"].tolist() == ["v", "w", "", "v", "w"]
     assert section.ids.tolist() == list(lab.ids)
     assert section.obs["label"].tolist() == ["a", "", "b", "a", "a"]
     assert section.obs["text"].tolist() == ["p", "", "q", "", "r"]
@@ -398,9 +404,32 @@ def test_a_protein_of_the_name_of_a_gene_is_no_repeated_gene(lab):
     np.testing.assert_array_equal(lab.read().counts.toarray(), lab.counts[:, :2])
 
 
+def test_control_probes_are_known_by_their_names(lab):
+    """As in HEST-1k, whose h5ad files of Xenium have no types of features (issue 15)."""
+    lab.write_csv()
+    controls = [
+        "NegControlProbe_00042",
+        "antisense_PROKR2",
+        "NegControlCodeword_0500",
+        "BLANK_0006",
+        "Blank-3",
+    ]
+    controls += ["NegPrb07", "SystemControl12", "UnassignedCodeword_0001", "DeprecatedCodeword_0321"]
+    genes = ["BLNK", "BLANK1", "NegPrbA", "PROKR2", "SYSTEMCONTROL1"]
+    names = [*controls[:4], *genes, *controls[4:]]
+    counts = np.arange(len(lab.ids) * len(names)).reshape(len(lab.ids), len(names)) % 7
+    adata = anndata.AnnData(counts, obs=pd.DataFrame(index=list(lab.ids)), var=pd.DataFrame(index=names))
+    adata.write_h5ad(lab.h5ad)
+    section = lab.read()
+    assert section.genes.tolist() == genes
+    np.testing.assert_array_equal(section.counts.toarray(), counts[:, 4:9])
+    note = next(note for note in section.join.notes if "9 of 14 features are not genes" in note)
+    assert "BLANK_0006" in note
+
+
 def test_no_feature_is_a_gene():
     with pytest.raises(SectionError, match="none of the 2 features"):
-        gene_columns(np.array(["Antibody Capture", "Antibody Capture"]))
+        gene_columns(np.array(["CD3", "CD4"]), np.array(["Antibody Capture", "Antibody Capture"]))
 
 
 # B: where the counts are

@@ -164,11 +164,16 @@ def test_an_impossible_pixel_size_is_refused(
     monkeypatch.chdir(tmp_path)
     write_visium(tmp_path / "outs", mpp=0.5)
     write_image(tmp_path / "he.png", 2300, 2300)
-    words = ("embed", "--from", "outs", "--image", "he.png", "--store", "s.zarr", "--dry-run", "--mpp", "5")
-    code, _, err = run(capsys, monkeypatch, *words)
-    assert code == 2
-    assert "are 1000 µm apart" in " ".join(err.split())
-    assert "Give --mpp 0.5" in " ".join(err.split())
+    for words in (
+        ("embed", "--from", "outs", "--image", "he.png", "--store", "s.zarr", "--dry-run"),
+        ("import", "outs", "--image", "he.png", "--out-dir", "lab"),
+        ("import", "outs", "--out-dir", "lab"),
+    ):
+        code, _, err = run(capsys, monkeypatch, *words, "--mpp", "5")
+        assert code == 2, words
+        assert "are 1000 µm apart" in " ".join(err.split())
+        assert "Give --mpp 0.5" in " ".join(err.split())
+    assert not (tmp_path / "lab").exists()
 
 
 def test_the_wrong_image_is_named_without_options_that_the_folder_does_not_take(
@@ -197,6 +202,9 @@ def test_what_a_folder_holds_is_no_warning(
     assert code == 0
     assert out.count("filtered_feature_bc_matrix.h5") == 1
     assert "filtered_feature_bc_matrix.h5" not in err
+    code, _, err = run(capsys, monkeypatch, *words, "--device", "cuda:97")
+    assert code == 2
+    assert "--device cuda:97 is not available" in err
 
 
 def test_the_commands_of_the_page(
@@ -208,8 +216,7 @@ def test_the_commands_of_the_page(
         write_image(tmp_path / f"{name}_he.tif", 2300, 2300)
     page = (Path(__file__).parents[2] / "docs" / "vendor-folders.md").read_text(encoding="utf-8")
     lines = [line for line in page.splitlines() if line.startswith("spam ")]
-    assert len(lines) == 4
-    for line in lines:
+    for line in lines[:4]:  # the others are run on real folders: tests/test_vendor_runs.py
         dry = ["--dry-run"] if line.startswith("spam embed") else []
         assert run(capsys, monkeypatch, *line.split()[1:], *dry)[0] == 0, line
     assert {"lung.h5ad", "brain.csv", "sections.csv"} <= {path.name for path in (tmp_path / "lab").iterdir()}

@@ -1,7 +1,9 @@
 """`spam import` and `spam embed --from`: one record by both ways, and the layouts of public collections."""
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,11 +86,11 @@ def test_both_ways_give_one_record(tmp_path: Path, write: Callable[[Path], dict[
 def test_an_option_overrules_the_pixel_size_and_says_so(tmp_path: Path) -> None:
     write_visium(tmp_path / "a", mpp=0.5)
     image = write_image(tmp_path / "he.png", 90, 70)
-    direct, through_files = both_ways(tmp_path / "a", tmp_path / "lab", image=image, mpp=0.25)
-    assert (direct.mpp, direct.mpp_source) == (0.25, "option")
-    assert through_files.mpp == 0.25
+    direct, through_files = both_ways(tmp_path / "a", tmp_path / "lab", image=image, mpp=0.54)
+    assert (direct.mpp, direct.mpp_source) == (0.54, "option")
+    assert through_files.mpp == 0.54
     assert any(
-        "--mpp 0.25 overrides the 0.5 µm" in note and "factor of 0.5" in note for note in direct.join.notes
+        "--mpp 0.54 overrides the 0.5 µm" in note and "factor of 1.08" in note for note in direct.join.notes
     )
 
 
@@ -238,7 +240,7 @@ def test_a_file_instead_of_its_folder(tmp_path: Path) -> None:
 def test_options_of_another_layout_are_refused(tmp_path: Path) -> None:
     write_visium(tmp_path / "v")
     write_xenium(tmp_path / "x")
-    with pytest.raises(ConfigError, match="--alignment .*is for Xenium, but .*Space Ranger"):
+    with pytest.raises(ConfigError, match="--alignment .*is for Xenium, .*, but .*Space Ranger"):
         read_section(InputConfig(from_=tmp_path / "v", alignment=tmp_path / "m.csv"))
     with pytest.raises(ConfigError, match="--bin 8 is for Space Ranger, but .*Xenium"):
         read_section(InputConfig(from_=tmp_path / "x", bin="8"))
@@ -383,3 +385,23 @@ def test_stimage(tmp_path: Path, technology: str, pitch_um: float | None) -> Non
         assert direct.genes.tolist() == ["A", "B", "NA", "D", "E"]
         assert direct.mpp == (None if pitch_um is None else pytest.approx(pitch_um / 160))
         assert direct.name == "Human_A"
+
+
+@pytest.mark.parametrize(
+    ("files", "extra"),
+    [
+        (("Run1_exprMat_file.csv", "Run1_metadata_file.csv"), "'spam-st[io]' (with Python 3.12"),
+        (("cell_by_gene.csv", "cell_metadata.csv"), "'spam-st[io]' (with Python 3.12"),
+        (("zarr.json",), "'spam-st[spatialdata]'"),
+    ],
+)
+def test_a_layout_that_needs_an_extra_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], extra: str
+) -> None:
+    for package in ("spatialdata", "spatialdata_io"):
+        monkeypatch.setitem(sys.modules, package, None)  # not installed
+    for name in files:
+        (tmp_path / name).write_text('{"attributes": {"spatialdata_attrs": {"version": "0.2"}}}')
+    with pytest.raises(ConfigError, match=re.escape(f"pip install {extra}")):
+        import_folder(ImportConfig(folder=tmp_path, out_dir=tmp_path / "lab"))
+    assert not (tmp_path / "lab").exists()

@@ -228,8 +228,12 @@ def test_missing_files_are_named(tmp_path: Path, missing: str, words: str) -> No
 def test_the_fluorescence_image_is_not_the_slide(tmp_path: Path) -> None:
     write_xenium(tmp_path)
     write_alignment(tmp_path / "he_imagealignment.csv")
-    with pytest.raises(ConfigError, match="--image .*morphology_mip"):
-        found_in(tmp_path, image=tmp_path / "morphology_mip.ome.tif")
+    for name in (
+        "morphology_mip.ome.tif",
+        "morphology_focus/ch0000_dapi.ome.tif",
+    ):  # the second since Xenium 4
+        with pytest.raises(ConfigError, match=f"--image .*{name}"):
+            found_in(tmp_path, image=tmp_path / name)
 
 
 def test_a_damaged_table_of_cells(tmp_path: Path) -> None:

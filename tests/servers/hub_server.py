@@ -120,7 +120,10 @@ class HubServer(CountingServer):
     def _create(self, request: Request) -> Any:
         asked = request.get_json()
         repo_id = f"{asked['organization'] or 'owner'}/{asked['name']}"
-        self.repositories[repo_id] = Repository(is_private=asked.get("visibility") == "private")
+        self.repositories[repo_id] = Repository(
+            is_private=asked.get("visibility") == "private"
+            or bool(asked.get("private"))  # new and old clients
+        )
         return {"url": f"{self.url}/datasets/{repo_id}", "name": repo_id}
 
     def _validate(self, request: Request) -> Any:

@@ -169,7 +169,10 @@ def test_no_warning_is_met_by_other_programs(adata, store):
     )
     folder = str(store.folder / "C2")
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", code, folder], capture_output=True, text=True, check=False
+        [*(sys.executable, "-P", "-W", "error", "-W", "ignore::DeprecationWarning"), "-c", code, folder],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     graphs = ["features_tiny_112um_connectivities", "features_tiny_112um_distances"]
     graphs += ["spatial_connectivities", "spatial_distances"]

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from foreign_layouts import (
@@ -23,6 +26,7 @@ from foreign_layouts import (
     clam_patches,
     faults,
     h5ad,
+    lazyslide,
     npy,
     slide2vec,
     slide2vec_places,
@@ -346,3 +350,49 @@ def test_nodes_that_are_no_arrays(tmp_path: Path) -> None:
         read_foreign_features(tmp_path / "a.h5", key="uni")
     frame = pd.DataFrame(FEATURES, index=IDS, columns=list("abcde"))
     assert "obsm/frame" in faults(h5ad(tmp_path / "a.h5ad", frame=frame), key="frame")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_lazyslide(tmp_path: Path, zarr_format: int) -> None:
+    path = lazyslide(tmp_path / "C2.zarr", zarr_format=zarr_format)
+    found = read_foreign_features(path, key="uni_tiles")
+    np.testing.assert_array_equal(found.features, FEATURES)
+    np.testing.assert_array_equal(found.xy_px, CORNERS + 256.0)
+    assert (found.kind, found.encoder_name) == ("lazyslide", "uni")
+    assert (found.tile_px, found.mpp, found.ids) == (512.0, 0.25, None)
+    with pytest.raises(ConfigError, match=r"'plip_tiles', 'uni_tiles'.*--key"):
+        read_foreign_features(path)
+    with pytest.raises(ConfigError, match=r"not 'genes'.*--key"):
+        read_foreign_features(path, key="genes")
+    with pytest.raises(ConfigError, match="--coordinates"):
+        read_foreign_features(path, key="uni_tiles", coordinates=table(tmp_path))
+
+
+def test_damaged_zarr_of_lazyslide(tmp_path: Path) -> None:
+    shapes = "shapes/tiles/shapes.parquet"
+    for name, damage, wanted in (
+        ("a", lambda path: (path / shapes).write_bytes(b"PAR1"), "not a complete Zarr"),
+        ("b", lambda path: (path / shapes).unlink(), "not a complete Zarr"),
+        ("c", lambda path: shutil.rmtree(path / "tables/uni_tiles/X"), "no dense array"),
+        (
+            "d",
+            lambda path: shutil.rmtree(path / "tables/uni_tiles/X/c"),
+            "lacks 1 of 1 chunks",
+        ),
+        ("e", lambda path: (path / "zarr.json").write_text("{"), "not a complete Zarr"),
+    ):
+        path = lazyslide(tmp_path / f"{name}.zarr")
+        damage(path)
+        assert re.search(wanted, faults(path, key="uni_tiles")), name
+    wide = lazyslide(tmp_path / "wide.zarr")
+    frame = pyarrow.parquet.read_table(wide / shapes).to_pandas()
+    frame["geometry"] = [
+        shape[:13] + np.frombuffer(shape[13:]).__mul__([1, 2] * 5).tobytes() for shape in frame["geometry"]
+    ]
+    frame.to_parquet(wide / shapes)
+    assert "not squares" in faults(wide, key="uni_tiles")
+    frame["geometry"] = [shape[:13] for shape in frame["geometry"]]
+    frame.to_parquet(wide / shapes)
+    assert "not rectangles" in faults(wide, key="uni_tiles")
+    frame.iloc[1:].to_parquet(wide / shapes)
+    assert "1 rows of table 'uni_tiles' have no tile" in faults(wide, key="uni_tiles")

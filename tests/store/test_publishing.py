@@ -19,6 +19,7 @@ from pointing import forget_connections, point_at_hub, point_at_s3
 from s3_server import S3Server
 from shared_stores import change_feature, make_store, tree
 
+from spam.atomic import claimed
 from spam.errors import StoreError
 from spam.schemas.store_config import InfoConfig, PullConfig, PushConfig, SelectConfig, VerifyConfig
 from spam.store import destinations, open_store
@@ -369,10 +370,13 @@ def test_licences_guard_the_push(store, tmp_path):
 
 
 def test_nothing_of_a_redacted_copy_is_left(store, tmp_path, monkeypatch):
-    (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    pushed(store, tmp_path / "out.zarr", without_coordinates=True)
-    assert not list((tmp_path / "tmp").iterdir())
+    killed, running = (tmp_path / "tmp" / f"spam-push-{name}" for name in ("killed", "running"))
+    shutil.copytree(store, killed / "store")
+    (killed / ".lock").touch()
+    with claimed(running, ""):
+        pushed(store, tmp_path / "out.zarr", without_coordinates=True)
+        assert list((tmp_path / "tmp").iterdir()) == [running]
     assert open_store(tmp_path / "out.zarr").section("S1").meta.redacted == ("coordinates", "ids")
 
 

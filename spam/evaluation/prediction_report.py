@@ -1,0 +1,178 @@
+"""What `spam predict` reports: how far a prediction can be relied on, in words and numbers."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spam.prediction import ContextReport, PredictedSection
+from spam.reports.score_tables import HEADLINE_SET, shown
+
+from .boards import BoardReport
+from .stored_truth import MODEL
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictReport:
+    """Outcome of `predict`.
+
+    Attributes
+    ----------
+    predicted
+        The prediction.
+    n_unmeasured
+        Modelled genes that the section has not measured.
+    out_dir, files
+        Folder of the results, and the written files.
+    board
+        Scores of the model and the baselines; None without ground truth.
+    unscored
+        Why there are no scores; None if there are.
+    gene_advice
+        How to make the gene names of the section match, if most modelled genes were not found in it and a change is known.
+    """
+
+    predicted: PredictedSection
+    n_unmeasured: int
+    out_dir: Path
+    files: tuple[Path, ...]
+    board: BoardReport | None
+    unscored: str | None = None
+    gene_advice: str = ""
+
+    @property
+    def context(self) -> ContextReport | None:
+        """What ``--context-h5ad`` gave; None without it."""
+        return self.predicted.context
+
+    @property
+    def n_unreadable(self) -> int:
+        """Number of spots with unreadable tiles, neither predicted nor scored."""
+        return int((~self.predicted.is_predicted).sum())
+
+    @property
+    def n_unlike(self) -> int | None:
+        """Number of spots whose image is unlike the training sections; None if these are this section alone."""
+        is_alone = np.isnan(self.predicted.bank_distance).all()
+        return None if is_alone else int(self.predicted.is_out_of_distribution.sum())
+
+    @property
+    def n_predictable(self) -> int:
+        """Number of genes predicted better than by chance on held-out spots."""
+        return int(self.predicted.is_predictable.sum())
+
+    @property
+    def weights_in_words(self) -> str:
+        """The weights of the predictors, and why they differ from those chosen in training."""
+        weights, chosen = (
+            self.predicted.provenance[name] for name in ("weights", "weights_of_similar_sections")
+        )
+        listed = ", ".join(f"{name} {weight:.0%}" for name, weight in weights.items())
+        if weights == chosen:
+            return f"weights of the predictors: {listed}"
+        return (
+            f"weights of the predictors: {listed}. The network has {chosen['network']:.0%} in sections like those of training; "
+            "this section is farther from them than any section left out in training, so the ridge has more weight"
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        provenance, context = self.predicted.provenance, self.context
+        return {
+            "section": self.predicted.section,
+            "n_spots": len(self.predicted.ids),
+            "n_genes": len(self.predicted.genes),
+            "is_training_section": provenance["is_training_section"],
+            "training_section": self.predicted.training_section,
+            "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
+            "weights": provenance["weights"],
+            "coverage": self.predicted.coverage,
+            "depth": self.predicted.depth,
+            "n_unmeasured": self.n_unmeasured,
+            "n_unreadable": self.n_unreadable,
+            "n_unlike": self.n_unlike,
+            "n_predictable": self.n_predictable,
+            "unscored": self.unscored,
+            "in_words": self.verdict,
+            "notes": self.notes,
+            "context": None if context is None else dataclasses.asdict(context),
+            "files": [str(path) for path in self.files],
+            "metrics": None if self.board is None else self.board.to_mapping(),
+        }
+
+    @property
+    def verdict(self) -> str:
+        """How far the prediction can be relied on, in words."""
+        predicted, n_genes = self.predicted, len(self.predicted.genes)
+        found = (
+            f"{self.n_predictable} of {n_genes} genes were predicted better than by chance on held-out spots"
+        )
+        if predicted.training_section is not None:
+            found = "The checkpoint was trained on this section: its scores do not describe new tissue"
+        elif predicted.is_mostly_unlike:
+            share = f"{self.n_unlike} of {len(predicted.ids)} spots"
+            found = f"Do not rely on this prediction: {share} look unlike the training sections"
+        if self.board is None:
+            return f"{found}. {self.unscored}"
+        score = shown(self.board.headline(MODEL, "pearson"), digits=2)
+        scored = f"On this section, the {HEADLINE_SET.partition('-')[2]} most variable genes reach a mean Pearson r of {score}"
+        is_new = predicted.training_section is None and not predicted.is_mostly_unlike
+        return f"{found}. {scored}. {self.board.comparison() if is_new else ''}".rstrip()
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before using the prediction, one sentence a line; warnings start with ``WARNING``."""
+        n_spots, n_genes = self.predicted.unclipped.shape
+        provenance, trained_as = self.predicted.provenance, self.predicted.training_section
+        lines = []
+        if trained_as is not None:
+            name = "" if trained_as == self.predicted.section else f" under the name {trained_as!r}"
+            lines.append(
+                f"WARNING: the checkpoint was trained on this section{name}; scores do not describe new tissue"
+            )
+        if self.n_unlike is None:
+            lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
+        else:
+            # On an unseen section of the same kind, one spot in a hundred is unlike.
+            warning = "WARNING: " if 2 * self.n_unlike > n_spots else ""
+            share = f"{self.n_unlike} of {n_spots} spots ({self.n_unlike / n_spots:.0%})"
+            lines.append(
+                f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
+            )
+        lines.append(self.weights_in_words)
+        share = f"{self.n_predictable} of {n_genes} genes"
+        lines.append(
+            f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
+            if self.predicted.is_mostly_unlike
+            else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
+        )
+        if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
+            lines.append(
+                "intervals were calibrated on sections of the training donors: for another donor they may cover fewer "
+                f"counts than the requested {self.predicted.coverage:.0%}"
+            )
+        if self.context is not None:
+            lines.append(self.context.sentence())
+        if 0 < self.n_unmeasured < n_genes:
+            warning = "WARNING: " if 2 * self.n_unmeasured > n_genes else ""
+            lines.append(
+                f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
+                f"{self.gene_advice}".rstrip(". ")
+            )
+        elif self.board is None and self.gene_advice:
+            lines.append(self.gene_advice)
+        if self.n_unreadable:
+            lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
+        if self.board is not None:
+            lines += self.board.warnings()
+        return lines
+
+    def summary(self) -> str:
+        """Return the verdict, a short table of scores, notes, and the files."""
+        n_spots, n_genes = self.predicted.unclipped.shape
+        blocks = [f"{self.verdict}\nSection {self.predicted.section}: {n_spots} spots, {n_genes} genes"]
+        if self.board is not None:
+            blocks.append(f"{self.board.short_table(MODEL)}\n")
+        written = ", ".join(path.relative_to(self.out_dir).as_posix() for path in self.files)
+        return "\n".join([*blocks, *self.notes, f"written to {self.out_dir}: {written}"])

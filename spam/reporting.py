@@ -1,0 +1,235 @@
+"""`spam report`: a folder of results -> one HTML file with verdict, scores, maps of the genes, and what went in."""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+
+from spam.atomic import write_text
+from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.exports.exported_section import ExportedSection
+from spam.progress import SILENT, Progress
+from spam.reports import (
+    NEEDED,
+    PAGE,
+    SectionView,
+    ShownPrediction,
+    benchmark_content,
+    data_url,
+    n_genes_that_fit,
+    plot_expression_maps,
+    prediction_content,
+    render_page,
+)
+from spam.schemas.config import Record
+from spam.schemas.report_config import PlotConfig, ReportConfig
+from spam.typing import Array, Float32
+
+_LAYERS = ("measured", "predicted", "lower", "upper")
+_MOST_CHARACTERS = 80  # of the name of a figure
+_ROWS_AT_ONCE = 8192  # of a matrix of predictions; some of its columns are kept
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenReport(Record):
+    """What `report` wrote: the page, its verdict, and a note on the genes that it shows."""
+
+    file: Path
+    verdict: str
+    note: str
+
+    def summary(self) -> str:
+        """Return the verdict, and where the page is."""
+        return f"{self.verdict}\n{self.note}\nreport: {self.file} ({self.file.stat().st_size / 1e6:.1f} MB)"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenPlot(Record):
+    """The figure that `plot` wrote, and its genes."""
+
+    file: Path
+    genes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Say what was drawn, and where."""
+        return f"maps of {', '.join(self.genes)}: {self.file}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SavedPrediction:
+    """The results of `spam predict`, read from their folder.
+
+    Attributes
+    ----------
+    path
+        ``predictions.h5ad``.
+    section
+        Spots, genes, coordinates and image, without values.
+    metrics
+        ``metrics.json``.
+    layers
+        Which of ``measured``, ``predicted``, ``lower`` and ``upper`` there are.
+    """
+
+    path: Path
+    section: ExportedSection
+    metrics: Mapping[str, Any]
+    layers: tuple[str, ...]
+
+    @property
+    def genes(self) -> pd.DataFrame:
+        """One row per gene: ``heldout_pearson``, ``is_predictable`` and, with counts, its scores on this section."""
+        return self.section.adata.var
+
+    def values(self, genes: Sequence[str]) -> dict[str, Float32[Array, "n_spots n_genes"]]:
+        """Read some genes of every layer."""
+        columns = self.genes.index.get_indexer(list(genes))
+        order, back = np.unique(columns, return_inverse=True)
+        found: dict[str, Array] = {}
+        with h5py.File(self.path) as file:
+            for layer in self.layers:
+                matrix = file["X" if layer == "predicted" else f"layers/{layer}"]
+                starts = range(0, matrix.shape[0], _ROWS_AT_ONCE)
+                parts = [matrix[start : start + _ROWS_AT_ONCE][:, order] for start in starts]
+                found[layer] = np.concatenate(parts)[:, back]
+        return found
+
+    def view(self) -> SectionView:
+        """Describe the section for maps."""
+        overview = self.section.overview
+        return SectionView(
+            name=self.section.name,
+            xy_px=self.section.xy_px,
+            mpp=self.section.mpp,
+            overview=None if overview is None else overview[0],
+            overview_scale=1.0 if overview is None else overview[1],
+        )
+
+
+def read_prediction(folder: Path) -> SavedPrediction:
+    """Read a folder of `spam predict`; the values of genes stay in the file.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder lacks ``predictions.h5ad`` or ``metrics.json``.
+    SectionError
+        If these are not files of `spam predict`.
+    """
+    path, about = folder / "predictions.h5ad", folder / "metrics.json"
+    if missing := [file.name for file in (path, about) if not file.is_file()]:
+        message = f"{str(folder)!r} has no {' and no '.join(missing)}. Write it with: spam predict --out-dir {folder} ..."
+        raise MissingInputError(message)
+    try:
+        metrics = json.loads(about.read_text(encoding="utf-8"))
+        with h5py.File(path) as file:
+            parts = {name: read_elem(file[name]) for name in ("obs", "var", "obsm", "uns")}
+            known = {"predicted", *(name for name in _LAYERS if name in file["layers"])}
+        adata = anndata.AnnData(**parts)
+        section = ExportedSection(name=str(metrics["section"]), adata=adata)
+        for key in NEEDED:
+            metrics[key]
+        section.xy_px  # noqa: B018  refuses a file without coordinates here
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        message = (
+            f"{str(folder)!r} does not hold results of this version of spam predict ({error}). Predict again."
+        )
+        raise SectionError(message) from error
+    return SavedPrediction(
+        path=path, section=section, metrics=metrics, layers=tuple(name for name in _LAYERS if name in known)
+    )
+
+
+def report(config: ReportConfig, *, progress: Progress = SILENT) -> WrittenReport:
+    """Write the results of `spam predict` or `spam benchmark` as one HTML file, without computing them again.
+
+    Where the file cannot hold the maps of all genes, it holds ``config.genes`` and then those with the highest accuracy on
+    held-out spots of training.
+
+    Raises
+    ------
+    MissingInputError, SectionError
+        If the folder does not hold results.
+    ConfigError
+        If a gene is not among the predicted ones.
+    """
+    folder = config.results
+    assert folder is not None  # checked by ReportConfig
+    if (folder / "benchmark.json").is_file():
+        chart = folder / "scores.png"
+        image = data_url("png", chart.read_bytes()) if chart.is_file() else None
+        content = benchmark_content(
+            json.loads((folder / "benchmark.json").read_text(encoding="utf-8")), image
+        )
+        note = "scores of all methods"
+    else:
+        saved = read_prediction(folder)
+        genes = choose_genes(saved, config.genes)
+        content = prediction_content(
+            ShownPrediction(
+                metrics=saved.metrics,
+                genes=saved.genes,
+                spots=saved.section.adata.obs,
+                view=saved.view(),
+                shown=genes,
+                values=saved.values(genes),
+            )
+        )
+        note = f"maps of {len(genes)} of {len(saved.genes)} genes"
+    path = config.out or folder / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, render_page(content))
+    return WrittenReport(file=path, verdict=content["verdict"], note=note)
+
+
+def plot(config: PlotConfig, *, progress: Progress = SILENT) -> WrittenPlot:
+    """Draw genes of a prediction over the H&E as a PNG, measured and predicted, without predicting again.
+
+    Raises
+    ------
+    MissingInputError, SectionError
+        If the folder does not hold results.
+    ConfigError
+        If a gene is not among the predicted ones.
+    """
+    assert config.results is not None  # checked by PlotConfig
+    saved = read_prediction(config.results)
+    check_genes(config.gene, saved.genes.index, "--gene")
+    values = saved.values(config.gene)
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(config.gene))[:_MOST_CHARACTERS]
+    path = config.out or config.results / "plots" / f"{name}.png"
+    plot_expression_maps(saved.view(), config.gene, values["predicted"], values.get("measured"), path=path)
+    return WrittenPlot(file=path, genes=config.gene)
+
+
+def check_genes(wanted: Sequence[str], known: Collection[str], flag: str) -> None:
+    """Refuse genes that were not predicted, with the most similar names that were.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    if absent := [gene for gene in wanted if gene not in known]:
+        upper = {name.upper(): name for name in known}
+        near = difflib.get_close_matches(absent[0].upper(), upper, n=3)
+        similar = f" Did you mean {', '.join(upper[name] for name in near)}?" if near else ""
+        message = f"{flag} {','.join(absent)}: not among the {len(known)} predicted genes.{similar}"
+        raise ConfigError(message)
+
+
+def choose_genes(saved: SavedPrediction, wanted: Sequence[str]) -> list[str]:
+    """Choose the genes that fit into a page: the wanted ones, then the best predicted on held-out spots."""
+    check_genes(wanted, saved.genes.index, "--genes")
+    order = np.argsort(-saved.genes["heldout_pearson"].to_numpy(), kind="stable")  # NaN last
+    ranked = dict.fromkeys([*wanted, *saved.genes.index[order]])
+    return list(ranked)[: max(len(wanted), n_genes_that_fit(saved.section.adata.n_obs, len(saved.layers)))]
