@@ -69,7 +69,8 @@ def plot_alignment(
         figure = new_figure(*size_in)
         figure.suptitle("\n".join(textwrap.wrap(f"{view.name}: {verdict}", int(size_in[0] * 9))))
         heights = [_PANEL_IN + 0.3] * len(placements) + [2.4]
-        *rows, last = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
+        parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+        *rows, last = parts[:, 0]
         for row, one in zip(rows, placements, strict=True):
             axes = row.subplots(1, 1 + n_zooms, width_ratios=[slide_in] + [_PANEL_IN] * n_zooms)
             axes[0].set_title(one.title, fontweight="bold")

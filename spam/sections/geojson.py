@@ -20,6 +20,7 @@ from .lab_section import (
     JoinReport,
     Section,
     SlideSource,
+    TileFiles,
     describe_files,
     describe_sources,
     is_slide,
@@ -237,20 +238,19 @@ def select_regions(section: Section, path: Path | None) -> Section:
         named = ", ".join(f"{n} {label or 'without a class'}" for label, n in counted.most_common())
         where = "; ".join(filter(None, [where, named]))
     summary = f"{int(is_kept.sum())} of {n_before} spots by {path.name}" + (f" ({where})" if where else "")
+    tiles = section.tiles
+    if isinstance(tiles, TileFiles):
+        tiles = TileFiles(paths=tuple(np.array(tiles.paths, dtype=object)[is_kept]))
+    n_kept = int(is_kept.sum())
     return dataclasses.replace(
         section,
         ids=section.ids[is_kept],
         xy_px=section.xy_px[is_kept],
         counts=None if section.counts is None else section.counts[is_kept],
         obs=obs,
-        tiles=section.tiles
-        if isinstance(section.tiles, SlideSource)
-        else dataclasses.replace(
-            section.tiles,
-            paths=tuple(file for file, kept in zip(section.tiles.paths, is_kept, strict=True) if kept),
-        ),
+        tiles=tiles,
         join=dataclasses.replace(
-            section.join, n_matched=int(is_kept.sum()), regions=summary, notes=(*section.join.notes, *notes)
+            section.join, n_matched=n_kept, regions=summary, notes=(*section.join.notes, *notes)
         ),
     )
 
