@@ -341,7 +341,7 @@ class _PanelCommand(TyperCommand):
         """Show ``--help`` with the options of every command."""
         option = super().get_help_option(ctx)
         if option is not None:
-            option.rich_help_panel = _SHARED[0].panel  # type: ignore[attr-defined]
+            option.rich_help_panel = _SHARED[0].panel
         return option
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

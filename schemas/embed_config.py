@@ -53,6 +53,14 @@ class InputConfig(FolderOptions):
         None, "table with one row per tile: x, y (pixel centre), source_image, spot_id or cell_id"
     )
     root: Path | None = _data(None, "folder of the slides or tile files that the table names")
+    regions: Path | None = _data(
+        None,
+        "GeoJSON of QuPath on the slide: tiles only in Tissue and Region*, none in Ignore* and Exclude; other classes go into "
+        "obs['region']",
+    )
+    cells: Path | None = _data(
+        None, "GeoJSON of cells, detections or points on the slide --root: one tile each, instead of --csv"
+    )
     section: str | None = _data(
         None, "name of the section (default: obs['section'], else the name of the h5ad file or of the folder)"
     )
@@ -91,22 +99,26 @@ class SectionsConfig(InputConfig):
 
     manifest: Path | None = _data(
         None,
-        "CSV with one row per section (columns section, donor, h5ad, csv, root), for a whole cohort",
+        "CSV with one row per section (columns section, donor, h5ad, csv, root, regions), for a whole cohort",
     )
 
     def faults(self) -> list[str | None]:
         """List contradictions between the ways to name a section."""
         is_cohort, is_folder = self.manifest is not None, self.from_ is not None
-        per_section = [flag(name) for name in ("h5ad", "csv", "section", "donor") if getattr(self, name)]
+        per_section = [
+            flag(name) for name in ("h5ad", "csv", "section", "donor", "regions") if getattr(self, name)
+        ]
         of_folder = [
             flag(field.name) for field in dataclasses.fields(FolderOptions) if getattr(self, field.name)
         ]
         replaced = [name for name in self.given_table_options() if name not in (flag("from_"), *of_folder)]
         replaced += [flag("root")] if self.root is not None else []
-        is_table = self.csv is not None and self.root is not None
+        is_table = (self.csv is not None or self.cells is not None) and self.root is not None
+        of_table = [name for name in self.given_table_options() if name != flag("cells")]
         rules = {
             f"--from replaces the lab files; omit {', '.join(replaced)}": is_folder and replaced,
             f"{', '.join(of_folder)} belongs to --from, which is missing": not is_folder and of_folder,
+            f"--cells needs no table; omit {', '.join(of_table)}": self.cells and not is_folder and of_table,
             "give --manifest, or --csv and --root (with or without --h5ad), or --from": not is_cohort
             and not is_folder
             and not is_table,
@@ -117,7 +129,7 @@ class SectionsConfig(InputConfig):
     def given_table_options(self) -> list[str]:
         """List the flags that were given of those that say where spots come from and how they are read."""
         names = {field.name for field in dataclasses.fields(InputConfig)} | {"manifest"}
-        names -= {"root", "section", "donor", "mpp"}
+        names -= {"root", "section", "donor", "mpp", "regions"}
         return [
             flag(field.name)
             for field in dataclasses.fields(self)

@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import advanced, data, model, output, training
+from spam.errors import ConfigError, shortened
+
+from .config import Config, advanced, data, model, output, training
 from .embed_config import FeatureOptions
 
 
@@ -32,6 +34,11 @@ class TrainingConfig(FeatureOptions):
     n_top_genes: int = data(
         541, "number of most variable genes; the 50 genes of the HEST board are added", limits="[1,1000000]"
     )
+    genes: tuple[str, ...] = data(
+        (),
+        "genes to model in addition to the most variable ones: names, or a text file with one name per line",
+        metavar="NAME,...|FILE",
+    )
     seed: int = training(0, "random seed", limits="[0,4294967295]")
     device: str = advanced("auto", "auto, cpu, cuda or cuda:N")
     amp: bool = advanced(False, "train in mixed precision (losses stay in float32)")
@@ -40,6 +47,25 @@ class TrainingConfig(FeatureOptions):
     )
     num_workers: int = advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits="[0,1024]")
     overwrite: bool = output(False, "replace the run in --save-dir")
+
+    def __post_init__(self) -> None:
+        """Replace files of genes by their names, which a resumed run must agree on."""
+        Config.__post_init__(self)
+        names = (name for value in self.genes for name in _names(value))
+        object.__setattr__(self, "genes", tuple(dict.fromkeys(names)))
+
+
+def _names(value: str) -> list[str]:
+    """Read the names in a file, one per line; a value that is no file is a name."""
+    path = Path(value)
+    try:
+        if not path.is_file():
+            return [value]
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        message = f"{shortened(repr(value))} (--genes) is not a text file with one name of a gene per line."
+        raise ConfigError(message) from error
+    return [name for name in names if name]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +109,12 @@ class FinetuneConfig(TrainingConfig):
     pretrained_ckpt: Path | None = data(
         None,
         "checkpoint of `spam pretrain`; its genes and principal components are used too (default: random initial weights)",
+    )
+    val_sections: tuple[str, ...] = data(
+        (),
+        "sections held out at first, in addition to --sections or among them (default: each donor in turn if two or more are "
+        "known, else each section, or each block of a single one, in four folds at most; with --pretrained-ckpt what "
+        "`spam pretrain` held out)",
     )
     epochs: int = training(
         30,

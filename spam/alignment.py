@@ -166,7 +166,7 @@ def _verdict(
             return "some spots lie outside of the slide, and no other placement is better"
         unsure = "" if evidence.has_fit else "; without counts, only gross errors can be seen"
         return f"no better placement was found ({given}){unsure}"
-    steps = [found.way] if found.way != AS_GIVEN else []
+    steps = [found.way.removeprefix("with ")] if found.way != AS_GIVEN else []
     steps += [f"turned by {found.angle:+.1f}°"] if abs(found.angle) >= _NAMED_ANGLE else []
     is_scaled = abs(found.scale - 1) >= _NAMED_FACTOR
     steps += [f"scaled by {found.scale:.3g}"] if is_scaled else []
@@ -174,7 +174,7 @@ def _verdict(
         right, down = (value * scale for value in found.shift_px)
         steps.append(f"shifted by {right:+.0f} {unit} (right) and {down:+.0f} {unit} (down)")
     after = evidence.words(found.apply(evidence.xy_px))
-    return f"the spots are misplaced: {given} as given, {after} if they are {', '.join(steps)}"
+    return f"the spots are misplaced: {given} as given; {after} if they are {', '.join(steps)}"
 
 
 def _advice(source: InputConfig, section: Section, evidence: Evidence, found: Registration) -> str:

@@ -163,7 +163,7 @@ def _inputs(section: StoredSection, predictor: Predictor) -> dict[str, Any]:
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """Collect the curves of the run that chose the number of epochs, and the health check of stage 1, beside a checkpoint."""
+    """Collect the mean curves of the runs that chose the number of epochs, and the health check of stage 1, beside a checkpoint."""
     files = {"history": folder / "selection" / "history.json", "health": folder / HEALTH}
     return {
         name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()

@@ -19,6 +19,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.exports.exported_section import ExportedSection
 from spam.progress import SILENT, Progress
 from spam.reports import (
+    NEEDED,
     PAGE,
     SectionView,
     ShownPrediction,
@@ -135,7 +136,7 @@ def read_prediction(folder: Path) -> SavedPrediction:
             known = {"predicted", *(name for name in _LAYERS if name in file["layers"])}
         adata = anndata.AnnData(**parts)
         section = ExportedSection(name=str(metrics["section"]), adata=adata)
-        for key in ("notes", "in_words", "provenance", "inputs", "training"):
+        for key in NEEDED:
             metrics[key]
         section.xy_px  # noqa: B018  refuses a file without coordinates here
     except (KeyError, ValueError, TypeError, OSError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 # The names of `encoders` resolve on first use, because only reading an adapter needs torch.
 from spam import encoders
-from spam.errors import SectionError, SpamError, StoreError
+from spam.errors import ConfigError, SectionError, SpamError, StoreError
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
@@ -219,7 +219,11 @@ def _inputs(config: EmbedConfig) -> Sequence[InputConfig | Path]:
     """List the files of each section, or the slides to lay a grid over; other options hold for all sections."""
     if config.tiles == "grid":
         assert config.root is not None  # checked by EmbedConfig
-        return grid_slides(config.root, section=config.section)
+        slides = grid_slides(config.root, section=config.section)
+        if config.regions is not None and len(slides) > 1:
+            message = f"--regions {str(config.regions)!r} is of one slide, but --root has {len(slides)}."
+            raise ConfigError(message)
+        return slides
     return read_inputs(config)
 
 
@@ -244,7 +248,7 @@ def _plan_section(
         section = check_placement(
             section,
             slide,
-            is_decided=source.swap_xy is not None or source.from_ is not None,
+            is_decided=any(x is not None for x in (source.swap_xy, source.from_, source.cells)),
             is_forgiving=config.skip_bad_tiles,
         )
         if config.manifest is not None:

@@ -62,6 +62,20 @@ class PredictReport:
         """Number of genes predicted better than by chance on held-out spots."""
         return int(self.predicted.is_predictable.sum())
 
+    @property
+    def weights_in_words(self) -> str:
+        """The weights of the predictors, and why they differ from those chosen in training."""
+        weights, chosen = (
+            self.predicted.provenance[name] for name in ("weights", "weights_of_similar_sections")
+        )
+        listed = ", ".join(f"{name} {weight:.0%}" for name, weight in weights.items())
+        if weights == chosen:
+            return f"weights of the predictors: {listed}"
+        return (
+            f"weights of the predictors: {listed}. The network has {chosen['network']:.0%} in sections like those of training; "
+            "this section is farther from them than any section left out in training, so the ridge has more weight"
+        )
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
         provenance, context = self.predicted.provenance, self.context
@@ -72,6 +86,7 @@ class PredictReport:
             "is_training_section": provenance["is_training_section"],
             "training_section": self.predicted.training_section,
             "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
+            "weights": provenance["weights"],
             "coverage": self.predicted.coverage,
             "depth": self.predicted.depth,
             "n_unmeasured": self.n_unmeasured,
@@ -102,7 +117,8 @@ class PredictReport:
             return f"{found}. {self.unscored}"
         score = shown(self.board.headline(MODEL, "pearson"), digits=2)
         scored = f"On this section, the {HEADLINE_SET.partition('-')[2]} most variable genes reach a mean Pearson r of {score}"
-        return f"{found}. {scored}. {self.board.comparison()}"
+        is_new = predicted.training_section is None and not predicted.is_mostly_unlike
+        return f"{found}. {scored}. {self.board.comparison() if is_new else ''}".rstrip()
 
     @property
     def notes(self) -> list[str]:
@@ -124,6 +140,7 @@ class PredictReport:
             lines.append(
                 f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
             )
+        lines.append(self.weights_in_words)
         share = f"{self.n_predictable} of {n_genes} genes"
         lines.append(
             f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"

@@ -75,7 +75,7 @@ def judge(
     counts: Num[Array, "n n_genes"],
     likelihood: Likelihood,
     mu: Float[Array, "n n_genes"],
-    theta: Float[Array, " n_genes"] | None,
+    theta: Float[Array, "n n_genes"] | None,
     pi: Float[Array, "n n_genes"] | None,
 ) -> HeldOut:
     """Measure accuracy and interval coverage of predictions on held-out spots.
@@ -276,6 +276,14 @@ class AppearanceBank:
         """
         points = _coordinates(self.transform, features)
         return _distance_to(self.bank[self.section != without], points) / self.unit
+
+    def reach(self, unit: Int[Array, " m"], section: Int[Array, " m"]) -> float:
+        """Largest median distance of a section (or block) from the training spots of other units (donors, sections, blocks)."""
+        medians = [
+            np.median(_distance_to(self.bank[unit != unit[rows][0]], self.bank[rows]))
+            for rows in (section == s for s in np.unique(section))
+        ]
+        return float(np.nanmax(medians)) / self.unit
 
 
 def fit_appearance(

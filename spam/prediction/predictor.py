@@ -15,14 +15,16 @@ from spam.models import FusionEnsemble, count_interval
 from spam.models.checkpoint import from_tensors, read_checkpoint, weights_of
 from spam.models.fusion import FusionInputs, retrieve
 from spam.models.inputs import InputTransform, context_features
-from spam.models.rate_path import PER, Baselines, RatePath, log_rate_of
+from spam.models.rate_path import PER, Baselines, RatePath
 from spam.models.reliability import AppearanceBank, HeldOut
+from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_log_rate
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.store import Profiles, StoredSection, flagged_spots, profiles_of, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
-from spam.typing import Array, Bool, Float, Float32
+from spam.training.judging import are_new_donors
+from spam.typing import Array, Bool, Float, Float32, Float64
 from spam.versions import software_versions
 
 from .predicted_section import PredictedSection, at_all_spots
@@ -31,6 +33,8 @@ _PARTS: dict[str, Any] = {
     "inputs": InputTransform,
     "path": RatePath,
     "ridge": RatePath,
+    "prototypes": Prototypes,
+    "stack": Stack,
     "baseline": Baselines,
     "appearance": AppearanceBank,
     "heldout": HeldOut,
@@ -46,6 +50,10 @@ class SpotPredictions:
     ----------
     inputs
         Image inputs, (n, q).
+    distance
+        Distance of each image from those of the training spots, see `AppearanceBank`, (n,).
+    weights
+        Weights of ridge, prototypes and network, (3,).
     unclipped
         Expected log1p(CP10k), (n, n_genes); below 0 for absent genes.
     rate
@@ -57,6 +65,8 @@ class SpotPredictions:
     """
 
     inputs: Float32[Array, "n q"]
+    distance: Float64[Array, " n"]
+    weights: Float64[Array, " n_kinds"]
     unclipped: Float32[Array, "n n_genes"]
     rate: Float32[Array, "n n_genes"]
     theta: Float32[Array, " n_genes"]
@@ -155,9 +165,7 @@ class Predictor:
             self._check_finite(mu, inferred.unclipped, depth=depth)
             lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
         self._check_finite(lower, upper, depth=depth)
-        appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
         own = self.training_section(spots)
-        distance = appearance.distance(spots.features, without=self.bank_section(own))
 
         def everywhere(values: Float[Array, "n ..."]) -> Float[Array, "n_spots ..."]:
             return at_all_spots(values, is_readable)
@@ -181,9 +189,9 @@ class Predictor:
             coverage=coverage,
             heldout_pearson=self.heldout.pearson,
             heldout_q=self.heldout.q_value,
-            bank_distance=everywhere(distance),
+            bank_distance=everywhere(inferred.distance),
             **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
-            provenance=self._provenance(own),
+            provenance=self._provenance(own, inferred),
         )
 
     @torch.inference_mode()
@@ -193,7 +201,13 @@ class Predictor:
         """Predict spots that were already read; counts among them are not used."""
         transform = from_tensors(InputTransform, self.tensors, "inputs")
         inputs = transform.apply(context_features(spots.features, spots.graph.connectivities))
-        path = from_tensors(RatePath, self.tensors, "path")
+        path, ridge = (from_tensors(RatePath, self.tensors, name) for name in ("path", "ridge"))
+        prototypes = from_tensors(Prototypes, self.tensors, "prototypes")
+        own = self.bank_section(self.training_section(spots))
+        appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
+        distance = appearance.distance(spots.features, without=own)
+        weights = from_tensors(Stack, self.tensors, "stack").weights_at(float(np.median(distance)))
+        offsets = np.stack([ridge.offset, path.offset]).astype(np.float32)
         fusion = self._fusion_inputs(spots, inputs)
         shape = (spots.n_spots, len(self.meta.genes))
         unclipped, rate = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
@@ -205,16 +219,29 @@ class Predictor:
             for start in range(0, spots.n_spots, batch_size):
                 rows = np.arange(start, min(start + batch_size, spots.n_spots))
                 out = self.network(fusion.batch(rows))
-                total = torch.from_numpy(path.expression(inputs[rows])) + out.expression.cpu()
-                unclipped[rows] = total.numpy()
-                log_rate = log_rate_of(total) + out.log_rate.cpu()
-                rate[rows] = np.exp(log_rate.numpy() + path.offset.astype(np.float32))
+                patterns = (
+                    ridge.ridge.predict(inputs[rows]),
+                    prototypes.predict(inputs[rows]),
+                    path.ridge.predict(inputs[rows]) + out.expression.float().cpu().numpy(),
+                )
+                pattern = stacked(np.stack([p.astype(np.float32) for p in patterns]), weights)
+                unclipped[rows] = pattern + path.gene_mean.astype(np.float32)
+                correction = out.log_rate.float().cpu().numpy()
+                rate[rows] = np.exp(stacked_log_rate(unclipped[rows], correction, offsets, weights))
                 if out.zi_logits is not None:
                     pi[rows] = torch.sigmoid(out.zi_logits).cpu().numpy()
                 if out.log_theta is not None:
                     theta = out.log_theta.exp().cpu().numpy()
                 advance(len(rows))
-        return SpotPredictions(inputs=inputs, unclipped=unclipped, rate=rate, theta=theta, pi=pi)
+        return SpotPredictions(
+            inputs=inputs,
+            distance=distance,
+            weights=weights,
+            unclipped=unclipped,
+            rate=rate,
+            theta=theta,
+            pi=pi,
+        )
 
     @property
     def heldout(self) -> HeldOut:
@@ -344,22 +371,21 @@ class Predictor:
             "raw_scale_baselines": {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)},
         }
 
-    @property
-    def _is_calibrated_on_new_donors(self) -> bool:
-        """Whether the held-out sections, on which intervals were calibrated, share no donor with the others."""
-        held_out = {self.meta.donors[name] for name in self.meta.val_sections}
-        others = {donor for name, donor in self.meta.donors.items() if name not in self.meta.val_sections}
-        return bool(others) and None not in held_out | others and held_out.isdisjoint(others)
-
-    def _provenance(self, own: str | None) -> dict[str, object]:
+    def _provenance(self, own: str | None, inferred: SpotPredictions) -> dict[str, object]:
+        weights, chosen = (
+            inferred.weights.tolist(),
+            from_tensors(Stack, self.tensors, "stack").weights.tolist(),
+        )
         return {
+            "weights": dict(zip(KINDS, weights, strict=True)),
+            "weights_of_similar_sections": dict(zip(KINDS, chosen, strict=True)),
             "checkpoint_sha256": self.sha256,
             "epoch": self.meta.epoch,
             "trained_on": list(self.meta.train_sections),
             "validated_on": list(self.meta.val_sections),
             "is_training_section": own is not None,
             "training_section": own,
-            "is_calibrated_on_new_donors": self._is_calibrated_on_new_donors,
+            "is_calibrated_on_new_donors": are_new_donors(self.meta.donors, self.meta.val_sections),
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

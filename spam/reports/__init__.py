@@ -3,11 +3,12 @@
 from .alignment_figures import DrawnNuclei, DrawnPlacement, Zoom, plot_alignment
 from .expression_maps import GivenEntries, SectionView, plot_expression_maps
 from .gene_viewer import data_url, n_genes_that_fit
-from .page_contents import ShownPrediction, benchmark_content, prediction_content
+from .page_contents import NEEDED, ShownPrediction, benchmark_content, prediction_content
 from .report_page import PAGE, render_page
 from .score_charts import MethodScore, plot_pcc_histogram, plot_scatter, plot_score_chart
 
 __all__ = [
+    "NEEDED",
     "PAGE",
     "DrawnNuclei",
     "DrawnPlacement",

@@ -1,6 +1,7 @@
 """Spots over the H&E image: the whole slide, full-resolution zooms, and the scores of their placements."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .expression_maps import SectionView, add_scale_bar, draw_overview
 from .figures import COLOURS, REFERENCE_COLOUR, house_style, new_figure, save_figure
 
 _PANEL_IN = 3.1
+_RING_COLOUR = "#00A0FF"  # far from the colours of H&E
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,45 +59,55 @@ def plot_alignment(
 
     `view` gives the picture of the slide; `scores` the share of tissue and the explained expression by placement.
     """
-    n_zooms = max(len(one.zooms) for one in placements)
-    n_rows = len(placements)
     assert view.overview is not None
     height, width = np.array(view.overview.shape[:2]) / view.overview_scale
-    aspect = min(max(height / width, 0.5), 1.6)
+    slide_in = _PANEL_IN * min(max(width / height, 0.5), 2.0)
+    n_zooms = max(len(one.zooms) for one in placements)
+    size_in = slide_in + _PANEL_IN * n_zooms + 0.6, (_PANEL_IN + 0.3) * len(placements) + 3.0
     with house_style():
-        figure = new_figure(_PANEL_IN * (2 + n_zooms), 2 * _PANEL_IN * aspect * n_rows * 0.72 + 2.9)
-        figure.suptitle(f"{view.name}: {verdict}", wrap=True)
-        *rows, last = figure.subfigures(n_rows + 1, 1, height_ratios=[2 * aspect * 0.72] * n_rows + [0.8])
-        for row, one in zip(np.atleast_1d(rows), placements, strict=True):
-            axes = row.subplots(1, 1 + n_zooms, width_ratios=[2] + [1] * n_zooms)
-            row.supylabel(one.title, fontsize=11, fontweight="bold")
+        figure = new_figure(*size_in)
+        figure.suptitle("\n".join(textwrap.wrap(f"{view.name}: {verdict}", int(size_in[0] * 9))))
+        *rows, last = figure.subfigures(
+            len(placements) + 1, 1, height_ratios=[_PANEL_IN + 0.3] * len(placements) + [2.4]
+        )
+        for row, one in zip(rows, placements, strict=True):
+            axes = row.subplots(1, 1 + n_zooms, width_ratios=[slide_in] + [_PANEL_IN] * n_zooms)
+            axes[0].set_title(one.title, fontweight="bold")
             draw_overview(axes[0], view, (0.0, width, 0.0, height), alpha=1.0)
-            _draw_rings(axes[0], one.xy_px, diameter_px, COLOURS[0], width_pt=0.8)
-            axes[0].set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
-            if view.mpp is not None:
-                add_scale_bar(axes[0], width, view.mpp)
+            _draw_rings(axes[0], one.xy_px, diameter_px, width_pt=0.8)
+            axes[0].set(xlim=(0, width), ylim=(height, 0), aspect="equal")
             for number, (zoom, panel) in enumerate(zip(one.zooms, axes[1:], strict=False), start=1):
                 left, right, top, bottom = zoom.edges_px
                 panel.imshow(zoom.image, extent=(left, right, bottom, top), interpolation="antialiased")
-                _draw_rings(panel, one.xy_px, diameter_px, COLOURS[0], width_pt=1.6)
-                panel.set(
-                    xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], title=f"zoom {number}"
-                )
+                _draw_rings(panel, one.xy_px, diameter_px, width_pt=1.6)
+                panel.set(xlim=(left, right), ylim=(bottom, top), title=f"{number}")
+                axes[0].plot(*_box(zoom.edges_px), color="black", linewidth=1.2)
+                axes[0].annotate(str(number), (right, top), fontweight="bold", ha="left", va="top")
+            for panel, extent in zip(
+                axes, [width, *(z.edges_px[1] - z.edges_px[0] for z in one.zooms)], strict=False
+            ):
                 if view.mpp is not None:
-                    add_scale_bar(panel, right - left, view.mpp)
-                box = ([left, right, right, left, left], [top, top, bottom, bottom, top])
-                axes[0].plot(*box, color="black", linewidth=1.2)
-                axes[0].annotate(str(number), (right, top), fontweight="bold", ha="right", va="bottom")
-        bottom = last.subplots(1, 2 if nuclei else 1, width_ratios=[4, 1] if nuclei else None)
-        _draw_scores(bottom[0] if nuclei else bottom, scores)
-        if nuclei:
-            _draw_nuclei(bottom[1], nuclei)
+                    add_scale_bar(panel, extent, view.mpp)
+            for panel in axes:
+                panel.set(xticks=[], yticks=[])
+                panel.spines[:].set_visible(False)
+            for panel in axes[1 + len(one.zooms) :]:
+                panel.set_visible(False)
+        below = last.subplots(1, 2, width_ratios=[3, 1])
+        _draw_scores(below[0], scores)
+        if nuclei is None:
+            below[1].set_visible(False)
+        else:
+            _draw_nuclei(below[1], nuclei)
     return save_figure(figure, path)
 
 
-def _draw_rings(
-    axes: Axes, xy_px: Float[Array, "n 2"], diameter_px: float, colour: str, *, width_pt: float
-) -> None:
+def _box(edges_px: tuple[float, float, float, float]) -> tuple[list[float], list[float]]:
+    left, right, top, bottom = edges_px
+    return [left, right, right, left, left], [top, top, bottom, bottom, top]
+
+
+def _draw_rings(axes: Axes, xy_px: Float[Array, "n 2"], diameter_px: float, *, width_pt: float) -> None:
     axes.add_collection(
         EllipseCollection(
             diameter_px,
@@ -105,7 +117,7 @@ def _draw_rings(
             offsets=xy_px,
             offset_transform=axes.transData,
             facecolors="none",
-            edgecolors=colour,
+            edgecolors=_RING_COLOUR,
             linewidths=width_pt,
         ),
         autolim=False,
@@ -123,7 +135,7 @@ def _draw_scores(axes: Axes, scores: Mapping[str, tuple[float, float]]) -> None:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set(xlabel="score of the placement", xlim=(0, None))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def _draw_nuclei(axes: Axes, nuclei: DrawnNuclei) -> None:

@@ -20,7 +20,7 @@ from spam.typing import Array, Float, UInt8
 from .expression_maps import SectionView, colour_limits
 from .figures import MISSING_COLOUR
 
-MOST_BYTES = 15_000_000
+MOST_BYTES = 16_000_000
 """Size of the packed values; the whole file stays below 20 MB, which a mail attachment may have."""
 
 _BYTES_PER_VALUE = 4 / 3  # one byte a value in base64; compression makes it less

@@ -18,6 +18,11 @@ from .report_page import curve
 from .score_charts import UNIT
 from .score_tables import HEADLINE_SET, HEST_SET, NO_LEVEL, RIVAL, board_rows, short_rows, shown
 
+NEEDED = (
+    *("section", "n_spots", "n_genes", "n_unlike", "n_unreadable", "n_predictable", "coverage", "depth"),
+    *("in_words", "notes", "provenance", "inputs", "training", "config", "model"),
+)
+"""Entries of ``metrics.json`` that the page of a prediction shows."""
 _WARNING = "WARNING: "
 _FOOTER = "Made by spam {}. Everything is inside this file; nothing is loaded from elsewhere."
 # Least held-out Pearson r of a gene that is predicted better than by chance, the word for it, and how it is shown.
@@ -73,7 +78,8 @@ class ShownPrediction:
     @property
     def is_unlike(self) -> Bool[Array, " n_spots"]:
         """Spots whose image is unlike the training sections."""
-        return self.spots["is_out_of_distribution"].to_numpy(dtype=bool)
+        is_unlike: Array = self.spots["is_out_of_distribution"].to_numpy(dtype=bool)
+        return is_unlike
 
     @property
     def flags(self) -> dict[str, Bool[Array, " n_spots"]]:
@@ -138,7 +144,7 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
 def _page(prediction: ShownPrediction, packed: Sequence[PackedGene]) -> dict[str, Any]:
     """Collect what ``report.js`` reads."""
     place = {gene: i for i, gene in enumerate(prediction.shown)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in _gene_rows(prediction.genes, prediction.metrics):
         number = place.get(row["gene"])
         gene = None if number is None else packed[number]

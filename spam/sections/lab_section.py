@@ -83,6 +83,8 @@ class JoinReport:
         Spots outside the tissue (``in_tissue`` is 0 in the table or the h5ad), left out.
     found
         What an instrument's folder holds.
+    regions
+        Which spots the regions of a GeoJSON keep, and their labels.
     notes
         Further remarks for the user.
     """
@@ -94,6 +96,7 @@ class JoinReport:
     n_outside: int = 0
     n_off_tissue: int = 0
     found: str = ""
+    regions: str = ""
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -107,7 +110,7 @@ class JoinReport:
         )
         parts = [
             f"{self.n_matched} spots with tiles",
-            *filter(None, [self.found]),
+            *filter(None, [self.found, self.regions]),
             *(words for some, words in left_out if some),
         ]
         return "; ".join([*parts, *self.notes])

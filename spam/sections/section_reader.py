@@ -24,6 +24,7 @@ from .coordinates import (
     table_coordinates,
     to_pixels,
 )
+from .geojson import read_cells, select_regions
 from .h5ad import H5ad, library_of, named_values, read_counts, read_h5ad, require_readable, spots_of_section
 from .id_join import choose_ids, join_rows
 from .instrument_folder import read_folder_section
@@ -39,7 +40,7 @@ from .lab_section import (
 )
 from .tile_table import ID_COLUMNS, SLIDE_COLUMN, Table, read_csv_text, read_table
 
-_MANIFEST_COLUMNS = ("section", "donor", "h5ad", "csv", "root")
+_MANIFEST_COLUMNS = ("section", "donor", "h5ad", "csv", "root", "regions")
 _MOST_FAULTS = 8  # that a message lists
 _DONOR_COLUMNS = ("patient", "donor")
 # Other names in use, without case and signs; read if there are none of the two above.
@@ -75,7 +76,9 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
         If a file cannot be read, or table, h5ad and coordinates do not fit together.
     """
     if config.from_ is not None:
-        return read_folder_section(config)
+        return select_regions(read_folder_section(config), config.regions)
+    if config.cells is not None:
+        return select_regions(read_cells(config), config.regions)
     if config.csv is None or config.root is None:
         message = f"A section needs --csv (given: {config.csv}) and --root (given: {config.root})."
         raise ConfigError(message)
@@ -173,7 +176,7 @@ def _joined(table: Table, h5ad: H5ad | None, config: InputConfig, name_hint: str
     patch_px, tile_notes = joined.stated_tile_px()
     tiles = None if config.root is None else _find_images(joined, config.root)
     n_other = len(table) - len(of_section)
-    return Section(
+    section = Section(
         name=name,
         donor=donor,
         ids=join.ids,
@@ -191,6 +194,7 @@ def _joined(table: Table, h5ad: H5ad | None, config: InputConfig, name_hint: str
         join=dataclasses.replace(join.report, n_other_sections=n_other, notes=(*notes, *tile_notes)),
         sources=describe_sources(tiles, h5ad=config.h5ad, csv=config.csv),
     )
+    return select_regions(section, config.regions)
 
 
 def _section_name(requested: str | None, h5ad: H5ad | None, table: Table) -> str:
@@ -322,7 +326,7 @@ def read_inputs(config: SectionsConfig) -> tuple[InputConfig, ...]:
 
 
 def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
-    """Read a manifest, a CSV with one row per section: columns section, donor, h5ad, csv, root.
+    """Read a manifest, a CSV with one row per section: columns section, donor, h5ad, csv, root, regions.
 
     Relative paths start from the manifest's folder, then from `root`. An empty ``root`` means `root`, an empty ``h5ad``
     pure prediction; an empty ``section`` or ``donor`` is taken from the section's files. Rows count from 1 after the
@@ -357,7 +361,7 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
             wrong.append(f"row {number}: section {shortened(section)} repeats row {first_row[section]}")
         wrong += [] if "csv" in row else [f"row {number}: no csv"]
         wrong += [] if row["root"] else [f"row {number}: no root (or give --root)"]
-        for name in ("h5ad", "csv", "root"):
+        for name in ("h5ad", "csv", "root", "regions"):
             if cell := cells.get(name):
                 exists = Path.is_dir if name == "root" else Path.is_file
                 row[name] = next((at / cell for at in folders if is_there(at / cell, exists)), None)

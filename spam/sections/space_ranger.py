@@ -15,6 +15,7 @@ from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
 from .feature_matrix import FeatureMatrix, find_matrix, read_matrix
+from .geojson import centroid, read_features
 from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
@@ -215,9 +216,8 @@ def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) 
     )
     name = "cell_segmentations.geojson"
     path = require_file(find_file(folder, name, f"graphclust_annotated_{name}"), folder, name)
-    with reading("the polygons and cell_id of", path), open_text(path) as file:
-        features = json.load(file)["features"]
-        centres = {_cell_id(feature): _centroid(feature["geometry"]) for feature in features}
+    with reading("the polygons and cell_id of", path):
+        centres = {_cell_id(feature): centroid(feature["geometry"]) for feature in read_features(path)}
     has_polygon = np.array([barcode in centres for barcode in matrix.barcodes.tolist()], dtype=np.bool_)
     if not has_polygon.any():
         message = f"No cell of {matrix.path} ({quoted(matrix.barcodes)}) has a polygon in {path} ({quoted(list(centres))})."
@@ -246,22 +246,6 @@ def _cell_id(feature: Mapping[str, Any]) -> str:
     """Write the id of a polygon as in the matrix: 1 is ``cellid_000000001-1``."""
     cell = feature["properties"]["cell_id"]
     return str(cell) if isinstance(cell, str) and not cell.isdigit() else f"cellid_{int(cell):09d}-1"
-
-
-def _centroid(geometry: Mapping[str, Any]) -> Float64[Array, " 2"]:
-    """Compute the centroid of a polygon by area; the largest part of a multi-polygon."""
-    parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    best: tuple[float, Array] = (-1.0, np.full(2, np.nan))
-    for part in parts:
-        ring = np.asarray(part[0], dtype=np.float64)[:, :2]
-        origin = ring[0]  # differences from a corner: products of large coordinates would lose digits
-        a, b = ring - origin, np.roll(ring, -1, axis=0) - origin
-        cross = a[:, 0] * b[:, 1] - b[:, 0] * a[:, 1]
-        area = float(cross.sum()) / 2
-        centre = ((a + b) * cross[:, None]).sum(axis=0) / (6 * area) + origin if area else ring.mean(axis=0)
-        if abs(area) > best[0]:
-            best = abs(area), centre
-    return best[1]
 
 
 def _section(

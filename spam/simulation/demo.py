@@ -7,7 +7,8 @@ from typing import Any
 
 from spam.embedding import embed
 from spam.errors import ConfigError, OutputExistsError
-from spam.predicting import PredictReport, predict
+from spam.evaluation import PredictReport
+from spam.predicting import predict
 from spam.progress import SILENT, Progress
 from spam.reports import PAGE
 from spam.schemas.config import Record

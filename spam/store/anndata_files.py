@@ -78,10 +78,12 @@ def zarr_version(version: Literal[2, 3]) -> Iterator[None]:
     """Make AnnData write this version of Zarr; 3 is its default from anndata 0.13 on, and the setting is deprecated there."""
     is_default = version == 3 and tuple(map(int, metadata.version("anndata").split(".")[:2])) >= (0, 13)
     settings = {} if is_default else {"zarr_write_format": version, "auto_shard_zarr_v3": False}
-    with anndata.settings.override(**settings), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # AnnData consolidates the metadata, because its reader and web servers need it.
         warnings.filterwarnings(
             "ignore", message="Consolidated metadata is currently not part", category=UserWarning
         )
         warnings.filterwarnings("ignore", message="Writing zarr v2 data", category=UserWarning)  # asked for
-        yield
+        warnings.filterwarnings("ignore", message="This setting will be removed", category=DeprecationWarning)
+        with anndata.settings.override(**settings):
+            yield

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +92,6 @@ def feature_graph_key(features_key: str) -> str:
 def graph_nodes(key: str) -> tuple[str, str, str]:
     """Name the nodes of a neighbour graph within its section, as squidpy does: description, weights, distances."""
     return f"uns/{key}_neighbors", f"obsp/{key}_connectivities", f"obsp/{key}_distances"
-
-
-def duplicates(values: Iterable[str]) -> list[str]:
-    """List the values that occur more than once, each once, in order of their second occurrence."""
-    seen: set[str] = set()
-    twice: dict[str, None] = {}
-    for value in values:
-        if value in seen:
-            twice[value] = None
-        seen.add(value)
-    return list(twice)
 
 
 def inside(root: Path, name: str) -> Path:

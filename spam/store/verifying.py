@@ -182,9 +182,9 @@ def _sections_of(location: Location) -> tuple[tuple[str, ...], list[VerifyFault]
 
 def _place(index: SectionIndex, path: str) -> str:
     """Say which rows (or entries of a sparse matrix) a chunk file holds; ``""`` for other files."""
-    array, is_chunk, position = path.partition("/c/")
-    node = index.nodes.get(array)
-    if not is_chunk or node is None:
+    array, _, position = path.rpartition("/c/")
+    node = index.nodes.get(array, {})
+    if node.get("node_type") != "array":  # else a file of the group that holds a column of the name c
         return ""
     length, step = node["shape"][0], node["chunk_grid"]["configuration"]["chunk_shape"][0]
     first = int(position.split("/")[0]) * step

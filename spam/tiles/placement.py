@@ -1,7 +1,6 @@
 """Spots on the tissue of their slide: as given, exchanged, mirrored and turned, scored by tissue and expression."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -26,7 +25,7 @@ _NOTABLE, _CERTAIN = 0.05, 0.1
 _LEAST_SPOTS = 12
 # Of the tissue, in the box around the spots. A part of a section often has more tissue in some turned place by chance (9 of 112
 # halves and quarters of real sections, none of them with x and y exchanged); the boxes of whole sections hold 0.65 or more.
-_LEAST_COVERED = 0.6
+LEAST_COVERED = 0.6
 _ERRORS = 3.3  # standard errors of the mean difference over the spots: one in a thousand by chance
 
 _MOST_SPOTS = 1000  # that are scored: more change no mean by more than its error
@@ -34,6 +33,7 @@ _MOST_SPOTS = 1000  # that are scored: more change no mean by more than its erro
 _LEAST_FITTED, _N_GENES, _N_COMPONENTS, _WEIGHT_OF_TOTAL = 40, 500, 8, 0.3
 _BLURS = (0.2, 0.5)  # of the distance of neighbouring spots: within a spot, and around it
 _PX_PER_DISTANCE = 8  # of the maps of colour
+_PX_OF_BOXES = 256  # of the slide, for the tissue in a box
 _RIDGE = 1.0  # for standardised colours
 
 
@@ -93,8 +93,12 @@ class Evidence:
         self.rows: Int64[Array, " n_rows"] = np.sort(chosen)
         self.xy_px = xy_px[self.rows]
         distance = min(self.distance_px * float(self._to_picture[0]), *image.shape[:2])
-        tissue = tissue_mask(image).astype(np.float32)
-        self._tissue = ndimage.uniform_filter(tissue, max(1, round(distance / 2)), mode="constant")
+        tissue = tissue_mask(image)
+        step = max(1, max(tissue.shape) // _PX_OF_BOXES)
+        self._tissue_px = (np.argwhere(tissue[::step, ::step])[:, ::-1] + 0.5) * step / self._to_picture
+        self._tissue = ndimage.uniform_filter(
+            tissue.astype(np.float32), max(1, round(distance / 2)), mode="constant"
+        )
         self.has_fit = counts is not None and len(self.rows) >= _LEAST_FITTED and distance > 0
         if counts is not None and self.has_fit:
             self._targets = _summarise(counts[self.rows])
@@ -122,17 +126,24 @@ class Evidence:
         errors = (self._targets - design @ (solved @ self._targets)) / (1 - leverage)[:, None]
         return np.asarray(1 - (errors**2).sum(axis=1))
 
+    def covered(self, xy_px: Float64[Array, "n 2"]) -> float:
+        """Return which share of the tissue lies in the box around spots, half of their distance wider than they are."""
+        margin = _distance(xy_px) / 2
+        low, high = xy_px.min(axis=0) - margin, xy_px.max(axis=0) + margin
+        is_in = ((self._tissue_px >= low) & (self._tissue_px <= high)).all(axis=1)
+        return float(is_in.mean()) if len(is_in) else 0.0
+
     def scores(self, xy_px: Float64[Array, "n_rows 2"]) -> Float64[Array, " n_rows"]:
         """Return tissue and fit of each scored spot, added."""
         return self.shares(xy_px) + self.fits(xy_px)
 
-    def of_placements(self) -> dict[str, Float64[Array, " n_rows"]]:
-        """Return the scores of each of the `placements`."""
-        return {name: self.scores(at) for name, at in placements(self.xy_px, *self.size).items()}
-
     def words(self, xy_px: Float64[Array, "n_rows 2"]) -> str:
-        """State the means in words, such as ``84% tissue`` or ``84% tissue (32% of the expression explained)``."""
-        fit = f" ({self.fits(xy_px).mean():.0%} of the expression explained)" if self.has_fit else ""
+        """State the means in words, such as ``84% tissue`` or ``84% tissue, 32% of the expression explained``."""
+        fit = (
+            f", {max(float(self.fits(xy_px).mean()), 0):.0%} of the expression explained"
+            if self.has_fit
+            else ""
+        )
         return f"{self.shares(xy_px).mean():.0%} tissue{fit}"
 
 
@@ -170,17 +181,6 @@ def _blurred_density(image: UInt8[Array, "h w 3"], distance: float) -> RegularGr
     )
 
 
-def covered_share(
-    image: UInt8[Array, "h w 3"], xy_px: Float64[Array, "n 2"], width: int, height: int
-) -> float:
-    """Return which share of the tissue lies in the box around the spots, half of their distance wider than they are."""
-    rows, columns = np.nonzero(tissue_mask(image))
-    places = np.stack([columns, rows], axis=1) * (width / image.shape[1], height / image.shape[0])
-    margin = _distance(xy_px) / 2
-    low, high = xy_px.min(axis=0) - margin, xy_px.max(axis=0) + margin
-    return float(((places >= low) & (places <= high)).all(axis=1).mean()) if len(places) else 0.0
-
-
 def _distance(xy_px: Float64[Array, "n 2"]) -> float:
     """Return the median distance of a spot to its nearest neighbour; 0 for one spot."""
     return float(np.median(cKDTree(xy_px).query(xy_px, k=2)[0][:, 1])) if len(xy_px) > 1 else 0.0
@@ -193,14 +193,20 @@ def is_better(scores: Float64[Array, " n"], given: Float64[Array, " n"], least: 
     return len(more) >= _LEAST_SPOTS and gain >= least and gain > _ERRORS * error
 
 
-def better_placement(scores: Mapping[str, Float64[Array, " n"]]) -> tuple[str, float] | None:
+def better_placement(evidence: Evidence) -> tuple[str, float] | None:
     """Return the placement with the highest score and how much more it has, unless that may be chance.
 
-    Exchanged axes are far more frequent than a turned slide, and win if they are as good.
+    Exchanged axes are far more frequent than a turned slide, and win if they are as good. Others count only if the spots enclose
+    most of the tissue.
     """
+    places = placements(evidence.xy_px, *evidence.size)
+    scores = {name: evidence.scores(at) for name, at in places.items()}
     means = {name: float(values.mean()) for name, values in scores.items()}
     best = max(means, key=lambda name: means[name] + _NOTABLE * (name == EXCHANGED))
-    return (best, means[best] - means[AS_GIVEN]) if is_better(scores[best], scores[AS_GIVEN]) else None
+    is_sure = is_better(scores[best], scores[AS_GIVEN]) and (
+        best == EXCHANGED or evidence.covered(places[best]) >= LEAST_COVERED
+    )
+    return (best, means[best] - means[AS_GIVEN]) if is_sure else None
 
 
 def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forgiving: bool) -> Section:
@@ -234,16 +240,13 @@ def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forg
     """
     picture = readable_overview(slide, is_forgiving=is_forgiving)
     evidence = Evidence(picture.image, section.xy_px, slide.width, slide.height, counts=section.counts)
-    better = better_placement(evidence.of_placements())
+    better = better_placement(evidence)
     if better is None:
         return section
     name, gain = better
-    place = placements(section.xy_px, slide.width, slide.height)[name]
-    is_part = covered_share(picture.image, place, slide.width, slide.height) < _LEAST_COVERED
-    if name != EXCHANGED and is_part:
-        return section
-    before, after = (evidence.words(at) for at in (evidence.xy_px, place[evidence.rows]))
-    found = f"on slide {slide.path.name!r}, the places of the {section.n_spots} spots are {before}, {name} {after}"
+    place = placements(evidence.xy_px, slide.width, slide.height)[name]
+    before, after = (evidence.words(at) for at in (evidence.xy_px, place))
+    found = f"on slide {slide.path.name!r}, the places of the {section.n_spots} spots are {before}; {name} {after}"
     if name == EXCHANGED and gain >= _CERTAIN and not is_decided:
         advice = "Run again with --swap-xy, and exchange obsm['spatial'] of an h5ad too; or keep them with --no-swap-xy"
         message = f"Section {section.name!r}: {found}. {advice}."

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from spam.typing import Array, Float64
 
-from .placement import AS_GIVEN, EXCHANGED, Evidence, is_better, placements
+from .placement import AS_GIVEN, EXCHANGED, LEAST_COVERED, Evidence, better_placement, is_better, placements
 from .slide import Slide
 from .tile_cutting import cut_tile
 
@@ -20,7 +20,9 @@ _SHIFTS = range(-4, 5)  # in distances of neighbouring spots
 _ANGLES = (-8.0, -4.0, 0.0, 4.0, 8.0)  # degrees, with shifts of at most two distances
 _N_REFINED = 4
 _STEPS = np.array([2.0, 0.03, 0.5, 0.5])  # of the search: degrees, log of the scale, distances
+_MOST_STEPS_OF_SCALE = 5  # 15 %
 _LEAST_GAIN = 0.03
+_LEAST_SEARCHED = 100  # spots: with 49, wrong corrections were found
 
 # Mean distance (in distances of spots) over which a placement counts as another. In 16 real sections the search moved right
 # placements by at most 0.32.
@@ -108,50 +110,53 @@ class _Start:
 def register(evidence: Evidence) -> Registration:
     """Search for the placement with the highest score.
 
-    Starts are the eight `placements`, scales about the corner of the slide (also with x and y exchanged), shifts and small
-    rotations; the best are refined by the Nelder-Mead method. Without counts no scale is searched: tissue alone fits at any smaller
-    scale.
+    Starts are the eight `placements`, scales about the corner of the slide (also with x and y exchanged; the spots must then
+    enclose most of the tissue), shifts and small rotations; the best are refined by the Nelder-Mead method. Without counts of 100
+    spots, only the placements are compared: tissue alone fits alike in many places, and at any smaller scale.
     """
     ways = placements(evidence.xy_px, *evidence.size)
     distance = evidence.distance_px
+    if not evidence.has_fit or len(evidence.rows) < _LEAST_SEARCHED:
+        better = better_placement(evidence)
+        return _registration(evidence, better[0] if better else AS_GIVEN, np.zeros(4), is_wrong=bool(better))
 
-    def place(way: str, values: Array) -> Float64[Array, "n 2"]:
-        angle, log_scale, right, down = (float(value) for value in values)
-        return moved(ways[way], angle, math.exp(log_scale), (right * distance, down * distance))
+    def place(start: _Start, steps: Array = np.zeros(4)) -> Float64[Array, "n 2"]:  # noqa: B008  never changed
+        return _moved(ways[start.way], np.array(start.values) + steps * _STEPS, distance)
 
-    def value(start: _Start) -> float:
-        return float(evidence.scores(place(start.way, np.array(start.values))).mean())
+    def loss(steps: Array, start: _Start) -> float:
+        if abs(steps[1]) > _MOST_STEPS_OF_SCALE:
+            return math.inf
+        return -float(evidence.scores(place(start, steps)).mean())
 
-    starts = [_Start(way=way, values=(0.0, 0.0, 0.0, 0.0)) for way in ways]
-    if distance:
-        starts += _starts(evidence, ways)
-    ranked = sorted(starts, key=value, reverse=True)
-    chosen = [ranked[0], *(start for start in starts if start.way == ranked[0].way)][:1] + ranked[
-        1:_N_REFINED
+    plain = [_Start(way=way, values=(0.0, 0.0, 0.0, 0.0)) for way in ways]
+    scaled = [one for one in _scales(evidence, ways) if evidence.covered(place(one)) >= LEAST_COVERED]
+    starts = sorted([*plain, *scaled, *_shifts()], key=lambda start: loss(np.zeros(4), start))
+    simplex = np.vstack([np.zeros(4), np.eye(4)])
+    options = {"initial_simplex": simplex, "xatol": 0.03, "fatol": 1e-4}
+    found = [
+        (minimize(loss, np.zeros(4), (start,), method="Nelder-Mead", options=options), start)
+        for start in starts[:_N_REFINED]
     ]
-    best = (float("-inf"), chosen[0].way, np.zeros(4))
-    for start in chosen:
-        first = np.array(start.values)
-        free = np.array([1.0, float(evidence.has_fit), 1.0, 1.0])
-        found = minimize(
-            lambda steps, way=start.way, first=first, free=free: (
-                -evidence.scores(place(way, first + steps * _STEPS * free)).mean()
-            ),
-            np.zeros(4),
-            method="Nelder-Mead",
-            options={"initial_simplex": np.vstack([np.zeros(4), np.eye(4)]), "xatol": 0.03, "fatol": 1e-4},
-        )
-        if -found.fun > best[0]:
-            best = (-float(found.fun), start.way, first + found.x * _STEPS * free)
-    _, way, values = best
+    best, start = min(found, key=lambda one: float(one[0].fun))
+    there, whole = place(start, best.x), ways[start.way]
     # The plain placement, unless moving it is better and more than the error of the search.
-    plain = evidence.scores(ways[way])
-    moves = (place(way, values) - ways[way]) / (distance or 1.0)
-    is_moved = math.sqrt((moves**2).sum(axis=1).mean()) >= _DISPLACED
-    if not (is_moved and is_better(evidence.scores(place(way, values)), plain, _LEAST_GAIN)):
-        values = np.zeros(4)
-    there = place(way, values)
-    given, scores = evidence.scores(evidence.xy_px), evidence.scores(there)
+    moves = ((there - whole) ** 2).sum(axis=1).mean() ** 0.5 / distance
+    is_moved = moves >= _DISPLACED and is_better(evidence.scores(there), evidence.scores(whole), _LEAST_GAIN)
+    values = np.array(start.values) + best.x * _STEPS if is_moved else np.zeros(4)
+    end, given = evidence.scores(there if is_moved else whole), evidence.scores(evidence.xy_px)
+    is_wrong = (is_moved or start.way != AS_GIVEN) and is_better(end, given, _LEAST_GAIN)
+    return _registration(evidence, start.way, values, is_wrong=True) if is_wrong else Registration.identity()
+
+
+def _moved(xy_px: Float64[Array, "n 2"], values: Array, distance: float) -> Float64[Array, "n 2"]:
+    angle, log_scale, right, down = values.tolist()
+    return moved(xy_px, angle, math.exp(log_scale), (right * distance, down * distance))
+
+
+def _registration(evidence: Evidence, way: str, values: Array, *, is_wrong: bool) -> Registration:
+    """Describe a placement that was moved by degrees, the log of a scale, and a shift in distances."""
+    distance = evidence.distance_px
+    there = _moved(placements(evidence.xy_px, *evidence.size)[way], values, distance)
     linear = np.linalg.lstsq(np.column_stack([evidence.xy_px, np.ones(len(there))]), there, rcond=None)[0].T
     return Registration(
         way=way,
@@ -160,28 +165,29 @@ def register(evidence: Evidence) -> Registration:
         shift_px=(float(values[2] * distance), float(values[3] * distance)),
         matrix=linear[:, :2],
         offset_px=linear[:, 2],
-        gain=float((scores - given).mean()),
-        is_wrong=is_better(scores, given, _LEAST_GAIN) and (way != AS_GIVEN or bool(values.any())),
+        gain=float((evidence.scores(there) - evidence.scores(evidence.xy_px)).mean()),
+        is_wrong=is_wrong,
     )
 
 
-def _starts(evidence: Evidence, ways: dict[str, Float64[Array, "n 2"]]) -> list[_Start]:
-    distance = evidence.distance_px
-    starts = [
+def _shifts() -> list[_Start]:
+    return [
         _Start(way=AS_GIVEN, values=(angle, 0.0, float(right), float(down)))
-        for angle in (_ANGLES if evidence.has_fit else (0.0,))
+        for angle in _ANGLES
         for right in _SHIFTS
         for down in _SHIFTS
         if not angle or max(abs(right), abs(down)) <= 2
     ]
-    if evidence.has_fit:
-        for way in (AS_GIVEN, EXCHANGED):
-            x, y = ways[way].mean(axis=0) / distance
-            starts += [
-                _Start(way=way, values=(0.0, math.log(s), float((s - 1) * x), float((s - 1) * y)))
-                for s in _FACTORS
-            ]
-    return starts
+
+
+def _scales(evidence: Evidence, ways: dict[str, Float64[Array, "n 2"]]) -> list[_Start]:
+    """Return scales about the corner of the slide, as scales about the centre of the spots and shifts."""
+    centres = {way: ways[way].mean(axis=0) / evidence.distance_px for way in (AS_GIVEN, EXCHANGED)}
+    return [
+        _Start(way=way, values=(0.0, math.log(s), float((s - 1) * x), float((s - 1) * y)))
+        for way, (x, y) in centres.items()
+        for s in _FACTORS
+    ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,12 +225,12 @@ def nuclear_offset(slide: Slide, xy_px: Float64[Array, "n 2"], mpp: float) -> Nu
     around = np.stack(densities).astype(np.float64)
     mean = around.mean(axis=0)
     errors = mean / (around.std(axis=0) / math.sqrt(len(around)) + 1e-9)
-    row, column = np.unravel_index(int(errors.argmax()), errors.shape)
+    row, column = np.unravel_index(int(mean.argmax()), mean.shape)
     middle = _AROUND_UM // 2
     return NuclearOffset(
         mean=mean,
         offset_um=(float(column - middle), float(row - middle)),
-        errors=float(errors.max()),
+        errors=float(errors[row, column]),
     )
 
 

@@ -11,6 +11,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError, SlideError
 from spam.schemas.embed_config import DEFAULT_TILE_UM, EmbedConfig
 from spam.sections import JoinReport, Section, SlideSource
 from spam.sections.coordinates import find_scale, overridden
+from spam.sections.geojson import read_regions, select_regions
 from spam.sections.lab_section import describe_sources, is_slide, quoted, slide_files
 from spam.typing import Array, Bool, Float64, Int64, UInt8
 
@@ -135,14 +136,20 @@ def grid_section(slide: Slide, config: EmbedConfig) -> Section:
         scale=mpp / _MASK_UM if mpp is not None else _MASK_PX_PER_TILE / tile_px,
         is_forgiving=config.skip_bad_tiles,
     )
+    regions = () if config.regions is None else read_regions(config.regions)[0]
     is_kept = _cells_with_tissue(slide, picture, stride_px=stride_px, cell_px=min(tile_px, stride_px))
+    for region in regions:
+        if region.is_tissue:  # drawn by hand: certain
+            rows, columns = np.indices(is_kept.shape).reshape(2, -1)
+            centres = (np.stack([columns, rows], axis=1) + 0.5) * stride_px
+            is_kept |= region.contains(centres).reshape(is_kept.shape)
     rows, columns = np.nonzero(is_kept)
     if not len(rows):
         found = f"none of {is_kept.size} cells every {step} is tissue on {_LEAST_TISSUE:.0%} of its area"
         message = f"No tissue on {where}: {found}. Check --mpp and --stride-um, or give the tiles with --csv."
         raise SlideError(message)
     tiles = SlideSource(path=slide.path)
-    return Section(
+    section = Section(
         name=name,
         donor=config.donor,
         ids=np.array([f"x{column}_y{row}" for row, column in zip(rows, columns, strict=True)], dtype=np.str_),
@@ -154,6 +161,7 @@ def grid_section(slide: Slide, config: EmbedConfig) -> Section:
         join=JoinReport(n_matched=len(rows), notes=tuple(notes)),
         sources=describe_sources(tiles),
     )
+    return select_regions(section, config.regions)
 
 
 def _sizes(slide: Slide, config: EmbedConfig, mpp: float | None, name: str) -> tuple[float, float]:

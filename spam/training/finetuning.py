@@ -1,7 +1,8 @@
-"""Stage 2: predict expression and the distribution of counts from a spot's image and its surroundings; trained twice."""
+"""Stage 2: predict expression and the distribution of counts from a spot's image and its surroundings."""
 
 import dataclasses
 import hashlib
+import json
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from spam.models.fusion import Branch, FusionEnsemble, FusionInputs, FusionModel
 from spam.models.inputs import InputTransform
 from spam.models.rate_path import (
     PER,
+    RatePath,
     choose_penalty,
     dispersion_by_moments,
     fit_baselines,
@@ -24,7 +26,15 @@ from spam.models.rate_path import (
     log_rate_of,
     per_10k,
 )
-from spam.models.reliability import HeldOut, fit_appearance, judge, within_section_pearson
+from spam.models.reliability import (
+    fit_appearance,
+    within_section_pearson,
+)
+from spam.models.stacking import (
+    KINDS,
+    Stack,
+    fit_prototypes,
+)
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
@@ -32,14 +42,16 @@ from spam.store import Profiles
 from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
-from .groups import cross_fit
-from .loop import HEALTH, LossTerms, Run, TrainingReport, fit
+from .groups import assign_groups, cross_fit, folds_of, units_of
+from .judging import HeldOutPredictions, Judgement, are_new_donors, best_epoch, judge_folds
+from .loop import HEALTH, LossTerms, Run, TrainingReport, fit, held_out_in_words
 from .training_set import (
     TrainingSet,
     build_training_set,
     describe_training,
+    has_one_split,
+    regrouped,
     retrieve_across_groups,
-    with_all_trained_on,
 )
 
 _BRANCHES: dict[str, tuple[Branch, ...]] = {
@@ -52,42 +64,64 @@ _BRANCHES: dict[str, tuple[Branch, ...]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneReport(TrainingReport):
-    """Outcome of `finetune`; epoch 0 of its history is the baseline (``--path``) alone, before any training.
+    """Outcome of `finetune`; epoch 0 of a history is the baseline (``--path``) alone, before any training.
 
     Attributes
     ----------
-    selection
-        The run that chose the number of epochs, on held-out spots.
+    selections
+        The runs that chose the number of epochs, one for each fold of held-out spots.
+    history
+        Means of the folds' metrics on held-out spots, for every epoch.
     n_genes
         Genes modelled.
     heldout_pearson
         Correlation on the held-out spots, within their section, mean over genes with a defined correlation.
+    alone
+        The same of each predictor alone, mean over all genes.
+    weights
+        Weights of the predictors.
     is_new_donor
         Whether the donors of the held-out sections are known and were not trained on.
     adapted_on
         Sections with held-out spots whose counts trained the adapted encoder, so that their accuracy is overestimated.
     """
 
-    selection: Run
+    selections: tuple[Run, ...]
+    history: list[dict[str, float]]
     n_genes: int
     heldout_pearson: float
+    alone: dict[str, float]
+    weights: dict[str, float]
     adapted_on: tuple[str, ...]
     is_new_donor: bool
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values as JSON-ready types; ``metrics`` are those of the selection run, on the held-out spots."""
-        values = TrainingReport.to_mapping(self) | {"metrics": self.selection.best}
-        del values["selection"]
+        """Return the values as JSON-ready types; ``metrics`` are those of the folds, on held-out spots."""
+        values = TrainingReport.to_mapping(self) | {"metrics": self.best}
+        del values["selections"], values["history"]
         return values
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Mean metrics of the folds at the chosen number of epochs."""
+        return self.history[int(self.run.best["epoch"])]
+
+    @property
+    def held_out(self) -> str:
+        """What was held out, in words."""
+        if len(self.selections) == 1:
+            return held_out_in_words(self.val_sections)
+        what = "donor" if self.is_new_donor else "section" if self.val_sections else "block"
+        return f"each {what} in turn, in {len(self.selections)} folds"
 
     def summary(self) -> str:
         """Describe what training learned, in a few lines."""
-        best, start = self.selection.best, self.selection.history[0]
+        best, start = self.best, self.history[0]
         is_better = best["epoch"] > 0
         nll = (
             f"{best['val_nll']:.4f} at epoch {best['epoch']:.0f} ({start['val_nll']:.4f} before training)"
             if is_better
-            else f"{start['val_nll']:.4f} before training, and no better correlation after training: nothing was learned"
+            else f"{start['val_nll']:.4f} before training, and no better correlation after training: the network learned nothing"
         )
         adapted = (
             f"\nthe encoder was adapted with the counts of {', '.join(self.adapted_on)}: accuracy and intervals measured "
@@ -100,21 +134,27 @@ class FinetuneReport(TrainingReport):
             if self.is_new_donor
             else "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured"
         )
-        then = "then trained on all spots for as many epochs" if is_better else "the mean is predicted"
+        parts = ", ".join(
+            f"{name} {self.weights[name]:.0%} (alone {self.alone[name]:.3f})" for name in self.weights
+        )
+        then = "then trained on all spots for as many epochs" if is_better else "then fitted on all spots"
         return "".join(f"{line}\n" for line in self.run.repeated()) + (
-            f"{self.n_train} spots, {self.n_genes} genes; {self.n_val} of them held out in the first run ({self.held_out})\n"
-            f"held-out NLL per spot and gene {nll}; Pearson {self.heldout_pearson:.3f}{donor}{adapted}\n"
+            f"{self.n_train} spots, {self.n_genes} genes; held out in the first {'runs' if len(self.selections) > 1 else 'run'}: "
+            f"{self.n_val} spots ({self.held_out})\n"
+            f"held-out NLL of the network per spot and gene {nll}\n"
+            f"held-out Pearson {self.heldout_pearson:.3f}; weights: {parts}{donor}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"
         )
 
 
 def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> FinetuneReport:
-    """Train the fusion model on raw counts, twice.
+    """Train the fusion model on raw counts, and weigh it against a ridge and prototypes (`Stack`).
 
-    The first run ("selection") leaves out the held-out spots, which then choose the number of epochs, measure the
-    accuracy of each gene and calibrate the predictive intervals. The second run trains on all spots for that number of
-    epochs. No input of a spot's prediction depends on the spot's own counts. The loss is the squared error of
-    log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
+    The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``, or what
+    pretraining held out). The held-out spots choose the number of epochs and the weights of the predictors, measure the
+    accuracy of each gene and calibrate the predictive intervals. The last run trains on all spots for that number of
+    epochs. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the squared error
+    of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
@@ -153,33 +193,58 @@ def finetune_on(
 ) -> FinetuneReport:
     """`finetune` on spots that were already read."""
     device = resolve_device(config.device)
-    assert config.save_dir is not None  # checked by the configuration
-    chosen = dataclasses.replace(config, save_dir=config.save_dir / "selection")
+    save_dir = config.save_dir
+    assert save_dir is not None  # checked by the configuration
+    is_one_split = has_one_split(config) or pretrained is not None
+    folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
+    n_components = None if pretrained else config.n_components
     with limited_threads(config.num_workers):
-        stage = FusionStage(chosen, data, pretrained, device)
-        selection = fit(stage, chosen, device=device, progress=progress)
-        stage.network.load_state_dict(weights_of(read_checkpoint(selection.best_path, stage=stage.name)[1]))
-        heldout = stage.judge_heldout()
-        del stage  # frees its arrays before those of the final run are made
-        whole = with_all_trained_on(data, n_components=None if pretrained else config.n_components)
-        judged = (data.held_out_sections, heldout)
+        runs, parts = [], []
+        for number, groups in enumerate(folds, 1):
+            chosen = dataclasses.replace(
+                config,
+                save_dir=save_dir / "selection" / str(number),
+                # About as many networks in all folds together as in two runs of the whole ensemble.
+                members=min(config.members, -(-2 * config.members // len(folds))),
+            )
+            part = data if is_one_split else regrouped(data, groups, n_components=n_components)
+            stage = FusionStage(chosen, part, pretrained, device)
+            runs.append(fit(stage, chosen, device=device, progress=progress))
+            stage.network.load_state_dict(
+                weights_of(read_checkpoint(runs[-1].best_path, stage=stage.name)[1])
+            )
+            parts.append(stage.predict_heldout())
+            del stage, part  # frees the arrays before those of the next run are made
+        history = [
+            {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}
+            for epoch in zip(*(run.history for run in runs), strict=True)
+        ]
+        write_text(save_dir / "selection" / "history.json", json.dumps(history, indent=1))
+        whole = regrouped(
+            data,
+            dataclasses.replace(assign_groups(data.spots, ()), is_val=np.zeros_like(data.groups.is_val)),
+            n_components=n_components,
+        )
+        judged = judge_folds(parts, whole, config.likelihood)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
         # Without held-out spots each epoch counts as the best: the last one is kept.
-        epochs = int(selection.best["epoch"])
-        run = fit(final, config, device=device, progress=progress, epochs=epochs)
-    val = {s.donor for s in data.spots if s.name in data.held_out_sections}
-    train = {data.spots[i].donor for i in np.unique(data.section_of[data.train_rows])}
-    pearson = heldout.pearson[np.isfinite(heldout.pearson)]
+        run = fit(
+            final, config, device=device, progress=progress, epochs=best_epoch(history, FusionStage.tolerance)
+        )
+    pearson = judged.heldout.pearson[np.isfinite(judged.heldout.pearson)]
     return FinetuneReport(
         run=run,
-        selection=selection,
+        selections=tuple(runs),
+        history=history,
         n_train=len(final.train_rows),
-        n_val=len(data.val_rows),
+        n_val=sum(len(part.rows) for part in parts),
         n_genes=len(data.genes.genes),
-        val_sections=() if len(data.spots) == 1 else data.held_out_sections,
+        val_sections=() if len(data.spots) == 1 else judged.sections,
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
-        is_new_donor=None not in val | train and val.isdisjoint(train),
-        adapted_on=tuple(name for name in data.held_out_sections if name in data.features.adapted_on),
+        alone=judged.alone,
+        weights=dict(zip(KINDS, judged.weights.tolist(), strict=True)),
+        is_new_donor=are_new_donors({s.name: s.donor for s in data.spots}, judged.sections),
+        adapted_on=tuple(name for name in judged.sections if name in data.features.adapted_on),
     )
 
 
@@ -215,9 +280,8 @@ class FusionStage:
     Parameters
     ----------
     judged
-        None for the selection run, whose checkpoints only serve to resume. For the final run, the sections that the
-        selection run held out and their accuracy; no spot is held out then, and checkpoints contain all that prediction
-        needs.
+        None for a selection run, whose checkpoints only serve to resume. For the final run, what the held-out spots of
+        the selection runs said; no spot is held out then, and checkpoints contain all that prediction needs.
     """
 
     # In units of Pearson correlation: the spread between seeds. The curve is flat around its maximum, whose place is
@@ -231,7 +295,7 @@ class FusionStage:
         pretrained: Checkpoint | None,
         device: torch.device,
         *,
-        judged: tuple[tuple[str, ...], HeldOut] | None = None,
+        judged: Judgement | None = None,
     ) -> None:
         self.name = "selection" if judged is None else "finetune"
         self.config, self.data, self._judged = config, data, judged
@@ -265,7 +329,7 @@ class FusionStage:
             data.groups,
             has_ridge=config.path == "ridge",
         )
-        base = ridge + level
+        base, self._level = ridge + level, level
         rate = log_rate_of(torch.from_numpy(base[train])) + torch.from_numpy(offset[train])
         mu = rate.exp().numpy() * (data.totals[train] / PER)[:, None]
         theta = dispersion_by_moments(data.counts[train], mu)
@@ -288,7 +352,7 @@ class FusionStage:
         # Target of the expression decoder: the pattern within the section, because an image does not show its level.
         self._pattern = torch.from_numpy(data.centred - ridge).to(device)
         self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
-        self._constants = {} if judged is None else self._fit_constants(judged[1])
+        self._constants = {} if judged is None else self._fit_constants(judged)
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_train"]:
         """Shuffle the training rows; each occurs once."""
@@ -324,22 +388,25 @@ class FusionStage:
         return {"loss": 1.0 - mean, "pearson": mean, **weighted}
 
     @torch.no_grad()
-    def judge_heldout(self) -> HeldOut:
-        """Measure accuracy and calibrate intervals on the held-out spots."""
-        rows = self.data.val_rows
+    def predict_heldout(self) -> HeldOutPredictions:
+        """Predict the held-out spots by the network, and by a ridge and prototypes fitted on the same training spots."""
+        data, train, rows = self.data, self.train_rows, self.data.val_rows
         self.network.eval()
         outputs = self._outputs(rows)
-        log_mu = torch.cat([self._log_mu(batch, out) for batch, out in outputs])
+        ridge = self._fit_ridge(train)
+        prototypes = fit_prototypes(data.inputs[train], data.centred[train])
+        base, offset = self._base[rows].cpu().numpy(), self._offset[rows].cpu().numpy()
+        level = self._level[rows[0]]  # fitted without any held-out spot, so the same for all of them
+        network = base - level + torch.cat([out.expression for _, out in outputs]).float().cpu().numpy()
         inflation = [out.zi_logits for _, out in outputs if out.zi_logits is not None]
         theta = outputs[0][1].log_theta
-        return judge(
-            self._expression(outputs),
-            self.data.expression[rows],
-            self.data.section_of[rows],
-            xy=np.concatenate([spots.xy for spots in self.data.spots])[rows],
-            counts=self.data.counts[rows].toarray(),
-            likelihood=self.config.likelihood,
-            mu=log_mu.exp().cpu().numpy(),
+        patterns = (ridge.ridge.predict(data.inputs[rows]), prototypes.predict(data.inputs[rows]), network)
+        return HeldOutPredictions(
+            rows=rows,
+            patterns=np.stack([pattern.astype(np.float32) for pattern in patterns]),
+            level=level,
+            offsets=np.stack([ridge.offset.astype(np.float32), offset[0]]),
+            log_rate=torch.cat([out.log_rate for _, out in outputs]).float().cpu().numpy(),
             theta=None if theta is None else theta.exp().cpu().numpy(),
             pi=torch.sigmoid(torch.cat(inflation)).cpu().numpy() if inflation else None,
         )
@@ -359,7 +426,7 @@ class FusionStage:
             history=history,
             best=best,
         )
-        held_out = meta.val_sections if self._judged is None else self._judged[0]
+        held_out = meta.val_sections if self._judged is None else self._judged.sections
         meta = dataclasses.replace(meta, val_sections=held_out)
         if self._pretrained is None:
             return meta
@@ -369,27 +436,41 @@ class FusionStage:
             section_digests={**self._pretrained.section_digests, **meta.section_digests},
         )
 
-    def _fit_constants(self, heldout: HeldOut) -> dict[str, Array]:
+    def _fit_ridge(self, rows: Int64[Array, " n"]) -> RatePath:
+        """Fit the tuned ridge on some spots; its penalty is the best one on left-out donors, sections or blocks."""
+        data = self.data
+        units = units_of(data.spots, data.groups)[rows]
+        group = units if len(np.unique(units)) > 1 else data.groups.group[rows]
+        alpha = choose_penalty(data.inputs[rows], data.expression[rows], group)
+        return fit_rate_path(*self._rows(rows), data.section_of[rows], alpha=alpha)
+
+    def _fit_constants(self, judged: Judgement) -> dict[str, Array]:
         """Fit what prediction needs in addition to the network, on all spots with counts."""
         data = self.data
         rows = np.flatnonzero(data.totals > 0)
         section, group, expression = data.section_of[rows], data.groups.group[rows], data.expression[rows]
-        alpha = choose_penalty(data.inputs[rows], expression, group)
-        ridge = fit_rate_path(*self._rows(rows), section, alpha=alpha)
+        ridge = self._fit_ridge(rows)
         path = ridge if self.config.path == "ridge" else fit_rate_path(*self._rows(rows), section, alpha=None)
         features = np.concatenate([s.features for s in data.spots])[rows]
         hest = [data.genes.genes.index(gene) for gene in data.genes.sets["hest-50"]]
         hest_counts = data.counts[rows][:, hest].toarray()
         reference = self._reference_expression()[rows]
+        appearance = fit_appearance(features, group, section)
+        stack = Stack(
+            weights=judged.weights,
+            reach=appearance.reach(units_of(data.spots, data.groups)[rows], group),
+        )
         tensors = {
             **to_tensors(data.transform, "inputs"),
             **to_tensors(path, "path"),
             **to_tensors(ridge, "ridge"),
+            **to_tensors(fit_prototypes(data.inputs[rows], data.centred[rows]), "prototypes"),
+            **to_tensors(stack, "stack"),
             **to_tensors(
                 fit_baselines(features[:, : data.features.dims[0]], expression, hest_counts), "baseline"
             ),
-            **to_tensors(fit_appearance(features, group, section), "appearance"),
-            **to_tensors(heldout, "heldout"),
+            **to_tensors(appearance, "appearance"),
+            **to_tensors(judged.heldout, "heldout"),
             # The mean over the sections replaces each group's own level, as where a panel is compared with the bank.
             "cohort.per_10k": per_10k(reference + path.gene_mean).mean(axis=0),
         }

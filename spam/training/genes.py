@@ -1,12 +1,13 @@
 """Which genes are modelled, and the named subsets that are scored; chosen on the run's own sections."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from spam.errors import StoreError
+from spam.errors import ConfigError, StoreError
 from spam.models.expression import (
     MIN_DETECTED_SHARE,
     highly_expressed_genes,
@@ -39,16 +40,20 @@ class GeneChoice:
     sets: dict[str, list[str]]
 
 
-def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
+def choose_genes(spots: Sequence[SpotData], *, n_top: int | None, also: Sequence[str] = ()) -> GeneChoice:
     """Choose among the genes that all sections share, in the order of the first section.
 
     Parameters
     ----------
     n_top
         Number of most variable genes to model, together with the genes of the HEST board; None models all shared genes.
+    also
+        Genes to model in addition, last in the order, however rarely they are detected.
 
     Raises
     ------
+    ConfigError
+        If a section lacks a gene of `also`.
     StoreError
         If a section has no counts, or no gene is shared or detected in more than 10 % of the spots.
     """
@@ -57,6 +62,7 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
     gene_lists = [[str(gene) for gene in s.genes] for s in spots if s.genes is not None]
     common = set.intersection(*map(set, gene_lists))
     shared = [gene for gene in gene_lists[0] if gene in common]
+    _check_asked(spots, also, common)
     counts = csr_matrix(vstack([s.counts_of(shared) for s in spots]))
     detected = np.asarray((counts > 0).mean(axis=0)).ravel()
     often = np.flatnonzero(detected > MIN_DETECTED_SHARE)
@@ -74,7 +80,7 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
     ranked = candidates[highly_variable_genes(expression, detected, n=len(often))]
     raw = np.log1p(counts.toarray().astype(np.float32))
     hest = candidates[highly_variable_genes(raw, detected, n=_HEST_GENES)]
-    modelled = shared if n_top is None else [str(g) for g in dict.fromkeys([*ranked[:n_top], *hest])]
+    modelled = shared if n_top is None else [str(g) for g in dict.fromkeys([*ranked[:n_top], *hest, *also])]
     inside = np.isin(candidates, modelled)
     expression, names = expression[:, inside], candidates[inside]
     parts = np.split(expression, np.cumsum([s.n_spots for s in spots])[:-1])
@@ -91,3 +97,21 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None) -> GeneChoice:
         genes=tuple(modelled),
         sets={name: [str(g) for g in genes if g in kept] for name, genes in sets.items()},
     )
+
+
+def _check_asked(spots: Sequence[SpotData], also: Sequence[str], common: set[str]) -> None:
+    """Refuse genes that not all sections have: name the sections, or the nearest gene."""
+    missing = [gene for gene in also if gene not in common]
+    if not missing:
+        return
+    gene = missing[0]
+    without = [s.name for s in spots if s.genes is not None and gene not in s.genes]
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    if len(without) < len(spots):
+        missed = f"Gene {gene!r}{more} of --genes is not measured in {', '.join(without)}"
+        message = f"{missed}. Leave it out, or name other sections in --sections."
+    else:
+        near = difflib.get_close_matches(gene, common, n=1)
+        advice = f"Did you mean {near[0]!r}?" if near else "Use the names in the sections."
+        message = f"No section has the gene {gene!r}{more} of --genes. {advice}"
+    raise ConfigError(message)

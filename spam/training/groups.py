@@ -17,6 +17,7 @@ from .cohort import SpotData
 
 _LOG = logging.getLogger(__name__)
 N_BLOCKS = 5  # blocks of a single section: four to train on, one to validate on
+_MOST_FOLDS = 4  # of the cross-validation: each costs a training run
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,9 +58,14 @@ def duplicates_of(
 
 
 def check_duplicates(
-    spots: Sequence[SpotData], profiles: Sequence[Profiles], val_sections: Sequence[str]
+    spots: Sequence[SpotData], profiles: Sequence[Profiles], held_out: Sequence[Sequence[str]]
 ) -> None:
-    """Refuse the same tissue on both sides of the validation split or from two donors; warn of others.
+    """Refuse the same tissue on both sides of a validation split or from two donors; warn of others.
+
+    Parameters
+    ----------
+    held_out
+        Names of the sections that each split holds out.
 
     Raises
     ------
@@ -68,7 +74,7 @@ def check_duplicates(
     """
     faults = []
     for a, b, sentence in duplicates_of(spots, profiles):
-        if len({s.name in val_sections for s in (a, b)}) > 1:
+        if any(len({s.name in names for s in (a, b)}) > 1 for names in held_out):
             faults.append(f"{sentence}, but one of them is held out for validation")
         elif None not in (a.donor, b.donor) and a.donor != b.donor:
             faults.append(f"{sentence}, but their donors are {a.donor!r} and {b.donor!r}")
@@ -121,6 +127,37 @@ def assign_groups(spots: Sequence[SpotData], val_sections: Sequence[str]) -> Gro
     group[is_lone] = spatial_blocks(lone.xy, N_BLOCKS)
     is_val = ~is_lone if len(spots) > 1 else group == N_BLOCKS - 1
     return Groups(group=group, is_val=is_val, are_blocks=True)
+
+
+def units_of(spots: Sequence[SpotData], groups: Groups) -> Int64[Array, " n"]:
+    """Number the units that are left out in turn: donors if two or more are known, else sections, or blocks of a single one."""
+    donors = [s.donor for s in spots]
+    names = donors if None not in donors and len(set(donors)) > 1 else [s.name for s in spots]
+    if len(spots) == 1:
+        return groups.group
+    number = np.unique(np.array(names), return_inverse=True)[1]
+    return np.repeat(number, [s.n_spots for s in spots])
+
+
+def folds_of(spots: Sequence[SpotData], totals: Float64[Array, " n"]) -> tuple[Groups, ...]:
+    """Leave out each unit (`units_of`) with counts in turn, several at once if there are more than four.
+
+    With fewer than two such units there is one fold, that of `assign_groups`.
+    """
+    whole = assign_groups(spots, ())
+    units = units_of(spots, whole)
+    known = np.unique(units[totals > 0])
+    if len(known) < 2:
+        return (whole if len(spots) == 1 else assign_groups(spots, [spots[-1].name]),)
+    section = np.repeat(np.arange(len(spots)), [s.n_spots for s in spots])
+    folds = []
+    for first in range(min(len(known), _MOST_FOLDS)):
+        is_val = np.isin(units, known[first::_MOST_FOLDS])
+        if len(spots) == 1:
+            folds.append(dataclasses.replace(whole, is_val=is_val))
+        else:
+            folds.append(assign_groups(spots, [spots[i].name for i in np.unique(section[is_val])]))
+    return tuple(folds)
 
 
 def cross_fit(

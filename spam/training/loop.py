@@ -136,9 +136,7 @@ class TrainingReport:
     @property
     def held_out(self) -> str:
         """What was held out, in words."""
-        return ", ".join(self.val_sections) or (
-            "a block of the section, adjacent to training spots: easier than another section"
-        )
+        return held_out_in_words(self.val_sections)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values as JSON-ready types."""
@@ -152,6 +150,13 @@ class TrainingReport:
             "metrics": self.run.best,
             "val_sections": list(self.val_sections),
         }
+
+
+def held_out_in_words(sections: tuple[str, ...]) -> str:
+    """Name the held-out sections; without any, a block of a single section was held out."""
+    return ", ".join(sections) or (
+        "a block of the section, adjacent to training spots: easier than another section"
+    )
 
 
 def fit(

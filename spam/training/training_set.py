@@ -15,14 +15,14 @@ from spam.models.fusion import TokenTable, retrieve
 from spam.models.inputs import InputTransform, context_features
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
-from spam.schemas.training_config import TrainingConfig
+from spam.schemas.training_config import FinetuneConfig, TrainingConfig
 from spam.store import Profiles, describe_losses, open_store, profiles_of
-from spam.typing import Array, Float32, Float64, Int64, Shaped
+from spam.typing import Array, Bool, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
 from .cohort import FeatureChoice, SpotData, choose_features, data_digest, read_spots, split_sections
 from .genes import GeneChoice, choose_genes
-from .groups import Groups, assign_groups, check_duplicates
+from .groups import Groups, assign_groups, check_duplicates, folds_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,7 +90,11 @@ class TrainingSet:
     @property
     def held_out_sections(self) -> tuple[str, ...]:
         """Names of the sections with a held-out spot."""
-        return tuple(self.spots[i].name for i in np.unique(self.section_of[self.groups.is_val]))
+        return self.sections_of(self.groups.is_val)
+
+    def sections_of(self, rows: Bool[Array, " n"]) -> tuple[str, ...]:
+        """Names of the sections with any of these spots."""
+        return tuple(self.spots[i].name for i in np.unique(self.section_of[rows]))
 
     @property
     def section_of(self) -> Int64[Array, " n"]:
@@ -141,8 +145,14 @@ def build_training_set(
         else GeneChoice(genes=pretrained[0].genes, sets=pretrained[0].gene_sets),
         transform=None if pretrained is None else pretrained[1],
     )
-    check_duplicates(spots, data.profiles, data.held_out_sections)
+    folds = (data.groups,) if has_one_split(config) else folds_of(spots, data.totals)
+    check_duplicates(spots, data.profiles, [data.sections_of(groups.is_val) for groups in folds])
     return data
+
+
+def has_one_split(config: TrainingConfig) -> bool:
+    """Whether one set of spots is held out: as the options say, or as stage 1 did. Otherwise each unit is, in turn."""
+    return not isinstance(config, FinetuneConfig) or bool(config.val_sections or config.pretrained_ckpt)
 
 
 def training_set_of(
@@ -174,7 +184,9 @@ def training_set_of(
     """
     groups = assign_groups(spots, held_out)
     context = [context_features(s.features, s.graph.connectivities) for s in spots]
-    genes = genes or choose_genes(spots, n_top=config.n_top_genes if config.use_hvg else None)
+    genes = genes or choose_genes(
+        spots, n_top=config.n_top_genes if config.use_hvg else None, also=config.genes
+    )
     if transform is None:
         # Fitted without the held-out spots, which stand for new tissue: with few spots, minor components describe the
         # spots that they were fitted on, and new tissue hardly varies along them.
@@ -200,21 +212,20 @@ def training_set_of(
     )
 
 
-def with_all_trained_on(data: TrainingSet, *, n_components: int | None) -> TrainingSet:
-    """Return a copy of the training set in which no spot is held out.
+def regrouped(data: TrainingSet, groups: Groups, *, n_components: int | None) -> TrainingSet:
+    """Return a copy of the training set with other held-out spots.
 
     Parameters
     ----------
     n_components
-        Components to fit again, on all spots; None keeps the transform of the pretrained checkpoint.
+        Components to fit again, on the spots that are not held out; None keeps the transform of the pretrained checkpoint.
     """
-    groups = dataclasses.replace(data.groups, is_val=np.zeros_like(data.groups.is_val))
     centred = _centred(data.expression, data.totals, data.spots, groups)
     data = dataclasses.replace(data, groups=groups, centred=centred)
     if n_components is None:
         return data
     context = [context_features(s.features, s.graph.connectivities) for s in data.spots]
-    transform = InputTransform.fit(context, n_components)
+    transform = InputTransform.fit(context, n_components, is_fitted=_by_section(~groups.is_val, data.spots))
     inputs = np.concatenate([transform.apply(c) for c in context])
     return dataclasses.replace(data, transform=transform, inputs=inputs)
 
@@ -267,6 +278,7 @@ def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:
         if field.name in ("use_hvg", "n_top_genes", "n_components")
         and getattr(config, field.name) not in (field.default, meta.config[field.name])
     ]
+    other += [f"--genes {gene}" for gene in config.genes if gene not in meta.genes][:3]
     if other:
         message = (
             f"Genes and components are those of the pretrained checkpoint, which was made with other options: "

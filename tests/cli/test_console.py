@@ -2,10 +2,18 @@
 
 import io
 import logging
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from fcntl import ioctl
 
+import pytest
 from rich.console import Console
 
-from spam.cli.command import show_log, show_progress
+from spam.cli.command import print_text, show_log, show_progress
 from spam.progress import SILENT
 
 
@@ -38,3 +46,61 @@ def test_log_lines() -> None:
     assert "FAISS runs on the CPU" in shown.getvalue()
     assert "this" not in shown.getvalue()
     assert logging.getLogger("spam").handlers == []
+
+
+def on_terminal(width: int, *arguments: str) -> list[str]:
+    """Run `spam` in a terminal of some width; return its lines without colours."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        # readline, which pytest imports, puts a COLUMNS beside os.environ
+        os.execve(sys.executable, [sys.executable, "-m", "spam.cli", *arguments], dict(os.environ))
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux: the program has ended
+            break
+        if not part:
+            break
+        shown += part
+    assert os.waitpid(pid, 0)[1] == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    return text.replace("\r", "").split("\n")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*use of forkpty:DeprecationWarning"
+)  # Python 3.12, with threads of other tests
+def test_help_has_panels_as_wide_as_the_terminal() -> None:
+    lines = on_terminal(100, "predict", "--help")
+    panels = [match[1] for line in lines if (match := re.match(r"╭─ ([\w ]+?) ─+╮", line))]
+    assert panels == ["Data", "Output", "Advanced", "Lab files"]
+    assert max(map(len, lines)) == 100
+    assert any(line.rstrip().endswith("spam predict --store cohort.zarr --section C6 \\") for line in lines)
+    assert any("--help" in line for line in lines)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+TEXT = "Verdict [not markup].\n| method | r |\n| --- | --: |\n| SPAM | 0.47 |\n| a [b] c | –0.1 |\nwritten"
+
+
+def test_tables_are_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "300")
+    print_text(f"{TEXT} {'word ' * 60}")
+    lines = shown.getvalue().split("\n")
+    assert lines[0] == "Verdict [not markup]."
+    assert "│ SPAM    │ 0.47 │" in lines
+    assert "│ a [b] c │ –0.1 │" in lines
+    assert max(map(len, lines)) <= 100
+    plain = io.StringIO()
+    monkeypatch.setattr("sys.stdout", plain)
+    print_text(TEXT)
+    assert plain.getvalue() == f"{TEXT}\n"

@@ -18,6 +18,8 @@ FOLDER = (
     "--from nosuch --image t.csv",
     "--from . --image nosuch",
     "--from . --image t.csv --alignment nosuch",
+    "--cells nosuch --root .",
+    "--csv t.csv --root . --regions nosuch",
 )
 WRONG = {
     "embed": [
@@ -30,6 +32,8 @@ WRONG = {
         "--store new --from nosuch --image t.csv",
         "--store new --from . --image nosuch",
         "--store new --from . --image t.csv --alignment nosuch",
+        "--store new --cells nosuch --root .",
+        "--store new --csv t.csv --root . --regions nosuch",
     ],
     "check-alignment": [
         "--out-dir new --csv t.csv --root . --h5ad nosuch",
@@ -52,6 +56,8 @@ WRONG = {
         "--store . --save-dir new --from nosuch --image t.csv",
         "--store . --save-dir new --from . --image nosuch",
         "--store . --save-dir new --from . --image t.csv --alignment nosuch",
+        "--store . --save-dir new --cells nosuch --root .",
+        "--store . --save-dir new --csv t.csv --root . --regions nosuch",
     ],
     "graph": ["--store nosuch"],
     "pretrain": [

@@ -1,5 +1,6 @@
 """The whole benchmark on a simulated cohort: files, page, blocks of a lone section, and the command."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,9 @@ from spam.errors import ConfigError
 from spam.evaluation import ALL_METHODS, BenchmarkReport, benchmark
 from spam.evaluation.runs import read_result
 from spam.evaluation.spam_method import choose_methods
+from spam.reporting import report as write_report
 from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.report_config import ReportConfig
 from spam.store import open_store
 
 FILES = ["benchmark.md", "benchmark.json", "genes.csv", "scores.png"]
@@ -47,6 +50,20 @@ def test_everything_is_written(report: BenchmarkReport, written: Path) -> None:
     assert [path.name for path in report.files] == FILES
     assert {path.name for path in written.iterdir()} == {*FILES, "run.json", "runs"}
     assert (written / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_is_one_file_with_the_verdict_and_every_mean(
+    report: BenchmarkReport, written: Path, tmp_path: Path
+) -> None:
+    text = html.unescape(
+        write_report(ReportConfig(results=written, out=tmp_path / "b.html")).file.read_text()
+    )
+    assert f"{report.verdicts[0]}." in text
+    assert "data:image/png;base64," in text
+    assert "<script" not in text
+    for gene_set, own in report.summaries.groupby("gene_set"):
+        assert gene_set in text
+        assert all(f"{value:.3f}".replace("-0.000", "0.000") in text for value in own["mean"].dropna())
 
 
 def test_the_page_shows_verdicts_and_scores(report: BenchmarkReport, written: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_lone_training_section_is_enough() -> None:
     assert 0 < found.counts.lower < 0.5 < found.counts.upper < 1
 
 
-def test_all_of_a_donor_is_held_out_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_donor_is_held_out_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     donors = {"S0": "p", "S1": "q", "S2": "r", "S3": "r"}
     train = tuple(
         dataclasses.replace(section(name, i).spots, donor=donor)
@@ -74,13 +74,13 @@ def test_all_of_a_donor_is_held_out_at_first(monkeypatch: pytest.MonkeyPatch) ->
 
     def spied(*args: Any, **kwargs: Any) -> FinetuneReport:
         report = finetuned(*args, **kwargs)
-        held_out.append(report.val_sections)
+        held_out.append((report.val_sections, len(report.selections), report.is_new_donor))
         return report
 
     monkeypatch.setattr(spam_method, "finetune_on", spied)
     method = SpamMethod(name="SPAM", options={**SHORT, "epochs": 1})
     predict(method, task(train, (unmeasured(section("T", 9).spots),)))
-    assert held_out == [("S2", "S3")]
+    assert held_out == [(("S0", "S1", "S2", "S3"), 3, True)]
 
 
 def test_ablations_are_run_by_name_alone() -> None:

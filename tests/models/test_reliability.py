@@ -49,7 +49,7 @@ def test_coverage_is_that_of_the_intervals_themselves(likelihood: Likelihood) ->
         counts=counts,
         likelihood=likelihood,
         mu=mu,
-        theta=theta,
+        theta=None if theta is None else np.broadcast_to(theta, (N, G)),
         pi=pi,
     )
     for level in (0.05, 0.5, 0.9, 0.99):

@@ -23,6 +23,7 @@ from spam.schemas.store_config import PackConfig
 from spam.schemas.tile_spec import MEASURES
 from spam.store import open_store
 from spam.store.packing import pack
+from spam.training.cohort import read_spots
 
 ARRAYS = ("expression", "mu", "theta", "pi", "lower", "upper")
 UNREADABLE = (2, 19, 42)
@@ -157,29 +158,45 @@ def test_layers_belong_together(
 
 
 @pytest.mark.parametrize("path", ["mean", "ridge"])
-def test_an_untrained_network_leaves_the_path_as_it_is(
+def test_expression_is_the_weighted_sum_of_ridge_prototypes_and_network(
     store: Path, train_on: Callable[..., Path], path: str
 ) -> None:
+    """Of an untrained network, which predicts its path: the mean of the section means, or the ridge."""
     options = {"epochs": 1, "lr": 1e-12, "likelihood": "nb", "fuse_dim": 16, "heads": 4, "path": path}
-    found = predict(train_on(store, path, **options), store)
-    expected = found.baselines["tuned ridge"]
-    if path == "mean":
-        sections = [open_store(store).section(name) for name in ("S1", "S2", "S3")]
-        counts = [pd.DataFrame(section.counts().toarray(), columns=section.genes) for section in sections]
-        means = [np.log1p(c.div(c.sum(axis=1), axis=0) * 1e4)[list(found.genes)].mean() for c in counts]
-        expected = np.broadcast_to(np.mean(means, axis=0), found.expression.shape)
-    np.testing.assert_allclose(found.expression, np.maximum(expected, 0), rtol=1e-4, atol=1e-5)
+    checkpoint = train_on(store, path, **options)
+    found, tensors = predict(checkpoint, store), load_file(checkpoint)
+    sections = [open_store(store).section(name) for name in ("S1", "S2", "S3")]
+    counts = [pd.DataFrame(section.counts().toarray(), columns=section.genes) for section in sections]
+    means = [np.log1p(c.div(c.sum(axis=1), axis=0) * 1e4)[list(found.genes)].mean() for c in counts]
+    mean = np.mean(means, axis=0)
+    keys = load(checkpoint).meta.feature_keys
+    inputs = load(checkpoint).infer(read_spots(open_store(store).section("S4"), keys, k=5)).inputs
+    squares = ((inputs[:, None].astype(float) - tensors["prototypes.centres"]) ** 2).sum(axis=2)
+    prototypes = np.exp(-tensors["prototypes.gamma"] * squares) @ tensors["prototypes.coefficients"]
+    ridge = found.baselines["tuned ridge"] - mean
+    weights = tensors["stack.weights"]
+    assert weights.sum() == pytest.approx(1.0)
+    network = ridge if path == "ridge" else 0.0
+    expected = mean + weights[0] * ridge + weights[1] * prototypes + weights[2] * network
+    np.testing.assert_allclose(found.expression, np.maximum(expected, 0), rtol=1e-4, atol=1e-4)
+    assert list(found.provenance["weights"].values()) == weights.tolist()
 
 
-def test_a_shift_that_standardisation_hides_from_the_model_is_flagged(
+def test_far_from_the_training_images_the_ridge_predicts_alone(
     checkpoint: Path, store: Path, tmp_path: Path
 ) -> None:
+    """A shift of all features is hidden by the scaling within the section, but not from the detector."""
     add_section(tmp_path / "x.zarr", "S4", seed=3, n_spots=43, shift=8.0)
     plain, shifted = predict(checkpoint, store), predict(checkpoint, tmp_path / "x.zarr")
     # Features are stored in half precision, so the shifted ones are coarser.
-    np.testing.assert_allclose(shifted.expression, plain.expression, atol=0.05)
+    np.testing.assert_allclose(shifted.baselines["tuned ridge"], plain.baselines["tuned ridge"], atol=0.05)
     assert plain.is_out_of_distribution.mean() < 0.1
     assert shifted.is_out_of_distribution.all()
+    assert plain.provenance["weights"] == plain.provenance["weights_of_similar_sections"]
+    assert plain.provenance["weights"]["network"] > 0
+    assert shifted.provenance["weights"] == {"ridge": 1.0, "prototypes": 0.0, "network": 0.0}
+    expected = np.maximum(shifted.baselines["tuned ridge"], 0.0)
+    np.testing.assert_allclose(shifted.expression, expected, atol=1e-5)
 
 
 def test_unreadable_spots_are_nan_and_do_not_affect_the_others(checkpoint: Path, tmp_path: Path) -> None:
@@ -239,7 +256,7 @@ def test_the_written_matrix_is_the_predicted_one(
     np.testing.assert_array_equal(read.obs["is_out_of_distribution"], found.bank_distance > 1)
     assert (read.obs["is_given"].sum(), read.var["is_given"].sum()) == (7, 47)
     provenance = json.loads(read.uns["spam"]["provenance"])
-    assert (provenance["trained_on"], provenance["validated_on"]) == (["S1", "S2", "S3"], ["S3"])
+    assert (provenance["trained_on"], provenance["validated_on"]) == (["S1", "S2", "S3"], ["S1", "S2", "S3"])
     table, parquet = pd.read_csv(tmp_path / "p.csv", index_col=0), pd.read_parquet(tmp_path / "p.parquet")
     assert (
         list(table.columns)

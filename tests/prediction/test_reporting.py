@@ -1,12 +1,8 @@
 """`spam report`: the page holds what the results hold, and works in a browser without a network."""
 
-import base64
-import gzip
-import html.parser
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from cohorts import add_section, make_cohort
-from playwright.sync_api import Browser, Page, sync_playwright
+from report_pages import OpenPage, PageReader, choose_gene, click_spot, compare_spot, reading, unpacked
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.predicting import predict
@@ -26,8 +22,6 @@ from spam.schemas.report_config import PlotConfig, ReportConfig
 
 Configure = Callable[..., PredictConfig]
 EVIL = "G5</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-READING = 0.03  # two decimals, and 1/508 of a range that is below 10
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="module")
@@ -49,43 +43,8 @@ def results(
     return out
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    named = os.environ.get("SPAM_TEST_BROWSER")
-    found = named or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium found; name one with SPAM_TEST_BROWSER")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-class Reader(html.parser.HTMLParser):
-    """Collects the elements of a page, and the texts of its scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.texts: dict[str, str] = {}
-        self.now = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        self.now = dict(attrs).get("id") or "" if tag == "script" else ""
-
-    def handle_data(self, data: str) -> None:
-        if self.now:
-            self.texts[self.now] = self.texts.get(self.now, "") + data
-
-
-def unpacked(text: str) -> bytes:
-    return gzip.decompress(base64.b64decode(text))
-
-
 def test_the_page_holds_the_values_of_the_results(results: Path) -> None:
-    page = Reader((results / "report.html").read_text())
+    page = PageReader((results / "report.html").read_text())
     content = json.loads(unpacked(page.texts["page"]))
     packed = page.texts["genes-packed"].split("\n")
     found = anndata.read_h5ad(results / "predictions.h5ad")
@@ -110,67 +69,21 @@ def test_the_page_holds_the_values_of_the_results(results: Path) -> None:
 
 def test_a_name_of_a_file_is_never_markup(results: Path) -> None:
     text = (results / "report.html").read_text()
-    page = Reader(text)
+    page = PageReader(text)
     assert EVIL in {row["gene"] for row in json.loads(unpacked(page.texts["page"]))["genes"]}
     assert page.names.count("script") == 4
     assert "img src=x" not in text
     assert "Content-Security-Policy" in text
 
 
-def open_page(browser: Browser, path: Path, scheme: str = "light") -> tuple[Page, list[str]]:
-    """Open a report; return it, and what it should not have done."""
-    page = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme).new_page()  # type: ignore[arg-type]
-    faults: list[str] = []
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else faults.append(r.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
-    return page, faults
-
-
-def click_spot(page: Page, row: int, found: anndata.AnnData) -> None:
-    """Click a spot on the last map, at its place in µm, and wait for its values."""
-    x, y = found.obsm["spatial_um"][row]
-    ranges = "['x', 'y'].map((n) => Bokeh.documents[0].get_model_by_name(n)).map((r) => [r.start, r.end])"
-    (left, right), (bottom, top) = page.evaluate(ranges)
-    canvas = page.locator(".canvas").last
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.click(
-        box["x"] + box["width"] * (x - left) / (right - left),
-        box["y"] + box["height"] * (y - top) / (bottom - top),
-    )
-    text = f"Spot {found.obs_names[row]}, "
-    page.wait_for_function("text => document.getElementById('spot').textContent.startsWith(text)", arg=text)
-
-
-def reading(page: Page) -> dict[str, str]:
-    """Values of the chosen spot."""
-    pairs = page.eval_on_selector_all(
-        "#values > div", "all => all.map((d) => [d.children[0].textContent, d.children[1].textContent])"
-    )
-    return dict(pairs)
-
-
-def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, browser: Browser) -> None:
+def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, open_page: OpenPage) -> None:
     found = anndata.read_h5ad(results / "predictions.h5ad")
-    page, faults = open_page(browser, results / "report.html")
+    page, faults = open_page(results / "report.html")
     for gene in ("G7", EVIL):
-        page.fill("#search", gene)
-        page.wait_for_function("gene => document.getElementById('gene').textContent === gene", arg=gene)
-        values = found[:, gene]
+        choose_gene(page, gene)
         for row in (17, 2):
             click_spot(page, row, found)
-            assert f", {gene}: " in page.inner_text("#spot")
-            shown = reading(page)
-            for name in ("predicted", "measured"):
-                truth = values.X if name == "predicted" else values.layers["measured"]
-                assert float(shown[name]) == pytest.approx(float(truth[row, 0]), abs=READING)
-            ends = [float(values.layers[name][row, 0]) for name in ("lower", "upper")]
-            assert [float(x) for x in shown["90% interval"].split(" to ")] == pytest.approx(ends, abs=READING)
+            compare_spot(page, row, found, gene)
     page.focus("#viewer")
     before = found.obsm["spatial_um"][2]
     page.keyboard.press("ArrowRight")
@@ -186,8 +99,8 @@ def test_a_gene_is_found_and_a_spot_read_in_a_browser(results: Path, browser: Br
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_accessible(results: Path, browser: Browser, scheme: str) -> None:
-    page, faults = open_page(browser, results / "report.html", scheme)
+def test_the_page_is_accessible(results: Path, open_page: OpenPage, scheme: str) -> None:
+    page, faults = open_page(results / "report.html", scheme)
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     click_spot(page, 3, anndata.read_h5ad(results / "predictions.h5ad"))
     found = Axe().run(page)
@@ -197,12 +110,12 @@ def test_the_page_is_accessible(results: Path, browser: Browser, scheme: str) ->
 
 @pytest.mark.slow
 def test_a_section_without_counts_has_a_viewer_and_says_that_it_is_unlike(
-    trained: tuple[Path, Path], config_of: Configure, tmp_path: Path, browser: Browser
+    trained: tuple[Path, Path], config_of: Configure, tmp_path: Path, open_page: OpenPage
 ) -> None:
     predict(config_of(*trained, tmp_path, section="bare"))
     written = report(ReportConfig(results=tmp_path, out=tmp_path / "page.html"))
     assert "Do not rely on this prediction" in written.verdict
-    page, faults = open_page(browser, written.file)
+    page, faults = open_page(written.file)
     assert page.locator(".canvas").count() == 2  # H&E and predicted
     found = anndata.read_h5ad(tmp_path / "predictions.h5ad")
     click_spot(page, 7, found)
@@ -221,7 +134,7 @@ def test_what_does_not_fit_is_left_out_by_accuracy(
     worst = str(found.idxmin())
     written = report(ReportConfig(results=results, genes=(worst,), out=tmp_path / "a.html"))
     assert written.note == f"maps of 7 of {len(found)} genes"
-    page: dict[str, Any] = json.loads(unpacked(Reader(written.file.read_text()).texts["page"]))
+    page: dict[str, Any] = json.loads(unpacked(PageReader(written.file.read_text()).texts["page"]))
     kept = {row["gene"] for row in page["genes"] if row["map"] is not None}
     assert kept == {worst, *found.sort_values(ascending=False).index[:6]}
     assert f"The maps of {len(found) - 7} others were left out" in written.file.read_text()

@@ -20,6 +20,7 @@ from spam.schemas.training_config import FinetuneConfig
 from spam.simulation import SimulatedSection, simulate_section
 from spam.training.cohort import FeatureChoice, SpotData
 from spam.training.finetuning import FusionStage, finetune_on
+from spam.training.judging import judge_folds
 from spam.training.loop import fit
 from spam.training.training_set import TrainingSet, training_set_of
 
@@ -96,13 +97,14 @@ def prepared(
 def heldout_of(
     sections: list[SimulatedSection], folder: Path, **options: object
 ) -> tuple[HeldOut, tuple[str, ...]]:
-    """Train the first of the two times that `spam finetune` does, and judge; also names the genes."""
+    """Train as `spam finetune --val-sections` does at first, and judge; also names the genes."""
     data, config = prepared([spots_of(section) for section in sections], folder, **options)
     device = torch.device("cpu")
     stage = FusionStage(config, data, None, device)
     best = fit(stage, config, device=device, progress=SILENT).best_path
     stage.network.load_state_dict(weights_of(read_checkpoint(best, stage=stage.name)[1]))
-    return stage.judge_heldout(), data.genes.genes
+    judged = judge_folds([stage.predict_heldout()], data, config.likelihood)
+    return judged.heldout, data.genes.genes
 
 
 @dataclasses.dataclass(frozen=True)

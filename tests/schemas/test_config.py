@@ -57,7 +57,8 @@ ALL: list[type[Config]] = [
     *OF_STORES,
 ]
 LINKED = {
-    (EmbedConfig, name) for name in ("manifest", "tiles", "stride_um", "from_", "image", "bin", "alignment")
+    (EmbedConfig, name)
+    for name in ("manifest", "tiles", "stride_um", "from_", "image", "bin", "alignment", "cells")
 }
 CONFIGS = pytest.mark.parametrize("config", LEAST, ids=lambda config: config.__name__)
 

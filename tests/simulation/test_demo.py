@@ -23,6 +23,9 @@ def test_the_demo_ends_with_scores_and_a_map_of_an_unseen_section(tmp_path: Path
     outcome = report.prediction.to_mapping()
     assert not outcome["is_training_section"]
     assert (tmp_path / "demo/results/plots/expression_maps.png") in report.prediction.files
+    page = tmp_path / "demo/results/report.html"
+    assert report.summary().endswith(f"open {page} in a browser")
+    assert "Section D2S2" in page.read_text()
     found = anndata.read_h5ad(tmp_path / "demo/results/predictions.h5ad")
     truth = anndata.read_h5ad(tmp_path / f"demo/cohort/{outcome['section']}.h5ad")[
         found.obs_names, found.var_names

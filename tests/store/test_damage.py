@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from cohorts import add_section
 from edited_metadata import edited, outcome
 from hypothesis import given
@@ -22,6 +23,7 @@ from spam.schemas.graph_config import GraphConfig
 from spam.schemas.store_config import InfoConfig, VerifyConfig
 from spam.store import create_store, open_store, verify
 from spam.store.describing import describe
+from spam.store.layout import STAGING
 from spam.store.section_index import content_digest, read_sealed, sealed, update_index
 from spam.store.writing import locked, write_root, write_section
 
@@ -93,7 +95,7 @@ def test_any_flipped_byte_is_named(copy):
             changed = bytearray(content)
             changed[place] ^= 1 << rng.randrange(8)
             path.write_bytes(changed)
-            assert name in faults(copy), (name, place)
+            assert set(faults(copy)) == {name}, place
         path.write_bytes(content)
     assert faults(copy) == {}
 
@@ -114,14 +116,27 @@ def test_verify_names_the_rows(copy):
     assert len(found) == 3
 
 
+def test_verify_names_the_rows_of_a_column_of_the_name_c(copy, add):
+    add(open_store(copy, is_read_only=False), name="D1", obs={"c": np.arange(13)})
+    for path in ("c/0", "zarr.json"):
+        (copy / "D1/obs/c" / path).write_bytes(b"")
+    found = faults(copy)
+    assert "rows 0:13 of obs/c" in found.pop("D1/obs/c/c/0")
+    assert list(found) == ["D1/obs/c/zarr.json"]
+
+
 def test_verify_finds_what_is_missing_too_many_or_a_link(copy, add):
     add(open_store(copy, is_read_only=False), name="D1")
     (copy / "C2/obs/label/c/0").unlink()
     (copy / "C2/X/notes.txt").write_text("not the store's")
     (copy / "notes.txt").write_text("not the store's")
     (copy / "C2/var/link").symlink_to(copy / "README.md")
-    assert set(faults(copy)) == {"C2/obs/label/c/0", "C2/X/notes.txt", "notes.txt", "C2/var/link"}
-    assert set(faults(copy, "C2")) == {"C2/obs/label/c/0", "C2/X/notes.txt", "C2/var/link"}
+    (copy / "C2/var/broken").symlink_to(copy / "nowhere")
+    links = {"C2/var/link", "C2/var/broken"}
+    assert set(faults(copy)) == {"C2/obs/label/c/0", "C2/X/notes.txt", "notes.txt", *links}
+    (copy / "C2/obs/label/c/0").symlink_to(copy / "README.md")
+    assert "C2/obs/label/c/0" in faults(copy)
+    assert set(faults(copy, "C2")) == {"C2/obs/label/c/0", "C2/X/notes.txt", *links}
     shutil.copytree(copy / "C2", copy / "C3", symlinks=True)
     assert {"C3/zarr.json"} <= set(faults(copy))  # it names another section
     (copy / "C2/zarr.json").unlink()
@@ -132,6 +147,26 @@ def test_damaged_root_hides_no_section(copy):
     (copy / "zarr.json").write_bytes((copy / "zarr.json").read_bytes().replace(b"C2", b"C1"))
     (copy / "C2/X/data/c/0").write_bytes(b"")
     assert set(faults(copy)) == {"zarr.json", "C2/X/data/c/0"}
+
+
+def test_what_a_killed_writer_left_is_no_fault(copy):
+    (copy / f"{STAGING}C2").mkdir()
+    for path in (f"{STAGING}C2/zarr.json", "C2/X/data/c/0.partial", ".locks/C2.lock"):
+        (copy / path).write_bytes(b"left")
+    assert faults(copy) == {}
+
+
+def test_verify_needs_a_store(copy, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (copy / "zarr.json").unlink()
+    for folder in (copy, tmp_path / "empty"):
+        with pytest.raises(StoreError, match="is not a store"):
+            verify(VerifyConfig(store=folder))
+
+
+def test_a_section_without_counts_is_intact(copy, add):
+    add(open_store(copy, is_read_only=False), name="D1", has_counts=False, n_genes=0)
+    assert faults(copy) == {}
 
 
 def test_verify_reads_a_packed_store(copy, tmp_path):
@@ -423,3 +458,13 @@ def test_counts_that_are_no_sparse_matrix_are_found_whatever_their_digests(
     found = faults(tmp_path / "cohort.zarr")
     assert list(found) == ["C2/X"]
     assert fault in found["C2/X"]
+
+
+def test_a_graph_that_is_no_sparse_matrix_is_found(copy):
+    node = "obsp/spatial_distances"
+    zarr.open_array(copy / "C2" / node / "indices", mode="r+")[0] = 10**6
+    with locked(copy, "C2"):
+        update_index(copy / "C2", add=[node])
+    found = faults(copy)
+    assert list(found) == ["C2/obsp/spatial"]
+    assert "to 1000000" in found["C2/obsp/spatial"]

@@ -14,7 +14,6 @@ from spam.tiles.placement import (
     EXCHANGED,
     Evidence,
     better_placement,
-    covered_share,
     placements,
 )
 
@@ -61,7 +60,7 @@ def test_real_sections(shared_data, name):
         picture, size = overview(slide).image, (slide.width, slide.height)
     for way, wrong in placements(xy, *size).items():
         if way not in alike:
-            better = better_placement(Evidence(picture, wrong, *size).of_placements())
+            better = better_placement(Evidence(picture, wrong, *size))
             if way == AS_GIVEN:
                 assert better is None
             # else the picture has other sides
@@ -144,9 +143,10 @@ def test_the_share_of_tissue_around_the_spots(strip):
     mask[20:300, 30:170] = True
     picture = picture_of(mask)
     # Spots reach from 50 to 150 and from 50 to 290, ten more on each side: 120 of 140 columns, 260 of 280 rows.
-    assert covered_share(picture, xy, 400, 400) == pytest.approx(121 / 140 * 260 / 280, rel=0.02)
-    assert covered_share(picture, xy * 2, 800, 800) == pytest.approx(121 / 140 * 260 / 280, rel=0.02)
-    assert covered_share(picture, xy[:1] + 300, 400, 400) == 0
+    expected = pytest.approx(121 / 140 * 260 / 280, rel=0.02)
+    assert Evidence(picture, xy, 400, 400).covered(xy) == expected
+    assert Evidence(picture, xy * 2, 800, 800).covered(xy * 2) == expected
+    assert Evidence(picture, xy, 400, 400).covered(xy[:1] + 300) == 0
 
 
 def test_few_spots_and_tissue_everywhere_tell_nothing(strip, tmp_path):

@@ -273,7 +273,7 @@ def test_no_file_of_a_run_names_a_donor(cohort: Path, finetuned: Path, pretraine
     files = [path for best in (pretrained, finetuned) for path in best.parent.rglob("*") if path.is_file()]
     names = ("best.safetensors", "last.safetensors", "config.json", "history.json")
     assert {path.name for path in files} == {*names, "health.json"}
-    assert len(files) == 3 * len(names) + 1  # pretrain, finetune and its selection run
+    assert len(files) == 3 * len(names) + 1  # pretrain, finetune and its one selection run
     for path in files:
         assert not [donor for donor in donors if f'"{donor}'.encode() in path.read_bytes()], path
 

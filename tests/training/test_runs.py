@@ -13,16 +13,18 @@ from training_runs import finetuning, pretraining
 
 from spam.errors import CheckpointError, ConfigError, OutputExistsError, SpamError, StoreError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
+from spam.models.rate_path import group_means
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import StoredSection
 from spam.training import finetune, pretrain
 from spam.training import finetuning as finetuning_stage
 from spam.training.cohort import SpotData, read_spots
-from spam.training.finetuning import FusionStage
+from spam.training.finetuning import FusionStage, finetune_on
+from spam.training.groups import folds_of
 from spam.training.loop import LossTerms, fit
 from spam.training.pretraining import AlignmentStage
-from spam.training.training_set import build_training_set
+from spam.training.training_set import build_training_set, regrouped
 
 CPU = torch.device("cpu")
 
@@ -64,10 +66,10 @@ def test_a_stopped_run_ends_as_an_unbroken_one_and_a_finished_one_is_not_repeate
         run(options(cohort, parts, epochs=1, **given))  # type: ignore[operator]
         report = run(options(cohort, parts, epochs=4, **given))  # type: ignore[operator]
         files = [f"{name}.safetensors" for name in ("best", "last")]
-        files += [f"selection/{name}" for name in files] if stage == "finetune" else []
+        files += [f"selection/1/{name}" for name in files] if stage == "finetune" else []
         for name in files:
             assert_same_files(whole / name, parts / name)
-        resumed = report.selection if stage == "finetune" else report.run
+        resumed = report.selections[0] if stage == "finetune" else report.run
         assert resumed.resumed_from == 1
         before = (parts / "last.safetensors").stat().st_mtime_ns
         run(options(cohort, parts, epochs=4, **given))  # type: ignore[operator]
@@ -126,6 +128,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_epoch(
     assert read_checkpoint_meta(tmp_path / "last.safetensors").epoch == 1
     again = pretraining(cohort, tmp_path, epochs=1, lr=1e-4, overwrite=True)  # the advice
     assert pretrain(again).run.resumed_from == 0
+    repeated = pretrain(pretraining(cohort, tmp_path, epochs=1, lr=1e-4))
+    assert repeated.summary().startswith(f"already done: {tmp_path} has all 1 epochs of this run")
 
 
 def read_as(change: Callable[[str, np.ndarray], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +224,7 @@ def test_the_resolved_configuration_lies_beside_the_checkpoints(cohort: Path, tm
 CHANGES = {
     "sections": ("S1", "S2", "S4"), "val_sections": ("S1",), "tile_um": (112.0,), "epochs": 1,
     "batch_size": 17, "lr": 3e-3, "weight_decay": 0.5, "dropout": 0.3, "k": 4, "n_components": 7,
-    "use_hvg": False, "n_top_genes": 13, "seed": 1, "amp": True,
+    "use_hvg": False, "n_top_genes": 13, "genes": tuple(f"G{i}" for i in range(61)), "seed": 1, "amp": True,
 }  # fmt: skip
 PRETRAIN_CHANGES = {
     **CHANGES,
@@ -255,7 +259,7 @@ def plain_runs(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     out = tmp_path_factory.mktemp("plain")
     pretrain(pretraining(cohort, out / "pretrain"))
     finetune(finetuning(cohort, out / "finetune", **SHORT_FINETUNE))
-    files = {"pretrain": out / "pretrain", "finetune": out / "finetune" / "selection"}
+    files = {"pretrain": out / "pretrain", "finetune": out / "finetune" / "selection" / "1"}
     return {stage: folder / "last.safetensors" for stage, folder in files.items()}
 
 
@@ -272,7 +276,7 @@ def test_every_option_changes_the_result(
     else:
         changes = {**SHORT_FINETUNE, name: FINETUNE_CHANGES[name]}
         finetune(finetuning(cohort, tmp_path, **changes))
-        changed = weights(tmp_path / "selection" / "last.safetensors")
+        changed = weights(tmp_path / "selection" / "1" / "last.safetensors")
     plain = weights(plain_runs[stage])
     is_same = set(plain) == set(changed) and all(
         plain[k].shape == changed[k].shape and np.array_equal(plain[k], changed[k]) for k in plain
@@ -442,11 +446,60 @@ def test_counts_of_held_out_spots_do_not_reach_the_selected_weights(tmp_path: Pa
         store = tmp_path / f"{i}.zarr"
         for j, name in enumerate(("S1", "S2", "S3", "S4")):
             add_section(store, name, seed=j, change_counts=change if name == "S4" else None)
-        runs.append(finetune(finetuning(store, tmp_path / f"out{i}", use_hvg=False, epochs=2)).selection)
+        options = {"use_hvg": False, "epochs": 2, "val_sections": ("S4",)}
+        runs.append(finetune(finetuning(store, tmp_path / f"out{i}", **options)).selections[0])
     assert runs[0].history != runs[1].history  # the figures on the held-out spots do change
     first, second = (weights(run.last_path) for run in runs)
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_counts_of_a_fold_reach_neither_its_network_nor_its_other_predictors(tmp_path: Path) -> None:
+    """Each of two donors is left out once; shuffle the counts of the second: the fold without it stays as it was."""
+    reports, kept = [], []
+    for i, change in enumerate((None, "shuffle")):
+        store = tmp_path / f"{i}.zarr"
+        for j, name in enumerate(("S1", "S2", "S3", "S4")):
+            is_changed = name in ("S3", "S4")
+            add_section(
+                store, name, seed=j, donor=f"d{1 + j // 2}", change_counts=change if is_changed else None
+            )
+        config = finetuning(store, tmp_path / f"out{i}", use_hvg=False, epochs=2)
+        reports.append(finetune(config))
+        data = build_training_set(config)
+        groups = folds_of(data.spots, data.totals)[1]
+        fold = regrouped(data, groups, n_components=config.n_components)
+        kept.append(FusionStage(config, fold, None, CPU).predict_heldout())
+    assert [len(report.selections) for report in reports] == [2, 2]
+    assert reports[0].is_new_donor
+    of_first, of_second = ([weights(report.selections[i].last_path) for report in reports] for i in (0, 1))
+    assert any(not np.array_equal(value, of_first[1][name]) for name, value in of_first[0].items())
+    for name, value in of_second[0].items():
+        np.testing.assert_array_equal(value, of_second[1][name], err_msg=name)
+    assert kept[0].patterns[:2].any(axis=(1, 2)).all()  # ridge and prototypes; the network is untrained here
+    np.testing.assert_array_equal(kept[0].patterns, kept[1].patterns)
+    np.testing.assert_array_equal(kept[0].level, kept[1].level)
+
+
+def test_a_network_that_learns_its_donors_does_not_predict_new_ones(tmp_path: Path) -> None:
+    """Expression follows one image feature in all donors, and its square with a sign that each donor draws."""
+    rng = np.random.default_rng(4)
+    for i in range(4):
+        add_section(tmp_path / "store.zarr", f"S{i}", seed=i, donor=f"d{i}", n_spots=101)
+    options = {"use_hvg": False, "attend": "none", "with_bank": False, "epochs": 12, "lr": 3e-3}
+    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", **options)
+    data = build_training_set(config)
+    shared = 0.3 * data.inputs[:, :1] @ rng.normal(size=(1, len(data.genes.genes)))
+    of_donors = rng.choice([-1.0, 1.0], size=(4, len(data.genes.genes)))
+    for name, sign in (("own", of_donors), ("shared", of_donors[:1].repeat(4, axis=0))):
+        square = sign[data.section_of] * (data.inputs[:, :1] ** 2 - 1.0)
+        expression = (3.0 + shared + square).astype(np.float32)
+        centred = (expression - group_means(expression, data.section_of)[data.section_of]).astype(np.float32)
+        changed = replace(data, expression=expression, centred=centred)
+        report = finetune_on(changed, replace(config, save_dir=tmp_path / name))
+        assert (report.weights["ridge"] == 1.0) == (name == "own")
+        assert (report.weights["ridge"] < 0.5) == (name == "shared")
+        assert f"ridge {report.weights['ridge']:.0%}" in report.summary()
 
 
 _WALK: list[float] = (1.0 + np.random.default_rng(0).normal(0.0, 0.008, 30).cumsum()).tolist()
@@ -471,13 +524,13 @@ def test_the_last_epoch_of_the_flat_part_is_kept(
 def test_the_mean_is_predicted_if_held_out_spots_contradict_the_others(tmp_path: Path) -> None:
     for i, signal in enumerate((1.5, 1.5, -1.5), start=1):
         add_section(tmp_path / "store.zarr", f"S{i}", seed=i, signal=signal)
-    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", sections=("S1", "S2", "S3"), lr=3e-3)
+    config = finetuning(tmp_path / "store.zarr", tmp_path / "run", val_sections=("S3",), lr=3e-3)
     report = finetune(config)
     assert report.val_sections == ("S3",)
-    assert report.selection.best["epoch"] == 0
-    assert report.selection.history[-1]["val_pearson"] < -0.1
+    assert report.selections[0].best["epoch"] == report.best["epoch"] == 0
+    assert report.history[-1]["val_pearson"] < -0.1
     assert len(report.run.history) == 1
-    assert "the mean is predicted" in report.summary()
+    assert "the network learned nothing" in report.summary()
     tensors = read_checkpoint(report.run.best_path, stage="finetune")[1]
     assert not any(value.any() for name, value in tensors.items() if "expression_decoder" in name)
     assert finetune(config).run.resumed_from == 0  # the same command finds it done

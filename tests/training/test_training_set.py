@@ -1,6 +1,7 @@
 """What a stage trains on: sections, features, genes, groups and order, each against a slow way or a drawn case."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,16 +33,16 @@ from spam.training.cohort import (
     split_sections,
 )
 from spam.training.genes import choose_genes
-from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, spatial_blocks
+from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, folds_of, spatial_blocks
 from spam.training.training_set import (
     TrainingSet,
     balanced,
     build_training_set,
     check_donors,
     random_order,
+    regrouped,
     retrieve_across_groups,
     training_set_of,
-    with_all_trained_on,
 )
 
 KEYS = ("tiny_112um", "tiny_224um")
@@ -291,7 +292,8 @@ def test_expression_is_centred_over_the_spots_with_counts_that_are_trained_on(
     assert 0 < len(known) < len(lone.expression)
     np.testing.assert_allclose(lone.centred, lone.expression - known.mean(axis=0), atol=1e-5)
     assert np.abs([lone.centred[lone.groups.group == g].mean(axis=0) for g in range(5)]).max() > 0.1
-    whole = with_all_trained_on(lone, n_components=None)
+    nothing = dataclasses.replace(lone.groups, is_val=np.zeros_like(lone.groups.is_val))
+    whole = regrouped(lone, nothing, n_components=None)
     np.testing.assert_allclose(whole.centred, lone.expression - lone.expression.mean(axis=0), atol=1e-5)
 
 
@@ -324,6 +326,65 @@ def test_sections_are_groups_and_a_single_training_section_is_cut(
     add_section(tmp_path / "s.zarr", "S", n_spots=9)
     with pytest.raises(StoreError, match="'S' has 9 spots"):
         assign_groups([read_spots(open_store(tmp_path / "s.zarr").section("S"), KEYS, k=4)], ())
+
+
+def test_genes_that_are_asked_for_are_modelled_too(cohort: Path, tmp_path: Path) -> None:
+    plain = build_training_set(finetuning(cohort, tmp_path)).genes
+    rest = [f"G{i}" for i in range(61) if f"G{i}" not in plain.genes]
+    (tmp_path / "panel.txt").write_text(f"{rest[1]}\n\n  {rest[2]}  \n{plain.genes[0]}\n")
+    config = finetuning(cohort, tmp_path, genes=(rest[3], str(tmp_path / "panel.txt")))
+    assert config.genes == (rest[3], rest[1], rest[2], plain.genes[0])
+    data = build_training_set(config)
+    assert data.genes.genes == (*plain.genes, rest[3], rest[1], rest[2])
+    assert data.genes.sets["HVG-50"] == plain.sets["HVG-50"]
+    whole = data.spots[0].counts_of([rest[2]]).toarray()
+    np.testing.assert_array_equal(data.counts[:37, -1].toarray(), whole)
+
+
+def test_genes_that_cannot_be_modelled_are_named(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
+    add_section(tmp_path / "s.zarr", "S1")
+    add_section(tmp_path / "s.zarr", "S2", panel=tuple(range(40)))
+    for store, genes, words in (
+        (cohort, ("G611",), "No section has the gene 'G611' of --genes. Did you mean 'G11'"),
+        (tmp_path / "s.zarr", ("G1", "G50", "G51"), r"'G50' \(and 1 more\) of --genes is not measured in S2"),
+        (cohort, (str(tmp_path / "b.txt"),), r"b\.txt.* \(--genes\) is not a text file"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            build_training_set(finetuning(store, tmp_path / "out", genes=genes))
+    known = read_checkpoint_meta(pretrained).genes
+    other = next(f"G{i}" for i in range(61) if f"G{i}" not in known)
+    with pytest.raises(SpamError, match=f"--genes {other}.*pretrain again"):
+        finetune(finetuning(cohort, tmp_path / "out", pretrained_ckpt=pretrained, genes=(other,)))
+
+
+def test_each_donor_section_or_block_is_left_out_once(spots: tuple[SpotData, ...]) -> None:
+    """By hand: S1 to S4 of 37, 39, 41 and 43 spots, of the donors d1, d1, d2, d2."""
+
+    def left_out(
+        sections: Sequence[SpotData], *donors: str | None, empty: Sequence[str] = ()
+    ) -> list[set[str]]:
+        named = [replace(s, donor=d) for s, d in zip(sections, donors, strict=True)]
+        name = np.repeat([s.name for s in named], [s.n_spots for s in named])
+        folds = folds_of(named, np.where(np.isin(name, empty), 0.0, 1.0))
+        for groups in folds:
+            is_whole = [groups.is_val[name == s.name].all() for s in named]
+            assert is_whole == [groups.is_val[name == s.name].any() for s in named]
+        return [set(name[groups.is_val].tolist()) for groups in folds]
+
+    assert left_out(spots, "d1", "d1", "d2", "d2") == [{"S1", "S2"}, {"S3", "S4"}]
+    assert left_out(spots, "d1", "d2", "d1", "d1") == [{"S1", "S3", "S4"}, {"S2"}]
+    each = [{"S1"}, {"S2"}, {"S3"}, {"S4"}]
+    assert left_out(spots, "d1", "d1", "d1", "d1") == left_out(spots, "d1", "d2", None, "d2") == each
+    # What has no counts cannot judge; a fold without it is still trained with its images.
+    assert left_out(spots, "d1", "d1", "d1", "d1", empty=["S2"]) == [{"S1"}, {"S3"}, {"S4"}]
+    assert left_out(spots[:2], "d1", "d1", empty=["S1"]) == [{"S2"}]
+    six = [replace(spots[i % 4], name=f"T{i}") for i in range(6)]
+    assert left_out(six, *("d1",) * 6) == [{"T0", "T4"}, {"T1", "T5"}, {"T2"}, {"T3"}]
+    blocks = folds_of(spots[:1], np.ones(37))
+    strips = spatial_blocks(spots[0].xy, 5)
+    expected = [np.isin(strips, ids) for ids in ((0, 4), (1,), (2,), (3,))]
+    np.testing.assert_array_equal([groups.is_val for groups in blocks], expected)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=41), st.integers(1, 17))

@@ -1,0 +1,323 @@
+"""GeoJSON of QuPath and of segmentations, in full-resolution pixels: regions that choose and label spots, and cells."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from spam.errors import ConfigError, SectionError
+from spam.schemas.embed_config import InputConfig
+from spam.schemas.store_format import name_fault
+from spam.typing import Array, Bool, Float64
+
+from .coordinates import find_scale
+from .instrument_section import open_text, reading
+from .lab_section import (
+    JoinReport,
+    Section,
+    SlideSource,
+    describe_files,
+    describe_sources,
+    is_slide,
+    quoted,
+    text_array,
+)
+
+LABELS = "region"
+"""Column of obs with the class of the region around a spot."""
+
+# Classes that say where tiles are, without signs and case; all others are labels. "Region*" and "Ignore*" are QuPath's own.
+_KEPT, _TISSUE, _LEFT_OUT = ("region", "tissue"), "tissue", ("ignore", "exclude", "excluded")
+_OF_CELLS = ("cell", "detection", "tile")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """An annotation.
+
+    Attributes
+    ----------
+    label
+        Its class, else its name; empty if it has neither.
+    use
+        ``keep``: tiles lie only in these regions; ``leave out``; ``label``: a class of tissue.
+    is_tissue
+        Whether it was drawn as the tissue itself.
+    polygons
+        Rings of each polygon, the first of which is the outline and the others holes.
+    """
+
+    label: str
+    use: Literal["keep", "leave out", "label"]
+    is_tissue: bool
+    polygons: tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]
+
+    def contains(self, xy_px: Float64[Array, "n 2"]) -> Bool[Array, " n"]:
+        """Return which points lie inside."""
+        found = np.zeros(len(xy_px), dtype=np.bool_)
+        for rings in self.polygons:
+            found |= inside(rings, xy_px)
+        return found
+
+    @property
+    def area(self) -> float:
+        """Area in pixels."""
+        areas = ([abs(ring_area(ring)) for ring in rings] for rings in self.polygons)
+        return sum(first - sum(holes) for first, *holes in areas)
+
+
+def inside(rings: Sequence[Float64[Array, "n_corners 2"]], xy_px: Float64[Array, "n 2"]) -> Bool[Array, " n"]:
+    """Return which points lie inside an odd number of rings (even-odd rule: holes, and rings that cross themselves).
+
+    A point on a left or upper edge is inside, on a right or lower one outside, so that it is in one of two regions side by side.
+    """
+    order = np.argsort(xy_px[:, 1], kind="stable")
+    xs, ys = xy_px[order].T
+    is_inside = np.zeros(len(xy_px), dtype=np.bool_)
+    for ring in rings:
+        (x0, y0), (x1, y1) = ring.T, np.roll(ring, -1, axis=0).T
+        first, last = np.searchsorted(ys, np.minimum(y0, y1)), np.searchsorted(ys, np.maximum(y0, y1))
+        for edge in np.flatnonzero(last > first).tolist():  # only points at its height can be right of it
+            rows = slice(first[edge], last[edge])
+            part = (ys[rows] - y0[edge]) / (y1[edge] - y0[edge])
+            is_inside[rows] ^= xs[rows] >= x0[edge] + part * (x1[edge] - x0[edge])
+    found = np.empty_like(is_inside)
+    found[order] = is_inside
+    return found
+
+
+def ring_area(ring: Float64[Array, "n_corners 2"]) -> float:
+    """Return the signed area of a ring."""
+    return _area_and_centre(ring)[0]
+
+
+def centroid(geometry: Mapping[str, Any]) -> Float64[Array, " 2"]:
+    """Compute the centroid of a polygon by area; the largest part of a multi-polygon."""
+    found = [_area_and_centre(rings[0]) for rings in _polygons(geometry)]
+    return max(found, key=lambda part: abs(part[0]))[1]
+
+
+def _area_and_centre(ring: Float64[Array, "n_corners 2"]) -> tuple[float, Float64[Array, " 2"]]:
+    origin = ring[0]  # differences from a corner: products of large coordinates would lose digits
+    a, b = ring - origin, np.roll(ring, -1, axis=0) - origin
+    cross = a[:, 0] * b[:, 1] - b[:, 0] * a[:, 1]
+    area = float(cross.sum()) / 2
+    centre = ((a + b) * cross[:, None]).sum(axis=0) / (6 * area) + origin if area else ring.mean(axis=0)
+    return area, centre
+
+
+def _polygons(geometry: Mapping[str, Any]) -> tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]:
+    """Return the rings of each polygon; none for points and lines."""
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        return tuple(rings for part in geometry["geometries"] for rings in _polygons(part))
+    parts = {"Polygon": [geometry.get("coordinates")], "MultiPolygon": geometry.get("coordinates")}.get(
+        kind, []
+    )
+    return tuple(
+        tuple(np.asarray(ring, dtype=np.float64)[:, :2] for ring in rings) for rings in parts or [] if rings
+    )
+
+
+def read_features(path: Path) -> list[dict[str, Any]]:
+    """Read the features of a GeoJSON, compressed or not: a FeatureCollection, a list, or one feature.
+
+    Raises
+    ------
+    SectionError
+        If it is no GeoJSON, or has no features.
+    """
+    with reading("the GeoJSON", path), open_text(path) as file:
+        found = json.load(file)
+    if isinstance(found, dict):
+        found = [found] if found.get("type") == "Feature" else found.get("features")
+    is_features = isinstance(found, list) and all(
+        isinstance(one, dict) and isinstance(one.get("geometry"), dict | None) for one in found
+    )
+    if not is_features or not found:
+        fault = "holds no features" if is_features else "is JSON, but no GeoJSON: it has no list of features"
+        message = f"{path} {fault}. Export it again: in QuPath, File > Export objects as GeoJSON."
+        raise SectionError(message)
+    return [one for one in found if one["geometry"]]
+
+
+def _class_of(feature: Mapping[str, Any]) -> str:
+    """Return the class of an object of QuPath: ``name``, or ``names`` of a derived class since version 0.4."""
+    stated = (feature.get("properties") or {}).get("classification") or {}
+    if isinstance(stated, str):
+        return stated
+    return str(stated.get("name") or ": ".join(map(str, stated.get("names") or ())))
+
+
+def _is_cell(feature: Mapping[str, Any]) -> bool:
+    properties = feature.get("properties") or {}
+    return properties.get("objectType") in _OF_CELLS or "cell_id" in properties
+
+
+def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """Read the annotations of a GeoJSON, and notes on objects that are none.
+
+    Classes ``Tissue`` and ``Region*``, and annotations without class and name, say where tiles are; ``Ignore*``, ``Exclude`` and
+    ``Excluded`` where none are (signs and case do not matter). Any other class or name is a label.
+
+    Raises
+    ------
+    SectionError
+        If the file cannot be read, or has no area.
+    """
+    regions, ignored = [], Counter[str]()
+    with reading("the coordinates of", path):
+        for feature in read_features(path):
+            polygons = _polygons(feature["geometry"])
+            if _is_cell(feature) or not polygons:
+                ignored["cells or detections" if _is_cell(feature) else "points or lines"] += 1
+                continue
+            label = _class_of(feature) or str((feature.get("properties") or {}).get("name") or "")
+            word = label.strip(" *").lower()
+            use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
+            regions.append(Region(label=label, use=use, is_tissue=word == _TISSUE, polygons=polygons))
+    notes = tuple(f"{path.name}: {n} {kind} are no regions, and were not used" for kind, n in ignored.items())
+    if not regions:
+        message = (
+            f"{path} has no annotations with an area (--regions){': ' + '; '.join(notes) if notes else ''}."
+        )
+        raise SectionError(message)
+    return tuple(regions), notes
+
+
+def select_regions(section: Section, path: Path | None) -> Section:
+    """Keep the spots whose centres lie in the regions of a file (see `read_regions`), with the labels in ``obs['region']``.
+
+    Where labels overlap, the smallest region counts. None returns the section itself.
+
+    Raises
+    ------
+    SectionError
+        If the file cannot be read, or no spot is left.
+    """
+    if path is None:
+        return section
+    regions, ignored = read_regions(path)
+    found = {id(region): region.contains(section.xy_px) for region in regions}
+    notes = [*ignored]
+    is_kept = np.ones(section.n_spots, dtype=np.bool_)
+    n_before, left = section.n_spots, dict[str, int]()
+    for use, words in (("keep", "outside"), ("leave out", "in")):
+        chosen = [region for region in regions if region.use == use]
+        if chosen:
+            is_in = np.any([found[id(region)] for region in chosen], axis=0)
+            is_wrong = is_kept & (is_in if use == "leave out" else ~is_in)
+            names = quoted(sorted({region.label or "unnamed" for region in chosen}))
+            left[f"{words} {names}"] = int(is_wrong.sum())
+            is_kept &= ~is_wrong
+    labels = np.full(section.n_spots, "", dtype=object)
+    for region in sorted(regions, key=lambda region: -region.area):
+        if region.use == "label":
+            labels[found[id(region)]] = region.label
+        if not found[id(region)].any():
+            notes.append(f"{path.name}: region {region.label or 'unnamed'!r} holds no spot")
+    where = ", ".join(f"{n} spots {what} left out" for what, n in left.items())
+    if not is_kept.any():
+        found_none = f"No spot of section {section.name!r} is left by {path} (--regions): {where}"
+        message = f"{found_none}. Its coordinates must be full-resolution pixels of the slide."
+        raise SectionError(message)
+    obs = {name: values[is_kept] for name, values in section.obs.items()}
+    counted = Counter(labels[is_kept].tolist())
+    has_labels = any(region.use == "label" for region in regions)
+    if has_labels:
+        if LABELS in obs:
+            notes.append(f"obs[{LABELS!r}] of the lab files is replaced by the classes in {path.name}")
+        obs[LABELS] = text_array(labels[is_kept], where=f"{path}, classes")
+        named = ", ".join(f"{n} {label or 'without a class'}" for label, n in counted.most_common())
+        where = "; ".join(filter(None, [where, named]))
+    summary = f"{int(is_kept.sum())} of {n_before} spots by {path.name}" + (f" ({where})" if where else "")
+    return dataclasses.replace(
+        section,
+        ids=section.ids[is_kept],
+        xy_px=section.xy_px[is_kept],
+        counts=None if section.counts is None else section.counts[is_kept],
+        obs=obs,
+        tiles=section.tiles
+        if isinstance(section.tiles, SlideSource)
+        else dataclasses.replace(
+            section.tiles,
+            paths=tuple(file for file, kept in zip(section.tiles.paths, is_kept, strict=True) if kept),
+        ),
+        join=dataclasses.replace(
+            section.join, n_matched=int(is_kept.sum()), regions=summary, notes=(*section.join.notes, *notes)
+        ),
+    )
+
+
+def read_cells(config: InputConfig) -> Section:
+    """Read the cells, detections or points of a GeoJSON as a section without counts on the slide ``--root``.
+
+    Ids are the names of the objects if they are unique, else their ids, else numbers. Classes are in ``obs['class']``.
+    Annotations with an area are left out, unless there is nothing else.
+
+    Raises
+    ------
+    ConfigError
+        If ``--root`` is no slide, or ``--mpp`` is impossible.
+    SectionError
+        If the file cannot be read, or holds no cells.
+    """
+    path, root = config.cells, config.root
+    assert path is not None
+    assert root is not None  # checked by the configuration
+    if not is_slide(root):
+        message = f"--cells belong to one slide; give it with --root, not {root}."
+        raise ConfigError(message)
+    with reading("the cells of", path):
+        features = read_features(path)
+        is_point = ["Point" in str(one["geometry"]["type"]) for one in features]
+        used = [
+            one for one, point in zip(features, is_point, strict=True) if point or _is_cell(one)
+        ] or features
+        places, names, ids, classes = [], [], [], []
+        for feature in used:
+            geometry = feature["geometry"]
+            points = geometry["coordinates"] if geometry["type"] == "MultiPoint" else None
+            points = [geometry["coordinates"]] if geometry["type"] == "Point" else points
+            if points is None:
+                points = [centroid(geometry)] if _polygons(geometry) else []
+            properties = feature.get("properties") or {}
+            for point in points:
+                places.append(np.asarray(point, dtype=np.float64)[:2])
+                names.append(str(properties.get("name") or properties.get("cell_id") or ""))
+                ids.append(str(feature.get("id") or ""))
+                classes.append(_class_of(feature))
+    if not places:
+        message = f"{path} (--cells) holds no cells, detections or points."
+        raise SectionError(message)
+    name = config.section or path.name.split(".")[0]
+    if fault := name_fault(name, "the section's name (--section)"):
+        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
+        raise SectionError(message)
+    numbers = [f"cell_{number}" for number in range(1, len(places) + 1)]
+    chosen = next(one for one in (names, ids, numbers) if len(set(one)) == len(one) and all(one))
+    n_left = len(features) - len(used)
+    scale = find_scale(config.mpp, {})
+    tiles = SlideSource(path=root)
+    counted = Counter(classes)
+    summary = ", ".join(f"{n} {label or 'without a class'}" for label, n in counted.most_common(8))
+    return Section(
+        name=name,
+        donor=config.donor,
+        ids=text_array(chosen, where=f"{path}, names"),
+        xy_px=np.stack(places),
+        mpp=scale.mpp,
+        mpp_source=scale.mpp_source,
+        obs={"class": text_array(classes, where=f"{path}, classes")} if any(classes) else {},
+        tiles=tiles,
+        join=JoinReport(
+            n_matched=len(places),
+            found=f"cells of {path.name}" + (f" ({summary})" if any(classes) else ""),
+            notes=(f"{path.name}: {n_left} annotations are no cells, and were not used",) if n_left else (),
+        ),
+        sources=(describe_files("csv", path.name, [path]), *describe_sources(tiles)),
+    )
