@@ -158,8 +158,9 @@ def test_what_a_killed_writer_left_is_no_fault(copy):
 
 def test_verify_needs_a_store(copy, tmp_path):
     (tmp_path / "empty").mkdir()
+    zarr.create_group(tmp_path / "other")
     (copy / "zarr.json").unlink()
-    for folder in (copy, tmp_path / "empty"):
+    for folder in (copy, tmp_path / "empty", tmp_path / "other"):
         with pytest.raises(StoreError, match="is not a store"):
             verify(VerifyConfig(store=folder))
 
