@@ -111,8 +111,9 @@ def _check(source: InputConfig, config: AlignmentConfig) -> SectionAlignment:
             ],
             scores,
             diameter_px=section.spot_diameter_px or evidence.distance_px * 0.5 or 10.0,
-            nuclei=nuclei
-            and DrawnNuclei(mean=nuclei.mean, offset_um=nuclei.offset_um, is_clear=nuclei.is_clear),
+            nuclei=None
+            if nuclei is None
+            else DrawnNuclei(mean=nuclei.mean, offset_um=nuclei.offset_um, is_clear=nuclei.is_clear),
             path=files[0],
         )
     return SectionAlignment(

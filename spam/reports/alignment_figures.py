@@ -16,6 +16,7 @@ from .expression_maps import SectionView, add_scale_bar, draw_overview
 from .figures import COLOURS, REFERENCE_COLOUR, house_style, new_figure, save_figure
 
 _PANEL_IN = 3.1
+_MANY = 800  # spots, whose rings would hide the tissue
 _RING_COLOUR = "#00A0FF"  # far from the colours of H&E
 
 
@@ -67,14 +68,14 @@ def plot_alignment(
     with house_style():
         figure = new_figure(*size_in)
         figure.suptitle("\n".join(textwrap.wrap(f"{view.name}: {verdict}", int(size_in[0] * 9))))
-        *rows, last = figure.subfigures(
-            len(placements) + 1, 1, height_ratios=[_PANEL_IN + 0.3] * len(placements) + [2.4]
-        )
+        heights = [_PANEL_IN + 0.3] * len(placements) + [2.4]
+        parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+        *rows, last = parts[:, 0]
         for row, one in zip(rows, placements, strict=True):
             axes = row.subplots(1, 1 + n_zooms, width_ratios=[slide_in] + [_PANEL_IN] * n_zooms)
             axes[0].set_title(one.title, fontweight="bold")
             draw_overview(axes[0], view, (0.0, width, 0.0, height), alpha=1.0)
-            _draw_rings(axes[0], one.xy_px, diameter_px, width_pt=0.8)
+            _draw_rings(axes[0], one.xy_px, diameter_px, width_pt=0.8 if len(one.xy_px) < _MANY else 0.25)
             axes[0].set(xlim=(0, width), ylim=(height, 0), aspect="equal")
             for number, (zoom, panel) in enumerate(zip(one.zooms, axes[1:], strict=False), start=1):
                 left, right, top, bottom = zoom.edges_px

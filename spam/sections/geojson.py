@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from .lab_section import (
     quoted,
     text_array,
 )
+
+_Use: TypeAlias = Literal["keep", "leave out", "label"]
 
 LABELS = "region"
 """Column of obs with the class of the region around a spot."""
@@ -53,7 +55,7 @@ class Region:
     """
 
     label: str
-    use: Literal["keep", "leave out", "label"]
+    use: _Use
     is_tissue: bool
     polygons: tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]
 
@@ -179,7 +181,7 @@ def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
                 continue
             label = _class_of(feature) or str((feature.get("properties") or {}).get("name") or "")
             word = label.strip(" *").lower()
-            use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
+            use: _Use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
             regions.append(Region(label=label, use=use, is_tissue=word == _TISSUE, polygons=polygons))
     notes = tuple(f"{path.name}: {n} {kind} are no regions, and were not used" for kind, n in ignored.items())
     if not regions:
@@ -236,20 +238,19 @@ def select_regions(section: Section, path: Path | None) -> Section:
         named = ", ".join(f"{n} {label or 'without a class'}" for label, n in counted.most_common())
         where = "; ".join(filter(None, [where, named]))
     summary = f"{int(is_kept.sum())} of {n_before} spots by {path.name}" + (f" ({where})" if where else "")
+    tiles = section.tiles
+    if isinstance(tiles, TileFiles):
+        tiles = TileFiles(paths=tuple(np.array(tiles.paths, dtype=object)[is_kept]))
+    n_kept = int(is_kept.sum())
     return dataclasses.replace(
         section,
         ids=section.ids[is_kept],
         xy_px=section.xy_px[is_kept],
         counts=None if section.counts is None else section.counts[is_kept],
         obs=obs,
-        tiles=section.tiles
-        if not isinstance(section.tiles, TileFiles)
-        else dataclasses.replace(
-            section.tiles,
-            paths=tuple(file for file, kept in zip(section.tiles.paths, is_kept, strict=True) if kept),
-        ),
+        tiles=tiles,
         join=dataclasses.replace(
-            section.join, n_matched=int(is_kept.sum()), regions=summary, notes=(*section.join.notes, *notes)
+            section.join, n_matched=n_kept, regions=summary, notes=(*section.join.notes, *notes)
         ),
     )
 

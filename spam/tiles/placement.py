@@ -135,7 +135,7 @@ class Evidence:
 
     def scores(self, xy_px: Float64[Array, "n_rows 2"]) -> Float64[Array, " n_rows"]:
         """Return tissue and fit of each scored spot, added."""
-        return self.shares(xy_px) + self.fits(xy_px)
+        return np.asarray(self.shares(xy_px) + self.fits(xy_px))
 
     def words(self, xy_px: Float64[Array, "n_rows 2"]) -> str:
         """State the means in words, such as ``84% tissue`` or ``84% tissue, 32% of the expression explained``."""

@@ -139,9 +139,12 @@ def register(evidence: Evidence) -> Registration:
     ]
     best, start = min(found, key=lambda one: float(one[0].fun))
     there, whole = place(start, best.x), ways[start.way]
-    # The plain placement, unless moving it is better and more than the error of the search.
+    # The plain placement, unless moving it is better and more than the error of the search. Half a section may lie on more tissue
+    # elsewhere, but explains less there.
     moves = ((there - whole) ** 2).sum(axis=1).mean() ** 0.5 / distance
-    is_moved = moves >= _DISPLACED and is_better(evidence.scores(there), evidence.scores(whole), _LEAST_GAIN)
+    explains = evidence.fits(there).mean() >= evidence.fits(evidence.xy_px).mean()
+    is_moved = moves >= _DISPLACED and bool(explains)
+    is_moved = is_moved and is_better(evidence.scores(there), evidence.scores(whole), _LEAST_GAIN)
     values = np.array(start.values) + best.x * _STEPS if is_moved else np.zeros(4)
     end, given = evidence.scores(there if is_moved else whole), evidence.scores(evidence.xy_px)
     is_wrong = (is_moved or start.way != AS_GIVEN) and is_better(end, given, _LEAST_GAIN)
