@@ -20,6 +20,7 @@ from .lab_section import (
     JoinReport,
     Section,
     SlideSource,
+    TileFiles,
     describe_files,
     describe_sources,
     is_slide,
@@ -242,7 +243,7 @@ def select_regions(section: Section, path: Path | None) -> Section:
         counts=None if section.counts is None else section.counts[is_kept],
         obs=obs,
         tiles=section.tiles
-        if isinstance(section.tiles, SlideSource)
+        if not isinstance(section.tiles, TileFiles)
         else dataclasses.replace(
             section.tiles,
             paths=tuple(file for file, kept in zip(section.tiles.paths, is_kept, strict=True) if kept),
