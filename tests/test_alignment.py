@@ -66,6 +66,7 @@ def _inputs(options):
     return {name: value for name, value in options.items() if name != "out_dir"}
 
 
+@pytest.mark.slow
 def test_exchanged_axes_and_the_option_that_mends_them(shared_data, tmp_path):
     """As in the source of the lung section, where x is the row."""
     options, _ = misplaced(shared_data, tmp_path, LUNG, lambda xy: xy[:, ::-1])

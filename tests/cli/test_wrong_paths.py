@@ -101,7 +101,7 @@ WRONG = {
     "store unpack": ["nosuch"],
     "store export": ["nosuch new"],
     "export": ["nosuch new"],
-    "store import": ["nosuch t.csv", ". nosuch", ". t.csv --coordinates nosuch"],
+    "store import": ["nosuch t.csv", ". nosuch", ". t.csv --coordinates nosuch", ". t.csv --h5ad nosuch"],
     "store push": ["nosuch new"],
 }
 COMMANDS = {command.name: command for command in PIPELINE}
