@@ -117,8 +117,7 @@ class PredictReport:
             return f"{found}. {self.unscored}"
         score = shown(self.board.headline(MODEL, "pearson"), digits=2)
         scored = f"On this section, the {HEADLINE_SET.partition('-')[2]} most variable genes reach a mean Pearson r of {score}"
-        is_new = predicted.training_section is None and not predicted.is_mostly_unlike
-        return f"{found}. {scored}. {self.board.comparison() if is_new else ''}".rstrip()
+        return f"{found}. {scored}. {self.board.comparison()}"
 
     @property
     def notes(self) -> list[str]:

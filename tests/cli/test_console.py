@@ -52,8 +52,9 @@ def on_terminal(width: int, *arguments: str) -> list[str]:
     """Run `spam` in a terminal of some width; return its lines without colours."""
     pid, terminal = pty.fork()
     if pid == 0:
-        # readline, which pytest imports, puts a COLUMNS beside os.environ
-        os.execve(sys.executable, [sys.executable, "-m", "spam.cli", *arguments], dict(os.environ))
+        # readline, which pytest imports, sets them
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        os.execve(sys.executable, [sys.executable, "-m", "spam.cli", *arguments], environment)
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     shown = b""
     while True:

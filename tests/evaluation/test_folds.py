@@ -278,6 +278,8 @@ def test_a_part_is_a_section_of_its_own(lone: Lab) -> None:
     expected = spatial_knn_graph(whole.xy[rows], k=K)
     np.testing.assert_array_equal(part.graph.distances.toarray(), expected.distances.toarray())
     assert (part.name, part.graph.meta.unit) == ("S1", "um")
+    in_px = dataclasses.replace(whole, graph=spatial_knn_graph(whole.xy, k=K, unit="px"))
+    assert part_of(in_px, rows, k=K).graph.meta.unit == "px"
 
 
 def test_a_buffer_that_leaves_nothing_is_refused(lone: Lab) -> None:

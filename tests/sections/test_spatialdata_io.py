@@ -21,6 +21,7 @@ from spam.schemas.embed_config import InputConfig
 from spam.sections import read_manifest, read_section
 from spam.sections.instrument_folder import read_folder
 from spam.sections.instrument_section import InstrumentSection
+from spam.store.foreign_files import read_foreign_features
 from spam.tiles import locate, open_slide
 from tests.reference.instrument_folders import (
     write_bins,
@@ -300,3 +301,22 @@ def test_a_spatialdata_zarr_with_an_image_beside_it(section_of_spatialdata: Any,
     found = read_folder(InputConfig(from_=path, image=image, alignment=alignment))[1]
     np.testing.assert_allclose(found.xy_px, xy_px, rtol=1e-9)
     assert found.mpp is None
+
+
+def test_features_of_lazyslide(shared_data: Path, tmp_path: Path) -> None:
+    """wsidata, the storage of LazySlide, writes tiles and features of a real slide; they are read as they are."""
+    wsidata = pytest.importorskip("wsidata", reason="wsidata is not installed")
+    slide = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    data = wsidata.open_wsi(str(slide), store=str(tmp_path / "w.zarr"))
+    corners = np.array([[x, y] for y in range(0, 2800, 448) for x in range(0, 1700, 448)])
+    sizes = {"height": 224, "width": 224, "stride_height": 224, "stride_width": 224, "base_downsample": 2.0}
+    wsidata.io.add_tiles(
+        data, "tiles", corners, wsidata.TileSpec(**sizes, mpp=0.998), np.zeros(len(corners), int)
+    )
+    features = np.random.default_rng(0).normal(size=(len(corners), 7)).astype(np.float32)
+    wsidata.io.add_features(data, "uni_tiles", "tiles", features)
+    data.write()
+    found = read_foreign_features(tmp_path / "w.zarr")
+    np.testing.assert_array_equal(found.features, features)
+    np.testing.assert_array_equal(found.xy_px, corners + 224.0)
+    assert (found.encoder_name, found.tile_px, found.mpp) == ("uni", 448.0, 0.499)

@@ -133,7 +133,10 @@ def test_verify_finds_what_is_missing_too_many_or_a_link(copy, add):
     (copy / "C2/var/link").symlink_to(copy / "README.md")
     (copy / "C2/var/broken").symlink_to(copy / "nowhere")
     links = {"C2/var/link", "C2/var/broken"}
-    assert set(faults(copy)) == {"C2/obs/label/c/0", "C2/X/notes.txt", "notes.txt", *links}
+    (copy / "foreign/obsm/key").mkdir(parents=True)
+    (copy / "foreign/obsm/key/zarr.json").touch()
+    others = {"notes.txt", "foreign/obsm/key/zarr.json"}
+    assert set(faults(copy)) == {"C2/obs/label/c/0", "C2/X/notes.txt", *links, *others}
     (copy / "C2/obs/label/c/0").symlink_to(copy / "README.md")
     assert "C2/obs/label/c/0" in faults(copy)
     assert set(faults(copy, "C2")) == {"C2/obs/label/c/0", "C2/X/notes.txt", *links}
@@ -151,15 +154,16 @@ def test_damaged_root_hides_no_section(copy):
 
 def test_what_a_killed_writer_left_is_no_fault(copy):
     (copy / f"{STAGING}C2").mkdir()
-    for path in (f"{STAGING}C2/zarr.json", "C2/X/data/c/0.partial", ".locks/C2.lock"):
+    for path in (f"{STAGING}C2/overview", "C2/X/data/c/0.partial", ".locks/C2.lock"):
         (copy / path).write_bytes(b"left")
     assert faults(copy) == {}
 
 
 def test_verify_needs_a_store(copy, tmp_path):
     (tmp_path / "empty").mkdir()
+    zarr.create_group(tmp_path / "other")
     (copy / "zarr.json").unlink()
-    for folder in (copy, tmp_path / "empty"):
+    for folder in (copy, tmp_path / "empty", tmp_path / "other"):
         with pytest.raises(StoreError, match="is not a store"):
             verify(VerifyConfig(store=folder))
 
