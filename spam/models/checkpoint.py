@@ -17,6 +17,8 @@ from spam.errors import CheckpointError, ConfigError, MissingInputError, shorten
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
 from spam.typing import Array, Float, Int
 
+from .stacking import KINDS
+
 T = TypeVar("T")
 _Shape = tuple[int | str, ...]
 
@@ -165,6 +167,8 @@ def _prediction_shapes(meta: CheckpointMeta, tensors: Mapping[str, Array]) -> di
         shapes[f"{name}.transform.components"] = (name, size)
     n_components = len(tensors.get("appearance.transform.components", ()))
     shapes |= {"appearance.bank": ("seen", n_components + 1), "appearance.section": ("seen",)}
+    shapes |= {"prototypes.centres": ("prototypes", q), "prototypes.coefficients": ("prototypes", n_genes)}
+    shapes |= {"stack.weights": (len(KINDS),)}
     shapes |= {f"heldout.{part}": (n_genes,) for part in ("pearson", "p_value")}
     shapes |= {f"heldout.{part}": ("levels",) for part in ("levels", "coverage")}
     if meta.config.get("with_bank") or "gene" in meta.settings["branches"]:
