@@ -73,7 +73,8 @@ class PredictReport:
             return f"weights of the predictors: {listed}"
         return (
             f"weights of the predictors: {listed}. The network has {chosen['network']:.0%} in sections like those of training; "
-            "this section is farther from them than any section left out in training, so the ridge has more weight"
+            "this one is farther from them than they are from each other, so the ridge has more weight. The intervals are not "
+            "calibrated for these weights"
         )
 
     def to_mapping(self) -> dict[str, Any]:

@@ -50,7 +50,10 @@ class SpamMethod:
     is_seeded: bool = True
 
     def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
-        """Train on the fold's training sections, with the default validation split; predict the test sections."""
+        """Train on the training sections and predict the test sections.
+
+        Without stage 1, the training sections are cross-validated; after stage 1, one default split is held out.
+        """
         names = [spots.name for spots in task.train]
         held_out = held_out_by_default(names, [spots.donor for spots in task.train]) if len(names) > 1 else ()
         shared: dict[str, Any] = {"store": "memory", "k": task.k, "seed": seed, "device": "cpu"}

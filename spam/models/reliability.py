@@ -278,12 +278,22 @@ class AppearanceBank:
         return _distance_to(self.bank[self.section != without], points) / self.unit
 
     def reach(self, unit: Int[Array, " m"], section: Int[Array, " m"]) -> float:
-        """Largest median distance of a section (or block) from the training spots of other units (donors, sections, blocks)."""
+        """Largest median distance of a section (or block) from the training spots of other units; infinite without others.
+
+        Parameters
+        ----------
+        unit
+            Donor, section or block of each training spot, as a number.
+        section
+            Section or block of each training spot.
+        """
         medians = [
             np.median(_distance_to(self.bank[unit != unit[rows][0]], self.bank[rows]))
             for rows in (section == s for s in np.unique(section))
         ]
-        return float(np.nanmax(medians)) / self.unit
+        known = [median for median in medians if np.isfinite(median)]
+        # Identical training images have distance 0, and every other image is farther.
+        return max(float(max(known)) / self.unit, float(np.finfo(np.float32).tiny)) if known else np.inf
 
 
 def fit_appearance(

@@ -18,7 +18,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Width and penalty of the kernel, as for the kernel ridge of the benchmark.
 _WIDTH, _ALPHA = 0.5, 3.0
-_SMALLEST = 10  # spots behind a prototype, so that a checkpoint has the expression of no single spot
+# Spots behind a prototype (all, if there are fewer), so that a checkpoint has the expression of no single spot.
+_SMALLEST = 10
 _MOST = 512  # prototypes: the cost of a prediction does not grow with the cohort
 _ROWS = 8192  # spots per step, to bound the memory
 _POWER_STEPS = 10
@@ -112,8 +113,7 @@ class Stack:
 
     The weights were chosen on left-out donors, sections or blocks, whose images are up to `reach` from the images of the
     others. A section that is farther is new to the weights too. Its weights move towards the ridge alone, in proportion to
-    the excess; at half as far again the ridge predicts alone. A ridge extrapolates linearly and is never far from
-    the mean; a network that has overfitted the training donors is not bounded in this way.
+    the excess; at half as far again the ridge predicts alone, which was never far behind on new donors (docs/experiments.md).
 
     Source: stacked regressions (Breiman 1996, doi 10.1007/BF00117832). Relative to the paper: three weights for all
     genes, which sum to 1, and correlation in place of squared error.
@@ -123,8 +123,8 @@ class Stack:
     weights
         Of ridge, prototypes and network, (3,).
     reach
-        Largest median distance of a left-out section from the other training images, in units of
-        `AppearanceBank.distance`.
+        Largest median distance of a section (or block) from the training images of other donors (else sections or blocks), in
+        units of `AppearanceBank.distance`; infinite if there are no others.
     """
 
     weights: Float64[Array, " n_kinds"]
@@ -132,7 +132,7 @@ class Stack:
 
     def trust(self, distance: float) -> float:
         """Share of the chosen weights, from 1 to 0, for a section at this median distance; the rest is ridge."""
-        excess = distance / self.reach - 1.0 if np.isfinite(distance) and self.reach > 0 else 0.0
+        excess = distance / self.reach - 1.0 if np.isfinite(distance) else 0.0
         return float(np.clip(1.0 - excess / _MARGIN, 0.0, 1.0))
 
     def weights_at(self, distance: float) -> Float64[Array, " n_kinds"]:
@@ -164,6 +164,14 @@ def stacked_log_rate(
     offset = (1 - network) * offsets[0] + network * offsets[1]
     log_rate: Array = log_rate_of(torch.from_numpy(expression)).numpy() + network * correction + offset
     return log_rate
+
+
+def stacked_inflation(
+    pi: Float32[Array, "n n_genes"], weights: Float64[Array, " n_kinds"]
+) -> Float32[Array, "n n_genes"]:
+    """Probability of an inflated zero: only the network predicts one, so it counts by the network's weight."""
+    inflation: Array = pi * np.float32(weights[KINDS.index("network")])
+    return inflation
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -205,13 +213,10 @@ class Products:
         return float(r.mean())
 
 
-def choose_weights(sections: list[Products]) -> tuple[Float64[Array, " n_kinds"], float]:
-    """Choose the weights that correlate best on held-out sections.
+def choose_weights(sections: list[Products]) -> Float64[Array, " n_kinds"]:
+    """Choose the weights that correlate best on held-out sections: mean over genes, then over sections.
 
-    Returns
-    -------
-    Weights, multiples of .1 that sum to 1, and their correlation: mean over genes, then over sections. Of equal
-    ones, that with more ridge, then with more prototypes, is returned.
+    Weights are multiples of .1 that sum to 1. Of equal ones, those with more ridge, then with more prototypes, are chosen.
     """
     n_steps = round(1 / _STEP)
     candidates = [
@@ -220,5 +225,5 @@ def choose_weights(sections: list[Products]) -> tuple[Float64[Array, " n_kinds"]
         if ridge + prototypes <= n_steps
     ]
     scores = [float(np.mean([section.pearson(w) for section in sections])) for w in candidates]
-    best = int(np.argmax(scores))
-    return candidates[best], scores[best]
+    best: Array = candidates[int(np.argmax(scores))]
+    return best

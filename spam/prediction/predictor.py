@@ -17,7 +17,7 @@ from spam.models.fusion import FusionInputs, retrieve
 from spam.models.inputs import InputTransform, context_features
 from spam.models.rate_path import PER, Baselines, RatePath
 from spam.models.reliability import AppearanceBank, HeldOut
-from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_log_rate
+from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_inflation, stacked_log_rate
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
@@ -229,7 +229,7 @@ class Predictor:
                 correction = out.log_rate.float().cpu().numpy()
                 rate[rows] = np.exp(stacked_log_rate(unclipped[rows], correction, offsets, weights))
                 if out.zi_logits is not None:
-                    pi[rows] = torch.sigmoid(out.zi_logits).cpu().numpy()
+                    pi[rows] = stacked_inflation(torch.sigmoid(out.zi_logits).cpu().numpy(), weights)
                 if out.log_theta is not None:
                     theta = out.log_theta.exp().cpu().numpy()
                 advance(len(rows))

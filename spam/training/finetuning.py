@@ -3,22 +3,33 @@
 import dataclasses
 import hashlib
 import json
+import shutil
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from spam.atomic import write_text
+from spam.atomic import claimed, write_text
 from spam.errors import CheckpointError, StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
-from spam.models.checkpoint import Checkpoint, from_tensors, read_checkpoint, to_tensors, weights_of
+from spam.models.checkpoint import (
+    Checkpoint,
+    from_tensors,
+    read_checkpoint,
+    to_tensors,
+    weights_of,
+    write_checkpoint,
+)
 from spam.models.count_likelihood import count_log_prob
 from spam.models.fusion import Branch, FusionEnsemble, FusionInputs, FusionModel, FusionOutput
 from spam.models.inputs import InputTransform
+from spam.models.linear import choose_alpha
 from spam.models.rate_path import (
+    ALPHAS,
+    DEFAULT_ALPHA,
     PER,
     RatePath,
-    choose_penalty,
     dispersion_by_moments,
     fit_baselines,
     fit_rate_path,
@@ -26,15 +37,8 @@ from spam.models.rate_path import (
     log_rate_of,
     per_10k,
 )
-from spam.models.reliability import (
-    fit_appearance,
-    within_section_pearson,
-)
-from spam.models.stacking import (
-    KINDS,
-    Stack,
-    fit_prototypes,
-)
+from spam.models.reliability import fit_appearance, within_section_pearson
+from spam.models.stacking import KINDS, Stack, fit_prototypes
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig
@@ -54,6 +58,7 @@ from .training_set import (
     retrieve_across_groups,
 )
 
+_SELECTION = "selection"  # folder of the runs with held-out spots
 _BRANCHES: dict[str, tuple[Branch, ...]] = {
     "both": ("coord", "gene"),
     "neighbours": ("coord",),
@@ -81,7 +86,7 @@ class FinetuneReport(TrainingReport):
     weights
         Weights of the predictors.
     is_new_donor
-        Whether the donors of the held-out sections are known and were not trained on.
+        Whether the donors of the held-out sections are known, and were not trained on by the run that held them out.
     adapted_on
         Sections with held-out spots whose counts trained the adapted encoder, so that their accuracy is overestimated.
     """
@@ -152,9 +157,10 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
 
     The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``, or what
     pretraining held out). The held-out spots choose the number of epochs and the weights of the predictors, measure the
-    accuracy of each gene and calibrate the predictive intervals. The last run trains on all spots for that number of
-    epochs. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the squared error
-    of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
+    accuracy of each gene and calibrate the predictive intervals; for weights, accuracy and intervals each fold is predicted
+    at its own best epoch, which favours the network a little. The last run trains on all spots for the number of epochs that
+    is best on average. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the
+    squared error of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
@@ -191,47 +197,42 @@ def finetune_on(
     pretrained: Checkpoint | None = None,
     progress: Progress = SILENT,
 ) -> FinetuneReport:
-    """`finetune` on spots that were already read."""
+    """`finetune` on spots that were already read.
+
+    Raises
+    ------
+    StoreError, OutputExistsError
+        As in `finetune`.
+    """
     device = resolve_device(config.device)
     save_dir = config.save_dir
     assert save_dir is not None  # checked by the configuration
-    is_one_split = has_one_split(config) or pretrained is not None
-    folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
-    n_components = None if pretrained else config.n_components
+    if config.overwrite:
+        _clear(save_dir)
     with limited_threads(config.num_workers):
-        runs, parts = [], []
-        for number, groups in enumerate(folds, 1):
-            chosen = dataclasses.replace(
-                config,
-                save_dir=save_dir / "selection" / str(number),
-                # About as many networks in all folds together as in two runs of the whole ensemble.
-                members=min(config.members, -(-2 * config.members // len(folds))),
-            )
-            part = data if is_one_split else regrouped(data, groups, n_components=n_components)
-            stage = FusionStage(chosen, part, pretrained, device)
-            runs.append(fit(stage, chosen, device=device, progress=progress))
-            stage.network.load_state_dict(
-                weights_of(read_checkpoint(runs[-1].best_path, stage=stage.name)[1])
-            )
-            parts.append(stage.predict_heldout())
-            del stage, part  # frees the arrays before those of the next run are made
+        runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
             {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}
             for epoch in zip(*(run.history for run in runs), strict=True)
         ]
-        write_text(save_dir / "selection" / "history.json", json.dumps(history, indent=1))
-        whole = regrouped(
-            data,
-            dataclasses.replace(assign_groups(data.spots, ()), is_val=np.zeros_like(data.groups.is_val)),
-            n_components=n_components,
-        )
+        write_text(save_dir / _SELECTION / "history.json", json.dumps(history, indent=1))
+        nothing = np.zeros_like(data.groups.is_val)
+        groups = dataclasses.replace(assign_groups(data.spots, ()), is_val=nothing)
+        whole = regrouped(data, groups, n_components=None if pretrained else config.n_components)
         judged = judge_folds(parts, whole, config.likelihood)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
         # Without held-out spots each epoch counts as the best: the last one is kept.
-        run = fit(
-            final, config, device=device, progress=progress, epochs=best_epoch(history, FusionStage.tolerance)
-        )
+        epochs = best_epoch(history, FusionStage.tolerance)
+        run = fit(final, config, device=device, progress=progress, epochs=epochs)
+    # A run that was done before, with folds that have been trained for longer since.
+    for path in (run.best_path, run.last_path):
+        meta, tensors = read_checkpoint(path, stage=final.name)
+        if not all(
+            np.array_equal(tensors[key], value, equal_nan=True) for key, value in final.constants().items()
+        ):
+            write_checkpoint(path, meta, tensors | final.constants())
     pearson = judged.heldout.pearson[np.isfinite(judged.heldout.pearson)]
+    donors = final.meta(epoch=0, history=[], best={}).donors
     return FinetuneReport(
         run=run,
         selections=tuple(runs),
@@ -243,9 +244,46 @@ def finetune_on(
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
         alone=judged.alone,
         weights=dict(zip(KINDS, judged.weights.tolist(), strict=True)),
-        is_new_donor=are_new_donors({s.name: s.donor for s in data.spots}, judged.sections),
+        is_new_donor=are_new_donors(donors, judged.sections),
         adapted_on=tuple(name for name in judged.sections if name in data.features.adapted_on),
     )
+
+
+def _clear(save_dir: Path) -> None:
+    """Remove an earlier run, so that nothing of it passes for a part of the new one."""
+    with claimed(save_dir, "--save-dir"):
+        for name in ("best.safetensors", "last.safetensors", HEALTH):
+            (save_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(save_dir / _SELECTION, ignore_errors=True)
+
+
+def _select(
+    data: TrainingSet,
+    config: FinetuneConfig,
+    save_dir: Path,
+    pretrained: Checkpoint | None,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[list[Run], list[HeldOutPredictions]]:
+    """Train without the held-out spots of each fold; predict them, each fold at its own best epoch."""
+    is_one_split = has_one_split(config, data.features) or pretrained is not None
+    folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
+    n_components = None if pretrained else config.n_components
+    runs, parts = [], []
+    for number, groups in enumerate(folds, 1):
+        chosen = dataclasses.replace(
+            config,
+            save_dir=save_dir / _SELECTION / str(number),
+            # About as many networks in all folds together as in two runs of the whole ensemble.
+            members=min(config.members, -(-2 * config.members // len(folds))),
+        )
+        part = data if is_one_split else regrouped(data, groups, n_components=n_components)
+        stage = FusionStage(chosen, part, pretrained, device)
+        runs.append(fit(stage, chosen, device=device, progress=progress))
+        stage.network.load_state_dict(weights_of(read_checkpoint(runs[-1].best_path, stage=stage.name)[1]))
+        parts.append(stage.predict_heldout())
+        del stage, part  # frees the arrays before those of the next run are made
+    return runs, parts
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
@@ -441,7 +479,9 @@ class FusionStage:
         data = self.data
         units = units_of(data.spots, data.groups)[rows]
         group = units if len(np.unique(units)) > 1 else data.groups.group[rows]
-        alpha = choose_penalty(data.inputs[rows], data.expression[rows], group)
+        alpha = DEFAULT_ALPHA
+        if len(np.unique(group)) > 1:
+            alpha = choose_alpha(data.inputs[rows], data.centred[rows], group, ALPHAS)
         return fit_rate_path(*self._rows(rows), data.section_of[rows], alpha=alpha)
 
     def _fit_constants(self, judged: Judgement) -> dict[str, Array]:

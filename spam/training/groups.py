@@ -130,11 +130,16 @@ def assign_groups(spots: Sequence[SpotData], val_sections: Sequence[str]) -> Gro
 
 
 def units_of(spots: Sequence[SpotData], groups: Groups) -> Int64[Array, " n"]:
-    """Number the units that are left out in turn: donors if two or more are known, else sections, or blocks of a single one."""
+    """Number the units: donors if all are known and there are two or more, else sections, or blocks of a single one."""
     donors = [s.donor for s in spots]
-    names = donors if None not in donors and len(set(donors)) > 1 else [s.name for s in spots]
     if len(spots) == 1:
         return groups.group
+    return _numbered(
+        spots, donors if None not in donors and len(set(donors)) > 1 else [s.name for s in spots]
+    )
+
+
+def _numbered(spots: Sequence[SpotData], names: Sequence[str | None]) -> Int64[Array, " n"]:
     number = np.unique(np.array(names), return_inverse=True)[1]
     return np.repeat(number, [s.n_spots for s in spots])
 
@@ -142,22 +147,40 @@ def units_of(spots: Sequence[SpotData], groups: Groups) -> Int64[Array, " n"]:
 def folds_of(spots: Sequence[SpotData], totals: Float64[Array, " n"]) -> tuple[Groups, ...]:
     """Leave out each unit (`units_of`) with counts in turn, several at once if there are more than four.
 
-    With fewer than two such units there is one fold, that of `assign_groups`.
+    If too little is left to train on without a donor, sections are left out in turn. If there are fewer than two units, or
+    too little is left without one, there is one fold: all but the last section, or but the last block.
+
+    Raises
+    ------
+    StoreError
+        If a single section is too small to be cut into blocks.
     """
     whole = assign_groups(spots, ())
-    units = units_of(spots, whole)
-    known = np.unique(units[totals > 0])
-    if len(known) < 2:
-        return (whole if len(spots) == 1 else assign_groups(spots, [spots[-1].name]),)
+    if len(spots) == 1:
+        folds = [dataclasses.replace(whole, is_val=is_val) for is_val in _left_out(whole.group, totals)]
+        return tuple(folds) if len(folds) > 1 else (whole,)
     section = np.repeat(np.arange(len(spots)), [s.n_spots for s in spots])
-    folds = []
-    for first in range(min(len(known), _MOST_FOLDS)):
-        is_val = np.isin(units, known[first::_MOST_FOLDS])
-        if len(spots) == 1:
-            folds.append(dataclasses.replace(whole, is_val=is_val))
-        else:
-            folds.append(assign_groups(spots, [spots[i].name for i in np.unique(section[is_val])]))
-    return tuple(folds)
+    for units in (units_of(spots, whole), section):
+        left_out = _left_out(units, totals)
+        if len(left_out) > 1 and all(_can_train(section, is_val, totals) for is_val in left_out):
+            return tuple(
+                assign_groups(spots, [spots[i].name for i in np.unique(section[is_val])])
+                for is_val in left_out
+            )
+    return (assign_groups(spots, [spots[-1].name]),)
+
+
+def _left_out(units: Int64[Array, " n"], totals: Float64[Array, " n"]) -> list[Bool[Array, " n"]]:
+    """Mark the spots that each fold leaves out."""
+    known = np.unique(units[totals > 0])
+    return [np.isin(units, known[first::_MOST_FOLDS]) for first in range(min(len(known), _MOST_FOLDS))]
+
+
+def _can_train(section: Int64[Array, " n"], is_val: Bool[Array, " n"], totals: Float64[Array, " n"]) -> bool:
+    """Whether two sections with counts are left, or a single section that can be cut into blocks."""
+    n_counted = len(np.unique(section[~is_val & (totals > 0)]))
+    is_single = len(np.unique(section[~is_val])) == 1
+    return n_counted > 1 or (n_counted == 1 and is_single and int((~is_val).sum()) >= 2 * N_BLOCKS)
 
 
 def cross_fit(

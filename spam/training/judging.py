@@ -8,7 +8,7 @@ import numpy as np
 from spam.models.count_likelihood import Likelihood
 from spam.models.rate_path import PER
 from spam.models.reliability import HeldOut, judge
-from spam.models.stacking import KINDS, Products, choose_weights, stacked, stacked_log_rate
+from spam.models.stacking import KINDS, Products, choose_weights, stacked, stacked_inflation, stacked_log_rate
 from spam.typing import Array, Float32, Float64, Int64
 
 from .training_set import TrainingSet
@@ -97,18 +97,20 @@ def judge_folds(parts: list[HeldOutPredictions], data: TrainingSet, likelihood: 
             Products.of(part.patterns[:, section == s], data.expression[part.rows[section == s]])
             for s in np.unique(section)
         ]
-    weights, _ = choose_weights(products)
+    weights = choose_weights(products)
     alone: dict[str, float] = {
         kind: float(np.mean([p.pearson(w) for p in products]))
         for kind, w in zip(KINDS, np.eye(len(KINDS)), strict=True)
     }
     rows = np.concatenate([part.rows for part in parts])
     theta = [np.broadcast_to(part.theta, part.log_rate.shape) for part in parts if part.theta is not None]
-    pi = [part.pi for part in parts if part.pi is not None]
+    pi = [stacked_inflation(part.pi, weights) for part in parts if part.pi is not None]
+    # Folds differ in their level: correlations are taken within each, also where they are blocks of one section.
+    fold = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
     heldout = judge(
         np.concatenate([part.expression(weights) for part in parts]),
         data.expression[rows],
-        data.section_of[rows],
+        data.section_of[rows] * len(parts) + fold,
         xy=np.concatenate([spots.xy for spots in data.spots])[rows],
         counts=data.counts[rows].toarray(),
         likelihood=likelihood,

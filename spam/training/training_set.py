@@ -145,14 +145,18 @@ def build_training_set(
         else GeneChoice(genes=pretrained[0].genes, sets=pretrained[0].gene_sets),
         transform=None if pretrained is None else pretrained[1],
     )
-    folds = (data.groups,) if has_one_split(config) else folds_of(spots, data.totals)
+    folds = (data.groups,) if has_one_split(config, features) else folds_of(spots, data.totals)
     check_duplicates(spots, data.profiles, [data.sections_of(groups.is_val) for groups in folds])
     return data
 
 
-def has_one_split(config: TrainingConfig) -> bool:
-    """Whether one set of spots is held out: as the options say, or as stage 1 did. Otherwise each unit is, in turn."""
-    return not isinstance(config, FinetuneConfig) or bool(config.val_sections or config.pretrained_ckpt)
+def has_one_split(config: TrainingConfig, features: FeatureChoice) -> bool:
+    """Whether one set of spots is held out: that of the options, or the one that stage 1 or `spam adapt` left out, too.
+
+    Otherwise each donor, section or block is held out in turn.
+    """
+    is_cross_validated = isinstance(config, FinetuneConfig) and not config.val_sections
+    return not is_cross_validated or config.pretrained_ckpt is not None or bool(features.adapted_on)
 
 
 def training_set_of(

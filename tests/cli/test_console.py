@@ -54,7 +54,7 @@ def on_terminal(width: int, *arguments: str) -> list[str]:
     if pid == 0:
         # readline, which pytest imports, sets them
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        os.execve(sys.executable, [sys.executable, "-m", "spam.cli", *arguments], environment)
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "spam.cli", *arguments], environment)
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     shown = b""
     while True:

@@ -76,6 +76,56 @@ def test_a_stopped_run_ends_as_an_unbroken_one_and_a_finished_one_is_not_repeate
         assert (parts / "last.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_that_is_stopped_between_folds_ends_as_an_unbroken_one(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the first epoch of the second fold, of two donors."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finetune(finetuning(cohort, whole))
+    validate, calls = FusionStage.validate, list[int]()
+
+    def interrupted(stage: FusionStage) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 5:  # three epochs of the first fold, counting the state before training
+            raise KeyboardInterrupt
+        return validate(stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionStage, "validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(finetuning(cohort, parts))
+    assert (parts / "selection" / "2").is_dir()
+    assert not (parts / "best.safetensors").exists()
+    report = finetune(finetuning(cohort, parts))
+    assert [run.resumed_from for run in report.selections] == [2, 0]
+    for path in whole.rglob("*.safetensors"):
+        assert_same_files(path, parts / path.relative_to(whole))
+
+
+def test_nothing_of_a_run_that_is_replaced_stays(cohort: Path, pretrained: Path, tmp_path: Path) -> None:
+    small = {"attend": "none", "with_bank": False, "members": 1, "epochs": 1}
+    finetune(finetuning(cohort, tmp_path, pretrained_ckpt=pretrained, **small))
+    finetune(finetuning(cohort, tmp_path, overwrite=True, **small))
+    assert not (tmp_path / "health.json").exists()
+    assert (tmp_path / "selection" / "2").is_dir()
+    report = finetune(finetuning(cohort, tmp_path, overwrite=True, val_sections=("S4",), **small))
+    assert {path.name for path in (tmp_path / "selection").iterdir()} == {"1", "history.json"}
+    assert len(report.selections) == 1
+
+
+def test_a_finished_run_takes_over_what_longer_folds_say(cohort: Path, tmp_path: Path) -> None:
+    """Only the folds have more epochs left, if the best number of epochs stays as it was."""
+    small = {"attend": "none", "with_bank": False, "members": 1, "lr": 1e-12}
+    finetune(finetuning(cohort, tmp_path, epochs=1, **small))
+    path = tmp_path / "best.safetensors"
+    meta, tensors = read_checkpoint(path, stage="finetune")
+    write_checkpoint(path, meta, tensors | {"stack.weights": np.array([0.0, 0.0, 1.0])})
+    report = finetune(finetuning(cohort, tmp_path, epochs=1, **small))
+    stored = read_checkpoint(path, stage="finetune")[1]["stack.weights"]
+    assert stored.tolist() == tensors["stack.weights"].tolist() == list(report.weights.values())
+    assert stored.tolist() != [0.0, 0.0, 1.0]
+
+
 def test_a_save_dir_of_another_run_is_not_overwritten(cohort: Path, tmp_path: Path) -> None:
     pretrain(pretraining(cohort, tmp_path))
     for change, words in (

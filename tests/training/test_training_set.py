@@ -39,6 +39,7 @@ from spam.training.training_set import (
     balanced,
     build_training_set,
     check_donors,
+    has_one_split,
     random_order,
     regrouped,
     retrieve_across_groups,
@@ -358,6 +359,15 @@ def test_genes_that_cannot_be_modelled_are_named(cohort: Path, pretrained: Path,
         finetune(finetuning(cohort, tmp_path / "out", pretrained_ckpt=pretrained, genes=(other,)))
 
 
+def test_an_adapted_encoder_is_judged_on_what_it_has_not_seen(cohort: Path, tmp_path: Path) -> None:
+    config = finetuning(cohort, tmp_path)
+    data = build_training_set(config)
+    assert not has_one_split(config, data.features)
+    assert has_one_split(config, replace(data.features, adapted_on=("S1",)))
+    assert has_one_split(replace(config, val_sections=("S1",)), data.features)
+    assert has_one_split(pretraining(cohort, tmp_path), data.features)
+
+
 def test_each_donor_section_or_block_is_left_out_once(spots: tuple[SpotData, ...]) -> None:
     """By hand: S1 to S4 of 37, 39, 41 and 43 spots, of the donors d1, d1, d2, d2."""
 
@@ -379,6 +389,9 @@ def test_each_donor_section_or_block_is_left_out_once(spots: tuple[SpotData, ...
     # What has no counts cannot judge; a fold without it is still trained with its images.
     assert left_out(spots, "d1", "d1", "d1", "d1", empty=["S2"]) == [{"S1"}, {"S3"}, {"S4"}]
     assert left_out(spots[:2], "d1", "d1", empty=["S1"]) == [{"S2"}]
+    # A single section of few spots cannot be trained on: sections are left out in place of donors.
+    few = replace(spots[2], features=spots[2].features[:9])
+    assert left_out([*spots[:2], few], "d1", "d1", "d2") == [{"S1"}, {"S2"}, {"S3"}]
     six = [replace(spots[i % 4], name=f"T{i}") for i in range(6)]
     assert left_out(six, *("d1",) * 6) == [{"T0", "T4"}, {"T1", "T5"}, {"T2"}, {"T3"}]
     blocks = folds_of(spots[:1], np.ones(37))
