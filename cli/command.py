@@ -164,18 +164,18 @@ def _shown(text: str) -> str:
 
 
 def print_text(text: str) -> None:
-    """Print text; on a terminal, wrap its lines, and draw its Markdown tables (at most 100 columns wide)."""
+    """Print text; on a terminal, draw its Markdown tables (at most 100 columns wide)."""
     if not sys.stdout.isatty():
         print(text)
         return
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, emoji=False)
     console.width = min(console.width, _WIDTH)
     for is_table, lines in itertools.groupby(text.split("\n"), key=lambda line: line.startswith("| ")):
         if not is_table:
-            console.print("\n".join(lines))
+            print("\n".join(lines))  # not wrapped, so that paths and commands can be copied
             continue
         head, rule, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
         table = Table()

@@ -33,4 +33,4 @@ class PlotConfig(Config):
         is_argument=True,
     )
     gene: tuple[str, ...] = data((), "genes to draw", required="name genes, e.g. --gene ERBB2,CD74")
-    out: Path | None = output(None, "PNG file to write (default: plots/GENE.png in RESULTS)")
+    out: Path | None = output(None, "PNG file to write (default: plots/genes/GENE.png in RESULTS)")

@@ -141,7 +141,8 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             "config": config.to_record(),
         }
         scores = {} if board is None else board.to_mapping()
-        write_text(folder / "metrics.json", json.dumps({**values, **scores, **about}, indent=1))
+        scores["n_scored"] = scores.pop("n_spots", 0)
+        write_text(folder / "metrics.json", json.dumps({**scores, **values, **about}, indent=1))
         if config.report:
             write_report(ReportConfig(results=folder), progress=progress)
     return report

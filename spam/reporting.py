@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +22,7 @@ from spam.progress import SILENT, Progress
 from spam.reports import (
     NEEDED,
     PAGE,
+    GivenEntries,
     SectionView,
     ShownPrediction,
     benchmark_content,
@@ -103,6 +105,19 @@ class SavedPrediction:
                 found[layer] = np.concatenate(parts)[:, back]
         return found
 
+    def given(self, genes: Sequence[str]) -> GivenEntries | None:
+        """Mark what was given with ``--context-h5ad``, and what is scored; None if no context was."""
+        context = self.metrics["context"]
+        if context is None:
+            return None
+        spot = self.section.adata.obs["is_given"].to_numpy(dtype=bool)
+        gene = self.genes.loc[list(genes), "is_given"].to_numpy(dtype=bool)
+        shape = (len(spot), len(gene))
+        is_scored = np.broadcast_to(~spot[:, None] if context["scored"] == "spots" else ~gene, shape)
+        return GivenEntries(
+            is_given=np.outer(spot, gene), is_scored=is_scored, note="outlined: given (--context-h5ad)"
+        )
+
     def view(self) -> SectionView:
         """Describe the section for maps."""
         overview = self.section.overview
@@ -167,9 +182,18 @@ def report(config: ReportConfig, *, progress: Progress = SILENT) -> WrittenRepor
     if (folder / "benchmark.json").is_file():
         chart = folder / "scores.png"
         image = data_url("png", chart.read_bytes()) if chart.is_file() else None
-        content = benchmark_content(
-            json.loads((folder / "benchmark.json").read_text(encoding="utf-8")), image
-        )
+        if config.genes:
+            message = (
+                f"--genes shows maps of a prediction, but {str(folder)!r} holds a benchmark. Leave it out."
+            )
+            raise ConfigError(message)
+        try:
+            content = benchmark_content(
+                json.loads((folder / "benchmark.json").read_text(encoding="utf-8")), image
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            message = f"{str(folder)!r} does not hold results of this version of spam benchmark ({error}). Run it again."
+            raise SectionError(message) from error
         note = "scores of all methods"
     else:
         saved = read_prediction(folder)
@@ -205,9 +229,19 @@ def plot(config: PlotConfig, *, progress: Progress = SILENT) -> WrittenPlot:
     saved = read_prediction(config.results)
     check_genes(config.gene, saved.genes.index, "--gene")
     values = saved.values(config.gene)
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(config.gene))[:_MOST_CHARACTERS]
-    path = config.out or config.results / "plots" / f"{name}.png"
-    plot_expression_maps(saved.view(), config.gene, values["predicted"], values.get("measured"), path=path)
+    whole = "-".join(config.gene)
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", whole)[:_MOST_CHARACTERS]
+    if name != whole:  # other genes may have the same name after this
+        name += f"-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    path = config.out or config.results / "plots" / "genes" / f"{name}.png"
+    plot_expression_maps(
+        saved.view(),
+        config.gene,
+        values["predicted"],
+        values.get("measured"),
+        saved.given(config.gene),
+        path=path,
+    )
     return WrittenPlot(file=path, genes=config.gene)
 
 
@@ -232,4 +266,6 @@ def choose_genes(saved: SavedPrediction, wanted: Sequence[str]) -> list[str]:
     check_genes(wanted, saved.genes.index, "--genes")
     order = np.argsort(-saved.genes["heldout_pearson"].to_numpy(), kind="stable")  # NaN last
     ranked = dict.fromkeys([*wanted, *saved.genes.index[order]])
-    return list(ranked)[: max(len(wanted), n_genes_that_fit(saved.section.adata.n_obs, len(saved.layers)))]
+    return list(ranked)[
+        : max(len(set(wanted)), n_genes_that_fit(saved.section.adata.n_obs, len(saved.layers)))
+    ]

@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from report_pages import OpenPage, check_report
+from report_pages import check_report
 
 from spam.cli import main
 from tests.sections.test_vendor_commands import write_outs
@@ -55,7 +55,9 @@ def correlations(predicted: anndata.AnnData, truth: anndata.AnnData, n_genes: in
     return np.array([np.corrcoef(found[gene], measured[gene])[0, 1] for gene in genes])
 
 
-def test_her2st_from_the_repository(run: Run, shared_data: Path, tmp_path: Path, open_page: OpenPage) -> None:
+def test_her2st_from_the_repository(
+    run: Run, shared_data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     data = tmp_path / "her2st" / "data"
     shutil.copytree(shared_data / "her2st" / "raw" / "data", data, copy_function=shutil.copyfile)
     for name, image in {"C2": "C2", "C3": "D1", "C4": "D2", "C5": "E1", "C6": "E2"}.items():
@@ -69,7 +71,8 @@ def test_her2st_from_the_repository(run: Run, shared_data: Path, tmp_path: Path,
     assert predicted.n_obs == truth.n_obs
     assert correlations(predicted, truth, 50).mean() > 0.35  # .435 when this was written; a constant has none
     run("spam report results")
-    check_report(open_page, Path("results"))
+    # Last, because it skips where there is no browser.
+    check_report(request.getfixturevalue("open_page"), Path("results"))
 
 
 SOURCES = {
@@ -99,7 +102,7 @@ def test_one_folder(run: Run, shared_data: Path, tmp_path: Path, name: str) -> N
 
 
 def test_colon_from_one_half_to_the_other(
-    run: Run, shared_data: Path, tmp_path: Path, open_page: OpenPage
+    run: Run, shared_data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A part of the left half of a real section predicts a part of the right half."""
     source = shared_data / "colon_visium"
@@ -120,4 +123,5 @@ def test_colon_from_one_half_to_the_other(
     assert predicted.n_obs == ((x >= middle) & is_low).sum()
     assert correlations(predicted, truth, 50).mean() > 0.2
     run("spam report colon_results")
-    check_report(open_page, Path("colon_results"))
+    # Last, because it skips where there is no browser.
+    check_report(request.getfixturevalue("open_page"), Path("colon_results"))

@@ -198,6 +198,12 @@ class BoardReport:
         rows = s[(s["method"] == method) & (s["gene_set"] == HEADLINE_SET) & (s["score"] == score)]
         return float(rows["value"].iloc[0]) if len(rows) else math.nan
 
+    @property
+    def n_headline(self) -> int:
+        """Number of headline genes that were measured and scored."""
+        n_genes = self.scores.loc[self.scores["gene_set"] == HEADLINE_SET, "n_genes"]
+        return int(n_genes.max()) if len(n_genes) else 0
+
     def short_table(self, model: str) -> str:
         """Write the model, the tuned ridge and the best other method as a Markdown table; all scores are in `markdown`."""
         return markdown_table(*short_rows(self.scores, model))

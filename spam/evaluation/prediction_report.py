@@ -93,6 +93,7 @@ class PredictReport:
             "n_unmeasured": self.n_unmeasured,
             "n_unreadable": self.n_unreadable,
             "n_unlike": self.n_unlike,
+            "is_mostly_unlike": self.predicted.is_mostly_unlike,
             "n_predictable": self.n_predictable,
             "unscored": self.unscored,
             "in_words": self.verdict,
@@ -115,10 +116,11 @@ class PredictReport:
             share = f"{self.n_unlike} of {len(predicted.ids)} spots"
             found = f"Do not rely on this prediction: {share} look unlike the training sections"
         if self.board is None:
-            return f"{found}. {self.unscored}"
-        score = shown(self.board.headline(MODEL, "pearson"), digits=2)
-        scored = f"On this section, the {HEADLINE_SET.partition('-')[2]} most variable genes reach a mean Pearson r of {score}"
-        return f"{found}. {scored}. {self.board.comparison()}"
+            return f"{found}. {(self.unscored or '').removeprefix('WARNING: ')}"
+        score, n_scored = self.board.headline(MODEL, "pearson"), self.board.n_headline
+        genes = f"the {n_scored} scored genes of {HEADLINE_SET}"
+        scored = f" On this section, {genes} have a mean Pearson r of {shown(score, digits=2)}."
+        return f"{found}.{scored if n_scored else ''} {self.board.comparison()}"
 
     @property
     def notes(self) -> list[str]:

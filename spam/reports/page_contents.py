@@ -19,7 +19,7 @@ from .score_charts import UNIT
 from .score_tables import HEADLINE_SET, HEST_SET, NO_LEVEL, RIVAL, board_rows, short_rows, shown
 
 NEEDED = (
-    *("section", "n_spots", "n_genes", "n_unlike", "n_unreadable", "n_predictable", "coverage", "depth"),
+    *("section", "n_spots", "n_genes", "n_unlike", "is_mostly_unlike", "n_predictable", "coverage", "depth"),
     *("in_words", "notes", "provenance", "inputs", "training", "config", "model"),
 )
 """Entries of ``metrics.json`` that the page of a prediction shows."""
@@ -116,7 +116,7 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
             "page": pack(json.dumps(page, allow_nan=False).encode()),
             "genes": [gene.values for gene in packed],
         },
-        "genes_note": f"Maps of {len(packed)} genes, the best predicted on held-out spots first.{left}",
+        "genes_note": f"Maps of {len(packed)} genes: those asked for, and the best predicted on held-out spots.{left}",
         "example": prediction.shown[0],
         "trust_words": [*(word for _, word, _ in _TRUST), _NOT, _UNKNOWN],
         "columns": [
@@ -171,7 +171,7 @@ def _page(prediction: ShownPrediction, packed: Sequence[PackedGene]) -> dict[str
 
 def _gene_rows(genes: pd.DataFrame, metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Say of each gene how far to trust it, in words and numbers."""
-    is_unlike = 2 * (metrics["n_unlike"] or 0) > metrics["n_spots"] - metrics["n_unreadable"]
+    is_unlike = metrics["is_mostly_unlike"]
     for gene, row in genes.iterrows():
         r, q = float(row["heldout_pearson"]), float(row["heldout_q"])
         numbers = f"Held-out spots: r = {shown(r, digits=2)}"
@@ -302,7 +302,7 @@ def _inputs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _given(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in config.items():
-        if value not in (None, [], False):
+        if value is not None and value != []:
             yield (
                 f"--{name.replace('_', '-')}",
                 ",".join(map(str, value)) if isinstance(value, list) else value,

@@ -178,7 +178,8 @@
     const wanted = at("search").value.trim().toLowerCase();
     const trust = at("trust").value;
     const found = genes.filter((row) => row.gene.toLowerCase().includes(wanted) && (!trust || row.trust === trust));
-    const key = (row) => (typeof row[order] === "string" ? row[order].toLowerCase() : row[order]);
+    const level = Object.keys(page.kinds); // from good to unknown
+    const key = (row) => (order === "trust" ? -level.indexOf(row.trust) : order === "gene" ? row.gene.toLowerCase() : row[order]);
     found.sort((a, b) => {
       const [x, y] = [key(a), key(b)];
       if (x === null || y === null) return (x === null) - (y === null); // unknown values come last
@@ -228,7 +229,13 @@
       fill();
     };
   });
-  const first = fill().find((row) => row.map !== null);
+  fill();
+  const first = genes.find((row) => row.map === 0);
   if (first) await show(first);
   document.documentElement.dataset.ready = "yes"; // for tests
-})();
+})().catch((error) => {
+  const problem = document.getElementById("problem");
+  problem.textContent = `The maps cannot be drawn (${error}). Open this file in a browser of 2023 or later.`;
+  problem.hidden = false;
+  throw error;
+});

@@ -72,7 +72,7 @@ def short_rows(scores: pd.DataFrame, model: str, value: str = "value") -> Rows:
     own = scores[scores["gene_set"] == HEADLINE_SET]
     table = own.pivot_table(value, "method", "score", sort=False, dropna=False).reindex(columns=_SHORT)
     others = table["pearson"].drop([model, RIVAL, DEPTH_NULL], errors="ignore").sort_values(ascending=False)
-    names = [name for name in (model, RIVAL, *others.index[:1]) if name in table.index]
+    names = [name for name in dict.fromkeys((model, RIVAL, *others.index[:1])) if name in table.index]
     table.loc[table.index.isin(_WITHOUT_LEVEL), "r2"] = math.nan
     head = [f"{HEADLINE_SET}, mean over genes", *(SCORE_HEADINGS[score] for score in _SHORT)]
     return head, [[name, *map(shown, table.loc[name])] for name in names]

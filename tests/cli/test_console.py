@@ -95,12 +95,14 @@ def test_tables_are_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stdout", shown)
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("COLUMNS", "300")
-    print_text(f"{TEXT} {'word ' * 60}")
+    long = "open /home/a b/" + "very/long/" * 30 + "report.html"
+    print_text(f"{TEXT} sec:cat:x\n{long}")
     lines = shown.getvalue().split("\n")
     assert lines[0] == "Verdict [not markup]."
     assert "│ SPAM    │ 0.47 │" in lines
     assert "│ a [b] c │ –0.1 │" in lines
-    assert max(map(len, lines)) <= 100
+    assert lines[-3:-1] == ["written sec:cat:x", long]  # paths can be copied, and no word is replaced
+    assert max(map(len, lines[:-3])) <= 100
     plain = io.StringIO()
     monkeypatch.setattr("sys.stdout", plain)
     print_text(TEXT)

@@ -8,6 +8,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from cohorts import add_section, make_cohort
@@ -15,10 +16,11 @@ from report_pages import OpenPage, PageReader, choose_gene, click_spot, compare_
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.predicting import predict
-from spam.reporting import plot, report
+from spam.reporting import plot, read_prediction, report
 from spam.reports import SectionView, gene_viewer, plot_expression_maps
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.report_config import PlotConfig, ReportConfig
+from spam.store import open_store
 
 Configure = Callable[..., PredictConfig]
 EVIL = "G5</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -52,6 +54,8 @@ def test_the_page_holds_the_values_of_the_results(results: Path) -> None:
     assert sorted(row["gene"] for row in content["genes"]) == sorted(found.var_names)
     assert content["spots"]["unlike"] == np.flatnonzero(found.obs["is_out_of_distribution"]).tolist()
     assert content["spots"]["flags"]["unreadable"] == [4]
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert (metrics["n_spots"], metrics["n_scored"]) == (found.n_obs, found.n_obs - 1)
     np.testing.assert_allclose(content["spots"]["x"], found.obsm["spatial_um"][:, 0], atol=0.006)
     for row in content["genes"]:
         codes = np.frombuffer(unpacked(packed[row["map"]]), np.uint8).reshape(4, found.n_obs)
@@ -153,6 +157,35 @@ def test_wrong_folders_and_genes_are_refused(results: Path, tmp_path: Path) -> N
     assert not (tmp_path / "report.html").exists()
 
 
+def test_given_entries_are_marked_and_not_scored(
+    trained: tuple[Path, Path], config_of: Configure, tmp_path: Path
+) -> None:
+    section = open_store(trained[0]).section("S4")
+    given = np.arange(7, 30)
+    part = anndata.AnnData(
+        section.counts()[given].astype(np.float32),
+        obs=pd.DataFrame(index=section.ids[given]),
+        var=pd.DataFrame(index=section.genes),
+    )
+    part.write_h5ad(tmp_path / "part.h5ad")
+    predict(config_of(*trained, tmp_path / "out", context_h5ad=tmp_path / "part.h5ad"))
+    marked = read_prediction(tmp_path / "out").given(["G7", "G3"])
+    assert marked is not None
+    expected = np.isin(np.arange(43), given)
+    np.testing.assert_array_equal(marked.is_given, np.stack([expected, expected], axis=1))
+    np.testing.assert_array_equal(marked.is_scored, ~marked.is_given)
+    assert read_prediction(tmp_path / "out").metrics["n_spots"] == 43
+
+
+def test_a_benchmark_takes_no_genes_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "benchmark.json").write_text("{}")
+    with pytest.raises(ConfigError, match="--genes shows maps of a prediction"):
+        report(ReportConfig(results=tmp_path, genes=("G7",)))
+    with pytest.raises(SectionError, match="Run it again"):
+        report(ReportConfig(results=tmp_path))
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_plot_draws_a_gene_of_the_results(results: Path, tmp_path: Path) -> None:
     written = plot(PlotConfig(results=results, gene=("G7",), out=tmp_path / "g7.png"))
     found = anndata.read_h5ad(results / "predictions.h5ad")[:, ["G7"]]
@@ -166,6 +199,7 @@ def test_plot_draws_a_gene_of_the_results(results: Path, tmp_path: Path) -> None
     )
     plot_expression_maps(view, ["G7"], found.X, found.layers["measured"], path=tmp_path / "truth.png")
     assert written.file.read_bytes() == (tmp_path / "truth.png").read_bytes()
-    assert plot(PlotConfig(results=results, gene=(EVIL,))).file.parent == results / "plots"
+    assert plot(PlotConfig(results=results, gene=(EVIL,))).file.parent == results / "plots" / "genes"
+    assert plot(PlotConfig(results=results, gene=("G7",))).file.name == "G7.png"
     with pytest.raises(ConfigError, match=r"--gene g77: .*Did you mean G"):
         plot(PlotConfig(results=results, gene=("G7", "g77")))
