@@ -119,9 +119,11 @@ class SectionsConfig(InputConfig):
             f"--from replaces the lab files; omit {', '.join(replaced)}": is_folder and replaced,
             f"{', '.join(of_folder)} belongs to --from, which is missing": not is_folder and of_folder,
             f"--cells needs no table; omit {', '.join(of_table)}": self.cells and not is_folder and of_table,
+            "--cells needs --root: the slide": self.cells and not (is_folder or is_cohort or self.root),
             "give --manifest, or --csv and --root (with or without --h5ad), or --from": not is_cohort
             and not is_folder
-            and not is_table,
+            and not is_table
+            and not self.cells,
             f"--manifest gives these per section; omit {', '.join(per_section)}": is_cohort and per_section,
         }
         return [rule for rule, is_broken in rules.items() if is_broken]

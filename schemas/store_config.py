@@ -203,7 +203,9 @@ class ImportConfig(Config):
         return [
             "give --tile-um or --tile-px, not both" if self.tile_um and self.tile_px else None,
             "give --h5ad or --all-tiles, not both" if self.h5ad and self.all_tiles else None,
-            f"{', '.join(of_new)} is for a new section; add --h5ad" if of_new else None,
+            f"{', '.join(of_new)} {'is' if len(of_new) == 1 else 'are'} for a new section; add --h5ad or --all-tiles"
+            if of_new
+            else None,
             "--counts-layer belongs to --h5ad, which is missing"
             if self.counts_layer and not self.h5ad
             else None,

@@ -5,11 +5,13 @@ import dataclasses
 import io
 import json
 import math
+import shlex
+from collections.abc import Sequence
 
 import numpy as np
 
 from spam.atomic import claimed, write_text
-from spam.errors import ConfigError, TileError
+from spam.errors import ConfigError, SectionError, TileError
 from spam.progress import SILENT, Progress
 from spam.reports import DrawnNuclei, DrawnPlacement, SectionView, Zoom, plot_alignment
 from spam.schemas.alignment_config import AlignmentConfig, AlignmentReport, SectionAlignment
@@ -48,23 +50,27 @@ def check_alignment(config: AlignmentConfig, *, progress: Progress = SILENT) -> 
     Raises
     ------
     ConfigError, MissingInputError, SectionError, SlideError
-        As `read_section`, `open_slide` and `readable_overview`; also if a section has tile files instead of a slide.
+        As `read_section`, `open_slide` and `readable_overview`; also if a section has tile files instead of a slide, or a name
+        occurs twice.
     """
     assert config.out_dir is not None  # checked by the configuration
     sources = read_inputs(config)
     with claimed(config.out_dir, "--out-dir"), progress.task("check-alignment", len(sources)) as advance:
-        found = []
+        found = list[SectionAlignment]()
         for source in sources:
-            found.append(_check(source, config))
+            found.append(_check(source, config, [one.name for one in found]))
             advance()
         report = AlignmentReport(sections=tuple(found))
         write_text(config.out_dir / "alignment.json", json.dumps(report.to_mapping(), indent=1) + "\n")
     return report
 
 
-def _check(source: InputConfig, config: AlignmentConfig) -> SectionAlignment:
+def _check(source: InputConfig, config: AlignmentConfig, taken: Sequence[str]) -> SectionAlignment:
     assert config.out_dir is not None
     section = read_section(source)
+    if section.name in taken:
+        message = f"--manifest names several sections {section.name!r}. Use unique names."
+        raise SectionError(message)
     if not isinstance(section.tiles, SlideSource):
         message = (
             f"Section {section.name!r} has tile files. Their alignment cannot be checked without the slide."
@@ -85,10 +91,13 @@ def _check(source: InputConfig, config: AlignmentConfig) -> SectionAlignment:
         verdict = _verdict(section, evidence, found, nuclei, outside)
         files = [config.out_dir / f"{section.name}.png"]
         drawn = {AS_GIVEN: section.xy_px}
+        corrected = config.out_dir / f"{section.name}_corrected.csv"
         if found.is_wrong:
             drawn["corrected"] = found.apply(section.xy_px)
-            files.append(config.out_dir / f"{section.name}_corrected.csv")
-            write_text(files[-1], _table(section, drawn["corrected"]))
+            files.append(corrected)
+            write_text(corrected, _table(source, section, drawn["corrected"]))
+        elif corrected.exists() and not (source.csv and corrected.samefile(source.csv)):
+            corrected.unlink()  # of an earlier run
         ways = placements(evidence.xy_px, *evidence.size)
         if found.is_wrong:
             ways["corrected"] = found.apply(evidence.xy_px)
@@ -180,20 +189,22 @@ def _verdict(
 
 def _advice(source: InputConfig, section: Section, evidence: Evidence, found: Registration) -> str:
     """Say which option, or the corrected table, mends it."""
-    table = f"Use {section.name}_corrected.csv as --csv (and check it in the picture)."
+    table, is_table = _use_of_table(source, section), source.from_ is None and source.cells is None
     is_plain = not found.angle and found.scale == 1 and not any(found.shift_px)
     is_scaled = abs(found.scale - 1) >= _NAMED_FACTOR
-    if found.way == EXCHANGED and is_plain and source.from_ is None:
+    if found.way == EXCHANGED and is_plain and is_table:
         return (
             "Omit --swap-xy."
             if source.swap_xy
             else "Add --swap-xy, and exchange obsm['spatial'] of an h5ad too."
         )
+    if found.way == EXCHANGED and is_plain and source.from_ is not None:
+        return f"{table} Exchange obsm['spatial'] of that h5ad too."
     centre = evidence.xy_px.mean(axis=0)
     is_about_corner = (
         np.abs(centre + found.shift_px - found.scale * centre).max() <= _SAME_PLACE * evidence.distance_px
     )
-    if is_scaled and found.way == AS_GIVEN and is_about_corner and source.from_ is None:
+    if is_scaled and found.way == AS_GIVEN and is_about_corner and is_table:
         mpp = section.mpp
         if source.coordinates == "um" and mpp is not None:
             return f"Use --mpp {mpp / found.scale:.4g}, or: {table}"
@@ -207,6 +218,31 @@ def _advice(source: InputConfig, section: Section, evidence: Evidence, found: Re
     if found.way not in (AS_GIVEN, EXCHANGED):
         return f"The coordinates belong to a copy of the slide that is {found.way}. {table}"
     return table
+
+
+def _use_of_table(source: InputConfig, section: Section) -> str:
+    """Say how the corrected table is used; its coordinates are pixels, and its ids those of the section."""
+    assert isinstance(section.tiles, SlideSource)
+    table, folder = f"{section.name}_corrected.csv", section.tiles.path.absolute().parent
+    if source.from_ is not None:
+        lab = shlex.quote(f"lab/{section.name}.h5ad")
+        return (
+            f"Run spam import {shlex.quote(str(source.from_))} --out-dir lab (with the other options of this run), then use "
+            f"--h5ad {lab} --csv {shlex.quote(table)} --root {shlex.quote(str(folder))} (and check it in the picture)."
+        )
+    if source.cells is not None:
+        root = shlex.quote(str(folder))
+        return f"Use {table} as --csv, with --root {root}, instead of --cells (and check it in the picture)."
+    changed = {
+        "--coordinates": source.coordinates != "pixels",
+        "--swap-xy": source.swap_xy,
+        "--id-offset": source.id_offset,
+        "--id-strip-suffix": source.id_strip_suffix,
+        "--h5ad-id-strip-suffix": source.h5ad_id_strip_suffix,  # ids of the section are whole
+    }
+    given = ", ".join(option for option, is_given in changed.items() if is_given)
+    without = f" without {given}" if given else ""
+    return f"Use {table} as --csv{without} (and check it in the picture)."
 
 
 def _zooms(slide: Slide, xy_px: Float64[Array, "n 2"], evidence: Evidence, mpp: float | None) -> list[Zoom]:
@@ -224,13 +260,16 @@ def _zooms(slide: Slide, xy_px: Float64[Array, "n 2"], evidence: Evidence, mpp: 
     return zooms
 
 
-def _table(section: Section, xy_px: Float64[Array, "n 2"]) -> str:
-    """Write a table of tiles with other coordinates."""
+def _table(source: InputConfig, section: Section, xy_px: Float64[Array, "n 2"]) -> str:
+    """Write a table of tiles with other coordinates; the slide is named as below ``--root``."""
     assert isinstance(section.tiles, SlideSource)
+    slide = section.tiles.path
+    is_below = source.root is not None and source.cells is None and slide.is_relative_to(source.root)
+    image = slide.relative_to(source.root).as_posix() if is_below and source.root else slide.name
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(["x", "y", "source_image", "spot_id", "section", "patient"])
     for spot, (x, y) in zip(section.ids.tolist(), xy_px.tolist(), strict=True):
-        place = [f"{x:.3f}", f"{y:.3f}", section.tiles.path.name]
+        place = [f"{x:.3f}", f"{y:.3f}", image]
         rows.writerow([*place, spot, section.name, section.donor or ""])
     return file.getvalue()

@@ -10,9 +10,11 @@ import pytest
 from matplotlib.image import imread
 
 import spam
-from spam.errors import ConfigError
+from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
+from spam.schemas.import_config import ImportConfig
 from spam.sections import read_section
+from spam.sections.lab_file_writer import import_folder
 from spam.tiles import check_placement, open_slide
 
 REP1 = "mob_st1k_mouseA/rep1", "rep1.jpg"
@@ -48,6 +50,32 @@ def check(options):
     return found
 
 
+def test_the_table_of_an_instruments_folder_goes_with_its_lab_files(shared_data, tmp_path):
+    adata, home = anndata.read_h5ad(shared_data / "mob_st1k_mouseA" / "rep1.h5ad"), tmp_path / "folder" / "ST"
+    for part in ("coord", "gene_exp", "image"):
+        (home / part).mkdir(parents=True)
+    frequent = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:60]
+    adata.to_df().iloc[:, frequent].astype(int).to_csv(home / "gene_exp" / "rep1_count.csv")
+    xy = adata.obsm["spatial"]
+    places = pd.DataFrame({"xaxis": xy[:, 1], "yaxis": xy[:, 0], "r": 30.0}, index=adata.obs_names)
+    places.to_csv(home / "coord" / "rep1_coord.csv")
+    image = tmp_path / "he.jpg"
+    image.write_bytes((shared_data / "mob_st1k_mouseA" / "images" / "rep1.jpg").read_bytes())
+    found = check({"from_": home.parent, "image": image, "out_dir": tmp_path / "out"})
+    assert (found.is_wrong, found.way) == (True, "with x and y exchanged")
+    words = shlex.split(found.advice)
+    assert words[1:6] == ["spam", "import", str(home.parent), "--out-dir", "lab"]
+    assert words[words.index("--h5ad") :][:2] == ["--h5ad", "lab/rep1.h5ad"]
+    assert words[words.index("--root") :][:2] == ["--root", str(tmp_path)]
+    import_folder(ImportConfig(folder=home.parent, image=image, out_dir=tmp_path / "lab"))
+    assert "Exchange obsm['spatial'] of that h5ad too" in found.advice
+    written = anndata.read_h5ad(tmp_path / "lab" / "rep1.h5ad")
+    written.obsm["spatial"] = written.obsm["spatial"][:, ::-1]
+    written.write_h5ad(tmp_path / "lab" / "rep1.h5ad")
+    lab = {"h5ad": tmp_path / "lab" / "rep1.h5ad", "csv": found.files[1], "root": tmp_path}
+    assert not check(lab | {"out_dir": tmp_path / "again"}).is_wrong
+
+
 def test_cells_beside_their_nuclei(shared_data, tmp_path):
     options, truth = misplaced(shared_data, tmp_path, LUNG, lambda xy: xy + np.array([9.0, -6.0]))
     found = check(options)
@@ -62,6 +90,22 @@ def test_cells_beside_their_nuclei(shared_data, tmp_path):
     assert again.lattice_angle is None
 
 
+def test_the_table_of_cells_replaces_them(shared_data, tmp_path):
+    options, _ = misplaced(shared_data, tmp_path, LUNG)
+    places = pd.read_csv(options["csv"])[["y", "x"]].to_numpy().tolist()
+    points = [{"type": "Point", "coordinates": at} for at in places]
+    cells = tmp_path / "NCBI858.geojson"
+    cells.write_text(json.dumps([{"type": "Feature", "geometry": one} for one in points]))
+    slide = options["root"] / "NCBI858.jpg"
+    found = check({"cells": cells, "root": slide, "out_dir": tmp_path / "cells"})
+    assert found.way == "with x and y exchanged"
+    assert "--swap-xy" not in found.advice
+    assert f"as --csv, with --root {options['root']}, instead of --cells" in found.advice
+    again = check({"csv": found.files[1], "root": options["root"], "out_dir": tmp_path / "cells"})
+    assert not again.is_wrong
+    assert found.files[1].exists()  # it is the input
+
+
 def _inputs(options):
     return {name: value for name, value in options.items() if name != "out_dir"}
 
@@ -74,9 +118,13 @@ def test_exchanged_axes_and_the_option_that_mends_them(shared_data, tmp_path):
     assert (found.is_wrong, found.way) == (True, "with x and y exchanged")
     assert "--swap-xy" in found.advice
     assert found.tissue["as given"] < 0.5 < found.tissue["corrected"]
-    mended = check(options | {"swap_xy": True, "out_dir": tmp_path / "again"})
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "NCBI858_corrected.csv").write_text("of an earlier run")
+    mended = check(options | {"swap_xy": True, "out_dir": again})
     assert not mended.is_wrong
     assert len(mended.files) == 1
+    assert not (again / "NCBI858_corrected.csv").exists()
     wrong = check(options | {"csv": found.files[1], "swap_xy": True, "out_dir": tmp_path / "third"})
     assert wrong.advice == "Omit --swap-xy."
 
@@ -105,8 +153,10 @@ def test_a_reduced_picture_is_named_by_its_factor(shared_data, tmp_path):
     found = check(options)
     assert found.scale == pytest.approx(2, rel=0.04)
     assert "picture of 0.5" in found.advice
+    assert "Use rep1_corrected.csv as --csv (and" in found.advice
     um, _ = misplaced(shared_data, tmp_path, REP1, lambda xy: xy * 2.762 / 2)
     found = check(um | {"coordinates": "um", "mpp": 2.762, "out_dir": tmp_path / "um"})
+    assert "rep1_corrected.csv as --csv without --coordinates (and" in found.advice
     assert float(shlex.split(found.advice)[2].strip(",")) == pytest.approx(
         1.381, rel=0.04
     )  # Use --mpp X, or ...
@@ -128,6 +178,22 @@ def test_embedding_a_round_section_with_exchanged_axes_is_an_error(shared_data, 
             check_placement(section, slide, is_decided=False, is_forgiving=False)
         (note,) = check_placement(section, slide, is_decided=True, is_forgiving=False).join.notes
     assert "exchanged" in note
+
+
+def test_the_corrected_table_names_the_slide_below_its_folder(shared_data, tmp_path):
+    options, _ = misplaced(shared_data, tmp_path, REP1, lambda xy: xy[:, ::-1])
+    table = pd.read_csv(options["csv"]).assign(source_image="sub/rep1.jpg")
+    table.to_csv(options["csv"], index=False)
+    (tmp_path / "slides" / "sub").mkdir(parents=True)
+    (tmp_path / "slides" / "sub" / "rep1.jpg").write_bytes((options["root"] / "rep1.jpg").read_bytes())
+    options["root"] = tmp_path / "slides"
+    found = check(options)
+    assert set(pd.read_csv(found.files[1])["source_image"]) == {"sub/rep1.jpg"}
+    assert read_section(InputConfig(**_inputs(options | {"csv": found.files[1]}))).n_spots == len(table)
+    manifest = tmp_path / "sections.csv"
+    manifest.write_text("section,h5ad,csv,root\n,section.h5ad,map.csv,slides\n,section.h5ad,map.csv,slides\n")
+    with pytest.raises(SectionError, match=r"--manifest names several sections 'rep1'\. Use unique names"):
+        spam.check_alignment(spam.AlignmentConfig(manifest=manifest, out_dir=tmp_path / "twice"))
 
 
 def test_without_counts_the_sentence_says_what_cannot_be_seen(shared_data, tmp_path):

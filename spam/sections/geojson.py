@@ -15,7 +15,7 @@ from spam.schemas.store_format import name_fault
 from spam.typing import Array, Bool, Float64
 
 from .coordinates import find_scale
-from .instrument_section import open_text, reading
+from .instrument_section import open_text, reading, require_finite
 from .lab_section import (
     JoinReport,
     Section,
@@ -36,6 +36,10 @@ LABELS = "region"
 # Classes that say where tiles are, without signs and case; all others are labels. "Region*" and "Ignore*" are QuPath's own.
 _KEPT, _TISSUE, _LEFT_OUT = ("region", "tissue"), "tissue", ("ignore", "exclude", "excluded")
 _OF_CELLS = ("cell", "detection", "tile")
+# QuPath before 0.4 wrote the kind of an object in place of its id.
+_OLD_CELLS = ("PathCellObject", "PathDetectionObject", "PathTileObject")
+_NO_IDS = (*_OLD_CELLS, "PathAnnotationObject")
+_ODD = "objects without an outline or place, or with an unreadable class, were skipped"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +130,30 @@ def _polygons(geometry: Mapping[str, Any]) -> tuple[tuple[Float64[Array, "n_corn
     )
 
 
-def read_features(path: Path) -> list[dict[str, Any]]:
+def _is_usable(feature: Mapping[str, Any]) -> bool:
+    """Return whether a feature has a geometry without empty parts, and properties and a class that can be read."""
+    geometry, properties = feature.get("geometry"), feature.get("properties") or {}
+    if not isinstance(geometry, dict) or not isinstance(properties, dict):
+        return False
+    return isinstance(properties.get("classification") or "", dict | str) and _is_filled(geometry)
+
+
+def _is_filled(geometry: Mapping[str, Any]) -> bool:
+    kind, found = geometry.get("type"), geometry.get("coordinates")
+    if kind == "GeometryCollection":
+        return all(map(_is_filled, geometry.get("geometries") or ()))
+    if kind in ("Point", "MultiPoint"):
+        return bool(found) and all(len(point) > 1 for point in ([found] if kind == "Point" else found))
+    if kind in ("Polygon", "MultiPolygon"):
+        parts = [found] if kind == "Polygon" else found
+        return bool(parts) and all(rings and all(rings) for rings in parts)
+    return isinstance(kind, str)
+
+
+def read_features(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Read the features of a GeoJSON, compressed or not: a FeatureCollection, a list, or one feature.
+
+    Also returns how many were skipped because they have no geometry, an empty ring or an unreadable class.
 
     Raises
     ------
@@ -136,16 +162,20 @@ def read_features(path: Path) -> list[dict[str, Any]]:
     """
     with reading("the GeoJSON", path), open_text(path) as file:
         found = json.load(file)
+    fault = "is JSON, but no GeoJSON: it has no list of features"
     if isinstance(found, dict):
+        fault = (
+            "holds a geometry without a feature" if "coordinates" in found or "geometries" in found else fault
+        )
         found = [found] if found.get("type") == "Feature" else found.get("features")
-    is_features = isinstance(found, list) and all(
-        isinstance(one, dict) and isinstance(one.get("geometry"), dict | None) for one in found
-    )
+    is_features = isinstance(found, list) and all(isinstance(one, dict) for one in found)
     if not is_features or not found:
-        fault = "holds no features" if is_features else "is JSON, but no GeoJSON: it has no list of features"
+        fault = "holds no features" if is_features else fault
         message = f"{path} {fault}. Export it again: in QuPath, File > Export objects as GeoJSON."
         raise SectionError(message)
-    return [one for one in found if one["geometry"]]
+    with reading("the GeoJSON", path):
+        usable = [one for one in found if _is_usable(one)]
+    return usable, len(found) - len(usable)
 
 
 def _class_of(feature: Mapping[str, Any]) -> str:
@@ -158,7 +188,11 @@ def _class_of(feature: Mapping[str, Any]) -> str:
 
 def _is_cell(feature: Mapping[str, Any]) -> bool:
     properties = feature.get("properties") or {}
-    return properties.get("objectType") in _OF_CELLS or "cell_id" in properties
+    return (
+        properties.get("objectType") in _OF_CELLS
+        or feature.get("id") in _OLD_CELLS
+        or "cell_id" in properties
+    )
 
 
 def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
@@ -174,7 +208,8 @@ def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """
     regions, ignored = [], Counter[str]()
     with reading("the coordinates of", path):
-        for feature in read_features(path):
+        features, n_odd = read_features(path)
+        for feature in features:
             polygons = _polygons(feature["geometry"])
             if _is_cell(feature) or not polygons:
                 ignored["cells or detections" if _is_cell(feature) else "points or lines"] += 1
@@ -184,6 +219,7 @@ def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
             use: _Use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
             regions.append(Region(label=label, use=use, is_tissue=word == _TISSUE, polygons=polygons))
     notes = tuple(f"{path.name}: {n} {kind} are no regions, and were not used" for kind, n in ignored.items())
+    notes += (f"{path.name}: {n_odd} {_ODD}",) if n_odd else ()
     if not regions:
         message = (
             f"{path} has no annotations with an area (--regions){': ' + '; '.join(notes) if notes else ''}."
@@ -275,7 +311,7 @@ def read_cells(config: InputConfig) -> Section:
         message = f"--cells belong to one slide; give it with --root, not {root}."
         raise ConfigError(message)
     with reading("the cells of", path):
-        features = read_features(path)
+        features, n_odd = read_features(path)
         is_point = ["Point" in str(one["geometry"]["type"]) for one in features]
         used = [
             one for one, point in zip(features, is_point, strict=True) if point or _is_cell(one)
@@ -291,10 +327,11 @@ def read_cells(config: InputConfig) -> Section:
             for point in points:
                 places.append(np.asarray(point, dtype=np.float64)[:2])
                 names.append(str(properties.get("name") or properties.get("cell_id") or ""))
-                ids.append(str(feature.get("id") or ""))
+                ids.append("" if feature.get("id") in _NO_IDS else str(feature.get("id") or ""))
                 classes.append(_class_of(feature))
+    notes = [f"{path.name}: {n_odd} {_ODD}"] if n_odd else []
     if not places:
-        message = f"{path} (--cells) holds no cells, detections or points."
+        message = f"{path} (--cells) holds no cells, detections or points{': ' + notes[0] if notes else ''}."
         raise SectionError(message)
     name = config.section or path.name.split(".")[0]
     if fault := name_fault(name, "the section's name (--section)"):
@@ -302,7 +339,9 @@ def read_cells(config: InputConfig) -> Section:
         raise SectionError(message)
     numbers = [f"cell_{number}" for number in range(1, len(places) + 1)]
     chosen = next(one for one in (names, ids, numbers) if len(set(one)) == len(one) and all(one))
-    n_left = len(features) - len(used)
+    require_finite(np.stack(places), chosen, path, "their coordinates")
+    if n_left := len(features) - len(used):
+        notes.append(f"{path.name}: {n_left} annotations are no cells, and were not used")
     scale = find_scale(config.mpp, {})
     tiles = SlideSource(path=root)
     counted = Counter(classes)
@@ -319,7 +358,7 @@ def read_cells(config: InputConfig) -> Section:
         join=JoinReport(
             n_matched=len(places),
             found=f"cells of {path.name}" + (f" ({summary})" if any(classes) else ""),
-            notes=(f"{path.name}: {n_left} annotations are no cells, and were not used",) if n_left else (),
+            notes=tuple(notes),
         ),
         sources=(describe_files("csv", path.name, [path]), *describe_sources(tiles)),
     )

@@ -217,7 +217,7 @@ def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) 
     name = "cell_segmentations.geojson"
     path = require_file(find_file(folder, name, f"graphclust_annotated_{name}"), folder, name)
     with reading("the polygons and cell_id of", path):
-        centres = {_cell_id(feature): centroid(feature["geometry"]) for feature in read_features(path)}
+        centres = {_cell_id(feature): centroid(feature["geometry"]) for feature in read_features(path)[0]}
     has_polygon = np.array([barcode in centres for barcode in matrix.barcodes.tolist()], dtype=np.bool_)
     if not has_polygon.any():
         message = f"No cell of {matrix.path} ({quoted(matrix.barcodes)}) has a polygon in {path} ({quoted(list(centres))})."

@@ -12,6 +12,7 @@ from spam.atomic import PARTIAL
 from spam.errors import StoreError, shortened
 from spam.schemas.store_format import QUALITY, STORE_FORMAT, STORE_VERSION, SectionMeta, name_fault
 from spam.sections import Section
+from spam.sections.geojson import LABELS
 from spam.versions import software_versions
 
 from .layout import (
@@ -322,6 +323,10 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
     if not found and section.counts is not None and section.genes is not None and stored.genes is not None:
         is_same = np.array_equal(stored.genes, section.genes) and not (stored.counts() != section.counts).nnz
         found = [] if is_same else ["counts differ (--counts-layer)"]
+    labels = section.obs.get(LABELS)
+    if not found and labels is not None and labels.dtype.kind == "U":  # the file of --regions is no source
+        is_same = LABELS in stored.obs and np.array_equal(stored.obs[LABELS].astype(str), labels)
+        found = [] if is_same else [f"obs[{LABELS!r}] differs (--regions)"]
     return found
 
 

@@ -17,7 +17,7 @@ from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import Section, read_spots
 from spam.sections.coordinates import require_pitch
-from spam.sections.h5ad import read_h5ad
+from spam.sections.h5ad import read_h5ad, spots_of_section
 from spam.sections.lab_section import quoted
 from spam.typing import Array, Bool, Float32, Float64, Int, Int64, Shaped
 
@@ -159,7 +159,9 @@ def _read_section(config: ImportConfig) -> tuple[Section, ForeignFeatures]:
             raise SectionError(message)
         ids, xy_px = foreign.ids, foreign.xy_px
         if h5ad is not None:
-            ids, xy_px = h5ad.ids, xy_px[match_to_spots(foreign, h5ad.ids, None, tolerance_px=0.0)]
+            wanted = h5ad if config.section is None else spots_of_section(h5ad, config.section)
+            ids = wanted.ids
+            xy_px = xy_px[match_to_spots(foreign, ids, None, tolerance_px=0.0)]
         elif ids is None:
             ids = np.array([f"tile{row}" for row in range(len(xy_px))])
         section = read_spots(inputs, ids, xy_px)

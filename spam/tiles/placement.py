@@ -26,7 +26,8 @@ _LEAST_SPOTS = 12
 # Of the tissue, in the box around the spots. A part of a section often has more tissue in some turned place by chance (9 of 112
 # halves and quarters of real sections, none of them with x and y exchanged); the boxes of whole sections hold 0.65 or more.
 LEAST_COVERED = 0.6
-_ERRORS = 3.3  # standard errors of the mean difference over the spots: one in a thousand by chance
+# Standard errors of the mean difference, as if spots were independent. They are not: this was chosen on the 16 sections.
+_ERRORS = 3.3
 
 _MOST_SPOTS = 1000  # that are scored: more change no mean by more than its error
 # Expression is summarised by the principal components of the most frequent genes and by the total counts.
@@ -196,16 +197,19 @@ def is_better(scores: Float64[Array, " n"], given: Float64[Array, " n"], least: 
 def better_placement(evidence: Evidence) -> tuple[str, float] | None:
     """Return the placement with the highest score and how much more it has, unless that may be chance.
 
-    Exchanged axes are far more frequent than a turned slide, and win if they are as good. Others count only if the spots enclose
-    most of the tissue.
+    Exchanged axes are far more frequent than a turned slide, and win if they are as good, unless the colours there explain less.
+    Others count only if the spots enclose most of the tissue.
     """
     places = placements(evidence.xy_px, *evidence.size)
     scores = {name: evidence.scores(at) for name, at in places.items()}
     means = {name: float(values.mean()) for name, values in scores.items()}
     best = max(means, key=lambda name: means[name] + _NOTABLE * (name == EXCHANGED))
-    is_sure = is_better(scores[best], scores[AS_GIVEN]) and (
-        best == EXCHANGED or evidence.covered(places[best]) >= LEAST_COVERED
+    is_fitting = (
+        evidence.fits(places[best]).mean() >= evidence.fits(evidence.xy_px).mean()  # 0 without counts
+        if best == EXCHANGED
+        else evidence.covered(places[best]) >= LEAST_COVERED
     )
+    is_sure = bool(is_fitting) and is_better(scores[best], scores[AS_GIVEN])
     return (best, means[best] - means[AS_GIVEN]) if is_sure else None
 
 
@@ -248,7 +252,10 @@ def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forg
     before, after = (evidence.words(at) for at in (evidence.xy_px, place))
     found = f"on slide {slide.path.name!r}, the places of the {section.n_spots} spots are {before}; {name} {after}"
     if name == EXCHANGED and gain >= _CERTAIN and not is_decided:
-        advice = "Run again with --swap-xy, and exchange obsm['spatial'] of an h5ad too; or keep them with --no-swap-xy"
+        advice = (
+            "Run again with --swap-xy, and exchange obsm['spatial'] of an h5ad too; or keep them with --no-swap-xy (with "
+            "--manifest, these act on all its sections). See the places with: spam check-alignment"
+        )
         message = f"Section {section.name!r}: {found}. {advice}."
         raise TileError(message)
     return with_notes(section, [f"{found}: check the coordinates"])

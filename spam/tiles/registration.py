@@ -24,8 +24,8 @@ _MOST_STEPS_OF_SCALE = 5  # 15 %
 _LEAST_GAIN = 0.03
 _LEAST_SEARCHED = 100  # spots: with 49, wrong corrections were found
 
-# Mean distance (in distances of spots) over which a placement counts as another. In 16 real sections the search moved right
-# placements by at most 0.32.
+# Root mean square distance (in distances of spots) over which a placement counts as another. In 16 real sections the search moved
+# right placements by at most 0.32.
 _DISPLACED = 0.35
 
 _MOST_CELLS, _AROUND_UM, _NUCLEAR_BLUR_UM, _CLEAR_ERRORS = 500, 65, 1.5, 6.0

@@ -239,6 +239,28 @@ def test_a_section_made_of_something_else_is_refused_or_replaced(lab, change, ot
     assert plan(lab.config(**others)).n_tiles == N_SPOTS
 
 
+def test_changed_labels_of_regions_are_another_input(lab):
+    ring = [[-9, -9], [400, -9], [400, 400], [-9, 400], [-9, -9]]
+    path, others = lab.folder / "r.geojson", {"regions": lab.folder / "r.geojson"}
+
+    def write(label):
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        properties = {"classification": {"name": label}}
+        path.write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": properties}))
+
+    write("Tumor")
+    embed(lab.config(**others))
+    assert embed(lab.config(**others)).sections[0].n_present == N_SPOTS
+    write("Stroma")
+    with pytest.raises(StoreError, match=r"'A'.*obs\['region'\] differs \(--regions\).*--overwrite"):
+        embed(lab.config(**others))
+    embed(lab.config(**others, overwrite=True))
+    assert set(open_store(lab.folder / "store.zarr").section("A").obs["region"]) == {"Stroma"}
+    embed(lab.config("B"))
+    with pytest.raises(StoreError, match=r"'B'.*obs\['region'\] differs"):
+        embed(lab.config("B", **others))
+
+
 def test_a_table_that_grew_is_no_change(lab):
     embed(lab.config())
     table = pd.read_csv(lab.folder / "map.csv")

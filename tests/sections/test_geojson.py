@@ -117,6 +117,8 @@ def test_a_spot_in_an_excluded_region_is_left_out(lab):
         ("", ("Cannot read", "r.geojson")),
         ("x,y\n1,2\n", ("Cannot read", "r.geojson")),
         ('{"type": "Topology"}', ("no list of features",)),
+        (json.dumps(feature([SQUARE])["geometry"]), ("holds a geometry without a feature",)),
+        (json.dumps([{"type": "Feature"}]), ("no annotations with an area", "1 objects without an outline")),
         ('{"type": "FeatureCollection", "features": []}', ("no features", "QuPath")),
         ("[1, 2]", ("no list of features",)),
         (json.dumps([feature([1, 2], "Point")]), ("no annotations with an area", "1 points or lines")),
@@ -141,6 +143,14 @@ def test_classes_of_other_versions(tmp_path):
         ("Tumor: Positive", "label"), ("Necrosis", "label"), ("Stroma", "label"), ("", "keep"),
     ]  # fmt: skip
     assert notes == ()
+    no_place, empty, listed = feature([SQUARE]), feature([[]]), feature([SQUARE])
+    del no_place["geometry"]
+    listed["properties"]["classification"] = ["Tumor"]
+    found, notes = read_regions(write(tmp_path / "odd.json", no_place, empty, listed, plain))
+    assert [one.label for one in found] == ["Necrosis"]
+    assert notes == (
+        "odd.json: 3 objects without an outline or place, or with an unreadable class, were skipped",
+    )
 
 
 @pytest.fixture
@@ -199,6 +209,37 @@ def test_cells_are_spots_of_a_slide(slide, tmp_path):
     assert "1 annotations are no cells" in section.join.describe()
     with pytest.raises(ConfigError, match="--cells"):
         read_section(InputConfig(cells=cells, root=tmp_path))
+    odd = feature([], "Point", object_type="cell")
+    broken = feature([[[30, 30], [60, float("nan")], [30, 90]]], object_type="cell")
+    with pytest.raises(SectionError, match=r"odd\.geojson: 1 rows have no finite number.*cell_2"):
+        read_section(
+            InputConfig(cells=write(tmp_path / "odd.geojson", points_of(9), odd, broken), root=slide)
+        )
+    section = read_section(InputConfig(cells=write(tmp_path / "odd.geojson", points_of(9), odd), root=slide))
+    assert (section.n_spots, "1 objects without an outline or place" in section.join.describe()) == (1, True)
+
+
+def points_of(x):
+    return {"type": "Feature", "geometry": {"type": "Point", "coordinates": [x, x]}}
+
+
+def test_objects_of_old_versions_state_their_kind_in_place_of_an_id(slide, tmp_path):
+    def old(kind, ring):
+        return {"type": "Feature", "id": kind, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+
+    whole, triangle = old("PathAnnotationObject", SQUARE), [[30, 30], [60, 30], [30, 90]]
+    for kind in ("PathCellObject", "PathDetectionObject", "PathTileObject"):
+        path = write(tmp_path / "old.geojson", whole, old(kind, triangle))
+        section = read_section(InputConfig(cells=path, root=slide))
+        np.testing.assert_allclose(section.xy_px, [[40, 50]])
+        assert section.ids.tolist() == ["cell_1"]
+        regions, notes = read_regions(path)
+        assert (len(regions), len(notes)) == (1, 1)
+    section = read_section(InputConfig(cells=write(tmp_path / "old.geojson", whole), root=slide))
+    assert section.ids.tolist() == ["cell_1"]
+
+
+def test_cells_of_nothing_are_an_error(slide, tmp_path):
     with pytest.raises(SectionError, match="no features"):
         read_section(InputConfig(cells=write(tmp_path / "none.json"), root=slide))
 
@@ -206,7 +247,8 @@ def test_cells_are_spots_of_a_slide(slide, tmp_path):
 def test_options_that_contradict_cells_and_regions(tmp_path, slide):
     for wrong, words in (
         ({"cells": slide, "csv": slide, "root": tmp_path}, "--cells needs no table; omit --csv"),
-        ({"cells": slide}, "give --manifest, or --csv"),
+        ({"cells": slide}, "--cells needs --root: the slide"),
+        ({}, "give --manifest, or --csv"),
         ({"cells": slide, "root": slide, "tiles": "grid"}, "places its own tiles; omit --cells"),
         ({"manifest": slide, "regions": slide}, "gives these per section; omit --regions"),
     ):

@@ -250,7 +250,8 @@ def test_options_of_a_new_section(store, tmp_path):
             import_features(ImportConfig(**base, **changes, store=tmp_path / "b.zarr"))
     for changes, wanted in (
         ({"donor": "d9"}, "--donor is for a new section"),
-        ({"mpp": 0.5}, "--mpp is for a new section"),
+        ({"mpp": 0.5}, "--mpp is for a new section; add --h5ad or --all-tiles"),
+        ({"mpp": 0.5, "donor": "d9"}, "--donor, --mpp are for a new section"),
         ({"counts_layer": "umi"}, "--counts-layer belongs to --h5ad"),
         ({"h5ad": h5ad, "all_tiles": True}, "--all-tiles, not both"),
     ):
@@ -323,6 +324,22 @@ def test_an_h5ad_of_several_sections_and_one_in_micrometres(store, tmp_path):
     section = open_store(tmp_path / "new.zarr").section("S2")
     np.testing.assert_array_equal(section.features("uni_v1_100um"), expected)
     np.testing.assert_array_equal(section.xy_px, open_store(store).section("S2").xy_px)
+    # Without positions, only the spots of the chosen section need a tile.
+    del both.obsm["spatial"]
+    both.obs_names = [f"{name}-{i}" for i, name in enumerate(both.obs["section"])]
+    both.write_h5ad(tmp_path / "both.h5ad")
+    is_chosen = (both.obs["section"] == "S2").to_numpy()
+    rows = np.arange(is_chosen.sum())
+    np.save(tmp_path / "f.npy", np.ones((len(rows), DIM), dtype=np.float32))
+    places = pd.DataFrame({"spot_id": both.obs_names[is_chosen], "x": rows * 10.0, "y": rows * 10.0})
+    places.to_csv(tmp_path / "t.csv", index=False)
+    import_features(
+        ImportConfig(
+            store=tmp_path / "chosen.zarr", file=tmp_path / "f.npy", h5ad=tmp_path / "both.h5ad", section="S2",
+            coordinates=tmp_path / "t.csv", enc_name="mine", tile_um=50.0, mpp=0.5,
+        )
+    )  # fmt: skip
+    assert open_store(tmp_path / "chosen.zarr").section("S2").ids.tolist() == places["spot_id"].tolist()
     # `spam import` without an image writes positions in µm.
     uns = {"spatial": {"S2": {"metadata": {"unit": "um"}, "scalefactors": {}}}}
     um = lab_h5ad(store, "S2", tmp_path / "um.h5ad", obsm={"spatial": section.xy_px * 0.5}, uns=uns)

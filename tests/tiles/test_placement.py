@@ -101,10 +101,26 @@ def test_exchanged_axes_are_an_error_unless_they_are_decided(strip):
         made = section(good)
         assert check(path, made) is made
     for bad in (xy[:, ::-1], xy[::3, ::-1], np.concatenate([xy[:, ::-1], [[399.0, 399.0]] * 3])):
-        with pytest.raises(TileError, match=r"'S1'.*'strip\.png'.*exchanged \d+%.*--swap-xy.*--no-swap-xy"):
+        words = (
+            r"'S1'.*'strip\.png'.*exchanged \d+%.*--swap-xy.*--no-swap-xy.*--manifest.*spam check-alignment"
+        )
+        with pytest.raises(TileError, match=words):
             check(path, section(bad))
         (note,) = check(path, section(bad), is_decided=True).join.notes
         assert EXCHANGED in note
+
+
+def test_exchanged_axes_that_explain_less_of_the_expression_are_not_better(strip, monkeypatch):
+    path, xy, _ = strip
+    bad = xy[:, ::-1]
+    with open_slide(path) as slide:
+        evidence = Evidence(overview(slide).image, bad, 400, 400)
+    assert better_placement(evidence)[0] == EXCHANGED
+    for fit, found in ((0.3, False), (0.2, True)):
+        monkeypatch.setattr(
+            evidence, "fits", lambda at, fit=fit: np.full(len(xy), fit if at is evidence.xy_px else 0.2)
+        )
+        assert (better_placement(evidence) is not None) == found
 
 
 def test_a_turned_or_mirrored_slide_is_a_note(strip):
