@@ -139,7 +139,7 @@ def _is_usable(feature: Mapping[str, Any]) -> bool:
 
 
 def _is_filled(geometry: Mapping[str, Any]) -> bool:
-    kind, found = geometry.get("type"), geometry.get("coordinates")
+    kind, found = geometry.get("type"), geometry.get("coordinates") or []
     if kind == "GeometryCollection":
         return all(map(_is_filled, geometry.get("geometries") or ()))
     if kind in ("Point", "MultiPoint"):
