@@ -155,8 +155,9 @@ def has_one_split(config: TrainingConfig, features: FeatureChoice) -> bool:
 
     Otherwise each donor, section or block is held out in turn.
     """
-    is_cross_validated = isinstance(config, FinetuneConfig) and not config.val_sections
-    return not is_cross_validated or config.pretrained_ckpt is not None or bool(features.adapted_on)
+    if not isinstance(config, FinetuneConfig):
+        return True
+    return bool(config.val_sections or config.pretrained_ckpt or features.adapted_on)
 
 
 def training_set_of(
