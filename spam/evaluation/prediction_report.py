@@ -104,6 +104,11 @@ class PredictReport:
         }
 
     @property
+    def _is_warned(self) -> bool:
+        """Whether the reason for missing scores is a warning, which belongs to the notes."""
+        return self.unscored is not None and self.unscored.startswith("WARNING")
+
+    @property
     def verdict(self) -> str:
         """How far the prediction can be relied on, in words."""
         predicted, n_genes = self.predicted, len(self.predicted.genes)
@@ -116,7 +121,7 @@ class PredictReport:
             share = f"{self.n_unlike} of {len(predicted.ids)} spots"
             found = f"Do not rely on this prediction: {share} look unlike the training sections"
         if self.board is None:
-            return f"{found}. {(self.unscored or '').removeprefix('WARNING: ')}"
+            return f"{found}." if self._is_warned else f"{found}. {self.unscored}"
         score, n_scored = self.board.headline(MODEL, "pearson"), self.board.n_headline
         genes = f"the {n_scored} scored genes of {HEADLINE_SET}"
         scored = f" On this section, {genes} have a mean Pearson r of {shown(score, digits=2)}."
@@ -162,6 +167,8 @@ class PredictReport:
                 f"{warning}{self.n_unmeasured} of these genes were not measured in the section and are not scored. "
                 f"{self.gene_advice}".rstrip(". ")
             )
+        elif self._is_warned:
+            lines.append(f"{self.unscored} {self.gene_advice}".rstrip())
         elif self.board is None and self.gene_advice:
             lines.append(self.gene_advice)
         if self.n_unreadable:
