@@ -77,16 +77,16 @@ def plot_alignment(
             draw_overview(axes[0], view, (0.0, width, 0.0, height), alpha=1.0)
             _draw_rings(axes[0], one.xy_px, diameter_px, width_pt=0.8 if len(one.xy_px) < _MANY else 0.25)
             axes[0].set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-            for number, (zoom, panel) in enumerate(zip(one.zooms, axes[1:], strict=False), start=1):
+            used = axes[: 1 + len(one.zooms)]  # another placement may have more zooms
+            for number, (zoom, panel) in enumerate(zip(one.zooms, used[1:], strict=True), start=1):
                 left, right, top, bottom = zoom.edges_px
                 panel.imshow(zoom.image, extent=(left, right, bottom, top), interpolation="antialiased")
                 _draw_rings(panel, one.xy_px, diameter_px, width_pt=1.6)
                 panel.set(xlim=(left, right), ylim=(bottom, top), title=f"{number}")
                 axes[0].plot(*_box(zoom.edges_px), color="black", linewidth=1.2)
                 axes[0].annotate(str(number), (right, top), fontweight="bold", ha="left", va="top")
-            for panel, extent in zip(
-                axes, [width, *(z.edges_px[1] - z.edges_px[0] for z in one.zooms)], strict=False
-            ):
+            extents = [width, *(z.edges_px[1] - z.edges_px[0] for z in one.zooms)]
+            for panel, extent in zip(used, extents, strict=True):
                 if view.mpp is not None:
                     add_scale_bar(panel, extent, view.mpp)
             for panel in axes:
