@@ -19,7 +19,8 @@ from spam.schemas.simulate_config import SimulateConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.simulation import SimulatedSection, simulate_section
 from spam.training.cohort import FeatureChoice, SpotData
-from spam.training.finetuning import FusionStage, finetune_on
+from spam.training.finetuning import finetune_on
+from spam.training.fusion_stage import FusionStage
 from spam.training.judging import judge_folds
 from spam.training.loop import fit
 from spam.training.training_set import TrainingSet, training_set_of

@@ -20,7 +20,7 @@ from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import open_store
 from spam.training import finetune
-from spam.training.finetuning import with_pretrained_donors
+from spam.training.fusion_stage import with_pretrained_donors
 from spam.training.training_set import build_training_set
 
 CPU = torch.device("cpu")

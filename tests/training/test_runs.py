@@ -17,10 +17,10 @@ from spam.models.rate_path import group_means
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import StoredSection
-from spam.training import finetune, pretrain
-from spam.training import finetuning as finetuning_stage
+from spam.training import finetune, fusion_stage, pretrain
 from spam.training.cohort import SpotData, read_spots
-from spam.training.finetuning import FusionStage, finetune_on
+from spam.training.finetuning import finetune_on
+from spam.training.fusion_stage import FusionStage
 from spam.training.groups import folds_of
 from spam.training.loop import LossTerms, fit
 from spam.training.pretraining import AlignmentStage
@@ -349,9 +349,9 @@ def test_inputs_of_a_branch_are_computed_only_for_it(
         raise AssertionError(message)
 
     if attend != "references":
-        monkeypatch.setattr(finetuning_stage, "retrieve_across_groups", refuse)
+        monkeypatch.setattr(fusion_stage, "retrieve_across_groups", refuse)
     if attend != "neighbours":
-        monkeypatch.setattr(finetuning_stage, "cohort_neighbours", refuse)
+        monkeypatch.setattr(fusion_stage, "cohort_neighbours", refuse)
         monkeypatch.setattr("spam.models.fusion.closure", refuse)
     finetune(finetuning(cohort, tmp_path, attend=attend, **SHORT_FINETUNE))
 
