@@ -19,9 +19,9 @@ from spam.models.rate_path import PER, Baselines, RatePath
 from spam.models.reliability import AppearanceBank, HeldOut
 from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_inflation, stacked_log_rate
 from spam.progress import SILENT, Progress
-from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
-from spam.store import Profiles, StoredSection, flagged_spots, profiles_of, readable_spots
+from spam.store import Profiles, StoredSection, flagged_spots, local_file, profiles_of, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
 from spam.training.judging import are_new_donors
 from spam.typing import Array, Bool, Float, Float32, Float64
@@ -100,14 +100,16 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device) -> "Predictor":
-        """Load a checkpoint of `spam finetune`.
+        """Load a checkpoint of `spam finetune`, from a path or an address (``hf://org/name``).
 
         Raises
         ------
         MissingInputError, CheckpointError
             If the file does not exist or is not such a checkpoint.
+        StoreError
+            If it cannot be fetched from its address.
         """
-        path = Path(path)
+        path = local_file(path, CHECKPOINT_NAME)
         meta, tensors = read_checkpoint(path, stage="finetune")
         rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
         for name, kind in _PARTS.items():
