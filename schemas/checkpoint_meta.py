@@ -11,7 +11,7 @@ from .tile_spec import check_tiles
 from .training_config import FinetuneConfig, PretrainConfig
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
-CHECKPOINT_VERSION = 6
+CHECKPOINT_VERSION = 7
 CHECKPOINT_NAME = "best.safetensors"
 """File of a finished training, in its folder and where it is shared."""
 ADAPTER_NAME = "lora"

@@ -16,6 +16,7 @@ from spam.encoders.lora_adapter import CARD, CONFIG, WEIGHTS, frozen_name
 from spam.errors import OutputExistsError, StoreError
 from spam.models.checkpoint import from_tensors, read_checkpoint, read_checkpoint_meta
 from spam.models.reliability import FALSE_DISCOVERY_RATE, HeldOut
+from spam.prediction.predictor import CALIBRATING_DONORS, n_new_donors
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import ADAPTER_NAME, CHECKPOINT_NAME
 from spam.schemas.config import Record
@@ -35,7 +36,6 @@ from spam.store.sharing_terms import (
     terms_lines,
     usual_name,
 )
-from spam.training.judging import are_new_donors
 
 _log = logging.getLogger(__name__)
 _README, _DIGEST = "README.md", f"{CHECKPOINT_NAME}.sha256"
@@ -75,8 +75,8 @@ class ModelReport(Record):
         Correlation of each gene on held-out spots, None where it is not defined; empty before `spam finetune`.
     reliable
         Genes whose correlation exceeds what smooth maps reach by chance (false discovery rate 5 %).
-    is_of_new_donors
-        Whether the held-out spots are of donors that the predictors were not trained on.
+    n_new_donors
+        Donors that were held out and so predicted as new ones; 0 if held-out spots are of donors that were trained on.
     n_bank
         Training spots whose expression is in the file (``--with-bank``).
     objections
@@ -94,7 +94,7 @@ class ModelReport(Record):
     genes: tuple[str, ...]
     held_out_pearson: dict[str, float | None]
     reliable: tuple[str, ...]
-    is_of_new_donors: bool
+    n_new_donors: int
     n_bank: int
     objections: tuple[str, ...]
 
@@ -220,7 +220,7 @@ def _described(path: Path, name: str) -> ModelReport:
         reliable=tuple(
             gene for gene, value in zip(meta.genes, q, strict=False) if value <= FALSE_DISCOVERY_RATE
         ),
-        is_of_new_donors=stage == "finetune" and are_new_donors(meta.donors, meta.val_sections),
+        n_new_donors=n_new_donors(meta) if stage == "finetune" else 0,
         n_bank=len(tensors.get("bank.expression", ())),
         objections=model_objections(encoder, licences),
     )
@@ -262,7 +262,7 @@ def _text(model: ModelReport) -> str:
     known = {gene: r for gene, r in model.held_out_pearson.items() if r is not None}
     ranked = sorted(model.genes, key=lambda gene: -known.get(gene, -2.0))  # undefined ones last
     measured = [(gene, f"{known[gene]:.2f}") for gene in ranked if gene in known]
-    where = "new donors" if model.is_of_new_donors else "donors that were trained on"
+    where = f"{model.n_new_donors} new donors" if model.n_new_donors else "donors that were trained on"
     accuracy = []
     if known:
         found = (
@@ -308,7 +308,9 @@ def _limits(model: ModelReport) -> list[str]:
     n_poor = len(model.genes) - len(model.reliable)
     limits = {
         f"{n_poor} genes are not predicted better than by chance; `is_predictable` in the output marks the others.": n_poor,
-        "Accuracy was not measured on new donors. Expect less there.": not model.is_of_new_donors,
+        "Accuracy was not measured on new donors. Expect less there.": not model.n_new_donors,
+        f"Predictive intervals were not calibrated on {CALIBRATING_DONORS} or more new donors; they are widened, and the "
+        "output says so.": model.n_new_donors < CALIBRATING_DONORS,
         "Other tissues, stains or scanners lower the accuracy; `bank_distance` in the output shows how far the images are from "
         "those of training.": True,
         "Predictions are smoother than measured expression.": True,

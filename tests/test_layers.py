@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "reports": {"schemas", "models"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
-    "model_sharing": {"schemas", "encoders", "store", "models", "training"},
+    "model_sharing": {"schemas", "encoders", "store", "models", "prediction"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports", "reporting"},
     "alignment": {"schemas", "sections", "tiles", "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},

@@ -323,7 +323,7 @@ def test_the_card_says_what_the_checkpoint_is(checkpoint, tmp_path):
     meta = json.loads(metadata(checkpoint)["spam"])
     tensors = load_file(checkpoint)
     r = dict(zip(meta["genes"], tensors["heldout.pearson"], strict=True))
-    assert "On held-out spots of new donors" in text
+    assert "On held-out spots of 3 new donors" in text
     assert f"the median correlation within a section is {np.nanmedian([*r.values()]):.3f};" in text
     assert "3 sections of 3 known donors" in text
     best = max((gene for gene in r if np.isfinite(r[gene])), key=lambda gene: r[gene])
@@ -335,7 +335,7 @@ def test_the_card_says_what_the_checkpoint_is(checkpoint, tmp_path):
     assert sha256(checkpoint) in text
     found = describe(ModelConfig(ckpt=checkpoint))
     assert found.held_out_pearson == {g: None if np.isnan(v) else pytest.approx(v) for g, v in r.items()}
-    assert (found.n_bank, found.is_of_new_donors, found.objections) == (0, True, ())
+    assert (found.n_bank, found.n_new_donors, found.objections) == (0, 3, ())
 
 
 def metadata(path: Path) -> dict[str, str]:
