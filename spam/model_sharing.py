@@ -100,7 +100,7 @@ class ModelReport(Record):
 
     def summary(self) -> str:
         """Return the text of the model card; on a terminal, its tables are drawn."""
-        return _text(self)
+        return _text(self).replace("\\", "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +258,6 @@ def _text(model: ModelReport) -> str:
     licences = " and ".join(encoder_licences(encoder)) or None
     donors = [*model.donors.values()]
     n_known = len({*donors} - {None})
-    unknown = f", {donors.count(None)} sections of unknown donors" if None in donors else ""
     known = {gene: r for gene, r in model.held_out_pearson.items() if r is not None}
     ranked = sorted(model.genes, key=lambda gene: -known.get(gene, -2.0))  # undefined ones last
     measured = [(gene, f"{known[gene]:.2f}") for gene in ranked if gene in known]
@@ -281,10 +280,13 @@ def _text(model: ModelReport) -> str:
             [(*map(encoder.get, ("name", "source", "revision")), licences, ", ".join(model.tiles))],
         ),
         "## Training data",
-        f"{len(donors)} sections of {n_known} known donors{unknown}. Names of donors are not stored.",
+        f"Sections: {len(donors)}. Known donors: {n_known}. Names of donors are not stored.",
         table(
             ("section", "donor", "licence of counts and images"),
-            ((name, donor, model.licences[name]) for name, donor in model.donors.items()),
+            (
+                (name, None if donor is None else donor + 1, model.licences[name])
+                for name, donor in model.donors.items()
+            ),
         ),
         f"## {len(model.genes)} genes",
         *accuracy,

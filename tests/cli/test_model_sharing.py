@@ -309,8 +309,8 @@ def test_a_missing_licence_is_stated_at_the_push(checkpoint, tmp_path):
     ckpt = other_checkpoint(checkpoint, tmp_path / "best.safetensors", licences={"D1S1": "MIT"})
     pushed(ckpt, str(tmp_path / "shared"), licence="cc by 4.0")
     card = (tmp_path / "shared/README.md").read_text()
-    assert "| D1S1 | 0 | MIT |" in card
-    assert "| D2S1 | 1 | CC-BY-4.0 |" in card
+    assert "| D1S1 | 1 | MIT |" in card
+    assert "| D2S1 | 2 | CC-BY-4.0 |" in card
 
 
 def test_the_card_says_what_the_checkpoint_is(checkpoint, tmp_path):
@@ -325,7 +325,7 @@ def test_the_card_says_what_the_checkpoint_is(checkpoint, tmp_path):
     r = dict(zip(meta["genes"], tensors["heldout.pearson"], strict=True))
     assert "On held-out spots of 3 new donors" in text
     assert f"the median correlation within a section is {np.nanmedian([*r.values()]):.3f};" in text
-    assert "3 sections of 3 known donors" in text
+    assert "Sections: 3. Known donors: 3." in text
     best = max((gene for gene in r if np.isfinite(r[gene])), key=lambda gene: r[gene])
     assert f"| {best} | {r[best]:.2f} |" in text
     assert all(gene in text.split("All: ")[1] for gene in r)
@@ -425,8 +425,9 @@ def test_from_a_slide_to_h5ad_and_report_in_one_command(spam, lab, checkpoint, t
 def test_commands_print_what_the_library_returns(spam, checkpoint, tmp_path):
     ran = spam("model", "info", checkpoint)
     assert ran.code == 0, ran.err
-    assert "3 sections of 3 known donors" in ran.out
-    assert "| D1S1 | 0 | CC-BY-4.0 |" in ran.out
+    assert "Sections: 3. Known donors: 3." in ran.out
+    assert "| D1S1 | 1 | CC-BY-4.0 |" in ran.out
+    assert "| efficientnet_lite0_stages |" in ran.out
     assert spam("model", "push", checkpoint, tmp_path / "shared", "--json").json["sha256"] == sha256(
         checkpoint
     )
