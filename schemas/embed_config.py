@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spam.errors import shortened
+from spam.progress import already_done
 
 from .config import Config, flag, option
 from .graph_config import DEFAULT_K
@@ -317,4 +318,6 @@ class EmbedReport:
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections
         ]
+        if not any(section.n_embedded or section.n_left for section in self.sections):
+            lines.insert(0, already_done(self.store, "has all of these features", "embedded"))
         return "\n".join([*lines, f"Features of {self.encoder} are in {self.store}"])
