@@ -9,6 +9,7 @@ from spam.progress import Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.alignment_config import AlignmentConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
+from spam.schemas.cluster_config import ClusterConfig
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
@@ -204,6 +205,13 @@ PLOT = command(
     PlotConfig,
     "plot",
 )
+CLUSTER = command(
+    "cluster",
+    "Cluster the spots by predicted expression, or by features of a store, and compare the clusters with labels.",
+    "spam cluster results --out-dir clusters\nspam cluster cohort.zarr --sections A1 --out-dir clusters",
+    ClusterConfig,
+    "cluster",
+)
 EXPORT = command(
     "export",
     "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
@@ -276,6 +284,7 @@ PIPELINE = (
         INFERENCE,
         REPORT,
         PLOT,
+        CLUSTER,
         EXPORT,
     ),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),

@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardw
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks", "alignment"}
-ABOVE |= {"exports", "reporting", "simulation", "diagnosis"}
+ABOVE |= {"exports", "reporting", "clusters", "simulation", "diagnosis"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
     "exports": {"schemas", "sections", "store"},
     "reporting": {"schemas", "exports", "reports"},
+    "clusters": {"schemas", "exports", "store", "graphs", "models", "reports", "reporting"},
     "simulation": ABOVE - {"simulation", "diagnosis"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
@@ -52,7 +53,8 @@ PLACES = {
     "matplotlib": ("spam/reports/",),
     "bokeh": ("spam/reports/",),
     "jinja2": ("spam/reports/",),
-    "sklearn": ("spam/evaluation/hest_probe.py",),
+    "sklearn": ("spam/evaluation/hest_probe.py", "spam/clusters.py"),
+    "scanpy": ("spam/clusters.py",),
     "typer": ("cli/",),
     "click": (),
     "cli": (),
@@ -66,6 +68,7 @@ LATE_IMPORTS = {
     ("spam/store/remote.py", "spam.hub"),
     ("spam/store/array_files.py", "torch"),
     ("spam/exports/viewers.py", "spatialdata"),
+    *(("spam/clusters.py", name) for name in ("igraph", "scanpy", "sklearn.metrics")),
     ("spam/evaluation/hest_probe.py", "sklearn.decomposition"),
     ("spam/evaluation/hest_probe.py", "sklearn.linear_model"),
     ("spam/evaluation/hest_probe.py", "sklearn.pipeline"),
