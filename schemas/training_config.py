@@ -106,9 +106,10 @@ class PretrainConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """Options of `spam finetune` (stage 2, expression and count likelihood)."""
 
-    pretrained_ckpt: Path | None = data(
+    pretrained_ckpt: Path | str | None = data(
         None,
-        "checkpoint of `spam pretrain`; its genes and principal components are used too (default: random initial weights)",
+        "checkpoint of `spam pretrain`, a file or an address; its genes and principal components are used too (default: random "
+        "initial weights)",
     )
     val_sections: tuple[str, ...] = data(
         (),
