@@ -13,7 +13,7 @@ LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardw
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks", "alignment"}
-ABOVE |= {"exports", "reporting", "simulation", "diagnosis"}
+ABOVE |= {"exports", "reporting", "simulation", "diagnosis", "probing"}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -30,11 +30,12 @@ ARROWS: dict[str, set[str]] = {
     "reports": {"schemas", "models"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports", "reporting"},
+    "probing": {"schemas", "embedding", "encoders", "store", "models", "training", "predicting"},
     "alignment": {"schemas", "sections", "tiles", "reports"},
     "hest_tasks": {"schemas", *SLIDE_SIDE, "store", "models", "evaluation"},
     "exports": {"schemas", "sections", "store"},
     "reporting": {"schemas", "exports", "reports"},
-    "simulation": ABOVE - {"simulation", "diagnosis"},
+    "simulation": ABOVE - {"simulation", "diagnosis", "probing"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
     # spam/__init__.py is the door: it names what the rooms offer.
