@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +119,8 @@ def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
         advance(note="embedding")
         if any(one.section.counts is not None for one in planned.sections):
             try:
-                steps += _probe_training(planned, config, encoder)
+                with _quiet():
+                    steps += _probe_training(planned, config, encoder)
             except SpamError as error:  # e.g. too few spots to hold some out
                 notes.append(f"training and prediction are not planned, because a small part fails: {error}")
         else:
@@ -134,6 +136,17 @@ def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
         steps=tuple(steps),
         notes=tuple(notes),
     )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the messages of trainings back: they are about parts of sections."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _left(planned: EmbedPlan) -> list[tuple[PlannedSection, int]]:
