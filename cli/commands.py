@@ -10,7 +10,7 @@ from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.alignment_config import AlignmentConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.cluster_config import ClusterConfig
-from spam.schemas.embed_config import EmbedConfig, InputConfig
+from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
@@ -37,7 +37,7 @@ _DRY_RUN = Option(
     name="dry_run",
     kind=bool,
     default=False,
-    help="check the files and print the number of tiles and bytes, without embedding",
+    help="check the files and print the number of tiles and bytes, without embedding; spam plan measures time and memory, too",
 )
 
 
@@ -68,6 +68,14 @@ EMBED = command(
     work=_embed,
 )
 
+PLAN = command(
+    "plan",
+    "Measure for 20 seconds on this machine, and say how many tiles, bytes, hours and how much memory each step will take. "
+    "It takes the options of the `spam embed` that it plans.",
+    "spam plan --manifest sections.csv --root images --store cohort.zarr --enc-name uni_v1",
+    PlanConfig,
+    "plan",
+)
 IMPORT = command(
     "import",
     "Write the folder of an instrument (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST) as the files of "
@@ -290,6 +298,7 @@ PIPELINE = (
     *(
         IMPORT,
         CHECK_ALIGNMENT,
+        PLAN,
         EMBED,
         ADAPT,
         GRAPH,

@@ -8,6 +8,7 @@ from spam.errors import ConfigError, shortened
 
 from .config import Config, advanced, data, model, output, training
 from .embed_config import FeatureOptions
+from .shards import shard_fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,4 +161,5 @@ class FinetuneConfig(TrainingConfig):
             else None,
             f"--n-neighbours must be at most --k {self.k}" if self.n_neighbours > self.k else None,
             f"--attend {self.attend} reads training spots; add --with-bank" if needs_bank else None,
+            shard_fault(None, is_overwrite=self.overwrite),
         ]
