@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from spam.errors import shortened
 from spam.progress import already_done
 
 from .config import Config, flag, option
