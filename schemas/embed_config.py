@@ -26,7 +26,7 @@ class FolderOptions(Config):
 
     image: Path | None = _data(
         None,
-        "full-resolution H&E image that the positions of the instrument's folder belong to; never guessed from its images",
+        "full-resolution H&E image to which the positions in the folder refer; it is never guessed",
     )
     bin: str | None = _data(
         None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
@@ -34,7 +34,7 @@ class FolderOptions(Config):
     alignment: Path | None = _data(
         None,
         "alignment of the H&E image with Xenium, CosMx or MERSCOPE: *_he_imagealignment.csv, a 3 x 3 matrix or keypoints "
-        "(default: the one in the folder of Xenium)",
+        "(default: the one in the Xenium folder)",
     )
 
 
