@@ -10,7 +10,9 @@ from typing import Any, get_type_hints
 from sphinx.application import Sphinx
 from sphinx.util.rst import escape
 from sphinx.util.typing import stringify_annotation
+from sphinxcontrib.typer import TyperDirective
 
+from spam.cli.command import as_markdown
 from spam.schemas.config import Config
 
 project = "SPAM"
@@ -27,10 +29,11 @@ extensions = [
     "sphinxcontrib.typer",
 ]
 exclude_patterns = ["_build", "images"]
+default_role = "code"
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "show_toc_level": 2}
 html_static_path = ["style"]
-html_css_files = ["wide-tables.css"]
+html_css_files = ["spam.css"]
 
 myst_heading_anchors = 3
 copybutton_selector = "div:not(.cell_output) > div.highlight > pre"
@@ -40,6 +43,8 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
 
 # Tutorials are executed, and share one folder. Those on real sections are shown without results where the data is absent.
 nb_execution_mode = "auto"
@@ -52,19 +57,33 @@ _REPORTS = {"spam-demo/results/report.html": "first-prediction.html"}
 
 
 def _make_folder(app: Sphinx) -> None:
-    """Make the folder of the tutorials, beside the site, and name it in the environment of the kernels."""
+    """Make an empty folder for the tutorials, beside the site, and name it in the environment of the kernels."""
     folder = Path(app.outdir).resolve().parent / "spam-tutorials"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     os.environ["SPAM_TUTORIALS"], os.environ["SPAM_TEST_DATA"] = str(folder), str(_DATA.resolve())
 
 
 def _copy_reports(app: Sphinx, error: Exception | None) -> None:
     """Put the reports that the tutorials made into the site."""
-    if error is None:
-        for source, name in _REPORTS.items():
-            target = Path(app.outdir) / "reports" / name
+    for source, name in _REPORTS.items():
+        made, target = Path(os.environ["SPAM_TUTORIALS"]) / source, Path(app.outdir) / "reports" / name
+        if error is None and made.exists():  # not if no tutorial has changed since the last build
             target.parent.mkdir(exist_ok=True)
-            shutil.copy(Path(os.environ["SPAM_TUTORIALS"]) / source, target)
+            shutil.copy(made, target)
+
+
+class _Commands(TyperDirective):
+    """The directive `typer`, with examples as blocks of code."""
+
+    def load_root_command(self, typer_path: str) -> Any:
+        """Build the application, and rewrite the help of its commands."""
+        root = super().load_root_command(typer_path)
+        commands = [root]
+        for command in commands:
+            commands += getattr(command, "commands", {}).values()
+            command.help = as_markdown(command.help or "")
+        return root
 
 
 def _hide_signature(app: Sphinx, what: str, name: str, found: Any, *rest: Any) -> tuple[str, str] | None:
@@ -85,6 +104,7 @@ def _list_options(app: Sphinx, what: str, name: str, found: Any, options: Any, l
 
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    app.add_directive("typer", _Commands, override=True)
     app.connect("builder-inited", _make_folder)
     app.connect("build-finished", _copy_reports)
     app.connect("autodoc-process-signature", _hide_signature)

@@ -66,8 +66,9 @@ def test_ci_runs_the_readmes_lines() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_a_page_parse(page: Path) -> None:
     """Every command and option exists; nothing is run."""
+    app = typer.main.get_command(build_app())
     for words in commands_of(page):
-        node, rest = typer.main.get_command(build_app()), list(words)
+        node, rest = app, list(words)
         while rest and not rest[0].startswith("-") and hasattr(node, "commands"):
             assert rest[0] in node.commands, f"{page.name}: spam {shlex.join(words)}"
             node = node.commands[rest.pop(0)]
