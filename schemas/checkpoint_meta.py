@@ -11,7 +11,7 @@ from .tile_spec import check_tiles
 from .training_config import FinetuneConfig, PretrainConfig
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
-CHECKPOINT_VERSION = 6
+CHECKPOINT_VERSION = 7
 # options that readers need
 _USED = ("k", "n_components", "n_top_genes", "use_hvg", "n_neighbours", "n_references")
 

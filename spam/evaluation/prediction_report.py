@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spam.prediction import ContextReport, PredictedSection
+from spam.prediction import CALIBRATING_DONORS, ContextReport, PredictedSection
 from spam.reports.score_tables import HEADLINE_SET, shown
 
 from .boards import BoardReport
@@ -73,8 +73,7 @@ class PredictReport:
             return f"weights of the predictors: {listed}"
         return (
             f"weights of the predictors: {listed}. The network has {chosen['network']:.0%} in sections like those of training; "
-            "this one is farther from them than they are from each other, so the ridge has more weight. The intervals are not "
-            "calibrated for these weights"
+            "this one is farther from them than they are from each other, so the ridge has more weight"
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -86,7 +85,7 @@ class PredictReport:
             "n_genes": len(self.predicted.genes),
             "is_training_section": provenance["is_training_section"],
             "training_section": self.predicted.training_section,
-            "is_calibrated_on_new_donors": provenance["is_calibrated_on_new_donors"],
+            "is_calibrated": provenance["is_calibrated"],
             "weights": provenance["weights"],
             "coverage": self.predicted.coverage,
             "depth": self.predicted.depth,
@@ -154,10 +153,16 @@ class PredictReport:
             if self.predicted.is_mostly_unlike
             else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
         )
-        if not provenance["is_training_section"] and not provenance["is_calibrated_on_new_donors"]:
+        if not provenance["is_training_section"] and not provenance["is_calibrated"]:
+            n_donors = provenance["n_left_out_donors"]
+            reason = (
+                "its images are unlike those of the left-out sections"
+                if n_donors >= CALIBRATING_DONORS
+                else f"training left out {n_donors} of the {CALIBRATING_DONORS} donors that calibration needs"
+            )
             lines.append(
-                "intervals were calibrated on sections of the training donors: for another donor they may cover fewer "
-                f"counts than the requested {self.predicted.coverage:.0%}"
+                f"intervals are not calibrated for this section: {reason}. They were widened until they covered "
+                f"{self.predicted.coverage:.0%} of the counts of each left-out section, but may cover fewer here"
             )
         if self.context is not None:
             lines.append(self.context.sentence())

@@ -69,10 +69,10 @@ class SpamMethod:
             report = finetune_on(data, config, pretrained=pretrained)
             predictor = Predictor.load(report.run.best_path, torch.device("cpu"))
         likelihood = predictor.meta.settings["likelihood"]
-        level = predictor.interval_level(_COVERAGE)
         predictions = {}
         for spots in task.test:
             inferred = predictor.infer(spots)
+            level = predictor.heldout.level_for(_COVERAGE, is_calibrated=inferred.is_calibrated)
             predictions[spots.name] = MethodPrediction(
                 expression=inferred.expression,
                 counts=CountPrediction(

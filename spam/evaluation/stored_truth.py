@@ -51,14 +51,13 @@ def score_predicted(
         totals=totals,
         weights=graph.connectivities,
     )
-    level = predictor.interval_level(predicted.coverage)
     distribution = CountPrediction(
         likelihood=predictor.meta.settings["likelihood"],
         rate=predicted.mu * (1e4 / predicted.depth),
         theta=predicted.theta,
         pi=predicted.pi,
-        lower=(1 - level) / 2,
-        upper=(1 + level) / 2,
+        lower=(1 - predicted.level) / 2,
+        upper=(1 + predicted.level) / 2,
     )
     predictions = {MODEL: MethodPrediction(expression=predicted.expression, counts=distribution)}
     for name, expression in predicted.baselines.items():

@@ -170,7 +170,7 @@ def _prediction_shapes(meta: CheckpointMeta, tensors: Mapping[str, Array]) -> di
     shapes |= {"prototypes.centres": ("prototypes", q), "prototypes.coefficients": ("prototypes", n_genes)}
     shapes |= {"stack.weights": (len(KINDS),)}
     shapes |= {f"heldout.{part}": (n_genes,) for part in ("pearson", "p_value")}
-    shapes |= {f"heldout.{part}": ("levels",) for part in ("levels", "coverage")}
+    shapes |= {f"heldout.{part}": ("levels",) for part in ("levels", "coverage", "lowest")}
     if meta.config.get("with_bank") or "gene" in meta.settings["branches"]:
         shapes |= {
             "bank.inputs": ("bank", q),

@@ -31,12 +31,15 @@ class HeldOut:
     levels, coverage
         Nominal levels of central intervals, and the share of the held-out counts (pooled over spots and genes) that they
         covered; both increase.
+    lowest
+        The same share in the held-out section that was covered least.
     """
 
     pearson: Float64[Array, " n_genes"]
     p_value: Float64[Array, " n_genes"]
     levels: Float64[Array, " n_levels"]
     coverage: Float64[Array, " n_levels"]
+    lowest: Float64[Array, " n_levels"]
 
     @property
     def q_value(self) -> Float64[Array, " n_genes"]:
@@ -47,9 +50,13 @@ class HeldOut:
             q[is_tested] = stats.false_discovery_control(self.p_value[is_tested])
         return q
 
-    def level_for(self, coverage: float) -> float:
-        """Nominal level of the interval that covered this share of the held-out counts, by linear interpolation."""
-        return float(np.interp(coverage, self.coverage, self.levels))
+    def level_for(self, coverage: float, *, is_calibrated: bool) -> float:
+        """Nominal level of the interval that covered this share of the held-out counts, by linear interpolation.
+
+        If held-out sections are no calibration for a section (`is_calibrated`), the wider level is used that covered this share
+        in each of them.
+        """
+        return float(np.interp(coverage, self.coverage if is_calibrated else self.lowest, self.levels))
 
 
 def within_section_pearson(
@@ -95,12 +102,13 @@ def judge(
     # one does not reach the upper level. This equals `count_interval` without inverting the CDF for each level.
     up_to = count_cdf(likelihood, counts, mu, theta, pi)
     below = count_cdf(likelihood, counts - 1.0, mu, theta, pi)
-    share = [float(((up_to >= (1 - q) / 2) & (below < (1 + q) / 2)).mean()) for q in _LEVELS]
+    spots = np.stack([((up_to >= (1 - q) / 2) & (below < (1 + q) / 2)).mean(axis=1) for q in _LEVELS])
     return HeldOut(
         pearson=within_section_pearson(predicted, expression, section),
         p_value=correlation_p_values(predicted, expression, section, xy),
         levels=_LEVELS,
-        coverage=np.asarray(share),
+        coverage=spots.mean(axis=1),
+        lowest=np.min([spots[:, section == s].mean(axis=1) for s in np.unique(section)], axis=0),
     )
 
 

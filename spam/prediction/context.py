@@ -207,7 +207,7 @@ def condition(predictor: Predictor, predicted: PredictedSection, context: Contex
     change = log_rate_of(torch.from_numpy(after)) - log_rate_of(torch.from_numpy(before))
     mu = predicted.mu[is_predicted] * change.exp().numpy()
     lower, upper = predictor.interval(
-        mu, predicted.theta, predicted.pi[is_predicted], depth=predicted.depth, coverage=predicted.coverage
+        mu, predicted.theta, predicted.pi[is_predicted], depth=predicted.depth, level=predicted.level
     )
     changed = {"unclipped": after, "mu": mu, "lower": lower, "upper": upper}
     added = {"SPAM without context": np.maximum(before, 0.0), **baselines}

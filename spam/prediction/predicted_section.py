@@ -108,6 +108,8 @@ class PredictedSection:
         Ends of the central predictive interval, log1p(CP10k) of a spot of `depth` counts.
     coverage
         Probability mass of the interval.
+    level
+        Nominal level of the interval, after calibration (`HeldOut.level_for`).
     heldout_pearson, heldout_q
         Correlation of each gene within held-out sections of training, and its false-discovery rate
         (`HeldOut.q_value`), (n_genes,). NaN if undefined.
@@ -139,6 +141,7 @@ class PredictedSection:
     lower: Float32[Array, "n_spots n_genes"]
     upper: Float32[Array, "n_spots n_genes"]
     coverage: float
+    level: float
     heldout_pearson: Float64[Array, " n_genes"]
     heldout_q: Float64[Array, " n_genes"]
     bank_distance: Float64[Array, " n_spots"]

@@ -39,6 +39,7 @@ _PARTS: dict[str, Any] = {
     "appearance": AppearanceBank,
     "heldout": HeldOut,
 }
+CALIBRATING_DONORS = 3  # left out in turn: with fewer, intervals are widened and called not calibrated
 _INTERVAL_ROWS = 1024  # spots per step: quantiles are computed in float64
 
 
@@ -54,6 +55,8 @@ class SpotPredictions:
         Distance of each image from those of the training spots, see `AppearanceBank`, (n,).
     weights
         Weights of ridge, prototypes and network, (3,).
+    is_calibrated
+        Whether intervals were calibrated on sections like this one, see `Predictor.infer`.
     unclipped
         Expected log1p(CP10k), (n, n_genes); below 0 for absent genes.
     rate
@@ -67,6 +70,7 @@ class SpotPredictions:
     inputs: Float32[Array, "n q"]
     distance: Float64[Array, " n"]
     weights: Float64[Array, " n_kinds"]
+    is_calibrated: bool
     unclipped: Float32[Array, "n n_genes"]
     rate: Float32[Array, "n n_genes"]
     theta: Float32[Array, " n_genes"]
@@ -163,7 +167,8 @@ class Predictor:
             mu = inferred.rate
             mu *= np.float32(depth / PER)
             self._check_finite(mu, inferred.unclipped, depth=depth)
-            lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, coverage=coverage)
+            level = self.heldout.level_for(coverage, is_calibrated=inferred.is_calibrated)
+            lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, level=level)
         self._check_finite(lower, upper, depth=depth)
         own = self.training_section(spots)
 
@@ -187,6 +192,7 @@ class Predictor:
             theta=inferred.theta,
             depth=float(depth),
             coverage=coverage,
+            level=level,
             heldout_pearson=self.heldout.pearson,
             heldout_q=self.heldout.q_value,
             bank_distance=everywhere(inferred.distance),
@@ -198,7 +204,11 @@ class Predictor:
     def infer(
         self, spots: SpotData, *, batch_size: int = 1024, progress: Progress = SILENT
     ) -> SpotPredictions:
-        """Predict spots that were already read; counts among them are not used."""
+        """Predict spots that were already read; counts among them are not used.
+
+        Intervals are calibrated for the section if three or more donors were left out in turn (`CALIBRATING_DONORS`), and its
+        images are no farther from those of training than the images of a left-out section.
+        """
         transform = from_tensors(InputTransform, self.tensors, "inputs")
         inputs = transform.apply(context_features(spots.features, spots.graph.connectivities))
         path, ridge = (from_tensors(RatePath, self.tensors, name) for name in ("path", "ridge"))
@@ -206,7 +216,8 @@ class Predictor:
         own = self.bank_section(self.training_section(spots))
         appearance = from_tensors(AppearanceBank, self.tensors, "appearance")
         distance = appearance.distance(spots.features, without=own)
-        weights = from_tensors(Stack, self.tensors, "stack").weights_at(float(np.median(distance)))
+        stack = from_tensors(Stack, self.tensors, "stack")
+        weights = stack.weights_at(float(np.median(distance)))
         offsets = np.stack([ridge.offset, path.offset]).astype(np.float32)
         fusion = self._fusion_inputs(spots, inputs)
         shape = (spots.n_spots, len(self.meta.genes))
@@ -237,6 +248,8 @@ class Predictor:
             inputs=inputs,
             distance=distance,
             weights=weights,
+            is_calibrated=self._n_left_out >= CALIBRATING_DONORS
+            and stack.trust(float(np.median(distance))) == 1.0,
             unclipped=unclipped,
             rate=rate,
             theta=theta,
@@ -248,9 +261,12 @@ class Predictor:
         """Accuracy and interval coverage on held-out spots."""
         return from_tensors(HeldOut, self.tensors, "heldout")
 
-    def interval_level(self, coverage: float) -> float:
-        """Nominal level at which intervals covered this share of held-out counts."""
-        return self.heldout.level_for(coverage)
+    @property
+    def _n_left_out(self) -> int:
+        """Number of donors that were held out and so predicted as new ones."""
+        held_out = self.meta.val_sections
+        new = are_new_donors(self.meta.donors, held_out)
+        return len({self.meta.donors[name] for name in held_out}) if new else 0
 
     def interval(
         self,
@@ -259,13 +275,13 @@ class Predictor:
         pi: Float32[Array, "n n_genes"],
         *,
         depth: float,
-        coverage: float,
+        level: float,
     ) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-        """Compute the central intervals that cover `coverage` of the counts, in log1p(CP10k).
+        """Compute the central intervals of nominal level `level` (`HeldOut.level_for`), in log1p(CP10k).
 
         `mu` are expected counts at library size `depth`; `theta` and `pi` as in `SpotPredictions`.
         """
-        likelihood, level = self.meta.settings["likelihood"], self.interval_level(coverage)
+        likelihood = self.meta.settings["likelihood"]
         lower, upper = np.empty_like(mu), np.empty_like(mu)
         for start in range(0, len(mu), _INTERVAL_ROWS):
             rows = slice(start, start + _INTERVAL_ROWS)
@@ -385,7 +401,8 @@ class Predictor:
             "validated_on": list(self.meta.val_sections),
             "is_training_section": own is not None,
             "training_section": own,
-            "is_calibrated_on_new_donors": are_new_donors(self.meta.donors, self.meta.val_sections),
+            "is_calibrated": inferred.is_calibrated,
+            "n_left_out_donors": self._n_left_out,
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

@@ -41,10 +41,11 @@ def drawn(likelihood: Likelihood) -> tuple[np.ndarray, np.ndarray, np.ndarray | 
 def test_coverage_is_that_of_the_intervals_themselves(likelihood: Likelihood) -> None:
     counts, mu, theta, pi = drawn(likelihood)
     noise = np.random.default_rng(0).normal(size=(N, G))
+    section = np.arange(N) * 3 // N
     found = judge(
         noise,
         noise,
-        np.zeros(N, dtype=int),
+        section,
         xy=np.random.default_rng(1).random((N, 2)),
         counts=counts,
         likelihood=likelihood,
@@ -54,9 +55,10 @@ def test_coverage_is_that_of_the_intervals_themselves(likelihood: Likelihood) ->
     )
     for level in (0.05, 0.5, 0.9, 0.99):
         lower, upper = count_interval(likelihood, mu, theta, pi, level)
-        expected = ((counts >= lower) & (counts <= upper)).mean()
+        is_inside = (counts >= lower) & (counts <= upper)
         at = int(np.argmin(abs(found.levels - level)))
-        assert found.coverage[at] == pytest.approx(expected)
+        assert found.coverage[at] == pytest.approx(is_inside.mean())
+        assert found.lowest[at] == pytest.approx(min(is_inside[section == s].mean() for s in range(3)))
     assert (np.diff(found.levels) > 0).all()
     assert (np.diff(found.coverage) >= 0).all()
 
@@ -67,17 +69,20 @@ def test_intervals_too_wide_are_narrowed() -> None:
         p_value=np.zeros(2),
         levels=np.array([0.5, 0.8, 0.9, 0.99]),
         coverage=np.array([0.7, 0.9, 0.95, 1.0]),
+        lowest=np.array([0.6, 0.8, 0.9, 1.0]),
     )
-    assert heldout.level_for(0.9) == pytest.approx(0.8)
-    assert heldout.level_for(0.925) == pytest.approx(0.85)
-    assert heldout.level_for(0.1) == pytest.approx(0.5)  # nothing narrower was looked at
+    assert heldout.level_for(0.9, is_calibrated=True) == pytest.approx(0.8)
+    assert heldout.level_for(0.925, is_calibrated=True) == pytest.approx(0.85)
+    assert heldout.level_for(0.1, is_calibrated=True) == pytest.approx(0.5)  # nothing narrower was looked at
+    assert heldout.level_for(0.9, is_calibrated=False) == pytest.approx(0.9)
+    assert heldout.level_for(0.85, is_calibrated=False) == pytest.approx(0.85)
     again = from_tensors(HeldOut, to_tensors(heldout, "heldout"), "heldout")
-    assert again.level_for(0.97) == heldout.level_for(0.97)
+    assert again.level_for(0.97, is_calibrated=False) == heldout.level_for(0.97, is_calibrated=False)
 
 
 def test_q_values_are_those_of_benjamini_and_hochberg() -> None:
     p = np.array([0.04, np.nan, 0.001, 0.03, 0.9, 0.001, np.nan, 0.02])
-    heldout = HeldOut(pearson=p, p_value=p, levels=np.ones(1), coverage=np.ones(1))
+    heldout = HeldOut(pearson=p, p_value=p, levels=np.ones(1), coverage=np.ones(1), lowest=np.ones(1))
     tested = np.flatnonzero(np.isfinite(p))
     expected = np.full(8, np.nan)
     for i in tested:  # the lowest rate at which the step-up procedure rejects this gene

@@ -11,6 +11,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cohorts import add_section, make_cohort
 from PIL import Image
 from plotting_tools import assert_plots, string_encodings
@@ -20,6 +21,7 @@ from scipy.special import gammaln
 from spam.errors import CheckpointError, ConfigError, OutputExistsError
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_checkpoint
 from spam.predicting import predict
+from spam.prediction import Predictor
 from spam.schemas.predict_config import PredictConfig
 from spam.store import open_store
 
@@ -219,7 +221,6 @@ def test_the_report_says_how_far_to_trust_the_prediction(
         unlike = f"{n_unlike} of 43 spots ({n_unlike / 43:.0%})"
         assert (f"WARNING: {unlike}" in report.summary()) == (name == "shifted")
         assert f"{n_predictable} of {found.n_vars} genes" in report.summary()
-        assert "may cover fewer" not in report.summary()  # the held-out section was of another donor
     trained = predict(config_of(store, checkpoint, tmp_path / "S1", section="S1"))
     assert "WARNING: the checkpoint was trained on this section" in trained.summary()
     assert json.loads((tmp_path / "S1" / "metrics.json").read_text())["is_training_section"]
@@ -231,16 +232,27 @@ def test_intervals_that_were_not_calibrated_on_new_donors_say_so(
     small = {"epochs": 1, "members": 1, "attend": "none", "with_bank": False}
     # S4 was held out alone, and S3 is of its donor too
     known = train_on(store, "known", ("S1", "S3", "S4"), val_sections=("S4",), **small)
-    in_turn = train_on(store, "in_turn", ("S1", "S3", "S4"), **small)  # donor by donor
-    report = predict(config_of(store, in_turn, tmp_path / "in_turn", section="S2"))
-    assert report.to_mapping()["is_calibrated_on_new_donors"] is True
-    assert "may cover fewer counts" not in report.summary()
+    in_turn = train_on(store, "in_turn", ("S1", "S3", "S4"), **small)  # both donors in turn
     lone = make_cohort(tmp_path / "one.zarr", 1)
     block = train_on(lone, "block", ("S1",), **small)
-    for name, checkpoint in (("known", known), ("block", block)):
+    for name, checkpoint, n_donors in (("known", known, 0), ("block", block, 0), ("in_turn", in_turn, 2)):
         report = predict(config_of(store, checkpoint, tmp_path / name, section="S2", coverage=0.8))
-        assert report.to_mapping()["is_calibrated_on_new_donors"] is False
-        assert "may cover fewer counts than the requested 80%" in report.summary()
+        assert report.to_mapping()["is_calibrated"] is False
+        assert f"training left out {n_donors} of the 3 donors" in report.summary()
+        assert "80% of the counts of each left-out section" in report.summary()
+        heldout = Predictor.load(checkpoint, torch.device("cpu")).heldout
+        assert report.predicted.level == heldout.level_for(0.8, is_calibrated=False)
+    more = tmp_path / "more.zarr"
+    for i in range(4):
+        add_section(more, f"S{i + 1}", seed=i, donor=f"d{i}")
+    add_section(more, "far", seed=3, donor="d9", shift=8.0)
+    three = train_on(more, "three", ("S1", "S2", "S3"), **small)
+    heldout = Predictor.load(three, torch.device("cpu")).heldout
+    for name in ("S4", "far"):
+        report = predict(config_of(more, three, tmp_path / name, section=name))
+        assert report.to_mapping()["is_calibrated"] == (name == "S4")
+        assert ("its images are unlike those of the left-out sections" in report.summary()) == (name == "far")
+        assert report.predicted.level == heldout.level_for(0.9, is_calibrated=name == "S4")
     own = predict(config_of(lone, block, tmp_path / "own", section="S1"))
     assert own.n_unlike is None  # there is no other section to compare with
     assert np.isfinite(own.predicted.expression).all()
