@@ -307,7 +307,7 @@ def show_log(console: "Console") -> Iterator[None]:
 
 
 def as_markdown(help: str) -> str:
-    """Write the example of a command's help, which "\\b" keeps from being wrapped, as a block of code."""
+    """Write the example of a command's help, which a backspace keeps from being wrapped, as a block of code."""
     return re.sub("\x08\n(.*?)\n\n", r"```\n\1\n```\n\n", help, flags=re.DOTALL)
 
 

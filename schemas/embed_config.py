@@ -311,8 +311,8 @@ class EmbedReport:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
-            f"{section.n_present} already present ({section.seconds:.1f} s)"
+            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys) or 'features not complete yet'}: "
+            f"{section.n_embedded} tiles embedded, {section.n_present} already present ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections
