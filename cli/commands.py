@@ -255,7 +255,7 @@ BENCHMARK = command(
 )
 HEST = command(
     "hest",
-    "Score an encoder on the files of the HEST benchmark, by its recipe; scores compare with the published tables.",
+    "Score an encoder by the recipe of the HEST benchmark on its own files, so that scores can be compared with published ones.",
     "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
     "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
     HestConfig,
