@@ -9,7 +9,8 @@ from spam.progress import Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.alignment_config import AlignmentConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.embed_config import EmbedConfig, InputConfig
+from spam.schemas.cluster_config import ClusterConfig
+from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
@@ -36,7 +37,7 @@ _DRY_RUN = Option(
     name="dry_run",
     kind=bool,
     default=False,
-    help="check the files and print the number of tiles and bytes, without embedding",
+    help="check the files and print the number of tiles and bytes, without embedding; spam plan measures time and memory, too",
 )
 
 
@@ -67,6 +68,14 @@ EMBED = command(
     work=_embed,
 )
 
+PLAN = command(
+    "plan",
+    "Measure for 20 seconds on this machine, and say how many tiles, bytes, hours and how much memory each step will take. "
+    "It takes the options of the `spam embed` that it plans.",
+    "spam plan --manifest sections.csv --root images --store cohort.zarr --enc-name uni_v1",
+    PlanConfig,
+    "plan",
+)
 IMPORT = command(
     "import",
     "Write the folder of an instrument (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST) as the files of "
@@ -219,6 +228,13 @@ PLOT = command(
     PlotConfig,
     "plot",
 )
+CLUSTER = command(
+    "cluster",
+    "Cluster the spots by predicted expression, or by features of a store, and compare the clusters with labels.",
+    "spam cluster results --out-dir clusters\nspam cluster cohort.zarr --sections A1 --out-dir clusters",
+    ClusterConfig,
+    "cluster",
+)
 EXPORT = command(
     "export",
     "Write predictions, or sections of a store, as files that other tools open: tables, QuPath, maps, Vitessce, SpatialData.",
@@ -239,7 +255,7 @@ BENCHMARK = command(
 )
 HEST = command(
     "hest",
-    "Score an encoder on the files of the HEST benchmark, by its recipe; scores compare with the published tables.",
+    "Score an encoder by the recipe of the HEST benchmark on its own files, so that scores can be compared with published ones.",
     "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
     "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
     HestConfig,
@@ -282,6 +298,7 @@ PIPELINE = (
     *(
         IMPORT,
         CHECK_ALIGNMENT,
+        PLAN,
         EMBED,
         ADAPT,
         GRAPH,
@@ -291,6 +308,7 @@ PIPELINE = (
         INFERENCE,
         REPORT,
         PLOT,
+        CLUSTER,
         EXPORT,
     ),
     *(BENCHMARK, HEST, SIMULATE, DEMO, DOCTOR),

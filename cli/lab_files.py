@@ -24,7 +24,7 @@ C = TypeVar("C", bound=Config)
 STORE_NAME = "store.zarr"
 _SOURCES = ("h5ad", "csv", "cells", "root", "manifest", "from_")
 # Options of `spam embed` that other commands do not take; a part of the features (--shard) is of no use to them.
-_ONLY_EMBED = ("chunk_rows", "overview", "shard")
+_ONLY_EMBED = ("chunk_rows", "local_cache", "overview", "shard")
 _AS_IN_CHECKPOINT = ("enc_name", "tile_um", "dihedral")  # where `spam predict` embeds lab files
 # --batch-size and --epochs belong to the stage; the encoder and its adapter have options with other names.
 _OF_THE_ENCODER = {"batch_size": "img_batch_size"}

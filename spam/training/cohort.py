@@ -137,7 +137,7 @@ def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> t
 
     The last donor is held out only if all donors are known and at most half of the sections are this donor's. Accuracy
     and intervals measured on a training donor are too optimistic for other donors ("Intervals for new donors" in
-    docs/experiments.md). Stage 2 trains on the held-out sections afterwards; stage 1 and `spam adapt` never do.
+    docs/experiments-log.md). Stage 2 trains on the held-out sections afterwards; stage 1 and `spam adapt` never do.
     """
     own = tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
     can_be_spared = None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE

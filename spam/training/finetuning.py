@@ -24,6 +24,7 @@ from spam.models.inputs import InputTransform
 from spam.models.stacking import KINDS
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
+from spam.schemas.shards import part_of
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import Profiles, local_file
 
@@ -240,12 +241,17 @@ def _select(
     device: torch.device,
     progress: Progress,
 ) -> tuple[list[Run], list[HeldOutPredictions]]:
-    """Train without the held-out spots of each fold; predict them, each fold at its own best epoch."""
+    """Train without the held-out spots of each fold; predict them, each fold at its own best epoch.
+
+    Processes of torchrun train different folds; a fold that another process trains is waited for, and taken over if that
+    process is killed.
+    """
     is_one_split = has_one_split(config, data.features) or pretrained is not None
     folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
     n_components = None if pretrained else config.n_components
-    runs, parts = [], []
-    for number, groups in enumerate(folds, 1):
+    done: dict[int, tuple[Run, HeldOutPredictions]] = {}
+    first, _ = part_of(None)  # each process of torchrun begins with another fold
+    for number, groups in sorted(enumerate(folds, 1), key=lambda fold: (fold[0] - 1 - first) % len(folds)):
         chosen = dataclasses.replace(
             config,
             save_dir=save_dir / _SELECTION / str(number),
@@ -254,11 +260,12 @@ def _select(
         )
         part = data if is_one_split else regrouped(data, groups, n_components=n_components)
         stage = FusionStage(chosen, part, pretrained, device)
-        runs.append(fit(stage, chosen, device=device, progress=progress))
-        stage.network.load_state_dict(weights_of(read_checkpoint(runs[-1].best_path, stage=stage.name)[1]))
-        parts.append(stage.predict_heldout())
+        run = fit(stage, chosen, device=device, progress=progress)
+        stage.network.load_state_dict(weights_of(read_checkpoint(run.best_path, stage=stage.name)[1]))
+        done[number] = run, stage.predict_heldout()
         del stage, part  # frees the arrays before those of the next run are made
-    return runs, parts
+    runs, parts = zip(*(done[number] for number in sorted(done)), strict=True)
+    return list(runs), list(parts)
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:

@@ -150,7 +150,7 @@ class FusionStage:
 
         ``loss`` is 1 - Pearson, within each section and averaged over genes, as in the reported scores. Squared error
         and likelihood would stop earlier, when amplitudes begin to overshoot although patterns still improve
-        (docs/experiments.md).
+        (docs/experiments-log.md).
         """
         rows = self.data.val_rows
         if not len(rows):
