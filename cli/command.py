@@ -276,15 +276,26 @@ def show_progress(console: "Console") -> Iterator[Progress]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Steps per second, which rich knows only for bytes."""
+
+        def render(self, task: Task) -> Text:
+            rate = task.finished_speed or task.speed
+            return Text("" if rate is None else f"{rate:,.3g}/s" if rate < 100 else f"{rate:,.0f}/s")
 
     description, note = (
         TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}")
     )
-    counts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    left = (TextColumn("ETA"), TimeRemainingColumn(compact=True))
+    counts = (BarColumn(20), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn(), *left)
     with Progress(description, *counts, note, console=console) as bars:
         yield _BarProgress(bars)
 

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
-from spam.errors import shortened
+from spam.progress import already_done
 
 from .config import Config, flag, option
 from .graph_config import DEFAULT_K
+from .shards import part_of, shard_fault, shard_option
 from .store_format import FeatureDtype
 
 _data, _model, _output, _advanced = (
@@ -201,10 +201,11 @@ class EmbedConfig(SectionsConfig):
     licence: str | None = _output(
         None, "licence of counts and images, e.g. CC-BY-4.0: decides whether the store may be shared"
     )
-    shard: str | None = _advanced(
+    shard: str | None = shard_option("embed")
+    local_cache: Path | None = _advanced(
         None,
-        "embed part i of n, e.g. 2/8, in a job array (default: everything, or as torchrun sets it)",
-        metavar="<i/n>",
+        "folder of a local disk: a slide on a network disk is copied there before its tiles are read, and removed afterwards",
+        is_output=True,
     )
     overview: bool = _output(
         True, "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide"
@@ -214,19 +215,15 @@ class EmbedConfig(SectionsConfig):
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
         is_grid, given = self.tiles == "grid", self.given_table_options()
-        part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard or "1/1")
         rules = {
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
             f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
             "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um,
-            f"--shard must be i/n with i from 1 to n, such as 2/8, not {shortened(self.shard)}": part is None
-            or not 1 <= int(part[1]) <= int(part[2]),
-            "--overwrite cannot be combined with --shard: parts would delete each other's work": self.shard
-            and self.overwrite,
             "give --tile-um or --tile-px, not both": self.tile_um and self.tile_px,
         }
         of_sections = [] if is_grid else SectionsConfig.faults(self)
-        return [*of_sections, *(rule for rule, is_broken in rules.items() if is_broken)]
+        of_parts = shard_fault(self.shard, is_overwrite=self.overwrite)
+        return [*of_sections, of_parts, *(rule for rule, is_broken in rules.items() if is_broken)]
 
     def n_readers(self, device: str) -> int:
         """Threads that read tiles for an encoder on a device type (``cpu``, ``cuda``)."""
@@ -238,8 +235,16 @@ class EmbedConfig(SectionsConfig):
     @property
     def shard_of(self) -> tuple[int, int]:
         """Number of the part, counted from 0, and number of parts."""
-        i, n = (self.shard or "1/1").split("/")
-        return int(i) - 1, int(n)
+        return part_of(self.shard)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig(EmbedConfig):
+    """Options of `spam plan`: those of the `spam embed` that it plans."""
+
+    probe_s: float = _advanced(
+        20.0, "seconds of the probe, half for embedding and half for training", limits="[1,3600]"
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,4 +322,6 @@ class EmbedReport:
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections
         ]
+        if not any(section.n_embedded or section.n_left for section in self.sections):
+            lines.insert(0, already_done(self.store, "has all of these features", "embedded"))
         return "\n".join([*lines, f"Features of {self.encoder} are in {self.store}"])

@@ -11,7 +11,9 @@ from .errors import SpamError as SpamError
 from .schemas.adapt_config import AdaptConfig as AdaptConfig
 from .schemas.alignment_config import AlignmentConfig as AlignmentConfig
 from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
+from .schemas.cluster_config import ClusterConfig as ClusterConfig
 from .schemas.embed_config import EmbedConfig as EmbedConfig
+from .schemas.embed_config import PlanConfig as PlanConfig
 from .schemas.graph_config import GraphConfig as GraphConfig
 from .schemas.hest_config import HestConfig as HestConfig
 from .schemas.import_config import ImportConfig as ImportConfig
@@ -26,6 +28,7 @@ from .schemas.training_config import PretrainConfig as PretrainConfig
 
 if TYPE_CHECKING:
     from .alignment import check_alignment as check_alignment
+    from .clusters import cluster as cluster
     from .diagnosis import diagnose as diagnose
     from .embedding import adapt as adapt
     from .embedding import embed as embed
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
+    from .probing import plan as plan
     from .reporting import plot as plot
     from .reporting import report as report
     from .sections.lab_file_writer import import_folder as import_folder
@@ -49,6 +53,7 @@ _MODULE_OF = {
     "benchmark": "evaluation",
     "build_graphs": "graphs",
     "check_alignment": "alignment",
+    "cluster": "clusters",
     "demo": "simulation.demo",
     "diagnose": "diagnosis",
     "embed": "embedding",
@@ -57,6 +62,7 @@ _MODULE_OF = {
     "hest_benchmark": "hest_tasks",
     "import_folder": "sections.lab_file_writer",
     "open_store": "store",
+    "plan": "probing",
     "plot": "reporting",
     "predict": "predicting",
     "pretrain": "training",

@@ -7,7 +7,7 @@ from typing import Any
 
 from spam.embedding import embed
 from spam.errors import ConfigError, OutputExistsError
-from spam.evaluation import PredictReport
+from spam.evaluation import FinishedPrediction, PredictReport
 from spam.predicting import predict
 from spam.progress import SILENT, Progress
 from spam.reports import PAGE
@@ -29,7 +29,7 @@ class DemoReport(Record):
     """Result of `demo`: the report of the held-out section, and summary and seconds of each step."""
 
     out_dir: Path
-    prediction: PredictReport
+    prediction: PredictReport | FinishedPrediction
     steps: dict[str, str]
     seconds: dict[str, float]
 

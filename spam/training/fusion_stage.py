@@ -212,6 +212,7 @@ class FusionStage:
             meta,
             donors=with_pretrained_donors(meta.donors, self._pretrained.donors),
             section_digests={**self._pretrained.section_digests, **meta.section_digests},
+            licences={**self._pretrained.licences, **meta.licences},
         )
 
     def _fit_ridge(self, rows: Int64[Array, " n"]) -> RatePath:

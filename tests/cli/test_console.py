@@ -28,6 +28,19 @@ def test_bars_on_a_terminal() -> None:
     assert all(words in shown.getvalue() for words in ("embed [C2] 112um", "7/7", "loss 0.25"))
 
 
+def test_bars_show_the_rate_and_the_time_left() -> None:
+    """After 40 of 100 steps at 4 a second, 15 seconds are left."""
+    now, shown = 0.0, io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, color_system=None, get_time=lambda: now)
+    with show_progress(console) as progress, progress.task("embed", 100) as advance:
+        for _ in range(10):
+            now += 1.0
+            advance(4)
+    line = next(text for text in reversed(shown.getvalue().splitlines()) if "embed" in text)
+    assert "40/100 4/s" in line
+    assert re.search(r"ETA\s+00:15", line)
+
+
 def test_silence_elsewhere() -> None:
     shown = io.StringIO()
     with show_progress(Console(file=shown)) as progress:
