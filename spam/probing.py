@@ -32,6 +32,7 @@ _MOST_SECTIONS = 4  # as many folds as `spam finetune` trains at most
 _FEWEST, _MOST = 200, 6400  # spots that are trained on
 _EPOCHS = 2  # the first includes what is done once
 _STAGES = ("pretrain", "selection", "finetune")
+_STEPS = ("pretrain", "finetune", "predict")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,15 +249,16 @@ def _probe_training(planned: EmbedPlan, config: PlanConfig, encoder: Encoder) ->
     """Train and predict on more and more spots, until the time is used up."""
     sections = [one for one in planned.sections if one.section.counts is not None]
     sizes = [one.section.n_spots for one in sections]
-    n, until = min(_FEWEST, sum(sizes)), time.perf_counter() + config.probe_s / 2
-    samples: dict[str, list[_Sample]] = {"pretrain": [], "finetune": [], "predict": []}
+    most = min(_MOST, sum(sizes[:_MOST_SECTIONS]))
+    n, until = min(_FEWEST, most), time.perf_counter() + config.probe_s / 2
+    samples: dict[str, list[_Sample]] = {step: [] for step in _STEPS}
     while True:
         with tempfile.TemporaryDirectory(prefix="spam-plan-") as folder:
             for step, sample in _run_steps(Path(folder), sections[:_MOST_SECTIONS], n, config, encoder):
                 samples[step].append(sample)
-        if n >= min(_MOST, sum(sizes)) or (len(samples["predict"]) > 1 and time.perf_counter() > until):
+        if n >= most or (len(samples["predict"]) > 1 and time.perf_counter() > until):
             break
-        n = min(2 * n, sum(sizes))
+        n = min(2 * n, most)
     together, alone = [sum(sizes)], [one.section.n_spots for one in planned.sections]
     return [
         _extrapolated("pretrain", samples["pretrain"], together, default_of(PretrainConfig, "epochs")),
@@ -273,38 +275,27 @@ def _run_steps(
     n_each = [min(one.section.n_spots, -(-n // len(sections))) for one in sections]
     for one, rows in zip(sections, n_each, strict=True):
         _add_part(store, one, rows, config, encoder)
-    shared: dict[str, Any] = {"store": store.folder, "device": config.device, "epochs": _EPOCHS}
-    tuned, name = folder / "finetune", sections[0].section.name
-    of_section = {"store": store.folder, "section": name, "device": config.device, "plots": False}
-    runs: list[tuple[str, int, Callable[[Progress], Any]]] = [
-        (
-            "pretrain",
-            sum(n_each),
-            lambda watch: pretrain(PretrainConfig(save_dir=folder / "pretrain", **shared), progress=watch),
-        ),
-        (
-            "finetune",
-            sum(n_each),
-            lambda watch: finetune(FinetuneConfig(save_dir=tuned, **shared), progress=watch),
-        ),
-        (
-            "predict",
-            n_each[0],
-            lambda watch: predict(
-                PredictConfig(ckpt=tuned / "best.safetensors", out_dir=folder / "predict", **of_section),
-                progress=watch,
-            ),
-        ),
-    ]
-    for step, n_spots, run in runs:
+    shared: dict[str, Any] = {"store": store.folder, "device": config.device}
+    training = {**shared, "epochs": _EPOCHS}
+    largest, checkpoint = int(np.argmax(n_each)), folder / "finetune" / "best.safetensors"
+
+    def run(step: str, watch: Progress) -> object:
+        if step == "pretrain":
+            return pretrain(PretrainConfig(save_dir=folder / step, **training), progress=watch)
+        if step == "finetune":
+            return finetune(FinetuneConfig(save_dir=folder / step, **training), progress=watch)
+        to: dict[str, Any] = {"section": sections[largest].section.name, "out_dir": folder / step}
+        return predict(PredictConfig(ckpt=checkpoint, plots=False, **to, **shared), progress=watch)
+
+    for step in _STEPS:
         watch = _Stopwatch()
         with measured(encoder.device) as usage:
-            run(watch)
+            run(step, watch)
         files = [file for file in (folder / step).rglob("*") if file.is_file()]
         yield (
             step,
             _Sample(
-                n=n_spots,
+                n=n_each[largest] if step == "predict" else sum(n_each),
                 epoch_s=watch.epoch_s,
                 other_s=max(0.0, usage.seconds - _EPOCHS * watch.epoch_s),
                 usage=usage,
@@ -317,15 +308,10 @@ def _add_part(store: Store, one: PlannedSection, n: int, config: PlanConfig, enc
     """Write the first `n` spots of a section, with features that are random projections of their expression."""
     whole = one.section
     assert whole.counts is not None  # chosen by the caller
-    part = dataclasses.replace(
-        whole,
-        ids=whole.ids[:n],
-        xy_px=whole.xy_px[:n],
-        counts=whole.counts[:n],
-        obs={name: values[:n] for name, values in whole.obs.items()},
-    )
+    counts, obs = whole.counts[:n], {name: values[:n] for name, values in whole.obs.items()}
+    part = dataclasses.replace(whole, ids=whole.ids[:n], xy_px=whole.xy_px[:n], counts=counts, obs=obs)
     stored = store.add_section(part, slide_size_px=None, licence=None, overview=None)
-    expression = log1p_cp10k(part.counts, np.asarray(part.counts.sum(axis=1)).ravel())
+    expression = log1p_cp10k(counts, np.asarray(counts.sum(axis=1)).ravel())
     for meta in feature_metas(one, encoder, config):
         rng = np.random.default_rng(0)  # the same projection in every section
         features = expression @ rng.standard_normal((expression.shape[1], meta.dim), dtype=np.float32)
@@ -343,7 +329,7 @@ def _extrapolated(step: str, samples: Sequence[_Sample], sizes: Sequence[int], e
         if len(samples) == 1:
             return value(last) * max(1.0, n / last.n)
         before = samples[-2]
-        slope = max(0.0, (value(last) - value(before)) / (last.n - before.n))
+        slope = max(0.0, (value(last) - value(before)) / max(1, last.n - before.n))
         return max(0.0, value(last) + slope * (n - last.n))
 
     seconds = sum(at(n, lambda s: s.other_s) + epochs * at(n, lambda s: s.epoch_s) for n in sizes)
