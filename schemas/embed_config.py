@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from spam.progress import already_done
+
 from .config import Config, flag, option
 from .graph_config import DEFAULT_K
 from .shards import part_of, shard_fault, shard_option
@@ -24,7 +26,7 @@ class FolderOptions(Config):
 
     image: Path | None = _data(
         None,
-        "full-resolution H&E image that the positions of the instrument's folder belong to; never guessed from its images",
+        "full-resolution H&E image to which the positions in the folder refer; it is never guessed",
     )
     bin: str | None = _data(
         None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
@@ -32,7 +34,7 @@ class FolderOptions(Config):
     alignment: Path | None = _data(
         None,
         "alignment of the H&E image with Xenium, CosMx or MERSCOPE: *_he_imagealignment.csv, a 3 x 3 matrix or keypoints "
-        "(default: the one in the folder of Xenium)",
+        "(default: the one in the Xenium folder)",
     )
 
 
@@ -314,10 +316,12 @@ class EmbedReport:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
-            f"{section.n_present} already present ({section.seconds:.1f} s)"
+            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys) or 'features not complete yet'}: "
+            f"{section.n_embedded} tiles embedded, {section.n_present} already present ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections
         ]
+        if not any(section.n_embedded or section.n_left for section in self.sections):
+            lines.insert(0, already_done(self.store, "has all of these features", "embedded"))
         return "\n".join([*lines, f"Features of {self.encoder} are in {self.store}"])

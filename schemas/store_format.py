@@ -105,6 +105,8 @@ class SectionMeta(Record):
         ``spam/store``; random in a copy whose spots were shuffled; None where that is not known.
     licence
         Licence of the counts and images, as an SPDX name (``CC-BY-4.0``), or None if unknown.
+    placement_doubt
+        Why the spots may not lie where they belong on their slide, as found on embedding; None without such a doubt.
     redacted
         What was removed from this copy before it was shared: ``counts``, ``coordinates``, ``ids``, ``genes``.
     """
@@ -123,6 +125,7 @@ class SectionMeta(Record):
     has_coordinates: bool = True
     spots_sha256: str | None = None
     licence: str | None = None
+    placement_doubt: str | None = None
     redacted: tuple[Literal["counts", "coordinates", "ids", "genes"], ...] = ()
 
 

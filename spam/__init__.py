@@ -11,6 +11,7 @@ from .errors import SpamError as SpamError
 from .schemas.adapt_config import AdaptConfig as AdaptConfig
 from .schemas.alignment_config import AlignmentConfig as AlignmentConfig
 from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
+from .schemas.cluster_config import ClusterConfig as ClusterConfig
 from .schemas.embed_config import EmbedConfig as EmbedConfig
 from .schemas.embed_config import PlanConfig as PlanConfig
 from .schemas.graph_config import GraphConfig as GraphConfig
@@ -27,6 +28,7 @@ from .schemas.training_config import PretrainConfig as PretrainConfig
 
 if TYPE_CHECKING:
     from .alignment import check_alignment as check_alignment
+    from .clusters import cluster as cluster
     from .diagnosis import diagnose as diagnose
     from .embedding import adapt as adapt
     from .embedding import embed as embed
@@ -51,6 +53,7 @@ _MODULE_OF = {
     "benchmark": "evaluation",
     "build_graphs": "graphs",
     "check_alignment": "alignment",
+    "cluster": "clusters",
     "demo": "simulation.demo",
     "diagnose": "diagnosis",
     "embed": "embedding",

@@ -1,6 +1,7 @@
 """`spam predict`: predict a section, score it against its counts if it has some, and draw it."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 
 from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
-from spam.evaluation import MODEL, BoardReport, PredictReport, score_predicted
+from spam.evaluation import MODEL, BoardReport, FinishedPrediction, PredictReport, score_predicted
 from spam.hardware import resolve_device
 from spam.models import log1p_cp10k
 from spam.prediction import (
@@ -27,6 +28,7 @@ from spam.progress import SILENT, Progress
 from spam.reporting import report as write_report
 from spam.reports import (
     PAGE,
+    SEEN,
     GivenEntries,
     SectionView,
     plot_expression_maps,
@@ -35,10 +37,12 @@ from spam.reports import (
 )
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.report_config import ReportConfig
+from spam.schemas.store_format import quality_key
 from spam.sections import read_measured_part
 from spam.store import StoredSection, advice_on_names, open_store
 from spam.training.loop import HEALTH
 from spam.typing import Array, Float32
+from spam.versions import software_versions
 
 _WRITTEN = (
     *("predictions.h5ad", "predictions.csv", "predictions.parquet", "metrics.json", "genes.csv"),
@@ -46,10 +50,14 @@ _WRITTEN = (
     *("plots/expression_maps.png", "plots/pcc_histogram.png", "plots/scatter.png"),
 )
 _N_DRAWN = 4
+# Options that change no result, and paths, whose content counts.
+_NOT_IN_RESULTS = ("store", "ckpt", "out_dir", "context_h5ad", "overwrite", "device", "batch_size", "section")
 
 
-def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport:
+def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport | FinishedPrediction:
     """Predict one section of a store, score it if it has counts, and draw it.
+
+    Nothing is predicted if the output folder holds the results of the same section, checkpoint, context and options.
 
     The prediction reads no counts of the section in the store, only those in ``--context-h5ad``; the scores do,
     afterwards, and leave out what was given.
@@ -61,21 +69,27 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRep
     SectionError, ConfigError
         If the context is not raw counts of the section, or cannot be used by the checkpoint.
     OutputExistsError
-        If the output folder holds predictions, without ``--overwrite``, or another process writes to it.
+        If the output folder holds other predictions, without ``--overwrite``, or another process writes to it.
     """
     assert config.out_dir is not None  # checked by PredictConfig
     with claimed(config.out_dir, "--out-dir"):
         return _predict(config, config.out_dir, progress)
 
 
-def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictReport:
+def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictReport | FinishedPrediction:
     assert config.store is not None  # checked by PredictConfig
     assert config.ckpt is not None
-    if (out / "predictions.h5ad").exists() and not config.overwrite:
-        message = f"{str(out / 'predictions.h5ad')!r} exists. Choose another --out-dir, or replace it with --overwrite."
-        raise OutputExistsError(message)
     section = _choose_section(config.store, config.section)
     predictor = Predictor.load(config.ckpt, resolve_device(config.device))
+    made_from = _made_from(config, section, predictor)
+    if (out / "predictions.h5ad").exists() and not config.overwrite:
+        if finished := _finished(out, made_from):
+            return finished
+        message = (
+            f"{str(out / 'predictions.h5ad')!r} was made from other inputs. Choose another --out-dir, or replace it with "
+            "--overwrite."
+        )
+        raise OutputExistsError(message)
     unknown = [gene for gene in config.plot_genes if gene not in predictor.meta.genes]
     if unknown:
         genes = (
@@ -130,14 +144,17 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             files=tuple(out / path.relative_to(folder) for path in files),
             board=board,
             unscored=None if board is not None else _why_unscored(section, predicted),
+            placement_doubt=section.meta.placement_doubt,
             gene_advice=advice_on_names(of_section, predicted.genes) if of_section else "",
         )
-        values = {key: value for key, value in report.to_mapping().items() if key not in ("files", "metrics")}
+        values = {key: value for key, value in report.to_mapping().items() if key != "metrics"}
         about = {
+            "files": [path.relative_to(out).as_posix() for path in report.files],
+            "made_from": made_from,
             "model": MODEL,
             "provenance": predicted.provenance,
             "inputs": _inputs(section, predictor),
-            "training": _training(config.ckpt.parent),
+            "training": _training(config.ckpt.parent) if isinstance(config.ckpt, Path) else {},
             "config": config.to_record(),
         }
         scores = {} if board is None else board.to_mapping()
@@ -146,6 +163,30 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         if config.report:
             write_report(ReportConfig(results=folder), progress=progress)
     return report
+
+
+def _made_from(config: PredictConfig, section: StoredSection, predictor: Predictor) -> dict[str, Any]:
+    """Describe all that decides the results, so that a repeated run is recognised."""
+    arrays = [f"obsm/{name}" for key in predictor.meta.feature_keys for name in (key, quality_key(key))]
+    tables = ("X", "obs", "var", "uns/spatial", "obsm/spatial", "obsm/spatial_um")
+    context = config.context_h5ad
+    options = {name: value for name, value in config.to_record().items() if name not in _NOT_IN_RESULTS}
+    return {
+        "section_sha256": section.content_digest(*tables, *arrays),
+        "checkpoint_sha256": predictor.sha256,
+        "context_sha256": None if context is None else hashlib.sha256(context.read_bytes()).hexdigest(),
+        "options": options,
+        "spam-st": software_versions()["spam-st"],
+    }
+
+
+def _finished(out: Path, made_from: dict[str, Any]) -> FinishedPrediction | None:
+    """Return the results in a folder if they are complete and were made from the same."""
+    path = out / "metrics.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if values.get("made_from") != made_from or not all((out / name).is_file() for name in values["files"]):
+        return None
+    return FinishedPrediction(out_dir=out, values=values)
 
 
 def _inputs(section: StoredSection, predictor: Predictor) -> dict[str, Any]:
@@ -226,11 +267,15 @@ def _draw(
     """Draw maps and, with ground truth, the histogram and the scatter plots of the scored entries."""
     maps, histogram, scatter = (out / name for name in _WRITTEN if name.startswith("plots/"))
     scores = None if board is None else board.gene_table().filter(regex=r"\.pearson$")
-    genes = list(plot_genes)
-    if not genes:  # the best predicted ones, else those with the highest predicted variance
+    genes, choice = list(plot_genes), "genes of --plot-genes"
+    if not genes:
+        best = "predicted variance" if scores is None else "Pearson r on this section"
+        choice = f"genes with the highest {best}"
         rank = np.nanstd(predicted.expression, axis=0) if scores is None else scores[f"{MODEL}.pearson"]
         names = predicted.genes if scores is None else scores.index
         genes = [str(names[i]) for i in np.argsort(-np.asarray(rank), kind="stable")[:_N_DRAWN]]  # NaN last
+    if predicted.training_section is not None:
+        choice += f"; {SEEN}"
     columns = [predicted.genes.index(gene) for gene in genes]
     prediction = predicted.unclipped[:, columns].clip(min=0)
     truth = None if measured is None else measured[:, columns]
@@ -249,8 +294,9 @@ def _draw(
         mpp=section.meta.mpp,
         overview=None if overview is None else overview.image,
         overview_scale=1.0 if overview is None else overview.scale,
+        is_unlike=predicted.is_out_of_distribution,
     )
-    plot_expression_maps(view, genes, prediction, truth, given, maps)
+    plot_expression_maps(view, genes, prediction, truth, given, maps, choice=choice)
     if scores is None or truth is None:
         return [maps]
     plot_pcc_histogram({name.removesuffix(".pearson"): r.to_numpy() for name, r in scores.items()}, histogram)

@@ -1,6 +1,7 @@
 """Progress reporting: library functions take ``progress: Progress = SILENT``; the command line draws bars."""
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
@@ -30,3 +31,8 @@ class _Silent:
 
 
 SILENT: Progress = _Silent()
+
+
+def already_done(place: Path, holds: str, missing: str) -> str:
+    """Say that a command was run before with the same inputs: what `place` holds, and what was therefore not done."""
+    return f"already done: {place} {holds}; nothing was {missing}"

@@ -22,21 +22,23 @@ from spam.progress import SILENT, Progress
 from spam.reports import (
     NEEDED,
     PAGE,
+    SEEN,
     GivenEntries,
     SectionView,
     ShownPrediction,
     benchmark_content,
     data_url,
-    n_genes_that_fit,
+    pack_genes,
     plot_expression_maps,
     prediction_content,
     render_page,
 )
 from spam.schemas.config import Record
 from spam.schemas.report_config import PlotConfig, ReportConfig
-from spam.typing import Array, Float32
+from spam.typing import Array, Bool, Float32
 
 _LAYERS = ("measured", "predicted", "lower", "upper")
+_WHITE = 255
 _MOST_CHARACTERS = 80  # of the name of a figure
 _ROWS_AT_ONCE = 8192  # of a matrix of predictions; some of its columns are kept
 
@@ -120,14 +122,22 @@ class SavedPrediction:
 
     def view(self) -> SectionView:
         """Describe the section for maps."""
-        overview = self.section.overview
-        return SectionView(
-            name=self.section.name,
-            xy_px=self.section.xy_px,
-            mpp=self.section.mpp,
-            overview=None if overview is None else overview[0],
-            overview_scale=1.0 if overview is None else overview[1],
-        )
+        return view_of(self.section, self.section.adata.obs["is_out_of_distribution"].to_numpy(dtype=bool))
+
+
+def view_of(section: ExportedSection, is_unlike: Bool[Array, " n_spots"] | None = None) -> SectionView:
+    """Describe a section for maps."""
+    overview = section.overview
+    if overview is not None and (overview[0] == _WHITE).all():  # a store without an image holds a white one
+        overview = None
+    return SectionView(
+        name=section.name,
+        xy_px=section.xy_px,
+        mpp=section.mpp,
+        overview=None if overview is None else overview[0],
+        overview_scale=1.0 if overview is None else overview[1],
+        is_unlike=is_unlike,
+    )
 
 
 def read_prediction(folder: Path) -> SavedPrediction:
@@ -197,18 +207,21 @@ def report(config: ReportConfig, *, progress: Progress = SILENT) -> WrittenRepor
         note = "scores of all methods"
     else:
         saved = read_prediction(folder)
-        genes = choose_genes(saved, config.genes)
+        check_genes(config.genes, saved.genes.index, "--genes")
+        order = np.argsort(-saved.genes["heldout_pearson"].to_numpy(), kind="stable")  # NaN last
+        ranked = list(dict.fromkeys([*config.genes, *saved.genes.index[order]]))
+        packed = pack_genes(saved.values, ranked, len(set(config.genes)))
         content = prediction_content(
             ShownPrediction(
                 metrics=saved.metrics,
                 genes=saved.genes,
                 spots=saved.section.adata.obs,
                 view=saved.view(),
-                shown=genes,
-                values=saved.values(genes),
+                packed=packed,
+                layers=saved.layers,
             )
         )
-        note = f"maps of {len(genes)} of {len(saved.genes)} genes"
+        note = f"maps of {len(packed)} of {len(saved.genes)} genes"
     path = config.out or folder / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render_page(content))
@@ -241,6 +254,7 @@ def plot(config: PlotConfig, *, progress: Progress = SILENT) -> WrittenPlot:
         values.get("measured"),
         saved.given(config.gene),
         path=path,
+        choice="" if saved.metrics["training_section"] is None else SEEN,
     )
     return WrittenPlot(file=path, genes=config.gene)
 
@@ -259,13 +273,3 @@ def check_genes(wanted: Sequence[str], known: Collection[str], flag: str) -> Non
         similar = f" Did you mean {', '.join(upper[name] for name in near)}?" if near else ""
         message = f"{flag} {','.join(absent)}: not among the {len(known)} predicted genes.{similar}"
         raise ConfigError(message)
-
-
-def choose_genes(saved: SavedPrediction, wanted: Sequence[str]) -> list[str]:
-    """Choose the genes that fit into a page: the wanted ones, then the best predicted on held-out spots."""
-    check_genes(wanted, saved.genes.index, "--genes")
-    order = np.argsort(-saved.genes["heldout_pearson"].to_numpy(), kind="stable")  # NaN last
-    ranked = dict.fromkeys([*wanted, *saved.genes.index[order]])
-    return list(ranked)[
-        : max(len(set(wanted)), n_genes_that_fit(saved.section.adata.n_obs, len(saved.layers)))
-    ]

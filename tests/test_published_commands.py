@@ -30,7 +30,7 @@ def test_published_commands_run_as_they_stand(lab_files: list[object], tmp_path:
     best = finetune / "best.safetensors"
     done = run("inference", *lab_files, "--ckpt", best, "--batch_size", 128, "--out_dir", results)
     assert done.returncode == 0, done.stderr
-    assert "WARNING: the checkpoint was trained on this section" in done.stdout
+    assert "The checkpoint was trained on this section" in done.stdout
     predicted = anndata.read_h5ad(results / "predictions.h5ad")
     truth = anndata.read_h5ad(lab_files[1])
     assert list(predicted.obs_names) == list(truth.obs_names)

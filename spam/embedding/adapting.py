@@ -60,6 +60,7 @@ class AdaptReport(TrainingReport):
         start, best = self.run.history[0], self.run.best
         n_pairs = sum(f"val_{pair}_loss" in best for pair in ("gene", "coord"))
         lines = [
+            *self.run.repeated(),
             f"{self.n_train} training spots, {self.n_val} held out ({self.held_out}); best epoch {self.card.best_epoch} of "
             f"{self.card.epochs}: held-out loss {best['val_loss']:.4f}, before training {start['val_loss']:.4f} (chance: "
             f"{n_pairs * best['val_ln_batch']:.4f})",

@@ -4,7 +4,7 @@ from .boards import BoardReport, CountPrediction, MethodPrediction
 from .cross_validation import BenchmarkReport, benchmark
 from .folds import FoldTask
 from .methods import Method
-from .prediction_report import PredictReport
+from .prediction_report import FinishedPrediction, PredictReport
 from .spam_method import ALL_METHODS
 from .stored_truth import MODEL, score_predicted
 
@@ -14,6 +14,7 @@ __all__ = [
     "BenchmarkReport",
     "BoardReport",
     "CountPrediction",
+    "FinishedPrediction",
     "FoldTask",
     "Method",
     "MethodPrediction",

@@ -214,12 +214,14 @@ class BoardReport:
 
     def comparison(self) -> str:
         """Shorten `verdict_sentence` for a reader who does not know the gene sets."""
-        if self.verdict is None:
+        if self.verdict is None or self.verdict.difference.n_units < 2:
             return self.verdict_sentence()
         d = self.verdict.difference
         verb = "is better than" if self.verdict.is_better else "is not better than"
-        interval = f", 95% interval {d.lower:+.3f} to {d.upper:+.3f}" if d.n_units > 1 else ""
-        return f"{self.verdict.method} {verb} the {self.verdict.other} (difference {d.mean:+.3f}{interval})."
+        interval = f"95% interval {d.lower:+.3f} to {d.upper:+.3f}"
+        return (
+            f"{self.verdict.method} {verb} the {self.verdict.other} (difference {d.mean:+.3f}, {interval})."
+        )
 
     def warnings(self) -> list[str]:
         """Warn of a section that was measured with a panel of genes."""

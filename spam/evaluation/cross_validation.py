@@ -11,7 +11,7 @@ import pandas as pd
 
 from spam.atomic import claimed, write_text
 from spam.errors import SpamError
-from spam.progress import SILENT, Progress
+from spam.progress import SILENT, Progress, already_done
 from spam.reports import PAGE, MethodScore, benchmark_content, data_url, plot_score_chart, render_page
 from spam.reports.score_tables import HEADLINE_SET, RIVAL, shown
 from spam.schemas.benchmark_config import BenchmarkConfig
@@ -63,8 +63,8 @@ class BenchmarkReport:
         Mean wall time of one fit with its prediction, per method.
     failures
         Runs without scores.
-    n_waiting
-        Runs that are left to other jobs (``--shard``) or methods.
+    n_waiting, n_executed
+        Runs that are left to other jobs (``--shard``) or methods, and runs that were executed now.
     software
         Versions.
     files
@@ -83,6 +83,7 @@ class BenchmarkReport:
     seconds: Mapping[str, float]
     failures: Sequence[RunResult]
     n_waiting: int
+    n_executed: int
     software: Mapping[str, str]
     files: Sequence[Path]
 
@@ -129,7 +130,8 @@ class BenchmarkReport:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = {field.name for field in dataclasses.fields(self)} - {"n_executed"}
+        values = {name: getattr(self, name) for name in names}
         mapping: dict[str, Any] = json_ready(
             {
                 **values,
@@ -145,7 +147,9 @@ class BenchmarkReport:
         """Show the headline scores, best last, the verdicts and the failures."""
         headline = self.headline().sort_values("mean", na_position="first", kind="stable")
         width = max((len(name) for name in headline["method"]), default=0)
-        lines = [f"{HEADLINE_SET} Pearson within test sections, mean over {self.unit}:"]
+        done = already_done(self.files[0].parent, "has the scores of all these runs", "run")
+        lines = [] if self.n_executed else [done]
+        lines.append(f"{HEADLINE_SET} Pearson within test sections, mean over {self.unit}:")
         lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
         lines += self.verdicts
         lines += [result.sentence() for result in self.failures if not result.does_not_apply]
@@ -219,7 +223,7 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
     if config.overwrite:
         for run in share:
             run.path(out).unlink(missing_ok=True)
-    run_all(share, build, out, progress=progress)
+    n_executed = run_all(share, build, out, progress=progress)
     found = [read_result(run.path(out)) for run in runs]
     results = [result for result in found if result is not None]
     scored = [result for result in results if result.scores is not None]
@@ -245,6 +249,7 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
         seconds=seconds.groupby("method")["seconds"].mean().to_dict(),
         failures=[result for result in results if result.failure is not None],
         n_waiting=len(runs) - len(results),
+        n_executed=n_executed,
         software=software,
         files=[out / name for name in names],
     )

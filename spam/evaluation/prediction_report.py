@@ -1,12 +1,14 @@
 """What `spam predict` reports: how far a prediction can be relied on, in words and numbers."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spam.prediction import CALIBRATING_DONORS, ContextReport, PredictedSection
+from spam.progress import already_done
 from spam.reports.score_tables import HEADLINE_SET, shown
 
 from .boards import BoardReport
@@ -29,6 +31,8 @@ class PredictReport:
         Scores of the model and the baselines; None without ground truth.
     unscored
         Why there are no scores; None if there are.
+    placement_doubt
+        Why the spots may not lie where they belong on their slide; None without such a doubt.
     gene_advice
         How to make the gene names of the section match, if most modelled genes were not found in it and a change is known.
     """
@@ -39,6 +43,7 @@ class PredictReport:
     files: tuple[Path, ...]
     board: BoardReport | None
     unscored: str | None = None
+    placement_doubt: str | None = None
     gene_advice: str = ""
 
     @property
@@ -114,8 +119,10 @@ class PredictReport:
         found = (
             f"{self.n_predictable} of {n_genes} genes were predicted better than by chance on held-out spots"
         )
-        if predicted.training_section is not None:
-            found = "The checkpoint was trained on this section: its scores do not describe new tissue"
+        trained_as = predicted.training_section
+        if trained_as is not None:
+            name = "" if trained_as == predicted.section else f" under the name {trained_as!r}"
+            found = f"The checkpoint was trained on this section{name}: its scores do not describe new tissue"
         elif predicted.is_mostly_unlike:
             share = f"{self.n_unlike} of {len(predicted.ids)} spots"
             found = f"Do not rely on this prediction: {share} look unlike the training sections"
@@ -124,19 +131,16 @@ class PredictReport:
         score, n_scored = self.board.headline(MODEL, "pearson"), self.board.n_headline
         genes = f"the {n_scored} scored genes of {HEADLINE_SET}"
         scored = f" On this section, {genes} have a mean Pearson r of {shown(score, digits=2)}."
-        return f"{found}.{scored if n_scored else ''} {self.board.comparison()}"
+        comparison = "" if trained_as is not None else f" {self.board.comparison()}"
+        return f"{found}.{scored if n_scored else ''}{comparison}"
 
     @property
     def notes(self) -> list[str]:
         """What to know before using the prediction, one sentence a line; warnings start with ``WARNING``."""
         n_spots, n_genes = self.predicted.unclipped.shape
-        provenance, trained_as = self.predicted.provenance, self.predicted.training_section
-        lines = []
-        if trained_as is not None:
-            name = "" if trained_as == self.predicted.section else f" under the name {trained_as!r}"
-            lines.append(
-                f"WARNING: the checkpoint was trained on this section{name}; scores do not describe new tissue"
-            )
+        provenance, lines = self.predicted.provenance, list[str]()
+        if self.placement_doubt is not None:
+            lines.append(f"WARNING: {self.placement_doubt}, with spam check-alignment")
         if self.n_unlike is None:
             lines.append("the checkpoint was trained on this section alone: no test for unlike spots")
         else:
@@ -190,3 +194,33 @@ class PredictReport:
             blocks.append(f"{self.board.short_table(MODEL)}\n")
         written = ", ".join(path.relative_to(self.out_dir).as_posix() for path in self.files)
         return "\n".join([*blocks, *self.notes, f"written to {self.out_dir}: {written}"])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedPrediction:
+    """Outcome of `predict` if its folder holds the results of the same inputs: nothing was predicted.
+
+    Attributes
+    ----------
+    out_dir
+        Folder of the results.
+    values
+        Its ``metrics.json``.
+    """
+
+    out_dir: Path
+    values: Mapping[str, Any]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the results."""
+        return tuple(self.out_dir / name for name in self.values["files"])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the values as JSON-ready types."""
+        return {**self.values, "files": [str(path) for path in self.files]}
+
+    def summary(self) -> str:
+        """Say that it was done, and repeat verdict and notes."""
+        done = already_done(self.out_dir, "has the predictions of the same inputs", "predicted")
+        return "\n".join([done, self.values["in_words"], *self.values["notes"]])

@@ -120,8 +120,8 @@ def list_runs(folds: Sequence[Fold], methods: Sequence[Method | None], *, n_seed
 
 def run_all(
     runs: Sequence[Run], build: Callable[[Fold], FoldData], folder: Path, *, progress: Progress = SILENT
-) -> None:
-    """Execute the runs without a result in `folder`, and write their results there.
+) -> int:
+    """Execute the runs without a result in `folder`, write their results there, and return how many these were.
 
     A run that raises a `SpamError` is recorded as failed and repeated next time; the others continue.
     """
@@ -139,6 +139,7 @@ def run_all(
                 level = logging.INFO if result.does_not_apply else logging.WARNING
                 _LOG.log(level, "%s", result.sentence())
             advance(note=f"{run.fold.name}: {run.name}")
+    return len(waiting)
 
 
 def _execute(run: Run, data: FoldData) -> RunResult:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from spam.typing import Array, Float, UInt8
 
-from .expression_maps import SectionView, add_scale_bar, draw_overview
+from .expression_maps import SectionView, add_scale_bar, draw_discs, draw_overview
 from .figures import COLOURS, REFERENCE_COLOUR, house_style, new_figure, save_figure
 
 _PANEL_IN = 3.1
@@ -85,10 +84,8 @@ def plot_alignment(
                 panel.set(xlim=(left, right), ylim=(bottom, top), title=f"{number}")
                 axes[0].plot(*_box(zoom.edges_px), color="black", linewidth=1.2)
                 axes[0].annotate(str(number), (right, top), fontweight="bold", ha="left", va="top")
-            extents = [width, *(z.edges_px[1] - z.edges_px[0] for z in one.zooms)]
-            for panel, extent in zip(used, extents, strict=True):
-                if view.mpp is not None:
-                    add_scale_bar(panel, extent, view.mpp)
+            for panel in used if view.mpp is not None else ():
+                add_scale_bar(panel, view.mpp)
             for panel in axes:
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
@@ -109,20 +106,7 @@ def _box(edges_px: tuple[float, float, float, float]) -> tuple[list[float], list
 
 
 def _draw_rings(axes: Axes, xy_px: Float[Array, "n 2"], diameter_px: float, *, width_pt: float) -> None:
-    axes.add_collection(
-        EllipseCollection(
-            diameter_px,
-            diameter_px,
-            0,
-            units="xy",
-            offsets=xy_px,
-            offset_transform=axes.transData,
-            facecolors="none",
-            edgecolors=_RING_COLOUR,
-            linewidths=width_pt,
-        ),
-        autolim=False,
-    )
+    draw_discs(axes, xy_px, diameter_px, facecolors="none", edgecolors=_RING_COLOUR, linewidths=width_pt)
 
 
 def _draw_scores(axes: Axes, scores: Mapping[str, tuple[float, float]]) -> None:

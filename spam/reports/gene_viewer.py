@@ -4,7 +4,8 @@ import base64
 import dataclasses
 import gzip
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,14 @@ from PIL import Image
 from spam.typing import Array, Float, UInt8
 
 from .expression_maps import SectionView, colour_limits
-from .figures import MISSING_COLOUR
+from .figures import MISSING_COLOUR, UNLIKE_COLOUR
 
-MOST_BYTES = 16_000_000
+MOST_BYTES = 16_800_000
 """Size of the packed values; the whole file stays below 20 MB, which a mail attachment may have."""
 
-_BYTES_PER_VALUE = 4 / 3  # one byte a value in base64; compression makes it less
+_N_FIRST = 16  # genes to pack first; their size says how many fit
 _STEPS, _MISSING = 254, 255  # codes of a value from 0 to 254
 _IMAGE_QUALITY = 85
-_UNLIKE = "#D55E00"
 _MANY_SPOTS = 20_000  # above this number, fewer are drawn while a map is moved
 _SCALE_BAR: dict[str, Any] = {
     "background_fill_alpha": 0.8,
@@ -38,11 +38,6 @@ _SCALE_BAR: dict[str, Any] = {
 def pack(data: bytes) -> str:
     """Compress and encode bytes for a page, where they cannot end an element; equal bytes give equal text."""
     return base64.b64encode(gzip.compress(data, mtime=0)).decode("ascii")
-
-
-def n_genes_that_fit(n_spots: int, n_layers: int) -> int:
-    """Return for how many genes a page has room; at least one."""
-    return max(int(MOST_BYTES / (_BYTES_PER_VALUE * n_spots * n_layers)), 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +80,35 @@ def pack_gene(layers: Mapping[str, Float[Array, " n_spots"]]) -> PackedGene:
     return PackedGene(limits=limits, colours=colour_limits(shown), values=packed)
 
 
+def pack_genes(
+    read: Callable[[Sequence[str]], Mapping[str, Float[Array, "n_spots n_genes"]]],
+    ranked: Sequence[str],
+    n_wanted: int,
+) -> dict[str, PackedGene]:
+    """Pack the first `n_wanted` genes, and of the others as many as a page has room for (at least one gene in all).
+
+    Parameters
+    ----------
+    read
+        Returns the layers of some genes. Each call may read a whole file, so there are few.
+    ranked
+        Genes, the most important first.
+    """
+    packed: dict[str, PackedGene] = {}
+    n_bytes, n_next = 0, max(n_wanted, _N_FIRST)
+    while len(packed) < len(ranked):
+        names = ranked[len(packed) :][:n_next]
+        layers = read(names)
+        for column, gene in enumerate(names):
+            one = pack_gene({layer: values[:, column] for layer, values in layers.items()})
+            n_bytes += len(one.values)
+            if packed and len(packed) >= n_wanted and n_bytes > MOST_BYTES:
+                return packed
+            packed[gene] = one
+        n_next = max(math.ceil((MOST_BYTES - n_bytes) * len(packed) / n_bytes), 1)
+    return packed
+
+
 def viewer_maps(view: SectionView, *, has_measured: bool) -> dict[str, Any]:
     """Build the Bokeh document of the maps: H&E (if there is an image), measured (if known) and predicted.
 
@@ -95,8 +119,8 @@ def viewer_maps(view: SectionView, *, has_measured: bool) -> dict[str, Any]:
     -------
     ``document``, JSON of Bokeh; ``maps``, the ids of the roots by map, in order.
     """
-    unit, diameter_px = view.mpp or 1.0, view.spot_diameter_px()
-    left, right, top, bottom = (edge * unit for edge in view.bounds_px(diameter_px))
+    unit, diameter_px = view.mpp or 1.0, view.diameter_px
+    left, right, top, bottom = (edge * unit for edge in view.bounds_px)
     shared = {"x_range": Range1d(left, right, name="x"), "y_range": Range1d(bottom, top, name="y")}
     spots = ColumnDataSource({name: [] for name in ("x", "y", "predicted", "measured")}, name="spots")
     unlike, chosen = (ColumnDataSource({"x": [], "y": []}, name=name) for name in ("unlike", "chosen"))
@@ -131,7 +155,7 @@ def viewer_maps(view: SectionView, *, has_measured: bool) -> dict[str, Any]:
             look = {"fill_color": fill, "line_color": None, "name": "discs"}
             plot.circle("x", "y", radius=radius, source=spots, **look)
         ring = {"radius": radius, "fill_color": None}
-        plot.circle("x", "y", source=unlike, line_color=_UNLIKE, line_width=1.5, name="marks", **ring)
+        plot.circle("x", "y", source=unlike, line_color=UNLIKE_COLOUR, line_width=1.5, name="marks", **ring)
         for colour, width_px in (("#000000", 5), ("#FFFFFF", 2)):
             plot.circle("x", "y", source=chosen, line_color=colour, line_width=width_px, **ring)
         if name == names[0] and view.mpp is not None:

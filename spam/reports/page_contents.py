@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from spam.schemas.tile_spec import TileFlag, flag_column
-from spam.typing import Array, Bool, Float32
+from spam.typing import Array, Bool
 
 from .expression_maps import SectionView
-from .gene_viewer import PackedGene, pack, pack_gene, palette_stops, viewer_maps
+from .gene_viewer import PackedGene, pack, palette_stops, viewer_maps
 from .report_page import curve
 from .score_charts import UNIT
 from .score_tables import HEADLINE_SET, HEST_SET, NO_LEVEL, RIVAL, board_rows, short_rows, shown
 
 NEEDED = (
     *("section", "n_spots", "n_genes", "n_unlike", "is_mostly_unlike", "n_predictable", "coverage", "depth"),
-    *("in_words", "notes", "provenance", "inputs", "training", "config", "model"),
+    *("training_section", "in_words", "notes", "provenance", "inputs", "training", "config", "model"),
 )
 """Entries of ``metrics.json`` that the page of a prediction shows."""
 _WARNING = "WARNING: "
@@ -62,24 +62,18 @@ class ShownPrediction:
         ``var`` and ``obs`` of ``predictions.h5ad``.
     view
         Coordinates and image.
-    shown
-        Genes with maps.
-    values
-        ``measured`` (if known), ``predicted``, ``lower`` and ``upper`` of these, (n_spots, n_shown).
+    packed
+        Genes with maps: their values.
+    layers
+        Layers in these values: ``measured`` (if known), ``predicted``, ``lower`` and ``upper``.
     """
 
     metrics: Mapping[str, Any]
     genes: pd.DataFrame
     spots: pd.DataFrame
     view: SectionView
-    shown: Sequence[str]
-    values: Mapping[str, Float32[Array, "n_spots n_shown"]]
-
-    @property
-    def is_unlike(self) -> Bool[Array, " n_spots"]:
-        """Spots whose image is unlike the training sections."""
-        is_unlike: Array = self.spots["is_out_of_distribution"].to_numpy(dtype=bool)
-        return is_unlike
+    packed: Mapping[str, PackedGene]
+    layers: Sequence[str]
 
     @property
     def flags(self) -> dict[str, Bool[Array, " n_spots"]]:
@@ -95,16 +89,13 @@ class ShownPrediction:
 def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
     """Collect everything that the page of a prediction shows."""
     metrics, genes = prediction.metrics, prediction.genes
-    maps = viewer_maps(prediction.view, has_measured="measured" in prediction.values)
-    packed = [
-        pack_gene({layer: values[:, column] for layer, values in prediction.values.items()})
-        for column in range(len(prediction.shown))
-    ]
+    packed = prediction.packed
+    maps = viewer_maps(prediction.view, has_measured="measured" in prediction.layers)
     numbers = [key for key, (_, column, _) in _COLUMNS.items() if column in genes]
     n_left = len(genes) - len(packed)
     left = f" The maps of {n_left} others were left out to keep the file small." if n_left else ""
     titles = {"image": "H&E", "measured": "Measured", "predicted": "Predicted"}
-    page = {**_page(prediction, packed), "bokeh": maps, "numbers": numbers}
+    page = {**_page(prediction), "bokeh": maps, "numbers": numbers}
     return {
         "title": f"Section {metrics['section']}",
         "kind": "Predicted gene expression",
@@ -114,10 +105,10 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
         "facts": list(_facts(metrics)),
         "viewer": {
             "page": pack(json.dumps(page, allow_nan=False).encode()),
-            "genes": [gene.values for gene in packed],
+            "genes": [gene.values for gene in packed.values()],
         },
         "genes_note": f"Maps of {len(packed)} genes: those asked for, and the best predicted on held-out spots.{left}",
-        "example": prediction.shown[0],
+        "example": next(iter(packed)),
         "trust_words": [*(word for _, word, _ in _TRUST), _NOT, _UNKNOWN],
         "columns": [
             {"key": "gene", "title": "gene", "help": "name"},
@@ -129,7 +120,7 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
         ],
         "palette": palette_stops(),
         "unit": UNIT,
-        "n_unlike": int(prediction.is_unlike.sum()),
+        "n_unlike": len(prediction.view.unlike),
         "maps": [{"id": root, "name": name, "title": titles[name]} for name, root in maps["maps"].items()],
         "scores": _scores(metrics),
         "curves": list(_curves(metrics)),
@@ -141,28 +132,27 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
     }
 
 
-def _page(prediction: ShownPrediction, packed: Sequence[PackedGene]) -> dict[str, Any]:
+def _page(prediction: ShownPrediction) -> dict[str, Any]:
     """Collect what ``report.js`` reads."""
-    place = {gene: i for i, gene in enumerate(prediction.shown)}
+    place = {gene: i for i, gene in enumerate(prediction.packed)}
     rows: list[dict[str, Any]] = []
     for row in _gene_rows(prediction.genes, prediction.metrics):
-        number = place.get(row["gene"])
-        gene = None if number is None else packed[number]
+        gene = prediction.packed.get(row["gene"])
         limits = {} if gene is None else {"limits": gene.limits, "colours": gene.colours}
-        rows.append({**row, **limits, "map": number, "row": len(rows)})
+        rows.append({**row, **limits, "map": place.get(row["gene"]), "row": len(rows)})
     unit = prediction.view.mpp or 1.0
     x, y = np.round(prediction.view.xy_px.T * unit, 2).tolist()
     return {
         "coverage": f"{prediction.metrics['coverage']:.0%}",
         "genes": rows,
         "kinds": {word: kind for _, word, kind in _TRUST} | {_NOT: "", _UNKNOWN: ""},
-        "layers": list(prediction.values),
+        "layers": list(prediction.layers),
         "spots": {
             "ids": prediction.spots.index.astype(str).tolist(),
             "x": x,
             "y": y,
-            "radius": prediction.view.spot_diameter_px() / 2 * unit,
-            "unlike": np.flatnonzero(prediction.is_unlike).tolist(),
+            "radius": prediction.view.diameter_px / 2 * unit,
+            "unlike": prediction.view.unlike.tolist(),
             "flags": {name: np.flatnonzero(values).tolist() for name, values in prediction.flags.items()},
         },
         "unit": UNIT,
@@ -173,7 +163,10 @@ def _gene_rows(genes: pd.DataFrame, metrics: Mapping[str, Any]) -> Iterator[dict
     """Say of each gene how far to trust it, in words and numbers."""
     is_unlike = metrics["is_mostly_unlike"]
     for gene, row in genes.iterrows():
-        r, q = float(row["heldout_pearson"]), float(row["heldout_q"])
+        r, q = (
+            round(float(row["heldout_pearson"]), 2),
+            float(row["heldout_q"]),
+        )  # the words fit the r that is shown
         numbers = f"Held-out spots: r = {shown(r, digits=2)}"
         numbers += f", false-discovery rate {q:.2g}." if math.isfinite(q) else "."
         if is_unlike or not math.isfinite(r):

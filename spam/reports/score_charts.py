@@ -77,8 +77,8 @@ def plot_scatter(
 ) -> Figure:
     """Draw measured against predicted expression (log1p CP10k) of the nine genes with the highest Pearson r.
 
-    The dashed line is ``predicted = measured``. Spots with a non-finite value are left out. Genes with an undefined
-    correlation come last. With `path`, write a PNG.
+    Both axes have the same range, and the dashed line is ``predicted = measured``. Spots with a non-finite value are left out.
+    Genes with an undefined correlation come last. With `path`, write a PNG.
     """
     r = pearson_of_finite(truth, prediction)
     best = np.argsort(-r, kind="stable")[:_N_SCATTERS]  # NaN sorts last
@@ -101,14 +101,17 @@ def _scatter_gene(axes: Axes, truth: Float[Array, " n_spots"], prediction: Float
     """Draw one gene as points, or as their density if there are many."""
     is_finite = np.isfinite(truth) & np.isfinite(prediction)
     x, y = truth[is_finite], prediction[is_finite]
+    values = np.concatenate([x, y, *([[0.0, 1.0]] if not x.size else [])])
+    margin = 0.04 * (np.ptp(values) or 1.0)
+    low, high = float(values.min() - margin), float(values.max() + margin)
     if x.size > _MAX_POINTS:
-        axes.hexbin(x, y, gridsize=40, bins="log", mincnt=1, cmap=MAP_COLOURS, linewidths=0)
+        look = {"bins": "log", "mincnt": 1, "cmap": MAP_COLOURS, "linewidths": 0}
+        axes.hexbin(x, y, gridsize=40, extent=(low, high, low, high), **look)
     else:
         axes.scatter(x, y, s=9, alpha=0.5, color=COLOURS[0], linewidths=0)
-    if x.size:
-        # Fixed limits: the line must not widen the axes, since predictions vary less than measured spots.
-        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-        axes.axline((0, 0), slope=1, color="0.35", linestyle="--", linewidth=1)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.locator_params(nbins=4)
+    axes.axline((0, 0), slope=1, color="0.35", linestyle="--", linewidth=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

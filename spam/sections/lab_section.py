@@ -87,6 +87,8 @@ class JoinReport:
         Which spots the regions of a GeoJSON keep, and their labels.
     notes
         Further remarks for the user.
+    placement_doubt
+        Why the spots may not lie where they belong on the slide, one of the notes; None without such a doubt.
     """
 
     n_matched: int
@@ -98,6 +100,7 @@ class JoinReport:
     found: str = ""
     regions: str = ""
     notes: tuple[str, ...] = ()
+    placement_doubt: str | None = None
 
     def describe(self) -> str:
         """Summarise in one line what was joined and what was left out."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from spam.embedding import embed
 from spam.errors import ConfigError, OutputExistsError
-from spam.evaluation import PredictReport
+from spam.evaluation import FinishedPrediction, PredictReport
 from spam.predicting import predict
 from spam.progress import SILENT, Progress
 from spam.reports import PAGE
@@ -29,7 +29,7 @@ class DemoReport(Record):
     """Result of `demo`: the report of the held-out section, and summary and seconds of each step."""
 
     out_dir: Path
-    prediction: PredictReport
+    prediction: PredictReport | FinishedPrediction
     steps: dict[str, str]
     seconds: dict[str, float]
 
@@ -79,7 +79,7 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     if config.name == "her2st":
         address = ADDRESS if config.data is None else config.data.resolve().as_uri()
         manifest = fetch_her2st(out / "cohort", address=address, progress=progress)
-        # 224 and 448 px of these slides, as in docs/experiments.md
+        # 224 and 448 px of these slides, as in docs/experiments-log.md
         sections, tile_um, epochs = SECTIONS, (155.0, 310.0), 30
     else:
         wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=is_overwrite)

@@ -266,6 +266,7 @@ def _copy(
             # Other spots than those of a copy with another key: the order differs.
             spots_sha256=hmac.digest(key, content + b"spots", "sha256").hex(),
             sources=(),
+            placement_doubt=None,
         )
     write_section(
         folder,

@@ -126,6 +126,7 @@ class Store:
             software=software_versions(),
             spots_sha256=spots_digest(section.ids, section.xy_px),
             licence=licence,
+            placement_doubt=section.join.placement_doubt,
         )
         with locked_section(folder, name):
             if name in self.section_names and not is_overwrite:

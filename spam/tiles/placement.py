@@ -1,5 +1,6 @@
 """Spots on the tissue of their slide: as given, exchanged, mirrored and turned, scored by tissue and expression."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,6 @@ from spam.typing import Array, Float64, Int64, UInt8
 
 from .slide import Slide
 from .tile_cutting import Thumbnail, overview
-from .tile_specs import with_notes
 from .tissue_grid import tissue_mask
 
 AS_GIVEN, EXCHANGED = "as given", "with x and y exchanged"
@@ -233,7 +233,7 @@ def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forg
     Returns
     -------
     Section
-        The section itself, or a copy with a note.
+        The section itself, or a copy with a note, which is also `JoinReport.placement_doubt`.
 
     Raises
     ------
@@ -258,7 +258,9 @@ def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forg
         )
         message = f"Section {section.name!r}: {found}. {advice}."
         raise TileError(message)
-    return with_notes(section, [f"{found}: check the coordinates"])
+    doubt = f"{found}: check the coordinates"
+    join = dataclasses.replace(section.join, notes=(*section.join.notes, doubt), placement_doubt=doubt)
+    return dataclasses.replace(section, join=join)
 
 
 def readable_overview(slide: Slide, *, is_forgiving: bool = False) -> Thumbnail:

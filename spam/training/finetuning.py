@@ -23,10 +23,10 @@ from spam.models.checkpoint import (
 from spam.models.inputs import InputTransform
 from spam.models.stacking import KINDS
 from spam.progress import SILENT, Progress
-from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
 from spam.schemas.shards import part_of
 from spam.schemas.training_config import FinetuneConfig
-from spam.store import Profiles
+from spam.store import Profiles, local_file
 
 from .fusion_stage import FusionStage
 from .groups import assign_groups, folds_of
@@ -150,7 +150,8 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     """
     if config.pretrained_ckpt is None:
         return finetune_on(build_training_set(config), config, progress=progress)
-    meta, tensors = read_checkpoint(config.pretrained_ckpt, stage="pretrain")
+    path = local_file(config.pretrained_ckpt, CHECKPOINT_NAME)
+    meta, tensors = read_checkpoint(path, stage="pretrain")
     data = build_training_set(config, (meta, from_tensors(InputTransform, tensors, "inputs")))
     _check_no_leak(meta, data)
     # A resumed run must agree on the pretrained weights.
@@ -159,7 +160,7 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
         mixed.update(tensors[name].tobytes())
     data = dataclasses.replace(data, digest=mixed.hexdigest())
     report = finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
-    health = config.pretrained_ckpt.with_name(HEALTH)
+    health = path.with_name(HEALTH)
     if health.is_file():  # for `spam report`
         write_text(report.run.best_path.with_name(HEALTH), health.read_text(encoding="utf-8"))
     return report

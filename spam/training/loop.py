@@ -19,7 +19,7 @@ from spam.models.checkpoint import (
     weights_of,
     write_checkpoint,
 )
-from spam.progress import Progress
+from spam.progress import Progress, already_done
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
 from spam.schemas.shards import part_of
@@ -111,9 +111,7 @@ class Run:
         n_epochs = len(self.history) - 1
         if not self.resumed_from == n_epochs > 0:
             return []
-        return [
-            f"already done: {self.best_path.parent} has all {n_epochs} epochs of this run; nothing was trained"
-        ]
+        return [already_done(self.best_path.parent, f"has all {n_epochs} epochs of this run", "trained")]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

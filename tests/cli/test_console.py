@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import termios
 from fcntl import ioctl
@@ -27,6 +28,19 @@ def test_bars_on_a_terminal() -> None:
     assert all(words in shown.getvalue() for words in ("embed [C2] 112um", "7/7", "loss 0.25"))
 
 
+def test_bars_show_the_rate_and_the_time_left() -> None:
+    """After 40 of 100 steps at 4 a second, 15 seconds are left."""
+    now, shown = 0.0, io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, color_system=None, get_time=lambda: now)
+    with show_progress(console) as progress, progress.task("embed", 100) as advance:
+        for _ in range(10):
+            now += 1.0
+            advance(4)
+    line = next(text for text in reversed(shown.getvalue().splitlines()) if "embed" in text)
+    assert "40/100 4/s" in line
+    assert re.search(r"ETA\s+00:15", line)
+
+
 def test_silence_elsewhere() -> None:
     shown = io.StringIO()
     with show_progress(Console(file=shown)) as progress:
@@ -34,6 +48,16 @@ def test_silence_elsewhere() -> None:
         with progress.task("embed", 7) as advance:
             advance(7, note="done")
     assert shown.getvalue() == ""
+
+
+def test_silence_in_a_notebook() -> None:
+    """Jupyter sets FORCE_COLOR although its cells are no terminals."""
+    command = [sys.executable, "-P", "-m", "spam.cli", "graph", "--store", "nowhere.zarr"]
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert "\x1b" not in done.stderr
 
 
 def test_log_lines() -> None:

@@ -240,6 +240,8 @@ def test_a_run_that_is_done_cuts_no_tiles(
     monkeypatch.setattr(adapting, "cut_tiles", counted)
     again = adapt(training(tiles, folder), tiles)
     assert (again.card, again.n_train, again.n_val) == (adapted.card, adapted.n_train, adapted.n_val)
+    assert again.summary().startswith("already done: ")
+    assert "already done" not in adapted.summary()
     with pytest.raises(OutputExistsError, match="--epochs 1"):
         adapt(training(tiles, folder, epochs=1), tiles)
     assert n_cut == []

@@ -182,6 +182,16 @@ def test_the_verdict_compares_gene_by_gene(report: BoardReport) -> None:
     assert verdict.is_better
 
 
+@pytest.mark.parametrize("n_genes", [0, 1])
+def test_one_or_no_common_gene_is_no_comparison(truth, predictions, n_genes: int) -> None:
+    sets = {**CHOICE.sets, "HVG-50": ("G2",) if n_genes else ("absent",)}
+    board = score_section(truth, predictions, dataclasses.replace(CHOICE, sets=sets), model="spam")
+    assert board.verdict.difference.n_units == n_genes
+    assert "nan" not in board.comparison()
+    assert "better" not in board.comparison()
+    assert ("cannot be compared" if n_genes else "no HVG-50 pearson in common") in board.comparison()
+
+
 def test_no_verdict_without_the_rival(truth, predictions) -> None:
     found = score_section(truth, {"spam": predictions["spam"]}, CHOICE, model="spam")
     assert found.verdict is None

@@ -46,6 +46,16 @@ def written(report: BenchmarkReport) -> Path:
     return report.files[0].parent
 
 
+def test_the_same_benchmark_again_says_that_it_was_done(report: BenchmarkReport, store: Path) -> None:
+    before = {path: path.read_bytes() for path in report.files if path.suffix != ".html"}
+    methods = [FirstFeature(), TrainingMean(), Noisy()]
+    again = benchmark(options(store, store.parent / "r"), known=methods)
+    first, _, rest = again.summary().partition("\n")
+    assert first == f"already done: {store.parent / 'r'} has the scores of all these runs; nothing was run"
+    assert rest == report.summary()
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_everything_is_written(report: BenchmarkReport, written: Path) -> None:
     assert [path.name for path in report.files] == FILES
     assert {path.name for path in written.iterdir()} == {*FILES, "run.json", "runs"}

@@ -412,7 +412,7 @@ def test_plots_mark_what_was_given_and_show_what_is_scored(
 ) -> None:
     drawn: dict[str, tuple] = {}
     for name in ("plot_expression_maps", "plot_scatter"):
-        monkeypatch.setattr(predicting, name, lambda *a, _n=name: drawn.update({_n: a}))
+        monkeypatch.setattr(predicting, name, lambda *a, _n=name, **_: drawn.update({_n: a}))
     genes = lab.predictor.meta.genes[:5]  # every other one from the third on is in the panel
     path = write_context(lab, tmp_path / "c.h5ad", SPOTS, lab.panel if is_panel else lab.names)
     config = config_of(store, checkpoint, tmp_path / "out", context_h5ad=path, plots=True, plot_genes=genes)

@@ -32,6 +32,7 @@ def add_section(
     mpp: float | None = 0.5,
     obs: Mapping[str, np.ndarray] | None = None,
     rename: Callable[[str], str] = str,
+    placement_doubt: str | None = None,
 ) -> np.ndarray:
     """Add one section; return its expected expression per 10k, (n_spots, n_genes).
 
@@ -82,6 +83,7 @@ def add_section(
         sources=(),
         software={"spam": "0"},
         spots_sha256=spots_digest(ids, xy_px[order]),
+        placement_doubt=placement_doubt,
     )
     folder = create_store(store).folder
     write_section(

@@ -1,5 +1,6 @@
 """Maps draw every value at its spot, on one scale per gene, over the right part of the slide."""
 
+import dataclasses
 from pathlib import Path
 
 import anndata
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnchoredOffsetbox
+from matplotlib_scalebar.scalebar import ScaleBar
 from PIL import Image
 
-from spam.reports import GivenEntries, SectionView, plot_expression_maps
+from spam.reports import GivenEntries, SectionView, plot_cluster_maps, plot_expression_maps
 
 GENES = ("ERBB2", "CD3E")
 N_SPOTS = 37
@@ -48,12 +49,11 @@ def test_panels_draw_their_values_on_the_scale_of_both(view, expression) -> None
     r = [np.corrcoef(truth[:, gene], prediction[:, gene])[0, 1] for gene in (0, 1)]
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == [
-        *("H&E", "measured", f"predicted, r = {r[0]:.2f}"),
-        *("H&E", "measured", f"predicted, r = {r[1]:.2f}"),
+        "H&E",  # once
+        *("ERBB2, measured", f"predicted, r = {r[0]:.2f}"),
+        *("CD3E, measured", f"predicted, r = {r[1]:.2f}"),
     ]
-    labels = [axes.get_ylabel() for axes in figure.axes]
-    assert [label for label in labels if label in GENES] == list(GENES)
-    assert labels.count("log1p CP10k") == 2  # one colour bar per gene
+    assert [axes.get_ylabel() for axes in figure.axes].count("log1p CP10k") == 2  # one colour bar per gene
     layers = layers_of(figure)
     shown = [truth[:, 0], prediction[:, 0], truth[:, 1], prediction[:, 1]]
     for i, (layer, values) in enumerate(zip(layers, shown, strict=True)):
@@ -99,22 +99,64 @@ def test_overview_lies_under_the_spots_in_slide_pixels(view, expression) -> None
 
 def test_without_overview_and_truth_one_panel_is_left(view, expression) -> None:
     figure = plot_expression_maps(SectionView(name="C6", xy_px=view.xy_px), GENES[:1], expression[1][:, :1])
-    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["predicted"]
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["ERBB2, predicted"]
     assert not figure.axes[0].images
     assert not figure.axes[0].artists  # no scale bar without µm per pixel
 
 
 @pytest.mark.parametrize(
-    ("extent_px", "mpp", "label"), [(300.0, 0.7, "100 µm"), (3000.0, 0.7, "1 mm"), (20.0, 0.2, "2 µm")]
+    ("extent_px", "mpp", "um", "start"),
+    [(300.0, 0.7, 125, "125 "), (3000.0, 0.7, 1000, "1 mm"), (20.0, 0.2, 2, "2 ")],
 )
-def test_scale_bar_has_a_round_length_in_um(extent_px: float, mpp: float, label: str) -> None:
+def test_scale_bar_has_a_round_length_in_um(extent_px: float, mpp: float, um: float, start: str) -> None:
     view = SectionView(name="a", xy_px=np.array([[0.0, 0.0], [extent_px, 0.0]]), mpp=mpp)
     figure = plot_expression_maps(view, ("A",), np.array([[1.0], [2.0]]))
-    (bar,) = [artist for artist in figure.axes[0].artists if isinstance(artist, AnchoredOffsetbox)]
-    assert bar.txt_label.get_text() == label
-    (rectangle,) = bar.size_bar.get_children()
-    number, unit = label.split()
-    assert rectangle.get_width() * mpp == pytest.approx(float(number) * {"µm": 1, "mm": 1000}[unit])
+    figure.canvas.draw()
+    (bar,) = [artist for artist in figure.axes[0].artists if isinstance(artist, ScaleBar)]
+    assert bar.info.scale_text.startswith(start)
+    assert bar.info.length_px * mpp == pytest.approx(um)
+
+
+def test_unlike_spots_are_ringed_and_counted_in_a_warning(view, expression) -> None:
+    for n_unlike, words in ((5, "5 of 37 spots (14%)"), (20, "WARNING: 20 of 37 spots (54%)")):
+        marked = dataclasses.replace(view, is_unlike=np.arange(N_SPOTS) < n_unlike)
+        figure = plot_expression_maps(marked, GENES, expression[1], choice="genes of --gene")
+        rings = [one for one in layers_of(figure) if one.get_array() is None]
+        assert len(rings) == 3  # on the H&E and on each prediction
+        for ring in rings:
+            np.testing.assert_array_equal(ring.get_offsets(), view.xy_px[:n_unlike])
+        assert figure.get_supxlabel().startswith(words)
+        assert ("Do not rely" in figure.get_supxlabel()) == (n_unlike == 20)
+        assert figure.get_suptitle() == "Section C6\ngenes of --gene"
+    assert plot_expression_maps(view, GENES, expression[1]).get_supxlabel() == ""
+
+
+def test_spots_of_a_whole_slide_stay_apart() -> None:
+    """100,000 spots in a square: the panel grows until a spot has more than two pixels."""
+    side = 316
+    xy_px = np.stack(np.divmod(np.arange(side**2), side), axis=1) * 100.0
+    figure = plot_expression_maps(SectionView(name="a", xy_px=xy_px), ("A",), np.ones((side**2, 1)))
+    figure.canvas.draw()
+    panel = figure.axes[0]
+    pitch = np.diff(panel.transData.transform([[0.0, 0.0], [100.0, 0.0]])[:, 0])
+    assert 2.0 < pitch < 3.0
+    assert figure.get_figwidth() < 10
+
+
+def test_clusters_are_drawn_in_the_order_of_their_numbers(view) -> None:
+    groups = np.array([*("10", "9", "", "2"), *["10"] * (N_SPOTS - 4)], dtype=object)
+    figure = plot_cluster_maps(view, {"clusters": groups, "label": np.full(N_SPOTS, "stroma", dtype=object)})
+    first, second = layers_of(figure)
+    assert first.get_array().filled(np.nan)[:4].tolist() == pytest.approx([2, 1, np.nan, 0], nan_ok=True)
+    assert not np.ma.getmaskarray(second.get_array()).any()
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert [[text.get_text() for text in one.get_texts()] for one in legends] == [
+        ["2", "9", "10"],
+        ["stroma"],
+    ]
+    drawn = first.to_rgba(first.get_array())[[3, 1, 0]]
+    for handle, colour in zip(legends[0].legend_handles, drawn, strict=True):
+        np.testing.assert_allclose(handle.get_color(), colour)
 
 
 def test_missing_values_are_grey_and_affect_neither_scale_nor_correlation(view, expression) -> None:

@@ -94,14 +94,24 @@ def test_scatter_of_hardly_any_spot(n_spots: int) -> None:
     assert figure.axes[0].get_title() == "A, r undefined"
 
 
-def test_many_spots_are_drawn_as_density_within_their_own_limits() -> None:
-    truth, prediction, genes = expression(3001, 1)
-    (axes,) = plot_scatter(truth, 0.1 * prediction + 5, genes).axes
-    assert axes.collections[0].get_array().sum() == 3001
+@pytest.mark.parametrize("n_spots", [53, 3001])
+def test_both_axes_of_a_scatter_have_the_same_range(n_spots: int) -> None:
+    """Points, and the density of many; both hold every value."""
+    truth, prediction, genes = expression(n_spots, 1)
+    shrunk = 0.1 * prediction + 5
+    figure = plot_scatter(truth, shrunk, genes)
+    (axes,) = figure.axes
+    counts = axes.collections[0].get_array()
+    assert (len(axes.collections[0].get_offsets()) if counts is None else counts.sum()) == n_spots
     assert axes.lines[0].get_slope() == 1
-    low, high = axes.get_ylim()
-    assert low > 0.1 * prediction.min() + 4.5
-    assert high < 0.1 * prediction.max() + 5.5
+    figure.canvas.draw()
+    box = axes.get_window_extent()
+    assert axes.get_xlim() == axes.get_ylim()
+    assert box.width == pytest.approx(box.height)
+    low, high = axes.get_xlim()
+    every = np.concatenate([truth.ravel(), shrunk.ravel()])
+    assert low == pytest.approx(every.min() - 0.04 * np.ptp(every))
+    assert high == pytest.approx(every.max() + 0.04 * np.ptp(every))
 
 
 def method(name: str, mean: float, *, is_reference: bool = True) -> MethodScore:

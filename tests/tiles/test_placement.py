@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from spam.errors import SlideError, TileError
+from spam.store import create_store
 from spam.tiles import check_placement, open_slide, overview
 from spam.tiles.placement import (
     AS_GIVEN,
@@ -123,14 +124,20 @@ def test_exchanged_axes_that_explain_less_of_the_expression_are_not_better(strip
         assert (better_placement(evidence) is not None) == found
 
 
-def test_a_turned_or_mirrored_slide_is_a_note(strip):
+def test_a_turned_or_mirrored_slide_is_a_note_that_the_store_keeps(strip, tmp_path):
     path, xy, section = strip
+    store = create_store(tmp_path / "cohort.zarr")
     for way, bad in placements(xy, 400, 400).items():
         if way not in (AS_GIVEN, EXCHANGED):
             made = check(path, section(bad))
             np.testing.assert_array_equal(made.xy_px, bad)
             (note,) = made.join.notes
             assert f"the places of the {len(xy)} spots are" in note
+            stored = store.add_section(
+                made, slide_size_px=(400, 400), licence=None, overview=None, is_overwrite=True
+            )
+            assert stored.meta.placement_doubt == note
+    assert check(path, section(xy)).join.placement_doubt is None
 
 
 @pytest.mark.parametrize(
