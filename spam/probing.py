@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from spam.embedding.embedding import encode, feature_metas, planned_encoder
+from spam.embedding.embedding import encode, planned_encoder
 from spam.embedding.planning import EmbedPlan, PlannedSection, read_plan
 from spam.encoders import Encoder
 from spam.errors import SpamError
-from spam.hardware import Usage, measured
+from spam.hardware import Usage, measured, resolve_device
 from spam.models.expression import log1p_cp10k
 from spam.predicting import predict
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.config import Record, default_of
 from spam.schemas.embed_config import PlanConfig
+from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.store_format import FeatureMeta
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import Store, create_store, open_store
 from spam.training import finetune, pretrain
@@ -102,9 +104,9 @@ class PlanReport(Record):
 def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
     """Read and check all files as `embed` does, measure some work of each step, and extrapolate to the whole cohort.
 
-    Half of ``config.probe_s`` embeds tiles of up to eight sections and tile sizes, in the order in which `embed` reads them. The
-    other half trains both stages and predicts, on part of the spots, with features made from their counts; then time, memory
-    and disk follow the line through the two largest numbers of spots. Nothing is written outside a temporary folder.
+    Half of ``config.probe_s`` trains both stages and predicts, on part of the spots, with features made from their counts; time,
+    memory and disk follow the line through the two largest numbers of spots. The other half embeds tiles of up to eight
+    sections and tile sizes, in the order in which `embed` reads them. Nothing is written outside a temporary folder.
 
     Raises
     ------
@@ -115,18 +117,20 @@ def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
     with contextlib.ExitStack() as slides, progress.task("probing", 2) as advance:
         planned = read_plan(config, slides)
         read_s = time.perf_counter() - begun
-        encoder, left = planned_encoder(planned, config), _left(planned)
-        steps = [_probe_embedding(planned, left, config, encoder, read_s)]
-        advance(note="embedding")
+        # Before the encoder takes memory: trainings do not load it.
+        steps, left = list[StepPlan](), _left(planned)
         if any(one.section.counts is not None for one in planned.sections):
             try:
                 with _quiet():
-                    steps += _probe_training(planned, config, encoder)
+                    steps += _probe_training(planned, config)
             except SpamError as error:  # e.g. too few spots to hold some out
                 notes.append(f"training and prediction are not planned, because a small part fails: {error}")
         else:
             notes.append("training and prediction are not planned: no section has counts")
         advance(note="training")
+        encoder = planned_encoder(planned, config)
+        steps.insert(0, _probe_embedding(planned, left, config, encoder, read_s))
+        advance(note="embedding")
     return PlanReport(
         n_sections=len(planned.sections),
         n_spots=sum(one.section.n_spots for one in planned.sections),
@@ -245,7 +249,7 @@ class _Sample:
     disk_bytes: int
 
 
-def _probe_training(planned: EmbedPlan, config: PlanConfig, encoder: Encoder) -> list[StepPlan]:
+def _probe_training(planned: EmbedPlan, config: PlanConfig) -> list[StepPlan]:
     """Train and predict on more and more spots, until the time is used up."""
     sections = [one for one in planned.sections if one.section.counts is not None]
     sizes = [one.section.n_spots for one in sections]
@@ -254,7 +258,7 @@ def _probe_training(planned: EmbedPlan, config: PlanConfig, encoder: Encoder) ->
     samples: dict[str, list[_Sample]] = {step: [] for step in _STEPS}
     while True:
         with tempfile.TemporaryDirectory(prefix="spam-plan-") as folder:
-            for step, sample in _run_steps(Path(folder), sections[:_MOST_SECTIONS], n, config, encoder):
+            for step, sample in _run_steps(Path(folder), sections[:_MOST_SECTIONS], n, planned.card, config):
                 samples[step].append(sample)
         if n >= most or (len(samples["predict"]) > 1 and time.perf_counter() > until):
             break
@@ -268,13 +272,13 @@ def _probe_training(planned: EmbedPlan, config: PlanConfig, encoder: Encoder) ->
 
 
 def _run_steps(
-    folder: Path, sections: Sequence[PlannedSection], n: int, config: PlanConfig, encoder: Encoder
+    folder: Path, sections: Sequence[PlannedSection], n: int, card: EncoderCard, config: PlanConfig
 ) -> Iterator[tuple[str, _Sample]]:
     """Measure each step on about `n` spots."""
     store = create_store(folder / "store.zarr")
     n_each = [min(one.section.n_spots, -(-n // len(sections))) for one in sections]
     for one, rows in zip(sections, n_each, strict=True):
-        _add_part(store, one, rows, config, encoder)
+        _add_part(store, one, rows, card)
     shared: dict[str, Any] = {"store": store.folder, "device": config.device}
     training = {**shared, "epochs": _EPOCHS}
     largest, checkpoint = int(np.argmax(n_each)), folder / "finetune" / "best.safetensors"
@@ -289,7 +293,7 @@ def _run_steps(
 
     for step in _STEPS:
         watch = _Stopwatch()
-        with measured(encoder.device) as usage:
+        with measured(resolve_device(config.device)) as usage:
             run(step, watch)
         files = [file for file in (folder / step).rglob("*") if file.is_file()]
         yield (
@@ -304,7 +308,7 @@ def _run_steps(
         )
 
 
-def _add_part(store: Store, one: PlannedSection, n: int, config: PlanConfig, encoder: Encoder) -> None:
+def _add_part(store: Store, one: PlannedSection, n: int, card: EncoderCard) -> None:
     """Write the first `n` spots of a section, with features that are random projections of their expression."""
     whole = one.section
     assert whole.counts is not None  # chosen by the caller
@@ -312,12 +316,25 @@ def _add_part(store: Store, one: PlannedSection, n: int, config: PlanConfig, enc
     part = dataclasses.replace(whole, ids=whole.ids[:n], xy_px=whole.xy_px[:n], counts=counts, obs=obs)
     stored = store.add_section(part, slide_size_px=None, licence=None, overview=None)
     expression = log1p_cp10k(counts, np.asarray(counts.sum(axis=1)).ravel())
-    for meta in feature_metas(one, encoder, config):
-        rng = np.random.default_rng(0)  # the same projection in every section
-        features = expression @ rng.standard_normal((expression.shape[1], meta.dim), dtype=np.float32)
+    rng = np.random.default_rng(0)  # the same projections in every section
+    for key, spec in zip(one.keys, one.specs, strict=True):
+        features = expression @ rng.standard_normal((expression.shape[1], card.dim), dtype=np.float32)
+        meta = FeatureMeta(
+            key=key,
+            origin="embed",
+            encoder=card.to_mapping(),
+            weights_sha256=None,
+            lora_sha256=None,
+            tile=spec.to_mapping(),
+            sampling=None,
+            precision="float32",
+            dim=card.dim,
+            dtype="float16",
+            chunk_rows=n,
+            software={},
+        )
         writer = stored.feature_writer(meta)
-        for chunk in list(writer.pending):
-            writer.write(chunk, features[chunk] / len(features) ** 0.5)
+        writer.write(slice(0, n), features / expression.shape[1] ** 0.5)
         writer.finish()
 
 
