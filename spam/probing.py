@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from spam.embedding.embedding import encode, feature_metas, planned_encoder
+from spam.embedding.embedding import encode, planned_encoder
 from spam.embedding.planning import EmbedPlan, PlannedSection, read_plan
 from spam.encoders import Encoder
 from spam.errors import SpamError
-from spam.hardware import Usage, measured
+from spam.hardware import Usage, measured, resolve_device
 from spam.models.expression import log1p_cp10k
 from spam.predicting import predict
 from spam.progress import SILENT, Advance, Progress
 from spam.schemas.config import Record, default_of
 from spam.schemas.embed_config import PlanConfig
+from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.store_format import FeatureMeta
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import Store, create_store, open_store
 from spam.training import finetune, pretrain
@@ -32,6 +34,7 @@ _MOST_SECTIONS = 4  # as many folds as `spam finetune` trains at most
 _FEWEST, _MOST = 200, 6400  # spots that are trained on
 _EPOCHS = 2  # the first includes what is done once
 _STAGES = ("pretrain", "selection", "finetune")
+_STEPS = ("pretrain", "finetune", "predict")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +104,9 @@ class PlanReport(Record):
 def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
     """Read and check all files as `embed` does, measure some work of each step, and extrapolate to the whole cohort.
 
-    Half of ``config.probe_s`` embeds tiles of up to eight sections and tile sizes, in the order in which `embed` reads them. The
-    other half trains both stages and predicts, on part of the spots, with features made from their counts; then time, memory
-    and disk follow the line through the two largest numbers of spots. Nothing is written outside a temporary folder.
+    Half of ``config.probe_s`` trains both stages and predicts, on part of the spots, with features made from their counts; time,
+    memory and disk follow the line through the two largest numbers of spots. The other half embeds tiles of up to eight
+    sections and tile sizes, in the order in which `embed` reads them. Nothing is written outside a temporary folder.
 
     Raises
     ------
@@ -114,18 +117,20 @@ def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
     with contextlib.ExitStack() as slides, progress.task("probing", 2) as advance:
         planned = read_plan(config, slides)
         read_s = time.perf_counter() - begun
-        encoder, left = planned_encoder(planned, config), _left(planned)
-        steps = [_probe_embedding(planned, left, config, encoder, read_s)]
-        advance(note="embedding")
+        # Before the encoder takes memory: trainings do not load it.
+        steps, left = list[StepPlan](), _left(planned)
         if any(one.section.counts is not None for one in planned.sections):
             try:
                 with _quiet():
-                    steps += _probe_training(planned, config, encoder)
+                    steps += _probe_training(planned, config)
             except SpamError as error:  # e.g. too few spots to hold some out
                 notes.append(f"training and prediction are not planned, because a small part fails: {error}")
         else:
             notes.append("training and prediction are not planned: no section has counts")
         advance(note="training")
+        encoder = planned_encoder(planned, config)
+        steps.insert(0, _probe_embedding(planned, left, config, encoder, read_s))
+        advance(note="embedding")
     return PlanReport(
         n_sections=len(planned.sections),
         n_spots=sum(one.section.n_spots for one in planned.sections),
@@ -244,19 +249,20 @@ class _Sample:
     disk_bytes: int
 
 
-def _probe_training(planned: EmbedPlan, config: PlanConfig, encoder: Encoder) -> list[StepPlan]:
+def _probe_training(planned: EmbedPlan, config: PlanConfig) -> list[StepPlan]:
     """Train and predict on more and more spots, until the time is used up."""
     sections = [one for one in planned.sections if one.section.counts is not None]
     sizes = [one.section.n_spots for one in sections]
-    n, until = min(_FEWEST, sum(sizes)), time.perf_counter() + config.probe_s / 2
-    samples: dict[str, list[_Sample]] = {"pretrain": [], "finetune": [], "predict": []}
+    most = min(_MOST, sum(sizes[:_MOST_SECTIONS]))
+    n, until = min(_FEWEST, most), time.perf_counter() + config.probe_s / 2
+    samples: dict[str, list[_Sample]] = {step: [] for step in _STEPS}
     while True:
         with tempfile.TemporaryDirectory(prefix="spam-plan-") as folder:
-            for step, sample in _run_steps(Path(folder), sections[:_MOST_SECTIONS], n, config, encoder):
+            for step, sample in _run_steps(Path(folder), sections[:_MOST_SECTIONS], n, planned.card, config):
                 samples[step].append(sample)
-        if n >= min(_MOST, sum(sizes)) or (len(samples["predict"]) > 1 and time.perf_counter() > until):
+        if n >= most or (len(samples["predict"]) > 1 and time.perf_counter() > until):
             break
-        n = min(2 * n, sum(sizes))
+        n = min(2 * n, most)
     together, alone = [sum(sizes)], [one.section.n_spots for one in planned.sections]
     return [
         _extrapolated("pretrain", samples["pretrain"], together, default_of(PretrainConfig, "epochs")),
@@ -266,45 +272,34 @@ def _probe_training(planned: EmbedPlan, config: PlanConfig, encoder: Encoder) ->
 
 
 def _run_steps(
-    folder: Path, sections: Sequence[PlannedSection], n: int, config: PlanConfig, encoder: Encoder
+    folder: Path, sections: Sequence[PlannedSection], n: int, card: EncoderCard, config: PlanConfig
 ) -> Iterator[tuple[str, _Sample]]:
     """Measure each step on about `n` spots."""
     store = create_store(folder / "store.zarr")
     n_each = [min(one.section.n_spots, -(-n // len(sections))) for one in sections]
     for one, rows in zip(sections, n_each, strict=True):
-        _add_part(store, one, rows, config, encoder)
-    shared: dict[str, Any] = {"store": store.folder, "device": config.device, "epochs": _EPOCHS}
-    tuned, name = folder / "finetune", sections[0].section.name
-    of_section = {"store": store.folder, "section": name, "device": config.device, "plots": False}
-    runs: list[tuple[str, int, Callable[[Progress], Any]]] = [
-        (
-            "pretrain",
-            sum(n_each),
-            lambda watch: pretrain(PretrainConfig(save_dir=folder / "pretrain", **shared), progress=watch),
-        ),
-        (
-            "finetune",
-            sum(n_each),
-            lambda watch: finetune(FinetuneConfig(save_dir=tuned, **shared), progress=watch),
-        ),
-        (
-            "predict",
-            n_each[0],
-            lambda watch: predict(
-                PredictConfig(ckpt=tuned / "best.safetensors", out_dir=folder / "predict", **of_section),
-                progress=watch,
-            ),
-        ),
-    ]
-    for step, n_spots, run in runs:
+        _add_part(store, one, rows, card)
+    shared: dict[str, Any] = {"store": store.folder, "device": config.device}
+    training = {**shared, "epochs": _EPOCHS}
+    largest, checkpoint = int(np.argmax(n_each)), folder / "finetune" / "best.safetensors"
+
+    def run(step: str, watch: Progress) -> object:
+        if step == "pretrain":
+            return pretrain(PretrainConfig(save_dir=folder / step, **training), progress=watch)
+        if step == "finetune":
+            return finetune(FinetuneConfig(save_dir=folder / step, **training), progress=watch)
+        to: dict[str, Any] = {"section": sections[largest].section.name, "out_dir": folder / step}
+        return predict(PredictConfig(ckpt=checkpoint, plots=False, **to, **shared), progress=watch)
+
+    for step in _STEPS:
         watch = _Stopwatch()
-        with measured(encoder.device) as usage:
-            run(watch)
+        with measured(resolve_device(config.device)) as usage:
+            run(step, watch)
         files = [file for file in (folder / step).rglob("*") if file.is_file()]
         yield (
             step,
             _Sample(
-                n=n_spots,
+                n=n_each[largest] if step == "predict" else sum(n_each),
                 epoch_s=watch.epoch_s,
                 other_s=max(0.0, usage.seconds - _EPOCHS * watch.epoch_s),
                 usage=usage,
@@ -313,25 +308,33 @@ def _run_steps(
         )
 
 
-def _add_part(store: Store, one: PlannedSection, n: int, config: PlanConfig, encoder: Encoder) -> None:
+def _add_part(store: Store, one: PlannedSection, n: int, card: EncoderCard) -> None:
     """Write the first `n` spots of a section, with features that are random projections of their expression."""
     whole = one.section
     assert whole.counts is not None  # chosen by the caller
-    part = dataclasses.replace(
-        whole,
-        ids=whole.ids[:n],
-        xy_px=whole.xy_px[:n],
-        counts=whole.counts[:n],
-        obs={name: values[:n] for name, values in whole.obs.items()},
-    )
+    counts, obs = whole.counts[:n], {name: values[:n] for name, values in whole.obs.items()}
+    part = dataclasses.replace(whole, ids=whole.ids[:n], xy_px=whole.xy_px[:n], counts=counts, obs=obs)
     stored = store.add_section(part, slide_size_px=None, licence=None, overview=None)
-    expression = log1p_cp10k(part.counts, np.asarray(part.counts.sum(axis=1)).ravel())
-    for meta in feature_metas(one, encoder, config):
-        rng = np.random.default_rng(0)  # the same projection in every section
-        features = expression @ rng.standard_normal((expression.shape[1], meta.dim), dtype=np.float32)
+    expression = log1p_cp10k(counts, np.asarray(counts.sum(axis=1)).ravel())
+    rng = np.random.default_rng(0)  # the same projections in every section
+    for key, spec in zip(one.keys, one.specs, strict=True):
+        features = expression @ rng.standard_normal((expression.shape[1], card.dim), dtype=np.float32)
+        meta = FeatureMeta(
+            key=key,
+            origin="embed",
+            encoder=card.to_mapping(),
+            weights_sha256=None,
+            lora_sha256=None,
+            tile=spec.to_mapping(),
+            sampling=None,
+            precision="float32",
+            dim=card.dim,
+            dtype="float16",
+            chunk_rows=n,
+            software={},
+        )
         writer = stored.feature_writer(meta)
-        for chunk in list(writer.pending):
-            writer.write(chunk, features[chunk] / len(features) ** 0.5)
+        writer.write(slice(0, n), features / expression.shape[1] ** 0.5)
         writer.finish()
 
 
@@ -343,7 +346,7 @@ def _extrapolated(step: str, samples: Sequence[_Sample], sizes: Sequence[int], e
         if len(samples) == 1:
             return value(last) * max(1.0, n / last.n)
         before = samples[-2]
-        slope = max(0.0, (value(last) - value(before)) / (last.n - before.n))
+        slope = max(0.0, (value(last) - value(before)) / max(1, last.n - before.n))
         return max(0.0, value(last) + slope * (n - last.n))
 
     seconds = sum(at(n, lambda s: s.other_s) + epochs * at(n, lambda s: s.epoch_s) for n in sizes)

@@ -50,6 +50,23 @@ def test_amounts_are_those_of_the_files_and_of_the_store(tiles: EmbedConfig, tmp
         assert step.disk_bytes > 0
 
 
+def test_sections_of_different_sizes_are_probed(
+    tiles: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first section has no more spots to give when the others still have."""
+    monkeypatch.setattr(probing, "_FEWEST", 30)
+    assert tiles.manifest is not None
+    table = tiles.manifest.parent / "A.csv"
+    rows = table.read_text()
+    table.write_text("".join(rows.splitlines(keepends=True)[:12]))
+    try:
+        report = plan(planned(tiles, store=tmp_path / "s.zarr", allow_missing_tiles=True))
+    finally:
+        table.write_text(rows)
+    assert report.n_spots == 11 + 35 + 35
+    assert len(report.steps) == 4
+
+
 def test_without_counts_only_the_embedding_is_planned(tiles: EmbedConfig, tmp_path: Path) -> None:
     assert tiles.manifest is not None
     folder = tiles.manifest.parent

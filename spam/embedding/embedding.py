@@ -112,7 +112,7 @@ class _Run:
         if self.config.overwrite or planned.section.name not in self.store.section_names:
             return
         stored = self.store.section(planned.section.name)
-        for meta in feature_metas(planned, self.encoder, self.config):
+        for meta in self._metas(planned):
             if meta.key in (*stored.feature_keys, *stored.unfinished_keys):
                 stored.feature_writer(meta, run=self.settings)
 
@@ -121,7 +121,7 @@ class _Run:
         begun = time.perf_counter()
         section, arrays, n_embedded = planned.section, [], 0
         stored = self._stored_section(planned)
-        for size, meta in enumerate(feature_metas(planned, self.encoder, self.config)):
+        for size, meta in enumerate(self._metas(planned)):
             with stored.lock(meta.key, part=self.shard.label):
                 arrays.append(array := _TileArrays(stored, meta, self))
                 pending = array.pending
@@ -185,6 +185,29 @@ class _Run:
                 raise
             return self.store.section(name)  # another process has written it
 
+    def _metas(self, planned: PlannedSection) -> list[FeatureMeta]:
+        """Describe the features of each tile size."""
+        card, config = self.encoder.card, self.config
+        return [
+            FeatureMeta(
+                key=key,
+                origin="embed",
+                encoder=card.to_mapping(),
+                weights_sha256=self.encoder.weights_sha256,
+                lora_sha256=self.encoder.lora_sha256,
+                tile=spec.to_mapping(),
+                sampling=sampling,
+                precision=self.encoder.precision,
+                dim=card.dim,
+                dtype=config.dtype,
+                chunk_rows=config.chunk_rows or default_chunk_rows(card.dim, config.dtype),
+                software=software_versions(),
+                is_averaged=config.dihedral,
+                adapted_on=self.encoder.adapted_on,
+            )
+            for key, spec, sampling in zip(planned.keys, planned.specs, planned.samplings, strict=True)
+        ]
+
     def _fill(
         self, array: "_TileArrays", chunks: list[slice], planned: PlannedSection, size: int, advance: Advance
     ) -> None:
@@ -224,30 +247,6 @@ def planned_encoder(plan: EmbedPlan, config: EmbedConfig) -> Encoder:
         is_compiled=config.compile,
         lora=config.lora,
     )
-
-
-def feature_metas(planned: PlannedSection, encoder: Encoder, config: EmbedConfig) -> list[FeatureMeta]:
-    """Describe the features of each tile size."""
-    card = encoder.card
-    return [
-        FeatureMeta(
-            key=key,
-            origin="embed",
-            encoder=card.to_mapping(),
-            weights_sha256=encoder.weights_sha256,
-            lora_sha256=encoder.lora_sha256,
-            tile=spec.to_mapping(),
-            sampling=sampling,
-            precision=encoder.precision,
-            dim=card.dim,
-            dtype=config.dtype,
-            chunk_rows=config.chunk_rows or default_chunk_rows(card.dim, config.dtype),
-            software=software_versions(),
-            is_averaged=config.dihedral,
-            adapted_on=encoder.adapted_on,
-        )
-        for key, spec, sampling in zip(planned.keys, planned.specs, planned.samplings, strict=True)
-    ]
 
 
 def encode(
