@@ -14,7 +14,8 @@ def _bash(line: str, cell: str) -> None:
     done = subprocess.run(
         command, input=cell, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
-    print(done.stdout.strip())
+    if done.stdout:
+        print(done.stdout.strip())
     done.check_returncode()
 
 
