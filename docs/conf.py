@@ -49,7 +49,7 @@ python_use_unqualified_type_names = True
 # Tutorials are executed, and share one folder. Those on real sections are shown without results where the data is absent.
 nb_execution_mode = "auto"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_merge_streams = True
 _DATA = Path(os.environ.get("SPAM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 nb_execution_excludepatterns = [] if _DATA.is_dir() else ["tutorials/instrument-folders.md"]

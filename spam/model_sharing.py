@@ -176,9 +176,7 @@ def verify(config: ModelConfig, *, progress: Progress = SILENT) -> VerifyReport:
         published = RemoteLocation(folder).published_digest(name)
     else:
         beside = Path(f"{config.ckpt}.sha256")
-        published = (
-            beside.read_text(encoding="ascii", errors="replace").split()[0] if beside.is_file() else None
-        )
+        published = beside.read_text(encoding="ascii", errors="replace")[:64] if beside.is_file() else None
     if published is not None:
         if published != found.sha256:
             message = (

@@ -33,7 +33,7 @@ _WEB = ("http", "https")
 _SILENCE_S = 60  # after which a server is given up
 _LEAST_RATE, _GRACE_S = 1000, 20.0  # bytes per second of one file, on average after the first seconds
 _PIECE = 1 << 14
-_MOST_FILE_BYTES = 1 << 36  # of a file that no index names
+_MOST_FILE_BYTES = 1 << 32  # of a file that no index names
 _PIN = re.compile(r"sha256=([0-9a-f]{64})")
 _DIGEST = re.compile(r"\s*([0-9a-f]{64})\b")  # as `sha256sum` writes it
 _N_TRIES, _WAIT_S = 3, 0.5
@@ -154,8 +154,8 @@ class RemoteLocation(Location):
                 partial.write_bytes(data)
         return cached
 
-    def read_file(self, path: str) -> bytes | None:
-        """Fetch a file that no index names, without the cache; None if it does not exist.
+    def read_file(self, path: str, most: int = _MOST_FILE_BYTES) -> bytes | None:
+        """Fetch the first bytes of a file that no index names, without the cache; None if it does not exist.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class RemoteLocation(Location):
             If the address cannot be read.
         """
         self._files.invalidate_cache()
-        return self._fetch(path, _MOST_FILE_BYTES)
+        return self._fetch(path, most)
 
     def published_digest(self, path: str) -> str | None:
         """Read the SHA-256 of a file from ``<path>.sha256`` beside it; None if there is none.
@@ -174,11 +174,12 @@ class RemoteLocation(Location):
             If the address cannot be read.
         """
         try:
-            found = _DIGEST.match((self.read_file(f"{path}.sha256") or b"").decode("ascii", "replace"))
+            text = self.read_file(f"{path}.sha256", 1 << 10) or b""
         except StoreError as error:
             if _status(error) != 403:  # what a bucket that may not be listed answers for a missing file
                 raise
             return None
+        found = _DIGEST.match(text.decode("ascii", "replace"))
         return found[1] if found else None
 
     def checked_file(self, path: str, sha256: str | None) -> Path:

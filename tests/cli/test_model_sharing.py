@@ -386,6 +386,7 @@ def test_missing_repositories_and_files_are_named(tmp_path, monkeypatch):
 def test_training_starts_from_a_shared_checkpoint(lab, tmp_path):
     start = pretrain(PretrainConfig(store=lab / "s.zarr", save_dir=tmp_path / "pre", proj_dim=8, **SMALL))
     shape: dict[str, Any] = {"members": 1, "fuse_dim": 8, "n_neighbours": 2, "attend": "neighbours"}
+    shape |= {"sections": ("D2S1", "D3S1"), "val_sections": ("D3S1",)}
     pushed(start.run.best_path, str(tmp_path / "web"))
     assert "start of `spam finetune`" in (tmp_path / "web/README.md").read_text()
     trained = {}
@@ -398,6 +399,10 @@ def test_training_starts_from_a_shared_checkpoint(lab, tmp_path):
     assert trained["local"].keys() == trained["remote"].keys()
     for name, tensor in trained["local"].items():
         np.testing.assert_array_equal(trained["remote"][name], tensor, err_msg=name)
+    found = describe(ModelConfig(ckpt=tmp_path / "remote/best.safetensors"))
+    assert found.licences == dict.fromkeys(
+        ("D2S1", "D3S1", "D1S1"), "CC-BY-4.0"
+    )  # also that of pretraining alone
 
 
 def test_from_a_slide_to_h5ad_and_report_in_one_command(spam, lab, checkpoint, tmp_path, monkeypatch):
