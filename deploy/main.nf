@@ -96,7 +96,12 @@ workflow {
     test = params.test.toString().tokenize(',')
     EMBED(rows.map { row -> tuple(row.section, filesOf(row)) })
     MERGE(EMBED.out.collect())
-    train = rows.map { row -> row.section }.filter { name -> !(name in test) }.toList().map { names -> names.join(',') }
+    train = rows.map { row -> row.section }.toList().map { names ->
+        if (test - names) {
+            error "--test ${params.test} must be some of the sections of ${params.manifest}: ${names.join(', ')}"
+        }
+        (names - test).join(',')
+    }
     FINETUNE(MERGE.out, train)
     PREDICT(MERGE.out, FINETUNE.out, Channel.fromList(test))
 }

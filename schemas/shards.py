@@ -63,7 +63,5 @@ def shard_fault(shard: str | None, *, is_overwrite: bool) -> str | None:
     except ValueError as error:
         return str(error)
     if n_parts > 1 and is_overwrite:
-        return (
-            f"--overwrite excludes {n_parts} parts (--shard, torchrun): they would delete each other's work"
-        )
+        return f"--overwrite cannot be combined with {n_parts} parts (--shard, torchrun), which would delete each other's work"
     return None

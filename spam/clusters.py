@@ -126,7 +126,7 @@ def cluster(config: ClusterConfig, *, progress: Progress = SILENT) -> ClusterRep
                     adata.obs[f"leiden_{what}"] = pd.Categorical(
                         groups[what], sorted({*groups[what]} - {""}, key=int)
                     )
-                    markers.append(_markers(scanpy, source, what, groups[what]))
+                    markers += _markers(scanpy, source, what, groups[what])
                     advance(note=what)
             scores += _scores(name, groups, labels)
             if {_MEASURED, _PREDICTED} <= set(source.spaces):
@@ -136,10 +136,13 @@ def cluster(config: ClusterConfig, *, progress: Progress = SILENT) -> ClusterRep
             titles |= {} if labels is None else {config.label or _LABEL: labels}
             if source.section.xy_px.any():
                 plot_cluster_maps(view_of(source.section), titles, folder / f"{name}.png")
-        tables = {"scores": pd.DataFrame(scores), "markers": pd.concat(markers)}
-        tables |= {"morans_i": pd.concat(morans)} if morans else {}
-        for file, table in tables.items():
-            table.to_csv(folder / f"{file}.csv", index=False)
+        for file, tables in {
+            "scores": [pd.DataFrame(scores)],
+            "markers": markers,
+            "morans_i": morans,
+        }.items():
+            if tables:
+                pd.concat(tables).to_csv(folder / f"{file}.csv", index=False)
         names = sorted(path.name for path in folder.iterdir())
     return ClusterReport(
         out_dir=config.out_dir,
@@ -234,7 +237,9 @@ def _leiden(scanpy: Any, values: Any, source: _Source, config: ClusterConfig) ->
     return groups
 
 
-def _markers(scanpy: Any, source: _Source, what: str, groups: Shaped[Array, " n_spots"]) -> pd.DataFrame:
+def _markers(
+    scanpy: Any, source: _Source, what: str, groups: Shaped[Array, " n_spots"]
+) -> Iterator[pd.DataFrame]:
     """Find the genes with the highest Wilcoxon scores of each cluster against all other spots.
 
     Without p-values: the clusters were found in the same data.
@@ -242,7 +247,7 @@ def _markers(scanpy: Any, source: _Source, what: str, groups: Shaped[Array, " n_
     names, sizes = np.unique(groups[source.is_known].astype(str), return_counts=True)
     names = names[sizes > 1]
     if source.expression is None or len(names) < 2:
-        return pd.DataFrame()
+        return
     kept = np.isin(groups, names)
     adata = source.section.adata
     obs = pd.DataFrame({"cluster": pd.Categorical(groups[kept])}, index=adata.obs_names[kept])
@@ -252,7 +257,7 @@ def _markers(scanpy: Any, source: _Source, what: str, groups: Shaped[Array, " n_
     table.columns = ["cluster", "gene", "score", "log2_fold_change"]
     table.insert(0, "of", what)
     table.insert(0, "section", source.section.name)
-    return table
+    yield table
 
 
 def _scores(

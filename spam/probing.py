@@ -32,6 +32,7 @@ _MOST_JOBS = 8  # sections and tile sizes whose tiles are embedded
 _CPU_BATCH = 8  # a batch of a large encoder must fit into the probe; larger ones are hardly faster on a CPU
 _MOST_SECTIONS = 4  # as many folds as `spam finetune` trains at most
 _FEWEST, _MOST = 200, 6400  # spots that are trained on
+_CLEARLY = 0.7  # a line through samples of nearly one size would show their noise
 _EPOCHS = 2  # the first includes what is done once
 _STAGES = ("pretrain", "selection", "finetune")
 _STEPS = ("pretrain", "finetune", "predict")
@@ -105,7 +106,7 @@ def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
     """Read and check all files as `embed` does, measure some work of each step, and extrapolate to the whole cohort.
 
     Half of ``config.probe_s`` trains both stages and predicts, on part of the spots, with features made from their counts; time,
-    memory and disk follow the line through the two largest numbers of spots. The other half embeds tiles of up to eight
+    memory and disk follow a line through two numbers of spots. The other half embeds tiles of up to eight
     sections and tile sizes, in the order in which `embed` reads them. Nothing is written outside a temporary folder.
 
     Raises
@@ -118,7 +119,7 @@ def plan(config: PlanConfig, *, progress: Progress = SILENT) -> PlanReport:
         planned = read_plan(config, slides)
         read_s = time.perf_counter() - begun
         # Before the encoder takes memory: trainings do not load it.
-        steps, left = list[StepPlan](), _left(planned)
+        steps, left = list[StepPlan](), _left(planned, config)
         if any(one.section.counts is not None for one in planned.sections):
             try:
                 with _quiet():
@@ -154,9 +155,10 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _left(planned: EmbedPlan) -> list[tuple[PlannedSection, int]]:
-    """List sections and numbers of tile sizes whose features the store does not have yet."""
-    store = open_store(planned.store) if (planned.store / "zarr.json").exists() else None
+def _left(planned: EmbedPlan, config: PlanConfig) -> list[tuple[PlannedSection, int]]:
+    """List sections and numbers of tile sizes whose features `embed` will compute."""
+    is_kept = (planned.store / "zarr.json").exists() and not config.overwrite
+    store = open_store(planned.store) if is_kept else None
     done = {
         (name, key)
         for name in (store.section_names if store else ())
@@ -186,7 +188,7 @@ def _probe_embedding(
         for one, size in chosen:
             n, job_s = _embed_for(one, size, config, encoder, config.probe_s / 2 / len(chosen))
             n_done, spent_s = n_done + n, spent_s + job_s
-    n_left = sum(one.section.n_spots for one, _ in left)
+    n_left = -(-sum(one.section.n_spots for one, _ in left) // config.shard_of[1])  # of one part
     if n_done:
         seconds += n_left * spent_s / n_done
     rate = f" at {n_done / spent_s:.1f}/s" if n_done else ""
@@ -196,7 +198,7 @@ def _probe_embedding(
         hours=seconds / 3600,
         memory_bytes=usage.memory_bytes,
         gpu_bytes=usage.gpu_bytes,
-        disk_bytes=planned.n_bytes,
+        disk_bytes=planned.n_bytes * n_left // planned.n_tiles,
     )
 
 
@@ -252,6 +254,7 @@ class _Sample:
 def _probe_training(planned: EmbedPlan, config: PlanConfig) -> list[StepPlan]:
     """Train and predict on more and more spots, until the time is used up."""
     sections = [one for one in planned.sections if one.section.counts is not None]
+    sections.sort(key=lambda one: -one.section.n_spots)
     sizes = [one.section.n_spots for one in sections]
     most = min(_MOST, sum(sizes[:_MOST_SECTIONS]))
     n, until = min(_FEWEST, most), time.perf_counter() + config.probe_s / 2
@@ -339,14 +342,15 @@ def _add_part(store: Store, one: PlannedSection, n: int, card: EncoderCard) -> N
 
 
 def _extrapolated(step: str, samples: Sequence[_Sample], sizes: Sequence[int], epochs: int) -> StepPlan:
-    """Follow the line through the two largest samples to runs of given sizes."""
+    """Follow the line through the largest sample, and one that is clearly smaller, to runs of given sizes."""
+    last = samples[-1]
+    smaller = [sample for sample in samples if sample.n <= _CLEARLY * last.n]
 
     def at(n: int, value: Callable[[_Sample], float]) -> float:
-        last = samples[-1]
-        if len(samples) == 1:
+        if not smaller:
             return value(last) * max(1.0, n / last.n)
-        before = samples[-2]
-        slope = max(0.0, (value(last) - value(before)) / max(1, last.n - before.n))
+        before = smaller[-1]
+        slope = max(0.0, (value(last) - value(before)) / (last.n - before.n))
         return max(0.0, value(last) + slope * (n - last.n))
 
     seconds = sum(at(n, lambda s: s.other_s) + epochs * at(n, lambda s: s.epoch_s) for n in sizes)

@@ -35,7 +35,7 @@ from spam.reports import (
 )
 from spam.schemas.config import Record
 from spam.schemas.report_config import PlotConfig, ReportConfig
-from spam.typing import Array, Bool, Float32
+from spam.typing import Array, Float32
 
 _LAYERS = ("measured", "predicted", "lower", "upper")
 _WHITE = 255
@@ -120,14 +120,10 @@ class SavedPrediction:
             is_given=np.outer(spot, gene), is_scored=is_scored, note="outlined: given (--context-h5ad)"
         )
 
-    def view(self) -> SectionView:
-        """Describe the section for maps."""
-        return view_of(self.section, self.section.adata.obs["is_out_of_distribution"].to_numpy(dtype=bool))
 
-
-def view_of(section: ExportedSection, is_unlike: Bool[Array, " n_spots"] | None = None) -> SectionView:
-    """Describe a section for maps."""
-    overview = section.overview
+def view_of(section: ExportedSection) -> SectionView:
+    """Describe a section for maps; only predictions know which spots are unlike the training sections."""
+    overview, is_unlike = section.overview, section.adata.obs.get("is_out_of_distribution")
     if overview is not None and (overview[0] == _WHITE).all():  # a store without an image holds a white one
         overview = None
     return SectionView(
@@ -136,7 +132,7 @@ def view_of(section: ExportedSection, is_unlike: Bool[Array, " n_spots"] | None 
         mpp=section.mpp,
         overview=None if overview is None else overview[0],
         overview_scale=1.0 if overview is None else overview[1],
-        is_unlike=is_unlike,
+        is_unlike=None if is_unlike is None else is_unlike.to_numpy(dtype=bool),
     )
 
 
@@ -216,7 +212,7 @@ def report(config: ReportConfig, *, progress: Progress = SILENT) -> WrittenRepor
                 metrics=saved.metrics,
                 genes=saved.genes,
                 spots=saved.section.adata.obs,
-                view=saved.view(),
+                view=view_of(saved.section),
                 packed=packed,
                 layers=saved.layers,
             )
@@ -248,7 +244,7 @@ def plot(config: PlotConfig, *, progress: Progress = SILENT) -> WrittenPlot:
         name += f"-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
     path = config.out or config.results / "plots" / "genes" / f"{name}.png"
     plot_expression_maps(
-        saved.view(),
+        view_of(saved.section),
         config.gene,
         values["predicted"],
         values.get("measured"),

@@ -116,6 +116,30 @@ def test_workflow_engines_end_with_the_predictions_of_the_plain_commands(
     np.testing.assert_array_equal(ours.X, theirs.X)
     for name in theirs.layers:
         np.testing.assert_array_equal(ours.layers[name], theirs.layers[name])
+    verified = run("store", "verify", tmp_path / "results" / "cohort.zarr")
+    assert verified.returncode == 0, verified.stdout
+    if engine == "snakemake":
+        assert_plans(found, options, tmp_path)
+
+
+def assert_plans(snakemake: str, options: list[str], folder: Path) -> None:
+    """Compare what a second call would do, for several sections to predict."""
+
+    def planned(test: str) -> tuple[int, str, list[str]]:
+        again = [option.replace("test=D3S1", f"test={test}") for option in options]
+        command = [snakemake, *again, "--dry-run"]
+        done = subprocess.run(
+            command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        said = done.stdout + done.stderr
+        return done.returncode, said, sorted(set(re.findall(r"^rule (\w+):", said, re.MULTILINE)))
+
+    assert planned("D3S1")[::2] == (0, [])
+    # D2S1 was trained on, so that the checkpoint must not predict it.
+    assert planned("D2S1,D3S1")[::2] == (0, ["all", "finetune", "predict", "report"])
+    code, said, _ = planned("D33")
+    assert code != 0
+    assert "test=D33" in said
 
 
 def test_containers_copy_the_files_of_the_package() -> None:

@@ -1,5 +1,6 @@
 """`spam plan`: amounts that are exact, estimates that follow the measurements, and nothing left behind."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -42,12 +43,24 @@ def test_amounts_are_those_of_the_files_and_of_the_store(tiles: EmbedConfig, tmp
     features = [open_store(store).section(name).stored_features("local-tiny_16um") for name in "ABC"]
     again = plan(planned(tiles, store=store))
     assert (again.n_tiles, again.n_left) == (210, 105)
-    assert again.steps[0].disk_bytes == 2 * sum(values.nbytes for values in features)
+    assert again.steps[0].disk_bytes == sum(values.nbytes for values in features)  # of the size that is left
     assert open_store(store).section("A").feature_keys == ("local-tiny_16um",)
     for step in again.steps:
         assert step.hours > 0
         assert step.memory_bytes > 1e8  # torch alone
         assert step.disk_bytes > 0
+
+
+def test_what_is_replaced_is_planned_and_a_part_is_a_share(tiles: EmbedConfig, tmp_path: Path) -> None:
+    assert tiles.manifest is not None
+    folder, store = tiles.manifest.parent, tmp_path / "store.zarr"
+    one = {"manifest": None, "csv": folder / "A.csv", "root": folder / "images", "store": store}
+    embed(EmbedConfig.from_mapping({**tiles.to_mapping(), **one, "tile_um": SIZES["tile_um"]}))
+    assert plan(planned(tiles, **one)).n_left == 0
+    assert plan(planned(tiles, **one, overwrite=True)).n_left == 70
+    (part,) = plan(planned(tiles, **one | {"store": tmp_path / "other.zarr"}, shard="2/7")).steps
+    assert part.work.startswith("10 tiles")
+    assert part.disk_bytes == 10 * open_store(store).section("A").stored_features("local-tiny_16um")[0].nbytes
 
 
 def test_sections_of_different_sizes_are_probed(
@@ -135,6 +148,9 @@ def test_a_line_is_extrapolated_exactly(
     step = probing._extrapolated("finetune", samples, [n], epochs)
     assert step.hours * 3600 == pytest.approx(fixed + per_spot * n + epochs * per_epoch * n, abs=1e-6)
     assert (step.memory_bytes, step.gpu_bytes, step.disk_bytes) == (10**9 + 1000 * n, 7 * n, 10**6 + 10 * n)
+    # The noise between two samples of nearly one size is no slope.
+    nearly = probing._extrapolated("finetune", [*samples, dataclasses.replace(samples[-1], n=401)], [602], 1)
+    assert nearly.hours * 3600 == pytest.approx(fixed + (per_spot + per_epoch) * 600, abs=1e-6)
     several = probing._extrapolated("predict", samples, [n, 2 * n], 0)
     assert several.hours * 3600 == pytest.approx(2 * fixed + 3 * per_spot * n, abs=1e-6)
     assert several.memory_bytes == 10**9 + 2000 * n

@@ -158,7 +158,7 @@ def plot_cluster_maps(
 ) -> Figure:
     """Draw the H&E and a panel for each grouping of the spots, by its title; spots of the group ``""`` are grey.
 
-    Colours follow the order of the names within a panel. With `path`, write a PNG.
+    Colours follow the order of the names within a panel. Spots unlike the training sections have a ring. With `path`, write a PNG.
     """
     with house_style():
         figure, rows = _lay_out(view, len(groups), 1, [])
@@ -175,6 +175,7 @@ def plot_cluster_maps(
             colours = (few if n <= _N_DISTINCT else many).with_extremes(bad=MISSING_COLOUR)
             norm = Normalize(-0.5, n - 0.5)
             _draw_spots(axes, view, values, norm, colours, 0.0)
+            _draw_rings(axes, view)
             axes.set_title(title)
             marks = [
                 Line2D([], [], linestyle="", marker="o", color=colours(norm(i)), label=_short(name))

@@ -47,8 +47,9 @@ def local_copy(path: Path, folder: Path) -> Iterator[Path]:
 
 def _remove_stale(folder: Path) -> None:
     for old in folder.glob(f"{_PREFIX}*"):
-        if time.time() - old.stat().st_mtime > _SETTLED_S:
-            with contextlib.suppress(OutputExistsError):  # in use
+        # In use, removed meanwhile by its process, or of another user.
+        with contextlib.suppress(OutputExistsError, OSError):
+            if time.time() - old.stat().st_mtime > _SETTLED_S:
                 with claimed(old, _FLAG):
                     shutil.rmtree(old / _COPY, ignore_errors=True)
                 old.rmdir()

@@ -123,6 +123,13 @@ def test_equal_seeds_give_equal_clusters_and_options_change_them(blobs: Path, tm
     assert found("d", n_neighbours=40) != first
 
 
+def test_without_counts_there_are_clusters_but_no_markers(tmp_path: Path) -> None:
+    add_section(tmp_path / "store.zarr", "S1", change_counts="delete")
+    report = cluster(ClusterConfig(source=tmp_path / "store.zarr", out_dir=tmp_path / "out"))
+    assert [path.name for path in report.files] == ["S1.h5ad", "S1.png", "scores.csv"]
+    assert set(check_scores(tmp_path / "out", "S1")["of"]) == {"tiny_112um", "tiny_224um"}
+
+
 def test_what_cannot_be_clustered_is_refused(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,12 +121,17 @@ def test_unlike_spots_are_ringed_and_counted_in_a_warning(view, expression) -> N
     for n_unlike, words in ((5, "5 of 37 spots (14%)"), (20, "WARNING: 20 of 37 spots (54%)")):
         marked = dataclasses.replace(view, is_unlike=np.arange(N_SPOTS) < n_unlike)
         figure = plot_expression_maps(marked, GENES, expression[1], choice="genes of --gene")
-        rings = [one for one in layers_of(figure) if one.get_array() is None]
-        assert len(rings) == 3  # on the H&E and on each prediction
-        for ring in rings:
-            np.testing.assert_array_equal(ring.get_offsets(), view.xy_px[:n_unlike])
-        assert figure.get_supxlabel().startswith(words)
-        assert ("Do not rely" in figure.get_supxlabel()) == (n_unlike == 20)
+        clusters = plot_cluster_maps(marked, {"clusters": np.full(N_SPOTS, "0", dtype=object)})
+        for drawn, n_rings in (
+            (figure, 3),
+            (clusters, 2),
+        ):  # on the H&E, and on each prediction or clustering
+            rings = [one for one in layers_of(drawn) if one.get_array() is None]
+            assert len(rings) == n_rings
+            for ring in rings:
+                np.testing.assert_array_equal(ring.get_offsets(), view.xy_px[:n_unlike])
+            assert drawn.get_supxlabel().startswith(words)
+            assert ("Do not rely" in drawn.get_supxlabel()) == (n_unlike == 20)
         assert figure.get_suptitle() == "Section C6\ngenes of --gene"
     assert plot_expression_maps(view, GENES, expression[1]).get_supxlabel() == ""
 

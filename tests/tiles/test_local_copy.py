@@ -78,3 +78,17 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(tmp_path
         assert used.read_bytes() == b"pixels"
     running[1].communicate(timeout=60)
     assert not list(tmp_path.glob("cache/*"))
+
+
+def test_what_vanishes_meanwhile_or_cannot_be_locked_is_left_alone(tmp_path):
+    """In a folder such as /tmp, other processes remove their copies at any time, and other users leave theirs."""
+    slide, cache = tmp_path / "far.tif", tmp_path / "cache"
+    slide.write_bytes(b"pixels")
+    cache.mkdir()
+    (cache / "spam-slide-gone").symlink_to(tmp_path / "nothing")
+    other = cache / "spam-slide-other"  # a file, because root may write to every folder
+    other.write_bytes(b"")
+    os.utime(other, (time.time() - 3600,) * 2)
+    with local_copy(slide, cache) as path:
+        assert path.read_bytes() == b"pixels"
+    assert other.exists()
