@@ -91,6 +91,14 @@ def test_commands_are_found() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Links to files of the repository; those between pages of the documentation fail its build."""
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert targets
+
+
 def test_every_public_name_is_documented() -> None:
     """The page of the Python interface lists each function and configuration of `spam`."""
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
