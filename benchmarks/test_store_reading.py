@@ -6,8 +6,6 @@ into memory, gathers random rows, and prints the ratios. All files are in the pa
 the reader, not of the disk.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from medians import medians
 
 from spam.schemas.store_format import FeatureMeta, SectionMeta
 from spam.store import StoredSection, create_store, default_chunk_rows, open_store
@@ -89,17 +88,6 @@ def rows(section: StoredSection) -> np.ndarray:
 
 def memmap(folder: Path) -> np.memmap:
     return np.memmap(folder / "raw.bin", dtype=np.float16, mode="r").reshape(-1, DIM)
-
-
-def medians(readers: dict[str, Callable[[], np.ndarray]], *, rounds: int = 5) -> dict[str, float]:
-    """Time the readers in turns, so that a busy moment does not hit one alone."""
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
-    for _ in range(rounds):
-        for name, read in readers.items():
-            begun = time.perf_counter()
-            read()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def read_h5(folder: Path) -> np.ndarray:

@@ -7,11 +7,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from .command import add_command, print_failure
-from .commands import ENCODER_COMMANDS, PIPELINE
+from .commands import ENCODER_COMMANDS, MODEL_COMMANDS, PIPELINE
 from .store_commands import STORE_COMMANDS
 
 _GROUPS = {
     "encoders": ("List encoders and check access to their weights.", ENCODER_COMMANDS),
+    "model": ("Describe, verify and share a checkpoint.", MODEL_COMMANDS),
     "store": ("Inspect, verify, copy, pack, share, import or export a feature store.", STORE_COMMANDS),
 }
 _SETTINGS = {

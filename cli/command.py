@@ -220,7 +220,8 @@ def _run(command: Command, flags: dict[str, Any], recipe: str | None, *, is_json
     """Run a command and return its exit code: 0 done, 1 bug, 2 user error, 130 interrupted."""
     from rich.console import Console
 
-    console, values = Console(stderr=True), dict[str, Any]()
+    # Jupyter sets FORCE_COLOR, which would draw bars into the output of a cell.
+    console, values = Console(stderr=True, force_terminal=sys.stderr.isatty()), dict[str, Any]()
     try:
         values = gather(command.options, flags, recipe, command=command.name)
         # Output of libraries goes to standard error, so that standard output holds the result alone.
@@ -316,6 +317,11 @@ def show_log(console: "Console") -> Iterator[None]:
         logger.setLevel(level)
 
 
+def as_markdown(help: str) -> str:
+    """Write the example of a command's help, which a backspace keeps from being wrapped, as a block of code."""
+    return re.sub("\x08\n(.*?)\n\n", r"```\n\1\n```\n\n", help, flags=re.DOTALL)
+
+
 class _PanelCommand(TyperCommand):
     """A command whose help lists the options by panel, in the order of `_PANELS`."""
 
@@ -345,7 +351,7 @@ class _PanelCommand(TyperCommand):
             return
         from typer.rich_utils import rich_format_help
 
-        self.help = re.sub("\\x08\n(.*?)\n\n", r"```\n\1\n```\n\n", self.help or "", flags=re.DOTALL)
+        self.help = as_markdown(self.help or "")
         rich_format_help(obj=self, ctx=ctx, markup_mode="markdown")
 
     def get_help_option(self, ctx: Any) -> Any:

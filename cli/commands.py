@@ -10,25 +10,34 @@ from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
 from spam.schemas.alignment_config import AlignmentConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.cluster_config import ClusterConfig
-from spam.schemas.embed_config import EmbedConfig, InputConfig
+from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig
-from spam.schemas.predict_config import PredictConfig
+from spam.schemas.model_config import ModelConfig, ModelPullConfig, ModelPushConfig
+from spam.schemas.predict_config import PredictConfig, SlideConfig
 from spam.schemas.report_config import PlotConfig, ReportConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.store_config import ExportConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 
 from .command import Command, Shown, call, check_inputs, command
-from .lab_files import adapt_and_embed, keep_adapter, lab_file_options, lora_options, take_lora, with_store
+from .lab_files import (
+    adapt_and_embed,
+    keep_adapter,
+    lab_file_options,
+    lora_options,
+    take_lora,
+    with_slide,
+    with_store,
+)
 from .options import Option, options_of
 
 _DRY_RUN = Option(
     name="dry_run",
     kind=bool,
     default=False,
-    help="check the files and print the number of tiles and bytes, without embedding",
+    help="check the files and print the number of tiles and bytes, without embedding; spam plan measures time and memory, too",
 )
 
 
@@ -59,6 +68,14 @@ EMBED = command(
     work=_embed,
 )
 
+PLAN = command(
+    "plan",
+    "Measure for 20 seconds on this machine, and say how many tiles, bytes, hours and how much memory each step will take. "
+    "It takes the options of the `spam embed` that it plans.",
+    "spam plan --manifest sections.csv --root images --store cohort.zarr --enc-name uni_v1",
+    PlanConfig,
+    "plan",
+)
 IMPORT = command(
     "import",
     "Write the folder of an instrument (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST) as the files of "
@@ -170,19 +187,25 @@ FINETUNE = command(
 
 
 def _predict(values: dict[str, Any], progress: Progress) -> Any:
-    return call("predict", with_store(PredictConfig, values, progress, checkpoint="ckpt"), progress=progress)
+    config = with_store(PredictConfig, with_slide(values), progress, checkpoint="ckpt")
+    return call("predict", config, progress=progress)
 
 
 PREDICT = command(
     "predict",
     "Predict the expression of a new section. If its counts are known, report metrics and baselines too.",
+    "spam predict slide.svs --ckpt hf://org/name\n"
     "spam predict --store cohort.zarr --section C6 \\\n"
     "    --ckpt ckpt/finetune/best.safetensors --out-dir results\n"
     "spam predict --csv mapping.csv --root images \\\n"
     "    --ckpt ckpt/finetune/best.safetensors --out-dir results",
     PredictConfig,
     "predict",
-    options=(*options_of(PredictConfig), *lab_file_options(PredictConfig, leave_out=("manifest",))),
+    options=(
+        *options_of(SlideConfig),
+        *options_of(PredictConfig),
+        *lab_file_options(PredictConfig, leave_out=("manifest",)),
+    ),
     work=_predict,
 )
 INFERENCE = dataclasses.replace(
@@ -232,7 +255,7 @@ BENCHMARK = command(
 )
 HEST = command(
     "hest",
-    "Score an encoder on the files of the HEST benchmark, by its recipe; scores compare with the published tables.",
+    "Score an encoder by the recipe of the HEST benchmark on its own files, so that scores can be compared with published ones.",
     "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
     "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
     HestConfig,
@@ -275,6 +298,7 @@ PIPELINE = (
     *(
         IMPORT,
         CHECK_ALIGNMENT,
+        PLAN,
         EMBED,
         ADAPT,
         GRAPH,
@@ -342,5 +366,36 @@ ENCODER_COMMANDS = (
         example="spam encoders check\nspam encoders check uni_v1",
         options=(_PATTERN,),
         work=_check,
+    ),
+)
+
+MODEL_COMMANDS = (
+    command(
+        "info",
+        "Show what a checkpoint is: encoder, training data, licences, and the accuracy of its genes on held-out spots.",
+        "spam model info ckpt/finetune/best.safetensors\nspam model info hf://org/name",
+        ModelConfig,
+        "model_sharing.describe",
+    ),
+    command(
+        "verify",
+        "Compare a checkpoint with its digests: in the file, beside it, and after its address.",
+        "spam model verify ckpt/finetune/best.safetensors\nspam model verify hf://org/name",
+        ModelConfig,
+        "model_sharing.verify",
+    ),
+    command(
+        "push",
+        "Upload a checkpoint with a model card to the Hugging Face Hub, an object store or a folder.",
+        "spam model push ckpt/finetune/best.safetensors hf://org/name",
+        ModelPushConfig,
+        "model_sharing.push",
+    ),
+    command(
+        "pull",
+        "Download a checkpoint with its model card into a folder.",
+        "spam model pull hf://org/name model",
+        ModelPullConfig,
+        "model_sharing.pull",
     ),
 )

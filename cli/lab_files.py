@@ -11,8 +11,10 @@ from spam.atomic import replacing
 from spam.errors import ConfigError
 from spam.progress import Progress
 from spam.schemas.adapt_config import UNUSED_BY_ADAPT, AdaptConfig
+from spam.schemas.checkpoint_meta import ADAPTER_NAME, CHECKPOINT_NAME
 from spam.schemas.config import Config, flag
 from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.predict_config import SlideConfig
 
 from .command import call
 from .options import Option, options_of
@@ -20,10 +22,9 @@ from .options import Option, options_of
 C = TypeVar("C", bound=Config)
 
 STORE_NAME = "store.zarr"
-ADAPTER_NAME = "lora"  # folder of the adapter of `spam pretrain --with-lora`, beside its checkpoints
 _SOURCES = ("h5ad", "csv", "cells", "root", "manifest", "from_")
 # Options of `spam embed` that other commands do not take; a part of the features (--shard) is of no use to them.
-_ONLY_EMBED = ("chunk_rows", "overview", "shard")
+_ONLY_EMBED = ("chunk_rows", "local_cache", "overview", "shard")
 _AS_IN_CHECKPOINT = ("enc_name", "tile_um", "dihedral")  # where `spam predict` embeds lab files
 # --batch-size and --epochs belong to the stage; the encoder and its adapter have options with other names.
 _OF_THE_ENCODER = {"batch_size": "img_batch_size"}
@@ -114,7 +115,11 @@ def with_store(
     tiles.check_paths()
     values = _with_encoder_name(values)
     if checkpoint in values:
-        tiles = embed_config(values, stage["store"], Path(values[checkpoint]))
+        from spam.store import pinned
+
+        # What is read afterwards is the same file, even if another one is shared meanwhile.
+        stage[checkpoint] = pinned(getattr(config.from_mapping(stage), checkpoint), CHECKPOINT_NAME)
+        tiles = embed_config(values, stage["store"], stage[checkpoint])
     report = call("embed", tiles, progress=progress)
     sections = tuple(section.name for section in report.sections)
     if "sections" in own:
@@ -126,7 +131,31 @@ def with_store(
     return config.from_mapping(stage)
 
 
-def embed_config(values: Mapping[str, Any], store: Path | str, checkpoint: Path | None = None) -> EmbedConfig:
+def with_slide(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace ``SLIDE`` by the options that it stands for: a grid on that slide, a folder for the results, and a report.
+
+    Raises
+    ------
+    ConfigError
+        If options that name other inputs are given too.
+    MissingInputError
+        If there is no such file.
+    """
+    given = dict(values)
+    slide = SlideConfig.from_mapping({"slide": given.pop("slide", None)})
+    if slide.slide is None:
+        return given
+    if others := [flag(name) for name in ("store", "tiles", *_SOURCES) if name in given]:
+        message = f"SLIDE names the only input; omit {', '.join(others)}, or omit SLIDE"
+        raise ConfigError(message)
+    slide.check_paths()
+    defaults = {"out_dir": f"{slide.slide.stem}_predicted", "report": True}
+    return {**defaults, **given, "root": str(slide.slide), "tiles": "grid"}
+
+
+def embed_config(
+    values: Mapping[str, Any], store: Path | str, checkpoint: Path | str | None = None
+) -> EmbedConfig:
     """Pick the options of `spam embed`; the default encoder and tile sizes are those of a checkpoint."""
     wanted = {field.name for field in dataclasses.fields(EmbedConfig)} - set(_OF_THE_ENCODER)
     given = {name: value for name, value in values.items() if name in wanted}
@@ -147,7 +176,7 @@ def _with_encoder_name(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "enc_name": names.get(values["enc_name"], values["enc_name"])}
 
 
-def _encoder_of(checkpoint: Path, lora: str | Path | None) -> dict[str, Any]:
+def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, Any]:
     """Read from a checkpoint the encoder, adapter and tile sizes that its input needs.
 
     Raises
@@ -158,8 +187,10 @@ def _encoder_of(checkpoint: Path, lora: str | Path | None) -> dict[str, Any]:
     from spam.encoders import read_adapter
     from spam.encoders.lora_adapter import CARD, frozen_name
     from spam.models.checkpoint import read_checkpoint_meta
+    from spam.store import local_file
 
-    meta = read_checkpoint_meta(checkpoint)
+    path = local_file(checkpoint, CHECKPOINT_NAME)
+    meta = read_checkpoint_meta(path)
     assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
     for size in ("tile_um", "tile_px"):
         if sizes := tuple(tile[size] for tile in meta.tiles if tile[size] is not None):
@@ -167,13 +198,15 @@ def _encoder_of(checkpoint: Path, lora: str | Path | None) -> dict[str, Any]:
     frozen = frozen_name(meta.encoder_name)
     if frozen is None:
         return assumed
-    folder = Path(lora or checkpoint.parent / ADAPTER_NAME)
+    folder = Path(lora or path.parent / ADAPTER_NAME)
     found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
     if found != meta.encoder_name:
         given = f"--lora {folder} holds {found!r}" if found else "no adapter is given"
+        where = checkpoint if isinstance(checkpoint, Path) else checkpoint.partition("#")[0]
+        fetch = "" if isinstance(checkpoint, Path) else f"; `spam model pull {where} model` fetches both"
         message = (
-            f"{checkpoint} was trained on features of the adapted encoder {meta.encoder_name!r}, but {given}. "
-            "Give its adapter with --lora"
+            f"{where} was trained on features of the adapted encoder {meta.encoder_name!r}, but {given}. "
+            f"Give its adapter with --lora{fetch}"
         )
         raise ConfigError(message)
     return {**assumed, "enc_name": frozen, "lora": folder}
@@ -240,9 +273,9 @@ def adapt_and_embed(
     return type(config).from_mapping({**mapping, "enc_name": adapted.card.encoder_name})
 
 
-def keep_adapter(checkpoint: Path | None, save_dir: Path) -> None:
+def keep_adapter(checkpoint: Path | str | None, save_dir: Path) -> None:
     """Copy the adapter beside a checkpoint into the folder of the run that starts from it."""
-    folder = None if checkpoint is None else checkpoint.parent / ADAPTER_NAME
+    folder = checkpoint.parent / ADAPTER_NAME if isinstance(checkpoint, Path) else None
     kept = save_dir / ADAPTER_NAME
     if folder is not None and folder.is_dir() and folder.resolve() != kept.resolve():
         kept.mkdir(exist_ok=True)

@@ -1,14 +1,12 @@
 """Options of `spam benchmark`."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Literal
 
-from spam.errors import shortened
-
 from .config import option
 from .embed_config import FeatureOptions
+from .shards import part_of, shard_fault, shard_option
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +38,7 @@ class BenchmarkConfig(FeatureOptions):
         limits="[1,1000000]",
         panel="Data",
     )
-    shard: str | None = option(
-        None,
-        "run part i of n, e.g. 2/8, of all folds, methods and seeds in a job array (default: everything)",
-        metavar="<i/n>",
-        panel="Advanced",
-    )
+    shard: str | None = shard_option("run, of all folds, methods and seeds,")
     out_dir: Path | None = option(
         None,
         "folder for benchmark.md, benchmark.json, genes.csv, scores.png and the finished runs",
@@ -62,24 +55,17 @@ class BenchmarkConfig(FeatureOptions):
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
         train, test = set(self.train_sections), set(self.test_sections)
-        is_part = (
-            re.fullmatch(r"[1-9]\d{0,8}/[1-9]\d{0,8}", self.shard or "1/1")
-            and self.shard_of[0] < self.shard_of[1]
-        )
         rules = {
             "--train-sections and --test-sections must be given together": bool(train) != bool(test),
             f"--train-sections and --test-sections share {', '.join(train & test)}": bool(train & test),
             "--train-sections and --test-sections exclude --by and --sections": bool(train or test)
             and bool(self.by or self.sections),
             "--methods is empty": not self.methods,
-            f"--shard must be i/n with i from 1 to n, e.g. 2/8, not {shortened(self.shard)}": not is_part,
-            "--overwrite excludes --shard: one job would delete the results of another": bool(self.shard)
-            and self.overwrite,
         }
-        return [rule for rule, is_broken in rules.items() if is_broken]
+        of_parts = shard_fault(self.shard, is_overwrite=self.overwrite)
+        return [of_parts, *(rule for rule, is_broken in rules.items() if is_broken)]
 
     @property
     def shard_of(self) -> tuple[int, int]:
         """Index of the part, from 0, and number of parts."""
-        part, n_parts = (self.shard or "1/1").split("/")
-        return int(part) - 1, int(n_parts)
+        return part_of(self.shard)

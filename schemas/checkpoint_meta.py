@@ -12,6 +12,11 @@ from .training_config import FinetuneConfig, PretrainConfig
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
 CHECKPOINT_VERSION = 7
+CHECKPOINT_NAME = "best.safetensors"
+"""File of a finished training, in its folder and where it is shared."""
+ADAPTER_NAME = "lora"
+"""Folder beside it of the adapter of its encoder, if that is adapted."""
+
 # options that readers need
 _USED = ("k", "n_components", "n_top_genes", "use_hvg", "n_neighbours", "n_references")
 
@@ -59,6 +64,10 @@ class CheckpointMeta(Record):
         What must be equal for a run to be resumed.
     encoder_name, weights_sha256
         Encoder of the features, and the digest of its weights.
+    encoder
+        Source, revision and licence of the encoder, as on its card.
+    licences
+        Licence of counts and images of each section, None if unstated.
     feature_keys, tiles, feature_dims
         Feature arrays used together, their tile specs and their lengths, in order.
     is_averaged
@@ -113,6 +122,8 @@ class CheckpointMeta(Record):
     settings: dict[str, Any]
     software: dict[str, str]
     is_averaged: bool = False
+    encoder: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    licences: dict[str, str | None] = dataclasses.field(default_factory=dict)
     section_digests: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
     format: str = CHECKPOINT_FORMAT
     version: int = CHECKPOINT_VERSION

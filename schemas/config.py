@@ -86,6 +86,12 @@ data, training, model, output, advanced = (
 )
 
 
+def default_of(config: type["Config"], name: str) -> Any:
+    """Return the default of a field."""
+    (default,) = (field.default for field in dataclasses.fields(config) if field.name == name)
+    return default
+
+
 def flag(field_name: str) -> str:
     """Name the command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``, ``from_`` -> ``--from``."""
     return "--" + field_name.rstrip("_").replace("_", "-")

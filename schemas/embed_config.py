@@ -3,15 +3,14 @@
 import dataclasses
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
-from spam.errors import shortened
 from spam.progress import already_done
 
 from .config import Config, flag, option
 from .graph_config import DEFAULT_K
+from .shards import part_of, shard_fault, shard_option
 from .store_format import FeatureDtype
 
 _data, _model, _output, _advanced = (
@@ -27,7 +26,7 @@ class FolderOptions(Config):
 
     image: Path | None = _data(
         None,
-        "full-resolution H&E image that the positions of the instrument's folder belong to; never guessed from its images",
+        "full-resolution H&E image to which the positions in the folder refer; it is never guessed",
     )
     bin: str | None = _data(
         None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
@@ -35,7 +34,7 @@ class FolderOptions(Config):
     alignment: Path | None = _data(
         None,
         "alignment of the H&E image with Xenium, CosMx or MERSCOPE: *_he_imagealignment.csv, a 3 x 3 matrix or keypoints "
-        "(default: the one in the folder of Xenium)",
+        "(default: the one in the Xenium folder)",
     )
 
 
@@ -202,10 +201,11 @@ class EmbedConfig(SectionsConfig):
     licence: str | None = _output(
         None, "licence of counts and images, e.g. CC-BY-4.0: decides whether the store may be shared"
     )
-    shard: str | None = _advanced(
+    shard: str | None = shard_option("embed")
+    local_cache: Path | None = _advanced(
         None,
-        "embed part i of n, e.g. 2/8, in a job array (default: everything, or as torchrun sets it)",
-        metavar="<i/n>",
+        "folder of a local disk: a slide on a network disk is copied there before its tiles are read, and removed afterwards",
+        is_output=True,
     )
     overview: bool = _output(
         True, "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide"
@@ -215,19 +215,15 @@ class EmbedConfig(SectionsConfig):
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
         is_grid, given = self.tiles == "grid", self.given_table_options()
-        part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard or "1/1")
         rules = {
             "--tiles grid needs --root: a slide, or a folder of slides": is_grid and self.root is None,
             f"--tiles grid places its own tiles; omit {', '.join(given)}": is_grid and given,
             "--stride-um is the step of a grid; add --tiles grid": not is_grid and self.stride_um,
-            f"--shard must be i/n with i from 1 to n, such as 2/8, not {shortened(self.shard)}": part is None
-            or not 1 <= int(part[1]) <= int(part[2]),
-            "--overwrite cannot be combined with --shard: parts would delete each other's work": self.shard
-            and self.overwrite,
             "give --tile-um or --tile-px, not both": self.tile_um and self.tile_px,
         }
         of_sections = [] if is_grid else SectionsConfig.faults(self)
-        return [*of_sections, *(rule for rule, is_broken in rules.items() if is_broken)]
+        of_parts = shard_fault(self.shard, is_overwrite=self.overwrite)
+        return [*of_sections, of_parts, *(rule for rule, is_broken in rules.items() if is_broken)]
 
     def n_readers(self, device: str) -> int:
         """Threads that read tiles for an encoder on a device type (``cpu``, ``cuda``)."""
@@ -239,8 +235,16 @@ class EmbedConfig(SectionsConfig):
     @property
     def shard_of(self) -> tuple[int, int]:
         """Number of the part, counted from 0, and number of parts."""
-        i, n = (self.shard or "1/1").split("/")
-        return int(i) - 1, int(n)
+        return part_of(self.shard)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig(EmbedConfig):
+    """Options of `spam plan`: those of the `spam embed` that it plans."""
+
+    probe_s: float = _advanced(
+        20.0, "seconds of the probe, half for embedding and half for training", limits="[1,3600]"
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,8 +316,8 @@ class EmbedReport:
     def summary(self) -> str:
         """Summarise each section in a line."""
         lines = [
-            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys)}: {section.n_embedded} tiles embedded, "
-            f"{section.n_present} already present ({section.seconds:.1f} s)"
+            f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys) or 'features not complete yet'}: "
+            f"{section.n_embedded} tiles embedded, {section.n_present} already present ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections

@@ -4,7 +4,19 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, advanced, data, output
+from .config import Config, advanced, data, option, output
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SlideConfig(Config):
+    """A slide in place of all lab files."""
+
+    slide: Path | None = option(
+        None,
+        "slide to predict, a file: tiles on a grid over its tissue, and a report; results go to the folder SLIDE_predicted, "
+        "unless --out-dir names another",
+        is_argument=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +27,11 @@ class PredictConfig(Config):
         None, "store with the section: folder, packed store or address", required="run `spam embed` first"
     )
     section: str | None = data(None, "section to predict (default: the only one in the store)")
-    ckpt: Path | None = data(
-        None, "best.safetensors of `spam finetune`", required="give that of `spam finetune`"
+    ckpt: Path | str | None = data(
+        None,
+        "best.safetensors of `spam finetune`, or an address such as hf://org/name, https://host/best.safetensors or "
+        "s3://bucket/name; #sha256=... after it pins the file",
+        required="give that of `spam finetune`, or an address such as hf://org/name",
     )
     context_h5ad: Path | None = data(
         None,

@@ -18,7 +18,7 @@ every blur.
 
 TileFlag = Literal["unreadable", "blank", "pen", "blurred"]
 
-# Thresholds measured on real tiles, see docs/experiments.md ("Quality of tiles").
+# Thresholds measured on real tiles, see docs/experiments-log.md ("Quality of tiles").
 _BLANK_BELOW = 0.05  # share of tissue
 _PEN_ABOVE = 0.25  # share of ink; dense haematoxylin looks like ink in up to 0.18 of a tile
 _BLURRED_BELOW = 0.4  # sharp tiles of tissue have 0.45 and more, tiles blurred by 3 px at most 0.31

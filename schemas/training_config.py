@@ -8,6 +8,7 @@ from spam.errors import ConfigError, shortened
 
 from .config import Config, advanced, data, model, output, training
 from .embed_config import FeatureOptions
+from .shards import shard_fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,9 @@ class PretrainConfig(TrainingConfig):
     proj_dim: int = model(128, "length of the shared embedding", limits="[1,8192]")
     temperature: float = training(0.15, "temperature of InfoNCE", limits="[0.0001,100]")
     mixing: float = training(
-        0.5, "weight of the image-to-other direction of InfoNCE; the other has the rest", limits="[0,1]"
+        0.5,
+        "weight of the image-to-other direction of InfoNCE; the opposite direction has 1 minus this weight",
+        limits="[0,1]",
     )
     targets: Literal["hard", "soft"] = training(
         "hard",
@@ -106,9 +109,10 @@ class PretrainConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """Options of `spam finetune` (stage 2, expression and count likelihood)."""
 
-    pretrained_ckpt: Path | None = data(
+    pretrained_ckpt: Path | str | None = data(
         None,
-        "checkpoint of `spam pretrain`; its genes and principal components are used too (default: random initial weights)",
+        "checkpoint of `spam pretrain`, a file or an address; its genes and principal components are used too (default: random "
+        "initial weights)",
     )
     val_sections: tuple[str, ...] = data(
         (),
@@ -159,4 +163,5 @@ class FinetuneConfig(TrainingConfig):
             else None,
             f"--n-neighbours must be at most --k {self.k}" if self.n_neighbours > self.k else None,
             f"--attend {self.attend} reads training spots; add --with-bank" if needs_bank else None,
+            shard_fault(None, is_overwrite=self.overwrite),
         ]

@@ -13,6 +13,7 @@ from .schemas.alignment_config import AlignmentConfig as AlignmentConfig
 from .schemas.benchmark_config import BenchmarkConfig as BenchmarkConfig
 from .schemas.cluster_config import ClusterConfig as ClusterConfig
 from .schemas.embed_config import EmbedConfig as EmbedConfig
+from .schemas.embed_config import PlanConfig as PlanConfig
 from .schemas.graph_config import GraphConfig as GraphConfig
 from .schemas.hest_config import HestConfig as HestConfig
 from .schemas.import_config import ImportConfig as ImportConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .graphs import build_graphs as build_graphs
     from .hest_tasks import hest_benchmark as hest_benchmark
     from .predicting import predict as predict
+    from .probing import plan as plan
     from .reporting import plot as plot
     from .reporting import report as report
     from .sections.lab_file_writer import import_folder as import_folder
@@ -60,6 +62,7 @@ _MODULE_OF = {
     "hest_benchmark": "hest_tasks",
     "import_folder": "sections.lab_file_writer",
     "open_store": "store",
+    "plan": "probing",
     "plot": "reporting",
     "predict": "predicting",
     "pretrain": "training",

@@ -1,9 +1,12 @@
-"""The device of a run, its threads and its random generators."""
+"""The device of a run, its threads, its random generators, and what a run takes."""
 
+import dataclasses
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,3 +68,35 @@ def seeded(*seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         yield
+
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR_PEAK = "5"  # see proc(5)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Usage:
+    """Seconds, and the largest memory of the process (Linux only, else 0) and on the GPU, in bytes."""
+
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    gpu_bytes: int = 0
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Usage]:
+    """Measure a ``with`` block; the values are there after it."""
+    usage, is_gpu = Usage(), device.type == "cuda"
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # other systems than Linux
+        _CLEAR.write_text(_CLEAR_PEAK, encoding="ascii")
+    begun = time.perf_counter()
+    yield usage
+    if is_gpu:
+        torch.cuda.synchronize(device)
+        usage.gpu_bytes = torch.cuda.max_memory_allocated(device)
+    usage.seconds = time.perf_counter() - begun
+    if _STATUS.exists():
+        (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        usage.memory_bytes = 1024 * int(line.split()[1])

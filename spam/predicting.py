@@ -154,7 +154,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             "model": MODEL,
             "provenance": predicted.provenance,
             "inputs": _inputs(section, predictor),
-            "training": _training(config.ckpt.parent),
+            "training": _training(config.ckpt.parent) if isinstance(config.ckpt, Path) else {},
             "config": config.to_record(),
         }
         scores = {} if board is None else board.to_mapping()

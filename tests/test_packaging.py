@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"spam": "spam", "spam.cli": "cli", "spam.schemas": "schemas"}
@@ -74,3 +75,24 @@ def test_faiss_is_required_once_per_platform() -> None:
         "sys_platform != 'linux' or platform_machine != 'x86_64'",
         "sys_platform == 'linux' and platform_machine == 'x86_64'",
     ]
+
+
+def test_the_hosted_workflow_covers_what_is_promised() -> None:
+    """It runs `.ci/run`, and installs every Python version that the classifiers name."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    assert ".ci/run" in [step.get("run") for step in jobs["check"]["steps"]]
+    (installed,) = (step["with"]["python-version"] for step in jobs["check"]["steps"] if "with" in step)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    promised = {
+        line.rpartition(" ")[2] for line in project["classifiers"] if line.startswith("Programming Language")
+    }
+    assert set(installed.split()) == promised
+    assert set(jobs["newer-python"]["strategy"]["matrix"]["python"]) == promised - {"3.11"}
+    assert jobs["macos"]["runs-on"].startswith("macos")
+
+
+def test_the_citation_names_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

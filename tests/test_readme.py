@@ -1,5 +1,9 @@
-"""The commands of the README and the other pages exist, and the README opens with the commands that CI runs."""
+"""The commands of the README and the other pages exist, and the README opens with the commands that CI runs.
 
+The tutorials themselves are executed when CI builds the documentation.
+"""
+
+import inspect
 import re
 import shlex
 import subprocess
@@ -8,15 +12,17 @@ from pathlib import Path
 import pytest
 import typer
 
+import spam
 from spam.cli.app import build_app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHELL = r"^```(?:bash|sh|console|\{code-cell\}\n(?::[^\n]*\n\n?)?%%bash)\n(.*?)^```$"
 
 
 def shell_blocks(text: str) -> list[list[str]]:
-    """Lines of each fenced shell block, continued lines joined."""
-    blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    """Lines of each fenced shell block or cell, continued lines joined."""
+    blocks = re.findall(SHELL, text, flags=re.MULTILINE | re.DOTALL)
     return [block.replace("\\\n", " ").splitlines() for block in blocks]
 
 
@@ -60,8 +66,9 @@ def test_ci_runs_the_readmes_lines() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_a_page_parse(page: Path) -> None:
     """Every command and option exists; nothing is run."""
+    app = typer.main.get_command(build_app())
     for words in commands_of(page):
-        node, rest = typer.main.get_command(build_app()), list(words)
+        node, rest = app, list(words)
         while rest and not rest[0].startswith("-") and hasattr(node, "commands"):
             assert rest[0] in node.commands, f"{page.name}: spam {shlex.join(words)}"
             node = node.commands[rest.pop(0)]
@@ -71,4 +78,42 @@ def test_commands_of_a_page_parse(page: Path) -> None:
 
 def test_commands_are_found() -> None:
     named = {words[0] for words in commands_of(ROOT / "README.md") if words}
-    assert {"demo", "doctor", "embed", "pretrain", "finetune", "predict"} <= named
+    assert named == {"demo", "doctor", "embed", "finetune", "predict", "report"}
+    cells = commands_of(ROOT / "docs" / "tutorials" / "alignment-stage.md")
+    assert [words[0] for words in cells] == [
+        "demo",
+        "pretrain",
+        "simulate",
+        "embed",
+        "pretrain",
+        "finetune",
+        "benchmark",
+    ]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Links to files of the repository; those between pages of the documentation fail its build."""
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert targets
+
+
+def test_every_public_name_is_documented() -> None:
+    """The page of the Python interface lists each function and configuration of `spam`."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(
+        re.findall(r"^\.\. auto(?:function|class|exception):: spam\.(\w+)$", page, flags=re.MULTILINE)
+    )
+    public = {
+        name
+        for name in dir(spam)
+        if not name.startswith("_") and name not in ("Any", "TYPE_CHECKING", "importlib")
+    }
+    assert listed == {name for name in public if not inspect.ismodule(getattr(spam, name))}
+
+
+def test_the_picture_is_small() -> None:
+    (picture,) = (ROOT / "docs" / "images").iterdir()
+    assert picture.name in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert picture.stat().st_size < 300_000

@@ -7,15 +7,14 @@ chunk, so a resumed run gives the same bytes as an uninterrupted one.
 import contextlib
 import dataclasses
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
 from spam.encoders import Encoder, build_encoder
-from spam.errors import ConfigError, StoreError
+from spam.errors import StoreError
 from spam.graphs import ensure_spatial_graph
 from spam.hardware import resolve_device
 from spam.progress import SILENT, Advance, Progress
@@ -63,14 +62,7 @@ def embed(config: EmbedConfig, *, progress: Progress = SILENT) -> EmbedReport:
     with contextlib.ExitStack() as slides:
         plan = read_plan(config, slides)
         shard = Shard(config, plan)
-        encoder = build_encoder(
-            plan.card,
-            device=resolve_device(config.device),
-            is_amp=config.amp,
-            is_averaged=config.dihedral,
-            is_compiled=config.compile,
-            lora=config.lora,
-        )
+        encoder = planned_encoder(plan, config)
         with filled_store(plan.store) as store:
             run = _Run(store, encoder, config, shard, progress)
             for planned in plan.sections:
@@ -83,20 +75,10 @@ class Shard:
     """The chunks that this process embeds, out of those of all sections and tile sizes (``--shard``, or torchrun's rank).
 
     They are consecutive, because neighbouring chunks tend to show neighbouring tissue.
-
-    Raises
-    ------
-    ConfigError
-        If ``--overwrite`` is given for several processes.
     """
 
     def __init__(self, config: EmbedConfig, plan: EmbedPlan) -> None:
         number, self.n = config.shard_of
-        if config.shard is None and "TORCHELASTIC_RUN_ID" in os.environ:
-            number, self.n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if self.n > 1 and config.overwrite:
-            message = f"--overwrite: {self.n} processes would delete each other's work. Omit torchrun."
-            raise ConfigError(message)
         rows = config.chunk_rows or default_chunk_rows(plan.card.dim, config.dtype)
         n_chunks = sum(
             len(planned.specs) * len(chunk_slices(planned.section.n_spots, rows)) for planned in plan.sections
@@ -145,6 +127,7 @@ class _Run:
                 pending = array.pending
                 chunks = [chunk for chunk in self.shard.select(array.features.chunks) if chunk in pending]
                 if chunks:
+                    planned = planned.on_local_disk(self.config.local_cache)
                     title = f"embed {section.name} {planned.specs[size].label}"
                     with self.progress.task(title, _n_rows(chunks)) as advance:
                         self._fill(array, chunks, planned, size, advance)
@@ -228,43 +211,62 @@ class _Run:
     def _fill(
         self, array: "_TileArrays", chunks: list[slice], planned: PlannedSection, size: int, advance: Advance
     ) -> None:
-        """Compute and write chunks: threads read tiles ahead, and a GPU computes a batch while the previous is written.
+        """Compute and write chunks.
 
         Within a chunk, tiles are read in slide order, so that each region is decoded once, and their rows are put back into
         the order of the spots before the chunk is written.
         """
-        ids, encoder, batches = planned.section.ids, self.encoder, []
+        batches = []
         for chunk in chunks:
             spots = planned.in_reading_order(np.arange(chunk.start, chunk.stop), size)
             step = self.config.batch_size
             batches += [(chunk, spots[start : start + step]) for start in range(0, len(spots), step)]
         done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the batches of one chunk
+        encoded = encode(planned, [spots for _, spots in batches], size, self.config, self.encoder)
+        with contextlib.closing(encoded):  # the threads end before the slide is closed
+            for (chunk, spots), (tiles, features) in zip(batches, encoded, strict=True):
+                for row, fault in tiles.faults.items():
+                    spot = str(planned.section.ids[spots[row]])
+                    _log.warning("the tile of spot %r cannot be read and is skipped: %s", spot, fault)
+                features[list(tiles.faults)] = 0
+                done.append((spots, tiles.quality, features))
+                order, *rows = map(np.concatenate, zip(*done, strict=True))
+                if len(order) == chunk.stop - chunk.start:
+                    array.write(chunk, *(values[np.argsort(order)] for values in rows))
+                    done.clear()
+                advance(len(spots))
 
-        def take(
-            chunk: slice, spots: Int64[Array, " n"], tiles: TileBatch, wait: Callable[[], Array]
-        ) -> None:
-            features = wait()
-            for row, fault in tiles.faults.items():
-                spot = str(ids[spots[row]])
-                _log.warning("the tile of spot %r cannot be read and is skipped: %s", spot, fault)
-            features[list(tiles.faults)] = 0
-            done.append((spots, tiles.quality, features))
-            order, *rows = map(np.concatenate, zip(*done, strict=True))
-            if len(order) == chunk.stop - chunk.start:
-                array.write(chunk, *(values[np.argsort(order)] for values in rows))
-                done.clear()
-            advance(len(spots))
 
-        ahead = planned.read_tiles([spots for _, spots in batches], size, self.config, encoder.device.type)
-        previous: tuple[slice, Int64[Array, " n"], TileBatch, Callable[[], Array]] | None = None
-        with contextlib.closing(ahead):  # the threads end before the slide is closed
-            for (chunk, spots), tiles in zip(batches, ahead, strict=True):
-                begun = encoder.begin(tiles.pixels)
-                if previous is not None:
-                    take(*previous)
-                previous = (chunk, spots, tiles, begun)
+def planned_encoder(plan: EmbedPlan, config: EmbedConfig) -> Encoder:
+    """Build the encoder of a plan as the options say."""
+    return build_encoder(
+        plan.card,
+        device=resolve_device(config.device),
+        is_amp=config.amp,
+        is_averaged=config.dihedral,
+        is_compiled=config.compile,
+        lora=config.lora,
+    )
+
+
+def encode(
+    planned: PlannedSection,
+    batches: Sequence[Int64[Array, " _"]],
+    size: int,
+    config: EmbedConfig,
+    encoder: Encoder,
+) -> Generator[tuple[TileBatch, Array], None, None]:
+    """Yield tiles and features of batches of spots: threads read tiles ahead, and a GPU computes one batch ahead."""
+    ahead = planned.read_tiles(batches, size, config, encoder.device.type)
+    previous: tuple[TileBatch, Callable[[], Array]] | None = None
+    with contextlib.closing(ahead):
+        for tiles in ahead:
+            begun = encoder.begin(tiles.pixels)
             if previous is not None:
-                take(*previous)
+                yield previous[0], previous[1]()
+            previous = (tiles, begun)
+        if previous is not None:
+            yield previous[0], previous[1]()
 
 
 class _TileArrays:

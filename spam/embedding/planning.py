@@ -26,6 +26,7 @@ from spam.tiles import (
     grid_section,
     grid_slides,
     level_of,
+    local_copy,
     locate,
     open_slide,
     read_batches,
@@ -60,6 +61,13 @@ class PlannedSection:
     specs: tuple[TileSpec, ...]
     samplings: tuple[Sampling, ...]
     keys: tuple[str, ...]
+
+    def on_local_disk(self, folder: Path | None) -> "PlannedSection":
+        """Replace the slide by a copy in `folder`, once; closing `files` removes the copy (``--local-cache``)."""
+        if folder is None or self.slide is None or folder in self.slide.path.parents:
+            return self
+        copy = self.files.enter_context(local_copy(self.slide.path, folder))
+        return dataclasses.replace(self, slide=self.files.enter_context(open_slide(copy)))
 
     def in_reading_order(self, spots: Int64[Array, " n"], size: int) -> Int64[Array, " n"]:
         """Order spots such that each region of the slide is decoded once for tiles of the given number of size."""

@@ -53,7 +53,7 @@ def pool_stages(maps: Sequence[Tensor]) -> Tensor:
 
     Returns (n, 2 * sum of channels): for each stage the mean of every channel, then its standard deviation (ddof 0).
     Early stages encode colour and texture, late stages shapes; networks trained on photographs keep more of what matters in
-    tissue in the early ones (docs/experiments.md). These are the style statistics of Huang and Belongie, arXiv:1703.06868.
+    tissue in the early ones (docs/experiments-log.md). These are the style statistics of Huang and Belongie, arXiv:1703.06868.
     """
     parts = [(one.mean(dim=(2, 3)), one.std(dim=(2, 3), correction=0)) for one in maps]
     return torch.cat([statistic for pair in parts for statistic in pair], dim=1)

@@ -34,7 +34,7 @@ from .methods import (
     train_network,
 )
 
-# All settings of this chapter were chosen on the measured ladder of docs/experiments.md.
+# All settings of this chapter were chosen on the measured ladder of docs/experiments-log.md.
 _N_NEIGHBOURS = 40
 _KERNEL_ALPHA, _KERNEL_WIDTH = 3.0, 0.5
 # Penalties on unscaled components. Context triples the number of features and so about the variance.

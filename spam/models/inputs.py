@@ -11,7 +11,7 @@ from spam.typing import Array, Bool, Float32, Float64, Num
 
 from .linear import CsrMatrix, FeatureTransform, neighbour_mean, standardise_per_section
 
-_HOPS = (1, 3)  # the nearest ring, and a wider neighbourhood; chosen in docs/experiments.md
+_HOPS = (1, 3)  # the nearest ring, and a wider neighbourhood; chosen in docs/experiments-log.md
 
 
 def context_features(
@@ -75,7 +75,7 @@ class InputTransform:
 
     A feature is centred within its section and divided by its standard deviation there, or by that of the training
     sections if this is larger: a section with little variation is not stretched to the variation of the training
-    sections (docs/experiments.md, "How features are scaled").
+    sections (docs/experiments-log.md, "How features are scaled").
 
     Attributes
     ----------

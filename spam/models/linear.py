@@ -16,7 +16,7 @@ from spam.typing import Array, Float, Float64, Num, Shaped
 CsrMatrix: TypeAlias = sparse.csr_array | sparse.csr_matrix
 
 # Keeps a feature that hardly varies within a section from being blown up; the value of the measured ladder
-# (docs/experiments.md), on features whose standard deviation is about 0.3.
+# (docs/experiments-log.md), on features whose standard deviation is about 0.3.
 _STD_FLOOR = 1e-3
 
 

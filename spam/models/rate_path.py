@@ -11,7 +11,7 @@ from spam.typing import Array, Float, Float32, Float64, Int64, Num
 from .linear import FeatureTransform, Ridge, choose_alpha, fit_ridge, hest_ridge_fit
 
 ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # candidate penalties
-DEFAULT_ALPHA = 1e3  # for a single group; in the middle of what real cohorts choose (docs/experiments.md)
+DEFAULT_ALPHA = 1e3  # for a single group; in the middle of what real cohorts choose (docs/experiments-log.md)
 PER = 1e4  # expression is stated per 10k counts
 _SHARPNESS = 20.0  # the soft floor at zero bends within 1/20 of log1p units
 _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or a Poisson

@@ -227,7 +227,7 @@ def _autocorrelation(
     return autocorrelation
 
 
-_N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments.md)
+_N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments-log.md)
 _NEIGHBOUR = 5  # the fifth nearest, so that a single outlier among the training spots has no effect
 _SAME_IMAGE = 0.01  # distance; other hardware and rounding to float16 change features by less
 _QUANTILE = 0.99  # of the distances of left-out training groups

@@ -113,7 +113,7 @@ class Stack:
 
     The weights were chosen on left-out donors, sections or blocks, whose images are up to `reach` from the images of the
     others. A section that is farther is new to the weights too. Its weights move towards the ridge alone, in proportion to
-    the excess; at half as far again the ridge predicts alone, which was never far behind on new donors (docs/experiments.md).
+    the excess; at half as far again the ridge predicts alone, which was never far behind on new donors (docs/experiments-log.md).
 
     Source: stacked regressions (Breiman 1996, doi 10.1007/BF00117832). Relative to the paper: three weights for all
     genes, which sum to 1, and correlation in place of squared error.

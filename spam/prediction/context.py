@@ -20,7 +20,9 @@ from .panel import Bank, normalised_panel, predict_from_panel
 from .predicted_section import ContextReport, LibrarySize, PredictedSection, at_all_spots
 from .predictor import Predictor
 
-_N_NEAREST = 4  # neighbours of the baseline; better than 8 if few spots are measured (docs/experiments.md)
+_N_NEAREST = (
+    4  # neighbours of the baseline; better than 8 if few spots are measured (docs/experiments-log.md)
+)
 # Below this factor the sums of the file count as library sizes: an error of at most .22 on the log1p scale.
 _PANEL_SHARE = 1.25
 

@@ -52,7 +52,7 @@ def choose_field(residual: Float[Array, "n g"], xy: Float[Array, "n 2"], *, spac
 
     The left-out error has a closed form, :math:`e_i = [K^{-1} r]_i / [K^{-1}]_{ii}` (Sundararajan and Keerthi, Neural
     Comput 13:1103, 2001, doi 10.1162/08997660151134343). It is summed over spots, divided by each gene's sum of squares,
-    and averaged over genes. One field per gene was not better (docs/experiments.md). The null field (no correction) wins
+    and averaged over genes. One field per gene was not better (docs/experiments-log.md). The null field (no correction) wins
     ties, so a single measured spot changes nothing.
 
     Parameters

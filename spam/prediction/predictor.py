@@ -19,9 +19,9 @@ from spam.models.rate_path import PER, Baselines, RatePath
 from spam.models.reliability import AppearanceBank, HeldOut
 from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_inflation, stacked_log_rate
 from spam.progress import SILENT, Progress
-from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
-from spam.store import Profiles, StoredSection, flagged_spots, profiles_of, readable_spots
+from spam.store import Profiles, StoredSection, flagged_spots, local_file, profiles_of, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, read_spots
 from spam.training.judging import are_new_donors
 from spam.typing import Array, Bool, Float, Float32, Float64
@@ -41,6 +41,12 @@ _PARTS: dict[str, Any] = {
 }
 CALIBRATING_DONORS = 3  # left out in turn: with fewer, intervals are widened and called not calibrated
 _INTERVAL_ROWS = 1024  # spots per step: quantiles are computed in float64
+
+
+def n_new_donors(meta: CheckpointMeta) -> int:
+    """Count the donors that were held out and so predicted as new ones."""
+    is_new = are_new_donors(meta.donors, meta.val_sections)
+    return len({meta.donors[name] for name in meta.val_sections}) if is_new else 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,14 +110,16 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device) -> "Predictor":
-        """Load a checkpoint of `spam finetune`.
+        """Load a checkpoint of `spam finetune`, from a path or an address (``hf://org/name``).
 
         Raises
         ------
         MissingInputError, CheckpointError
             If the file does not exist or is not such a checkpoint.
+        StoreError
+            If it cannot be fetched from its address.
         """
-        path = Path(path)
+        path = local_file(path, CHECKPOINT_NAME)
         meta, tensors = read_checkpoint(path, stage="finetune")
         rest = {k: v for k, v in tensors.items() if not k.startswith(("network.", "optimizer.", "scaler."))}
         for name, kind in _PARTS.items():
@@ -248,7 +256,7 @@ class Predictor:
             inputs=inputs,
             distance=distance,
             weights=weights,
-            is_calibrated=self._n_left_out >= CALIBRATING_DONORS
+            is_calibrated=n_new_donors(self.meta) >= CALIBRATING_DONORS
             and stack.trust(float(np.median(distance))) == 1.0,
             unclipped=unclipped,
             rate=rate,
@@ -260,13 +268,6 @@ class Predictor:
     def heldout(self) -> HeldOut:
         """Accuracy and interval coverage on held-out spots."""
         return from_tensors(HeldOut, self.tensors, "heldout")
-
-    @property
-    def _n_left_out(self) -> int:
-        """Number of donors that were held out and so predicted as new ones."""
-        held_out = self.meta.val_sections
-        new = are_new_donors(self.meta.donors, held_out)
-        return len({self.meta.donors[name] for name in held_out}) if new else 0
 
     def interval(
         self,
@@ -402,7 +403,7 @@ class Predictor:
             "is_training_section": own is not None,
             "training_section": own,
             "is_calibrated": inferred.is_calibrated,
-            "n_left_out_donors": self._n_left_out,
+            "n_left_out_donors": n_new_donors(self.meta),
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

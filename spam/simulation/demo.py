@@ -79,7 +79,7 @@ def demo(config: DemoConfig, *, progress: Progress = SILENT) -> DemoReport:
     if config.name == "her2st":
         address = ADDRESS if config.data is None else config.data.resolve().as_uri()
         manifest = fetch_her2st(out / "cohort", address=address, progress=progress)
-        # 224 and 448 px of these slides, as in docs/experiments.md
+        # 224 and 448 px of these slides, as in docs/experiments-log.md
         sections, tile_um, epochs = SECTIONS, (155.0, 310.0), 30
     else:
         wanted = SimulateConfig(out_dir=out / "cohort", seed=config.seed, overwrite=is_overwrite)

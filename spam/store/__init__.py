@@ -5,6 +5,7 @@ from .feature_store import Store, choose_sections, create_store, differences, fi
 from .features import FeatureWriter
 from .gene_names import advice_on_names, describe_losses
 from .layout import chunk_slices, default_chunk_rows
+from .remote import local_file, pinned
 from .stored_section import (
     CsrMatrix,
     Graph,
@@ -36,7 +37,9 @@ __all__ = [
     "duplicates_in",
     "filled_store",
     "flagged_spots",
+    "local_file",
     "open_store",
+    "pinned",
     "profiles_of",
     "readable_spots",
     "spots_digest",

@@ -1,4 +1,4 @@
-"""Where a store is pushed to: a folder, an object store, or a dataset of the Hugging Face Hub."""
+"""Where a store or a checkpoint is pushed to: a folder, an object store, or a repository of the Hugging Face Hub."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -23,7 +23,6 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from spam.atomic import PARTIAL, replacing
 from spam.errors import StoreError
 from spam.progress import Advance
-from spam.schemas.store_config import PushConfig
 from spam.schemas.store_format import FileEntry
 
 from .feature_store import Store, read_root
@@ -36,7 +35,9 @@ from .stored_section import StoredSection
 from .writing import LOCK_WAIT_S, locked_section, root_index, write_root
 
 _README = "README.md"
-_HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
+Kind = Literal["dataset", "model"]
+_HUB_ROOTS: dict[Kind, str] = {"dataset": "hf://datasets/", "model": "hf://(?!datasets/|spaces/)"}
+_HUB_EXAMPLES: dict[Kind, str] = {"dataset": "hf://datasets/org/name", "model": "hf://org/name"}
 _N_THREADS = 8  # transfers at a time
 _CHANGED_MEANWHILE = 412  # status of a commit on top of another one than asked for
 # a claim in an object store is renewed this often; after which silence its push was killed
@@ -76,7 +77,7 @@ class Change:
 
 
 class Destination:
-    """A folder or an object store that a store is pushed to, through fsspec.
+    """A folder or an object store that is pushed to, through fsspec.
 
     Attributes
     ----------
@@ -84,12 +85,14 @@ class Destination:
         What is there.
     commit
         Commit that was made, on the Hub.
+    pinned
+        Address of what was pushed; with the commit, on the Hub.
     """
 
     commit: str | None = None
 
     def __init__(self, address: str, cache: Path) -> None:
-        self.address = address
+        self.address = self.pinned = address
         if is_remote(address):
             self.files, self.root = remote_files(address)
             self.location: Location = RemoteLocation(address, cache=cache)
@@ -172,7 +175,7 @@ class Destination:
             own = f"{folder}/{secrets.token_hex(8)}"
             self.put(own, b"0")
             now, before = time.monotonic(), seen
-            seen = {path: (self._beat(path), now) for path in self.found(folder) if path != own}
+            seen = {path: (self.read(path), now) for path in self.found(folder) if path != own}
             seen |= {
                 path: before[path] for path, (beat, _) in seen.items() if before.get(path, (None,))[0] == beat
             }
@@ -205,9 +208,9 @@ class Destination:
             thread.join()
             self.delete(own)
 
-    def _beat(self, path: str) -> bytes:
-        """Read a claim; empty if it is gone."""
-        with contextlib.suppress(FileNotFoundError), remote_errors(self.address, "reading a lock"):
+    def read(self, path: str) -> bytes:
+        """Read a file; empty if there is none."""
+        with contextlib.suppress(FileNotFoundError), remote_errors(self.address, f"reading {path!r}"):
             return bytes(self.files.cat_file(f"{self.root}/{path}"))
         return b""
 
@@ -264,7 +267,7 @@ class Destination:
         if isinstance(self.location, FolderLocation):
             to = inside(self.location.path, path)
             to.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(to, is_locked=path != _README) as partial:
+            with replacing(to, is_locked="/" in path) as partial:
                 partial.write_bytes(data)
             return
         with remote_errors(self.address, f"writing {path!r}"):
@@ -280,34 +283,38 @@ class Destination:
 
 
 class _HubDestination(Destination):
-    """A dataset of the Hugging Face Hub, or a folder in one, created if necessary: all changes are one commit.
+    """A repository of the Hugging Face Hub, or a folder in one, created if necessary: all changes are one commit.
 
     Large files are sent before the commit and known to the Hub by their digests, so a killed push is resumed.
     """
 
-    def __init__(self, address: str, cache: Path, *, is_private: bool) -> None:
-        parts = _HUB_ADDRESS.fullmatch(address.rstrip("/"))
+    def __init__(self, address: str, cache: Path, kind: Kind, *, is_private: bool) -> None:
+        form = rf"({_HUB_ROOTS[kind]})([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?"
+        parts = re.fullmatch(form, address.rstrip("/"))
         if parts is None:
-            message = f"{shown(address)!r} is not a dataset of the Hub. Write hf://datasets/org/name."
+            message = f"{shown(address)!r} is not a {kind} of the Hub. Write {_HUB_EXAMPLES[kind]}."
             raise StoreError(message)
-        self._repository, self._folder = parts[1], parts[3] or ""
-        self._revision = urllib.parse.unquote(parts[2] or "main")
+        self._kind = kind
+        self._repository, self._folder = parts[2], parts[4] or ""
+        self._revision = urllib.parse.unquote(parts[3] or "main")
         self._api = HfApi()
         self._operations: dict[str, CommitOperationAdd | CommitOperationDelete] = {}
-        with remote_errors(address, "opening the dataset"):
+        with remote_errors(address, "opening the repository"):
             self._parent = self._head(is_private=is_private)
-        super().__init__(f"hf://datasets/{self._repository}@{self._parent}/{self._folder}".rstrip("/"), cache)
+        self._root = f"{parts[1]}{self._repository}"
+        super().__init__(f"{self._root}@{self._parent}/{self._folder}".rstrip("/"), cache)
         self.address = address
 
     def _head(self, *, is_private: bool) -> str:
         """Find the last commit; create the repository if there is none."""
+        kind: dict[str, Any] = {"repo_type": self._kind}
         try:
-            return str(self._api.dataset_info(self._repository, revision=self._revision).sha)
+            return str(self._api.repo_info(self._repository, revision=self._revision, **kind).sha)
         except RepositoryNotFoundError as error:
             if error.response is not None and error.response.status_code != 404:
                 raise  # gated, or not logged in
-        self._api.create_repo(self._repository, repo_type="dataset", private=is_private, exist_ok=True)
-        return str(self._api.dataset_info(self._repository, revision=self._revision).sha)
+        self._api.create_repo(self._repository, private=is_private, exist_ok=True, **kind)
+        return str(self._api.repo_info(self._repository, revision=self._revision, **kind).sha)
 
     def _locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Lock nothing: a commit on top of another one than was read is refused."""
@@ -339,38 +346,52 @@ class _HubDestination(Destination):
                 info = self._api.create_commit(
                     self._repository,
                     self._operations.values(),
-                    commit_message="Push a feature store with spam",
-                    repo_type="dataset",
+                    commit_message="Push with spam",
+                    repo_type=self._kind,
                     revision=self._revision,
                     parent_commit=self._parent,
                 )
         except StoreError as error:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError) and cause.response.status_code == _CHANGED_MEANWHILE:
-                message = f"{self._repository!r} was changed while this store was sent. Push again."
+                message = f"{self._repository!r} was changed while this was sent. Push again."
                 raise StoreError(message) from cause
             raise
         self.commit = str(info.oid)
+        self.pinned = f"{self._root}@{self.commit}/{self._folder}".rstrip("/")
 
 
-def destination(config: PushConfig, cache: Path) -> Destination:
-    """Find where a push goes; files that are fetched from there are kept in `cache`.
+def destination(
+    address: str, cache: Path, kind: Kind, *, source: Path, is_private: bool = True
+) -> Destination:
+    """Find where a push goes.
+
+    Parameters
+    ----------
+    address
+        Address or folder.
+    cache
+        Folder for files that are fetched from there.
+    kind
+        Repository of the Hub: a dataset for a store, a model for a checkpoint.
+    source
+        What is pushed.
+    is_private
+        Whether a new repository is private.
 
     Raises
     ------
     StoreError
-        If the address cannot be written to, or is the store itself.
+        If the address cannot be written to, or is the source itself.
     """
-    assert config.store is not None
-    address = str(config.to)
     if address.startswith("hf://"):
-        return _HubDestination(address, cache, is_private=config.private)
+        return _HubDestination(address, cache, kind, is_private=is_private)
     if address.startswith(("http://", "https://")):
-        message = f"{shown(address)!r} can only be read. Push to hf://datasets/org/name, s3://bucket/name.zarr or a folder."
+        message = f"{shown(address)!r} can only be read. Push to {_HUB_EXAMPLES[kind]}, s3://bucket/name or a folder."
         raise StoreError(message)
     path = Path(address.removeprefix("file://"))
-    if not is_remote(address) and (path.is_file() or path.resolve() == config.store.resolve()):
-        message = f"{path} is a file or the store itself. Push to another folder or address."
+    if not is_remote(address) and (path.is_file() or path.resolve() == source.resolve()):
+        message = f"{path} is a file or the source itself. Push to another folder or address."
         raise StoreError(message)
     return Destination(address, cache)
 

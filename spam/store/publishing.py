@@ -40,6 +40,10 @@ from .stored_section import StoredSection
 
 _log = logging.getLogger(__name__)
 _SCRATCH = "spam-push-"
+_ADVICE = (
+    "State a missing licence with --licence (of `spam embed`, `spam store import` or `spam store push`), leave out sections or "
+    "features with `spam store select`"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +137,11 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
                 section.meta = section.index.meta
         metas = [section.meta for section in sections.values()]
         pushed = [section.feature_meta(key) for section in sections.values() for key in section.feature_keys]
-        require_sharing_allowed(metas, pushed, has_the_right=config.i_have_the_right_to_share)
-        place = destination(config, folder / "fetched")
+        objections = sharing_objections(metas, pushed)
+        require_sharing_allowed("store", objections, _ADVICE, has_the_right=config.i_have_the_right_to_share)
+        place = destination(
+            str(config.to), folder / "fetched", "dataset", source=config.store, is_private=config.private
+        )
         own = place.sections()
         plans = merge_plans(
             own.values(), [(section, parts_of(section.index)) for section in sections.values()]
@@ -161,7 +168,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         n_files=len(sent),
         n_bytes=sum(entry.n_bytes for entry in sent),
         replaced=tuple(replaced),
-        overridden=sharing_objections(metas, pushed),
+        overridden=objections,
         unfinished=tuple(unfinished),
         commit=place.commit,
     )

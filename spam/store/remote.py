@@ -1,4 +1,4 @@
-"""Stores at a remote address (``hf://``, ``s3://``, ``gs://``, ``https://``), read through fsspec.
+"""Stores and single files at a remote address (``hf://``, ``s3://``, ``gs://``, ``https://``), read through fsspec.
 
 A file is fetched when it is read and is kept in a cache under its SHA-256, so that it is fetched once for all stores
 that hold it and a cached file is never out of date. The indexes, which are small, are fetched each time a store is opened.
@@ -33,6 +33,9 @@ _WEB = ("http", "https")
 _SILENCE_S = 60  # after which a server is given up
 _LEAST_RATE, _GRACE_S = 1000, 20.0  # bytes per second of one file, on average after the first seconds
 _PIECE = 1 << 14
+_MOST_FILE_BYTES = 1 << 32  # of a file that no index names
+_PIN = re.compile(r"sha256=([0-9a-f]{64})")
+_DIGEST = re.compile(r"\s*([0-9a-f]{64})\b")  # as `sha256sum` writes it
 _N_TRIES, _WAIT_S = 3, 0.5
 _N_THREADS = 8
 _LOG_IN = {
@@ -69,7 +72,7 @@ def remote_files(address: str) -> tuple[Any, str]:
     """
     scheme = address.split("://")[0]
     if "?" in address:  # a signed link to one file; a store is many files
-        message = f"{shown(address)!r} has a query ('?…'). Give the folder of a store, e.g. https://host/cohort.zarr"
+        message = f"{shown(address)!r} has a query ('?…'). Give an address without it, e.g. https://host/cohort.zarr"
         raise StoreError(message)
     options: dict[str, Any] = {}
     if scheme in _WEB:
@@ -125,7 +128,7 @@ class RemoteLocation(Location):
             If it cannot be fetched, or is not what the index names.
         """
         assert entry is not None  # only an index has none
-        cached = self._cache / entry.sha256[:2] / entry.sha256
+        cached = self._cached(entry.sha256)
         if entry.sha256 not in self._seen and not (
             cached.is_file() and file_entry(cached.read_bytes()) == entry
         ):
@@ -134,12 +137,75 @@ class RemoteLocation(Location):
                 return None
             if file_entry(data) != entry:
                 raise self.damaged(path, f"{len(data)} bytes that the index does not name")
-            with remote_errors(self.address, "storing files"):
-                cached.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(cached) as partial:
-                    partial.write_bytes(data)
+            self._keep(data, entry.sha256)
         self._seen.add(entry.sha256)
         return FilePart(path=cached, offset=0, n_bytes=entry.n_bytes)
+
+    def _cached(self, sha256: str) -> Path:
+        """Place of a file in the cache."""
+        return self._cache / sha256[:2] / sha256
+
+    def _keep(self, data: bytes, sha256: str) -> Path:
+        """Write a file into the cache."""
+        cached = self._cached(sha256)
+        with remote_errors(self.address, "storing files"):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(cached) as partial:
+                partial.write_bytes(data)
+        return cached
+
+    def read_file(self, path: str, most: int = _MOST_FILE_BYTES) -> bytes | None:
+        """Fetch the first bytes of a file that no index names, without the cache; None if it does not exist.
+
+        Raises
+        ------
+        StoreError
+            If the address cannot be read.
+        """
+        self._files.invalidate_cache()
+        return self._fetch(path, most)
+
+    def published_digest(self, path: str) -> str | None:
+        """Read the SHA-256 of a file from ``<path>.sha256`` beside it; None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If the address cannot be read.
+        """
+        try:
+            text = self.read_file(f"{path}.sha256", 1 << 10) or b""
+        except StoreError as error:
+            if _status(error) != 403:  # what a bucket that may not be listed answers for a missing file
+                raise
+            return None
+        found = _DIGEST.match(text.decode("ascii", "replace"))
+        return found[1] if found else None
+
+    def checked_file(self, path: str, sha256: str | None) -> Path:
+        """Fetch a file that no index names, unless it is in the cache; compare it with `sha256`, if that is known.
+
+        Raises
+        ------
+        StoreError
+            If the file does not exist, cannot be fetched, or has another digest.
+        """
+        if sha256 is not None:
+            cached = self._cached(sha256)
+            if cached.is_file() and file_entry(cached.read_bytes()).sha256 == sha256:
+                return cached
+        data = self.read_file(path)
+        if data is None:
+            message = f"{self.address!r} has no file {path!r}. Check the address."
+            raise StoreError(message)
+        found = file_entry(data).sha256
+        if sha256 not in (None, found):
+            message = (
+                f"{path!r} at {self.address!r} was changed or damaged: its SHA-256 is {found[:12]}…, not {sha256[:12]}…. "
+                "Do not use it; ask the person who shared it."
+            )
+            raise StoreError(message)
+        return self._keep(data, found)
 
     def prefetch(self, files: Mapping[str, FileEntry]) -> None:
         """Fetch several files at once into the cache."""
@@ -181,6 +247,68 @@ class RemoteLocation(Location):
                         raise StoreError(message)
             return bytes(data)
         return bytes(self._files.cat_file(where, end=n_bytes))
+
+
+def split_address(address: str, name: str) -> tuple[str, str, str | None]:
+    """Split the address of a file into its folder, its name (`name` if a folder or repository is given) and its digest.
+
+    Raises
+    ------
+    StoreError
+        If what follows ``#`` is no digest.
+    """
+    where, mark, fragment = address.partition("#")
+    pin = _PIN.fullmatch(fragment.lower())
+    if mark and pin is None:
+        message = f"{shown(where)!r} is followed by {fragment!r}. Write {shown(where)}#sha256= and 64 hexadecimal digits."
+        raise StoreError(message)
+    folder = where.rstrip("/")
+    if folder.endswith(Path(name).suffix):
+        folder, _, name = folder.rpartition("/")
+    return folder, name, None if pin is None else pin[1]
+
+
+def local_file(address: Path | str, name: str) -> Path:
+    """Return where a file is on this machine; one at an address is fetched into the cache first.
+
+    Its digest is the one in the address (``…#sha256=<64 hexadecimal digits>``), else the one that lies beside it, in
+    ``<name>.sha256``. A file whose digest is known is fetched once; with a digest in the address, nothing is asked again.
+
+    Parameters
+    ----------
+    address
+        Path, or address of the file, of its folder or of its repository on the Hub (``hf://org/name@revision``).
+    name
+        Name of the file in such a folder.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be fetched, or has another digest.
+    """
+    if not is_remote(address):
+        return Path(str(address).removeprefix("file://"))
+    folder, name, sha256 = split_address(str(address), name)
+    location = RemoteLocation(folder)
+    known = sha256 or location.published_digest(name)
+    path = location.checked_file(name, known)
+    if known is None:
+        pin = f"{shown(str(address))}#sha256={path.name}"
+        _log.warning("%s was fetched without a digest to compare it with. Next time, write %s", name, pin)
+    return path
+
+
+def pinned(address: Path | str, name: str) -> Path | str:
+    """Add the digest of a file to its address, so that nothing else is read from there; a path stays as it is.
+
+    Raises
+    ------
+    StoreError
+        As `local_file`.
+    """
+    if not is_remote(address):
+        return address
+    return f"{str(address).partition('#')[0]}#sha256={local_file(address, name).name}"
 
 
 @contextlib.contextmanager

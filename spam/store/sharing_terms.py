@@ -1,8 +1,9 @@
-"""Whether licences allow a store to be shared, and the README (Hugging Face dataset card) of a shared store."""
+"""Whether licences allow a store or a checkpoint to be shared, and the README (dataset card of the Hub) of a shared store."""
 
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from huggingface_hub import DatasetCardData
 
@@ -23,13 +24,13 @@ _SIZES = (
 
 def section_licence(section: SectionMeta) -> str | None:
     """Return the usual name of the licence of a section's counts and images; None if unstated."""
-    return _usual_name(section.licence)
+    return usual_name(section.licence)
 
 
-def encoder_licences(features: FeatureMeta) -> tuple[str, ...]:
-    """Return the licences of features: that of the encoder card, and the published one of the encoder if it differs."""
-    published = encoder_terms(str(features.encoder.get("source")))
-    names = [_usual_name(features.encoder.get("licence")), published.licence if published else None]
+def encoder_licences(encoder: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the licences of an encoder: that of its card, and the published one if it differs."""
+    published = encoder_terms(str(encoder.get("source")))
+    names = [usual_name(encoder.get("licence")), published.licence if published else None]
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -39,41 +40,56 @@ def sharing_objections(sections: Iterable[SectionMeta], features: Iterable[Featu
     Whether features are a derivative of their encoder is not settled in law; they are treated as one. An unstated or
     unknown licence is an objection. Conditions (attribution, non-commercial use) are not: they go into the README.
     """
-    found = [objection for section in sections for objection in _section_objections(section)]
-    found += [objection for meta in features for objection in _feature_objections(meta)]
+    found = [line for section in sections for line in _data_objections(section.name, section.licence)]
+    found += [
+        line
+        for meta in features
+        for line in _encoder_objections(f"features {meta.key!r}", "their encoder", meta.encoder)
+    ]
     return tuple(dict.fromkeys(found))
 
 
+def model_objections(encoder: Mapping[str, Any], licences: Mapping[str, str | None]) -> tuple[str, ...]:
+    """List what the licences of encoder and data forbid for a checkpoint, as `sharing_objections` does for a store.
+
+    A model trained on features is treated as a derivative of their encoder, and of the counts and images.
+
+    Parameters
+    ----------
+    encoder
+        Entries of the encoder's card: ``source`` and ``licence``.
+    licences
+        Licence of each section that was trained on; None if unstated.
+    """
+    found = [line for name, licence in licences.items() for line in _data_objections(name, licence)]
+    return (*found, *_encoder_objections("the trained weights", "their encoder", encoder))
+
+
 def require_sharing_allowed(
-    sections: Iterable[SectionMeta], features: Iterable[FeatureMeta], *, has_the_right: bool
+    what: str, objections: Sequence[str], advice: str, *, has_the_right: bool
 ) -> None:
     """Raise StoreError with every objection to sharing, unless the user claims the right to share."""
-    objections = sharing_objections(sections, features)
     if objections and not has_the_right:
         lines = "".join(f"\n- {objection}" for objection in objections)
         message = (
-            f"This store must not be shared as it is:{lines}\n"
-            "State a missing licence with --licence (of `spam embed`, `spam store import` or `spam store push`), leave out "
-            "sections or features with `spam store select`, or, if you have the right to share all of this, add "
+            f"This {what} must not be shared as it is:{lines}\n{advice}, or, if you have the right to share all of this, add "
             "--i-have-the-right-to-share."
         )
         raise StoreError(message)
 
 
-def _section_objections(section: SectionMeta) -> Iterator[str]:
-    name = section_licence(section)
+def _data_objections(section: str, licence: str | None) -> Iterator[str]:
+    name = usual_name(licence)
     yield from _objections(
-        f"section {section.name!r}", "its counts and images", () if name is None else (name,), ""
+        f"section {section!r}", "its counts and images", () if name is None else (name,), ""
     )
 
 
-def _feature_objections(features: FeatureMeta) -> Iterator[str]:
-    source = str(features.encoder.get("source"))
+def _encoder_objections(what: str, whose: str, encoder: Mapping[str, Any]) -> Iterator[str]:
+    source = str(encoder.get("source"))
     published = encoder_terms(source)
     terms = f"; {published.terms} ({published.url})" if published is not None and published.terms else ""
-    yield from _objections(
-        f"features {features.key!r}", f"their encoder {source!r}", encoder_licences(features), terms
-    )
+    yield from _objections(what, f"{whose} {source!r}", encoder_licences(encoder), terms)
 
 
 def _objections(what: str, whose: str, names: Sequence[str], terms: str) -> Iterator[str]:
@@ -89,7 +105,8 @@ def _objections(what: str, whose: str, names: Sequence[str], terms: str) -> Iter
             yield f"{what}: {reason}"
 
 
-def _usual_name(name: object) -> str | None:
+def usual_name(name: object) -> str | None:
+    """Return the usual name of a licence; None if it is unstated."""
     stated = str(name or "").strip()
     if stated.lower() in _UNSTATED:
         return None
@@ -115,7 +132,7 @@ def dataset_card(
     metas = [meta for _, meta in rows]
     covers = _licence_covers(sections, metas)
     name = address.rstrip("/").rsplit("/", 1)[-1].split("@")[0].removesuffix(".zarr")
-    hub_names = sorted({_hub_licence(licence_name) for licence_name in covers})
+    hub_names = hub_licences(covers)
     n_spots = sum(section.n_spots for section in sections)
     header = DatasetCardData(
         pretty_name=name,
@@ -127,11 +144,11 @@ def dataset_card(
     quoted = shlex.quote(address)
     blocks = [
         f"---\n{header.to_yaml()}\n---",
-        f"# {_inline(name)}",
+        f"# {inline(name)}",
         "A SPAM feature store: features of H&E tiles and the spatial gene expression of the same spots. It is a Zarr v3 "
         "folder; each section is in AnnData's format.",
         "## Sections",
-        _table(
+        table(
             ("section", "spots", "genes", "donor", "µm per pixel", "licence", "left out"),
             (
                 (
@@ -147,7 +164,7 @@ def dataset_card(
             ),
         ),
         "## Features",
-        _table(
+        table(
             ("section", "features", "encoder", "source", "revision", "dim", "licence"),
             (
                 (
@@ -155,15 +172,15 @@ def dataset_card(
                     m.key,
                     *map(m.encoder.get, ("name", "source", "revision")),
                     m.dim,
-                    " and ".join(encoder_licences(m)),
+                    " and ".join(encoder_licences(m.encoder)),
                 )
                 for s, m in rows
             ),
         ),
         "## Licences",
-        "\n".join([*_licence_lines(covers), *_terms_lines(metas)]),
+        "\n".join([*licence_lines(covers), *terms_lines(meta.encoder for meta in metas)]),
         *(["### Shared although"] if overridden else []),
-        "\n".join(f"- {_inline(objection)}" for objection in overridden),
+        "\n".join(f"- {inline(objection)}" for objection in overridden),
         "## How to load it",
         f"```bash\npip install spam-st\nspam store info {quoted}\nspam store pull {quoted} cohort.zarr\n```",
     ]
@@ -178,41 +195,47 @@ def _licence_covers(
     for section in sections:
         covers.setdefault(section_licence(section), {})[f"section {section.name}"] = None
     for meta in features:
-        for name in encoder_licences(meta) or (None,):
+        for name in encoder_licences(meta.encoder) or (None,):
             covers.setdefault(name, {})[f"features {meta.key}"] = None
     return covers
 
 
-def _hub_licence(name: str | None) -> str:
-    """Name a licence as the header of a dataset card does: SPDX in lower case, else ``other`` or ``unknown``."""
-    known = licence(name) if name is not None else None
-    return (
-        "unknown" if name is None else known.name.lower() if known is not None and known.is_spdx else "other"
-    )
+def hub_licences(names: Iterable[str | None]) -> list[str]:
+    """Name licences as the header of a card of the Hub does: SPDX in lower case, else ``other`` or ``unknown``; sorted."""
+
+    def written(name: str | None) -> str:
+        known = licence(name) if name is not None else None
+        is_spdx = known is not None and known.is_spdx
+        return "unknown" if name is None else known.name.lower() if known and is_spdx else "other"
+
+    return sorted({written(name) for name in names})
 
 
-def _licence_lines(covers: Mapping[str | None, Iterable[str]]) -> Iterator[str]:
+def licence_lines(covers: Mapping[str | None, Iterable[str]]) -> Iterator[str]:
+    """Write a line for each licence: what is under it, what it permits, and its conditions."""
     for name, things in covers.items():
         known = licence(name) if name is not None else None
         terms = (
             f"{'; '.join([known.clause, *known.conditions])} (<{known.url}>)" if known else "terms unknown"
         )
-        yield f"- **{_inline(name or 'Not stated')}** ({_inline(', '.join(things))}): {terms}."
+        yield f"- **{inline(name or 'Not stated')}** ({inline(', '.join(things))}): {terms}."
 
 
-def _terms_lines(features: Iterable[FeatureMeta]) -> Iterator[str]:
-    for source in dict.fromkeys(str(meta.encoder.get("source")) for meta in features):
+def terms_lines(encoders: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Write the published terms of encoders beyond their licences, from their cards."""
+    for source in dict.fromkeys(str(encoder.get("source")) for encoder in encoders):
         published = encoder_terms(source)
         if published is not None and published.terms:
-            yield f"- Encoder {_inline(source)}: {published.terms} (<{published.url}>)."
+            yield f"- Encoder {inline(source)}: {published.terms} (<{published.url}>)."
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table in Markdown; None is a dash."""
     lines = [columns, ["---"] * len(columns)]
-    lines += [["–" if cell is None else _inline(cell) for cell in row] for row in rows]
+    lines += [["–" if cell is None else inline(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _inline(value: object) -> str:
-    """Escape Markdown in a value of the store, on one line."""
+def inline(value: object) -> str:
+    """Escape Markdown in a value that is not trusted, on one line."""
     return re.sub(r"([\\`*_\[\]<>|~&$#]|:(?=//))", r"\\\1", " ".join(str(value).split()))

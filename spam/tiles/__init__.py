@@ -1,5 +1,6 @@
 """Pixels: slides and tile files in, tiles of one size out."""
 
+from .local_copy import local_copy
 from .placement import Evidence, check_placement, placements, readable_overview
 from .registration import NuclearOffset, Registration, lattice_angle, nuclear_offset, register
 from .slide import Slide
@@ -24,6 +25,7 @@ __all__ = [
     "grid_slides",
     "lattice_angle",
     "level_of",
+    "local_copy",
     "locate",
     "measure_quality",
     "nuclear_offset",

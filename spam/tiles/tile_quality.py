@@ -30,7 +30,7 @@ _GREY_RANGE = 15  # channels that differ by no more are grey: glass, dust, the b
 _PLAIN_BELOW = 3  # standard deviation of the luminance: real spots have 8 to 50, tinted glass at most 2
 _OTHER, _TISSUE, _INK = range(3)  # what a colour shows
 
-_TYPICAL_SHARPNESS = 0.66  # median of the tiles of an Aperio scan at 20x, see docs/experiments.md
+_TYPICAL_SHARPNESS = 0.66  # median of the tiles of an Aperio scan at 20x, see docs/experiments-log.md
 _SHARED_PX = 8  # a tile has at least as many lengths of its finest detail across it
 
 

@@ -32,6 +32,8 @@ class FeatureChoice:
         Whether features are means over the symmetries of the tile.
     adapted_on
         Sections whose counts the encoder was adapted with, see `FeatureMeta`.
+    card
+        Source, revision and licence of the encoder.
     """
 
     encoder: str
@@ -41,6 +43,7 @@ class FeatureChoice:
     dims: tuple[int, ...]
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
+    card: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +64,8 @@ class SpotData:
         Raw counts (n_spots, n_genes) and gene names, or None.
     totals
         Library size over *all* genes of the section, (n_spots,), or None.
+    licence
+        Licence of counts and images, or None if unstated.
     """
 
     name: str
@@ -71,6 +76,7 @@ class SpotData:
     counts: csr_matrix | None
     genes: Shaped[Array, " n_genes"] | None
     totals: Float64[Array, " n_spots"] | None
+    licence: str | None = None
 
     @property
     def n_spots(self) -> int:
@@ -131,7 +137,7 @@ def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> t
 
     The last donor is held out only if all donors are known and at most half of the sections are this donor's. Accuracy
     and intervals measured on a training donor are too optimistic for other donors ("Intervals for new donors" in
-    docs/experiments.md). Stage 2 trains on the held-out sections afterwards; stage 1 and `spam adapt` never do.
+    docs/experiments-log.md). Stage 2 trains on the held-out sections afterwards; stage 1 and `spam adapt` never do.
     """
     own = tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
     can_be_spared = None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE
@@ -200,6 +206,7 @@ def choose_features(
         dims=tuple(meta.dim for meta in chosen),
         is_averaged=is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
+        card={name: chosen[0].encoder.get(name) for name in ("source", "revision", "licence")},
     )
 
 
@@ -231,6 +238,7 @@ def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_coun
         counts=counts,
         genes=None if counts is None else section.genes,
         totals=None if counts is None else np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
+        licence=section.meta.licence,
     )
 
 

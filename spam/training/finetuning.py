@@ -23,9 +23,10 @@ from spam.models.checkpoint import (
 from spam.models.inputs import InputTransform
 from spam.models.stacking import KINDS
 from spam.progress import SILENT, Progress
-from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
+from spam.schemas.shards import part_of
 from spam.schemas.training_config import FinetuneConfig
-from spam.store import Profiles
+from spam.store import Profiles, local_file
 
 from .fusion_stage import FusionStage
 from .groups import assign_groups, folds_of
@@ -149,7 +150,8 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     """
     if config.pretrained_ckpt is None:
         return finetune_on(build_training_set(config), config, progress=progress)
-    meta, tensors = read_checkpoint(config.pretrained_ckpt, stage="pretrain")
+    path = local_file(config.pretrained_ckpt, CHECKPOINT_NAME)
+    meta, tensors = read_checkpoint(path, stage="pretrain")
     data = build_training_set(config, (meta, from_tensors(InputTransform, tensors, "inputs")))
     _check_no_leak(meta, data)
     # A resumed run must agree on the pretrained weights.
@@ -158,7 +160,7 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
         mixed.update(tensors[name].tobytes())
     data = dataclasses.replace(data, digest=mixed.hexdigest())
     report = finetune_on(data, config, pretrained=(meta, tensors), progress=progress)
-    health = config.pretrained_ckpt.with_name(HEALTH)
+    health = path.with_name(HEALTH)
     if health.is_file():  # for `spam report`
         write_text(report.run.best_path.with_name(HEALTH), health.read_text(encoding="utf-8"))
     return report
@@ -239,12 +241,17 @@ def _select(
     device: torch.device,
     progress: Progress,
 ) -> tuple[list[Run], list[HeldOutPredictions]]:
-    """Train without the held-out spots of each fold; predict them, each fold at its own best epoch."""
+    """Train without the held-out spots of each fold; predict them, each fold at its own best epoch.
+
+    Processes of torchrun train different folds; a fold that another process trains is waited for, and taken over if that
+    process is killed.
+    """
     is_one_split = has_one_split(config, data.features) or pretrained is not None
     folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
     n_components = None if pretrained else config.n_components
-    runs, parts = [], []
-    for number, groups in enumerate(folds, 1):
+    done: dict[int, tuple[Run, HeldOutPredictions]] = {}
+    first, _ = part_of(None)  # each process of torchrun begins with another fold
+    for number, groups in sorted(enumerate(folds, 1), key=lambda fold: (fold[0] - 1 - first) % len(folds)):
         chosen = dataclasses.replace(
             config,
             save_dir=save_dir / _SELECTION / str(number),
@@ -253,11 +260,12 @@ def _select(
         )
         part = data if is_one_split else regrouped(data, groups, n_components=n_components)
         stage = FusionStage(chosen, part, pretrained, device)
-        runs.append(fit(stage, chosen, device=device, progress=progress))
-        stage.network.load_state_dict(weights_of(read_checkpoint(runs[-1].best_path, stage=stage.name)[1]))
-        parts.append(stage.predict_heldout())
+        run = fit(stage, chosen, device=device, progress=progress)
+        stage.network.load_state_dict(weights_of(read_checkpoint(run.best_path, stage=stage.name)[1]))
+        done[number] = run, stage.predict_heldout()
         del stage, part  # frees the arrays before those of the next run are made
-    return runs, parts
+    runs, parts = zip(*(done[number] for number in sorted(done)), strict=True)
+    return list(runs), list(parts)
 
 
 def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:

@@ -150,7 +150,7 @@ class FusionStage:
 
         ``loss`` is 1 - Pearson, within each section and averaged over genes, as in the reported scores. Squared error
         and likelihood would stop earlier, when amplitudes begin to overshoot although patterns still improve
-        (docs/experiments.md).
+        (docs/experiments-log.md).
         """
         rows = self.data.val_rows
         if not len(rows):
@@ -212,6 +212,7 @@ class FusionStage:
             meta,
             donors=with_pretrained_donors(meta.donors, self._pretrained.donors),
             section_digests={**self._pretrained.section_digests, **meta.section_digests},
+            licences={**self._pretrained.licences, **meta.licences},
         )
 
     def _fit_ridge(self, rows: Int64[Array, " n"]) -> RatePath:

@@ -22,6 +22,7 @@ from spam.models.checkpoint import (
 from spam.progress import Progress, already_done
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
+from spam.schemas.shards import part_of
 from spam.schemas.training_config import TrainingConfig
 from spam.typing import Array, Int64
 
@@ -29,6 +30,7 @@ from .training_set import NOT_IN_DIGEST
 
 HEALTH = "health.json"
 """File of the health check of stage 1; stage 2 copies it from the folder of its pretrained checkpoint."""
+_LONGEST_WAIT_S = 7 * 24 * 3600.0
 _SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 
@@ -181,7 +183,9 @@ def fit(
     """
     assert config.save_dir is not None  # checked by the configuration
     epochs = config.epochs if epochs is None else epochs
-    with claimed(config.save_dir, "--save-dir"):
+    # Processes of torchrun wait for each other's runs, and then find them done.
+    wait_s = _LONGEST_WAIT_S if part_of(None)[1] > 1 else 0.0
+    with claimed(config.save_dir, "--save-dir", wait_s=wait_s):
         return _fit(stage, config, config.save_dir, epochs, device, progress)
 
 

@@ -376,6 +376,8 @@ def describe_training(
         tiles=data.features.tiles,
         feature_dims=data.features.dims,
         is_averaged=data.features.is_averaged,
+        encoder=data.features.card,
+        licences={s.name: s.licence for s in data.spots},
         genes=data.genes.genes,
         gene_sets=data.genes.sets,
         train_sections=tuple(data.spots[i].name for i in is_trained),

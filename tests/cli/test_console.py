@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import termios
 from fcntl import ioctl
@@ -47,6 +48,16 @@ def test_silence_elsewhere() -> None:
         with progress.task("embed", 7) as advance:
             advance(7, note="done")
     assert shown.getvalue() == ""
+
+
+def test_silence_in_a_notebook() -> None:
+    """Jupyter sets FORCE_COLOR although its cells are no terminals."""
+    command = [sys.executable, "-P", "-m", "spam.cli", "graph", "--store", "nowhere.zarr"]
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert "\x1b" not in done.stderr
 
 
 def test_log_lines() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adaptation_lab import make_cohort_files
+from http_range_server import HttpRangeServer
 from published import write_visium_files
 
 from spam.cli.lab_files import take_lora, with_store
@@ -103,7 +104,7 @@ def test_the_published_lora_options(spam: Any, shared_data: Path, tmp_path: Path
     assert "WARNING" in done.out
 
 
-def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
+def test_lora_on_the_command_line(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapt, embed and pretrain in one command; then use the adapter by hand."""
     tiles = make_cohort_files(tmp_path / "lab")
     out = tmp_path / "out"
@@ -145,6 +146,16 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path) -> None:
     lab = tiles.manifest.parent
     one = ["--csv", lab / "C.csv", "--root", lab / "images", "--section", "C", "--mpp", 0.5]
     one += ["--enc_name", tiles.enc_name, "--ckpt", best, "--out_dir", tmp_path / "o", "--no-plots"]
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("SPAM_CACHE", str(tmp_path / "cache"))
+    pushed = spam("model", "push", best, tmp_path / "web", "--i-have-the-right-to-share")
+    assert pushed.code == 0, pushed.err
+    with HttpRangeServer(tmp_path / "web") as server:
+        ran = spam("inference", *one, "--ckpt", server.url)
+        assert (ran.code, f"spam model pull {server.url} model" in ran.err) == (2, True)
+        ran = spam("model", "pull", server.url, tmp_path / "pulled")
+        assert ran.code == 0, ran.err
+    assert read_adapter(tmp_path / "pulled" / "lora") == adapter
     shutil.move(tmp_path / "fine" / "lora", tmp_path / "elsewhere")  # finetune kept it beside its checkpoint
     ran = spam("inference", *one, "--json")
     assert (ran.code, ran.json["kind"]) == (2, "ConfigError")

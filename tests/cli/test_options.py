@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from spam.cli.command import Command, add_command
-from spam.cli.commands import ADAPT, PIPELINE, adapt_configs
+from spam.cli.commands import ADAPT, MODEL_COMMANDS, PIPELINE, adapt_configs
 from spam.cli.options import options_of
 from spam.cli.store_commands import STORE_COMMANDS
 from spam.errors import ConfigError, MissingInputError
@@ -137,7 +137,9 @@ def test_adapt_takes_the_options_of_training_and_of_tiles() -> None:
     assert (tiles.batch_size, tiles.device) == (default.batch_size, default.device)
 
 
-@pytest.mark.parametrize("command", [*PIPELINE, *STORE_COMMANDS], ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command", [*PIPELINE, *MODEL_COMMANDS, *STORE_COMMANDS], ids=lambda command: command.name
+)
 def test_every_option_has_one_flag_and_help(command: Command) -> None:
     flags = [name for option in command.options for name in (flag(option.name), *option.flags)]
     flags += ["--config", "--json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spam.cli.commands import PIPELINE
+from spam.cli.commands import MODEL_COMMANDS, PIPELINE
 from spam.cli.store_commands import STORE_COMMANDS
 from spam.schemas.config import flag
 
@@ -80,6 +80,7 @@ WRONG = {
         *(f"{line} --save-dir new" for line in FOLDER),
     ],
     "predict": [
+        "nosuch --ckpt t.csv",
         "--store nosuch --ckpt t.csv --out-dir new",
         "--store . --ckpt nosuch --out-dir new",
         "--store . --ckpt t.csv --out-dir new --context-h5ad nosuch",
@@ -92,6 +93,9 @@ WRONG = {
     "benchmark": ["--store nosuch --out-dir new"],
     "hest": ["--bench-data nosuch --out-dir new", "--bench-data . --features nosuch --out-dir new"],
     "demo": ["her2st --data nosuch"],
+    "model info": ["nosuch"],
+    "model verify": ["nosuch"],
+    "model push": ["nosuch new"],
     "store ls": ["nosuch"],
     "store info": ["nosuch"],
     "store verify": ["nosuch"],
@@ -105,6 +109,7 @@ WRONG = {
     "store push": ["nosuch new"],
 }
 COMMANDS = {command.name: command for command in PIPELINE}
+COMMANDS |= {f"model {command.name}": command for command in MODEL_COMMANDS}
 COMMANDS |= {f"store {command.name}": command for command in STORE_COMMANDS}
 SCRIPT = """
 import contextlib, io, json, sys

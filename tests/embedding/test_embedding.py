@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
+import tifffile
 import torch
 from embedding_lab import N_SPOTS, PX, Lab, files_of, make_lab, write_encoder
 from PIL import Image
@@ -83,6 +84,32 @@ def test_a_slide_is_opened_once_per_run(lab, monkeypatch):
     grid = {"h5ad": None, "csv": None, "section": None, "tiles": "grid"}
     embed(lab.config(**grid, store=lab.folder / "grid.zarr"))
     assert opened == ["slide.png"] * 3
+
+
+def test_tiles_are_read_from_the_local_copy_of_a_slide(lab):
+    """The slide is overwritten by zeros once it was copied: whatever is read from it then is black."""
+    slide, cache = lab.folder / "images" / "slide.tif", lab.folder / "scratch" / "cache"
+    pixels = np.asarray(Image.open(slide.with_suffix(".png")))
+    tifffile.imwrite(slide, pixels, tile=(64, 80), photometric="rgb")
+    table = (lab.folder / "map.csv").read_text()
+    (lab.folder / "map.csv").write_text(table.replace("slide.png", "slide.tif"))
+    sizes = {"tile_um": (20.0, 40.0)}
+    embed(lab.config(store=lab.folder / "whole.zarr", **sizes))
+    copies = []
+
+    class Unplugged:
+        @contextlib.contextmanager
+        def task(self, description: str, total: int):
+            copies.append(list(cache.rglob("slide.tif")))
+            with slide.open("r+b") as file:
+                file.write(bytes(slide.stat().st_size))
+            yield lambda steps=1, *, note="": None
+
+    embed(lab.config(local_cache=cache, **sizes), progress=Unplugged())
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
+    assert [len(each) for each in copies] == [1, 1]
+    assert copies[0] == copies[1]
+    assert not cache.parent.exists()
 
 
 def test_the_store_holds_the_section_and_where_it_came_from(lab):

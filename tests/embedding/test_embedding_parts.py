@@ -100,6 +100,17 @@ def test_torchrun_says_which_part_it_is(lab, monkeypatch, rank):
     assert one.n_left > 0
 
 
+def test_tasks_of_a_slurm_array_equal_one_run(lab, monkeypatch):
+    embed(lab.config(store=lab.folder / "whole.zarr"))
+    n_left = []
+    for task in (3, 7, 5):  # sbatch --array=3-7:2
+        for name, value in {"ID": task, "COUNT": 3, "MIN": 3, "MAX": 7, "STEP": 2}.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+        n_left.append(embed(lab.config(shard="slurm")).sections[0].n_left)
+    assert n_left[0] > n_left[1] > n_left[2] == 0
+    assert files_of(lab.folder / "store.zarr") == files_of(lab.folder / "whole.zarr")
+
+
 @pytest.mark.slow
 def test_torchrun_embeds_with_two_processes(lab):
     embed(lab.config(store=lab.folder / "whole.zarr"))

@@ -96,6 +96,11 @@ UPSTREAM = {
     "dinov2_s": Upstream(384, 224, IMAGENET, "bicubic", 0, 22.1),  # facebookresearch/dinov2: README, 21 M
     "dinov2_b": Upstream(768, 224, IMAGENET, "bicubic", 0, 86.6),
     "dinov2_l": Upstream(1024, 224, IMAGENET, "bicubic", 0, 304.4),
+    # facebookresearch/dinov3: README (21 M, 86 M and 300 M; four registers), transforms of the pages of timm. Counted by hand:
+    # 12 width^2 + 12 width a layer, 769 width for the patches, 5 width for class token and registers, a norm.
+    "dinov3_s": Upstream(384, 224, IMAGENET, "bicubic", 4, 21.587),
+    "dinov3_b": Upstream(768, 224, IMAGENET, "bicubic", 4, 85.641),
+    "dinov3_l": Upstream(1024, 224, IMAGENET, "bicubic", 4, 303.079, 1_212_347_640),  # size as others pin it
 }
 
 

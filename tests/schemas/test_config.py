@@ -24,7 +24,7 @@ from spam.schemas.config import (
     members_of,
     option,
 )
-from spam.schemas.embed_config import EmbedConfig, InputConfig
+from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig as FolderImport
@@ -36,6 +36,7 @@ Mode = Literal["joint", "img-gene", "img-coord"]
 # The least that each configuration needs.
 LEAST: dict[type[Config], dict[str, Any]] = {
     EmbedConfig: {"store": "s.zarr", "csv": "t.csv", "root": "images"},
+    PlanConfig: {"store": "s.zarr", "csv": "t.csv", "root": "images"},
     GraphConfig: {"store": "s.zarr"},
     PretrainConfig: {"store": "s.zarr", "save_dir": "pre"},
     FinetuneConfig: {"store": "s.zarr", "save_dir": "fine"},
@@ -57,7 +58,8 @@ ALL: list[type[Config]] = [
     *OF_STORES,
 ]
 LINKED = {
-    (EmbedConfig, name)
+    (config, name)
+    for config in (EmbedConfig, PlanConfig)
     for name in ("manifest", "tiles", "stride_um", "from_", "image", "bin", "alignment", "cells")
 }
 CONFIGS = pytest.mark.parametrize("config", LEAST, ids=lambda config: config.__name__)

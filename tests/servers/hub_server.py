@@ -1,4 +1,4 @@
-"""The endpoints of the Hugging Face Hub that huggingface_hub calls for data sets, on loopback and in memory.
+"""The endpoints of the Hugging Face Hub that huggingface_hub calls for data sets and models, on loopback and in memory.
 
 Files whose first bytes are not text go through the LFS protocol, as on the Hub. `point_at_hub` in ``pointing.py`` points the
 client of this process at it.
@@ -16,7 +16,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
-API = "/api/datasets/<owner>/<name>"
+API = "/api/<any(datasets, models):kind>/<owner>/<name>"
 RULES = {
     "whoami": ("GET", "/api/whoami-v2"),
     "create": ("POST", "/api/repos/create"),
@@ -28,10 +28,11 @@ RULES = {
     "paths_info": ("POST", f"{API}/paths-info/<path:revision>"),
     "preupload": ("POST", f"{API}/preupload/<path:revision>"),
     "commit": ("POST", f"{API}/commit/<path:revision>"),
-    "batch": ("POST", "/datasets/<owner>/<name>.git/info/lfs/objects/batch"),
+    "batch": ("POST", "{}/<owner>/<name>.git/info/lfs/objects/batch"),
     "upload": ("PUT", "/lfs/<owner>/<name>/<sha256>"),
-    "read": ("GET", "/datasets/<owner>/<name>/resolve/<revision>/<path:path>"),
+    "read": ("GET", "{}/<owner>/<name>/resolve/<revision>/<path:path>"),
 }
+PLACES = {"datasets": "/datasets", "models": ""}  # of the pages of each kind
 
 
 class HubError(Exception):
@@ -48,10 +49,10 @@ class HubError(Exception):
 
 
 class Repository:
-    """A data set: commits as tables of contents, the last of them, and the large contents that arrived."""
+    """A data set or model: commits as tables of contents, the last of them, and the large contents that arrived."""
 
-    def __init__(self, *, is_private: bool) -> None:
-        self.is_private, self.is_gated = is_private, False
+    def __init__(self, *, is_private: bool, kind: str = "datasets") -> None:
+        self.is_private, self.is_gated, self.kind = is_private, False, kind
         self.uploads: dict[str, bytes] = {}
         self.commits: dict[str, dict[str, bytes]] = {}
         self.head = ""
@@ -69,7 +70,7 @@ class Repository:
 
 
 class HubServer(CountingServer):
-    """Data sets with one branch, by ``owner/name``; `token` may do everything, `stranger_token` may read what is public."""
+    """Repositories with one branch, by ``owner/name``; `token` may do all, `stranger_token` may read what is public."""
 
     token = "hf_owner"
     stranger_token = "hf_stranger"
@@ -77,14 +78,26 @@ class HubServer(CountingServer):
     def __init__(self) -> None:
         super().__init__(Request.application(self._answer))
         self.repositories: dict[str, Repository] = {}
-        self.rules = Map([Rule(path, methods=[verb], endpoint=name) for name, (verb, path) in RULES.items()])
+        self.rules = Map(
+            [
+                Rule(
+                    path.format(place),
+                    methods=[verb],
+                    endpoint=name,
+                    defaults={"kind": kind} if "{}" in path else None,
+                )
+                for name, (verb, path) in RULES.items()
+                for kind, place in (PLACES.items() if "{}" in path else [("", "")])
+            ]
+        )
 
     def _answer(self, request: Request) -> Response:
         name, matched = self.rules.bind_to_environ(request.environ).match()
         found: dict[str, Any] = dict(matched)
         try:
             if "owner" in found:
-                found["repository"] = self._shown(request, f"{found.pop('owner')}/{found.pop('name')}", name)
+                repo_id, kind = f"{found.pop('owner')}/{found.pop('name')}", found.pop("kind", None)
+                found["repository"] = self._shown(request, repo_id, name, kind)
             if request.method == "POST" and name not in ("validate", "paths_info"):
                 self._check_write(request)
             reply = getattr(self, f"_{name}")(request, **found)
@@ -105,10 +118,11 @@ class HubServer(CountingServer):
         if (user := self._user(request)) != "owner":
             raise HubError(403 if user else 401, None, "You don't have the rights to write to this namespace")
 
-    def _shown(self, request: Request, repo_id: str, endpoint: str) -> Repository:
+    def _shown(self, request: Request, repo_id: str, endpoint: str, kind: str | None) -> Repository:
         user = "owner" if endpoint == "upload" else self._user(request)  # an upload address is signed
         repository = self.repositories.get(repo_id)
-        if repository is None or (repository.is_private and user != "owner"):
+        is_other = repository is not None and kind not in (None, repository.kind)
+        if repository is None or is_other or (repository.is_private and user != "owner"):
             raise HubError(404 if user else 401, "RepoNotFound", "Repository not found")
         if repository.is_gated and endpoint == "read" and user != "owner":
             raise HubError(403 if user else 401, "GatedRepo", f"Access to dataset {repo_id} is restricted")
@@ -122,9 +136,10 @@ class HubServer(CountingServer):
         repo_id = f"{asked['organization'] or 'owner'}/{asked['name']}"
         self.repositories[repo_id] = Repository(
             is_private=asked.get("visibility") == "private"
-            or bool(asked.get("private"))  # new and old clients
+            or bool(asked.get("private")),  # new and old clients
+            kind=f"{asked.get('type', 'model')}s",
         )
-        return {"url": f"{self.url}/datasets/{repo_id}", "name": repo_id}
+        return {"url": f"{self.url}/{asked.get('type', 'model')}s/{repo_id}", "name": repo_id}
 
     def _validate(self, request: Request) -> Any:
         return {"warnings": [], "errors": []}
@@ -166,8 +181,8 @@ class HubServer(CountingServer):
         for asked in request.get_json()["objects"]:
             objects.append({"oid": asked["oid"], "size": asked["size"]})
             if asked["oid"] not in repository.uploads:
-                path = request.path.removeprefix("/datasets/").partition(".git")[0]
-                objects[-1]["actions"] = {"upload": {"href": f"{self.url}/lfs/{path}/{asked['oid']}"}}
+                path = request.path.removeprefix("/datasets").partition(".git")[0]
+                objects[-1]["actions"] = {"upload": {"href": f"{self.url}/lfs{path}/{asked['oid']}"}}
         return {"transfer": "basic", "objects": objects}
 
     def _upload(self, request: Request, repository: Repository, sha256: str) -> Any:

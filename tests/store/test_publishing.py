@@ -400,7 +400,7 @@ def test_places_of_something_else_are_refused(store, place):
         ("https://host/a.zarr", "can only be read"),
         ("hf://org/model", "hf://datasets/org/name"),
         ("hf://user:s3cret@datasets/name", "'hf://datasets/name'"),
-        ("{store}", "the store itself"),
+        ("{store}", "the source itself"),
         ("{store}/zarr.json", "is a file"),
     ],
 )

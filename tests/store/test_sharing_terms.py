@@ -92,7 +92,7 @@ def test_licences_that_allow_sharing_raise_no_objection():
     sections = [section(licence="cc by 4.0"), section("C3", licence="CC-BY-NC-SA-4.0")]
     assert section_licence(sections[0]) == "CC-BY-4.0"
     assert sharing_objections(sections, [features(), features("mit", key="other")]) == ()
-    require_sharing_allowed(sections, [features()], has_the_right=False)
+    require_sharing_allowed("store", (), "State it", has_the_right=False)
 
 
 @pytest.mark.parametrize("unstated", [None, "", "unknown", " Unknown "])
@@ -114,9 +114,10 @@ def test_unknown_licences_are_objections_that_list_the_known_ones():
 
 def test_forbidding_licence_is_refused_with_its_clause_unless_overridden():
     metas = [features("MIT", UNI), features("MIT", UNI.upper().replace("HF-HUB", "hf-hub"), key="b")]
-    assert encoder_licences(metas[0]) == ("MIT", "CC-BY-NC-ND-4.0")  # the published one counts too
+    assert encoder_licences(metas[0].encoder) == ("MIT", "CC-BY-NC-ND-4.0")  # the published one counts too
+    objections = sharing_objections([section(licence="CC-BY-ND-4.0")], metas)
     with pytest.raises(StoreError) as caught:
-        require_sharing_allowed([section(licence="CC-BY-ND-4.0")], metas, has_the_right=False)
+        require_sharing_allowed("store", objections, "State it", has_the_right=False)
     text = str(caught.value)
     for words in (
         "section 'C2'",
@@ -129,7 +130,7 @@ def test_forbidding_licence_is_refused_with_its_clause_unless_overridden():
         "--i-have-the-right-to-share",
     ):
         assert words in text
-    require_sharing_allowed([section(licence="CC-BY-ND-4.0")], metas, has_the_right=True)
+    require_sharing_allowed("store", objections, "State it", has_the_right=True)
 
 
 def card(sections: list[SectionMeta], *metas: FeatureMeta) -> str:
@@ -183,7 +184,7 @@ def test_card_records_an_override():
     text = card([section(licence="MIT")], features("unknown", UNI))
     assert header(text)["license"] == ["cc-by-nc-nd-4.0", "mit"]
     assert "Shared although" in text
-    assert "its terms of access count datasets" in text
+    assert "its terms of access count models trained on its outputs" in text
     assert "Shared although" not in card([section(licence="MIT")], features())
 
 
