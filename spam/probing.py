@@ -63,7 +63,9 @@ class StepPlan(Record):
 
     def row(self) -> str:
         """Write the line of a Markdown table."""
-        time_needed = f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} min"
+        units = {"h": 1, "min": 60, "s": 3600}
+        unit = next((unit for unit, n in units.items() if self.hours * n >= 1), "s")
+        time_needed = f"{self.hours * units[unit]:.1f} {unit}"
         gpu = f"{self.gpu_bytes / 1e9:.1f} GB" if self.gpu_bytes else "-"
         sizes = f"{self.memory_bytes / 1e9:.1f} GB | {gpu} | {self.disk_bytes / 1e6:.1f} MB"
         return f"| {self.step} | {self.work} | {time_needed} | {sizes} |"

@@ -156,6 +156,16 @@ def test_a_line_is_extrapolated_exactly(
     assert several.memory_bytes == 10**9 + 2000 * n
 
 
+@pytest.mark.parametrize(
+    ("hours", "words"), [(26, "26.0 h"), (0.1, "6.0 min"), (0.01, "36.0 s"), (0, "0.0 s")]
+)
+def test_times_are_shown_in_a_readable_unit(hours: float, words: str) -> None:
+    step = probing.StepPlan(
+        step="predict", work="it", hours=hours, memory_bytes=10**9, gpu_bytes=0, disk_bytes=2 * 10**6
+    )
+    assert step.row() == f"| predict | it | {words} | 1.0 GB | - | 2.0 MB |"
+
+
 def test_the_stopwatch_adds_the_last_epoch_of_each_run() -> None:
     watch = probing._Stopwatch()
     for name in ("selection", "finetune", "reading"):
