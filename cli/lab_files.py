@@ -188,6 +188,7 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
     from spam.encoders.lora_adapter import CARD, frozen_name
     from spam.models.checkpoint import read_checkpoint_meta
     from spam.store import local_file
+    from spam.store.remote import shown
 
     path = local_file(checkpoint, CHECKPOINT_NAME)
     meta = read_checkpoint_meta(path)
@@ -202,7 +203,7 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
     found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
     if found != meta.encoder_name:
         given = f"--lora {folder} holds {found!r}" if found else "no adapter is given"
-        where = checkpoint if isinstance(checkpoint, Path) else checkpoint.partition("#")[0]
+        where = checkpoint if isinstance(checkpoint, Path) else shown(checkpoint.partition("#")[0])
         fetch = "" if isinstance(checkpoint, Path) else f"; `spam model pull {where} model` fetches both"
         message = (
             f"{where} was trained on features of the adapted encoder {meta.encoder_name!r}, but {given}. "
