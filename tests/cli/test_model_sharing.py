@@ -479,8 +479,11 @@ def test_missing_repositories_and_files_are_named(tmp_path, monkeypatch):
         describe(ModelConfig(ckpt=server.url))
 
 
-def test_training_starts_from_a_shared_checkpoint(lab, tmp_path):
+def test_training_starts_from_a_shared_checkpoint(spam, lab, tmp_path):
     start = pretrain(PretrainConfig(store=lab / "s.zarr", save_dir=tmp_path / "pre", proj_dim=8, **SMALL))
+    slide, out = lab / "cohort/images/D1S1.jpg", tmp_path / "out"
+    ran = spam("predict", slide, "--mpp", 2, "--ckpt", start.run.best_path, "--out-dir", out)
+    assert (ran.code, "needs stage 'finetune'" in ran.err, out.exists()) == (2, True, False), ran.err
     shape: dict[str, Any] = {"members": 1, "fuse_dim": 8, "n_neighbours": 2, "attend": "neighbours"}
     shape |= {"sections": ("D2S1", "D3S1"), "val_sections": ("D3S1",)}
     pushed(start.run.best_path, str(tmp_path / "web"))

@@ -291,7 +291,9 @@ def test_intervals_that_were_not_calibrated_on_new_donors_say_so(
     meta, tensors = read_checkpoint(three, stage="finetune")
     narrow = {"heldout.coverage": heldout.coverage * 0.97, "heldout.lowest": heldout.lowest * 0.94}
     write_checkpoint(tmp_path / "narrow.safetensors", meta, {**tensors, **narrow})
-    config = config_of(more, tmp_path / "narrow.safetensors", tmp_path / "beyond", section="S4", coverage=0.98)
+    config = config_of(
+        more, tmp_path / "narrow.safetensors", tmp_path / "beyond", section="S4", coverage=0.98
+    )
     report = predict(config)
     assert report.to_mapping()["is_calibrated"] is False
     assert "not even the widest interval covered 98% of the counts" in report.summary()
