@@ -50,18 +50,20 @@ python_use_unqualified_type_names = True
 nb_execution_mode = "auto"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
-nb_merge_streams = True
 _DATA = Path(os.environ.get("SPAM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 nb_execution_excludepatterns = [] if _DATA.is_dir() else ["tutorials/instrument-folders.md"]
 _REPORTS = {"spam-demo/results/report.html": "first-prediction.html"}
 
 
 def _make_folder(app: Sphinx) -> None:
-    """Make an empty folder for the tutorials, beside the site, and name it in the environment of the kernels."""
+    """Make an empty folder for the tutorials, beside the site, and set the environment of the kernels."""
     folder = Path(app.outdir).resolve().parent / "spam-tutorials"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    startup = folder / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("notebook_startup.py"), startup)
     os.environ["SPAM_TUTORIALS"], os.environ["SPAM_TEST_DATA"] = str(folder), str(_DATA.resolve())
+    os.environ["IPYTHONDIR"] = str(folder / "ipython")
 
 
 def _copy_reports(app: Sphinx, error: Exception | None) -> None:

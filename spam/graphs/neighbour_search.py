@@ -105,8 +105,15 @@ def knn(
     if k < 1 or len(asked) == 0:
         empty, used = np.zeros((len(asked), max(k, 0))), "scipy" if backend == "scipy" else "faiss-cpu"
         return Neighbours(indices=empty.astype(np.int64), distances=empty, backend=used)
-    used, search, recall = _kd_tree_search(base) if backend == "scipy" else _faiss_search(base, k)
-    indices, distances = _ranked(search, base, asked, k=k, is_self=is_self)
+    order = np.arange(len(asked))
+    if backend == "scipy":
+        tree, used, recall = cKDTree(base), "scipy", 1.0
+        search = _kd_tree_search(tree)
+        if is_self:  # leaf by leaf, so that neighbours stay in the processor's cache
+            order = tree.indices
+    else:
+        used, search, recall = _faiss_search(base, k)
+    indices, distances = _ranked(search, base, asked, order, k=k, is_self=is_self)
     if metric == "cosine":  # for unit vectors 1 - cos = |a - b|² / 2, without cancellation
         distances = distances**2 / 2
     return Neighbours(indices=indices, distances=distances, backend=used, recall=recall)
@@ -127,14 +134,12 @@ def _prepared(points: Array, metric: Metric) -> Array:
     return unit
 
 
-def _kd_tree_search(base: Array) -> tuple[str, Search, float]:
-    tree = cKDTree(base)
-
+def _kd_tree_search(tree: cKDTree) -> Search:
     def search(queries: Array, width: int) -> tuple[Array, Array]:
         distances, indices = tree.query(queries, k=np.arange(1, width + 1), workers=-1)
         return indices.astype(np.int64), distances[:, -1] * (1 - KD_TREE_ROUNDING)
 
-    return "scipy", search, 1.0
+    return search
 
 
 def _faiss_search(base: Array, k: int) -> tuple[str, Search, float]:
@@ -204,14 +209,16 @@ def _cell_search(points: Float32[Array, "n_points dim"], flat: Search, k: int) -
         index.nprobe = min(2 * index.nprobe, n_cells)
 
 
-def _ranked(search: Search, base: Array, asked: Array, *, k: int, is_self: bool) -> tuple[Array, Array]:
+def _ranked(
+    search: Search, base: Array, asked: Array, order: Array, *, k: int, is_self: bool
+) -> tuple[Array, Array]:
     """Rank candidates by (distance, index), requesting more until the k-th is nearer than any point left out.
 
-    Ties at that border are common on the square grids of Visium HD and legacy arrays.
+    Queries are searched in the given order. Ties at that border are common on the square grids of Visium HD and legacy arrays.
     """
     indices = np.empty((len(asked), k), dtype=np.int64)
     distances = np.empty((len(asked), k))
-    pending = np.arange(len(asked))
+    pending = order
     width = min(k + is_self + MARGIN, len(base))
     while pending.size:
         n_rows = max(1, MAX_GATHERED // (width * base.shape[1]))

@@ -1,6 +1,7 @@
 """Stage 1's model and contrastive losses, and the metrics of an alignment."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,7 +15,7 @@ from .networks import GeneEncoder, GraphInputs, ImageProjector, SpatialGCN
 AlignmentMode: TypeAlias = Literal["joint", "img-gene", "img-coord"]
 
 _TIE = 1e-6  # float32 rounding of a cosine: closer similarities are ties
-_CHUNK_ROWS = 4096  # rows of the similarity matrix held at a time
+_CHUNK_VALUES = 1 << 24  # numbers of the similarity matrix held at a time: 64 MB
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,8 +77,14 @@ class AlignmentModel(nn.Module):
         )
 
 
+def _chunks(a: torch.Tensor, b: torch.Tensor) -> Iterator[slice]:
+    """Divide the rows of `a` such that few similarities with `b` exist at a time."""
+    step = max(1, _CHUNK_VALUES // max(1, len(b)))
+    yield from (slice(start, start + step) for start in range(0, len(a), step))
+
+
 class _SymmetricInfoNCE(torch.autograd.Function):
-    """InfoNCE of rows of unit length; at most `_CHUNK_ROWS` rows of the logits exist at a time."""
+    """InfoNCE of rows of unit length; the logits exist chunk by chunk (`_chunks`)."""
 
     @staticmethod
     def forward(
@@ -85,9 +92,9 @@ class _SymmetricInfoNCE(torch.autograd.Function):
     ) -> torch.Tensor:
         row_lse = a.new_empty(len(a))
         column_lse = a.new_full((len(b),), -torch.inf)
-        for start in range(0, len(a), _CHUNK_ROWS):
-            logits = (a[start : start + _CHUNK_ROWS] / temperature) @ b.T
-            row_lse[start : start + _CHUNK_ROWS] = logits.logsumexp(1)
+        for rows in _chunks(a, b):
+            logits = (a[rows] / temperature) @ b.T
+            row_lse[rows] = logits.logsumexp(1)
             column_lse = torch.logaddexp(column_lse, logits.logsumexp(0))
         ctx.save_for_backward(a, b, row_lse, column_lse)
         ctx.settings = (temperature, mixing)
@@ -101,8 +108,7 @@ class _SymmetricInfoNCE(torch.autograd.Function):
         temperature, mixing = ctx.settings
         grad_a, grad_b = -b, -a  # of the own partner's logit, in both directions
         with torch.autocast(a.device.type, enabled=False):
-            for start in range(0, len(a), _CHUNK_ROWS):
-                rows = slice(start, start + _CHUNK_ROWS)
+            for rows in _chunks(a, b):
                 logits = (a[rows] / temperature) @ b.T
                 # In place: at most two chunks exist at once.
                 share = (logits - row_lse[rows, None]).exp_().mul_(mixing)
@@ -239,8 +245,7 @@ def partner_rank(a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"]) -
     """
     unit_a, unit_b = _unit(a), _unit(b)
     ranks = []
-    for start in range(0, len(a), _CHUNK_ROWS):
-        rows = slice(start, start + _CHUNK_ROWS)
+    for rows in _chunks(unit_a, unit_b):
         own = (unit_a[rows] * unit_b[rows]).sum(1, keepdim=True)
         ranks.append((unit_a[rows] @ unit_b.T >= own - _TIE).sum(1))
     return torch.cat(ranks)

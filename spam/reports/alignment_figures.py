@@ -84,7 +84,7 @@ def plot_alignment(
                 panel.set(xlim=(left, right), ylim=(bottom, top), title=f"{number}")
                 axes[0].plot(*_box(zoom.edges_px), color="black", linewidth=1.2)
                 axes[0].annotate(str(number), (right, top), fontweight="bold", ha="left", va="top")
-            for panel in used if view.mpp is not None else ():
+            for panel in used:
                 add_scale_bar(panel, view.mpp)
             for panel in axes:
                 panel.set(xticks=[], yticks=[])

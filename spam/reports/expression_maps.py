@@ -168,11 +168,11 @@ def plot_cluster_maps(
             names.sort(key=lambda name: (not name.isdigit(), name.zfill(9) if name.isdigit() else name))
             number = {name: float(i) for i, name in enumerate(names)}
             values = np.array([number.get(name, np.nan) for name in members.tolist()])
-            n, few = max(len(names), 1), matplotlib.colormaps["tab20"].colors
-            few = [*few[::2], *few[1::2]]  # the strong colours first
+            n = max(len(names), 1)
+            order = [*range(0, _N_DISTINCT, 2), *range(1, _N_DISTINCT, 2)]  # the strong colours first
+            few = ListedColormap(matplotlib.colormaps["tab20"](order)[:n])
             many = matplotlib.colormaps["turbo"].resampled(n)
-            colours = ListedColormap(few[:n]) if n <= _N_DISTINCT else many
-            colours = colours.with_extremes(bad=MISSING_COLOUR)
+            colours = (few if n <= _N_DISTINCT else many).with_extremes(bad=MISSING_COLOUR)
             norm = Normalize(-0.5, n - 0.5)
             _draw_spots(axes, view, values, norm, colours, 0.0)
             axes.set_title(title)
@@ -180,7 +180,7 @@ def plot_cluster_maps(
                 Line2D([], [], linestyle="", marker="o", color=colours(norm(i)), label=_short(name))
                 for i, name in enumerate(names)
             ]
-            place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handletextpad": 0.1}
+            place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handletextpad": 0.1}
             axes.legend(handles=marks, ncols=math.ceil(len(marks) / _N_DISTINCT) or 1, **place)
     return save_figure(figure, path)
 
@@ -217,8 +217,7 @@ def _lay_out(
     for axes in whole:
         axes.set_title("H&E")
         _draw_rings(axes, view)
-    if view.mpp is not None:
-        add_scale_bar([*whole, panels[0][0]][0], view.mpp)
+    add_scale_bar([*whole, *panels[0]][0], view.mpp)
     return figure, panels
 
 
@@ -286,21 +285,23 @@ def _draw_spots(
 def _draw_rings(axes: Axes, view: SectionView) -> None:
     """Ring the spots that are unlike the training sections, thinly where spots are small."""
     if len(view.unlike):
-        width_in = axes.get_position().width * axes.figure.get_figwidth()
-        diameter_pt = 72 * width_in * view.diameter_px / abs(np.diff(axes.get_xlim())[0])
+        width_pt = 72 * axes.get_window_extent().width / axes.figure.dpi
+        diameter_pt = width_pt * view.diameter_px / abs(np.diff(axes.get_xlim())[0])
         look = {"facecolors": "none", "edgecolors": UNLIKE_COLOUR, "linewidths": min(0.2 * diameter_pt, 1.4)}
         draw_discs(axes, view.xy_px[view.unlike], view.diameter_px, **look, zorder=2)
 
 
 def draw_discs(axes: Axes, xy_px: Float[Array, "n 2"], diameter_px: float, **look: Any) -> EllipseCollection:
     """Draw discs of a diameter in the unit of the axes."""
-    place = {"units": "xy", "offsets": xy_px, "offset_transform": axes.transData}
+    place: dict[str, Any] = {"units": "xy", "offsets": xy_px, "offset_transform": axes.transData}
     discs = EllipseCollection(diameter_px, diameter_px, 0, **place, **look)
     axes.add_collection(discs, autolim=False)
     return discs
 
 
-def add_scale_bar(axes: Axes, mpp: float) -> None:
-    """Draw a bar of a round length, at most a fifth of the panel."""
+def add_scale_bar(axes: Axes, mpp: float | None) -> None:
+    """Draw a bar of a round length, at most a fifth of the panel; none if the scale is unknown."""
+    if mpp is None:
+        return
     look = {"location": "lower left", "box_alpha": 0.75, "width_fraction": 0.012}
     axes.add_artist(ScaleBar(mpp, "um", **look))

@@ -105,7 +105,7 @@ def _scatter_gene(axes: Axes, truth: Float[Array, " n_spots"], prediction: Float
     margin = 0.04 * (np.ptp(values) or 1.0)
     low, high = float(values.min() - margin), float(values.max() + margin)
     if x.size > _MAX_POINTS:
-        look = {"bins": "log", "mincnt": 1, "cmap": MAP_COLOURS, "linewidths": 0}
+        look: dict[str, Any] = {"bins": "log", "mincnt": 1, "cmap": MAP_COLOURS, "linewidths": 0}
         axes.hexbin(x, y, gridsize=40, extent=(low, high, low, high), **look)
     else:
         axes.scatter(x, y, s=9, alpha=0.5, color=COLOURS[0], linewidths=0)

@@ -100,7 +100,7 @@ def on_terminal(width: int, *arguments: str) -> list[str]:
 def test_help_has_panels_as_wide_as_the_terminal() -> None:
     lines = on_terminal(100, "predict", "--help")
     panels = [match[1] for line in lines if (match := re.match(r"╭─ ([\w ]+?) ─+╮", line))]
-    assert panels == ["Data", "Output", "Advanced", "Lab files"]
+    assert panels == ["Arguments", "Data", "Output", "Advanced", "Lab files"]
     assert max(map(len, lines)) == 100
     assert any(line.rstrip().endswith("spam predict --store cohort.zarr --section C6 \\") for line in lines)
     assert any("--help" in line for line in lines)

@@ -96,7 +96,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("mixing", [0.2, 0.5])
 def test_gradients_are_those_of_the_whole_matrix_in_the_memory_of_one_chunk(mixing, monkeypatch):
-    monkeypatch.setattr(contrastive, "_CHUNK_ROWS", 17)
+    monkeypatch.setattr(contrastive, "_CHUNK_VALUES", 17 * 211)
     rng = np.random.default_rng(3)
     a, b = (torch.from_numpy(rng.normal(size=(211, 5))).requires_grad_() for _ in range(2))
     with LargestTensor() as largest:

@@ -356,12 +356,12 @@ def test_the_same_run_again_says_that_it_was_done(
     assert again.to_mapping()["n_predictable"] == first.to_mapping()["n_predictable"]
     other = make_cohort(tmp_path / "cohort.zarr")  # the same spots, features and counts
     assert predict(config_of(other, default_checkpoint, out, formats=("csv",))).summary() == again.summary()
+    add_section(tmp_path / "noisy.zarr", "S4", seed=3, n_spots=43, shift=0.1)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        predict(config_of(tmp_path / "noisy.zarr", default_checkpoint, out, formats=("csv",)))
     (out / "predictions.csv").unlink()
     with pytest.raises(OutputExistsError, match="--overwrite"):
         predict(config_of(store, default_checkpoint, out, formats=("csv",)))
-    add_section(tmp_path / "noisy.zarr", "S4", seed=3, n_spots=43, shift=0.1)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
-        predict(config_of(tmp_path / "noisy.zarr", default_checkpoint, out))
 
 
 def test_a_doubt_about_the_places_of_the_spots_is_a_warning(

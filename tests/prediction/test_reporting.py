@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,6 +150,21 @@ def test_what_does_not_fit_is_left_out_by_accuracy(
     kept = {row["gene"] for row in page["genes"] if row["map"] is not None}
     assert kept == {worst, *best[:6]}
     assert f"The maps of {len(found) - 7} others were left out" in written.file.read_text()
+
+
+def test_words_of_trust_fit_the_correlation_that_is_shown(results: Path, tmp_path: Path) -> None:
+    """0.4996 is shown as 0.50, which is good; 0.2949 as 0.29, which is weak."""
+    for name in ("predictions.h5ad", "metrics.json"):
+        shutil.copy(results / name, tmp_path)
+    with h5py.File(tmp_path / "predictions.h5ad", "r+") as file:
+        file["var/heldout_pearson"][:2], file["var/is_predictable"][:2] = (0.4996, 0.2949), True
+        names = file["var/gene"].asstr()[:2]
+    page = PageReader(report(ReportConfig(results=tmp_path)).file.read_text())
+    rows = {row["gene"]: row for row in json.loads(unpacked(page.texts["page"]))["genes"]}
+    assert [(rows[name]["trust"], rows[name]["why"].partition(" r = ")[2][:4]) for name in names] == [
+        ("good", "0.50"),
+        ("weak", "0.29"),
+    ]
 
 
 def test_wrong_folders_and_genes_are_refused(results: Path, tmp_path: Path) -> None:

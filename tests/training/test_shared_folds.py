@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cohorts import add_section
 from safetensors.numpy import load_file
 from training_runs import finetuning
 
+from spam.atomic import claimed
 from spam.errors import ConfigError
 from spam.training import finetune
 
@@ -100,6 +102,31 @@ def test_each_process_begins_with_another_fold(
     finetune(finetuning(store, tmp_path / "run", device="cpu", **OPTIONS))
     begun = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("run/*/*/config.json")}
     assert sorted(begun, key=begun.__getitem__) == ["3", "4", "1", "2"]
+    assert_same(tmp_path / "run", alone)
+
+
+def test_a_fold_that_another_process_trains_is_waited_for(
+    store: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    is_held, freed = threading.Event(), []
+
+    def other() -> None:
+        with claimed(tmp_path / "run" / "selection" / "2", "--save-dir"):
+            (tmp_path / "run" / "selection" / "2" / "history.json").write_text(
+                "[]"
+            )  # as of a run that was stopped
+            is_held.set()
+            time.sleep(2)
+            freed.append(time.time_ns())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    is_held.wait()
+    finetune(finetuning(store, tmp_path / "run", device="cpu", **OPTIONS))
+    thread.join()
+    assert (tmp_path / "run" / "selection" / "2" / "config.json").stat().st_mtime_ns >= freed[0]
     assert_same(tmp_path / "run", alone)
 
 
