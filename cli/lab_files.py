@@ -25,6 +25,7 @@ STORE_NAME = "store.zarr"
 _SOURCES = ("h5ad", "csv", "cells", "root", "manifest", "from_")
 # Options of `spam embed` that other commands do not take; a part of the features (--shard) is of no use to them.
 _ONLY_EMBED = ("chunk_rows", "local_cache", "overview", "shard")
+_STAGES = {"ckpt": "finetune", "pretrained_ckpt": "pretrain"}  # of the checkpoint of an option
 _AS_IN_CHECKPOINT = ("enc_name", "tile_um", "dihedral")  # where `spam predict` embeds lab files
 # --batch-size and --epochs belong to the stage; the encoder and its adapter have options with other names.
 _OF_THE_ENCODER = {"batch_size": "img_batch_size"}
@@ -115,10 +116,13 @@ def with_store(
     tiles.check_paths()
     values = _with_encoder_name(values)
     if checkpoint in values:
-        from spam.store import pinned
+        from spam.models.checkpoint import read_checkpoint
+        from spam.store import local_file, pinned
 
         # What is read afterwards is the same file, even if another one is shared meanwhile.
         stage[checkpoint] = pinned(getattr(config.from_mapping(stage), checkpoint), CHECKPOINT_NAME)
+        # refused now, not after hours of embedding
+        read_checkpoint(local_file(stage[checkpoint], CHECKPOINT_NAME), stage=_STAGES[checkpoint])
         tiles = embed_config(values, stage["store"], stage[checkpoint])
     report = call("embed", tiles, progress=progress)
     sections = tuple(section.name for section in report.sections)
@@ -188,6 +192,7 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
     from spam.encoders.lora_adapter import CARD, frozen_name
     from spam.models.checkpoint import read_checkpoint_meta
     from spam.store import local_file
+    from spam.store.remote import shown
 
     path = local_file(checkpoint, CHECKPOINT_NAME)
     meta = read_checkpoint_meta(path)
@@ -202,7 +207,7 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
     found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
     if found != meta.encoder_name:
         given = f"--lora {folder} holds {found!r}" if found else "no adapter is given"
-        where = checkpoint if isinstance(checkpoint, Path) else checkpoint.partition("#")[0]
+        where = checkpoint if isinstance(checkpoint, Path) else shown(checkpoint.partition("#")[0])
         fetch = "" if isinstance(checkpoint, Path) else f"; `spam model pull {where} model` fetches both"
         message = (
             f"{where} was trained on features of the adapted encoder {meta.encoder_name!r}, but {given}. "

@@ -346,7 +346,9 @@ class Config(Record):
         for field in dataclasses.fields(self):
             if Path in members_of(kinds[field.name]) and values[field.name] is not None:
                 is_output = field.name in _OUTPUT_NAMES or field.metadata["is_output"]
-                values[field.name] = None if is_output else PurePath(values[field.name]).name
+                # "https://user:password@host" has no other name.
+                path = re.sub(r"^\w+://[^/#]*", "", values[field.name])
+                values[field.name] = None if is_output else PurePath(path).name
         return values
 
     def check_paths(self, *, leave_out: Iterable[str] = ()) -> None:

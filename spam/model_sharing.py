@@ -4,13 +4,12 @@ import dataclasses
 import hashlib
 import logging
 import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
 from huggingface_hub import ModelCardData
 
-from spam.atomic import claimed, replacing, write_text
+from spam.atomic import claimed, replacing
 from spam.encoders import read_adapter
 from spam.encoders.lora_adapter import CARD, CONFIG, WEIGHTS, frozen_name
 from spam.errors import OutputExistsError, StoreError
@@ -24,7 +23,7 @@ from spam.schemas.model_config import ModelConfig, ModelPullConfig, ModelPushCon
 from spam.schemas.tile_spec import TileSpec
 from spam.store import local_file
 from spam.store.destinations import destination
-from spam.store.remote import RemoteLocation, cache_folder, is_remote, shown, split_address
+from spam.store.remote import RemoteLocation, cache_folder, is_remote, shown, split_address, stated_digest
 from spam.store.sharing_terms import (
     encoder_licences,
     hub_licences,
@@ -77,8 +76,9 @@ class ModelReport(Record):
         Genes whose correlation exceeds what smooth maps reach by chance (false discovery rate 5 %).
     n_new_donors
         Donors that were held out and so predicted as new ones; 0 if held-out spots are of donors that were trained on.
-    n_bank
-        Training spots whose expression is in the file (``--with-bank``).
+    n_exposed
+        Training spots whose expression is in the file (``--with-bank``), or can be computed from it and their features: the ridge
+        of HEST interpolates spots that are no more than its components.
     objections
         What the licences of encoder and data forbid.
     """
@@ -95,7 +95,7 @@ class ModelReport(Record):
     held_out_pearson: dict[str, float | None]
     reliable: tuple[str, ...]
     n_new_donors: int
-    n_bank: int
+    n_exposed: int
     objections: tuple[str, ...]
 
     def summary(self) -> str:
@@ -126,6 +126,8 @@ class ModelTransfer(Record):
         Source and destination.
     address
         Address that names exactly this file, for ``--ckpt``; a path after `pull`.
+    use
+        Command that uses it.
     files
         What was sent or fetched.
     overridden
@@ -135,6 +137,7 @@ class ModelTransfer(Record):
     source: str
     to: str
     address: str
+    use: str
     sha256: str
     files: tuple[str, ...]
     overridden: tuple[str, ...] = ()
@@ -143,8 +146,7 @@ class ModelTransfer(Record):
         """List what was transferred and overridden, and how to use it."""
         lines = [f"overridden: {line}" for line in self.overridden]
         lines.append(f"transferred {', '.join(self.files) or 'nothing: it is there'}")
-        use = f"spam predict slide.svs --ckpt {shlex.quote(self.address)}"
-        return "\n".join([*lines, f"SHA-256 {self.sha256} is at {self.to}. Use it with: {use}"])
+        return "\n".join([*lines, f"SHA-256 {self.sha256} is at {self.to}. Use it with: {self.use}"])
 
 
 def describe(config: ModelConfig, *, progress: Progress = SILENT) -> ModelReport:
@@ -173,15 +175,16 @@ def verify(config: ModelConfig, *, progress: Progress = SILENT) -> VerifyReport:
         folder, name, pin = split_address(str(config.ckpt), CHECKPOINT_NAME)
         if pin is not None:
             compared.append("the digest after the address")
-        published = RemoteLocation(folder).published_digest(name)
+        published = RemoteLocation(folder).read_digest(name)
     else:
-        beside = Path(f"{config.ckpt}.sha256")
-        published = beside.read_text(encoding="ascii", errors="replace")[:64] if beside.is_file() else None
+        beside = Path(f"{local_file(str(config.ckpt), CHECKPOINT_NAME)}.sha256")
+        published = beside.read_bytes() if beside.is_file() else None
     if published is not None:
-        if published != found.sha256:
+        digest = stated_digest(published) or "no digest"
+        if digest != found.sha256:
             message = (
-                f"{found.name} is not the file that was published: its SHA-256 is {found.sha256[:12]}…, not "
-                f"{published[:12]}… as {CHECKPOINT_NAME}.sha256 says. Fetch it again: spam model pull"
+                f"{found.name} is not the file that was published: its SHA-256 is {found.sha256[:12]}…; beside it, "
+                f"{CHECKPOINT_NAME}.sha256 has {digest[:12]}. Fetch it again: spam model pull"
             )
             raise StoreError(message)
         compared.append("the digest beside it")
@@ -196,8 +199,16 @@ def _described(path: Path, name: str) -> ModelReport:
     stage = read_checkpoint_meta(path).stage
     # a state that serves to resume a run has no other stage, which is said
     meta, tensors = read_checkpoint(path, stage=stage if stage in ("pretrain", "finetune") else "finetune")
-    heldout = from_tensors(HeldOut, tensors, "heldout") if stage == "finetune" else None
-    pearson, q = ([], []) if heldout is None else (heldout.pearson.tolist(), heldout.q_value.tolist())
+    is_final = stage == "finetune"
+    heldout = from_tensors(HeldOut, tensors, "heldout") if is_final else None
+    judged = (
+        zip(meta.genes, heldout.pearson.tolist(), heldout.q_value.tolist(), strict=True) if heldout else ()
+    )
+    accuracy = {gene: (r if np.isfinite(r) else None, q) for gene, r, q in judged}
+    # as many components as spots minus 1 span all spots
+    n_spots, n_spanned = (
+        len(tensors.get(name, ())) for name in ("appearance.bank", "baseline.transform.components")
+    )
     licences = {section: usual_name(meta.licences.get(section)) for section in meta.donors}
     encoder = {**meta.encoder, "name": meta.encoder_name}
     with path.open("rb") as file:
@@ -212,14 +223,10 @@ def _described(path: Path, name: str) -> ModelReport:
         donors=meta.donors,
         licences=licences,
         genes=meta.genes,
-        held_out_pearson={
-            gene: r if np.isfinite(r) else None for gene, r in zip(meta.genes, pearson, strict=False)
-        },
-        reliable=tuple(
-            gene for gene, value in zip(meta.genes, q, strict=False) if value <= FALSE_DISCOVERY_RATE
-        ),
-        n_new_donors=n_new_donors(meta) if stage == "finetune" else 0,
-        n_bank=len(tensors.get("bank.expression", ())),
+        held_out_pearson={gene: r for gene, (r, _) in accuracy.items()},
+        reliable=tuple(gene for gene, (_, q) in accuracy.items() if q <= FALSE_DISCOVERY_RATE),
+        n_new_donors=n_new_donors(meta) if is_final else 0,
+        n_exposed=n_spots if n_spots <= n_spanned + 1 else len(tensors.get("bank.expression", ())),
         objections=model_objections(encoder, licences),
     )
 
@@ -236,6 +243,15 @@ def model_card(model: ModelReport) -> str:
     return f"---\n{header.to_yaml()}\n---\n\n{_text(model)}\n"
 
 
+def _use(stage: str, address: str) -> str:
+    """Write the command that uses a checkpoint."""
+    if stage == "pretrain":
+        return (
+            f"spam finetune --store cohort.zarr --pretrained-ckpt {shlex.quote(address)} --save-dir finetune"
+        )
+    return f"spam predict slide.svs --ckpt {shlex.quote(address)}"
+
+
 def _covers(model: ModelReport) -> dict[str | None, dict[str, None]]:
     """List what is under each licence; None for what has no stated licence."""
     covers: dict[str | None, dict[str, None]] = {}
@@ -247,11 +263,9 @@ def _covers(model: ModelReport) -> dict[str | None, dict[str, None]]:
 
 
 def _text(model: ModelReport) -> str:
-    title = model.name.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
-    ckpt = shlex.quote(f"{model.name}#sha256={model.sha256}" if is_remote(model.name) else model.name)
-    use = f"spam predict slide.svs --ckpt {ckpt}"
-    if model.stage == "pretrain":
-        use = f"spam finetune --store cohort.zarr --pretrained-ckpt {ckpt} --save-dir finetune"
+    where = model.name.partition("#")[0].rstrip("/")
+    title = where.removesuffix(f"/{CHECKPOINT_NAME}").rsplit("/", 1)[-1].split("@")[0]
+    use = _use(model.stage, f"{where}#sha256={model.sha256}" if is_remote(where) else where)
     encoder = model.encoder
     licences = " and ".join(encoder_licences(encoder)) or None
     donors = [*model.donors.values()]
@@ -259,12 +273,13 @@ def _text(model: ModelReport) -> str:
     known = {gene: r for gene, r in model.held_out_pearson.items() if r is not None}
     ranked = sorted(model.genes, key=lambda gene: -known.get(gene, -2.0))  # undefined ones last
     measured = [(gene, f"{known[gene]:.2f}") for gene in ranked if gene in known]
-    where = f"{model.n_new_donors} new donors" if model.n_new_donors else "donors that were trained on"
+    unseen = f"{model.n_new_donors} new donor{'s' if model.n_new_donors > 1 else ''}"
+    judged_on = unseen if model.n_new_donors else "sections of donors that were trained on"
     accuracy = []
     if known:
         found = (
-            f"On held-out spots of {where}, the median correlation within a section is {np.median([*known.values()]):.3f}; "
-            f"{len(model.reliable)} genes are predicted better than by chance. The best:"
+            f"On held-out spots of {judged_on}, the median correlation within a section is {np.median([*known.values()]):.3f}; "
+            f"{len(model.reliable)} of {len(model.genes)} genes are predicted better than by chance. The best:"
         )
         accuracy = [found, table(("gene", "held-out correlation"), measured[:_N_BEST])]
     blocks = [
@@ -307,14 +322,16 @@ def _limits(model: ModelReport) -> list[str]:
         return ["It predicts nothing by itself: it is the start of `spam finetune`."]
     n_poor = len(model.genes) - len(model.reliable)
     limits = {
-        f"{n_poor} genes are not predicted better than by chance; `is_predictable` in the output marks the others.": n_poor,
+        f"{n_poor} of {len(model.genes)} genes are not predicted better than by chance; `is_predictable` in the output marks the "
+        "others.": n_poor,
         "Accuracy was not measured on new donors. Expect less there.": not model.n_new_donors,
         f"Predictive intervals were not calibrated on {CALIBRATING_DONORS} or more new donors; they are widened, and the "
         "output says so.": model.n_new_donors < CALIBRATING_DONORS,
         "Other tissues, stains or scanners lower the accuracy; `bank_distance` in the output shows how far the images are from "
         "those of training.": True,
         "Predictions are smoother than measured expression.": True,
-        f"The file contains the expression of {model.n_bank} training spots.": model.n_bank,
+        f"The expression of {model.n_exposed} training spots is in the file, or can be computed from it and their "
+        "images.": model.n_exposed,
     }
     return [line for line, holds in limits.items() if holds]
 
@@ -345,11 +362,14 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
     MissingInputError, CheckpointError
         If the file does not exist, is damaged, or is no finished checkpoint.
     StoreError
-        If a licence forbids sharing, another checkpoint is at the address, or it cannot be written to.
+        If a licence forbids sharing, another checkpoint is at the address, or the address names a file or cannot be written to.
     """
     assert config.ckpt is not None  # checked by ModelPushConfig
     assert config.to is not None
     path, address = config.ckpt, shown(str(config.to)).rstrip("/")
+    if address.endswith(Path(CHECKPOINT_NAME).suffix) or (is_remote(address) and "#" in address):
+        message = f"{address!r} names a file. Push to its folder or repository, such as hf://org/name."
+        raise StoreError(message)
     model = _described(path, path.name)
     if config.licence is not None:
         stated = usual_name(config.licence)
@@ -362,21 +382,22 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
     place = destination(
         str(config.to), cache_folder(), "model", source=path.parent, is_private=config.private
     )
-    is_there = CHECKPOINT_NAME in place.found("")
-    is_same = is_there and place.read(_DIGEST).decode("ascii", "replace").startswith(model.sha256)
-    if is_there and not is_same and not config.overwrite:
+    there = place.read(CHECKPOINT_NAME)
+    is_same = hashlib.sha256(there).hexdigest() == model.sha256
+    if there and not is_same and not config.overwrite:
         message = f"{address!r} has another {CHECKPOINT_NAME}. Push to another address, or replace it with --overwrite."
         raise StoreError(message)
-    bank = f"the expression of {model.n_bank} training spots, " if model.n_bank else ""
-    _log.warning("It contains %sdigests of its sections, and their names: %s", bank, ", ".join(model.donors))
+    exposed = f"the expression of {model.n_exposed} training spots, " if model.n_exposed else ""
+    names = ", ".join(model.donors)
+    _log.warning("The checkpoint reveals %sdigests of its sections, and their names: %s", exposed, names)
     if is_same:
         files.pop(CHECKPOINT_NAME)
+    # The path of a folder on this machine may name a person.
+    folder = Path(address.removeprefix("file://")).resolve().name
+    name = address if is_remote(address) else f"{folder}/{CHECKPOINT_NAME}"
     texts = {
         _DIGEST: f"{model.sha256}  {CHECKPOINT_NAME}\n",
-        # The path of a folder on this machine may name a person.
-        _README: model_card(
-            dataclasses.replace(model, name=address if is_remote(address) else Path(address).name)
-        ),
+        _README: model_card(dataclasses.replace(model, name=name)),
     }
     with progress.task("pushing", len(files)) as advance:
         for name, file in files.items():
@@ -385,12 +406,13 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
         for name, text in texts.items():
             place.put(name, text.encode())
         place.finish()
+    pinned = f"{shown(place.pinned)}#sha256={model.sha256}"
+    exact = pinned if is_remote(address) else f"{address}/{CHECKPOINT_NAME}"
     return ModelTransfer(
         source=str(path),
         to=address,
-        address=f"{shown(place.pinned)}#sha256={model.sha256}"
-        if is_remote(address)
-        else str(Path(address) / CHECKPOINT_NAME),
+        address=exact,
+        use=_use(model.stage, exact),
         sha256=model.sha256,
         files=(*files, *texts),
         overridden=model.objections,
@@ -407,7 +429,7 @@ def pull(config: ModelPullConfig, *, progress: Progress = SILENT) -> ModelTransf
     CheckpointError
         If it is damaged or is no finished checkpoint.
     OutputExistsError
-        If another checkpoint is in the folder, without ``--overwrite``, or another process writes to it.
+        If the folder has another file of one of these names, without ``--overwrite``, or another process writes to it.
     """
     assert config.address is not None  # checked by ModelPullConfig
     assert config.out is not None
@@ -419,30 +441,30 @@ def pull(config: ModelPullConfig, *, progress: Progress = SILENT) -> ModelTransf
     with claimed(out, "OUT"), progress.task("pulling", 1) as advance:
         source = local_file(config.address, CHECKPOINT_NAME)
         model = _described(source, shown(config.address))
-        target = out / CHECKPOINT_NAME
-        is_there = target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == model.sha256
-        if target.exists() and not is_there and not config.overwrite:
-            message = (
-                f"{target} is another checkpoint. Choose another folder, or replace it with --overwrite."
-            )
+        adapter = [f"{ADAPTER_NAME}/{name}" for name in _ADAPTER_FILES]
+        wanted = [_README, *(adapter if frozen_name(str(model.encoder["name"])) else ())]
+        files = {name: data for name in wanted if (data := location.read_beside(name)) is not None}
+        if lost := [name for name in wanted[1:] if name not in files]:
+            message = f"{location.address!r} lacks the adapter of its encoder ({', '.join(lost)}). Ask the person who shared it."
+            raise StoreError(message)
+        files[_DIGEST] = f"{model.sha256}  {CHECKPOINT_NAME}\n".encode()
+        files[CHECKPOINT_NAME] = source.read_bytes()
+        old = {name: (out / name).read_bytes() for name in files if (out / name).is_file()}
+        files = {name: data for name, data in files.items() if old.get(name) != data}
+        if (others := [name for name in files if name in old]) and not config.overwrite:
+            message = f"{str(out)!r} has another {', '.join(others)}. Choose another folder, or replace files with --overwrite."
             raise OutputExistsError(message)
-        wanted = [_README]
-        if frozen_name(str(model.encoder["name"])) is not None:
-            wanted += [f"{ADAPTER_NAME}/{name}" for name in _ADAPTER_FILES]
-        fetched = {name: data for name in wanted if (data := location.read_file(name)) is not None}
-        for name, data in fetched.items():
+        for name, data in files.items():
             (out / name).parent.mkdir(exist_ok=True)
             with replacing(out / name) as partial:
                 partial.write_bytes(data)
-        write_text(out / _DIGEST, f"{model.sha256}  {CHECKPOINT_NAME}\n")
-        if not is_there:
-            with replacing(target) as partial:
-                shutil.copyfile(source, partial)
         advance()
+    exact = str(out / CHECKPOINT_NAME)
     return ModelTransfer(
         source=shown(config.address),
         to=str(out),
-        address=str(target),
+        address=exact,
+        use=_use(model.stage, exact),
         sha256=model.sha256,
-        files=(*([] if is_there else [CHECKPOINT_NAME]), *fetched),
+        files=tuple(files),
     )

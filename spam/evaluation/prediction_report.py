@@ -158,15 +158,18 @@ class PredictReport:
             else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
         )
         if not provenance["is_training_section"] and not provenance["is_calibrated"]:
-            n_donors = provenance["n_left_out_donors"]
+            n_donors, least = (provenance[name] for name in ("n_left_out_donors", "least_heldout_coverage"))
+            coverage = self.predicted.coverage
             reason = (
-                "its images are unlike those of the left-out sections"
+                f"not even the widest interval covered {coverage:.0%} of the counts of each left-out section"
+                if least < coverage
+                else "its images are unlike those of the left-out sections"
                 if n_donors >= CALIBRATING_DONORS
                 else f"training left out {n_donors} of the {CALIBRATING_DONORS} donors that calibration needs"
             )
             lines.append(
                 f"intervals are not calibrated for this section: {reason}. They were widened until they covered "
-                f"{self.predicted.coverage:.0%} of the counts of each left-out section, but may cover fewer here"
+                f"{least:.0%} of the counts of each left-out section, but may cover fewer here"
             )
         if self.context is not None:
             lines.append(self.context.sentence())

@@ -24,7 +24,7 @@ _Shape = tuple[int | str, ...]
 
 Checkpoint = tuple[CheckpointMeta, dict[str, Array]]
 
-_META, _DIGEST = ("spam", "spam_sha256")  # entries of the file's header; older files have no digest
+_META, _DIGEST = ("spam", "spam_sha256")  # entries of the file's header
 _REPAIR = "Copy it again or train again."
 
 
@@ -119,7 +119,7 @@ def read_checkpoint(path: Path | str, *, stage: str) -> Checkpoint:
         message = f"The tensors of {str(path)!r} cannot be read ({error!r}). {_REPAIR}"
         raise CheckpointError(message) from error
     header = _read_header(path)
-    if header.get(_DIGEST, expected := _digest(header[_META], tensors)) != expected:
+    if header.get(_DIGEST) != _digest(header[_META], tensors):
         message = f"{str(path)!r} was changed after training: its digest is another. {_REPAIR}"
         raise CheckpointError(message)
     shapes = _input_shapes(meta) if stage in ("pretrain", "finetune") else {}

@@ -172,6 +172,8 @@ class Predictor:
         depth = depth or self.meta.depth
         with np.errstate(over="ignore", invalid="ignore"):  # checked at once
             inferred = self.infer(spots, batch_size=batch_size, progress=progress)
+            if coverage > self.heldout.coverage[-1]:  # than the widest interval had
+                inferred = dataclasses.replace(inferred, is_calibrated=False)
             mu = inferred.rate
             mu *= np.float32(depth / PER)
             self._check_finite(mu, inferred.unclipped, depth=depth)
@@ -205,7 +207,7 @@ class Predictor:
             heldout_q=self.heldout.q_value,
             bank_distance=everywhere(inferred.distance),
             **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
-            provenance=self._provenance(own, inferred),
+            provenance=self._provenance(own, inferred, coverage),
         )
 
     @torch.inference_mode()
@@ -388,7 +390,7 @@ class Predictor:
             "raw_scale_baselines": {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)},
         }
 
-    def _provenance(self, own: str | None, inferred: SpotPredictions) -> dict[str, object]:
+    def _provenance(self, own: str | None, inferred: SpotPredictions, coverage: float) -> dict[str, object]:
         weights, chosen = (
             inferred.weights.tolist(),
             from_tensors(Stack, self.tensors, "stack").weights.tolist(),
@@ -404,6 +406,7 @@ class Predictor:
             "training_section": own,
             "is_calibrated": inferred.is_calibrated,
             "n_left_out_donors": n_new_donors(self.meta),
+            "least_heldout_coverage": min(coverage, float(self.heldout.lowest[-1])),
             "encoder": self.meta.encoder_name,
             "weights_sha256": self.meta.weights_sha256,
             "features": list(self.meta.feature_keys),

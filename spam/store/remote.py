@@ -35,7 +35,7 @@ _LEAST_RATE, _GRACE_S = 1000, 20.0  # bytes per second of one file, on average a
 _PIECE = 1 << 14
 _MOST_FILE_BYTES = 1 << 32  # of a file that no index names
 _PIN = re.compile(r"sha256=([0-9a-f]{64})")
-_DIGEST = re.compile(r"\s*([0-9a-f]{64})\b")  # as `sha256sum` writes it
+_DIGEST = re.compile(r"[0-9a-f]{64}\b")  # as `sha256sum` writes it, in lower case
 _N_TRIES, _WAIT_S = 3, 0.5
 _N_THREADS = 8
 _LOG_IN = {
@@ -72,7 +72,7 @@ def remote_files(address: str) -> tuple[Any, str]:
     """
     scheme = address.split("://")[0]
     if "?" in address:  # a signed link to one file; a store is many files
-        message = f"{shown(address)!r} has a query ('?…'). Give an address without it, e.g. https://host/cohort.zarr"
+        message = f"{shown(address)!r} has a query ('?…'). Give the address without it."
         raise StoreError(message)
     options: dict[str, Any] = {}
     if scheme in _WEB:
@@ -85,8 +85,7 @@ def remote_files(address: str) -> tuple[Any, str]:
         raise StoreError(message) from error
     except ValueError as error:
         message = (
-            f"Unknown address {shown(address)!r}. Use hf://datasets/org/name, s3://bucket/name.zarr, "
-            "gs://bucket/name.zarr or https://host/name.zarr"
+            f"Unknown address {shown(address)!r}. Use one that begins with hf://, s3://, gs:// or https://"
         )
         raise StoreError(message) from error
     return files, str(root).rstrip("/")
@@ -165,22 +164,18 @@ class RemoteLocation(Location):
         self._files.invalidate_cache()
         return self._fetch(path, most)
 
-    def published_digest(self, path: str) -> str | None:
-        """Read the SHA-256 of a file from ``<path>.sha256`` beside it; None if there is none.
-
-        Raises
-        ------
-        StoreError
-            If the address cannot be read.
-        """
+    def read_beside(self, path: str, most: int = _MOST_FILE_BYTES) -> bytes | None:
+        """Fetch a file that may be missing, as `read_file`; None also where the bucket may not be listed."""
         try:
-            text = self.read_file(f"{path}.sha256", 1 << 10) or b""
+            return self.read_file(path, most)
         except StoreError as error:
-            if _status(error) != 403:  # what a bucket that may not be listed answers for a missing file
+            if _status(error) != 403:  # what such a bucket answers for a missing file
                 raise
             return None
-        found = _DIGEST.match(text.decode("ascii", "replace"))
-        return found[1] if found else None
+
+    def read_digest(self, path: str) -> bytes | None:
+        """Fetch ``<path>.sha256``, which lies beside a shared file; None if there is none."""
+        return self.read_beside(f"{path}.sha256", 1 << 10)
 
     def checked_file(self, path: str, sha256: str | None) -> Path:
         """Fetch a file that no index names, unless it is in the cache; compare it with `sha256`, if that is known.
@@ -268,6 +263,12 @@ def split_address(address: str, name: str) -> tuple[str, str, str | None]:
     return folder, name, None if pin is None else pin[1]
 
 
+def stated_digest(data: bytes | None) -> str | None:
+    """Return the SHA-256 in a file ``<name>.sha256``; None if there is none."""
+    found = _DIGEST.match((data or b"").decode("ascii", "replace").strip().lower())
+    return found[0] if found else None
+
+
 def local_file(address: Path | str, name: str) -> Path:
     """Return where a file is on this machine; one at an address is fetched into the cache first.
 
@@ -290,7 +291,7 @@ def local_file(address: Path | str, name: str) -> Path:
         return Path(str(address).removeprefix("file://"))
     folder, name, sha256 = split_address(str(address), name)
     location = RemoteLocation(folder)
-    known = sha256 or location.published_digest(name)
+    known = sha256 or stated_digest(location.read_digest(name))
     path = location.checked_file(name, known)
     if known is None:
         pin = f"{shown(str(address))}#sha256={path.name}"

@@ -21,7 +21,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 from pointing import forget_connections, point_at_hub, point_at_s3
 from s3_server import S3Server
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from spam.embedding import embed
 from spam.errors import CheckpointError, OutputExistsError, StoreError
@@ -29,6 +29,7 @@ from spam.model_sharing import ModelTransfer, describe, pull, push, verify
 from spam.models.checkpoint import read_checkpoint, write_checkpoint
 from spam.predicting import predict
 from spam.schemas.embed_config import EmbedConfig
+from spam.schemas.encoder_card import AdapterCard
 from spam.schemas.model_config import ModelConfig, ModelPullConfig, ModelPushConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import SimulateConfig
@@ -140,8 +141,8 @@ def other_checkpoint(checkpoint: Path, to: Path, **changes: Any) -> Path:
 def test_push_then_pull_is_the_identity(checkpoint, place, tmp_path):
     report = pushed(checkpoint, place.address)
     files = place.files()
-    pin = f"--ckpt '{place.address}#sha256={sha256(checkpoint)}'" if place.server else "--ckpt shared"
-    assert pin in files["README.md"].decode()
+    pin = f"'{place.address}#sha256={sha256(checkpoint)}'" if place.server else "shared/best.safetensors"
+    assert f"--ckpt {pin}\n" in files["README.md"].decode()
     assert set(files) == {"best.safetensors", "best.safetensors.sha256", "README.md"}
     assert files["best.safetensors"] == checkpoint.read_bytes()
     assert files["best.safetensors.sha256"].decode().split() == [sha256(checkpoint), "best.safetensors"]
@@ -154,7 +155,7 @@ def test_push_then_pull_is_the_identity(checkpoint, place, tmp_path):
         return
     assert pulled(report.address, tmp_path / "out").address == str(tmp_path / "out/best.safetensors")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
-    assert pulled(place.address, tmp_path / "out").files == ("README.md",)  # the checkpoint is there
+    assert pulled(place.address, tmp_path / "out").files == ()  # all are there
     subprocess.run(["sha256sum", "-c", "best.safetensors.sha256"], cwd=tmp_path / "out", check=True)
 
 
@@ -189,6 +190,12 @@ def test_predictions_over_http_with_and_without_a_published_digest(lab, checkpoi
         assert f"#sha256={sha256(checkpoint)}" in caplog.text
         server.refuse = lambda method, path: 403 if path.endswith(".sha256") else None  # as buckets answer
         np.testing.assert_array_equal(predicted(lab, server.url, tmp_path / "forbidden"), wanted)
+        server.refuse = lambda method, path: 403 if path.endswith(".md") else None
+        assert "README.md" not in pulled(server.url, tmp_path / "pulled").files
+        predicted(lab, server.url.replace("://", "://me:geheim@"), tmp_path / "named")
+        text = (tmp_path / "named/metrics.json").read_text()
+        assert json.loads(text)["config"]["ckpt"] == ""
+        assert "geheim" not in text
 
 
 def test_a_tampered_checkpoint_is_refused(spam, lab, checkpoint, tmp_path):
@@ -225,8 +232,91 @@ def test_a_tampered_checkpoint_is_refused(spam, lab, checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="changed after training"):
         verify(ModelConfig(ckpt=served))
     other_checkpoint(checkpoint, served, depth=9.0)
-    with pytest.raises(StoreError, match="not the file that was published"):
-        verify(ModelConfig(ckpt=served))
+    for address in (served, served.as_uri()):
+        with pytest.raises(StoreError, match="not the file that was published"):
+            verify(ModelConfig(ckpt=address))
+
+
+def test_a_checkpoint_without_a_digest_in_it_is_refused(checkpoint, tmp_path):
+    header = {name: value for name, value in metadata(checkpoint).items() if name != "spam_sha256"}
+    save_file(load_file(checkpoint), tmp_path / "c.safetensors", metadata=header)
+    with pytest.raises(CheckpointError, match="changed after training"):
+        verify(ModelConfig(ckpt=tmp_path / "c.safetensors"))
+
+
+def test_digests_beside_a_file_are_read_as_other_programs_write_them(checkpoint, tmp_path):
+    file = shutil.copy(checkpoint, tmp_path / "c.safetensors")
+    beside = tmp_path / "c.safetensors.sha256"
+    for text in (sha256(file), f"\n{sha256(file).upper()} *c.safetensors\r\n"):
+        beside.write_text(text)
+        assert verify(ModelConfig(ckpt=file)).compared_with[1:] == ("the digest beside it",)
+        with HttpRangeServer(tmp_path) as server:
+            address = f"{server.url}/c.safetensors"
+            assert verify(ModelConfig(ckpt=address)).compared_with[1:] == ("the digest beside it",)
+    for text in ("", "<html>"):
+        beside.write_text(text)
+        with pytest.raises(StoreError, match="has no digest"):
+            verify(ModelConfig(ckpt=file))
+
+
+@pytest.mark.parametrize(
+    "place", ["folder", "s3"], indirect=True
+)  # a commit of the Hub holds all files or none
+def test_a_push_replaces_a_damaged_file_beside_a_right_digest(checkpoint, place):
+    pushed(checkpoint, place.address)
+    folder = place.address.removeprefix("s3://")
+    fsspec.filesystem("s3" if place.server else "file").pipe_file(f"{folder}/best.safetensors", b"half")
+    with pytest.raises(StoreError, match=r"another best\.safetensors.*--overwrite"):
+        pushed(checkpoint, place.address)
+    pushed(checkpoint, place.address, overwrite=True)
+    assert place.files()["best.safetensors"] == checkpoint.read_bytes()
+
+
+def test_a_pull_keeps_files_of_the_user(checkpoint, tmp_path):
+    pushed(checkpoint, str(tmp_path / "web"))
+    own = tmp_path / "project/README.md"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with HttpRangeServer(tmp_path / "web") as server:
+        with pytest.raises(OutputExistsError, match=r"another README\.md.*--overwrite"):
+            pulled(server.url, own.parent)
+        assert {path.name: path.read_text() for path in own.parent.iterdir()} == {"README.md": "mine"}
+        pulled(server.url, own.parent, overwrite=True)
+    assert own.read_bytes() == (tmp_path / "web/README.md").read_bytes()
+
+
+def test_an_adapter_travels_with_its_checkpoint(spam, checkpoint, tmp_path):
+    encoder = {"name": "efficientnet_lite0", "source": "local:x", "dim": 3}
+    adapted_on = {"tiles": (), "train_sections": ("D1S1",), "val_sections": ("D1S1",), "genes": ("A",)}
+    run: dict[str, Any] = {"epochs": 0, "best_epoch": 0, "history": [], "config": {}, "software": {}}
+    content = b"w" + json.dumps({"r": 2}).encode()
+    card = AdapterCard(
+        encoder=encoder,
+        weights_sha256="0" * 64,
+        adapter_sha256=hashlib.sha256(content).hexdigest(),
+        **adapted_on,
+        **run,
+    )
+    ckpt = other_checkpoint(checkpoint, tmp_path / "run/best.safetensors", encoder_name=card.encoder_name)
+    adapter = tmp_path / "run/lora"
+    adapter.mkdir()
+    (adapter / "spam_adapter.json").write_text(json.dumps(card.to_mapping()))
+    (adapter / "adapter_config.json").write_text('{"r": 2}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"w")
+    pushed(ckpt, str(tmp_path / "web"))
+    with HttpRangeServer(tmp_path / "web") as server:
+        pulled(server.url, tmp_path / "out")
+        names = sorted(path.name for path in adapter.iterdir())
+        assert {name: (tmp_path / "out/lora" / name).read_bytes() for name in names} == {
+            name: (adapter / name).read_bytes() for name in names
+        }
+        named = server.url.replace("://", "://me:geheim@")
+        ran = spam("predict", tmp_path / "run/lora/adapter_config.json", "--ckpt", named)
+        assert (ran.code, "geheim" in ran.err, "spam model pull" in ran.err) == (2, False, True), ran.err
+        (tmp_path / "web/lora/adapter_config.json").unlink()
+        with pytest.raises(StoreError, match=r"lacks the adapter .*adapter_config\.json"):
+            pulled(server.url, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(checkpoint, cache, tmp_path):
@@ -261,7 +351,7 @@ def test_a_revision_is_pinned_and_others_are_not_overwritten(lab, checkpoint, tm
         }.items():
             assert describe(ModelConfig(ckpt=address)).sha256 == sha256(file), address
         pulled("hf://org/model", tmp_path / "out")
-        with pytest.raises(OutputExistsError, match="another checkpoint"):
+        with pytest.raises(OutputExistsError, match=r"another .*best\.safetensors.*--overwrite"):
             pulled(first.address, tmp_path / "out")
         pulled(first.address, tmp_path / "out", overwrite=True)
         assert (tmp_path / "out/best.safetensors").read_bytes() == checkpoint.read_bytes()
@@ -335,7 +425,11 @@ def test_the_card_says_what_the_checkpoint_is(checkpoint, tmp_path):
     assert sha256(checkpoint) in text
     found = describe(ModelConfig(ckpt=checkpoint))
     assert found.held_out_pearson == {g: None if np.isnan(v) else pytest.approx(v) for g, v in r.items()}
-    assert (found.n_bank, found.n_new_donors, found.objections) == (0, 3, ())
+    # 57 spots are spanned by as many components less one
+    assert (found.n_exposed, found.n_new_donors, found.objections) == (57, 3, ())
+    assert "expression of 57 training spots" in text
+    one = other_checkpoint(checkpoint, tmp_path / "one/best.safetensors", val_sections=("D1S1",))
+    assert "On held-out spots of 1 new donor, the" in describe(ModelConfig(ckpt=one)).summary()
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -351,6 +445,8 @@ def metadata(path: Path) -> dict[str, str]:
         ("hf://datasets/org/name", r"not a model of the Hub\. Write hf://org/name"),
         ("hf://org", "not a model"),
         ("{folder}", "the source itself"),
+        ("hf://org/name/best.safetensors", "names a file"),
+        ("s3://bucket/name#sha256=0", "names a file"),
     ],
 )
 def test_addresses_that_are_no_places(checkpoint, to, words):
@@ -383,12 +479,18 @@ def test_missing_repositories_and_files_are_named(tmp_path, monkeypatch):
         describe(ModelConfig(ckpt=server.url))
 
 
-def test_training_starts_from_a_shared_checkpoint(lab, tmp_path):
+def test_training_starts_from_a_shared_checkpoint(spam, lab, tmp_path):
     start = pretrain(PretrainConfig(store=lab / "s.zarr", save_dir=tmp_path / "pre", proj_dim=8, **SMALL))
+    slide, out = lab / "cohort/images/D1S1.jpg", tmp_path / "out"
+    ran = spam("predict", slide, "--mpp", 2, "--ckpt", start.run.best_path, "--out-dir", out)
+    assert (ran.code, "needs stage 'finetune'" in ran.err, out.exists()) == (2, True, False), ran.err
     shape: dict[str, Any] = {"members": 1, "fuse_dim": 8, "n_neighbours": 2, "attend": "neighbours"}
     shape |= {"sections": ("D2S1", "D3S1"), "val_sections": ("D3S1",)}
     pushed(start.run.best_path, str(tmp_path / "web"))
     assert "start of `spam finetune`" in (tmp_path / "web/README.md").read_text()
+    again = pushed(start.run.best_path, (tmp_path / "web").as_uri())
+    assert again.address == f"{(tmp_path / 'web').as_uri()}/best.safetensors"
+    assert f"spam finetune --store cohort.zarr --pretrained-ckpt {again.address} " in again.summary()
     trained = {}
     with HttpRangeServer(tmp_path / "web") as server:
         for name, ckpt in {"local": start.run.best_path, "remote": server.url}.items():
@@ -412,6 +514,10 @@ def test_from_a_slide_to_h5ad_and_report_in_one_command(spam, lab, checkpoint, t
     with HubServer() as hub:
         point_at_hub(hub, monkeypatch)
         pushed(checkpoint, "hf://org/model")
+        pin = f"hf://org/model#sha256={sha256(checkpoint)}"
+        text = describe(ModelConfig(ckpt=pin)).summary()
+        assert text.startswith("# model\n")
+        assert f"--ckpt '{pin}'\n" in text
         ran = spam("predict", slide, "--ckpt", "hf://org/model", "--mpp", 2, "--no-plots", "--json")
         assert ran.code == 0, ran.err
         config = json.loads(Path("new_predicted/metrics.json").read_text())["config"]

@@ -288,6 +288,16 @@ def test_intervals_that_were_not_calibrated_on_new_donors_say_so(
         assert report.to_mapping()["is_calibrated"] == (name == "S4")
         assert ("its images are unlike those of the left-out sections" in report.summary()) == (name == "far")
         assert report.predicted.level == heldout.level_for(0.9, is_calibrated=name == "S4")
+    meta, tensors = read_checkpoint(three, stage="finetune")
+    narrow = {"heldout.coverage": heldout.coverage * 0.97, "heldout.lowest": heldout.lowest * 0.94}
+    write_checkpoint(tmp_path / "narrow.safetensors", meta, {**tensors, **narrow})
+    config = config_of(
+        more, tmp_path / "narrow.safetensors", tmp_path / "beyond", section="S4", coverage=0.98
+    )
+    report = predict(config)
+    assert report.to_mapping()["is_calibrated"] is False
+    assert "not even the widest interval covered 98% of the counts" in report.summary()
+    assert f"until they covered {heldout.lowest[-1] * 0.94:.0%} of the counts" in report.summary()
     own = predict(config_of(lone, block, tmp_path / "own", section="S1"))
     assert own.n_unlike is None  # there is no other section to compare with
     assert np.isfinite(own.predicted.expression).all()

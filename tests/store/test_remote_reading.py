@@ -224,7 +224,7 @@ def test_addresses_of_unknown_kinds() -> None:
         StoreError, match=r"'gs://bucket/a.zarr' needs a package: pip install 'spam-st\[gs\]'"
     ):
         RemoteLocation("gs://bucket/a.zarr")
-    with pytest.raises(StoreError, match=r"Unknown address 'quux://bucket/a.zarr'.*s3://bucket/name.zarr"):
+    with pytest.raises(StoreError, match=r"Unknown address 'quux://bucket/a.zarr'.*s3://"):
         RemoteLocation("quux://bucket/a.zarr")
 
 
