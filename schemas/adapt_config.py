@@ -26,6 +26,12 @@ class AdaptConfig(PretrainConfig):
         limits="[1,100000]",
         panel="Training",
     )
+    batch_size: int | None = option(
+        64,
+        "spots per step; each is contrasted with all others of the batch",
+        limits="[2,1000000]",
+        panel="Training",
+    )
     lora_r: int = _model(16, "rank of the low-rank update of each layer", limits="[1,4096]")
     lora_alpha: float = _model(
         32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits="(0,10000]"

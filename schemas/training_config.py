@@ -1,6 +1,7 @@
 """Options of the two training stages."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,9 @@ from spam.errors import ConfigError, shortened
 from .config import Config, advanced, data, model, output, training
 from .embed_config import FeatureOptions
 from .shards import shard_fault
+
+_SMALLEST_BATCH, _BATCH_GROWS_FROM = 64, 1024
+_BATCH = "64, growing with the square root of the spots of an epoch beyond 1,024"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +30,10 @@ class TrainingConfig(FeatureOptions):
         None, "folder for best.safetensors, last.safetensors and the log", required="give a new folder"
     )
     epochs: int = training(50, "passes over the training spots", limits="[1,100000]")
-    batch_size: int = training(64, "spots per step", limits="[1,1000000]")
+    batch_size: int | None = training(None, f"spots per step (default: {_BATCH})", limits="[1,1000000]")
+    spots_per_epoch: int = training(
+        100_000, "most training spots that an epoch visits; each epoch draws others", limits="[2,1000000000]"
+    )
     lr: float = training(3e-4, "learning rate of AdamW", limits="(0,100]")
     weight_decay: float = training(0.05, "weight decay of AdamW", limits="[0,100]")
     dropout: float = training(0.1, "dropout of activations", limits="[0,1)")
@@ -48,6 +55,11 @@ class TrainingConfig(FeatureOptions):
     )
     num_workers: int = advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits="[0,1024]")
     overwrite: bool = output(False, "replace the run in --save-dir")
+
+    def batch_for(self, n_spots: int) -> int:
+        """Spots per step in an epoch of `n_spots`."""
+        grown = math.sqrt(max(n_spots / _BATCH_GROWS_FROM, 1.0))
+        return self.batch_size or round(_SMALLEST_BATCH * grown)
 
     def __post_init__(self) -> None:
         """Replace files of genes by their names, which a resumed run must agree on."""
@@ -76,8 +88,10 @@ class PretrainConfig(TrainingConfig):
     mode: Literal["joint", "img-gene", "img-coord"] = training(
         "joint", "align the image with gene expression and the spatial neighbourhood, or with one of them"
     )
-    batch_size: int = training(
-        64, "spots per step; each is contrasted with all others of the batch", limits="[2,1000000]"
+    batch_size: int | None = training(
+        None,
+        f"spots per step; each is contrasted with all others of the batch (default: {_BATCH})",
+        limits="[2,1000000]",
     )
     proj_dim: int = model(128, "length of the shared embedding", limits="[1,8192]")
     temperature: float = training(0.15, "temperature of InfoNCE", limits="[0.0001,100]")

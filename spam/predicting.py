@@ -24,6 +24,7 @@ from spam.prediction import (
     write_table,
 )
 from spam.prediction.panel import Bank
+from spam.prediction.predicted_section import Allocate, filled, in_memory, on_disk
 from spam.progress import SILENT, Progress
 from spam.reporting import report as write_report
 from spam.reports import (
@@ -50,6 +51,8 @@ _WRITTEN = (
     *("plots/expression_maps.png", "plots/pcc_histogram.png", "plots/scatter.png"),
 )
 _N_DRAWN = 4
+_MOST_RANKED = 10_000  # spots whose predictions decide which genes vary most
+_MOST_IN_MEMORY = 1 << 27  # entries of a predicted matrix: half a gigabyte, of which there are about ten
 # Options that change no result, and paths, whose content counts.
 _NOT_IN_RESULTS = ("store", "ckpt", "out_dir", "context_h5ad", "overwrite", "device", "batch_size", "section")
 
@@ -98,12 +101,15 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         message = f"--plot-genes {' '.join(unknown)}: not among the {genes}."
         raise ConfigError(message)
     context = _read_context(config, section, predictor)
+    is_large = section.n_spots * len(predictor.meta.genes) > _MOST_IN_MEMORY
+    allocate = on_disk(out) if is_large else in_memory
     predicted = predictor.predict(
         section,
         depth=config.depth,
         coverage=config.coverage,
         batch_size=config.batch_size,
         with_baselines=section.meta.has_counts,
+        allocate=allocate,
         progress=progress,
     )
     if context is not None:
@@ -115,7 +121,9 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         files = [folder / "predictions.h5ad", *(folder / f"predictions.{name}" for name in config.formats)]
         of_section = () if section.genes is None else section.genes.tolist()
         unmeasured = {*predicted.genes} - {*of_section}
-        measured = _measured(section, predicted.genes) if len(unmeasured) < len(predicted.genes) else None
+        measured = None
+        if len(unmeasured) < len(predicted.genes):
+            measured = _measured(section, predicted.genes, allocate)
         board = score_predicted(section, predictor, predicted, context)
         write_predictions(
             predicted,
@@ -124,6 +132,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             measured=measured,
             accuracy=None if board is None else _accuracy(board),
             given=None if context is None else (context.is_given_spot, context.is_given_gene),
+            allocate=allocate,
         )
         for path in files[1:]:
             write_table(predicted, path)
@@ -271,7 +280,12 @@ def _draw(
     if not genes:
         best = "predicted variance" if scores is None else "Pearson r on this section"
         choice = f"genes with the highest {best}"
-        rank = np.nanstd(predicted.expression, axis=0) if scores is None else scores[f"{MODEL}.pearson"]
+        some = slice(None, None, 1 + len(predicted.ids) // _MOST_RANKED)
+        rank = (
+            scores[f"{MODEL}.pearson"]
+            if scores is not None
+            else np.nanstd(predicted.unclipped[some].clip(min=0), axis=0)
+        )
         names = predicted.genes if scores is None else scores.index
         genes = [str(names[i]) for i in np.argsort(-np.asarray(rank), kind="stable")[:_N_DRAWN]]  # NaN last
     if predicted.training_section is not None:
@@ -314,12 +328,19 @@ def _accuracy(board: BoardReport) -> pd.DataFrame:
     return scores.rename(columns=lambda name: f"section_{name.removeprefix(f'{MODEL}.')}")
 
 
-def _measured(section: StoredSection, genes: Sequence[str]) -> Float32[Array, "n_spots n_genes"]:
+def _measured(
+    section: StoredSection, genes: Sequence[str], allocate: Allocate
+) -> Float32[Array, "n_spots n_genes"]:
     """Log1p(CP10k) of some genes; NaN (drawn grey) for genes that the section has not measured."""
     counts = section.counts()
     order = {str(gene): i for i, gene in enumerate(section.genes if section.genes is not None else ())}
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    measured = np.full((section.n_spots, len(genes)), np.nan, dtype=np.float32)
     known = [i for i, gene in enumerate(genes) if gene in order]
-    measured[:, known] = log1p_cp10k(counts[:, [order[genes[i]] for i in known]], totals)
-    return measured
+    counts = counts[:, [order[genes[i]] for i in known]]
+
+    def rows_of(rows: slice) -> Float32[Array, "n n_genes"]:
+        measured = np.full((len(totals[rows]), len(genes)), np.nan, dtype=np.float32)
+        measured[:, known] = log1p_cp10k(counts[rows], totals[rows])
+        return measured
+
+    return filled(allocate, (section.n_spots, len(genes)), rows_of)

@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from spam.encoders.tile_network import TileNetwork
-from spam.models import AlignmentModel, Embeddings, closure
-from spam.models.linear import standardise_per_section
+from spam.models import AlignmentModel, Embeddings, Surroundings
+from spam.models.linear import STD_FLOOR, standardise_per_section
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.training.contrast import contrast_metrics, training_losses
 from spam.training.loop import LossTerms
+from spam.training.resident_counts import ResidentCounts
 from spam.training.training_set import TrainingSet, check_donors, describe_training, random_order
 from spam.typing import Array, Float, Int64, Shaped
 
 from .tile_bank import TileBank
 
-_STD_FLOOR = 1e-3  # as in `standardise_per_section`
 # Small, because darkness of a tile counts nuclei, and a section's own stain is removed by standardisation.
 _GAIN = 0.05  # of each channel, and of the contrast
 _SHIFT = 2.55  # of each channel: 1 % of the range
@@ -130,11 +130,13 @@ class AdaptationStage:
         )
         self.network = AdaptationNetwork(encoder, head)
         mean = np.stack([s.features.mean(axis=0, dtype=np.float64) for s in data.spots]).astype(np.float32)
-        std = np.stack([s.features.std(axis=0, dtype=np.float64) + _STD_FLOOR for s in data.spots])
-        arrays = (frozen, data.centred, mean, std.astype(np.float32), data.section_of)
-        self._frozen, self._expression, self._mean, self._std, self._section_of = (
+        std = np.stack([s.features.std(axis=0, dtype=np.float64) + STD_FLOOR for s in data.spots])
+        arrays = (frozen, mean, std.astype(np.float32), data.section_of)
+        frozen_inputs, self._mean, self._std, self._section_of = (
             torch.from_numpy(array).to(device) for array in arrays
         )
+        self._surroundings = Surroundings(data.weights, frozen_inputs)
+        self._counts = ResidentCounts(data, device)
 
     @functools.cached_property
     def tiles(self) -> TileBank:
@@ -151,7 +153,7 @@ class AdaptationStage:
         parts = training_losses(
             self._embed(rows, is_augmented=True),
             self.config,
-            expression=self._expression[torch.from_numpy(rows).to(self._device)],
+            expression=self._counts.batch(rows).centred,
             weights=self.data.weights,
             rows=rows,
         )
@@ -164,7 +166,7 @@ class AdaptationStage:
     def validate(self) -> dict[str, float]:
         """Evaluate the held-out tiles as stage 1 does, without augmentation, in a fixed random order."""
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
-        size = min(self.config.batch_size, len(rows))
+        size = min(self.config.batch_for(len(rows)), len(rows))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         return contrast_metrics([self._embed(part, is_augmented=False) for part in parts], self.config)
 
@@ -185,9 +187,8 @@ class AdaptationStage:
         where = torch.from_numpy(rows).to(self._device)
         section = self._section_of[where]
         standardised = (features - self._mean[section]) / self._std[section]
-        mode, graph = self.config.mode, None
-        if mode != "img-gene":
-            graph = closure(self.data.weights, rows).gather(self._frozen)
-        expression = self._expression[where] if mode != "img-coord" else None
+        mode = self.config.mode
+        graph = None if mode == "img-gene" else self._surroundings.of(rows)
+        expression = None if mode == "img-coord" else self._counts.batch(rows).centred
         embedded: Embeddings = self.network.head(standardised, expression, graph)
         return embedded

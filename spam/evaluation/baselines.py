@@ -183,7 +183,7 @@ def negative_binomial_ridge(task: FoldTask, seed: int) -> Predictions:
     assigned = assign_groups(task.train, ())
     is_val = np.zeros(len(targets.rows), dtype=bool)
     groups = Groups(group=assigned.group[targets.rows], is_val=is_val, are_blocks=assigned.are_blocks)
-    fitted, level, offset = cross_fit(*data, groups, has_ridge=True)
+    fitted, level, offset = cross_fit(*data, groups, has_ridge=True).at(np.arange(len(x)), x)
     log_rate = log_rate_of(torch.from_numpy(fitted + level)).numpy() + offset
     mu = np.exp(log_rate) * (targets.totals / PER)[:, None]
     theta = dispersion_by_moments(targets.counts, mu).astype(np.float32)

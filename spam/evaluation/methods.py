@@ -173,6 +173,7 @@ def _features(spots: SpotData, view: InputView, dim: int) -> Float[Array, "n_spo
         features = context_features(spots.features, spots.graph.connectivities)
     else:
         features = spots.features[:, :dim] if view.scales == "smallest" else spots.features
+        features = features.astype(np.float32)
     if view.normalisation == "standardised":
         return standardise_per_section(features).astype(np.float32)
     return np.asarray(features - features.mean(axis=0)) if view.normalisation == "centred" else features

@@ -11,11 +11,13 @@ from spam.prediction.panel import Bank
 from spam.reports.score_tables import DEPTH_NULL, HEADLINE_SET
 from spam.store import StoredSection
 from spam.training.genes import GeneChoice
+from spam.training.groups import at_most
 from spam.typing import Array
 
 from .boards import BoardReport, CountPrediction, MethodPrediction, SectionTruth, score_section
 
 MODEL = "SPAM"
+_MOST_SCORED = 50_000
 # A section counts as a panel from this factor on; whole transcriptomes of other patients reach .8 and 1.3 (her2st A and C).
 _PANEL = 2.0
 
@@ -25,7 +27,8 @@ def score_predicted(
 ) -> BoardReport | None:
     """Score the model and its baselines against the section's counts.
 
-    Excludes spots without a prediction, and the spots (or genes) given as `context` (`Context.is_scored_spot`).
+    Excludes spots without a prediction, and the spots (or genes) given as `context` (`Context.is_scored_spot`). Of more than
+    50 000 spots a random sample is scored.
 
     Returns
     -------
@@ -37,6 +40,9 @@ def score_predicted(
     if context is not None:
         is_scored = is_scored & context.is_scored_spot
         scored_genes = set(np.asarray(predicted.genes)[context.is_scored_gene].tolist())
+    if is_scored.sum() > _MOST_SCORED:
+        chosen = at_most(np.flatnonzero(is_scored), _MOST_SCORED)
+        is_scored = np.isin(np.arange(len(is_scored)), chosen)
     predicted = predicted.of_spots(is_scored)
     counts = section.counts()[is_scored]
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()

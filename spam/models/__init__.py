@@ -8,7 +8,7 @@ from .count_likelihood import Likelihood, count_interval, count_log_prob
 from .expression import log1p_cp10k
 from .fusion import FusionEnsemble
 from .linear import pearson_per_gene
-from .networks import ImageProjector, closure
+from .networks import ImageProjector, Surroundings
 
 __all__ = [
     "AlignmentModel",
@@ -16,7 +16,7 @@ __all__ = [
     "FusionEnsemble",
     "ImageProjector",
     "Likelihood",
-    "closure",
+    "Surroundings",
     "count_interval",
     "count_log_prob",
     "log1p_cp10k",

@@ -5,9 +5,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from scipy import stats
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from spam.typing import Array, Float, Float64, Num
+from spam.typing import Array, Float, Float32, Float64, Int64, Num
 
 Likelihood: TypeAlias = Literal["zinb", "nb", "poisson"]
 
@@ -67,6 +68,104 @@ def _counted(x: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]
     x, *values = torch.broadcast_tensors(x, *values)  # type: ignore[no-untyped-call]
     where = x > 0
     return where, x[where].double(), *(value[where] for value in values)
+
+
+_SMALL = 16  # counts up to this are looked up in a table of each gene
+
+
+class _ZinbSum(torch.autograd.Function):
+    """Sum of the log-probabilities of a matrix of counts, most of which are 0, by `zinb_log_prob_sum`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_mu: torch.Tensor,
+        log_theta: torch.Tensor,
+        zi_logits: torch.Tensor,
+        place: torch.Tensor,
+        count: torch.Tensor,
+    ) -> torch.Tensor:
+        # As if all counts were 0: log(pi + (1 - pi) p0) = logaddexp(zi, log p0) - softplus(zi).
+        theta = log_theta.exp()[:, None]
+        ratio = log_mu - log_theta[:, None]
+        log_p0 = softplus(ratio).mul_(-theta)  # -theta log(1 + mu / theta)
+        slope = ratio.sigmoid_().mul_(theta)  # -d log_p0 / d log_mu
+        excess = log_p0 - zi_logits
+        kept = excess.sigmoid()  # probability that a zero is not an inflated one
+        inflated = softplus(zi_logits)
+        log_prob = softplus(excess).add_(zi_logits).sub_(inflated)
+        of_theta = log_p0.add_(slope).mul_(kept)
+        of_mu = slope.mul_(kept).neg_()
+        of_zi = torch.sigmoid(zi_logits).add_(kept).neg_().add_(1.0)
+        # The counts above 0.
+        n_members, n_genes = log_theta.shape
+        gene = place % n_genes
+        flat = (matrix.view(n_members, -1) for matrix in (log_mu, log_prob, of_mu, of_theta, of_zi, inflated))
+        log_mu, by_entry, of_mu_flat, of_theta_flat, of_zi_flat, inflated = flat
+        rising, harmonic = _rising(count, log_theta, gene)
+        theta, ratio = theta[:, 0].index_select(1, gene), log_mu.index_select(1, place)
+        ratio -= log_theta.index_select(1, gene)
+        count = count.to(ratio.dtype)
+        total, of_ratio = count + theta, softplus(ratio, threshold=40.0)
+        value = rising - torch.lgamma(count + 1) + count * ratio - total * of_ratio
+        share = total.mul_(ratio.sigmoid_())
+        by_entry[:, place] = value - inflated.index_select(1, place)
+        of_mu_flat[:, place] = count - share
+        of_theta_flat[:, place] = theta * (harmonic - of_ratio) - count + share
+        of_zi_flat[:, place] = -torch.sigmoid(zi_logits.view(n_members, -1).index_select(1, place))
+        ctx.save_for_backward(of_mu, of_theta.sum(dim=1), of_zi)
+        return log_prob.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        of_mu, of_theta, of_zi = ctx.saved_tensors
+        return grad * of_mu, grad * of_theta, grad * of_zi, None, None
+
+
+def _rising(
+    count: torch.Tensor, log_theta: torch.Tensor, gene: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute ``lgamma(count + theta) - lgamma(theta)`` and its derivative by theta, in float64 until they are subtracted.
+
+    For small counts, which are nearly all, these are sums of ``log(theta + k)`` and ``1 / (theta + k)`` over k < count.
+    """
+    theta = log_theta.double().exp()
+    steps = theta[..., None] + torch.arange(_SMALL, device=theta.device)
+    at = gene * _SMALL + count.clamp(max=_SMALL) - 1
+    found = [
+        terms.cumsum(dim=-1).to(log_theta.dtype).flatten(1).index_select(1, at)
+        for terms in (steps.log(), steps.reciprocal())
+    ]
+    large = (count > _SMALL).nonzero()[:, 0]
+    if len(large):
+        theta, count = theta[:, gene[large]], count[large].double()
+        for values, function in zip(found, (torch.lgamma, torch.digamma), strict=True):
+            values[:, large] = (function(count + theta) - function(theta)).to(values.dtype)
+    return found[0], found[1]
+
+
+def zinb_log_prob_sum(
+    place: Int64[torch.Tensor, " n_counts"],
+    count: Num[torch.Tensor, " n_counts"],
+    *,
+    log_mu: Float32[torch.Tensor, "members b n_genes"],
+    log_theta: Float32[torch.Tensor, "members n_genes"],
+    zi_logits: Float32[torch.Tensor, "members b n_genes"],
+) -> Float32[torch.Tensor, ""]:
+    """Sum over spots, genes and members of `count_log_prob` for a ZINB, in about a quarter of the time.
+
+    Zeros, which are most of the counts, need one term. Value and gradient are computed in one pass.
+
+    Parameters
+    ----------
+    place, count
+        Where the counts above 0 stand in the (b, n_genes) matrix, row after row, and their values.
+    log_mu, log_theta, zi_logits
+        As for `count_log_prob`.
+    """
+    total: torch.Tensor = _ZinbSum.apply(log_mu, log_theta, zi_logits, place, count)
+    return total
 
 
 def count_interval(

@@ -13,9 +13,15 @@ from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Num
 CountMatrix: TypeAlias = sparse.csr_matrix | sparse.csr_array | np.ndarray
 """Raw counts (n_spots, n_genes): CSR as the store gives them, or dense."""
 
+Expression: TypeAlias = sparse.csr_array | np.ndarray
+"""Expression, sparse or dense."""
+
 MIN_DETECTED_SHARE = (
     0.1  # the HEST benchmark's filter (arXiv 2406.16192): below it, variance is mostly dropout
 )
+
+
+_ROWS, _VALUES = 1 << 14, 1 << 22  # spots, and values above 0, in float64 at a time
 
 
 def log1p_cp10k(counts: CountMatrix, totals: Num[Array, " n_spots"]) -> Float32[Array, "n_spots n_genes"]:
@@ -25,16 +31,29 @@ def log1p_cp10k(counts: CountMatrix, totals: Num[Array, " n_spots"]) -> Float32[
     of them; otherwise the expression of a gene would depend on which other genes are modelled. A spot
     without any count has expression 0.
     """
-    scale = 1e4 / np.where(totals > 0, totals, 1.0)
-    if isinstance(counts, np.ndarray):
-        return np.log1p(counts * scale[:, None]).astype(np.float32)
-    expression = sparse.csr_array(counts).astype(np.float64)
-    expression.data = np.log1p(expression.data * np.repeat(scale, np.diff(expression.indptr)))
-    return np.asarray(expression.astype(np.float32).toarray())
+    return dense(sparse_log1p_cp10k(sparse.csr_array(counts), totals))
+
+
+def sparse_log1p_cp10k(
+    counts: sparse.csr_matrix | sparse.csr_array, totals: Num[Array, " n_spots"]
+) -> sparse.csr_array:
+    """`log1p_cp10k` in float32, sparse as the counts; both share the places of their values."""
+    scale, lengths = 1e4 / np.where(totals > 0, totals, 1.0), np.diff(counts.indptr)
+    values = np.empty(counts.nnz, dtype=np.float32)
+    for start in range(0, len(lengths), _ROWS):
+        rows, stop = slice(start, start + _ROWS), min(start + _ROWS, len(lengths))
+        own = slice(counts.indptr[start], counts.indptr[stop])
+        values[own] = np.log1p(counts.data[own] * np.repeat(scale[rows], lengths[rows]))
+    return sparse.csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def dense(expression: Expression) -> Float[Array, "n_spots n_genes"]:
+    """Expression as an array."""
+    return expression if isinstance(expression, np.ndarray) else np.asarray(expression.toarray())
 
 
 def highly_variable_genes(
-    expression: Float[Array, "n_spots n_genes"], is_detected_share: Float[Array, " n_genes"], *, n: int
+    expression: Expression, is_detected_share: Float[Array, " n_genes"], *, n: int
 ) -> Int64[Array, " n_chosen"]:
     """Choose the `n` genes of the largest variance over the spots, most variable first.
 
@@ -43,13 +62,20 @@ def highly_variable_genes(
     more than 10 % of the spots are eligible, and where fewer than `n` are, all of them are returned. Equal
     variances keep the order of the genes.
     """
-    variance = expression.var(axis=0, dtype=np.float64)
+    if isinstance(expression, np.ndarray):
+        variance = expression.var(axis=0, dtype=np.float64)
+    else:
+        mean = expression.mean(axis=0, dtype=np.float64)
+        zeros = expression.shape[0] - np.bincount(expression.indices, minlength=len(mean))
+        squares = np.zeros(len(mean))
+        for start in range(0, expression.nnz, _VALUES):
+            genes, values = (part[start : start + _VALUES] for part in (expression.indices, expression.data))
+            squares += np.bincount(genes, (values - mean[genes]) ** 2, minlength=len(mean))
+        variance = (squares + zeros * mean**2) / expression.shape[0]
     return _largest(np.where(is_detected_share > MIN_DETECTED_SHARE, variance, np.nan), n)
 
 
-def highly_expressed_genes(
-    expression: Float[Array, "n_spots n_genes"], *, n: int
-) -> Int64[Array, " n_chosen"]:
+def highly_expressed_genes(expression: Expression, *, n: int) -> Int64[Array, " n_chosen"]:
     """Choose the `n` genes (all, if there are fewer) of the highest mean over the spots, highest first."""
     return _largest(expression.mean(axis=0, dtype=np.float64), n)
 

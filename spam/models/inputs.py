@@ -1,21 +1,24 @@
 """Image features as the models read them: with spatial context, scaled within their section, as principal components."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.sparse import diags_array, eye_array
+from scipy.sparse import csr_array, diags_array, eye_array
 
 from spam.errors import StoreError
-from spam.typing import Array, Bool, Float32, Float64, Num
+from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Num
 
-from .linear import CsrMatrix, FeatureTransform, neighbour_mean, standardise_per_section
+from .linear import STD_FLOOR, CsrMatrix, FeatureTransform
 
 _HOPS = (1, 3)  # the nearest ring, and a wider neighbourhood; chosen in docs/experiments-log.md
+_COLUMNS = 64  # features that are averaged over neighbours at a time, to bound the memory
+_ROWS = 8192  # spots that are projected at a time, for the same reason
+_MOST_VALUES = 1 << 27  # of the sample that components are fitted on: half a gigabyte
 
 
 def context_features(
-    features: Float32[Array, "n_spots dim"], connectivities: CsrMatrix
+    features: Float[Array, "n_spots dim"], connectivities: CsrMatrix
 ) -> Float32[Array, "n_spots wide"]:
     """Concatenate a spot's own features with Gaussian-weighted means over its neighbourhood.
 
@@ -30,10 +33,91 @@ def context_features(
     -------
     Array of ``3 * dim`` columns: own features, mean over one hop, mean over three hops.
     """
-    weights = connectivities.astype(np.float64) + eye_array(len(features), format="csr")
-    normalised = (diags_array(1.0 / np.asarray(weights.sum(axis=1)).ravel()) @ weights).tocsr()
-    parts = [features, *(neighbour_mean(features, normalised, hops) for hops in _HOPS)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    context = np.empty((len(features), len(_HOPS) + 1, features.shape[1]), dtype=np.float32)
+    for columns, origin, parts in _averages(features, connectivities):
+        context[:, :, columns] = np.stack(parts, axis=1) + origin
+    return context.reshape(len(features), -1)
+
+
+def _averages(
+    features: Float[Array, "n_spots dim"], connectivities: CsrMatrix
+) -> Iterator[tuple[slice, Array, list[Array]]]:
+    """Yield some columns at a time: their mean, and what is added to it: own features, mean over one hop, over three hops."""
+    weights = _normalised(connectivities)
+    for start in range(0, features.shape[1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        own = np.ascontiguousarray(features[:, columns], dtype=np.float32)
+        origin = own.mean(axis=0, dtype=np.float64)
+        # Centred first: otherwise a constant feature would vary by the rounding of its averages.
+        averaged = (own - origin).astype(np.float32)
+        parts = [averaged]
+        for hop in range(1, max(_HOPS) + 1):
+            averaged = weights @ averaged
+            parts += [averaged] if hop in _HOPS else []
+        yield columns, origin, parts
+
+
+def _normalised(connectivities: CsrMatrix) -> csr_array:
+    """Weights of a mean over each spot and its neighbours."""
+    weights = connectivities.astype(np.float64) + eye_array(connectivities.shape[0], format="csr")
+    mean = diags_array(1.0 / np.asarray(weights.sum(axis=1)).ravel()) @ weights
+    return csr_array(mean.astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SectionContext:
+    """Context features of one section: mean and standard deviation over all spots, and the values of some.
+
+    Attributes
+    ----------
+    origin
+        Mean of each feature, which the other attributes are relative to.
+    mean, std
+        Of each context feature, over all spots of the section.
+    rows
+        Spots of the sample, ascending.
+    sample
+        Their context features.
+    """
+
+    origin: Float64[Array, " dim"]
+    mean: Float64[Array, " wide"]
+    std: Float64[Array, " wide"]
+    rows: Int64[Array, " m"]
+    sample: Float32[Array, "m wide"]
+
+    @classmethod
+    def of(
+        cls, features: Float[Array, "n_spots dim"], connectivities: CsrMatrix, rows: Int64[Array, " m"]
+    ) -> "SectionContext":
+        """Compute the context of a section, some features at a time."""
+        shape = (len(_HOPS) + 1, features.shape[1])
+        moments, sample = np.empty((2, *shape)), np.empty((len(rows), *shape), dtype=np.float32)
+        origin = np.empty(shape[1])
+        for columns, own, parts in _averages(features, connectivities):
+            origin[columns] = own
+            for i, part in enumerate(parts):
+                moments[0, i, columns] = part.mean(axis=0, dtype=np.float64)
+                moments[1, i, columns] = part.std(axis=0, dtype=np.float64)
+                sample[:, i, columns] = part[rows]
+        mean, std = moments.reshape(2, -1)
+        wide: Array = sample.reshape(len(rows), mean.size)
+        return cls(origin=origin, mean=mean, std=std, rows=rows, sample=wide)
+
+
+def contexts_of(
+    sections: Sequence[tuple[Float[Array, "_ dim"], CsrMatrix]],
+) -> tuple[SectionContext, ...]:
+    """Compute the context of several sections, each with its features and the weights of its graph.
+
+    Components are fitted on all spots, or on a random sample if these have more than 2^27 context features in all
+    (43 000 spots of 1024 features): more would hardly change them.
+    """
+    n_spots, dim = sum(len(features) for features, _ in sections), sections[0][0].shape[1]
+    share = min(1.0, _MOST_VALUES / (n_spots * dim * (len(_HOPS) + 1)))
+    rng = np.random.default_rng(0)
+    rows = [np.sort(rng.permutation(len(f))[: max(1, round(share * len(f)))]) for f, _ in sections]
+    return tuple(SectionContext.of(*section, own) for section, own in zip(sections, rows, strict=True))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,38 +175,83 @@ class InputTransform:
     @classmethod
     def fit(
         cls,
-        sections: Sequence[Float32[Array, "_ wide"]],
+        sections: Sequence[SectionContext],
         n_components: int,
         *,
         is_fitted: Sequence[Bool[Array, " _"]] | None = None,
     ) -> "InputTransform":
-        """Fit on the context features of several sections.
+        """Fit on several sections.
 
         Parameters
         ----------
         sections
-            Context features, section by section.
+            Context of each section.
         n_components
             Components to keep.
         is_fitted
             Spots of each section used to fit spread and components; None: all. The mean and standard deviation of a
             section are always those of all its spots, as they are for a new section.
         """
-        used = is_fitted or [np.ones(len(f), dtype=bool) for f in sections]
-        parts = list(zip(sections, used, strict=True))
+        used = [np.ones(len(s.rows), dtype=bool) for s in sections]
+        if is_fitted is not None:
+            used = [mask[s.rows] for s, mask in zip(sections, is_fitted, strict=True)]
+        parts = [(s, rows) for s, rows in zip(sections, used, strict=True) if rows.any()]
         # `FeatureTransform.fit` reports a NaN with its rows; here it must not spread to other sections.
         squares = sum(
-            np.nansum((f - f.mean(axis=0, dtype=np.float64))[rows] ** 2, axis=0) for f, rows in parts
+            np.nansum((part.astype(np.float64) - s.mean) ** 2, axis=0)
+            for s, rows in parts
+            for part in np.array_split(s.sample[rows], range(_ROWS, int(rows.sum()), _ROWS))
         )
-        spread = np.sqrt(squares / sum(int(rows.sum()) for rows in used))
-        scaled = [_scaled(f, spread)[rows] for f, rows in parts]
-        return cls(spread=spread, components=Components.fit(np.concatenate(scaled), n_components))
+        spread = np.sqrt(squares / sum(int(rows.sum()) for _, rows in parts))
+        scaled = np.concatenate([s.sample[rows] for s, rows in parts])
+        start = 0
+        for s, rows in parts:
+            own = scaled[start : start + int(rows.sum())]  # in place: the sample is the largest array
+            own -= s.mean.astype(np.float32)
+            own /= _scale_of(s, spread).astype(np.float32)
+            start += len(own)
+        return cls(spread=spread, components=Components.fit(scaled, n_components))
 
-    def apply(self, section: Float32[Array, "n wide"]) -> Float32[Array, "n n_components"]:
-        """Transform the context features of one section."""
-        return self.components.apply(_scaled(section, self.spread))
+    def apply(
+        self,
+        features: Float[Array, "n dim"],
+        connectivities: CsrMatrix,
+        section: SectionContext | None = None,
+    ) -> Float32[Array, "n n_components"]:
+        """Transform the features of one section.
+
+        Projection and means over neighbours are linear, so the components are averaged, which are fewer than the features.
+
+        Parameters
+        ----------
+        features, connectivities
+            Of all spots of the section, as for `context_features`.
+        section
+            Context of the section, if it is known.
+        """
+        section = section or SectionContext.of(features, connectivities, np.empty(0, dtype=np.int64))
+        pca = self.components.pca
+        axes = pca.components / (pca.scale * _scale_of(section, self.spread)) / self.components.scale
+        rest = -axes @ section.mean - (pca.components @ (pca.mean / pca.scale)) / self.components.scale
+        by_hop = [np.ascontiguousarray(a.T, dtype=np.float32) for a in np.split(axes, len(_HOPS) + 1, axis=1)]
+        own, *far = (np.empty((len(features), len(axes)), dtype=np.float32) for _ in by_hop)
+        for start in range(0, len(features), _ROWS):
+            rows = slice(start, start + _ROWS)
+            centred = (features[rows] - section.origin).astype(np.float32)
+            for projected, axis in zip((own, *far), by_hop, strict=True):
+                projected[rows] = centred @ axis
+        weights = _normalised(connectivities)
+        averaged = far.pop()
+        for hop in range(max(_HOPS) - 1, -1, -1):
+            averaged = weights @ averaged
+            if hop in _HOPS:
+                averaged += far.pop()
+        own += averaged
+        own += rest.astype(np.float32)
+        return own
 
 
-def _scaled(section: Float32[Array, "n wide"], spread: Float64[Array, " wide"]) -> Float32[Array, "n wide"]:
-    """Centre and scale within the section."""
-    return standardise_per_section(section, at_least=spread).astype(np.float32)
+def _scale_of(section: SectionContext, spread: Float64[Array, " wide"]) -> Float64[Array, " wide"]:
+    """Divisor of each context feature of a section."""
+    scale: Array = np.maximum(section.std, spread) + STD_FLOOR
+    return scale

@@ -73,13 +73,13 @@ class GraphInputs:
     Attributes
     ----------
     x_inputs
-        Image inputs of the `s` spots within two hops.
+        Image inputs of the `s` spots within two hops, or of `m` spots, each already averaged over its neighbours.
     adj1, adj2
-        Weights (m, s) of the first layer and (t, m) of the second.
+        Weights (m, s) of the first layer (None for averaged inputs) and (t, m) of the second.
     """
 
     x_inputs: Float[torch.Tensor, "s in_dim"]
-    adj1: Adjacency
+    adj1: Adjacency | None
     adj2: Adjacency
 
 
@@ -120,6 +120,32 @@ def closure(weights: CsrMatrix, nodes: Int[Array, " t"]) -> Blocks:
         adj1=_adjacency(inner, inputs),
         adj2=_adjacency(outer, middle),
     )
+
+
+class Surroundings:
+    """Image inputs of a cohort, each averaged over the spot's neighbours once: `closure` without its inner hop.
+
+    Parameters
+    ----------
+    weights
+        Spatial weights (n, n).
+    inputs
+        Image inputs (n, q) on the device.
+    """
+
+    def __init__(self, weights: CsrMatrix, inputs: Float[torch.Tensor, "n in_dim"]) -> None:
+        everywhere = np.arange(len(inputs))
+        self._means = _normalised_rows(weights, everywhere)
+        adjacency = tuple(part.to(inputs.device) for part in _adjacency(self._means, everywhere))
+        self._averaged = _aggregate(adjacency, inputs)  # type: ignore[arg-type]
+
+    def of(self, nodes: Int[Array, " t"]) -> GraphInputs:
+        """Gather what the tokens of `nodes` depend on."""
+        outer = self._means[nodes]
+        middle, device = np.unique(outer.indices), self._averaged.device
+        adj2 = tuple(part.to(device) for part in _adjacency(outer, middle))
+        x_inputs = self._averaged[torch.from_numpy(middle.astype(np.int64)).to(device)]
+        return GraphInputs(x_inputs=x_inputs, adj1=None, adj2=adj2)  # type: ignore[arg-type]
 
 
 def _normalised_rows(weights: CsrMatrix, rows: Int[Array, " r"]) -> sparse.csr_array:
@@ -170,7 +196,8 @@ class SpatialGCN(nn.Module):
     def forward(self, graph: GraphInputs) -> Float[torch.Tensor, "t out_dim"]:
         """Tokens of the spots whose `closure` this is."""
         # A (X W) = (A X) W: aggregating first multiplies fewer rows, and needs no gradient through the graph.
-        h = torch.relu(self.norm(self.first(_aggregate(graph.adj1, graph.x_inputs))))
+        averaged = graph.x_inputs if graph.adj1 is None else _aggregate(graph.adj1, graph.x_inputs)
+        h = torch.relu(self.norm(self.first(averaged)))
         out: torch.Tensor = self.second(_aggregate(graph.adj2, self.dropout(h)))
         return out
 

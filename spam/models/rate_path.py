@@ -4,15 +4,17 @@ import dataclasses
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array, csr_matrix
 
 from spam.typing import Array, Float, Float32, Float64, Int64, Num
 
+from .expression import Expression, dense
 from .linear import FeatureTransform, Ridge, choose_alpha, fit_ridge, hest_ridge_fit
 
 ALPHAS = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4)  # candidate penalties
 DEFAULT_ALPHA = 1e3  # for a single group; in the middle of what real cohorts choose (docs/experiments-log.md)
 PER = 1e4  # expression is stated per 10k counts
+_ROWS = 4096  # spots whose rates are computed at a time, to bound the memory
 _SHARPNESS = 20.0  # the soft floor at zero bends within 1/20 of log1p units
 _THETA_RANGE = (1e-2, 1e4)  # beyond these a negative binomial is all zeros, or a Poisson
 
@@ -41,6 +43,11 @@ class RatePath:
     gene_mean: Float64[Array, " n_genes"]
     offset: Float64[Array, " n_genes"]
 
+    @property
+    def has_ridge(self) -> bool:
+        """Whether the path depends on the image."""
+        return bool(np.isfinite(self.ridge.alpha))
+
     def expression(self, inputs: Float[Array, "n q"]) -> Float32[Array, "n n_genes"]:
         """Log1p(CP10k)."""
         expression: Array = self.ridge.predict(inputs) + self.gene_mean
@@ -52,14 +59,24 @@ class RatePath:
         return log_rate.astype(np.float32)
 
 
-def group_means(expression: Float[Array, "n g"], group: Int64[Array, " n"]) -> Float64[Array, "n_groups g"]:
-    """Mean expression of each group, in the order of ``np.unique(group)``."""
-    return np.stack([expression[group == g].mean(axis=0, dtype=np.float64) for g in np.unique(group)])
+def group_means(
+    expression: Expression, group: Int64[Array, " n"], rows: Int64[Array, " m"] | None = None
+) -> Float64[Array, "n_groups g"]:
+    """Mean expression of each group of some spots (default: all), in the order of ``np.unique(group)``."""
+    rows = np.arange(len(group)) if rows is None else rows
+    names, rank, n_spots = np.unique(group[rows], return_inverse=True, return_counts=True)
+    sums = np.zeros((len(names), expression.shape[1]))
+    for start in range(0, len(rows), _ROWS):  # the product is in float64, and so a copy
+        own = rank[start : start + _ROWS]
+        is_member = csr_array((np.ones(len(own)), (own, np.arange(len(own)))), shape=(len(names), len(own)))
+        sums += dense(is_member @ expression[rows[start : start + _ROWS]])
+    means: Array = sums / n_spots[:, None]
+    return means
 
 
 def fit_rate_path(
-    inputs: Float[Array, "n q"],
-    expression: Float[Array, "n n_genes"],
+    inputs: Float[Array, "_ q"],
+    expression: Expression,
     counts: csr_matrix,
     totals: Float64[Array, " n"],
     section: Int64[Array, " n"],
@@ -70,21 +87,28 @@ def fit_rate_path(
 
     Parameters
     ----------
+    inputs, expression
+        Of all spots; without a ridge, `inputs` may have no rows, and log1p(CP10k) may be sparse.
     alpha
         Penalty of the ridge; None fits the gene means alone.
     """
     means = group_means(expression, section)
-    rank = np.unique(section, return_inverse=True)[1]
+    gene_mean = means.mean(axis=0)
     if alpha is None:
         nothing = np.zeros((inputs.shape[1], expression.shape[1]))
         ridge = Ridge(coefficients=nothing, intercept=nothing[0], alpha=np.inf)
+        expected = np.exp(_log_rate(gene_mean)) * (totals / PER).sum()  # the same rate for all spots
     else:
+        rank = np.unique(section, return_inverse=True)[1]
         ridge = fit_ridge(inputs, expression - means[rank], alpha=alpha)
-    gene_mean = means.mean(axis=0)
-    rates = np.exp(_log_rate(ridge.predict(inputs) + gene_mean)) * (totals / PER)[:, None]
+        parts = np.array_split(np.arange(len(totals)), range(_ROWS, len(totals), _ROWS))
+        expected = sum(
+            (totals[rows] / PER) @ np.exp(_log_rate(ridge.predict(inputs[rows]) + gene_mean))
+            for rows in parts
+        )
     observed = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     # Half a count keeps a gene without any count at a small, finite rate.
-    offset = np.log(np.maximum(observed, 0.5)) - np.log(rates.sum(axis=0))
+    offset = np.log(np.maximum(observed, 0.5)) - np.log(expected)
     return RatePath(ridge=ridge, gene_mean=gene_mean, offset=offset)
 
 
@@ -122,7 +146,7 @@ def per_10k(expression: Float[Array, "n g"]) -> Float64[Array, "n g"]:
     return counts
 
 
-def _log_rate(expression: Float[Array, "n n_genes"]) -> Float64[Array, "n n_genes"]:
+def _log_rate(expression: Float[Array, "*n n_genes"]) -> Float64[Array, "*n n_genes"]:
     log_rate: Array = log_rate_of(torch.from_numpy(np.asarray(expression, dtype=np.float64))).numpy()
     return log_rate
 
@@ -153,7 +177,7 @@ class Baselines:
 
 
 def fit_baselines(
-    features: Float32[Array, "n dim"],
+    features: Float[Array, "n dim"],
     expression: Float32[Array, "n n_genes"],
     hest_counts: Num[Array, "n n_hest"],
 ) -> Baselines:

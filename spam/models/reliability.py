@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from scipy import fft, stats
+from scipy import fft, sparse, stats
 from scipy.spatial import KDTree
 
 from spam.graphs import knn
@@ -14,6 +14,7 @@ from .linear import FeatureTransform, pearson_per_gene
 
 FALSE_DISCOVERY_RATE = 0.05  # of the genes that are called predictable
 
+_MOST_COUNTS = 1 << 21  # on which intervals are calibrated: the coverage is then known to .001
 _LEVELS = np.concatenate([np.arange(0.01, 1.0, 0.01), [0.995, 0.999, 0.9999]])
 
 
@@ -100,19 +101,24 @@ def judge(
     """
     # A count is inside an interval if its cumulative probability reaches the lower level, and that of the count minus
     # one does not reach the upper level. This equals `count_interval` without inverting the CDF for each level.
-    up_to = count_cdf(likelihood, counts, mu, theta, pi)
-    below = count_cdf(likelihood, counts - 1.0, mu, theta, pi)
+    some = np.sort(
+        np.random.default_rng(0).permutation(len(counts))[: max(1, _MOST_COUNTS // counts.shape[1])]
+    )
+    theta, pi = (None if each is None else each[some] for each in (theta, pi))
+    up_to = count_cdf(likelihood, counts[some], mu[some], theta, pi)
+    below = count_cdf(likelihood, counts[some] - 1.0, mu[some], theta, pi)
     spots = np.stack([((up_to >= (1 - q) / 2) & (below < (1 + q) / 2)).mean(axis=1) for q in _LEVELS])
     return HeldOut(
         pearson=within_section_pearson(predicted, expression, section),
         p_value=correlation_p_values(predicted, expression, section, xy),
         levels=_LEVELS,
         coverage=spots.mean(axis=1),
-        lowest=np.min([spots[:, section == s].mean(axis=1) for s in np.unique(section)], axis=0),
+        lowest=np.min([spots[:, section[some] == s].mean(axis=1) for s in np.unique(section[some])], axis=0),
     )
 
 
 _MAX_CELLS = 256  # of the raster, along the longer side: bounds the cost of a large section
+_GENES = 16  # whose rasters exist at a time
 _FEWEST = 3  # effective spots; the t distribution is undefined with fewer
 
 
@@ -202,15 +208,20 @@ def _sums_of_products(
     values: Float[Array, "n n_genes"], cells: Int[Array, "n 2"], distance: Int[Array, "height width"]
 ) -> Float64[Array, "n_genes n_distances"]:
     """Sum the products of all ordered pairs of different spots, by their distance."""
+    n, (height, width) = len(values), distance.shape
+    places = cells[:, 0] * width + cells[:, 1]
+    to_raster = sparse.csr_array((np.ones(n), (places, np.arange(n))), shape=(height * width, n))
+    lags = distance.ravel()
+    by_lag = sparse.csr_array((np.ones(len(lags)), (lags, np.arange(len(lags)))))
     sums = []
-    for gene in np.asarray(values.T, dtype=np.float64):
-        raster = np.zeros(distance.shape)
-        np.add.at(raster, tuple(cells.T), gene)
-        products = fft.irfft2(np.abs(fft.rfft2(raster)) ** 2, s=distance.shape)
-        by_distance = np.bincount(distance.ravel(), weights=products.ravel())
-        by_distance[0] -= gene @ gene  # spots with themselves
+    for start in range(0, values.shape[1], _GENES):
+        genes = np.asarray(values[:, start : start + _GENES], dtype=np.float64)
+        rasters = (to_raster @ genes).T.reshape(-1, height, width)
+        products = fft.irfft2(np.abs(fft.rfft2(rasters)) ** 2, s=distance.shape)
+        by_distance = (by_lag @ products.reshape(len(rasters), -1).T).T
+        by_distance[:, 0] -= (genes**2).sum(axis=0)  # spots with themselves
         sums.append(by_distance)
-    return np.stack(sums)
+    return np.concatenate(sums)
 
 
 def _autocorrelation(
@@ -264,15 +275,21 @@ class AppearanceBank:
     section: Int[Array, " m"]
     unit: float
 
-    def section_of(self, features: Float32[Array, "n d"]) -> int:
-        """Number of the training section that most of these images are from; -1 for new images."""
+    def section_of(self, features: Float[Array, "n d"]) -> int:
+        """Number of the training section that most of these images are from; -1 for new images.
+
+        The bank may hold a part of a section: then half of this part must be found.
+        """
         found = knn(self.bank, _coordinates(self.transform, features), k=1)
         is_known = found.distances[:, 0] < _SAME_IMAGE * self.unit
-        if 2 * is_known.sum() <= len(features):
+        if not is_known.any():
             return -1
-        return int(np.bincount(self.section[found.indices[is_known, 0]]).argmax())
+        n_found = np.bincount(self.section[found.indices[is_known, 0]])
+        number = int(n_found.argmax())
+        n_seen = min(len(features), int((self.section == number).sum()))
+        return number if 2 * n_found[number] > n_seen else -1
 
-    def distance(self, features: Float32[Array, "n d"], *, without: int = -1) -> Float64[Array, " n"]:
+    def distance(self, features: Float[Array, "n d"], *, without: int = -1) -> Float64[Array, " n"]:
         """Distance of new spots: above 1 they are out of distribution. NaN if there is no spot to compare with.
 
         Parameters
@@ -305,7 +322,7 @@ class AppearanceBank:
 
 
 def fit_appearance(
-    features: Float32[Array, "m d"], group: Int[Array, " m"], section: Int[Array, " m"]
+    features: Float[Array, "m d"], group: Int[Array, " m"], section: Int[Array, " m"]
 ) -> AppearanceBank:
     """Fit the detector on training spots; the unit comes from the distances between groups.
 
@@ -326,12 +343,9 @@ def fit_appearance(
     return AppearanceBank(transform=transform, bank=bank, section=section.astype(np.int32), unit=unit)
 
 
-def _coordinates(
-    transform: FeatureTransform, features: Float32[Array, "n d"]
-) -> Float32[Array, "n q_plus_1"]:
+def _coordinates(transform: FeatureTransform, features: Float[Array, "n d"]) -> Float32[Array, "n q_plus_1"]:
     """Principal components, and the length of the residual."""
-    inside = transform.apply(features)
-    whole = (((features - transform.mean) / transform.scale) ** 2).sum(axis=1)
+    inside, whole = transform.apply(features), transform.square_length(features)
     outside = np.sqrt(np.maximum(whole - (inside**2).sum(axis=1), 0.0))
     return np.column_stack([inside, outside]).astype(np.float32)
 

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from scipy import linalg
-from scipy.spatial.distance import cdist
 
 from spam.typing import Array, Float, Float32, Float64
 
@@ -94,8 +93,9 @@ def similar_spots(inputs: Float64[Array, "n q"], smallest: int) -> list[Array]:
             continue
         centred = inputs[rows] - inputs[rows].mean(axis=0)
         axis = centred[np.argmax((centred**2).sum(axis=1))]
+        covariance = centred.T @ centred
         for _ in range(_POWER_STEPS):  # a rough leading axis is enough
-            axis = centred.T @ (centred @ axis)
+            axis = covariance @ axis
             axis /= max(float(np.linalg.norm(axis)), np.finfo(np.float64).tiny)
         order, half = np.argsort(centred @ axis, kind="stable"), len(rows) // 2
         waiting += [rows[order[:half]], rows[order[half:]]]
@@ -103,7 +103,9 @@ def similar_spots(inputs: Float64[Array, "n q"], smallest: int) -> list[Array]:
 
 
 def _kernel(x: Float[Array, "n q"], centres: Float[Array, "m q"], gamma: float) -> Float64[Array, "n m"]:
-    kernel: Array = np.exp(-gamma * cdist(x, centres, metric="sqeuclidean"))
+    x = np.asarray(x, dtype=np.float64)
+    squares = (x**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2.0 * (x @ centres.T)
+    kernel: Array = np.exp(-gamma * np.maximum(squares, 0.0, out=squares))
     return kernel
 
 

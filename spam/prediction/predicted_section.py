@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +22,8 @@ from spam.store.writing import library_column
 from spam.typing import Array, Bool, Float, Float32, Float64, Shaped
 
 from .kriging import ResidualField
+
+_ROWS = 4096  # spots that are computed with at a time
 
 LibrarySize: TypeAlias = Literal["stated", "sums", "panel"]
 """Library sizes of measured spots: stated in the file, the sums of its counts, or unknown because it holds a panel."""
@@ -206,6 +209,36 @@ class PredictedSection:
         return reliability | {flag_column(flag): values for flag, values in self.flags.items()}
 
 
+Allocate: TypeAlias = Callable[[tuple[int, int]], Array]
+"""Makes a float32 array of a shape."""
+
+
+def in_memory(shape: tuple[int, int]) -> Float32[Array, "n_spots n_genes"]:
+    """Allocate an array in memory."""
+    return np.empty(shape, dtype=np.float32)
+
+
+def on_disk(folder: Path) -> Allocate:
+    """Allocate arrays in nameless files of a folder, which the operating system keeps in memory only while it has room."""
+
+    def allocate(shape: tuple[int, int]) -> Float32[Array, "n_spots n_genes"]:
+        with tempfile.TemporaryFile(dir=folder) as file:  # the map keeps it open
+            mapped = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        return mapped.view(np.ndarray)  # anndata does not write a memory map
+
+    return allocate
+
+
+def filled(
+    allocate: Allocate, shape: tuple[int, int], values_of: Callable[[slice], Array | float]
+) -> Float32[Array, "n_spots n_genes"]:
+    """Allocate an array, and fill it some rows at a time."""
+    array = allocate(shape)
+    for start in range(0, shape[0], _ROWS):
+        array[start : start + _ROWS] = values_of(slice(start, start + _ROWS))
+    return array
+
+
 def at_all_spots(
     values: Float[Array, "n_predicted ..."], is_predicted: Bool[Array, " n_spots"]
 ) -> Float[Array, "n_spots ..."]:
@@ -225,6 +258,7 @@ def write_predictions(
     measured: Float32[Array, "n_spots n_genes"] | None = None,
     accuracy: pd.DataFrame | None = None,
     given: tuple[Bool[Array, " n_spots"], Bool[Array, " n_genes"]] | None = None,
+    allocate: Allocate = in_memory,
 ) -> None:
     """Write an ``.h5ad`` with ``X`` = log1p(CP10k), replacing an existing file in one step.
 
@@ -245,6 +279,8 @@ def write_predictions(
         Scores on this section, a row per scored gene.
     given
         Spots and genes that were given as context.
+    allocate
+        Where large arrays are kept.
     """
     spots: dict[str, Any] = {"section": predicted.section, "donor": predicted.donor or "unknown"}
     spots |= {LIBRARY: library_column(section.meta), **predicted.spot_columns()}
@@ -264,12 +300,13 @@ def write_predictions(
     if measured is not None:
         layers["measured"] = measured
     units = "X, lower, upper and measured: log1p of expression per 10k counts; mu: counts at the stated depth"
+    shape = predicted.unclipped.shape
     about = {"units": units, "depth": predicted.depth, "coverage": predicted.coverage}
     adata = anndata.AnnData(
-        X=predicted.expression,
+        X=filled(allocate, shape, lambda rows: np.maximum(predicted.unclipped[rows], 0.0)),
         obs=pd.DataFrame({**lab, **spots}, index=pd.Index(predicted.ids.astype(str), name="spot_id")),
         var=genes,
-        layers={**layers, "theta": np.broadcast_to(predicted.theta, predicted.mu.shape)},
+        layers={**layers, "theta": filled(allocate, shape, lambda _: predicted.theta)},
         uns={"spam": {**about, "provenance": json.dumps(predicted.provenance)}},
     )
     add_places(adata, section)

@@ -14,7 +14,7 @@ from spam.errors import CheckpointError
 from spam.models import FusionEnsemble, count_interval
 from spam.models.checkpoint import from_tensors, read_checkpoint, weights_of
 from spam.models.fusion import FusionInputs, retrieve
-from spam.models.inputs import InputTransform, context_features
+from spam.models.inputs import InputTransform
 from spam.models.rate_path import PER, Baselines, RatePath
 from spam.models.reliability import AppearanceBank, HeldOut
 from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_inflation, stacked_log_rate
@@ -27,7 +27,7 @@ from spam.training.judging import are_new_donors
 from spam.typing import Array, Bool, Float, Float32, Float64
 from spam.versions import software_versions
 
-from .predicted_section import PredictedSection, at_all_spots
+from .predicted_section import Allocate, PredictedSection, at_all_spots, filled, in_memory
 
 _PARTS: dict[str, Any] = {
     "inputs": InputTransform,
@@ -144,6 +144,7 @@ class Predictor:
         coverage: float = 0.9,
         batch_size: int = 1024,
         with_baselines: bool = True,
+        allocate: Allocate = in_memory,
         progress: Progress = SILENT,
     ) -> PredictedSection:
         """Predict the expression of every spot of a section; NaN for spots with unreadable tiles.
@@ -158,6 +159,8 @@ class Predictor:
             Probability mass of the interval.
         with_baselines
             Whether to predict the baselines too, which are used for scores only.
+        allocate
+            Where arrays of spots and genes are kept: `in_memory`, or `on_disk` for a million cells.
 
         Raises
         ------
@@ -171,14 +174,16 @@ class Predictor:
         spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
         depth = depth or self.meta.depth
         with np.errstate(over="ignore", invalid="ignore"):  # checked at once
-            inferred = self.infer(spots, batch_size=batch_size, progress=progress)
+            inferred = self.infer(spots, batch_size=batch_size, allocate=allocate, progress=progress)
             if coverage > self.heldout.coverage[-1]:  # than the widest interval had
                 inferred = dataclasses.replace(inferred, is_calibrated=False)
             mu = inferred.rate
             mu *= np.float32(depth / PER)
             self._check_finite(mu, inferred.unclipped, depth=depth)
             level = self.heldout.level_for(coverage, is_calibrated=inferred.is_calibrated)
-            lower, upper = self.interval(mu, inferred.theta, inferred.pi, depth=depth, level=level)
+            lower, upper = self.interval(
+                mu, inferred.theta, inferred.pi, depth=depth, level=level, allocate=allocate
+            )
         self._check_finite(lower, upper, depth=depth)
         own = self.training_section(spots)
 
@@ -206,13 +211,18 @@ class Predictor:
             heldout_pearson=self.heldout.pearson,
             heldout_q=self.heldout.q_value,
             bank_distance=everywhere(inferred.distance),
-            **(self._baselines(spots, inferred.inputs, is_readable) if with_baselines else none),
+            **(self._baselines(spots, inferred.inputs, is_readable, allocate) if with_baselines else none),
             provenance=self._provenance(own, inferred, coverage),
         )
 
     @torch.inference_mode()
     def infer(
-        self, spots: SpotData, *, batch_size: int = 1024, progress: Progress = SILENT
+        self,
+        spots: SpotData,
+        *,
+        batch_size: int = 1024,
+        allocate: Allocate = in_memory,
+        progress: Progress = SILENT,
     ) -> SpotPredictions:
         """Predict spots that were already read; counts among them are not used.
 
@@ -220,7 +230,7 @@ class Predictor:
         images are no farther from those of training than the images of a left-out section.
         """
         transform = from_tensors(InputTransform, self.tensors, "inputs")
-        inputs = transform.apply(context_features(spots.features, spots.graph.connectivities))
+        inputs = transform.apply(spots.features, spots.graph.connectivities)
         path, ridge = (from_tensors(RatePath, self.tensors, name) for name in ("path", "ridge"))
         prototypes = from_tensors(Prototypes, self.tensors, "prototypes")
         own = self.bank_section(self.training_section(spots))
@@ -231,15 +241,15 @@ class Predictor:
         offsets = np.stack([ridge.offset, path.offset]).astype(np.float32)
         fusion = self._fusion_inputs(spots, inputs)
         shape = (spots.n_spots, len(self.meta.genes))
-        unclipped, rate = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+        unclipped, rate = allocate(shape), allocate(shape)
         pi = np.broadcast_to(np.float32(0), shape)
         theta = np.full(shape[1], np.inf, dtype=np.float32)
         if self.meta.settings["likelihood"] == "zinb":
-            pi = np.empty(shape, dtype=np.float32)
+            pi = allocate(shape)
         with progress.task(f"predict {spots.name}", spots.n_spots) as advance:
             for start in range(0, spots.n_spots, batch_size):
-                rows = np.arange(start, min(start + batch_size, spots.n_spots))
-                out = self.network(fusion.batch(rows))
+                rows = slice(start, min(start + batch_size, spots.n_spots))
+                out = self.network(fusion.batch(np.arange(rows.start, rows.stop)))
                 patterns = (
                     ridge.ridge.predict(inputs[rows]),
                     prototypes.predict(inputs[rows]),
@@ -253,7 +263,7 @@ class Predictor:
                     pi[rows] = stacked_inflation(torch.sigmoid(out.zi_logits).cpu().numpy(), weights)
                 if out.log_theta is not None:
                     theta = out.log_theta.exp().cpu().numpy()
-                advance(len(rows))
+                advance(rows.stop - start)
         return SpotPredictions(
             inputs=inputs,
             distance=distance,
@@ -279,13 +289,14 @@ class Predictor:
         *,
         depth: float,
         level: float,
+        allocate: Allocate = in_memory,
     ) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
         """Compute the central intervals of nominal level `level` (`HeldOut.level_for`), in log1p(CP10k).
 
         `mu` are expected counts at library size `depth`; `theta` and `pi` as in `SpotPredictions`.
         """
         likelihood = self.meta.settings["likelihood"]
-        lower, upper = np.empty_like(mu), np.empty_like(mu)
+        lower, upper = allocate(mu.shape), allocate(mu.shape)
         for start in range(0, len(mu), _INTERVAL_ROWS):
             rows = slice(start, start + _INTERVAL_ROWS)
             ends = count_interval(likelihood, mu[rows], theta, pi[rows], level)
@@ -314,7 +325,8 @@ class Predictor:
 
     def _check_finite(self, *layers: Float32[Array, "n n_genes"], depth: float) -> None:
         """Refuse to return numbers that are infinite or not a number."""
-        if not all(np.isfinite(layer).all() for layer in layers):
+        parts = range(0, len(layers[0]), _INTERVAL_ROWS)
+        if not all(np.isfinite(layer[i : i + _INTERVAL_ROWS]).all() for layer in layers for i in parts):
             message = (
                 f"Predicted counts at a library size of {depth:g} (--depth) are not finite. Leave --depth out; if that does not "
                 "help, the checkpoint is damaged: train again."
@@ -373,16 +385,20 @@ class Predictor:
         return FusionInputs(inputs=torch.from_numpy(inputs).to(device), **tokens)
 
     def _baselines(
-        self, spots: SpotData, inputs: Float32[Array, "n q"], is_readable: Bool[Array, " n_spots"]
+        self,
+        spots: SpotData,
+        inputs: Float32[Array, "n q"],
+        is_readable: Bool[Array, " n_spots"],
+        allocate: Allocate,
     ) -> dict[str, Any]:
         """Predict by the baselines in the checkpoint: the two fields of `PredictedSection`."""
         recipe = from_tensors(Baselines, self.tensors, "baseline")
         features = recipe.transform.apply(spots.features[:, : len(recipe.transform.mean)])
-        tuned = from_tensors(RatePath, self.tensors, "ridge").expression(inputs)
+        ridge, shape = from_tensors(RatePath, self.tensors, "ridge"), (len(inputs), len(self.meta.genes))
         found = {
-            "training mean": np.broadcast_to(recipe.mean.astype(np.float32), tuned.shape),
-            "HEST ridge": recipe.ridge.predict(features).astype(np.float32),
-            "tuned ridge": tuned,
+            "training mean": np.broadcast_to(recipe.mean.astype(np.float32), shape),
+            "HEST ridge": filled(allocate, shape, lambda rows: recipe.ridge.predict(features[rows])),
+            "tuned ridge": filled(allocate, shape, lambda rows: ridge.expression(inputs[rows])),
         }
         raw = at_all_spots(recipe.raw_ridge.predict(features).astype(np.float32), is_readable)
         return {

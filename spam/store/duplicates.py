@@ -99,7 +99,7 @@ def profiles_of(
         salts = [int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest()) for n in names]
         spots = _row_digests(counts, np.array(salts, dtype=np.uint64))
     if features is not None:
-        rows = np.ascontiguousarray(features)
+        rows = (row.astype(np.float32) for row in features)  # equal, whatever the number format of the store
         hashed = [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest()) for row in rows]
         images = _once(np.array(hashed, dtype=np.uint64))
     return Profiles(spots=spots, genes=by_gene, images=images)

@@ -13,7 +13,7 @@ from spam.models.fusion import TokenTable
 from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
 from spam.store import Graph, Store, StoredSection, advice_on_names, choose_sections, readable_spots
-from spam.typing import Array, Float32, Float64, Shaped
+from spam.typing import Array, Float, Float64, Shaped
 
 _DONORS_TO_SPARE_ONE = 3  # with two donors, holding one out would leave a single one to train on
 
@@ -55,7 +55,7 @@ class SpotData:
     name, donor
         Section and donor.
     features
-        Features of all tile sizes side by side, (n_spots, dim).
+        Features of all tile sizes side by side, (n_spots, dim), as they are stored: float16 takes half the memory.
     xy
         Coordinates (n_spots, 2) in the unit of the graph.
     graph
@@ -70,7 +70,7 @@ class SpotData:
 
     name: str
     donor: str | None
-    features: Float32[Array, "n_spots dim"]
+    features: Float[Array, "n_spots dim"]
     xy: Float64[Array, "n_spots 2"]
     graph: Graph
     counts: csr_matrix | None
@@ -227,13 +227,15 @@ def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_coun
         If no tile of the section could be read, or a part of it is damaged.
     """
     is_readable = readable_spots(section, keys)
+    rows = slice(None) if is_readable.all() else is_readable  # a slice makes no copy
     graph = ensure_spatial_graph(section, k=k, is_among=is_readable)
-    counts = section.counts()[is_readable] if with_counts and section.meta.has_counts else None
+    counts = section.counts()[rows] if with_counts and section.meta.has_counts else None
+    features = [section.stored_features(key) for key in keys]
     return SpotData(
         name=section.meta.name,
         donor=section.meta.donor,
-        features=np.concatenate([section.features(key) for key in keys], axis=1)[is_readable],
-        xy=(section.xy_px if section.xy_um is None else section.xy_um)[is_readable],
+        features=(features[0] if len(keys) == 1 else np.concatenate(features, axis=1))[rows],
+        xy=(section.xy_px if section.xy_um is None else section.xy_um)[rows],
         graph=graph,
         counts=counts,
         genes=None if counts is None else section.genes,
@@ -247,11 +249,11 @@ def data_digest(spots: Sequence[SpotData]) -> str:
     digest = hashlib.sha256()
     for section in spots:
         digest.update(f"{section.name}\0{section.donor}\0".encode())
-        digest.update(np.ascontiguousarray(section.features).tobytes())
-        digest.update(np.ascontiguousarray(section.xy).tobytes())
-        if section.counts is not None and section.genes is not None:
-            counts = section.counts
-            digest.update(counts.data.tobytes() + counts.indices.tobytes() + counts.indptr.tobytes())
+        counts, arrays = section.counts, [section.features, section.xy]
+        arrays += [] if counts is None else [counts.data, counts.indices, counts.indptr]
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        if section.genes is not None:
             digest.update("\0".join(str(gene) for gene in section.genes).encode())
     return digest.hexdigest()
 

@@ -36,7 +36,6 @@ from .training_set import (
     TrainingSet,
     build_training_set,
     has_one_split,
-    regrouped,
 )
 
 _SELECTION = "selection"  # folder of the runs with held-out spots
@@ -185,6 +184,8 @@ def finetune_on(
     assert save_dir is not None  # checked by the configuration
     if config.overwrite:
         _clear(save_dir)
+    if pretrained is not None:  # its weights depend on the components
+        data = dataclasses.replace(data, pretrained=data.transform)
     with limited_threads(config.num_workers):
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
@@ -194,7 +195,7 @@ def finetune_on(
         write_text(save_dir / _SELECTION / "history.json", json.dumps(history, indent=1))
         nothing = np.zeros_like(data.groups.is_val)
         groups = dataclasses.replace(assign_groups(data.spots, ()), is_val=nothing)
-        whole = regrouped(data, groups, n_components=None if pretrained else config.n_components)
+        whole = dataclasses.replace(data, groups=groups)
         judged = judge_folds(parts, whole, config.likelihood)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
         # Without held-out spots each epoch counts as the best: the last one is kept.
@@ -248,7 +249,6 @@ def _select(
     """
     is_one_split = has_one_split(config, data.features) or pretrained is not None
     folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
-    n_components = None if pretrained else config.n_components
     done: dict[int, tuple[Run, HeldOutPredictions]] = {}
     first, _ = part_of(None)  # each process of torchrun begins with another fold
     for number, groups in sorted(enumerate(folds, 1), key=lambda fold: (fold[0] - 1 - first) % len(folds)):
@@ -258,7 +258,7 @@ def _select(
             # About as many networks in all folds together as in two runs of the whole ensemble.
             members=min(config.members, -(-2 * config.members // len(folds))),
         )
-        part = data if is_one_split else regrouped(data, groups, n_components=n_components)
+        part = data if is_one_split else dataclasses.replace(data, groups=groups)
         stage = FusionStage(chosen, part, pretrained, device)
         run = fit(stage, chosen, device=device, progress=progress)
         stage.network.load_state_dict(weights_of(read_checkpoint(run.best_path, stage=stage.name)[1]))

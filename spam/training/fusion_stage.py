@@ -13,7 +13,7 @@ from spam.models.checkpoint import (
     to_tensors,
     weights_of,
 )
-from spam.models.count_likelihood import count_log_prob
+from spam.models.count_likelihood import count_log_prob, zinb_log_prob_sum
 from spam.models.fusion import Branch, FusionEnsemble, FusionInputs, FusionModel, FusionOutput
 from spam.models.linear import choose_alpha
 from spam.models.rate_path import (
@@ -35,15 +35,19 @@ from spam.schemas.training_config import FinetuneConfig
 from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
-from .groups import cross_fit, units_of
+from .groups import MOST_FITTED, at_most, cross_fit, units_of
 from .judging import HeldOutPredictions, Judgement
 from .loop import LossTerms
+from .resident_counts import CountBatch, ResidentCounts
 from .training_set import (
     TrainingSet,
     describe_training,
     retrieve_across_groups,
 )
 
+_MOST_MOMENTS = 1 << 14  # spots from which the first dispersions are estimated, which are trained then
+_MOST_SEEN = 1 << 14  # training spots whose images new ones are compared with
+_INFERRED = 512  # held-out spots at a time
 _BRANCHES: dict[str, tuple[Branch, ...]] = {
     "both": ("coord", "gene"),
     "neighbours": ("coord",),
@@ -101,36 +105,54 @@ class FusionStage:
             "likelihood": config.likelihood,
             "branches": list(branches),
         }
-        ridge, level, offset = cross_fit(
-            *self._rows(np.arange(len(data.totals))),
+        has_ridge = config.path == "ridge"
+        self._path = cross_fit(
+            data.inputs,
+            data.expression,
+            data.counts,
+            data.totals,
             data.section_of,
             data.groups,
-            has_ridge=config.path == "ridge",
+            has_ridge=has_ridge,
         )
-        base, self._level = ridge + level, level
-        rate = log_rate_of(torch.from_numpy(base[train])) + torch.from_numpy(offset[train])
-        mu = rate.exp().numpy() * (data.totals[train] / PER)[:, None]
-        theta = dispersion_by_moments(data.counts[train], mu)
         with seeded(config.seed, device=torch.device("cpu")):
             self.network = FusionEnsemble(**self.settings)
+        log_theta = self._first_log_theta(at_most(train, _MOST_MOMENTS))
         for member in cast("list[FusionModel]", list(self.network.members)):
             if pretrained is not None:
                 load_pretrained(member, pretrained[1])
             if member.log_theta is not None:
-                member.log_theta.data = torch.from_numpy(np.log(theta)).float()
+                member.log_theta.data = log_theta
         has_coord, has_gene = "coord" in branches, "gene" in branches
         self._fusion = FusionInputs(
             inputs=torch.from_numpy(data.inputs).to(device),
             neighbours=cohort_neighbours(data.spots, config.n_neighbours) if has_coord else None,
             weights=data.weights if has_coord else None,
             references=retrieve_across_groups(data, config.n_references) if has_gene else None,
-            bank=torch.from_numpy(self._reference_expression()).to(device) if has_gene else None,
+            bank=self._bank().to(device) if has_gene else None,
         )
-        self._base, self._offset = torch.from_numpy(base).to(device), torch.from_numpy(offset).to(device)
-        # Target of the expression decoder: the pattern within the section, because an image does not show its level.
-        self._pattern = torch.from_numpy(data.centred - ridge).to(device)
+        self._device = device
+        self._counts = ResidentCounts(data, device)
+        self._rank = torch.from_numpy(self._path.rank).to(device)
+        levels = (np.stack([getattr(p, name) for p in self._path.paths]) for name in ("gene_mean", "offset"))
+        self._level, self._offset = (torch.from_numpy(level).float().to(device) for level in levels)
         self._log_size = torch.from_numpy(np.log(np.maximum(data.totals, 1.0) / PER)).float().to(device)
         self._constants = {} if judged is None else self._fit_constants(judged)
+
+    def _first_log_theta(self, rows: Int64[Array, " b"]) -> torch.Tensor:
+        """Logarithm of the inverse dispersion of each gene around the path, by the method of moments."""
+        data = self.data
+        pattern, level, offset = self._path.at(rows, data.inputs[rows])
+        rate = log_rate_of(torch.from_numpy(pattern + level)) + torch.from_numpy(offset)
+        mu = rate.exp().numpy() * (data.totals[rows] / PER)[:, None]
+        return torch.from_numpy(np.log(dispersion_by_moments(data.counts[rows], mu))).float()
+
+    def _bank(self) -> torch.Tensor:
+        """References of all spots; a spot without counts is never retrieved."""
+        known, shape = np.flatnonzero(self.data.totals > 0), self.data.expression.shape
+        bank = np.zeros(shape, dtype=np.float32)
+        bank[known] = self._reference_expression(known)
+        return torch.from_numpy(bank)
 
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_train"]:
         """Shuffle the training rows; each occurs once."""
@@ -159,7 +181,7 @@ class FusionStage:
         errors = [(len(batch), *map(float, self._errors(batch, out))) for batch, out in outputs]
         n, error, nll = np.array(errors).T
         pearson = within_section_pearson(
-            self._expression(outputs), self.data.expression[rows], self.data.section_of[rows]
+            self._expression(outputs), self.data.expression_of(rows), self.data.section_of[rows]
         )
         mean = float(np.nanmean(pearson)) if np.isfinite(pearson).any() else 0.0
         weighted = {"error": float(n @ error / n.sum()), "nll": float(n @ nll / n.sum())}
@@ -172,10 +194,11 @@ class FusionStage:
         self.network.eval()
         outputs = self._outputs(rows)
         ridge = self._fit_ridge(train)
-        prototypes = fit_prototypes(data.inputs[train], data.centred[train])
-        base, offset = self._base[rows].cpu().numpy(), self._offset[rows].cpu().numpy()
-        level = self._level[rows[0]]  # fitted without any held-out spot, so the same for all of them
-        network = base - level + torch.cat([out.expression for _, out in outputs]).float().cpu().numpy()
+        fitted = at_most(train, MOST_FITTED)
+        prototypes = fit_prototypes(data.inputs[fitted], data.centred_of(fitted))
+        # Fitted without any held-out spot, so the same for all of them.
+        level, offset = (each[0] for each in self._path.at(rows[:1], data.inputs[rows[:1]])[1:])
+        network = self._expression(outputs) - level
         inflation = [out.zi_logits for _, out in outputs if out.zi_logits is not None]
         theta = outputs[0][1].log_theta
         patterns = (ridge.ridge.predict(data.inputs[rows]), prototypes.predict(data.inputs[rows]), network)
@@ -183,7 +206,7 @@ class FusionStage:
             rows=rows,
             patterns=np.stack([pattern.astype(np.float32) for pattern in patterns]),
             level=level,
-            offsets=np.stack([ridge.offset.astype(np.float32), offset[0]]),
+            offsets=np.stack([ridge.offset.astype(np.float32), offset]),
             log_rate=torch.cat([out.log_rate for _, out in outputs]).float().cpu().numpy(),
             theta=None if theta is None else theta.exp().cpu().numpy(),
             pi=torch.sigmoid(torch.cat(inflation)).cpu().numpy() if inflation else None,
@@ -217,39 +240,48 @@ class FusionStage:
 
     def _fit_ridge(self, rows: Int64[Array, " n"]) -> RatePath:
         """Fit the tuned ridge on some spots; its penalty is the best one on left-out donors, sections or blocks."""
-        data = self.data
+        data, rows = self.data, at_most(rows, MOST_FITTED)
         units = units_of(data.spots, data.groups)[rows]
         group = units if len(np.unique(units)) > 1 else data.groups.group[rows]
-        alpha = DEFAULT_ALPHA
+        inputs, alpha = data.inputs[rows], DEFAULT_ALPHA
         if len(np.unique(group)) > 1:
-            alpha = choose_alpha(data.inputs[rows], data.centred[rows], group, ALPHAS)
-        return fit_rate_path(*self._rows(rows), data.section_of[rows], alpha=alpha)
+            alpha = choose_alpha(inputs, data.centred_of(rows), group, ALPHAS)
+        of_spots = (data.counts[rows], data.totals[rows], data.section_of[rows])
+        return fit_rate_path(inputs, data.expression_of(rows), *of_spots, alpha=alpha)
 
     def _fit_constants(self, judged: Judgement) -> dict[str, Array]:
-        """Fit what prediction needs in addition to the network, on all spots with counts."""
+        """Fit what prediction needs in addition to the network, on all spots with counts (or `MOST_FITTED` of them)."""
         data = self.data
-        rows = np.flatnonzero(data.totals > 0)
-        section, group, expression = data.section_of[rows], data.groups.group[rows], data.expression[rows]
-        ridge = self._fit_ridge(rows)
-        path = ridge if self.config.path == "ridge" else fit_rate_path(*self._rows(rows), section, alpha=None)
-        features = np.concatenate([s.features for s in data.spots])[rows]
+        known = np.flatnonzero(data.totals > 0)
+        ridge = path = self._fit_ridge(known)
+        if self.config.path != "ridge":
+            path = fit_rate_path(
+                data.inputs[:0],
+                data.expression[known],
+                data.counts[known],
+                data.totals[known],
+                data.section_of[known],
+                alpha=None,
+            )
+        rows, seen = at_most(known, MOST_FITTED), at_most(known, _MOST_SEEN)
         hest = [data.genes.genes.index(gene) for gene in data.genes.sets["hest-50"]]
         hest_counts = data.counts[rows][:, hest].toarray()
-        reference = self._reference_expression()[rows]
-        appearance = fit_appearance(features, group, section)
+        expression = data.expression_of(rows)
+        reference = self._reference_expression(rows)
+        appearance = fit_appearance(data.features_of(seen), data.groups.group[seen], data.section_of[seen])
         stack = Stack(
             weights=judged.weights,
-            reach=appearance.reach(units_of(data.spots, data.groups)[rows], group),
+            reach=appearance.reach(units_of(data.spots, data.groups)[seen], data.groups.group[seen]),
         )
+        smallest = data.features_of(rows, dim=data.features.dims[0])
+        prototypes = fit_prototypes(data.inputs[rows], data.centred_of(rows))
         tensors = {
             **to_tensors(data.transform, "inputs"),
             **to_tensors(path, "path"),
             **to_tensors(ridge, "ridge"),
-            **to_tensors(fit_prototypes(data.inputs[rows], data.centred[rows]), "prototypes"),
+            **to_tensors(prototypes, "prototypes"),
             **to_tensors(stack, "stack"),
-            **to_tensors(
-                fit_baselines(features[:, : data.features.dims[0]], expression, hest_counts), "baseline"
-            ),
+            **to_tensors(fit_baselines(smallest, expression, hest_counts), "baseline"),
             **to_tensors(appearance, "appearance"),
             **to_tensors(judged.heldout, "heldout"),
             # The mean over the sections replaces each group's own level, as where a panel is compared with the bank.
@@ -259,57 +291,72 @@ class FusionStage:
             tensors |= {
                 "bank.inputs": data.inputs[rows],
                 "bank.expression": reference,
-                "bank.section": section.astype(np.int32),
+                "bank.section": data.section_of[rows].astype(np.int32),
             }
         return tensors
 
-    def _reference_expression(self) -> Array:
-        """Expression of all spots minus the mean of their group, as references for spots of other groups."""
-        group, has_counts = self.data.groups.group, self.data.totals > 0
-        centred = np.zeros_like(self.data.expression)  # a spot without counts is never retrieved
-        rank = np.unique(group[has_counts], return_inverse=True)[1]
-        known = self.data.expression[has_counts]
-        centred[has_counts] = known - group_means(known, group[has_counts])[rank]
-        return centred
-
-    def _rows(self, rows: Int64[Array, " b"]) -> tuple[Array, Array, Any, Array]:
-        data = self.data
-        return data.inputs[rows], data.expression[rows], data.counts[rows], data.totals[rows]
+    def _reference_expression(self, rows: Int64[Array, " b"]) -> Array:
+        """Expression of some spots with counts minus the mean of their group, as references for spots of other groups."""
+        group, known = self.data.groups.group, np.flatnonzero(self.data.totals > 0)
+        means = group_means(self.data.expression, group, known)
+        rank = np.searchsorted(np.unique(group[known]), group[rows])
+        reference: Array = (self.data.expression_of(rows) - means[rank]).astype(np.float32)
+        return reference
 
     def _outputs(self, rows: Int64[Array, " b"]) -> list[tuple[Array, FusionOutput]]:
         """Averaged output of the members, batch by batch."""
-        size = self.config.batch_size
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        batches = [rows[i : i + _INFERRED] for i in range(0, len(rows), _INFERRED)]
         return [(batch, self.network(self._fusion.batch(batch))) for batch in batches]
 
     def _expression(self, outputs: list[tuple[Array, FusionOutput]]) -> Array:
         """Predicted log1p(CP10k) of all batches."""
-        device = self._base.device
-        parts = [
-            self._base[torch.from_numpy(batch).to(device)] + out.expression.float() for batch, out in outputs
-        ]
-        return torch.cat(parts).cpu().numpy()
+        return torch.cat([self._base(batch) + out.expression.float() for batch, out in outputs]).cpu().numpy()
+
+    def _ridge(self, rows: Int64[Array, " b"]) -> torch.Tensor | None:
+        """Output of the path's ridge, if it has one."""
+        if self.config.path != "ridge":
+            return None
+        return torch.from_numpy(self._path.at(rows, self.data.inputs[rows])[0]).to(self._device)
+
+    def _base(self, rows: Int64[Array, " b"]) -> torch.Tensor:
+        """Expression by the path, which the network corrects."""
+        ridge, level = self._ridge(rows), self._level[self._rank[self._where(rows)]]
+        return level if ridge is None else ridge + level
+
+    def _where(self, rows: Int64[Array, " b"]) -> torch.Tensor:
+        return torch.from_numpy(rows).to(self._device)
 
     def _log_mu(self, rows: Int64[Array, " b"], out: FusionOutput) -> torch.Tensor:
         """Logarithm of the expected counts; stop-gradient on the expression."""
-        where = torch.from_numpy(rows).to(self._base.device)
-        expression = self._base[where] + out.expression.float().detach()
-        log_rate: torch.Tensor = log_rate_of(expression) + self._offset[where] + out.log_rate.float()
+        where = self._where(rows)
+        expression = self._base(rows) + out.expression.float().detach()
+        log_rate: torch.Tensor = (
+            log_rate_of(expression) + self._offset[self._rank[where]] + out.log_rate.float()
+        )
         return log_rate + self._log_size[where, None]
 
     def _errors(self, rows: Int64[Array, " b"], out: FusionOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared error of the centred expression and negative log-likelihood of the counts, means over spots and genes."""
-        where = torch.from_numpy(rows).to(self._base.device)
-        counts = torch.from_numpy(self.data.counts[rows].toarray()).to(self._base.device)
-        with torch.autocast(self._base.device.type, enabled=False):
-            log_prob = count_log_prob(
-                counts,
-                log_mu=self._log_mu(rows, out),
-                log_theta=None if out.log_theta is None else out.log_theta[..., None, :],
-                zi_logits=out.zi_logits,
-            )
-            error = (out.expression.float() - self._pattern[where]).square().mean()
-            return error, -log_prob.mean()
+        batch, ridge = self._counts.batch(rows), self._ridge(rows)
+        pattern = batch.centred if ridge is None else batch.centred - ridge
+        with torch.autocast(self._device.type, enabled=False):
+            error = (out.expression.float() - pattern).square().mean()
+            return error, -self._log_prob(batch, self._log_mu(rows, out), out)
+
+    def _log_prob(self, batch: CountBatch, log_mu: torch.Tensor, out: FusionOutput) -> torch.Tensor:
+        """Log-probability of the counts, mean over spots, genes and members."""
+        log_theta, zi_logits = out.log_theta, out.zi_logits
+        if log_theta is None or zi_logits is None:
+            theta = None if log_theta is None else log_theta[..., None, :]
+            return count_log_prob(batch.dense(), log_mu=log_mu, log_theta=theta).mean()
+        total = zinb_log_prob_sum(
+            batch.place,
+            batch.count,
+            log_mu=log_mu.reshape(-1, *log_mu.shape[-2:]),
+            log_theta=log_theta.reshape(-1, log_theta.shape[-1]),
+            zi_logits=zi_logits.float().reshape(-1, *zi_logits.shape[-2:]),
+        )
+        return total / log_mu.numel()
 
 
 def with_pretrained_donors(

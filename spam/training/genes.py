@@ -5,22 +5,24 @@ import difflib
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_array, csr_matrix, vstack
 
 from spam.errors import ConfigError, StoreError
 from spam.models.expression import (
     MIN_DETECTED_SHARE,
     highly_expressed_genes,
     highly_variable_genes,
-    log1p_cp10k,
     morans_i,
+    sparse_log1p_cp10k,
     spatially_variable_genes,
 )
 from spam.store import advice_on_names
+from spam.typing import Array, Float64
 
 from .cohort import SpotData
 
 _HEST_GENES = 50
+_GENES = 64  # whose dense values are computed with at a time
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,8 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None, also: Sequence
     shared = [gene for gene in gene_lists[0] if gene in common]
     _check_asked(spots, also, common)
     counts = csr_matrix(vstack([s.counts_of(shared) for s in spots]))
-    detected = np.asarray((counts > 0).mean(axis=0)).ravel()
+    counts.eliminate_zeros()
+    detected = np.bincount(counts.indices, minlength=len(shared)) / counts.shape[0]
     often = np.flatnonzero(detected > MIN_DETECTED_SHARE)
     if not len(often):
         message = (
@@ -74,17 +77,18 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None, also: Sequence
         )
         raise StoreError(message)
     candidates = np.asarray(shared)[often]
-    # only these can be chosen: dense matrices stay small
-    counts, detected = (counts[:, often], detected[often])
-    expression = log1p_cp10k(counts, np.concatenate([s.totals for s in spots if s.totals is not None]))
+    if len(often) < len(shared):
+        counts, detected = counts[:, often], detected[often]
+    expression = sparse_log1p_cp10k(counts, np.concatenate([s.totals for s in spots if s.totals is not None]))
     ranked = candidates[highly_variable_genes(expression, detected, n=len(often))]
-    raw = np.log1p(counts.toarray().astype(np.float32))
+    raw = csr_array(counts.astype(np.float32)).log1p()
     hest = candidates[highly_variable_genes(raw, detected, n=_HEST_GENES)]
     modelled = shared if n_top is None else [str(g) for g in dict.fromkeys([*ranked[:n_top], *hest, *also])]
     inside = np.isin(candidates, modelled)
     expression, names = expression[:, inside], candidates[inside]
-    parts = np.split(expression, np.cumsum([s.n_spots for s in spots])[:-1])
-    moran = np.stack([morans_i(p, s.graph.connectivities) for p, s in zip(parts, spots, strict=True)])
+    ends = np.cumsum([s.n_spots for s in spots])
+    parts = (expression[end - s.n_spots : end] for end, s in zip(ends, spots, strict=True))
+    moran = np.stack([_morans_i(p, s) for p, s in zip(parts, spots, strict=True)])
     sets = {
         "HVG-50": ranked[:50],
         "HVG-250": ranked[:250],
@@ -97,6 +101,13 @@ def choose_genes(spots: Sequence[SpotData], *, n_top: int | None, also: Sequence
         genes=tuple(modelled),
         sets={name: [str(g) for g in genes if g in kept] for name, genes in sets.items()},
     )
+
+
+def _morans_i(expression: csr_array, spots: SpotData) -> Float64[Array, " n_genes"]:
+    """Moran's I of all genes of a section; dense values of a few genes exist at a time."""
+    by_gene, weights = expression.tocsc(), spots.graph.connectivities
+    starts = range(0, by_gene.shape[1], _GENES)
+    return np.concatenate([morans_i(by_gene[:, i : i + _GENES].toarray(), weights) for i in starts])
 
 
 def _check_asked(spots: Sequence[SpotData], also: Sequence[str], common: set[str]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
-from spam.models.rate_path import choose_penalty, fit_rate_path
+from spam.models.expression import Expression, dense
+from spam.models.rate_path import RatePath, choose_penalty, fit_rate_path
 from spam.store import Profiles
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64
 
@@ -17,6 +18,8 @@ from .cohort import SpotData
 
 _LOG = logging.getLogger(__name__)
 N_BLOCKS = 5  # blocks of a single section: four to train on, one to validate on
+MOST_FITTED = 1 << 16
+"""Spots that a predictor in closed form is fitted on: it has a few hundred coefficients per gene, which more would not change."""
 _MOST_FOLDS = 4  # of the cross-validation: each costs a training run
 
 
@@ -183,34 +186,77 @@ def _can_train(section: Int64[Array, " n"], is_val: Bool[Array, " n"], totals: F
     return n_counted > 1 or (n_counted == 1 and is_single and int((~is_val).sum()) >= 2 * N_BLOCKS)
 
 
+def at_most(rows: Int64[Array, " n"], most: int) -> Int64[Array, " m"]:
+    """Return the rows, or a random sample of `most` of them, in their order."""
+    if len(rows) <= most:
+        return rows
+    sample: Array = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
+    return sample
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CrossFit:
+    """Paths that were each fitted without one group and without validation spots (`cross_fit`).
+
+    Attributes
+    ----------
+    paths
+        One for each group.
+    rank
+        Place of each spot's group in `paths`, (n,).
+    """
+
+    paths: tuple[RatePath, ...]
+    rank: Int64[Array, " n"]
+
+    def at(
+        self, rows: Int64[Array, " b"], inputs: Float[Array, "b q"]
+    ) -> tuple[Float32[Array, "b n_genes"], Float32[Array, "b n_genes"], Float32[Array, "b n_genes"]]:
+        """Predict some spots, each by the path without its group.
+
+        Parameters
+        ----------
+        rows, inputs
+            The spots and their image inputs.
+
+        Returns
+        -------
+        Output of the ridge (0 without one), the gene mean that it is added to, both in log1p(CP10k), and the offset of the
+        log-rate.
+        """
+        pattern, level, offset = np.zeros((3, len(rows), len(self.paths[0].gene_mean)), dtype=np.float32)
+        rank = self.rank[rows]
+        for g in np.unique(rank):
+            path, own = self.paths[g], rank == g
+            level[own], offset[own] = path.gene_mean, path.offset
+            if path.has_ridge:
+                pattern[own] = path.ridge.predict(inputs[own])
+        return pattern, level, offset
+
+
 def cross_fit(
     inputs: Float[Array, "n q"],
-    expression: Float[Array, "n n_genes"],
+    expression: Expression,
     counts: csr_matrix,
     totals: Float64[Array, " n"],
     section: Int64[Array, " n"],
     groups: Groups,
     *,
     has_ridge: bool,
-) -> tuple[Float32[Array, "n n_genes"], Float32[Array, "n n_genes"], Float32[Array, "n n_genes"]]:
-    """Predict every spot by a path fitted without its group and without validation spots.
+) -> CrossFit:
+    """Fit a path for every group, without its spots and without validation spots.
 
     The penalty is also chosen without the group. So the path predicts a training spot as it will predict a new section:
     the spot's own counts cannot reach its own prediction.
-
-    Returns
-    -------
-    Output of the ridge (0 without one), the gene mean that it is added to, both in log1p(CP10k), and the offset of the
-    log-rate: (n, n_genes) each.
     """
-    pattern, level, offset = np.empty((3, *expression.shape), dtype=np.float32)
-    for g in np.unique(groups.group):
-        rows = groups.group == g
-        fit = ~groups.is_val & ~rows & (totals > 0)
-        alpha = choose_penalty(inputs[fit], expression[fit], groups.group[fit]) if has_ridge else None
-        path = fit_rate_path(
-            inputs[fit], expression[fit], counts[fit], totals[fit], section[fit], alpha=alpha
-        )
-        pattern[rows], level[rows] = path.ridge.predict(inputs[rows]), path.gene_mean
-        offset[rows] = path.offset
-    return pattern, level, offset
+    names, rank = np.unique(groups.group, return_inverse=True)
+    paths = []
+    for g in names:
+        fit = np.flatnonzero(~groups.is_val & (groups.group != g) & (totals > 0))
+        alpha, x, known = None, inputs[:0], expression[fit]
+        if has_ridge:
+            fit = at_most(fit, MOST_FITTED)
+            x, known = inputs[fit], dense(expression[fit])
+            alpha = choose_penalty(x, known, groups.group[fit])
+        paths.append(fit_rate_path(x, known, counts[fit], totals[fit], section[fit], alpha=alpha))
+    return CrossFit(paths=tuple(paths), rank=rank)

@@ -94,7 +94,7 @@ def judge_folds(parts: list[HeldOutPredictions], data: TrainingSet, likelihood: 
     for part in parts:
         section = data.section_of[part.rows]
         products += [
-            Products.of(part.patterns[:, section == s], data.expression[part.rows[section == s]])
+            Products.of(part.patterns[:, section == s], data.expression_of(part.rows[section == s]))
             for s in np.unique(section)
         ]
     weights = choose_weights(products)
@@ -109,7 +109,7 @@ def judge_folds(parts: list[HeldOutPredictions], data: TrainingSet, likelihood: 
     fold = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
     heldout = judge(
         np.concatenate([part.expression(weights) for part in parts]),
-        data.expression[rows],
+        data.expression_of(rows),
         data.section_of[rows] * len(parts) + fold,
         xy=np.concatenate([spots.xy for spots in data.spots])[rows],
         counts=data.counts[rows].toarray(),

@@ -273,11 +273,13 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Visit the training rows; return the mean of each loss part."""
     stage.network.train()
-    order = stage.order(np.random.default_rng([config.seed, epoch]))
-    cuts = list(range(config.batch_size, len(order), config.batch_size))
+    order = stage.order(np.random.default_rng([config.seed, epoch]))[: config.spots_per_epoch]
+    size = config.batch_for(len(order))
+    cuts = list(range(size, len(order), size))
     if cuts and len(order) - cuts[-1] == 1:
         cuts.pop()  # a single row joins the batch before it, because a contrast needs two
-    device = next(stage.network.parameters()).device
+    parameters = list(stage.network.parameters())
+    device = parameters[0].device
     amp = _amp_dtype(config)
     sums: dict[str, float] = {}
     with seeded(config.seed, epoch, device=device):
@@ -294,7 +296,7 @@ def _train_epoch(
                 raise ConfigError(message)
             scaler.scale(terms.total).backward()  # type: ignore[no-untyped-call]
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(stage.network.parameters(), max_norm=1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm=1.0)
             scaler.step(optimizer)
             scaler.update()
             for name, value in (("loss", float(terms.total.detach())), *terms.parts.items()):

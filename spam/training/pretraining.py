@@ -13,7 +13,7 @@ from spam.errors import StoreError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.checkpoint import to_tensors
 from spam.models.contrastive import AlignmentModel, Embeddings
-from spam.models.networks import closure
+from spam.models.networks import Surroundings
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import PretrainConfig
@@ -21,6 +21,7 @@ from spam.typing import Array, Int64
 
 from .contrast import ContrastHealth, contrast_metrics, pair_health, training_losses
 from .loop import HEALTH, LossTerms, TrainingReport, fit
+from .resident_counts import ResidentCounts
 from .training_set import TrainingSet, build_training_set, check_donors, describe_training, random_order
 
 
@@ -79,12 +80,12 @@ def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress
     stage = AlignmentStage(config, data, device)
     with limited_threads(config.num_workers):
         run = fit(stage, config, device=device, progress=progress)
-    n_visits = len(stage.order(np.random.default_rng(config.seed)))
+    n_visits = min(len(stage.order(np.random.default_rng(config.seed))), config.spots_per_epoch)
     pairs = pair_health(
         run.best,
         run.history[-1],
         n_val=len(data.val_rows),
-        train_ln_batch=math.log(min(config.batch_size, n_visits)),
+        train_ln_batch=math.log(min(config.batch_for(n_visits), n_visits)),
         dim=config.proj_dim,
     )
     health = ContrastHealth(pairs=pairs)
@@ -116,7 +117,9 @@ class AlignmentStage:
         if config.balance_donors:
             check_donors(data.train_rows, data)
         self.inputs = torch.from_numpy(data.inputs).to(device)
-        self.expression = torch.from_numpy(data.centred).to(device)
+        has_graph = config.mode != "img-gene"
+        self._surroundings = Surroundings(data.weights, self.inputs) if has_graph else None
+        self._counts = ResidentCounts(data, device)
         self.settings: dict[str, Any] = {
             "image_dim": data.inputs.shape[1],
             "n_genes": len(data.genes.genes),
@@ -136,7 +139,7 @@ class AlignmentStage:
         parts = training_losses(
             self.embed(rows),
             self.config,
-            expression=self.expression[torch.from_numpy(rows).to(self.expression.device)],
+            expression=self.expression_of(rows),
             weights=self.data.weights,
             rows=rows,
         )
@@ -149,7 +152,7 @@ class AlignmentStage:
     def validate(self) -> dict[str, float]:
         """`contrast_metrics` of the held-out spots, in batches of the training size."""
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
-        size = min(self.config.batch_size, len(rows))
+        size = min(self.config.batch_for(len(self.train_rows)), len(rows))
         batches = [self.embed(rows[i : i + size]) for i in range(0, len(rows), size)]
         return contrast_metrics(batches, self.config)
 
@@ -162,11 +165,15 @@ class AlignmentStage:
         progress: dict[str, Any] = {"epoch": epoch, "history": history, "best": best}
         return describe_training(self.config, self.data, stage="pretrain", settings=self.settings, **progress)
 
+    def expression_of(self, rows: Int64[Array, " b"]) -> torch.Tensor:
+        """Centred expression of these spots."""
+        return self._counts.batch(rows).centred
+
     def embed(self, rows: Int64[Array, " b"]) -> Embeddings:
         """Embed these spots, each with its complete neighbourhood, whether in the batch or not."""
         where = torch.from_numpy(rows).to(self.inputs.device)
         mode = self.config.mode
-        graph = None if mode == "img-gene" else closure(self.data.weights, rows).gather(self.inputs)
-        expression = None if mode == "img-coord" else self.expression[where]
+        graph = None if self._surroundings is None else self._surroundings.of(rows)
+        expression = None if mode == "img-coord" else self.expression_of(rows)
         embedded: Embeddings = self.network(self.inputs[where], expression, graph)
         return embedded

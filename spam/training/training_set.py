@@ -2,29 +2,32 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy.sparse import block_diag, csr_matrix, vstack
+from scipy.sparse import block_diag, csr_array, csr_matrix, vstack
 
 from spam.errors import CheckpointError, ConfigError
-from spam.models.expression import log1p_cp10k
+from spam.models.expression import dense, sparse_log1p_cp10k
 from spam.models.fusion import TokenTable, retrieve
-from spam.models.inputs import InputTransform, context_features
+from spam.models.inputs import InputTransform, SectionContext, contexts_of
+from spam.models.rate_path import group_means
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.config import flag
 from spam.schemas.training_config import FinetuneConfig, TrainingConfig
 from spam.store import Profiles, describe_losses, open_store, profiles_of
-from spam.typing import Array, Bool, Float32, Float64, Int64, Shaped
+from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
 from .cohort import FeatureChoice, SpotData, choose_features, data_digest, read_spots, split_sections
 from .genes import GeneChoice, choose_genes
-from .groups import Groups, assign_groups, check_duplicates, folds_of
+from .groups import Groups, assign_groups, at_most, check_duplicates, folds_of
 
 _LOG = logging.getLogger(__name__)
+_MOST_VALIDATED = 8192  # spots; the mean correlation over genes is then known to a few thousandths
 
 # Options that do not change the result of an epoch, so that a run can resume with other values of them.
 NOT_IN_DIGEST = (
@@ -45,19 +48,18 @@ class TrainingSet:
         Which features were used.
     genes
         Modelled genes and their subsets.
-    transform
-        From context features to `inputs`.
     groups
         Group and role of every spot.
-    inputs
-        Image inputs, (n, q).
+    contexts
+        Context features of each section, that `transform` is fitted on.
+    n_components
+        Components to keep.
+    pretrained
+        Transform of a pretrained checkpoint, in place of a fitted one.
     counts, totals
         Raw counts of the modelled genes (n, n_genes); library size over all genes (n,).
     expression
         Log1p(CP10k), (n, n_genes).
-    centred
-        `expression` minus the section mean over training spots (over all spots if the whole section is held out); spots
-        without counts are not part of a mean.
     digest
         Hash of the data that were read.
     profiles
@@ -67,25 +69,76 @@ class TrainingSet:
     spots: tuple[SpotData, ...]
     features: FeatureChoice
     genes: GeneChoice
-    transform: InputTransform
     groups: Groups
-    inputs: Float32[Array, "n q"]
+    contexts: tuple[SectionContext, ...]
+    n_components: int
+    pretrained: InputTransform | None
     counts: csr_matrix
     totals: Float64[Array, " n"]
-    expression: Float32[Array, "n n_genes"]
-    centred: Float32[Array, "n n_genes"]
+    expression: csr_array
     digest: str
     profiles: tuple[Profiles, ...]
 
-    @property
+    @functools.cached_property
+    def transform(self) -> InputTransform:
+        """From context features to `inputs`, fitted without the held-out spots.
+
+        These stand for new tissue: with few spots, minor components describe the spots that they were fitted on, and new
+        tissue hardly varies along them.
+        """
+        is_fitted = _by_section(~self.groups.is_val, self.spots)
+        return self.pretrained or InputTransform.fit(self.contexts, self.n_components, is_fitted=is_fitted)
+
+    @functools.cached_property
+    def inputs(self) -> Float32[Array, "n q"]:
+        """Image inputs."""
+        sections = zip(self.spots, self.contexts, strict=True)
+        return np.concatenate(
+            [self.transform.apply(s.features, s.graph.connectivities, context) for s, context in sections]
+        )
+
+    @functools.cached_property
+    def level(self) -> Float32[Array, "n_sections n_genes"]:
+        """Mean expression of each section over training spots (over all spots if the whole section is held out).
+
+        Spots without counts are not part of a mean.
+        """
+        has_counts = self.totals > 0
+        is_train = has_counts & ~self.groups.is_val
+        is_mixed = np.isin(self.section_of, self.section_of[is_train])
+        rows = np.flatnonzero(np.where(is_mixed, is_train, has_counts))
+        level = np.zeros((len(self.spots), self.counts.shape[1]), dtype=np.float32)
+        if len(rows):
+            level[np.unique(self.section_of[rows])] = group_means(
+                self.expression[rows], self.section_of[rows]
+            )
+        return level
+
+    def features_of(self, rows: Int64[Array, " b"], *, dim: int | None = None) -> Float[Array, "b d"]:
+        """Features of some spots (ascending), or the first `dim` of them."""
+        starts = np.cumsum([0, *(s.n_spots for s in self.spots)])
+        cuts = np.searchsorted(rows, starts)
+        parts = zip(self.spots, starts, itertools.pairwise(cuts), strict=False)
+        return np.concatenate([s.features[rows[a:b] - start, :dim] for s, start, (a, b) in parts])
+
+    def expression_of(self, rows: Int64[Array, " b"]) -> Float32[Array, "b n_genes"]:
+        """Expression of some spots."""
+        return dense(self.expression[rows])
+
+    def centred_of(self, rows: Int64[Array, " b"]) -> Float32[Array, "b n_genes"]:
+        """Expression of some spots minus the `level` of their section."""
+        centred: Array = self.expression_of(rows) - self.level[self.section_of[rows]]
+        return centred
+
+    @functools.cached_property
     def train_rows(self) -> Int64[Array, " n_train"]:
         """Rows that are trained on: not held out, and with at least one count."""
         return np.flatnonzero(~self.groups.is_val & (self.totals > 0))
 
-    @property
+    @functools.cached_property
     def val_rows(self) -> Int64[Array, " n_val"]:
-        """Rows that are held out, with at least one count."""
-        return np.flatnonzero(self.groups.is_val & (self.totals > 0))
+        """Rows that validate: held out, with at least one count; a random sample of them if there are more than 8192."""
+        return at_most(np.flatnonzero(self.groups.is_val & (self.totals > 0)), _MOST_VALIDATED)
 
     @property
     def held_out_sections(self) -> tuple[str, ...]:
@@ -96,7 +149,7 @@ class TrainingSet:
         """Names of the sections with any of these spots."""
         return tuple(self.spots[i].name for i in np.unique(self.section_of[rows]))
 
-    @property
+    @functools.cached_property
     def section_of(self) -> Int64[Array, " n"]:
         """Number of each spot's section."""
         return np.repeat(np.arange(len(self.spots)), [s.n_spots for s in self.spots])
@@ -187,73 +240,29 @@ def training_set_of(
     StoreError
         If a section has no counts, or the sections share no gene that can be modelled.
     """
-    groups = assign_groups(spots, held_out)
-    context = [context_features(s.features, s.graph.connectivities) for s in spots]
     genes = genes or choose_genes(
         spots, n_top=config.n_top_genes if config.use_hvg else None, also=config.genes
     )
-    if transform is None:
-        # Fitted without the held-out spots, which stand for new tissue: with few spots, minor components describe the
-        # spots that they were fitted on, and new tissue hardly varies along them.
-        transform = InputTransform.fit(
-            context, config.n_components, is_fitted=_by_section(~groups.is_val, spots)
-        )
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
     totals = np.concatenate([s.totals for s in spots if s.totals is not None])
-    expression = log1p_cp10k(counts, totals)
     return TrainingSet(
         spots=spots,
         features=features,
         genes=genes,
-        transform=transform,
-        groups=groups,
-        inputs=np.concatenate([transform.apply(c) for c in context]),
+        groups=assign_groups(spots, held_out),
+        contexts=contexts_of([(s.features, s.graph.connectivities) for s in spots]),
+        n_components=config.n_components,
+        pretrained=transform,
         counts=counts,
         totals=totals,
-        expression=expression,
-        centred=_centred(expression, totals, spots, groups),
+        expression=sparse_log1p_cp10k(counts, totals),
         digest=data_digest(spots),
         profiles=tuple(profiles_of(s.counts_of(genes.genes), genes.genes, s.features) for s in spots),
     )
 
 
-def regrouped(data: TrainingSet, groups: Groups, *, n_components: int | None) -> TrainingSet:
-    """Return a copy of the training set with other held-out spots.
-
-    Parameters
-    ----------
-    n_components
-        Components to fit again, on the spots that are not held out; None keeps the transform of the pretrained checkpoint.
-    """
-    centred = _centred(data.expression, data.totals, data.spots, groups)
-    data = dataclasses.replace(data, groups=groups, centred=centred)
-    if n_components is None:
-        return data
-    context = [context_features(s.features, s.graph.connectivities) for s in data.spots]
-    transform = InputTransform.fit(context, n_components, is_fitted=_by_section(~groups.is_val, data.spots))
-    inputs = np.concatenate([transform.apply(c) for c in context])
-    return dataclasses.replace(data, transform=transform, inputs=inputs)
-
-
 def _by_section(values: Array, spots: Sequence[SpotData]) -> list[Array]:
     return np.split(values, np.cumsum([s.n_spots for s in spots])[:-1])
-
-
-def _centred(
-    expression: Float32[Array, "n n_genes"],
-    totals: Float64[Array, " n"],
-    spots: Sequence[SpotData],
-    groups: Groups,
-) -> Float32[Array, "n n_genes"]:
-    """Compute `TrainingSet.centred`."""
-    parts = []
-    for part, has_counts, is_val in zip(
-        *(_by_section(values, spots) for values in (expression, totals > 0, groups.is_val)), strict=True
-    ):
-        is_train = has_counts & ~is_val
-        known = part[is_train] if is_train.any() else part[has_counts]
-        parts.append(part - known.mean(axis=0, dtype=np.float64) if len(known) else part)
-    return np.concatenate(parts).astype(np.float32)
 
 
 def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from spam.models.count_likelihood import count_cdf, count_interval, count_log_prob
+from spam.models.count_likelihood import count_cdf, count_interval, count_log_prob, zinb_log_prob_sum
 
 # The extremes that the package promises; some counts equal a mean exactly, most do not.
 X = np.array([0, 1, 2, 3, 7, 8, 9, 31, 100, 1000, 9999, 100_000])
@@ -184,3 +184,30 @@ def test_cumulative_probabilities_are_sums_of_probabilities(likelihood):
         np.testing.assert_allclose(
             count_cdf(likelihood, np.full(3, float(count)), mu, theta, pi), total, rtol=1e-9
         )
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_zinb_of_sparse_counts_equals_the_sum_of_all_terms(scale):
+    """Value and gradients, of several members, against autograd of the dense form in float64."""
+    rng = np.random.default_rng(0)
+    counts = rng.negative_binomial(0.3, 0.1, (13, 17))
+    counts[3, 5] = 60_000
+    assert 0.4 < (counts == 0).mean() < 0.8
+    place = np.flatnonzero(counts)
+    drawn = (rng.normal(0, scale, shape).astype(np.float32) for shape in ((3, 13, 17), (3, 17), (3, 13, 17)))
+    names = ("log_mu", "log_theta", "zi_logits")
+    inputs = {name: torch.from_numpy(a).requires_grad_() for name, a in zip(names, drawn, strict=True)}
+    total = zinb_log_prob_sum(torch.from_numpy(place), torch.from_numpy(counts.ravel()[place]), **inputs)
+    found = torch.autograd.grad(3.0 * total, tuple(inputs.values()))
+    exact = {name: a.detach().double().requires_grad_() for name, a in inputs.items()}
+    terms = count_log_prob(
+        torch.from_numpy(counts),
+        log_mu=exact["log_mu"],
+        log_theta=exact["log_theta"][:, None],
+        zi_logits=exact["zi_logits"],
+    )
+    np.testing.assert_allclose(float(total.detach()), float(terms.sum().detach()), rtol=1e-6)
+    for name, one, two in zip(
+        names, found, torch.autograd.grad(3.0 * terms.sum(), tuple(exact.values())), strict=True
+    ):
+        np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)

@@ -61,6 +61,12 @@ class TestGeneChoice:
         np.testing.assert_array_equal(highly_variable_genes(expression, share, n=2), [1, 4])
         np.testing.assert_array_equal(highly_variable_genes(expression, share, n=11), [1, 4, 3, 2])
 
+    def test_sparse_expression_has_the_variances_of_dense(self):
+        rng = np.random.default_rng(0)
+        expression = rng.random((211, 31)) * (rng.random((211, 31)) < 0.3)
+        found = highly_variable_genes(sparse.csr_array(expression), np.ones(31), n=31)
+        np.testing.assert_array_equal(found, np.argsort(-expression.var(axis=0), kind="stable"))
+
     def test_equal_variances_keep_the_order_of_the_genes(self):
         high = np.where(np.arange(101) % 3 == 1, 2.0, 1.0)
         expression = np.stack([np.zeros(101), high])

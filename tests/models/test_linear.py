@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy import sparse
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -13,7 +12,6 @@ from spam.models.linear import (
     choose_alpha,
     fit_ridge,
     hest_ridge_fit,
-    neighbour_mean,
     standardise_per_section,
 )
 
@@ -138,17 +136,6 @@ def test_choose_alpha_refuses_constant_genes():
     a, y, groups = _cohort()
     with pytest.raises(ConfigError, match="constant"):
         choose_alpha(a, y[:, 4:], groups, [1.0])
-
-
-def test_neighbour_mean_equals_a_loop():
-    rng = np.random.default_rng(0)
-    dense = rng.random((13, 13)) * (rng.random((13, 13)) < 0.3) + np.eye(13)
-    dense /= dense.sum(1, keepdims=True)
-    f = rng.normal(size=(13, 5))
-    expected = f
-    for hops in range(4):
-        np.testing.assert_allclose(neighbour_mean(f, sparse.csr_array(dense), hops), expected, rtol=1e-12)
-        expected = np.array([sum(dense[i, j] * expected[j] for j in range(13)) for i in range(13)])
 
 
 def test_a_section_that_varies_less_than_others_is_not_stretched():

@@ -16,6 +16,7 @@ from spam.models.networks import (
     GeneEncoder,
     ImageProjector,
     SpatialGCN,
+    Surroundings,
     closure,
 )
 
@@ -74,6 +75,18 @@ def test_tokens_of_a_closure_equal_the_dense_formula(n, t, density, seed):
     state = {name: value.double().numpy() for name, value in model.state_dict().items()}
     expected = graph_truth.gcn(x, dense, state)[nodes]
     np.testing.assert_allclose(got.detach().numpy(), expected, rtol=1e-4, atol=1e-4)  # weights are float32
+
+
+@given(n=st.integers(1, 23), t=st.integers(1, 29), density=st.floats(0, 1), seed=st.integers(0, 999))
+def test_tokens_of_averaged_inputs_equal_those_of_the_closure(n, t, density, seed):
+    rng = np.random.default_rng(seed)
+    weights = sparse.csr_array(rng.random((n, n)) * (rng.random((n, n)) < density))
+    x = torch.as_tensor(rng.normal(size=(n, 5)), dtype=torch.float32)
+    nodes = rng.integers(0, n, t)
+    torch.manual_seed(seed)
+    model = SpatialGCN(5, 7, 3, dropout=0.0)
+    expected = model(closure(weights, nodes).gather(x))
+    torch.testing.assert_close(model(Surroundings(weights, x).of(nodes)), expected)
 
 
 def test_closure_takes_no_more_than_two_hops_and_skips_the_spot_itself():

@@ -53,6 +53,7 @@ def test_no_group_reaches_its_own_rates_and_no_validation_spot_any(has_ridge: bo
     inputs, expression, counts, totals, group = spots()
     groups = Groups(group=group, is_val=group == 2, are_blocks=False)
     before = cross_fit(inputs, expression, counts, totals, group, groups, has_ridge=has_ridge)
+    before = before.at(np.arange(N), inputs)
     other = spots(seed=5)
     for changed, reached in ((0, [1, 2]), (1, [0, 2]), (2, [])):
         rows = group == changed
@@ -60,7 +61,7 @@ def test_no_group_reaches_its_own_rates_and_no_validation_spot_any(has_ridge: bo
         mixed_expression[rows], mixed_counts[rows] = other[1][rows], other[2].toarray()[rows]
         after = cross_fit(
             inputs, mixed_expression, csr_matrix(mixed_counts), totals, group, groups, has_ridge=has_ridge
-        )
+        ).at(np.arange(N), inputs)
         for g in range(3):
             # of the ridge (0 without one), mean, offset
             changed_parts = list(zip(before, after, strict=True))

@@ -285,6 +285,17 @@ def test_distances_are_those_of_scaled_features_in_units_of_a_left_out_section()
     assert np.concatenate(flagged).sum() == 2  # of 117: those above the .99 quantile
 
 
+def test_a_training_section_is_recognised_by_a_part_of_its_spots() -> None:
+    features = images()
+    whole = fit_appearance(features, SECTION, SECTION)
+    is_kept = np.arange(117) % 4 > 0
+    is_kept[SECTION == 1] = np.arange((SECTION == 1).sum()) % 4 == 0
+    part = dataclasses.replace(whole, bank=whole.bank[is_kept], section=whole.section[is_kept])
+    for bank in (whole, part):
+        assert [bank.section_of(features[s == SECTION]) for s in range(3)] == [0, 1, 2]
+        assert bank.section_of(images(1)) == -1
+
+
 def test_foreign_images_are_recognised_however_little_training_images_vary() -> None:
     """Features in which training varies along 40 directions, and new tissue along one more."""
     rng = np.random.default_rng(1)

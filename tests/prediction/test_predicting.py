@@ -59,6 +59,38 @@ def test_all_files_are_written(results: Path) -> None:
             assert image.width > 500
 
 
+def test_a_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
+    store: Path,
+    checkpoint: Path,
+    config_of: Configure,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spam.predicting._MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("spam.h5ad_output._MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("spam.prediction.predicted_section._ROWS", 7)
+    predicted = predict(config_of(store, checkpoint, tmp_path)).predicted
+    for name in ("unclipped", "mu", "pi", "lower", "upper"):
+        assert isinstance(getattr(predicted, name).base, np.memmap), name
+    one, two = (anndata.read_h5ad(folder / "predictions.h5ad") for folder in (results, tmp_path))
+    np.testing.assert_array_equal(one.X, two.X)
+    assert set(one.layers) == set(two.layers) >= {"mu", "theta", "measured"}
+    for name in one.layers:
+        np.testing.assert_array_equal(one.layers[name], two.layers[name], err_msg=name)
+    pd.testing.assert_frame_equal(one.obs, two.obs)
+    pd.testing.assert_frame_equal(one.var, two.var)
+
+
+def test_of_many_spots_a_sample_is_scored(
+    store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spam.evaluation.stored_truth._MOST_SCORED", 19)
+    board = predict(config_of(store, checkpoint, tmp_path)).board
+    assert board is not None
+    assert board.n_spots == 19
+
+
 def test_scores_are_those_of_scipy(results: Path, counts: pd.DataFrame) -> None:
     found = anndata.read_h5ad(results / "predictions.h5ad")
     truth = np.log1p(counts.div(counts.sum(axis=1), axis=0) * 1e4)[list(found.var_names)].to_numpy()

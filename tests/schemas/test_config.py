@@ -434,3 +434,9 @@ def test_a_folder_in_place_of_a_file_names_its_files(tmp_path: Path) -> None:
         MissingInputError, match=r"\(--ckpt\)\. Give one of .* such as .*/run/best\.safetensors\.$"
     ):
         config.check_paths()
+
+
+def test_batches_grow_with_the_square_root_of_the_spots() -> None:
+    config = FinetuneConfig(store="s", save_dir=Path("o"))
+    assert [config.batch_for(n) for n in (2, 1024, 4096, 102_400)] == [64, 64, 128, 640]
+    assert FinetuneConfig(store="s", save_dir=Path("o"), batch_size=7).batch_for(102_400) == 7

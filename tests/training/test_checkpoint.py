@@ -244,10 +244,11 @@ def test_no_spots_expression_and_no_donor_is_in_a_default_checkpoint(
     """Any row or column of any tensor, along the genes, against every spot's counts, expression and centred expression."""
     data = build_training_set(finetuning(cohort, tmp_path, sections=("S1", "S2", "S3")))
     n_genes, counts = len(data.genes.genes), data.counts.toarray()
-    everything = [counts, np.log1p(counts), data.expression, data.expression - data.expression.mean(axis=0)]
+    expression = data.expression.toarray()
+    everything = [counts, np.log1p(counts), expression, expression - expression.mean(axis=0)]
     for section in np.unique(data.section_of):
         rows = data.section_of == section
-        everything.append(data.expression[rows] - data.expression[rows].mean(axis=0))
+        everything.append(expression[rows] - expression[rows].mean(axis=0))
 
     def closest(path: Path) -> float:
         found = 0.0

@@ -25,7 +25,7 @@ def predictions(data: TrainingSet, *, noise: float) -> list[HeldOutPredictions]:
     parts = []
     for number, groups in enumerate(folds_of(data.spots, data.totals)):
         rows = np.flatnonzero(groups.is_val & (data.totals > 0))
-        truth = data.expression[rows] - data.expression[rows].mean(axis=0)
+        truth = data.expression_of(rows) - data.expression_of(rows).mean(axis=0)
         shape = (3, *truth.shape)
         patterns = (noise > 0) * truth + noise * rng.normal(size=shape) * np.array([1, 2, 3])[:, None, None]
         parts.append(
@@ -49,7 +49,10 @@ def test_blocks_of_a_section_are_judged_one_by_one(lone: TrainingSet) -> None:
     assert found.weights[0] > found.weights[1] >= found.weights[2]
     assert found.sections == ("S4",)
     truth = [
-        [pearsonr(part.expression(found.weights)[:, g], lone.expression[part.rows, g])[0] for part in parts]
+        [
+            pearsonr(part.expression(found.weights)[:, g], lone.expression_of(part.rows)[:, g])[0]
+            for part in parts
+        ]
         for g in range(len(lone.genes.genes))
     ]
     np.testing.assert_allclose(found.heldout.pearson, np.nanmean(truth, axis=1), atol=1e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cohorts import add_section, make_cohort
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 from spam.schemas.store_format import feature_key
 from spam.store import StoredSection, open_store, profiles_of
-from spam.training import finetune, pretrain
+from spam.training import finetune, pretrain, training_set
 from spam.training.cohort import (
     SpotData,
     choose_features,
@@ -35,6 +36,7 @@ from spam.training.cohort import (
 )
 from spam.training.genes import choose_genes
 from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, folds_of, spatial_blocks
+from spam.training.resident_counts import ResidentCounts
 from spam.training.training_set import (
     TrainingSet,
     balanced,
@@ -42,7 +44,6 @@ from spam.training.training_set import (
     check_donors,
     has_one_split,
     random_order,
-    regrouped,
     retrieve_across_groups,
     training_set_of,
 )
@@ -269,6 +270,34 @@ def test_no_edge_crosses_sections(data: TrainingSet) -> None:
     assert data.weights.nnz == 5 * len(data.inputs)
 
 
+def test_a_batch_has_the_counts_and_the_centred_expression_of_its_rows(data: TrainingSet) -> None:
+    counts = ResidentCounts(data, torch.device("cpu"))
+    rows = np.random.default_rng(0).integers(0, len(data.totals), 31)  # some twice
+    batch = counts.batch(rows)
+    np.testing.assert_array_equal(batch.dense().numpy(), data.counts[rows].toarray())
+    np.testing.assert_array_equal(batch.count.numpy(), data.counts[rows].data)
+    np.testing.assert_allclose(batch.centred.numpy(), data.centred_of(rows), atol=1e-6)
+
+
+def test_many_held_out_spots_are_validated_by_a_sample(
+    data: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = data.val_rows
+    monkeypatch.setattr(training_set, "_MOST_VALIDATED", 17)
+    one, two = (replace(data).val_rows for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert len(np.unique(one)) == 17 < len(whole)
+    assert (np.diff(one) > 0).all()
+    assert np.isin(one, whole).all()
+
+
+def test_features_of_some_spots_cross_sections(data: TrainingSet) -> None:
+    whole = np.concatenate([s.features for s in data.spots])
+    for rows in (np.array([0, 36, 37, 74]), np.array([80, 152]), np.arange(len(whole))):
+        np.testing.assert_array_equal(data.features_of(rows), whole[rows])
+        np.testing.assert_array_equal(data.features_of(rows, dim=5), whole[rows, :5])
+
+
 def test_expression_is_centred_over_the_spots_with_counts_that_are_trained_on(
     cohort: Path, spots: tuple[SpotData, ...], data: TrainingSet
 ) -> None:
@@ -283,20 +312,21 @@ def test_expression_is_centred_over_the_spots_with_counts_that_are_trained_on(
     found = training_set_of(emptied, data.features, config, held_out=("S4",), genes=data.genes)
     for i in (0, 1, 3):  # the last one is held out
         rows = found.section_of == i
-        known = found.expression[rows & (found.totals > 0)]
-        np.testing.assert_allclose(
-            found.centred[rows], found.expression[rows] - known.mean(axis=0), atol=1e-5
-        )
-    np.testing.assert_array_equal(found.centred[found.section_of == 2], 0.0)
+        expression = found.expression.toarray()
+        known = expression[rows & (found.totals > 0)]
+        centred = found.centred_of(np.flatnonzero(rows))
+        np.testing.assert_allclose(centred, expression[rows] - known.mean(axis=0), atol=1e-5)
+    np.testing.assert_array_equal(found.centred_of(np.flatnonzero(found.section_of == 2)), 0.0)
     # Of a single section a block is held out, and the blocks keep their differences.
     lone = build_training_set(pretraining(cohort, Path("o"), sections=("S3",)))
-    known = lone.expression[~lone.groups.is_val]
-    assert 0 < len(known) < len(lone.expression)
-    np.testing.assert_allclose(lone.centred, lone.expression - known.mean(axis=0), atol=1e-5)
-    assert np.abs([lone.centred[lone.groups.group == g].mean(axis=0) for g in range(5)]).max() > 0.1
+    expression, rows = lone.expression.toarray(), np.arange(len(lone.totals))
+    known, centred = expression[~lone.groups.is_val], lone.centred_of(rows)
+    assert 0 < len(known) < len(expression)
+    np.testing.assert_allclose(centred, expression - known.mean(axis=0), atol=1e-5)
+    assert np.abs([centred[lone.groups.group == g].mean(axis=0) for g in range(5)]).max() > 0.1
     nothing = dataclasses.replace(lone.groups, is_val=np.zeros_like(lone.groups.is_val))
-    whole = regrouped(lone, nothing, n_components=None)
-    np.testing.assert_allclose(whole.centred, lone.expression - lone.expression.mean(axis=0), atol=1e-5)
+    whole = replace(lone, groups=nothing).centred_of(rows)
+    np.testing.assert_allclose(whole, expression - expression.mean(axis=0), atol=1e-5)
 
 
 def test_blocks_are_strips_of_equal_size_along_the_longer_axis() -> None:
