@@ -68,6 +68,11 @@ class _Short(reprlib.Repr):
 _short = _Short()
 
 
+def counted(n: int, noun: str) -> str:
+    """Write a number with its noun: ``1 section``, ``2 sections``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def shortened(value: Any) -> str:
     """Quote a value for a message as `repr` does; of a long one only the beginning and the end."""
     return _short.repr(value)

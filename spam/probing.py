@@ -14,7 +14,7 @@ import numpy as np
 from spam.embedding.embedding import encode, planned_encoder
 from spam.embedding.planning import EmbedPlan, PlannedSection, read_plan
 from spam.encoders import Encoder
-from spam.errors import SpamError
+from spam.errors import SpamError, counted
 from spam.hardware import Usage, measured, resolve_device
 from spam.models.expression import log1p_cp10k
 from spam.predicting import predict
@@ -100,7 +100,7 @@ class PlanReport(Record):
         """Draw the table."""
         head = ("| step | work | time | memory | GPU | disk |", "|---|---|---:|---:|---:|---:|")
         tiles = f"{self.n_tiles} tiles, {self.n_left} of them to embed"
-        size = f"{self.n_sections} sections, {self.n_spots} spots, {tiles}; encoder {self.encoder} on {self.device}"
+        size = f"{counted(self.n_sections, 'section')}, {self.n_spots} spots, {tiles}; encoder {self.encoder} on {self.device}"
         return "\n".join([size, *head, *(step.row() for step in self.steps), *self.notes])
 
 
@@ -356,7 +356,11 @@ def _extrapolated(step: str, samples: Sequence[_Sample], sizes: Sequence[int], e
         return max(0.0, value(last) + slope * (n - last.n))
 
     seconds = sum(at(n, lambda s: s.other_s) + epochs * at(n, lambda s: s.epoch_s) for n in sizes)
-    work = f"{epochs} epochs of {sizes[0]} spots" if epochs else f"{len(sizes)} sections, without plots"
+    work = (
+        f"{epochs} epochs of {sizes[0]} spots"
+        if epochs
+        else f"{counted(len(sizes), 'section')}, without plots"
+    )
     return StepPlan(
         step=step,
         work=work,

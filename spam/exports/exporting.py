@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 
 from spam.atomic import claimed, moved_by_killed_run, staged
-from spam.errors import ConfigError, OutputExistsError, SectionError, shortened
+from spam.errors import ConfigError, OutputExistsError, SectionError, counted, shortened
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
@@ -210,7 +210,7 @@ def _write(section: ExportedSection, path: Path, config: ExportConfig) -> list[s
         case "mex":
             write_mex(section, path)
             n_left = int((~section.is_known).sum())
-            return [f"lacks {n_left} spots without a prediction"] if n_left else []
+            return [f"lacks {counted(n_left, 'spot')} without a prediction"] if n_left else []
         case "vitessce":
             write_vitessce(section, genes, path)
             return [

@@ -93,7 +93,10 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
     maps = viewer_maps(prediction.view, has_measured="measured" in prediction.layers)
     numbers = [key for key, (_, column, _) in _COLUMNS.items() if column in genes]
     n_left = len(genes) - len(packed)
-    left = f" The maps of {n_left} others were left out to keep the file small." if n_left else ""
+    note = f"Maps of all {len(packed)} genes."
+    if n_left:
+        note = f"Maps of {len(packed)} genes: those asked for, and the best predicted on held-out spots. "
+        note += f"The maps of {n_left} others were left out to keep the file small."
     titles = {"image": "H&E", "measured": "Measured", "predicted": "Predicted"}
     page = {**_page(prediction), "bokeh": maps, "numbers": numbers}
     return {
@@ -107,7 +110,7 @@ def prediction_content(prediction: ShownPrediction) -> dict[str, Any]:
             "page": pack(json.dumps(page, allow_nan=False).encode()),
             "genes": [gene.values for gene in packed.values()],
         },
-        "genes_note": f"Maps of {len(packed)} genes: those asked for, and the best predicted on held-out spots.{left}",
+        "genes_note": note,
         "example": next(iter(packed)),
         "trust_words": [*(word for _, word, _ in _TRUST), _NOT, _UNKNOWN],
         "columns": [

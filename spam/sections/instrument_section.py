@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError, counted
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64, Shaped
 
@@ -178,7 +178,9 @@ def choose_section(names: Iterable[str], wanted: str | None, folder: Path) -> st
     if wanted is None and len(names) == 1:
         return names[0]
     but = "" if wanted is None else f", not {wanted!r}"
-    message = f"{folder} holds {len(names)} sections: {quoted(names)}{but}. Choose one with --section."
+    message = (
+        f"{folder} holds {counted(len(names), 'section')}: {quoted(names)}{but}. Choose one with --section."
+    )
     raise ConfigError(message)
 
 

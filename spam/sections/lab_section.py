@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spam.errors import SectionError, shortened
+from spam.errors import SectionError, counted, shortened
 from spam.schemas.store_format import SourceFile
 from spam.typing import Array, Float64, Shaped
 
@@ -105,14 +105,23 @@ class JoinReport:
     def describe(self) -> str:
         """Summarise in one line what was joined and what was left out."""
         left_out = (
-            (self.table_only, f"{len(self.table_only)} rows without a spot ({quoted(self.table_only)})"),
-            (self.h5ad_only, f"{len(self.h5ad_only)} spots without a tile ({quoted(self.h5ad_only)})"),
-            (self.n_other_sections, f"{self.n_other_sections} rows of other sections"),
-            (self.n_outside, f"{self.n_outside} rows outside the H&E image"),
-            (self.n_off_tissue, f"{self.n_off_tissue} spots with in_tissue 0 left out"),
+            (
+                self.table_only,
+                f"{counted(len(self.table_only), 'row')} without a spot ({quoted(self.table_only)})",
+            ),
+            (
+                self.h5ad_only,
+                f"{counted(len(self.h5ad_only), 'spot')} without a tile ({quoted(self.h5ad_only)})",
+            ),
+            (
+                self.n_other_sections,
+                f"{counted(self.n_other_sections, 'row')} of the table for other sections",
+            ),
+            (self.n_outside, f"{counted(self.n_outside, 'row')} outside the H&E image"),
+            (self.n_off_tissue, f"{counted(self.n_off_tissue, 'spot')} with in_tissue 0 left out"),
         )
         parts = [
-            f"{self.n_matched} spots with tiles",
+            f"{counted(self.n_matched, 'spot')} with tiles",
             *filter(None, [self.found, self.regions]),
             *(words for some, words in left_out if some),
         ]

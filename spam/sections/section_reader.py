@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from spam.errors import ConfigError, MissingInputError, SectionError, shortened
+from spam.errors import ConfigError, MissingInputError, SectionError, counted, shortened
 from spam.schemas.embed_config import InputConfig, SectionsConfig
 from spam.schemas.store_format import name_fault
 from spam.typing import Array, Float64, Shaped
@@ -214,7 +214,9 @@ def _section_name(requested: str | None, h5ad: H5ad | None, table: Table) -> str
     is_unclear = len(stated) > 1 if requested is None else bool(stated) and requested not in stated
     if is_unclear:
         but = f", not {shortened(requested)}" if requested is not None else ""
-        message = f"{place} holds {len(stated)} sections: {quoted(stated)}{but}. Choose with --section."
+        message = (
+            f"{place} holds {counted(len(stated), 'section')}: {quoted(stated)}{but}. Choose with --section."
+        )
         raise SectionError(message)
     return requested or (stated[0] if stated else otherwise)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import sparse, special
 
 from spam.atomic import claimed, holds_results, staged, write_text
-from spam.errors import ConfigError, OutputExistsError
+from spam.errors import ConfigError, OutputExistsError, counted
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
@@ -216,7 +216,7 @@ class SimulationReport(Record):
     def summary(self) -> str:
         """Describe the cohort and the next command."""
         return (
-            f"{len(self.sections)} sections of {len(set(self.donors))} donors, {self.n_spots} spots x "
+            f"{counted(len(self.sections), 'section')} of {counted(len(set(self.donors)), 'donor')}, {self.n_spots} spots x "
             f"{self.n_genes} genes, are in {self.out_dir}\n"
             f"next: spam embed --manifest {self.manifest} --store {self.out_dir}.zarr"
         )

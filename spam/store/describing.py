@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from spam.errors import counted
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import InfoConfig
@@ -121,7 +122,7 @@ class InfoReport(Record):
 
     @property
     def _head(self) -> str:
-        return f"{self.store}: {len(self.sections)} sections, {self.n_files} files, {_size(self.n_bytes)}"
+        return f"{self.store}: {counted(len(self.sections), 'section')}, {counted(self.n_files, 'file')}, {_size(self.n_bytes)}"
 
 
 def describe(config: InfoConfig, *, progress: Progress = SILENT) -> InfoReport:

@@ -315,7 +315,9 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
         has_images = all({"slide", "tiles", "folder"} & {*roles} for roles in (before, after))
         roles = {*before, *after} if has_images else {*before} & {*after}
         facts += [(role, before.get(role), after.get(role)) for role in sorted(roles)]
-    found = [f"{what} was {before!r}, is {after!r}" for what, before, after in facts if before != after]
+    found = [
+        f"{what} was {_said(before)}, is {_said(after)}" for what, before, after in facts if before != after
+    ]
     if old.redacted:
         return [*found, f"the store holds a copy without {', '.join(old.redacted)}"]
     if not found:
@@ -329,6 +331,10 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
         is_same = LABELS in stored.obs and np.array_equal(stored.obs[LABELS].astype(str), labels)
         found = [] if is_same else [f"obs[{LABELS!r}] differs (--regions)"]
     return found
+
+
+def _said(fact: str | float | None) -> str:
+    return "not given" if fact is None else f"{fact:g}" if isinstance(fact, float) else shortened(fact)
 
 
 def choose_sections(store: Store, names: Sequence[str], flag: str = "--sections") -> tuple[str, ...]:

@@ -181,9 +181,10 @@ def _added(store: Store, section: Section, config: ImportConfig) -> StoredSectio
         return store.add_section(section, slide_size_px=None, licence=None, overview=None)
     stored = store.section(section.name)
     if found := differences(stored, section, None):
+        flag = "--all-tiles" if config.h5ad is None else "--h5ad"
         message = (
-            f"Section {section.name!r} in the store differs from --h5ad: {'; '.join(found)}. Choose another name with "
-            "--section, or leave out --h5ad to add the features to the section of the store."
+            f"Section {section.name!r} in the store differs from {flag}: {'; '.join(found)}. Choose another name with "
+            f"--section, or leave out {flag} to add the features to the section of the store."
         )
         raise StoreError(message)
     return stored
@@ -194,7 +195,7 @@ def _feature_meta(
 ) -> FeatureMeta:
     encoder = config.enc_name or foreign.encoder_name
     if encoder is None:
-        message = f"{config.file} does not name its encoder. Give --enc-name; see: spam encoders list"
+        message = f"{config.file} does not name its encoder. Give --enc-name: a name from `spam encoders list`, or another one."
         raise ConfigError(message)
     tile, dim = _tile(config, foreign, mpp), int(foreign.features.shape[1])
     return FeatureMeta(

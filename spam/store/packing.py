@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from spam.atomic import replacing
-from spam.errors import MissingInputError, OutputExistsError, StoreError
+from spam.errors import MissingInputError, OutputExistsError, StoreError, counted
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
@@ -32,7 +32,7 @@ class PackReport(Record):
     def summary(self) -> str:
         """Summarise what was written and what was left out."""
         lines = [f"left out unfinished features {name}" for name in self.unfinished]
-        return "\n".join([*lines, f"wrote {self.out}: {len(self.sections)} sections"])
+        return "\n".join([*lines, f"wrote {self.out}: {counted(len(self.sections), 'section')}"])
 
 
 def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:

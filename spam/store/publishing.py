@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spam.atomic import claimed, replacing
-from spam.errors import OutputExistsError
+from spam.errors import OutputExistsError, counted
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
@@ -87,7 +87,7 @@ class TransferReport(Record):
         lines += [f"left out unfinished features {name}" for name in self.unfinished]
         lines += [f"replaced {line}" for line in self.replaced]
         lines += [f"added {line}" for line in self.added]
-        lines.append(f"transferred {self.n_files} files, {self.n_bytes / 1e6:.1f} MB")
+        lines.append(f"transferred {counted(self.n_files, 'file')}, {self.n_bytes / 1e6:.1f} MB")
         at = "" if self.commit is None else f" (commit {self.commit})"
         return "\n".join([*lines, f"sections {', '.join(self.sections)} are at {self.to}{at}"])
 

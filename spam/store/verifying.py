@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from spam.atomic import PARTIAL
-from spam.errors import StoreError
+from spam.errors import StoreError, counted
 from spam.progress import SILENT, Progress
 from spam.schemas.store_config import VerifyConfig
 from spam.schemas.store_format import FileEntry
@@ -79,12 +79,13 @@ class VerifyReport:
     def summary(self) -> str:
         """Write one line per section and one per fault."""
         sections = [f"{name}: content {(digest or 'unknown')[:12]}" for name, digest in self.sections.items()]
-        size = (
-            f"{self.store}: {len(self.sections)} sections, {self.n_files} files, {self.n_bytes / 1e6:.1f} MB"
-        )
+        n_sections, n_files = counted(len(self.sections), "section"), counted(self.n_files, "file")
+        size = f"{self.store}: {n_sections}, {n_files}, {self.n_bytes / 1e6:.1f} MB"
         result = "every byte is what was written"
         if self.faults:
-            result = f"{len(self.faults)} faults. Replace these files, or run: spam embed --overwrite"
+            result = (
+                f"{counted(len(self.faults), 'fault')}. Replace these files, or run: spam embed --overwrite"
+            )
         return "\n".join([*sections, *map(str, self.faults), f"{size}; {result}"])
 
 

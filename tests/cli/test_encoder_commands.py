@@ -85,5 +85,5 @@ def test_simulate_names_the_next_command(spam: Any, tmp_path: Path) -> None:
     sizes = ("--n-donors", 1, "--n-sections", 1, "--n-spots", 13, "--n-genes", 5)
     ran = spam("simulate", "--out-dir", tmp_path / "cohort", *sizes)
     assert ran.code == 0, ran.err
-    assert "1 sections of 1 donors, 13 spots x 5 genes" in ran.out
+    assert "1 section of 1 donor, 13 spots x 5 genes" in ran.out
     assert f"spam embed --manifest {tmp_path / 'cohort' / 'sections.csv'}" in ran.out

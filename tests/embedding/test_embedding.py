@@ -253,7 +253,7 @@ def _darken_slide(lab):
         (lambda lab: None, {"swap_xy": True}, "coordinates"),
         (lambda lab: None, {"mpp": 0.25}, r"--mpp\) was 0\.5, is 0\.25"),
         (lambda lab: None, {"counts_layer": "other"}, "--counts-layer"),
-        (lambda lab: None, {"h5ad": None}, r"genes was 5, is 0.*h5ad was '[0-9a-f]{12}', is None"),
+        (lambda lab: None, {"h5ad": None}, r"genes was 5, is 0.*h5ad was '[0-9a-f]{12}', is not given"),
     ],
 )
 def test_a_section_made_of_something_else_is_refused_or_replaced(lab, change, others, words):

@@ -70,7 +70,7 @@ def test_space_rangers_folder_of_predictions(predictions, truth, tmp_path):
     assert factors["tissue_lowres_scalef"] == pytest.approx(0.05)  # the image has less than 600 px
     with Image.open(folder / "spatial/tissue_hires_image.png") as image:
         np.testing.assert_array_equal(image, truth.uns["spatial"]["P6"]["images"]["hires"])
-    assert notes == ("P6 lacks 1 spots without a prediction",)
+    assert notes == ("P6 lacks 1 spot without a prediction",)
 
 
 def test_detections_for_qupath(predictions, truth, tmp_path):

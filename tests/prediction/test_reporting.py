@@ -139,6 +139,7 @@ def test_what_does_not_fit_is_left_out_by_accuracy(
     worst, best = str(found.idxmin()), list(found.sort_values(ascending=False).index)
     whole = PageReader((results / "report.html").read_text())
     packed = whole.texts["genes-packed"].split("\n")
+    assert f"Maps of all {len(found)} genes." in (results / "report.html").read_text()
     sizes = {
         row["gene"]: len(packed[row["map"]]) for row in json.loads(unpacked(whole.texts["page"]))["genes"]
     }

@@ -55,7 +55,7 @@ def test_without_h5ad_everything_comes_from_the_table(lab):
     assert section.counts is section.genes is None
     assert (section.mpp, section.mpp_source, section.xy_um, section.hires_scale) == (None, None, None, None)
     assert section.obs == {}
-    assert section.join.describe() == "4 spots with tiles; 1 rows of other sections"
+    assert section.join.describe() == "4 spots with tiles; 1 row of the table for other sections"
     assert [source.role for source in section.sources] == ["csv", "slide"]
 
 

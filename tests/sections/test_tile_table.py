@@ -80,7 +80,7 @@ def test_rows_outside_the_image_are_not_tiles(lab, true, false):
     section = lab.read()
     assert section.ids.tolist() == ["a", "c"]
     np.testing.assert_array_equal(section.xy_px, [[2.0, 3.0], [7.0, 11.0]])
-    assert section.join.describe() == "2 spots with tiles; 1 rows outside the H&E image"
+    assert section.join.describe() == "2 spots with tiles; 1 row outside the H&E image"
     lab.write_h5ad(ids=["c", "b"])
     lab.refused(SectionError, "1 of the 2 spots", "'b'", "1 rows have inside_he false")
     section = lab.read(allow_missing_tiles=True)
@@ -143,7 +143,7 @@ def test_everything_unmatched_is_counted_and_named(lab):
     assert section.join.table_only == ("u1", "u2", "u3", "u4", "u5", "u6")
     assert section.join.describe() == (
         "2 spots with tiles; 6 rows without a spot ('u1', 'u2', 'u3', 'u4', 'u5' and 1 more); "
-        "1 spots without a tile ('b')"
+        "1 spot without a tile ('b')"
     )
 
 

@@ -300,6 +300,10 @@ def test_all_tiles_become_spots_without_counts(store, tmp_path):
     np.testing.assert_array_equal(section.xy_px, corners + SIDE / 2)
     assert section.ids.tolist() == [f"tile{row}" for row in range(len(corners))]
     assert (section.meta.has_counts, section.meta.donor, section.meta.mpp) == (False, "d3", 0.5)
+    with pytest.raises(
+        StoreError, match=r"from --all-tiles: .*--mpp\) was 0\.5, is not given.*leave out --all"
+    ):
+        import_features(dataclasses.replace(config, mpp=None))
     slide = slide2vec(tmp_path)
     config = ImportConfig(
         store=tmp_path / "s.zarr", file=slide, all_tiles=True, coordinates=slide2vec_places(tmp_path)
