@@ -83,7 +83,8 @@ def plot_alignment(
                 _draw_rings(panel, one.xy_px, diameter_px, width_pt=1.6)
                 panel.set(xlim=(left, right), ylim=(bottom, top), title=f"{number}")
                 axes[0].plot(*_box(zoom.edges_px), color="black", linewidth=1.2)
-                axes[0].annotate(str(number), (right, top), fontweight="bold", ha="left", va="top")
+                corner = min(right, width), max(top, 0)  # on the slide, where a zoom reaches over its edge
+                axes[0].annotate(str(number), corner, fontweight="bold", ha="right", va="top")
             for panel in used:
                 add_scale_bar(panel, view.mpp)
             for panel in axes:
