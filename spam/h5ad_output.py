@@ -1,5 +1,8 @@
 """HDF5 and AnnData files as results."""
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +12,7 @@ import anndata
 import h5py
 
 _GROWTH_BYTES = 1 << 20
-_MOST_IN_MEMORY = 1 << 30  # bytes of the arrays of a file
+_MOST_IN_MEMORY = 1 << 32  # bytes of the arrays of a file, before compression
 
 
 @contextmanager
@@ -33,11 +36,13 @@ def write_h5ad(adata: anndata.AnnData, path: Path, **options: Any) -> None:
     """Write an AnnData file; `options` are those of HDF5 datasets, such as ``compression``.
 
     Strings are never written in pandas' nullable form, which TissUUmaps, anndataR and anndata < 0.11 cannot read. More than
-    a gigabyte is written uncompressed, array by array, because compression would take minutes.
+    4 GB is written uncompressed, array by array, because compression would take minutes.
     """
     adata.strings_to_categoricals()
     n_bytes = sum(getattr(array, "nbytes", 0) for array in (adata.X, *adata.layers.values()))
     is_small = n_bytes <= _MOST_IN_MEMORY
+    if not is_small and shutil.disk_usage(path.parent).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     options = options if is_small else {}
     with (
         anndata.settings.override(allow_write_nullable_strings=False),

@@ -41,6 +41,7 @@ from spam.schemas.report_config import ReportConfig
 from spam.schemas.store_format import quality_key
 from spam.sections import read_measured_part
 from spam.store import StoredSection, advice_on_names, open_store
+from spam.training.groups import at_most
 from spam.training.loop import HEALTH
 from spam.typing import Array, Float32
 from spam.versions import software_versions
@@ -280,7 +281,7 @@ def _draw(
     if not genes:
         best = "predicted variance" if scores is None else "Pearson r on this section"
         choice = f"genes with the highest {best}"
-        some = slice(None, None, 1 + len(predicted.ids) // _MOST_RANKED)
+        some = at_most(np.arange(len(predicted.ids)), _MOST_RANKED)
         rank = (
             scores[f"{MODEL}.pearson"]
             if scores is not None

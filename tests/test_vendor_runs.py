@@ -125,3 +125,22 @@ def test_colon_from_one_half_to_the_other(
     run("spam report colon_results")
     # Last, because it skips where there is no browser.
     check_report(request.getfixturevalue("open_page"), Path("colon_results"))
+
+
+def test_a_bulb_from_another_mouse(
+    run: Run, shared_data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = shared_data / "mob_st2k"
+    for name in ("MOB1", "MOB3"):
+        run(
+            f"spam embed --h5ad {source}/{name}.h5ad --csv {source}/mapping.csv --root {source}/images --section {name} "
+            "--tile-um 448 --store mob.zarr"
+        )
+    run("spam finetune --store mob.zarr --sections MOB1 --epochs 10 --save-dir ckpt")
+    run(
+        "spam predict --store mob.zarr --section MOB3 --ckpt ckpt/best.safetensors --out-dir results --report"
+    )
+    predicted = anndata.read_h5ad("results/predictions.h5ad")
+    assert correlations(predicted, anndata.read_h5ad(source / "MOB3.h5ad"), 50).mean() > 0.3
+    # Last, because it skips where there is no browser.
+    check_report(request.getfixturevalue("open_page"), Path("results"))

@@ -163,6 +163,8 @@ class BoardReport:
         section must be a panel; else None.
     no_verdict
         Why there is no verdict.
+    n_drawn_from
+        Spots of which `n_spots` were drawn at random, if not all are scored.
     """
 
     n_spots: int
@@ -171,6 +173,7 @@ class BoardReport:
     genes: pd.DataFrame
     panel_share: float | None = None
     no_verdict: str = "no model and rival to compare"
+    n_drawn_from: int | None = None
 
     def without_verdict(self, reason: str) -> "BoardReport":
         """Withhold a verdict that would mislead."""
@@ -178,7 +181,7 @@ class BoardReport:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything except the genes as JSON-ready types; NaN becomes None."""
-        values = {name: getattr(self, name) for name in ("n_spots", "panel_share", "scores")}
+        values = {name: getattr(self, name) for name in ("n_spots", "n_drawn_from", "panel_share", "scores")}
         verdict = None if self.verdict is None else self.verdict.to_mapping()
         no_verdict = self.no_verdict if verdict is None else None
         mapping: dict[str, Any] = json_ready({**values, "verdict": verdict, "no_verdict": no_verdict})
@@ -224,12 +227,18 @@ class BoardReport:
         )
 
     def warnings(self) -> list[str]:
-        """Warn of a section that was measured with a panel of genes."""
+        """Say that a sample is scored, and warn of a section that was measured with a panel of genes."""
+        lines = []
+        if self.n_drawn_from is not None:
+            lines.append(
+                f"{self.n_spots} spots, drawn at random from {self.n_drawn_from}, are scored; Moran's I is that of this sample"
+            )
         if self.panel_share is None:
-            return []
+            return lines
         return [
+            *lines,
             f"WARNING: the modelled genes have {self.panel_share:.1f} times their share of the training counts, as in a "
-            "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful."
+            "panel. Scores that depend on the level (R², MSE, MAE, NLL, coverage) are not meaningful.",
         ]
 
     def markdown(self) -> str:

@@ -40,7 +40,8 @@ def score_predicted(
     if context is not None:
         is_scored = is_scored & context.is_scored_spot
         scored_genes = set(np.asarray(predicted.genes)[context.is_scored_gene].tolist())
-    if is_scored.sum() > _MOST_SCORED:
+    n_scorable = int(is_scored.sum())
+    if n_scorable > _MOST_SCORED:
         chosen = at_most(np.flatnonzero(is_scored), _MOST_SCORED)
         is_scored = np.isin(np.arange(len(is_scored)), chosen)
     predicted = predicted.of_spots(is_scored)
@@ -74,6 +75,8 @@ def score_predicted(
     genes = GeneChoice(genes=tuple(predicted.genes), sets=dict(predictor.meta.gene_sets))
     board = score_section(truth, predictions, genes, model=MODEL)
     board = dataclasses.replace(board, panel_share=_panel_share(predictor, predicted, counts, section.genes))
+    if n_scorable > _MOST_SCORED:
+        board = dataclasses.replace(board, n_drawn_from=n_scorable)
     reason = _why_no_verdict(predicted, board)
     return board.without_verdict(reason) if reason else board
 

@@ -100,7 +100,9 @@ def _principal_axes(x: Array, mean: Array, scale: Array, n_components: int) -> A
     last = len(gram) - 1
     values, vectors = linalg.eigh(gram, subset_by_index=(last - n_components + 1, last))
     values, vectors = values[::-1], vectors[:, ::-1]
-    is_real = values > max(n, d) * np.finfo(precise).eps * max(values[0], 0.0)
+    # An eigenvalue is wrong by a few eps of the largest. The usual factor max(n, d) would cut real axes in float32.
+    factor = max(n, d) if precise is np.float64 else 16
+    is_real = values > factor * np.finfo(precise).eps * max(values[0], 0.0)
     values, vectors = values[is_real], vectors[:, is_real]
     axes: Array = vectors.T @ z / np.sqrt(values)[:, None] if is_wide else vectors.T
     largest = np.abs(axes).argmax(axis=1)

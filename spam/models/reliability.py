@@ -14,7 +14,8 @@ from .linear import FeatureTransform, pearson_per_gene
 
 FALSE_DISCOVERY_RATE = 0.05  # of the genes that are called predictable
 
-_MOST_COUNTS = 1 << 21  # on which intervals are calibrated: the coverage is then known to .001
+_MOST_COUNTS = 1 << 23  # on which intervals are calibrated, divided among the held-out sections
+_FEWEST_SPOTS = 200  # of a held-out section for that, if it has as many
 _LEVELS = np.concatenate([np.arange(0.01, 1.0, 0.01), [0.995, 0.999, 0.9999]])
 
 
@@ -101,9 +102,10 @@ def judge(
     """
     # A count is inside an interval if its cumulative probability reaches the lower level, and that of the count minus
     # one does not reach the upper level. This equals `count_interval` without inverting the CDF for each level.
-    some = np.sort(
-        np.random.default_rng(0).permutation(len(counts))[: max(1, _MOST_COUNTS // counts.shape[1])]
-    )
+    parts = [np.flatnonzero(section == s) for s in np.unique(section)]
+    each = max(_FEWEST_SPOTS, _MOST_COUNTS // (counts.shape[1] * len(parts)))
+    rng = np.random.default_rng(0)
+    some = np.sort(np.concatenate([rng.permutation(rows)[:each] for rows in parts]))
     theta, pi = (None if each is None else each[some] for each in (theta, pi))
     up_to = count_cdf(likelihood, counts[some], mu[some], theta, pi)
     below = count_cdf(likelihood, counts[some] - 1.0, mu[some], theta, pi)
@@ -240,6 +242,7 @@ def _autocorrelation(
 
 _N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments-log.md)
 _NEIGHBOUR = 5  # the fifth nearest, so that a single outlier among the training spots has no effect
+_FEWEST_SEEN = 10  # images of a section in the bank, by which a larger section can be recognised
 _SAME_IMAGE = 0.01  # distance; other hardware and rounding to float16 change features by less
 _QUANTILE = 0.99  # of the distances of left-out training groups
 
@@ -278,16 +281,17 @@ class AppearanceBank:
     def section_of(self, features: Float[Array, "n d"]) -> int:
         """Number of the training section that most of these images are from; -1 for new images.
 
-        The bank may hold a part of a section: then half of this part must be found.
+        The bank may hold a sample of a section: then most of this sample must be among these images.
         """
         found = knn(self.bank, _coordinates(self.transform, features), k=1)
-        is_known = found.distances[:, 0] < _SAME_IMAGE * self.unit
-        if not is_known.any():
-            return -1
-        n_found = np.bincount(self.section[found.indices[is_known, 0]])
-        number = int(n_found.argmax())
-        n_seen = min(len(features), int((self.section == number).sum()))
-        return number if 2 * n_found[number] > n_seen else -1
+        places = found.indices[found.distances[:, 0] < _SAME_IMAGE * self.unit, 0]
+        if 2 * len(places) > len(features):
+            return int(np.bincount(self.section[places]).argmax())
+        # Each place counts once: many blank tiles are one image.
+        n_seen = np.bincount(self.section)
+        n_found = np.bincount(self.section[np.unique(places)], minlength=len(n_seen))
+        number = int(np.argmax(n_found / np.maximum(n_seen, 1)))
+        return number if 2 * n_found[number] > max(int(n_seen[number]), _FEWEST_SEEN) else -1
 
     def distance(self, features: Float[Array, "n d"], *, without: int = -1) -> Float64[Array, " n"]:
         """Distance of new spots: above 1 they are out of distribution. NaN if there is no spot to compare with.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -223,6 +225,8 @@ def on_disk(folder: Path) -> Allocate:
 
     def allocate(shape: tuple[int, int]) -> Float32[Array, "n_spots n_genes"]:
         with tempfile.TemporaryFile(dir=folder) as file:  # the map keeps it open
+            if hasattr(os, "posix_fallocate"):  # otherwise a full disk would end the process later
+                os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
             mapped = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
         return mapped.view(np.ndarray)  # anndata does not write a memory map
 
@@ -240,12 +244,19 @@ def filled(
 
 
 def at_all_spots(
-    values: Float[Array, "n_predicted ..."], is_predicted: Bool[Array, " n_spots"]
+    values: Float[Array, "n_predicted ..."],
+    is_predicted: Bool[Array, " n_spots"],
+    allocate: Allocate | None = None,
 ) -> Float[Array, "n_spots ..."]:
-    """Rows of the predicted spots at their places, NaN at the others; no copy if all spots are predicted."""
+    """Rows of the predicted spots at their places, NaN at the others; no copy if all spots are predicted.
+
+    `allocate` makes the array of a float32 matrix; None: in memory.
+    """
     if is_predicted.all():
         return values
-    whole = np.full((len(is_predicted), *values.shape[1:]), np.nan, dtype=values.dtype)
+    shape = (len(is_predicted), *values.shape[1:])
+    whole = np.empty(shape, dtype=values.dtype) if allocate is None else allocate(shape)  # type: ignore[arg-type]
+    whole[~is_predicted] = np.nan
     whole[is_predicted] = values
     return whole
 

@@ -187,8 +187,10 @@ class Predictor:
         self._check_finite(lower, upper, depth=depth)
         own = self.training_section(spots)
 
-        def everywhere(values: Float[Array, "n ..."]) -> Float[Array, "n_spots ..."]:
-            return at_all_spots(values, is_readable)
+        def everywhere(
+            values: Float[Array, "n ..."], allocate: Allocate | None = None
+        ) -> Float[Array, "n_spots ..."]:
+            return at_all_spots(values, is_readable, allocate)
 
         none: dict[str, Any] = {"baselines": {}, "raw_scale_baselines": {}}
         return PredictedSection(
@@ -199,11 +201,11 @@ class Predictor:
             xy_px=section.xy_px,
             xy_um=section.xy_um,
             flags=flagged_spots(section, self.meta.feature_keys),
-            unclipped=everywhere(inferred.unclipped),
-            mu=everywhere(mu),
-            pi=everywhere(inferred.pi),
-            lower=everywhere(lower),
-            upper=everywhere(upper),
+            unclipped=everywhere(inferred.unclipped, allocate),
+            mu=everywhere(mu, allocate),
+            pi=everywhere(inferred.pi, allocate),
+            lower=everywhere(lower, allocate),
+            upper=everywhere(upper, allocate),
             theta=inferred.theta,
             depth=float(depth),
             coverage=coverage,
@@ -402,7 +404,9 @@ class Predictor:
         }
         raw = at_all_spots(recipe.raw_ridge.predict(features).astype(np.float32), is_readable)
         return {
-            "baselines": {name: at_all_spots(values, is_readable) for name, values in found.items()},
+            "baselines": {
+                name: at_all_spots(values, is_readable, allocate) for name, values in found.items()
+            },
             "raw_scale_baselines": {"HEST ridge": (tuple(self.meta.gene_sets["hest-50"]), raw)},
         }
 

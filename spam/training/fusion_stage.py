@@ -45,7 +45,7 @@ from .training_set import (
     retrieve_across_groups,
 )
 
-_MOST_MOMENTS = 1 << 14  # spots from which the first dispersions are estimated, which are trained then
+_MOST_MOMENTS = 1 << 14  # spots for the initial dispersions, which training refines
 _MOST_SEEN = 1 << 14  # training spots whose images new ones are compared with
 _INFERRED = 512  # held-out spots at a time
 _BRANCHES: dict[str, tuple[Branch, ...]] = {

@@ -19,7 +19,7 @@ from .cohort import SpotData
 _LOG = logging.getLogger(__name__)
 N_BLOCKS = 5  # blocks of a single section: four to train on, one to validate on
 MOST_FITTED = 1 << 16
-"""Spots that a predictor in closed form is fitted on: it has a few hundred coefficients per gene, which more would not change."""
+"""Spots that a predictor in closed form is fitted on: more would hardly change its few hundred coefficients per gene."""
 _MOST_FOLDS = 4  # of the cross-validation: each costs a training run
 
 

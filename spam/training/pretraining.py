@@ -80,7 +80,7 @@ def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress
     stage = AlignmentStage(config, data, device)
     with limited_threads(config.num_workers):
         run = fit(stage, config, device=device, progress=progress)
-    n_visits = min(len(stage.order(np.random.default_rng(config.seed))), config.spots_per_epoch)
+    n_visits = stage.n_visits
     pairs = pair_health(
         run.best,
         run.history[-1],
@@ -130,6 +130,11 @@ class AlignmentStage:
         with seeded(config.seed, device=torch.device("cpu")):
             self.network = AlignmentModel(**self.settings)
 
+    @property
+    def n_visits(self) -> int:
+        """Spots of an epoch."""
+        return min(len(self.order(np.random.default_rng(self.config.seed))), self.config.spots_per_epoch)
+
     def order(self, rng: np.random.Generator) -> Int64[Array, " n_visits"]:
         """Rows to train on: all of them, or equally many of every donor."""
         return random_order(self.train_rows, self.data, rng, balance_donors=self.config.balance_donors)
@@ -152,7 +157,7 @@ class AlignmentStage:
     def validate(self) -> dict[str, float]:
         """`contrast_metrics` of the held-out spots, in batches of the training size."""
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
-        size = min(self.config.batch_for(len(self.train_rows)), len(rows))
+        size = min(self.config.batch_for(self.n_visits), len(rows))
         batches = [self.embed(rows[i : i + size]) for i in range(0, len(rows), size)]
         return contrast_metrics(batches, self.config)
 

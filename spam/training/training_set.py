@@ -244,6 +244,7 @@ def training_set_of(
         spots, n_top=config.n_top_genes if config.use_hvg else None, also=config.genes
     )
     counts = csr_matrix(vstack([s.counts_of(genes.genes) for s in spots]))
+    counts.sort_indices()  # expression shares their order
     totals = np.concatenate([s.totals for s in spots if s.totals is not None])
     return TrainingSet(
         spots=spots,

@@ -184,7 +184,7 @@ def test_the_verdict_compares_gene_by_gene(report: BoardReport) -> None:
 
 @pytest.mark.parametrize("n_genes", [0, 1])
 def test_one_or_no_common_gene_is_no_comparison(truth, predictions, n_genes: int) -> None:
-    sets = {**CHOICE.sets, "HVG-50": ("G2",) if n_genes else ("absent",)}
+    sets = {**CHOICE.sets, "HVG-50": ["G2"] if n_genes else ["absent"]}
     board = score_section(truth, predictions, dataclasses.replace(CHOICE, sets=sets), model="spam")
     assert board.verdict.difference.n_units == n_genes
     assert "nan" not in board.comparison()

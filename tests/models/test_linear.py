@@ -41,6 +41,20 @@ def test_transform_equals_sklearn_up_to_sign(n, d, q):
     np.testing.assert_allclose(transform.apply(new) * signs, expected, rtol=1e-6, atol=1e-8)
 
 
+def test_many_rows_in_float32_keep_the_axes_of_float64(monkeypatch):
+    rng = np.random.default_rng(5)
+    basis = np.linalg.qr(rng.normal(size=(97, 97)))[0]
+    x = (rng.normal(size=(20_011, 97)) * 0.93 ** np.arange(97)) @ basis  # variance falls by a factor of 10^6
+    exact = FeatureTransform.fit(x, 61)
+    monkeypatch.setattr("spam.models.linear._MOST_IN_FLOAT64", 10)
+    rough = FeatureTransform.fit(x, 61)
+    assert rough.components.shape == exact.components.shape == (61, 97)
+    # The same subspace: all principal angles are near 0.
+    assert np.linalg.svd(rough.components @ exact.components.T)[1].min() > 0.999
+    repeated = np.repeat(_features(4, 5, 23), 3, axis=0)
+    assert len(FeatureTransform.fit(repeated, 14).components) == 4
+
+
 def test_constant_features_do_not_divide_by_zero():
     x = _features(3, 19, 5)
     x[:, 2] = 0.1  # 0.1 has a rounded mean, so its computed variance is not exactly 0

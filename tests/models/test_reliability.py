@@ -296,6 +296,41 @@ def test_a_training_section_is_recognised_by_a_part_of_its_spots() -> None:
         assert bank.section_of(images(1)) == -1
 
 
+def test_a_half_of_a_training_section_is_recognised_and_blank_tiles_are_not() -> None:
+    features = images()
+    features[:3] = features[0]  # blank tiles of the first section
+    bank = fit_appearance(features, SECTION, SECTION)
+    own = np.flatnonzero(SECTION == 1)
+    assert bank.section_of(features[own[: len(own) // 2]]) == 1
+    new = np.concatenate([images(seed) for seed in range(2, 12)])
+    new[::17] = features[0]
+    assert bank.section_of(new) == -1
+
+
+def test_each_held_out_section_calibrates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spam.models.reliability._MOST_COUNTS", 0)
+    monkeypatch.setattr("spam.models.reliability._FEWEST_SPOTS", 11)
+    counts, mu, theta, pi = drawn("nb")
+    section = np.zeros(N, dtype=int)
+    section[:11] = 1  # few spots, whose counts no interval covers
+    counts[:11] = 10_000_000
+    assert theta is not None
+    found = judge(
+        mu,
+        mu,
+        section,
+        xy=np.random.default_rng(1).random((N, 2)),
+        counts=counts,
+        likelihood="nb",
+        mu=mu,
+        theta=np.broadcast_to(theta, (N, G)),
+        pi=pi,
+    )
+    at = int(np.argmin(abs(found.levels - 0.9)))
+    assert found.lowest[at] == 0
+    assert 0.4 < found.coverage[at] < 0.5  # 11 spots of each
+
+
 def test_foreign_images_are_recognised_however_little_training_images_vary() -> None:
     """Features in which training varies along 40 directions, and new tissue along one more."""
     rng = np.random.default_rng(1)

@@ -80,6 +80,11 @@ def test_a_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
         np.testing.assert_array_equal(one.layers[name], two.layers[name], err_msg=name)
     pd.testing.assert_frame_equal(one.obs, two.obs)
     pd.testing.assert_frame_equal(one.var, two.var)
+    add_section(tmp_path / "part.zarr", "S4", seed=3, n_spots=43, unreadable=(5,))
+    predicted = predict(config_of(tmp_path / "part.zarr", checkpoint, tmp_path / "part")).predicted
+    for values in (predicted.mu, predicted.upper, predicted.baselines["tuned ridge"]):
+        assert isinstance(values.base, np.memmap)
+        assert np.flatnonzero(np.isnan(values).any(axis=1)).tolist() == [5]
 
 
 def test_of_many_spots_a_sample_is_scored(
@@ -89,6 +94,8 @@ def test_of_many_spots_a_sample_is_scored(
     board = predict(config_of(store, checkpoint, tmp_path)).board
     assert board is not None
     assert board.n_spots == 19
+    assert "19 spots, drawn at random from 43, are scored" in board.markdown()
+    assert board.to_mapping()["n_drawn_from"] == 43
 
 
 def test_scores_are_those_of_scipy(results: Path, counts: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from cohorts import add_section, make_cohort
+from playwright.sync_api import expect
 from report_pages import OpenPage, PageReader, choose_gene, click_spot, compare_spot, reading, unpacked
 
 from spam.errors import ConfigError, MissingInputError, SectionError
@@ -128,6 +129,26 @@ def test_a_section_without_counts_has_a_viewer_and_says_that_it_is_unlike(
     gene = page.inner_text("#gene")
     assert float(reading(page)["predicted"]) == pytest.approx(float(found[:, gene].X[7, 0]), abs=0.03)
     assert page.locator("#scores").count() == 0
+    assert faults == []
+
+
+@pytest.mark.slow
+def test_a_section_of_100_000_spots_opens_in_a_browser(
+    trained: tuple[Path, Path], config_of: Configure, tmp_path: Path, open_page: OpenPage
+) -> None:
+    store = tmp_path / "large.zarr"
+    add_section(store, "large", seed=5, n_spots=100_000)
+    predict(config_of(store, trained[1], tmp_path / "out", section="large", report=True))
+    file = tmp_path / "out" / "report.html"
+    assert file.stat().st_size < 20e6
+    page, faults = open_page(file)
+    found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
+    choose_gene(page, "G7")
+    # Spots are closer than pixels: one of those below the pointer is chosen.
+    page.locator(".canvas").last.click()
+    expect(page.locator("#spot")).to_contain_text("Spot ", timeout=30_000)
+    chosen = page.inner_text("#spot").split()[1].rstrip(",")
+    compare_spot(page, int(found.obs_names.get_loc(chosen)), found, "G7")
     assert faults == []
 
 

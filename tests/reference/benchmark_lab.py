@@ -21,7 +21,8 @@ def make_store(path: Path, donors: tuple[str, ...] = ("a", "a", "b", "b"), **opt
 def first_feature(task: FoldTask, index: int) -> np.ndarray:
     """The first image feature of each spot for every gene, with a gradient over genes that makes columns differ."""
     n_genes = len(task.genes.genes)
-    return (task.test[index].features[:, :1] + 3 + np.arange(n_genes) * 0.01).astype(np.float32)
+    first = task.test[index].features[:, :1].astype(np.float32)
+    return first + 3 + np.arange(n_genes, dtype=np.float32) * 0.01
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
