@@ -163,8 +163,8 @@ class FinetuneConfig(TrainingConfig):
     n_references: int = model(16, "spots of other sections in the attention of a spot", limits="[2,10000]")
     with_bank: bool = output(
         False,
-        "store the expression of training spots (at most 65,536) in the checkpoint, for --attend references or both and for panels of "
-        "genes in `spam predict --context-h5ad`; share such a checkpoint only if you may share the counts",
+        "store the expression of training spots (at most 65,536) in the checkpoint, for --attend references or both and for "
+        "panels of genes in `spam predict --context-h5ad`; share such a checkpoint only if you may share the counts",
     )
 
     def faults(self) -> list[str | None]:

@@ -78,8 +78,8 @@ def adapt(config: AdaptConfig, tiles: EmbedConfig, *, progress: Progress = SILEN
     """Train an adapter of an encoder on the tiles and counts of a cohort whose frozen features are in a store.
 
     The save dir becomes an adapter folder for ``spam embed --lora``; its folder ``training`` allows a killed run to
-    resume. Each epoch visits every training spot once (at most `spots_per_epoch`), as an augmented tile. The epoch with the lowest loss on held-out
-    spots is kept; the state before training is among them.
+    resume. Each epoch visits every training spot once (at most `spots_per_epoch`), as an augmented tile. The epoch with the
+    lowest loss on held-out spots is kept; the state before training is among them.
 
     The encoder sees the counts of its training sections, and the held-out sections choose the epoch: do not evaluate on
     ``--sections`` or ``--val-sections``.

@@ -255,7 +255,7 @@ def at_all_spots(
     if is_predicted.all():
         return values
     shape = (len(is_predicted), *values.shape[1:])
-    whole = np.empty(shape, dtype=values.dtype) if allocate is None else allocate(shape)  # type: ignore[arg-type]
+    whole = np.empty(shape, dtype=values.dtype) if allocate is None else allocate(shape)
     whole[~is_predicted] = np.nan
     whole[is_predicted] = values
     return whole
