@@ -333,7 +333,7 @@ def differences(stored: StoredSection, section: Section, licence: str | None) ->
     return found
 
 
-def _said(fact: str | float | None) -> str:
+def _said(fact: str | float | int | None) -> str:  # noqa: PYI041 - run-time checks tell int from float
     return "not given" if fact is None else f"{fact:g}" if isinstance(fact, float) else shortened(fact)
 
 
