@@ -118,7 +118,7 @@ class TrainingSet:
         """Features of some spots (ascending), or the first `dim` of them."""
         starts = np.cumsum([0, *(s.n_spots for s in self.spots)])
         cuts = np.searchsorted(rows, starts)
-        parts = zip(self.spots, starts, itertools.pairwise(cuts), strict=False)
+        parts = zip(self.spots, starts[:-1], itertools.pairwise(cuts), strict=True)
         return np.concatenate([s.features[rows[a:b] - start, :dim] for s, start, (a, b) in parts])
 
     def expression_of(self, rows: Int64[Array, " b"]) -> Float32[Array, "b n_genes"]:
