@@ -14,7 +14,8 @@ trap 'rm -f "$log"' EXIT
 tests=(tests benchmarks) small=()
 [ -z "${SPAM_GPU_SMOKE:-}" ] || tests=(tests/training/test_gpu.py) small=(--small --device cpu)
 status=0
-timeout 240 "$python" -m pytest -m gpu -n 0 -q -p no:cacheprovider "${tests[@]}" >"$log" 2>&1 || status=$?
+# -P: without it, `spam` is the folder here, which lacks the rooms `cli` and `schemas` of an installed package.
+timeout 240 "$python" -P -m pytest -m gpu -n 0 -q -p no:cacheprovider "${tests[@]}" >"$log" 2>&1 || status=$?
 tail -n 3 "$log"
 said=$(grep -E '(passed|failed|skipped|error)' "$log" | tail -n 1 | tr -d '=' | xargs)
 [ "$status" = 0 ] || said="exit code $status: $said"

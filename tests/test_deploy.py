@@ -113,9 +113,10 @@ def test_workflow_engines_end_with_the_predictions_of_the_plain_commands(
     ours, theirs = (anndata.read_h5ad(folder / "predictions.h5ad") for folder in (results, plain / "D3S1"))
     assert list(ours.obs_names) == list(theirs.obs_names)
     assert set(ours.layers) == set(theirs.layers)
-    np.testing.assert_array_equal(ours.X, theirs.X)
+    # Snakemake sets the number of threads of a rule, and sums in another order differ in the last digit.
+    np.testing.assert_allclose(ours.X, theirs.X, rtol=1e-5, atol=1e-6)
     for name in theirs.layers:
-        np.testing.assert_array_equal(ours.layers[name], theirs.layers[name])
+        np.testing.assert_allclose(ours.layers[name], theirs.layers[name], rtol=1e-5, atol=1e-6)
     verified = run("store", "verify", tmp_path / "results" / "cohort.zarr")
     assert verified.returncode == 0, verified.stdout
     if engine == "snakemake":
