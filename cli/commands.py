@@ -70,9 +70,9 @@ EMBED = command(
 
 PLAN = command(
     "plan",
-    "Measure for 20 seconds on this machine, and say how many tiles, bytes, hours and how much memory each step will take. "
-    "It takes the options of the `spam embed` that it plans.",
-    "spam plan --manifest sections.csv --root images --store cohort.zarr --enc-name uni_v1",
+    "Measure on this machine, in one to three minutes, how many tiles, bytes, hours and how much memory each step will take. "
+    "It takes the options of the `spam embed` that it plans, and writes nothing.",
+    "spam plan --manifest sections.csv\nspam plan --manifest sections.csv --root images --enc-name uni_v1",
     PlanConfig,
     "plan",
 )

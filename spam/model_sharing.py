@@ -147,7 +147,7 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
     """
     assert config.ckpt is not None  # checked by ModelPushConfig
     assert config.to is not None
-    path, address = config.ckpt, shown(str(config.to)).rstrip("/")
+    path, address = local_file(config.ckpt, CHECKPOINT_NAME), shown(str(config.to)).rstrip("/")
     if address.endswith(Path(CHECKPOINT_NAME).suffix) or (is_remote(address) and "#" in address):
         message = f"{address!r} names a file. Push to its folder or repository, such as hf://org/name."
         raise StoreError(message)

@@ -13,7 +13,16 @@ LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardw
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks", "alignment"}
-ABOVE |= {"exports", "reporting", "clusters", "simulation", "diagnosis", "model_card", "model_sharing", "probing"}
+ABOVE |= {
+    "exports",
+    "reporting",
+    "clusters",
+    "simulation",
+    "diagnosis",
+    "model_card",
+    "model_sharing",
+    "probing",
+}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},

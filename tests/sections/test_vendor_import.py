@@ -225,6 +225,15 @@ def test_a_wrong_folder_names_the_right_one(
         read_section(InputConfig(from_=tmp_path, image=tmp_path))
 
 
+def test_parts_of_the_right_folder_are_not_recommended(tmp_path: Path) -> None:
+    """The spot files of her2st alone look like a data set: only the folder that has counts too is named."""
+    spots = tmp_path / "her2st" / "raw" / "data" / "ST-spotfiles"
+    spots.mkdir(parents=True)
+    (spots / "C2_selection.tsv").touch()
+    with pytest.raises(SectionError, match=r"Did you mean \S*/raw/data\?$"):
+        read_section(InputConfig(from_=tmp_path / "her2st", image=tmp_path))
+
+
 def test_the_folder_spatial_leads_to_the_one_above(tmp_path: Path) -> None:
     write_visium(tmp_path / "outs")
     with pytest.raises(SectionError, match=r"Did you mean \S*outs"):
