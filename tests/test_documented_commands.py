@@ -56,7 +56,8 @@ PAGES = {
 NOT_RUN = {
     r"^python3 -m venv|^\.venv/bin/": "CI runs the lines of the README and of CONTRIBUTING.md",
     r"^pip install": "needs a network",
-    r"--enc-name (uni_v1|hoptimus0)(?!.*--features| .*--features)": "needs gated weights",
+    r"^(?!.*--features).*--enc-name (uni2_h|hoptimus0)": "needs gated weights",
+    r"^cut |^done$": "a loop around a command that needs gated weights",
     r"^(docker|apptainer|nextflow|npx) ": "needs another program",
     r"^snakemake ": "tests/test_deploy.py runs it",
     r"\bsq\.|import json, vitessce|import spatialdata": "needs packages that the tests do not install",
@@ -122,6 +123,8 @@ def write_laboratory(shared_data: Path, folder: Path) -> None:
     rows[is_bulb].to_csv(folder / "bulb.csv", index=False)
     rows[~is_bulb].to_csv(folder / "her2st.csv", index=False)
     rows[rows["donor"] == "C"].to_csv(folder / "patient_c.csv", index=False)
+    folds = pd.DataFrame({"sample_id": ["C2", "C3", "C6"], "fold_0": ["train", "train", "test"]})
+    folds.to_csv(folder / "ids.csv", index=False)
 
 
 def write_other_inputs(shared_data: Path, folder: Path) -> None:
@@ -173,7 +176,7 @@ def lines_of(page: str) -> list[str]:
     lines = []
     for kind, block in blocks_of(page):
         parts = [block] if kind == "python" else block.replace("\\\n", " ").splitlines()
-        lines += [part for part in parts if part.strip()]
+        lines += [part.strip() for part in parts if part.strip()]
     return lines
 
 
