@@ -50,7 +50,25 @@ PAGES = {
     "docs/models.md": ("ckpt",),
     "docs/other_tools.md": ("cohort.zarr", "results"),
     "docs/reports.md": ("results",),
+    "docs/tutorials/a-first-prediction.md": ("spam-demo",),
+    "docs/tutorials/alignment-stage.md": ("cohort.zarr", "spam-demo"),
+    "docs/tutorials/clusters.md": ("spam-demo",),
+    "docs/tutorials/instrument-folders.md": (),
+    "docs/tutorials/shared-store.md": ("spam-demo",),
     "docs/vendor-folders.md": (),
+}
+_FROM = "spam embed --from {0}/outs --image {0}.tif --section {0} --donor d1 --store cohort.zarr"
+_IMPORT = "spam import {0}/outs --image {0}.tif --section {0} --out-dir lab"
+_DEMO = "--store spam-demo/cohort.zarr --sections D1S1,D1S2,D2S1"
+# What a page tells the reader to do, or does in a cell, before the commands that run here.
+BEFORE = {
+    "README.md": [_FROM.format(name) for name in ("C3", "C4", "C5", "C6")],
+    "docs/models.md": ["spam model push ckpt hf://org/name"],
+    "docs/tutorials/alignment-stage.md": [f"spam pretrain {_DEMO} --save-dir aligned"],
+    "docs/tutorials/instrument-folders.md": [_IMPORT.format(name) for name in ("C2", "C3", "C4", "C5", "C6")],
+    "docs/tutorials/shared-store.md": [
+        "spam store select spam-demo/cohort.zarr three.zarr --sections D1S1,D1S2,D2S1"
+    ],
 }
 # Commands that this test leaves out, with the reason.
 NOT_RUN = {
@@ -58,6 +76,7 @@ NOT_RUN = {
     r"^pip install": "needs a network",
     r"^(?!.*--features).*--enc-name (uni2_h|hoptimus0)": "needs gated weights",
     r"^cut |^done$": "a loop around a command that needs gated weights",
+    r" s3://": "needs an object store; tests/store/test_publishing.py pushes to one",
     r"^(docker|apptainer|nextflow|npx) ": "needs another program",
     r"^snakemake ": "tests/test_deploy.py runs it",
     r"\bsq\.|import json, vitessce|import spatialdata": "needs packages that the tests do not install",
@@ -66,6 +85,7 @@ NOT_RUN = {
 # These pages are left out as a whole, with the reason.
 PAGES_NOT_RUN = {
     "docs/experiments-log.md": "a record of earlier experiments, which took hours",
+    "docs/tutorials/gpu-cluster.md": "needs SLURM, GPUs and gated weights",
     "docs/index.md": "CI runs this line of the README",
     "CONTRIBUTING.md": "CI runs these tools",
 }
@@ -78,7 +98,7 @@ SHORT = {
     "^spam plan": {"--probe-s": "1"},
     "^spam embed .*--tile-um .*--tile-um": {"--enc-name": "local:tiny"},
 }
-PRODUCTS = {"cohort.zarr", "bulb.zarr", "ckpt", "results"}
+PRODUCTS = {"cohort.zarr", "bulb.zarr", "ckpt", "results", "spam-demo"}
 DONORS = {"C2": "C", "C3": "C", "C4": "C", "C5": "C", "C6": "C", "A1": "A", "A2": "A"}
 DONORS |= {"MOB1": "m1", "MOB2": "m1", "MOB3": "m2", "MOB4": "m2"}
 N_SPOTS, N_GENES, MARGIN, TILE_PX = 16, 60, 200, 230
@@ -212,6 +232,8 @@ def prepared(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             "spam embed --manifest bulb.csv --store bulb.zarr",
             "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --save-dir ckpt",
             "spam predict --store cohort.zarr --section C6 --ckpt ckpt/best.safetensors --out-dir results",
+            "spam simulate --n-donors 2 --n-sections 2 --n-spots 20 --n-genes 30 --out-dir spam-demo/cohort",
+            "spam embed --manifest spam-demo/cohort/sections.csv --store spam-demo/cohort.zarr",
         ):
             run_line(line, patch)
     return folder
@@ -239,13 +261,8 @@ def test_the_commands_of_a_page_run(
         prepared, folder, symlinks=True, ignore=lambda place, _: products if place == str(prepared) else ()
     )
     monkeypatch.chdir(folder)
-    if page == "docs/models.md":
-        run_line("spam model push ckpt/best.safetensors hf://org/name", monkeypatch)
-    for line in filter(is_run, lines_of(page)):
+    for line in [*BEFORE.get(page, ()), *filter(is_run, lines_of(page))]:
         run_line(line, monkeypatch)
-        if page == "README.md" and "--section C2" in line:  # "repeat for each section"
-            for name in ("C3", "C4", "C5", "C6"):
-                run_line(line.replace("C2", name), monkeypatch)
 
 
 def test_every_page_and_every_exception_is_listed() -> None:
@@ -253,7 +270,7 @@ def test_every_page_and_every_exception_is_listed() -> None:
     pages = [
         "README.md",
         "CONTRIBUTING.md",
-        *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+        *(page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").rglob("*.md"))),
     ]
     with_commands = {page for page in pages if lines_of(page)}
     assert with_commands == {*PAGES, *PAGES_NOT_RUN}
