@@ -32,7 +32,8 @@ from . import (
     warn_of_duplicates,
     warn_of_gene_names,
 )
-from .foreign_files import ForeignFeatures, read_foreign_features
+from .array_files import ForeignFeatures
+from .foreign_files import read_foreign_features
 
 _log = logging.getLogger(__name__)
 
@@ -133,9 +134,7 @@ def _read_features(config: ImportConfig, mpp: float | None) -> ForeignFeatures:
     side_px = None if config.tile_px is None else float(config.tile_px)
     if config.tile_um is not None and mpp is not None:
         side_px = config.tile_um / mpp
-    return read_foreign_features(
-        config.file, kind=config.kind, coordinates=config.coordinates, key=config.key, side_px=side_px
-    )
+    return read_foreign_features(config.file, coordinates=config.coordinates, key=config.key, side_px=side_px)
 
 
 def _read_section(config: ImportConfig) -> tuple[Section, ForeignFeatures]:

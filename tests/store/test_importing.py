@@ -79,7 +79,7 @@ def test_every_option_is_honoured(store, tmp_path):
         ({}, "uni_v1_100um"),
         ({"tile_um": 64.0}, "uni_v1_64um"),
         ({"tile_px": 150}, "uni_v1_150px"),
-        ({"enc_name": "other", "kind": "trident"}, "other_100um"),
+        ({"enc_name": "other"}, "other_100um"),
     ):
         assert import_features(ImportConfig(**{**loose, **changes})).key == key
     again = import_features(ImportConfig(**loose, dtype="float32", overwrite=True))
