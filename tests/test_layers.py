@@ -48,7 +48,7 @@ PLACES = {
     "faiss": ("spam/graphs/neighbour_search.py",),
     "timm": ("spam/encoders/timm_models.py",),
     "peft": ("spam/encoders/lora_adapter.py",),
-    "zarr": ("spam/store/", "spam/tiles/ome_zarr_slide.py", "spam/sections/feature_matrix.py"),
+    "zarr": ("spam/store/", "spam/tiles/ome_zarr_slide.py"),
     "rich": ("cli/",),
     "fsspec": ("spam/store/",),
     "huggingface_hub": (

@@ -11,7 +11,6 @@ import numpy as np
 
 from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
-from spam.schemas.store_format import name_fault
 from spam.typing import Array, Bool, Float64
 
 from .coordinates import find_scale
@@ -25,6 +24,7 @@ from .lab_section import (
     describe_sources,
     is_slide,
     quoted,
+    require_name,
     text_array,
 )
 
@@ -334,9 +334,7 @@ def read_cells(config: InputConfig) -> Section:
         message = f"{path} (--cells) holds no cells, detections or points{': ' + notes[0] if notes else ''}."
         raise SectionError(message)
     name = config.section or path.name.split(".")[0]
-    if fault := name_fault(name, "the section's name (--section)"):
-        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
-        raise SectionError(message)
+    require_name(name)
     numbers = [f"cell_{number}" for number in range(1, len(places) + 1)]
     chosen = next(one for one in (names, ids, numbers) if len(set(one)) == len(one) and all(one))
     require_finite(np.stack(places), chosen, path, "their coordinates")

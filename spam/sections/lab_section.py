@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spam.errors import SectionError, counted, shortened
-from spam.schemas.store_format import SourceFile
+from spam.schemas.store_format import SourceFile, name_fault
 from spam.typing import Array, Float64, Shaped
 
 _N_EXAMPLES = 5  # enough to see a pattern, few enough to read
@@ -44,6 +44,13 @@ def text_array(values: Any, *, where: str) -> Shaped[Array, "..."]:
         message = f"{where} has a text of {len(longest):,} characters, {shortened(longest)}. Shorten it."
         raise SectionError(message)
     return texts.astype(np.str_)
+
+
+def require_name(name: str) -> None:
+    """Raise SectionError if a store cannot have a section of this name."""
+    if fault := name_fault(name, "the section's name (--section)"):
+        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
+        raise SectionError(message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ from .lab_section import (
     is_slide,
     is_there,
     quoted,
+    require_name,
 )
 from .tile_table import ID_COLUMNS, SLIDE_COLUMN, Table, read_csv_text, read_table
 
@@ -143,9 +144,7 @@ def read_spots(
 def _joined(table: Table, h5ad: H5ad | None, config: InputConfig, name_hint: str | None) -> Section:
     """Join a table with an h5ad, and read what belongs to the spots that both have."""
     name = _section_name(config.section or name_hint, h5ad, table)
-    if fault := name_fault(name, "the section's name (--section)"):
-        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
-        raise SectionError(message)
+    require_name(name)
     reading = choose_reading(table, unit=config.coordinates, is_swapped=bool(config.swap_xy))
     of_section = _rows_of_section(table, name)
     h5ad = None if h5ad is None else spots_of_section(h5ad, name)

@@ -1,8 +1,8 @@
 """Xenium as the instrument and Xenium Ranger 1 to 4 write it, on the H&E image of the same section."""
 
+import dataclasses
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,23 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
-from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
+from .feature_matrix import find_matrix, read_matrix
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, open_text, reading, require_file, require_finite
+from .instrument_section import (
+    InstrumentSection,
+    find_file,
+    match_ids,
+    open_text,
+    reading,
+    require_file,
+    require_finite,
+)
 from .lab_section import quoted
 
 _EXPERIMENT = "experiment.xenium"
 _MATRIX = "cell_feature_matrix"
-_CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv", "cells.zarr.zip")
+_CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 _CENTRE = ("x_centroid", "y_centroid")
-# name in Zarr -> name in tables
-_IN_ZARR = {"cell_centroid_x": "x_centroid", "cell_centroid_y": "y_centroid"}
 _ALIGNMENTS = ("he_imagealignment.csv", "he_keypoints.csv")
 _KEYPOINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 _KEPT = ("cell_area", "nucleus_area", "transcript_counts", "total_counts")
@@ -58,15 +64,8 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     matrix = read_matrix(require_file(find_matrix(folder, _MATRIX), folder, f"{_MATRIX}.h5"))
     cells_path = require_file(find_file(folder, *_CELLS), folder, *_CELLS)
     cells = _read_cells(cells_path)
-    rows = cells.index.get_indexer(matrix.barcodes)
-    if (rows < 0).any():
-        absent = matrix.barcodes[rows < 0]
-        message = (
-            f"{len(absent)} of the {len(rows)} cells of {matrix.path} are not in {cells_path}: {quoted(absent)}. "
-            "Both files must be of one run."
-        )
-        raise SectionError(message)
-    cells = cells.iloc[rows]
+    rows, is_placed, notes = match_ids(matrix.ids, matrix.files[0], cells.index, cells_path, "cells")
+    cells = cells.iloc[rows[is_placed]]
     xy_um = cells[list(_CENTRE)].to_numpy(dtype=np.float64)
     image = config.image
     # Xenium 4 names them morphology_focus/ch0000_dapi.ome.tif.
@@ -81,7 +80,7 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     facts = _read_experiment(experiment) if experiment else {}
     version = facts.get("analysis_sw_version")
     alignment = config.alignment or find_file(folder, *_ALIGNMENTS)
-    xy_px, mpp, mpp_note, notes = None, None, None, list(matrix.notes)
+    xy_px = mpp = mpp_note = None
     if alignment is not None:
         pixel_um = _pixel_size(facts, folder)
         xy_px, mpp, fit = place_on_image(xy_um / pixel_um, alignment, pixel_um)
@@ -95,26 +94,19 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
             "of Xenium Explorer with --alignment."
         )
         raise MissingInputError(message)
-    read = [
-        matrix.path,
-        cells_path,
-        *([experiment] if experiment else []),
-        *([alignment] if alignment else []),
-    ]
-    return InstrumentSection(
+    return dataclasses.replace(
+        matrix,
         platform="Xenium" + (f", {version}" if version else ""),
-        ids=matrix.barcodes,
-        counts=matrix.counts,
-        genes=matrix.genes,
-        gene_ids=matrix.gene_ids,
+        ids=matrix.ids[is_placed],
+        counts=matrix.counts[is_placed],
         xy_px=xy_px,
         xy_um=xy_um,
         mpp=mpp,
         mpp_note=mpp_note,
         obs={name: cells[name].to_numpy() for name in _KEPT if name in cells and cells[name].notna().any()},
         is_cells=True,
-        files=tuple(read),
-        notes=tuple(notes),
+        files=(*matrix.files, cells_path, *filter(None, [experiment, alignment])),
+        notes=(*matrix.notes, *notes),
     )
 
 
@@ -150,8 +142,6 @@ def _read_cells(path: Path) -> Any:
     with reading("cell_id, x_centroid and y_centroid of", path):
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
-        elif zipfile.is_zipfile(path):
-            frame = _cells_of_zarr(path)
         else:
             with open_text(path) as file:
                 frame = pd.read_csv(file, dtype={"cell_id": str})
@@ -163,13 +153,6 @@ def _read_cells(path: Path) -> Any:
     require_unique(frame.index.to_numpy(dtype=np.str_), where=f"{path}, cell_id")
     require_finite(centres, frame.index, path, ", ".join(_CENTRE))
     return frame
-
-
-def _cells_of_zarr(path: Path) -> Any:
-    group = zipped_zarr(path)
-    summary = group["cell_summary"]
-    names = [_IN_ZARR.get(name, name) for name in summary.attrs["column_names"]]
-    return pd.DataFrame(summary[:], columns=names).assign(cell_id=xenium_ids(group["cell_id"][:]))
 
 
 def _read_experiment(path: Path) -> dict[str, Any]:

@@ -259,7 +259,7 @@ def test_segmented_cells_without_a_polygon_or_with_several(tmp_path: Path) -> No
     found = found_in(tmp_path)
     kept = [i for i in range(len(ids)) if i + 1 != dropped]
     assert_holds(found, counts[kept], [ids[i] for i in kept], np.round(centres[kept], 12))
-    assert any("1 cells without a polygon" in note for note in found.notes)
+    assert any(f"1 of {len(ids)} cells have no position" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_positions_of_another_section(tmp_path: Path) -> None:
     _, positions = write_visium(tmp_path)
     path = tmp_path / "spatial" / "tissue_positions.csv"
     positions.assign(barcode=positions["barcode"].str.replace("-1", "-2")).to_csv(path, index=False)
-    with pytest.raises(SectionError, match=f"{N_SPOTS} of the {N_SPOTS} barcodes .*AC0000-1"):
+    with pytest.raises(SectionError, match=f"{N_SPOTS} of the {N_SPOTS} spots .*AC0000-1"):
         found_in(tmp_path)
 
 
