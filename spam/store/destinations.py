@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +30,11 @@ from .features import feature_names, quality_names, unfinished_names
 from .layout import INDEX, LOCKS, TABLES, TABLES_INDEX, inside
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
-from .section_index import SectionIndex
+from .section_index import SectionIndex, file_entry
 from .stored_section import StoredSection
 from .writing import LOCK_WAIT_S, locked_section, root_index, write_root
 
-_README = "README.md"
+README = "README.md"
 Kind = Literal["dataset", "model"]
 _HUB_ROOTS: dict[Kind, str] = {"dataset": "hf://datasets/", "model": "hf://(?!datasets/|spaces/)"}
 _HUB_EXAMPLES: dict[Kind, str] = {"dataset": "hf://datasets/org/name", "model": "hf://org/name"}
@@ -91,7 +91,7 @@ class Destination:
 
     commit: str | None = None
 
-    def __init__(self, address: str, cache: Path) -> None:
+    def __init__(self, address: str, cache: Path | None = None) -> None:
         self.address = self.pinned = address
         if is_remote(address):
             self.files, self.root = remote_files(address)
@@ -111,7 +111,7 @@ class Destination:
         """
         if self.location.read_index("") is None:
             # All but the last may be of a killed push.
-            ours = {_README, LOCKS, f"{INDEX}{PARTIAL}", ".gitattributes"}
+            ours = {README, LOCKS, f"{INDEX}{PARTIAL}", ".gitattributes"}
             others = {path.split("/")[0] for path in self.found("")} - ours
             if others:
                 message = f"{shown(self.address)!r} is not empty and no store: it has {', '.join(sorted(others)[:5])}."
@@ -130,19 +130,16 @@ class Destination:
             return {str(path).removeprefix(f"{self.root}/"): info for path, info in found.items()}
         return {}
 
-    def apply(
-        self, source: Store, changes: Mapping[str, Change], readme: bytes, advance: Advance
-    ) -> list[FileEntry]:
-        """Send sections, then root and README; return the files of sections that were sent."""
+    def apply(self, changes: Sequence[tuple[Location, Change]], advance: Advance) -> list[FileEntry]:
+        """Send changes, each with where its files are, then the root; return the files of sections that were sent."""
         if self.location.read_index("") is None:  # so that a killed push leaves a store
             self._put_root(())
         sent = []
-        for name, change in changes.items():
+        names = [change.index.meta.name for _, change in changes]
+        for name, (source, change) in zip(names, changes, strict=True):
             with self._locked(name):
-                sent += self._send(source, change, advance)
-        self._put_root([*changes])
-        self.put(_README, readme)
-        self.finish()
+                sent += self.send(source, change, advance)
+        self._put_root(names)
         return sent
 
     def _put_root(self, names: Sequence[str]) -> None:
@@ -220,13 +217,17 @@ class Destination:
             message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
             raise StoreError(message)
 
-    def _send(self, source: Store, change: Change, advance: Advance) -> list[FileEntry]:
-        """Send the files of a section, then its index, and delete files that it does not name."""
+    def send(self, source: Location, change: Change, advance: Advance) -> list[FileEntry]:
+        """Send the files of a section that are not there, then its index, and delete files that it does not name.
+
+        The caller holds the lock of the section. Each file of the source is compared with its digest.
+        """
         name = change.index.meta.name
         index, found = f"{name}/{INDEX}", self.found(name)
         kept: tuple[str, ...] = ()  # features that `spam embed` has begun in this folder
         if change.old is not None and change.interim != b"":
-            kept = tuple(f"{name}/obsm/{key}/" for key in unfinished_names(self.location, change.old))
+            begun = unfinished_names(self.location, change.old)
+            kept = tuple(f"{name}/obsm/{key}/" for key in begun if f"obsm/{key}" not in change.index.nodes)
         there = None if change.old is None else change.old.data
         self._require_index(name, there)
         if change.interim is not None:
@@ -235,10 +236,9 @@ class Destination:
 
         def send(path: str) -> FileEntry | None:
             where, entry = f"{name}/{path}", change.index.files[path]
-            data = source.location.read(where, entry)
-            is_there = self._has(found.get(where), data)
+            is_there = self._has(found.get(where), where, entry, source)
             if not is_there:
-                self.put(where, data, _file(source.location, where))
+                self.put(where, source.read(where, entry), _file(source, where))
             advance(note=name)
             return None if is_there else entry
 
@@ -252,13 +252,13 @@ class Destination:
                 self.delete(path)
         return sent
 
-    def _has(self, info: dict[str, Any] | None, data: bytes) -> bool:
+    def _has(self, info: dict[str, Any] | None, path: str, entry: FileEntry, source: Location) -> bool:
         """Tell whether a file that no index names yet has arrived: by its size and MD5 of S3 or Google, or its bytes."""
-        if info is None or info["size"] != len(data):
+        if info is None or info["size"] != entry.n_bytes:
             return False
         if isinstance(self.location, FolderLocation):
-            return bool(self.files.cat_file(info["name"]) == data)
-        md5 = hashlib.md5(data, usedforsecurity=False)
+            return file_entry(Path(info["name"]).read_bytes()) == entry
+        md5 = hashlib.md5(source.read(path, entry), usedforsecurity=False)
         etag = str(info.get("ETag")).strip('"')
         return etag == md5.hexdigest() or info.get("md5Hash") == base64.b64encode(md5.digest()).decode()
 

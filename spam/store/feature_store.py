@@ -74,6 +74,10 @@ class Store:
         choose_sections(self, [name], "--section")
         return StoredSection(self.location, name, is_writable=self.is_writable)
 
+    def sections(self) -> list[StoredSection]:
+        """Open all sections, sorted by name."""
+        return [self.section(name) for name in self.section_names]
+
     def add_section(
         self,
         section: Section,

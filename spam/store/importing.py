@@ -242,7 +242,7 @@ def _tile(config: ImportConfig, foreign: ForeignFeatures, mpp: float | None) -> 
 def _warn_of_near_sizes(store: Store, meta: FeatureMeta) -> None:
     """Warn if other sections have features of this encoder for tiles of nearly the same size, which never match these."""
     size, encoder = meta.tile["tile_um"], meta.encoder["name"]
-    for section in (store.section(name) for name in store.section_names):
+    for section in store.sections():
         for stored in (section.feature_meta(key) for key in section.feature_keys if key != meta.key):
             um = stored.tile["tile_um"]
             if size and um and stored.encoder["name"] == encoder and abs(size / um - 1) <= _SAME_SIZE:

@@ -52,7 +52,7 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
         raise OutputExistsError(message)
     out.parent.mkdir(parents=True, exist_ok=True)
     store = open_store(config.store)
-    sections = [store.section(name) for name in store.section_names]
+    sections = store.sections()
     entries = {
         f"{section.meta.name}/{path}": entry
         for section in sections

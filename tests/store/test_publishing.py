@@ -225,7 +225,7 @@ def test_replaced_features_take_their_quality_with_them(store, place, tmp_path):
 def test_sections_of_a_push_at_the_same_time_stay(store, place, tmp_path, monkeypatch):
     parts = [part_of(store, tmp_path / name, sections=(name,)) for name in ("S1", "S2")]
     pushed(parts[0], place)
-    real, is_first = destinations.Destination._send, True
+    real, is_first = destinations.Destination.send, True
 
     def send(*arguments: Any) -> Any:
         nonlocal is_first
@@ -234,7 +234,7 @@ def test_sections_of_a_push_at_the_same_time_stay(store, place, tmp_path, monkey
             pushed(parts[1], place)
         return real(*arguments)
 
-    monkeypatch.setattr(destinations.Destination, "_send", send)
+    monkeypatch.setattr(destinations.Destination, "send", send)
     pushed(part_of(store, tmp_path / "S3.zarr", sections=("S1",)), place)
     assert open_store(place.address).section_names == ("S1", "S2")
     assert place.files() == tree(store)
