@@ -6,15 +6,14 @@ from .features import FeatureWriter
 from .gene_names import advice_on_names, describe_losses
 from .layout import chunk_slices, default_chunk_rows
 from .remote import local_file, pinned
+from .section_tables import Overview, spots_digest
 from .stored_section import (
     CsrMatrix,
     Graph,
-    Overview,
     StoredSection,
     choose_features,
     flagged_spots,
     readable_spots,
-    spots_digest,
 )
 from .verifying import verify
 

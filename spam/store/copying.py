@@ -22,7 +22,7 @@ from .feature_store import choose_sections, create_store, open_store
 from .layout import DONOR, SECTION
 from .merging import CopyReport, Parts, chosen_parts, named, parts_of, table_files
 from .section_index import content_digest, edited
-from .stored_section import StoredSection, is_stale_graph
+from .stored_section import StoredSection
 from .writing import write_root, write_section
 
 _OF_PLACES = ("in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
@@ -78,7 +78,7 @@ def select(config: SelectConfig, *, progress: Progress = SILENT, key: bytes | No
             for part, nodes in parts_of(section.index).items():
                 if part not in kept[section.meta.name]:
                     left_out.append(named(section, part))
-                elif part[0] == "graph" and is_stale_graph(section.index, part[1]):
+                elif part[0] == "graph" and section.index.is_stale_graph(part[1]):
                     left_out.append(f"{named(section, part)} (its features were replaced later)")
                 elif part[0] == "features" or not config.without_coordinates:
                     parts[part] = nodes

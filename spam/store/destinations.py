@@ -26,7 +26,7 @@ from spam.progress import Advance
 from spam.schemas.store_format import FileEntry
 
 from .feature_store import Store, read_root
-from .features import feature_names, quality_names, unfinished_names
+from .features import unfinished_names
 from .layout import INDEX, LOCKS, TABLES, TABLES_INDEX, inside
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
@@ -72,8 +72,7 @@ class Change:
     @property
     def lost(self) -> list[str]:
         """Features that the section has now and will not have afterwards, sorted."""
-        there = set() if self.old is None else {*feature_names(self.old)} - {*quality_names(self.old)}
-        return sorted(there - {*feature_names(self.index)})
+        return [] if self.old is None else sorted({*self.old.feature_keys} - {*self.index.feature_keys})
 
 
 class Destination:

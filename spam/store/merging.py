@@ -23,11 +23,10 @@ from spam.typing import Array
 
 from .destinations import Change, Destination
 from .feature_store import filled_store, open_store
-from .features import feature_names
 from .layout import IDENTITY, INDEX, META, feature_graph_key, graph_nodes
 from .places import Location
 from .section_index import SectionIndex, content_digest, edited
-from .stored_section import StoredSection, graph_names
+from .stored_section import StoredSection, encoders_of, features_named
 
 Part: TypeAlias = tuple[Literal["features", "graph", "section"], str]
 """What can be copied or differ: kind and key, such as ``("features", "uni_112um")``."""
@@ -75,10 +74,9 @@ class CopyReport(Record):
 
 def parts_of(index: SectionIndex) -> dict[Part, tuple[str, ...]]:
     """List the features (with the quality arrays of their tiles) and graphs of a section, with their nodes."""
-    features: dict[Part, tuple[str, ...]] = {
-        ("features", key): (f"obsm/{key}",) for key in feature_names(index)
-    }
-    return features | {("graph", key): graph_nodes(key) for key in graph_names(index)}
+    keys = (*index.feature_keys, *index.quality_keys)
+    features: dict[Part, tuple[str, ...]] = {("features", key): (f"obsm/{key}",) for key in keys}
+    return features | {("graph", key): graph_nodes(key) for key in index.graph_keys}
 
 
 def named(section: StoredSection, part: Part) -> str:
@@ -97,12 +95,7 @@ def chosen_parts(sections: Sequence[StoredSection], names: Sequence[str]) -> dic
     StoreError
         If no section has features of that name; lists what there is.
     """
-    encoders = {
-        (section.meta.name, key): str(section.feature_meta(key).encoder.get("name"))
-        for section in sections
-        for key in section.feature_keys
-    }
-    known = {*encoders.values(), *(key for _, key in encoders)}
+    known = {name for section in sections for pair in encoders_of(section).items() for name in pair}
     if unknown := [name for name in names if name not in known]:
         message = (
             f"No features {', '.join(unknown)} (--features). There are: {', '.join(sorted(known)) or 'none'}."
@@ -110,11 +103,7 @@ def chosen_parts(sections: Sequence[StoredSection], names: Sequence[str]) -> dic
         raise StoreError(message)
     chosen: dict[str, Parts] = {}
     for section in sections:
-        others = [
-            key
-            for key in section.feature_keys
-            if names and key not in names and encoders[section.meta.name, key] not in names
-        ]
+        others = sorted({*section.feature_keys} - {*features_named(section, names)})
         dropped: set[Part] = {("features", key) for key in (*others, *map(quality_key, others))}
         dropped |= {("graph", feature_graph_key(key)) for key in others}
         found = parts_of(section.index)

@@ -18,9 +18,8 @@ from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
 from spam.schemas.store_format import FileEntry
 
 from .copying import select
-from .destinations import README, Destination, destination
+from .destinations import README, destination
 from .feature_store import Store, choose_sections, open_store
-from .features import feature_names, quality_names, read_feature_meta
 from .layout import DONOR, SECTION
 from .merging import (
     add_sections,
@@ -114,9 +113,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     where = address if is_remote(address) else str(Path(address.removeprefix("file://")).resolve())
     with _scratch() as folder:
         store = open_store(config.store)
-        unfinished = [
-            f"{s.meta.name}/{key}" for s in store.sections() for key in s.unfinished_keys
-        ]
+        unfinished = [f"{s.meta.name}/{key}" for s in store.sections() for key in s.unfinished_keys]
         if config.without_counts or config.without_coordinates:
             redacted = SelectConfig(
                 store=config.store,
@@ -153,7 +150,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
         indexes = {name: section.index for name, section in own.items()}
         indexes |= {change.index.meta.name: change.index for _, change in changes}
         # The path of a folder on this machine may name a person.
-        readme = _readme(where if is_remote(where) else Path(where).name, place, indexes)
+        readme = _readme(where if is_remote(where) else Path(where).name, indexes)
         lines = "\n- ".join(_identifying(list(sections.values())))
         _log.warning("This copy can identify a person by (what leaves it out):\n- %s", lines)
         with progress.task("pushing", sum(len(change.files) for _, change in changes)) as advance:
@@ -184,15 +181,8 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _readme(address: str, place: Destination, indexes: Mapping[str, SectionIndex]) -> bytes:
-    features = {
-        name: [
-            read_feature_meta(index, key, place.location)
-            for key in feature_names(index)
-            if key not in quality_names(index)
-        ]
-        for name, index in indexes.items()
-    }
+def _readme(address: str, indexes: Mapping[str, SectionIndex]) -> bytes:
+    features = {name: [*map(index.feature_meta, index.feature_keys)] for name, index in indexes.items()}
     metas = [indexes[name].meta for name in sorted(indexes)]
     return dataset_card(address, metas, features).encode()
 
