@@ -87,11 +87,10 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         mpp_note = f"alignment {alignment.name}"
         notes += fit
     elif config.image is not None:
-        similar = [path for path in sorted(folder.glob("*.csv")) if _is_alignment(path)]
-        look = f" {quoted([path.name for path in similar])} may be one." if similar else ""
+        tables = sorted(path.name for path in folder.glob("*.csv"))
         message = (
-            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image).{look} Give the alignment or the keypoints "
-            "of Xenium Explorer with --alignment."
+            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image), only {quoted(tables) or 'no table'}. Give the "
+            "alignment or the keypoints of Xenium Explorer with --alignment."
         )
         raise MissingInputError(message)
     return dataclasses.replace(
@@ -197,14 +196,6 @@ def _read_alignment(path: Path, pixel_um: float) -> tuple[Float64[Array, "3 3"],
         )
         raise SectionError(message)
     return matrix, []
-
-
-def _is_alignment(path: Path) -> bool:
-    try:
-        _read_alignment(path, 1.0)
-    except SectionError:
-        return False
-    return True
 
 
 def _fit_keypoints(

@@ -113,8 +113,7 @@ def test_a_missing_alignment_is_an_error(tmp_path: Path) -> None:
 def test_a_renamed_alignment_is_named_and_can_be_given(tmp_path: Path) -> None:
     _, _, xy_um = write_xenium(tmp_path)
     path = write_alignment(tmp_path / "matrix.csv")
-    (tmp_path / "metrics_summary.csv").write_text("region,cells\nA,19\n")
-    with pytest.raises(MissingInputError, match=r"'matrix.csv' may be one.*--alignment"):
+    with pytest.raises(MissingInputError, match=r"only 'matrix.csv'.*--alignment"):
         found_in(tmp_path, image=tmp_path / "he.tif")
     found = found_in(tmp_path, image=tmp_path / "he.tif", alignment=path)
     np.testing.assert_allclose(found.xy_px, on_the_image(xy_um), rtol=0, atol=1e-6)
