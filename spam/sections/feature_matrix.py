@@ -41,6 +41,12 @@ def read_matrix(path: Path) -> InstrumentSection:
     """
     with reading("the count matrix", path):
         found, kinds = (_read_mex if path.is_dir() else _read_h5)(path)
+    return checked_matrix(found, kinds)
+
+
+def checked_matrix(found: InstrumentSection, kinds: Shaped[Array, " n_features"] | None) -> InstrumentSection:
+    """Check the counts of a section, and keep its genes; see `read_matrix`."""
+    path = found.files[0]
     genes, ids, shape = found.genes, found.gene_ids, found.counts.shape
     if shape != (len(found.ids), len(genes)) or len(genes) != len(ids):
         sizes = f"{shape[0]} x {shape[1]} counts, but {len(found.ids)} barcodes and {len(genes)} features"
@@ -63,7 +69,7 @@ def read_matrix(path: Path) -> InstrumentSection:
         )
         genes = np.where(repeated, ids, genes)
         require_unique(genes, where=f"{path}, genes", advice="Give each gene a unique name.")
-    return dataclasses.replace(found, counts=counts, genes=genes, gene_ids=ids, notes=tuple(notes))
+    return dataclasses.replace(found, counts=counts, genes=genes, gene_ids=ids, notes=(*found.notes, *notes))
 
 
 def _read_h5(path: Path) -> _Features:

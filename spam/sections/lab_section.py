@@ -1,9 +1,9 @@
 """A tissue section as it comes from the lab: spots, counts, images, and the files that it was read from."""
 
 import dataclasses
-import errno
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -228,21 +228,16 @@ class Section:
         return None if self.mpp is None else self.xy_px * self.mpp
 
 
-def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
-    """Return whether there is a file (or a folder, by `is_kind`) of this name; none has a name too long for one."""
-    try:
-        return is_kind(path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise
+def is_there(path: Path, *, is_folder: bool = False) -> bool:
+    """Return whether there is a file (or a folder) of this name; none has a name too long for one."""
+    return os.path.isdir(path) if is_folder else os.path.isfile(path)  # noqa: PTH112, PTH113  pathlib raises
 
 
 def is_slide(path: Path) -> bool:
     """Return whether the path is a file, or a folder that is one slide: an OME-Zarr, or a DICOM series (no other files)."""
     if is_there(path) or is_ome_zarr(path):
         return True
-    files = _visible_files(path) if is_there(path, Path.is_dir) else ()
+    files = _visible_files(path) if is_there(path, is_folder=True) else ()
     return bool(files) and all(map(is_dicom, files))
 
 

@@ -299,7 +299,7 @@ def _find_images(table: Table, root: Path) -> TileSource:
     found = {x: path for x, paths in places.items() if (path := next(filter(is_slide, paths), None))}
     missing = [name for name in distinct if name not in found]
     if missing:
-        folders = [name for name in missing if any(is_there(path, Path.is_dir) for path in places[name])]
+        folders = [name for name in missing if any(is_there(path, is_folder=True) for path in places[name])]
         no_slides = f" Folders, but not OME-Zarr or DICOM: {quoted(folders)}." if folders else ""
         message = (
             f"{len(missing)} of {len(distinct)} {'slides' if is_one_slide else 'tile files'} in column {column!r} of "
@@ -364,8 +364,8 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         wrong += [] if row["root"] else [f"row {number}: no root (or give --root)"]
         for name in ("h5ad", "csv", "root", "regions"):
             if cell := cells.get(name):
-                exists = Path.is_dir if name == "root" else Path.is_file
-                row[name] = next((at / cell for at in folders if is_there(at / cell, exists)), None)
+                places = (at / cell for at in folders)
+                row[name] = next((x for x in places if is_there(x, is_folder=name == "root")), None)
                 missing += [] if row[name] else [f"row {number}: {name} {shortened(cell)} not found"]
         configs.append(InputConfig(**row))
     if wrong or missing:

@@ -7,11 +7,11 @@ import hashlib
 import random
 import re
 import secrets
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +40,7 @@ _HUB_ROOTS: dict[Kind, str] = {"dataset": "hf://datasets/", "model": "hf://(?!da
 _HUB_EXAMPLES: dict[Kind, str] = {"dataset": "hf://datasets/org/name", "model": "hf://org/name"}
 _N_THREADS = 8  # transfers at a time
 _CHANGED_MEANWHILE = 412  # status of a commit on top of another one than asked for
-# a claim in an object store is renewed this often; after which silence its push was killed
-_BEAT_S, _DEAD_S = (15.0, 60.0)
+_CLAIM_LASTS = timedelta(hours=6)  # in an object store
 _PAUSE_S = 1.0  # between two tries to claim
 
 
@@ -159,50 +158,33 @@ class Destination:
 
     @contextlib.contextmanager
     def _claimed(self, folder: str) -> Iterator[None]:
-        """Lock in an object store, which has no locks: a file in `folder` that is renewed while this push is alive.
+        """Lock in an object store, which has no locks: a file in `folder` until the end of the ``with`` block.
 
         A push that sees another claim deletes its own and tries again later. So no two hold one, because object stores
-        list everything that was written before. A claim that is not renewed for a minute is of a killed push; clocks of
-        different machines are not compared.
+        list everything that was written before. A killed push leaves its claim, which counts for six hours by the clock
+        of the store.
         """
-        until = time.monotonic() + LOCK_WAIT_S
-        seen: dict[str, tuple[bytes, float]] = {}
+        until, own = time.monotonic() + LOCK_WAIT_S, f"{folder}/{secrets.token_hex(8)}"
         while True:
-            own = f"{folder}/{secrets.token_hex(8)}"
-            self.put(own, b"0")
-            now, before = time.monotonic(), seen
-            seen = {path: (self.read(path), now) for path in self.found(folder) if path != own}
-            seen |= {
-                path: before[path] for path, (beat, _) in seen.items() if before.get(path, (None,))[0] == beat
-            }
-            for path in [path for path, (_, since) in seen.items() if now - since > _DEAD_S]:
-                self.delete(path)
-                del seen[path]
-            if not seen:
+            self.put(own, b"")
+            made = {path: self.files.modified(info["name"]) for path, info in self.found(folder).items()}
+            others = [path for path, at in made.items() if path != own and made[own] - at < _CLAIM_LASTS]
+            if not others:
                 break
             self.delete(own)
-            if now > until:
-                what = folder.removeprefix(f"{LOCKS}/")
-                message = f"{what!r} at {shown(self.address)!r} is being pushed by another process. Push again later."
+            if time.monotonic() > until:
+                what, place = folder.removeprefix(f"{LOCKS}/"), shown(self.address).rstrip("/")
+                message = (
+                    f"{what!r} at {place!r} is being pushed by another process. Push again later; if that push was killed, "
+                    f"delete {place}/{others[0]}."
+                )
                 raise StoreError(message)
             time.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # two that saw each other must not meet again
-        is_done = threading.Event()
-
-        def renew() -> None:
-            number = 0
-            while not is_done.wait(_BEAT_S):
-                number += 1
-                with contextlib.suppress(StoreError):
-                    self.put(own, str(number).encode())
-
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
         try:
             yield
         finally:
-            is_done.set()
-            thread.join()
-            self.delete(own)
+            for path in {own, *made}:
+                self.delete(path)
 
     def read(self, path: str) -> bytes:
         """Read a file; empty if there is none."""
@@ -244,7 +226,7 @@ class Destination:
         with ThreadPoolExecutor(_N_THREADS) as pool:
             sent = list(filter(None, pool.map(send, change.files)))
         if change.old is None or change.old.data != change.index.data:
-            self._require_index(name, there)  # by a push that took this one for dead, on a machine that slept
+            self._require_index(name, there)  # by a push after six hours
             self.put(index, change.index.data)
         for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
             if not path.startswith(kept):
