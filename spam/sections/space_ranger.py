@@ -15,7 +15,7 @@ from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .feature_matrix import find_matrix, read_matrix
-from .geojson import centroid, read_features
+from .geojson import read_features
 from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
@@ -208,13 +208,12 @@ def _read_positions(path: Path) -> Any:
 def _read_centres(path: Path) -> Any:
     """Read the centroids of the segmented cells of Space Ranger 4, with their ids as index."""
     with reading("the polygons and cell_id of", path):
-        centres = {_cell_id(feature): centroid(feature["geometry"]) for feature in read_features(path)[0]}
+        centres = {_cell_id(one.cell_id): one.centre for one in read_features(path)[0]}
     return pd.DataFrame(np.reshape(list(centres.values()), (-1, 2)), list(centres), columns=list(_PIXELS))
 
 
-def _cell_id(feature: Mapping[str, Any]) -> str:
+def _cell_id(cell: str | int) -> str:
     """Write the id of a polygon as in the matrix: 1 is ``cellid_000000001-1``."""
-    cell = feature["properties"]["cell_id"]
     return str(cell) if isinstance(cell, str) and not cell.isdigit() else f"cellid_{int(cell):09d}-1"
 
 

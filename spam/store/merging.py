@@ -37,7 +37,7 @@ Parts: TypeAlias = Mapping[Part, tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport(Record):
-    """Result of `select` and `merge`.
+    """Result of `select`, `merge`, `pack` and `unpack`.
 
     Attributes
     ----------
