@@ -111,26 +111,18 @@ class JoinReport:
 
     def describe(self) -> str:
         """Summarise in one line what was joined and what was left out."""
-        left_out = (
-            (
-                self.table_only,
-                f"{counted(len(self.table_only), 'row')} without a spot ({quoted(self.table_only)})",
-            ),
-            (
-                self.h5ad_only,
-                f"{counted(len(self.h5ad_only), 'spot')} without a tile ({quoted(self.h5ad_only)})",
-            ),
-            (
-                self.n_other_sections,
-                f"{counted(self.n_other_sections, 'row')} of the table for other sections",
-            ),
-            (self.n_outside, f"{counted(self.n_outside, 'row')} outside the H&E image"),
-            (self.n_off_tissue, f"{counted(self.n_off_tissue, 'spot')} with in_tissue 0 left out"),
-        )
+        n_rows, n_spots, n_other = len(self.table_only), len(self.h5ad_only), self.n_other_sections
+        left_out = {
+            f"{counted(n_rows, 'row')} without a spot ({quoted(self.table_only)})": n_rows,
+            f"{counted(n_spots, 'spot')} without a tile ({quoted(self.h5ad_only)})": n_spots,
+            f"{counted(n_other, 'row')} of the table for other sections": n_other,
+            f"{counted(self.n_outside, 'row')} outside the H&E image": self.n_outside,
+            f"{counted(self.n_off_tissue, 'spot')} with in_tissue 0 left out": self.n_off_tissue,
+        }
         parts = [
             f"{counted(self.n_matched, 'spot')} with tiles",
             *filter(None, [self.found, self.regions]),
-            *(words for some, words in left_out if some),
+            *(words for words, n in left_out.items() if n),
         ]
         return "; ".join([*parts, *self.notes])
 

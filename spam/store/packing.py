@@ -1,6 +1,5 @@
 """A store as one ZIP file: `spam store pack` and `spam store unpack`."""
 
-import json
 import zipfile
 
 from spam.atomic import replacing
@@ -10,9 +9,9 @@ from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
 
 from .copying import select
 from .feature_store import open_store
-from .layout import INDEX, SECTIONS, SPAM, TABLES, TABLES_INDEX
+from .layout import INDEX, TABLES, TABLES_INDEX
 from .merging import CopyReport
-from .section_index import sealed
+from .writing import root_index
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of ZIP: equal stores give equal files
 _MODE = 0o100644 << 16  # a plain file
@@ -42,9 +41,7 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> CopyReport:
         for path, entry in section.index.files.items()
     }
     indexes = {f"{section.meta.name}/{INDEX}": section.index.data for section in sections}
-    root = json.loads(store.location.read_index("") or b"")
-    root["attributes"][SPAM][SECTIONS] = list(store.section_names)
-    indexes |= {INDEX: sealed(root), f"{TABLES}/{INDEX}": TABLES_INDEX}
+    indexes |= {INDEX: root_index(store.section_names), f"{TABLES}/{INDEX}": TABLES_INDEX}
     with (
         replacing(out) as partial,
         zipfile.ZipFile(partial, "w") as archive,

@@ -36,11 +36,3 @@ def test_two_hundred_kills_end_in_the_store_of_an_unbroken_run() -> None:
 def test_several_processes_at_one_store() -> None:
     shown = run(parts=2, sections=1, readers=1)
     assert all(f"{what}: " in shown for what in ("parts", "sections", "readers"))
-
-
-def test_store_does_not_import_torch() -> None:
-    code = (
-        "import sys, spam.store; print([name for name in ('torch', 'timm', 'faiss') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
