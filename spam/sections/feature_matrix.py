@@ -1,16 +1,18 @@
-"""Count matrices as the software of 10x Genomics writes them: HDF5, or a folder of Matrix Market files (MEX)."""
+"""Count matrices as the software of 10x Genomics writes them: HDF5, a folder of Matrix Market files (MEX), zipped Zarr."""
 
 import dataclasses
+import zipfile
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 import pandas as pd
 import scipy.io
+import zarr
 from scipy.sparse import csr_matrix
 
-from spam.errors import SectionError
+from spam.errors import SectionError, counted
 from spam.typing import Array, Shaped
 
 from .count_matrix import as_counts, gene_columns, sparse_matrix
@@ -22,10 +24,12 @@ from .lab_section import quoted
 _Features: TypeAlias = tuple[InstrumentSection, Shaped[Array, " n_features"] | None]
 """All features as the file has them, and their kinds (``Gene Expression``) if it states them."""
 
+_HEX_TO_XENIUM = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
+
 
 def find_matrix(folder: Path, *names: str) -> Path | None:
-    """Find a matrix by its name without suffix: HDF5 before MEX, for the first name that exists."""
-    return find_file(folder, *(name + kind for name in names for kind in (".h5", "")))
+    """Find a matrix by its name without suffix: HDF5 before MEX before zipped Zarr, for the first name that exists."""
+    return find_file(folder, *(name + kind for name in names for kind in (".h5", "", ".zarr.zip")))
 
 
 def read_matrix(path: Path) -> InstrumentSection:
@@ -40,7 +44,8 @@ def read_matrix(path: Path) -> InstrumentSection:
         If the file is no such matrix or damaged, ids are repeated, values are not counts, or it has no genes.
     """
     with reading("the count matrix", path):
-        found, kinds = (_read_mex if path.is_dir() else _read_h5)(path)
+        read = _read_mex if path.is_dir() else _read_zarr if zipfile.is_zipfile(path) else _read_h5
+        found, kinds = read(path)
     return checked_matrix(found, kinds)
 
 
@@ -65,7 +70,7 @@ def checked_matrix(found: InstrumentSection, kinds: Shaped[Array, " n_features"]
     repeated = pd.Index(genes).duplicated()
     if repeated.any():
         notes.append(
-            f"{repeated.sum()} genes share the name of another ({quoted(genes[repeated])}) and are named by their id"
+            f"{counted(int(repeated.sum()), 'gene', 'share')} the name of another ({quoted(genes[repeated])}): named by Ensembl id"
         )
         genes = np.where(repeated, ids, genes)
         require_unique(genes, where=f"{path}, genes", advice="Give each gene a unique name.")
@@ -142,3 +147,32 @@ def _tabs(path: Path) -> Shaped[Array, "n_rows n_columns"]:
         # 3 is csv.QUOTE_NONE: a quote is part of a gene's name.
         frame = pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
     return np.asarray(frame.to_numpy(dtype=np.str_))
+
+
+def xenium_ids(ids: Array) -> Shaped[Array, " n"]:
+    """Write the cell ids of Xenium's Zarr as in its tables: (prefix, suffix) 1, 1 is ``aaaaaaab-1``; a single number stays."""
+    if ids.ndim == 1 or ids.shape[1] == 1:
+        return ids.reshape(-1).astype(np.str_)
+    return np.array([f"{int(a):08x}".translate(_HEX_TO_XENIUM) + f"-{int(b)}" for a, b in ids], dtype=np.str_)
+
+
+def zipped_zarr(path: Path) -> Any:
+    """Open a zipped Zarr group for reading."""
+    return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
+
+
+def _read_zarr(path: Path) -> _Features:
+    group = zipped_zarr(path)["cell_features"]
+    keys = ("feature_keys", "feature_ids", "feature_types")
+    genes, gene_ids, kinds = (np.array(group.attrs[key], dtype=np.str_) for key in keys)
+    ids, matrix = xenium_ids(group["cell_id"][:]), group if "data" in group else group["csc"]
+    data, indices, indptr = (matrix[name][:] for name in ("data", "indices", "indptr"))
+    # One row per feature, as documented; some versions write one per cell.
+    is_by_gene, shape = len(indptr) == len(genes) + 1, (len(ids), len(genes))
+    counts = sparse_matrix(
+        data, indices, indptr, form="csc" if is_by_gene else "csr", shape=shape, where=str(path)
+    )
+    found = InstrumentSection(
+        platform="", ids=ids, counts=csr_matrix(counts), genes=genes, gene_ids=gene_ids, files=(path,)
+    )
+    return found, kinds

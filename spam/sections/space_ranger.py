@@ -83,7 +83,7 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
     if not is_cells:
         is_off = positions["in_tissue"].to_numpy()[rows] != 1
         n_off, n = int((is_off & is_kept).sum()), len(rows)
-        notes += (f"{n_off} of {n} spots have in_tissue 0 and are left out",) if n_off else ()
+        notes += (f"{n_off} of {n} spots with in_tissue 0 left out",) if n_off else ()
         is_kept &= ~is_off
         if not is_kept.any():
             message = (

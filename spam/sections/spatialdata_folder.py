@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError, counted
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
@@ -196,7 +196,7 @@ def _section(
     if "in_tissue" in table.obs:
         is_there = table.obs["in_tissue"].to_numpy() != 0
         n_lost = int((~is_there).sum())
-        notes = (*notes, *([f"{n_lost} spots with in_tissue 0 left out"] if n_lost else []))
+        notes = (*notes, *([f"{counted(n_lost, 'spot')} with in_tissue 0 left out"] if n_lost else []))
     table = table[is_there]
     ids, genes = table.obs_names.to_numpy(dtype=np.str_), table.var_names.to_numpy(dtype=np.str_)
     place = {key: value[is_there] if key in ("xy_px", "xy_um") else value for key, value in place.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
-from .feature_matrix import find_matrix, read_matrix
+from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
 from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
@@ -28,8 +29,10 @@ from .lab_section import quoted
 
 _EXPERIMENT = "experiment.xenium"
 _MATRIX = "cell_feature_matrix"
-_CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
+_CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv", "cells.zarr.zip")
 _CENTRE = ("x_centroid", "y_centroid")
+# name in Zarr -> name in tables
+_IN_ZARR = {"cell_centroid_x": "x_centroid", "cell_centroid_y": "y_centroid"}
 _ALIGNMENTS = ("he_imagealignment.csv", "he_keypoints.csv")
 _KEYPOINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
 _KEPT = ("cell_area", "nucleus_area", "transcript_counts", "total_counts")
@@ -141,6 +144,8 @@ def _read_cells(path: Path) -> Any:
     with reading("cell_id, x_centroid and y_centroid of", path):
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
+        elif zipfile.is_zipfile(path):
+            frame = _cells_of_zarr(path)
         else:
             with open_text(path) as file:
                 frame = pd.read_csv(file, dtype={"cell_id": str})
@@ -152,6 +157,13 @@ def _read_cells(path: Path) -> Any:
     require_unique(frame.index.to_numpy(dtype=np.str_), where=f"{path}, cell_id")
     require_finite(centres, frame.index, path, ", ".join(_CENTRE))
     return frame
+
+
+def _cells_of_zarr(path: Path) -> Any:
+    group = zipped_zarr(path)
+    summary = group["cell_summary"]
+    names = [_IN_ZARR.get(name, name) for name in summary.attrs["column_names"]]
+    return pd.DataFrame(summary[:], columns=names).assign(cell_id=xenium_ids(group["cell_id"][:]))
 
 
 def _read_experiment(path: Path) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _read_corners(path: Path) -> ForeignFeatures:
         node, coords = (find_node(file, name) for name in ("features", "coords"))
         name = None if node is None else attribute_text(node, "encoder")
         return ForeignFeatures(
-            **({} if node is None else {"features": read_numbers(file, "features")}),
+            features=np.empty((0, 0)) if node is None else read_numbers(file, "features"),
             xy_px=read_numbers(file, "coords"),
             is_corner=True,
             tile_px=None if coords is None else _side_at_level_0(coords.attrs),

@@ -210,8 +210,19 @@ def write_xenium(
     kinds = ["Gene Expression"] * (N_GENES - 2) + ["Negative Control Probe", "Unassigned Codeword"]
     if matrix == "h5":
         write_h5(folder / "cell_feature_matrix.h5", counts, ids, kinds=kinds)
-    else:
+    elif matrix == "mex":
         write_mex(folder / "cell_feature_matrix", counts, ids, kinds=kinds)
+    else:
+        features, spots = np.nonzero(counts.T)
+        arrays = {
+            "cell_features/cell_id": pair,
+            "cell_features/data": counts.T[features, spots].astype(np.uint32),
+            "cell_features/indices": spots.astype(np.uint32),
+            "cell_features/indptr": np.searchsorted(features, np.arange(N_GENES + 1)).astype(np.uint32),
+        }
+        words = ["gene"] * (N_GENES - 2) + ["negative_control_probe", "unassigned_codeword"]
+        keys = {"feature_keys": list(GENES), "feature_ids": list(IDS), "feature_types": words}
+        write_zipped_zarr(folder / "cell_feature_matrix.zarr.zip", arrays, {"cell_features": keys})
     facts = {"pixel_size": 0.2125, "analysis_sw_version": "xenium-3.1.0.0"} | (facts or {})
     (folder / "experiment.xenium").write_text(json.dumps(facts))
     return counts[:, : N_GENES - 2], ids, xy_um

@@ -11,7 +11,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
 from spam.sections.instrument_folder import read_folder
 from spam.sections.instrument_section import InstrumentSection
-from tests.reference.instrument_folders import GENES, N_SPOTS, read_dense, write_xenium
+from tests.reference.instrument_folders import GENES, N_SPOTS, read_dense, write_xenium, xenium_id
 
 PIXEL_UM = 0.2125
 # H&E pixel -> morphology pixel: 60 degrees, 1.3 times as large, shifted
@@ -60,8 +60,8 @@ def test_the_real_breast_subset_without_an_image(shared_data: Path) -> None:
     assert found.mpp is None
 
 
-@pytest.mark.parametrize("matrix", ["h5", "mex"])
-@pytest.mark.parametrize("cells", ["cells.parquet", "cells.csv.gz"])
+@pytest.mark.parametrize("matrix", ["h5", "mex", "zarr"])
+@pytest.mark.parametrize("cells", ["cells.parquet", "cells.csv.gz", "cells.zarr.zip"])
 def test_every_way_of_writing_a_section(tmp_path: Path, cells: str, matrix: str) -> None:
     counts, ids, xy_um = write_xenium(tmp_path, cells=cells, matrix=matrix)
     write_alignment(tmp_path / "Breast_he_imagealignment.csv")
@@ -73,6 +73,16 @@ def test_every_way_of_writing_a_section(tmp_path: Path, cells: str, matrix: str)
     assert found.mpp == pytest.approx(PIXEL_UM * 1.3)
     np.testing.assert_array_equal(found.obs["cell_area"], np.full(N_SPOTS, 50.5))
     assert any("2 of 7 features are not genes" in note for note in found.notes)
+
+
+def test_cell_ids_of_the_documentation() -> None:
+    """From 10x: the integers 1437536272 and 1 are written as ffkpbaba-1 in letters."""
+    from spam.sections.feature_matrix import xenium_ids
+
+    pairs = np.array([[1437536272, 1], [0, 2], [2**32 - 1, 1]], dtype=np.uint32)
+    assert xenium_ids(pairs).tolist() == ["ffkpbaba-1", "aaaaaaaa-2", "pppppppp-1"]
+    assert xenium_id(1437536272) == "ffkpbaba-1"
+    assert xenium_ids(np.array([3, 14])).tolist() == ["3", "14"]
 
 
 def test_ids_as_bytes_and_as_numbers(tmp_path: Path) -> None:
@@ -208,7 +218,7 @@ def test_a_cell_without_a_position_is_left_out(tmp_path: Path) -> None:
     assert found.ids.tolist() == [ids[i] for i in kept]
     np.testing.assert_array_equal(found.counts.toarray(), counts[kept])
     np.testing.assert_array_equal(found.xy_um, xy_um[kept])
-    assert f"1 of {N_SPOTS} cells have no position and are left out" in found.notes
+    assert f"1 of {N_SPOTS} cells without a position left out" in found.notes
 
 
 @pytest.mark.parametrize(
