@@ -190,7 +190,8 @@ def finetune_on(
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
             {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}
-            for epoch in zip(*(run.history for run in runs), strict=True)
+            | {"epoch": float(i)}
+            for i, epoch in enumerate(zip(*_padded([run.history for run in runs]), strict=True))
         ]
         write_text(save_dir / _SELECTION / "history.json", json.dumps(history, indent=1))
         nothing = np.zeros_like(data.groups.is_val)
@@ -224,6 +225,12 @@ def finetune_on(
         is_new_donor=are_new_donors(donors, judged.sections),
         adapted_on=tuple(name for name in judged.sections if name in data.features.adapted_on),
     )
+
+
+def _padded(histories: list[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
+    """Repeat the last epoch of folds that converged before the others."""
+    longest = max(map(len, histories))
+    return [history + history[-1:] * (longest - len(history)) for history in histories]
 
 
 def _clear(save_dir: Path) -> None:
