@@ -44,7 +44,7 @@ class InputConfig(FolderOptions):
 
     from_: Path | None = _data(
         None,
-        "folder that an instrument wrote (Space Ranger, Xenium, CosMx, MERSCOPE, HEST-1k, STimage-1K4M, legacy ST, "
+        "folder that an instrument wrote (Space Ranger, Xenium, CosMx, MERSCOPE, HEST-1k, STP-Bench, STimage-1K4M, legacy ST, "
         "SpatialData), instead of --h5ad, --csv and --root; see `spam import`",
     )
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spam.reports.score_tables import (
@@ -82,6 +83,7 @@ def _command(config: BenchmarkConfig) -> str:
             continue
         if isinstance(value, tuple):
             value = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+        value = value.name if isinstance(value, Path) else value
         words += [flag(field.name)] if value is True else [flag(field.name), str(value)]
     return shlex.join([*words, "--out-dir", "results"])
 

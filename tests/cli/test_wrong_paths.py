@@ -90,7 +90,7 @@ WRONG = {
         "--csv t.csv --root nosuch --ckpt t.csv --out-dir new",
         *(f"{line} --ckpt t.csv --out-dir new" for line in FOLDER),
     ],
-    "benchmark": ["--store nosuch --out-dir new"],
+    "benchmark": ["--store nosuch --out-dir new", "--store . --folds nosuch --out-dir new"],
     "hest": ["--bench-data nosuch --out-dir new", "--bench-data . --features nosuch --out-dir new"],
     "demo": ["her2st --data nosuch"],
     "model info": ["nosuch"],

@@ -429,6 +429,7 @@ spam.predicting.predict(PredictConfig(store=store, section="S4", ckpt=ckpt, out_
 """
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_killed_one(
     store: Path, checkpoint: Path, config_of: Configure, tmp_path: Path
 ) -> None:

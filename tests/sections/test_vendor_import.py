@@ -354,6 +354,17 @@ def test_hest(tmp_path: Path) -> None:
         read_section(InputConfig(from_=tmp_path / "hest"))
 
 
+def test_hest_without_positions_says_where_they_were_looked_for(tmp_path: Path) -> None:
+    write_hest(tmp_path)
+    path = tmp_path / "st" / "INT2.h5ad"
+    adata = anndata.read_h5ad(path)
+    del adata.obsm["spatial"]
+    adata.obs["pxl_col_in_fullres"] = 1.0
+    adata.write_h5ad(path)
+    with pytest.raises(SectionError, match=r"INT2\.h5ad .*obsm\['spatial'\].*pxl_row_in_fullres"):
+        read_section(InputConfig(from_=tmp_path, section="INT2"))
+
+
 def write_stimage(root: Path, technology: str, pitch_px: float) -> tuple[np.ndarray, pd.DataFrame]:
     home = root / technology
     counts = dense_counts(12, 5)
