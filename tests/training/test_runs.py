@@ -43,7 +43,7 @@ def test_the_contrastive_loss_of_a_step_is_the_sum_of_its_pairs(cohort: Path, tm
     stage = AlignmentStage(config, build_training_set(config), CPU)
     stage.network.eval()
     rows = stage.train_rows[:13]
-    embedded = stage.embed(rows)
+    embedded = stage.embed(rows, stage.expression_of(rows))
     truth = 0.0
     for other in (embedded.gene, embedded.coord):
         assert other is not None
