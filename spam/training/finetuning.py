@@ -132,9 +132,11 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``, or what
     pretraining held out). The held-out spots choose the number of epochs and the weights of the predictors, measure the
     accuracy of each gene and calibrate the predictive intervals; for weights, accuracy and intervals each fold is predicted
-    at its own best epoch, which favours the network a little. The last run trains on all spots for the number of epochs that
-    is best on average. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the
-    squared error of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
+    at its own best epoch, which favours the network a little. They end when the
+    held-out correlation no longer rises. The last run trains on all spots for the number of epochs that is best on average.
+    No input of a spot's prediction depends on the spot's own counts. The loss of the network is the squared error of
+    log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts, of which each member of the
+    ensemble learns a share of every batch.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
@@ -186,7 +188,7 @@ def finetune_on(
         _clear(save_dir)
     if pretrained is not None:  # its weights depend on the components
         data = dataclasses.replace(data, pretrained=data.transform)
-    with limited_threads(config.num_workers):
+    with limited_threads(config.num_workers, values=data.step_size(config)):
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
             {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}

@@ -172,9 +172,9 @@ def fit(
     """Train a stage for `epochs` epochs (None: ``config.epochs``), or the rest of them.
 
     Epoch 0 is the state before the first step and takes part in the choice of the best. Training ends earlier if the
-    validation loss no longer falls (`has_converged`). After an
-    epoch, at most every ten seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation
-    loss fell, or rose by less than the tolerance of the stage. A run that was stopped resumes after the last epoch that was written
+    validation loss no longer falls (`has_converged`). After an epoch, at most every ten seconds and at the end,
+    `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell, or rose by less than the tolerance of
+    the stage. A run that was stopped resumes after the last epoch that was written
     and ends with the same bits as an unbroken one (on one machine and device).
 
     Raises

@@ -78,7 +78,7 @@ def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress
     """`pretrain` on spots that were already read."""
     device = resolve_device(config.device)
     stage = AlignmentStage(config, data, device)
-    with limited_threads(config.num_workers):
+    with limited_threads(config.num_workers, values=data.step_size(config)):
         run = fit(stage, config, device=device, progress=progress)
     n_visits = stage.n_visits
     pairs = pair_health(
