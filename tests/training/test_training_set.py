@@ -547,15 +547,16 @@ def test_the_same_image_with_other_counts_is_reported(
     [{"order": SHUFFLED}, {"shift": 0.5}, {"change_counts": "double"}],
     ids=["order", "images", "counts"],
 )
-def test_pretraining_on_held_out_tissue_under_another_name_is_refused(
+def test_stage_1_is_repeated_without_held_out_tissue_under_another_name(
     change: dict[str, object], tmp_path: Path
 ) -> None:
     """Equal counts are enough, and so are equal images."""
     store = with_copy(tmp_path, donor="d1", **change)
     ckpt = pretrain(pretraining(store, tmp_path / "pre", sections=("S1", "S2", "S3"))).run.best_path
     config = finetuning(store, tmp_path / "fine", sections=("S1", "S3", "S9"), pretrained_ckpt=ckpt)
-    with pytest.raises(SpamError, match="pretrained checkpoint was trained on S9"):
-        finetune(config)
+    finetune(replace(config, val_sections=("S9",)))
+    repeated = read_checkpoint_meta(tmp_path / "fine" / "selection" / "1-stage1" / "last.safetensors")
+    assert repeated.train_sections == ("S1", "S3")
 
 
 def test_genes_that_sections_do_not_share_are_reported(
