@@ -17,7 +17,8 @@ from scipy import stats
 
 from spam.errors import CheckpointError
 from spam.models import fusion
-from spam.models.rate_path import PER
+from spam.models.checkpoint import from_tensors
+from spam.models.rate_path import PER, RatePath
 from spam.prediction import PredictedSection, Predictor, predictor, write_predictions, write_table
 from spam.schemas.store_config import PackConfig
 from spam.schemas.tile_spec import MEASURES
@@ -182,7 +183,7 @@ def test_expression_is_the_weighted_sum_of_ridge_prototypes_and_network(
     assert list(found.provenance["weights"].values()) == weights.tolist()
 
 
-def test_far_from_the_training_images_the_prediction_moves_halfway_to_the_ridge(
+def test_far_from_the_training_images_the_ridge_predicts_alone(
     checkpoint: Path, store: Path, tmp_path: Path
 ) -> None:
     """A shift of all features is hidden by the scaling within the section, but not from the detector."""
@@ -194,13 +195,15 @@ def test_far_from_the_training_images_the_prediction_moves_halfway_to_the_ridge(
     assert shifted.is_out_of_distribution.all()
     assert plain.provenance["weights"] == plain.provenance["weights_of_similar_sections"]
     assert plain.provenance["weights"]["network"] > 0
-    for name, chosen in plain.provenance["weights"].items():
-        assert shifted.provenance["weights"][name] == pytest.approx((chosen + (name == "ridge")) / 2)
-    ridge = shifted.baselines["tuned ridge"]
-    np.testing.assert_allclose(shifted.unclipped, (plain.unclipped + ridge) / 2, atol=0.05)
-    assert np.abs(plain.unclipped - ridge).max() > 0.2
-    np.testing.assert_allclose(shifted.pi, plain.pi / 2, rtol=0.05)
-    assert plain.pi.all()
+    assert shifted.provenance["weights"] == {"ridge": 1.0, "prototypes": 0.0, "network": 0.0}
+    expected = np.maximum(shifted.baselines["tuned ridge"], 0.0)
+    np.testing.assert_allclose(shifted.expression, expected, atol=1e-5)
+    assert plain.pi.any()
+    assert not shifted.pi.any()
+    ridge = from_tensors(RatePath, load(checkpoint).tensors, "ridge")
+    spots = read_spots(open_store(tmp_path / "x.zarr").section("S4"), load(checkpoint).meta.feature_keys, k=5)
+    log_rate = ridge.log_rate(load(checkpoint).infer(spots).inputs)
+    np.testing.assert_allclose(shifted.mu, np.exp(log_rate) * shifted.depth / PER, rtol=1e-3)
 
 
 def test_unreadable_spots_are_nan_and_do_not_affect_the_others(checkpoint: Path, tmp_path: Path) -> None:
