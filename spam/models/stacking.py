@@ -23,9 +23,7 @@ _MOST = 512  # prototypes: the cost of a prediction does not grow with the cohor
 _ROWS = 8192  # spots per step, to bound the memory
 _POWER_STEPS = 10
 _STEP = 0.1  # of the weights; finer steps would fit the noise of few held-out sections
-# A section that is farther than the farthest left-out one by this share would leave the ridge alone, but the chosen weights
-# keep at least half: errors of different kinds average out there, too (docs/experiments-log.md).
-_MARGIN, _LEAST_TRUST = 0.5, 0.5
+_MARGIN = 0.5  # beyond the farthest left-out section by this share, only the ridge is left
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,8 +114,8 @@ class Stack:
     """Weights of the predictors, and how far from the training images they hold.
 
     The weights were chosen on left-out donors, sections or blocks, whose images are up to `reach` from the images of the
-    others. A section that is farther is new to the weights too. Its weights move towards the ridge, in proportion to the
-    excess, until from a quarter farther on they are the mean of the chosen ones and of the ridge alone.
+    others. A section that is farther is new to the weights too. Its weights move towards the ridge alone, in proportion to
+    the excess; at half as far again the ridge predicts alone, which was never far behind on new donors (docs/experiments-log.md).
 
     Source: stacked regressions (Breiman 1996, doi 10.1007/BF00117832). Relative to the paper: three weights for all
     genes, which sum to 1, and correlation in place of squared error.
@@ -135,9 +133,9 @@ class Stack:
     reach: float
 
     def trust(self, distance: float) -> float:
-        """Share of the chosen weights, from 1 to 0.5, for a section at this median distance; the rest is ridge."""
+        """Share of the chosen weights, from 1 to 0, for a section at this median distance; the rest is ridge."""
         excess = distance / self.reach - 1.0 if np.isfinite(distance) else 0.0
-        return float(np.clip(1.0 - excess / _MARGIN, _LEAST_TRUST, 1.0))
+        return float(np.clip(1.0 - excess / _MARGIN, 0.0, 1.0))
 
     def weights_at(self, distance: float) -> Float64[Array, " n_kinds"]:
         """Weights for a section whose images have this median distance."""

@@ -125,14 +125,14 @@ def test_equal_predictors_leave_the_ridge_alone_and_a_constant_gene_counts_as_ze
     assert Products.of(nothing, truth).pearson(np.ones(3) / 3) == 0
 
 
-def test_far_from_the_training_images_half_of_the_weight_moves_to_the_ridge() -> None:
+def test_far_from_the_training_images_only_the_ridge_is_left() -> None:
     stack = Stack(weights=np.array([0.2, 0.1, 0.7]), reach=0.6)
     for distance, expected in (
         (0.3, [0.2, 0.1, 0.7]),
         (0.6, [0.2, 0.1, 0.7]),
-        (0.66, [0.36, 0.08, 0.56]),
         (0.75, [0.6, 0.05, 0.35]),
-        (2.0, [0.6, 0.05, 0.35]),
+        (0.9, [1, 0, 0]),
+        (2.0, [1, 0, 0]),
         (np.nan, [0.2, 0.1, 0.7]),
     ):
         np.testing.assert_allclose(stack.weights_at(distance), expected, atol=1e-12)
