@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from .command import call
 from .options import Option, options_of
 
 C = TypeVar("C", bound=Config)
+_log = logging.getLogger(__name__)
 
 STORE_NAME = "store.zarr"
 _SOURCES = ("h5ad", "csv", "cells", "root", "manifest", "from_")
@@ -125,6 +127,7 @@ def with_store(
         read_checkpoint(local_file(stage[checkpoint], CHECKPOINT_NAME), stage=_STAGES[checkpoint])
         tiles = embed_config(values, stage["store"], stage[checkpoint])
     report = call("embed", tiles, progress=progress)
+    _log.info("%s", report.summary())
     sections = tuple(section.name for section in report.sections)
     if "sections" in own:
         stage.setdefault("sections", sections)
@@ -280,9 +283,12 @@ def adapt_and_embed(
 
 def keep_adapter(checkpoint: Path | str | None, save_dir: Path) -> None:
     """Copy the adapter beside a checkpoint into the folder of the run that starts from it."""
-    folder = checkpoint.parent / ADAPTER_NAME if isinstance(checkpoint, Path) else None
-    kept = save_dir / ADAPTER_NAME
-    if folder is not None and folder.is_dir() and folder.resolve() != kept.resolve():
+    if checkpoint is None:
+        return
+    from spam.store import local_file
+
+    folder, kept = local_file(checkpoint, CHECKPOINT_NAME).parent / ADAPTER_NAME, save_dir / ADAPTER_NAME
+    if folder.is_dir() and folder.resolve() != kept.resolve():
         kept.mkdir(exist_ok=True)
         for file in filter(Path.is_file, folder.iterdir()):  # leaves out the state of its training
             with replacing(kept / file.name) as partial:

@@ -26,6 +26,12 @@ class BenchmarkConfig(FeatureOptions):
         (), "training sections of a single transfer, instead of folds", panel="Data"
     )
     test_sections: tuple[str, ...] = option((), "test sections of that transfer", panel="Data")
+    folds: Path | None = option(
+        None,
+        "CSV with predefined folds, such as ids.csv of STP-Bench: one row per section, columns section (or sample_id), fold_0, "
+        "fold_1 ... with the values train, test or nothing",
+        panel="Data",
+    )
     methods: tuple[str, ...] = option(
         ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'", panel="Model"
     )
@@ -60,6 +66,8 @@ class BenchmarkConfig(FeatureOptions):
             f"--train-sections and --test-sections share {', '.join(train & test)}": bool(train & test),
             "--train-sections and --test-sections exclude --by and --sections": bool(train or test)
             and bool(self.by or self.sections),
+            "--folds excludes --by, --sections, --train-sections and --test-sections": self.folds
+            and (self.by or self.sections or train or test),
             "--methods is empty": not self.methods,
         }
         of_parts = shard_fault(self.shard, is_overwrite=self.overwrite)

@@ -13,7 +13,17 @@ from .tile_spec import check_tiles
 Pooling = Literal["model", "cls", "mean", "cls+mean", "stages"]
 
 WeightLayout = Literal[
-    "timm", "in-order", "vit", "dinov2", "dinov2-original", "clip", "coca", "titan", "ctranspath", "beit3"
+    "timm",
+    "in-order",
+    "vit",
+    "dinov2",
+    "dinov2-original",
+    "clip",
+    "coca",
+    "titan",
+    "ctranspath",
+    "beit3",
+    "genbio",
 ]
 """How published weights are named: as in timm, in other names but timm's order, or as in another implementation."""
 

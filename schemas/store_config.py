@@ -244,7 +244,9 @@ class PushConfig(Config):
 class PullConfig(Config):
     """Options of `spam store pull`."""
 
-    store: Path | str | None = _argument("address: hf://datasets/org/name, s3://…, https://…", _PULL)
+    store: Path | str | None = _argument(
+        "store to copy: address (hf://datasets/org/name, s3://…, https://…) or folder", _PULL
+    )
     out: Path | None = _argument("folder to write; files that it has are not fetched again", _PULL)
     sections: tuple[str, ...] = option((), _SECTIONS)
     features: tuple[str, ...] = option((), _FEATURES)

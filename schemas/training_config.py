@@ -125,8 +125,8 @@ class FinetuneConfig(TrainingConfig):
 
     pretrained_ckpt: Path | str | None = data(
         None,
-        "checkpoint of `spam pretrain`, a file or an address; its genes and principal components are used too (default: random "
-        "initial weights)",
+        "checkpoint of `spam pretrain`: its folder or file, or an address; its genes and principal components are used "
+        "too (default: random initial weights)",
     )
     val_sections: tuple[str, ...] = data(
         (),

@@ -20,9 +20,15 @@ import numpy as np
 import pandas as pd
 
 from spam.atomic import claimed, replacing, write_text
-from spam.encoders import Encoder, build_encoder, encoder_card, require_reachable
-from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
-from spam.evaluation.hest_probe import HestReport, TaskScore, predict_expression, require_solver
+from spam.encoders import Encoder, build_encoder, encoder_card, list_encoders, require_reachable
+from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError, counted
+from spam.evaluation.hest_probe import (
+    HestReport,
+    TaskScore,
+    predict_expression,
+    published_scores,
+    require_solver,
+)
 from spam.h5ad_output import writing_hdf5
 from spam.hardware import resolve_device
 from spam.models.linear import pearson_per_gene
@@ -114,7 +120,10 @@ def _hest_benchmark(config: HestConfig, out: Path, progress: Progress) -> HestRe
             advance(len(task.splits))
     packages = ("spam-st", "numpy", "scipy", *(("scikit-learn",) if config.solver == "sklearn" else ()))
     software = {package: version(package) for package in packages}
-    report = HestReport(config=config, tasks=scores, software=software, files=files)
+    known = next((card.name for card in list_encoders(name)), name)  # of an alias, too
+    report = HestReport(
+        config=config, tasks=scores, published=published_scores(known), software=software, files=files
+    )
     write_text(files[0], report.to_markdown())
     write_text(files[1], json.dumps(report.to_mapping(), indent=1, allow_nan=False))
     return report
@@ -243,7 +252,7 @@ def _read_side(path: Path, folder: Path) -> pd.DataFrame:
 def _require(paths: Sequence[Path], what: str) -> None:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        message = f"{len(missing)} files of {what} not found: {', '.join(missing[:5])}."
+        message = f"{counted(len(missing), 'file')} of {what} not found: {', '.join(missing[:5])}."
         raise MissingInputError(message)
 
 

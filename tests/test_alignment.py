@@ -50,6 +50,7 @@ def check(options):
     return found
 
 
+@pytest.mark.slow
 def test_the_table_of_an_instruments_folder_goes_with_its_lab_files(shared_data, tmp_path):
     adata, home = anndata.read_h5ad(shared_data / "mob_st1k_mouseA" / "rep1.h5ad"), tmp_path / "folder" / "ST"
     for part in ("coord", "gene_exp", "image"):
@@ -180,6 +181,7 @@ def test_embedding_a_round_section_with_exchanged_axes_is_an_error(shared_data, 
     assert "exchanged" in note
 
 
+@pytest.mark.slow
 def test_the_corrected_table_names_the_slide_below_its_folder(shared_data, tmp_path):
     options, _ = misplaced(shared_data, tmp_path, REP1, lambda xy: xy[:, ::-1])
     table = pd.read_csv(options["csv"]).assign(source_image="sub/rep1.jpg")

@@ -59,6 +59,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
         "spam/py.typed",
         "spam/encoders/cards.toml",
         "spam/encoders/layouts.toml",
+        "spam/evaluation/hest_published.toml",
         *(f"spam/reports/report.{suffix}" for suffix in ("css", "html", "js")),
         "spam/schemas/licences.toml",
     }

@@ -128,6 +128,22 @@ class AttentionPooledNetwork(nn.Module):
         return features
 
 
+class ChannelwiseNetwork(nn.Module):
+    """A vision transformer that sees one channel at a time; its class tokens of red, green and blue are concatenated."""
+
+    num_classes = 0
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features, (n, 3 * width), of normalised images, (n, 3, px, px)."""
+        trunk: Any = self.trunk
+        tokens: Tensor = trunk.forward_features(images.flatten(0, 1).unsqueeze(1))
+        return tokens[:, 0].reshape(len(images), -1)
+
+
 class ConvStem(nn.Module):
     """Convolutional patch embedding, 4 x 4 pixels, in place of Swin's linear one (Wang et al., CTransPath).
 

@@ -22,7 +22,7 @@ from spam.hub import HUB_ERRORS
 from spam.schemas.encoder_card import EncoderCard
 
 from .published_weights import in_order, read_weights, to_timm
-from .tile_network import AttentionPool, AttentionPooledNetwork, ConvStem
+from .tile_network import AttentionPool, AttentionPooledNetwork, ChannelwiseNetwork, ConvStem
 from .weight_access import WEIGHTS_FILES, HubFile, find_weights
 
 LAYERS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}  # layers that a card names
@@ -226,6 +226,13 @@ def _ctranspath(**kwargs: Any) -> nn.Module:
     return _timm("swin_tiny_patch4_window7_224", embed_layer=ConvStem, **kwargs)
 
 
+def _genbio_g16(**kwargs: Any) -> nn.Module:
+    sizes = {"embed_dim": 1536, "num_heads": 24, "mlp_ratio": 8 / 3}  # two thirds of four times the width
+    return ChannelwiseNetwork(
+        _timm("vit_7b_patch16_dinov3", in_chans=1, norm_layer=LayerNorm, **sizes | kwargs)
+    )
+
+
 def _timm(name: str, **kwargs: Any) -> nn.Module:
     model: nn.Module = timm.create_model(name, **kwargs)
     return model
@@ -237,4 +244,5 @@ OWN_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {  # networks that timm
     "spam/conch_b16": _conch_b16,
     "spam/conch_l16": _conch_l16,
     "spam/ctranspath": _ctranspath,
+    "spam/genbio_g16": _genbio_g16,
 }

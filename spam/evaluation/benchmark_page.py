@@ -4,8 +4,10 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spam.errors import counted
 from spam.reports.score_tables import (
     HEADLINE_SET,
     HEST_SET,
@@ -82,6 +84,7 @@ def _command(config: BenchmarkConfig) -> str:
             continue
         if isinstance(value, tuple):
             value = ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+        value = value.name if isinstance(value, Path) else value
         words += [flag(field.name)] if value is True else [flag(field.name), str(value)]
     return shlex.join([*words, "--out-dir", "results"])
 
@@ -152,5 +155,6 @@ def _failures(report: "BenchmarkReport") -> Iterator[str]:
     if report.failures or report.n_waiting:
         yield "## Without scores"
         lines = [f"- {result.sentence()}" for result in report.failures]
-        lines += [f"- {report.n_waiting} runs of other shards are not finished."] if report.n_waiting else []
+        waiting = f"- Not finished: {counted(report.n_waiting, 'run')} of other shards."
+        lines += [waiting] if report.n_waiting else []
         yield "\n".join(lines)

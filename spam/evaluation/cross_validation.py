@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from spam.atomic import claimed, write_text
-from spam.errors import SpamError
+from spam.errors import SpamError, counted
 from spam.progress import SILENT, Progress, already_done
 from spam.reports import PAGE, MethodScore, benchmark_content, data_url, plot_score_chart, render_page
 from spam.reports.score_tables import HEADLINE_SET, RIVAL, shown
@@ -27,6 +27,7 @@ from .folds import (
     build_fold,
     describe_leakage,
     plan_folds,
+    read_folds,
     refuse_adapted,
     refuse_duplicates,
     shared_donors,
@@ -153,7 +154,7 @@ class BenchmarkReport:
         lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
         lines += self.verdicts
         lines += [result.sentence() for result in self.failures if not result.does_not_apply]
-        lines += [f"{self.n_waiting} runs of other shards are not finished"] if self.n_waiting else []
+        lines += [f"not finished: {counted(self.n_waiting, 'run')} of other shards"] if self.n_waiting else []
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)
 
@@ -192,9 +193,15 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
     assert config.store is not None  # checked by BenchmarkConfig
     methods = choose_methods(config.methods, known)
     store = open_store(config.store)
-    given = {"--train-sections": config.train_sections, "--test-sections": config.test_sections}
+    tabled = () if config.folds is None else read_folds(config.folds)
+    given = {
+        "--train-sections": config.train_sections,
+        "--test-sections": config.test_sections,
+        "--folds": [name for fold in tabled for name in (*fold.train, *fold.test)],
+    }
     named = [name for flag, names in given.items() if names for name in choose_sections(store, names, flag)]
-    sections = [store.section(name) for name in named or choose_sections(store, config.sections)]
+    chosen = tuple(dict.fromkeys(named)) or choose_sections(store, config.sections)
+    sections = [store.section(name) for name in chosen]
     folds = plan_folds([section.meta for section in sections], config)
     features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     refuse_adapted(folds, features)

@@ -1,13 +1,16 @@
 """Folds of a benchmark: what is held out, the data of both sides, and the leak guard between them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spam.errors import ConfigError, StoreError
+from spam.errors import ConfigError, StoreError, shortened
 from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
@@ -19,6 +22,7 @@ from spam.typing import Array, Bool
 
 from .boards import SectionTruth
 
+_MOST_FAULTS = 5  # of a table of folds that are listed
 _NEAR_DUPLICATE = 0.999  # cosine; identical pixels are above, recompressed ones at .985 or more
 
 
@@ -104,7 +108,7 @@ class FoldData:
 def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tuple[Fold, ...]:
     """Plan the folds: one transfer, or each donor, section or block held out in turn.
 
-    Without ``--by``, the largest unit with at least two members is held out.
+    ``--folds`` names all folds. Without ``--by``, the largest unit with at least two members is held out.
 
     Raises
     ------
@@ -115,6 +119,8 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
     if bare := [meta.name for meta in sections if not meta.has_counts]:
         message = f"Sections {', '.join(bare)} have no counts. Leave them out (--sections), or embed them with --h5ad."
         raise ConfigError(message)
+    if config.folds is not None:
+        return read_folds(config.folds)
     if config.train_sections:
         train, test = (tuple(dict.fromkeys(s)) for s in (config.train_sections, config.test_sections))
         return (Fold(name=f"{'+'.join(train)} -> {'+'.join(test)}", train=train, test=test),)
@@ -144,6 +150,47 @@ def plan_folds(sections: Sequence[SectionMeta], config: BenchmarkConfig) -> tupl
     return tuple(
         Fold(name=group, train=tuple(name for name in names if name not in held_out), test=held_out)
         for group, held_out in groups.items()
+    )
+
+
+def read_folds(path: Path) -> tuple[Fold, ...]:
+    """Read predefined folds, one for each column ``fold_0``, ``fold_1`` and so on of a CSV table.
+
+    A row is a section, named by its column ``section`` or ``sample_id``; a cell is ``train``, ``test`` or empty. STP-Bench
+    (arXiv 2609.05956) has such a table, ids.csv.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no such table, a cell has another value, or a fold has nothing on one side.
+    """
+    where = f"{path.name} (--folds)"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # of the parser and the decoder, too
+        message = f"{where} is not a CSV table ({shortened(error)})."
+        raise ConfigError(message) from error
+    columns = [column for column in table if re.fullmatch(r"fold_\d+", str(column))]
+    key = next((column for column in ("section", "sample_id") if column in table), None)
+    if key is None or not columns:
+        lacks = "section or sample_id" if key is None else "fold_0"
+        message = f"{where} has no column {lacks}, only {', '.join(map(str, table))}. Without a table, use --by donor or section."
+        raise ConfigError(message)
+    sides = table[columns].apply(lambda cells: cells.str.strip().str.lower())
+    other = sorted({*sides.to_numpy().ravel()} - {"train", "test", ""})
+    faults = [f"{shortened(value)} is neither train, test nor empty" for value in other]
+    faults += [f"section {shortened(name)} is repeated" for name in table[key][table[key].duplicated()]]
+    faults += [f"{c} has no {side}" for c in columns for side in ("train", "test") if side not in {*sides[c]}]
+    if faults:
+        message = f"{where}: {'; '.join(faults[:_MOST_FAULTS])}."
+        raise ConfigError(message)
+    return tuple(
+        Fold(
+            name=str(column),
+            train=tuple(table[key][sides[column] == "train"]),
+            test=tuple(table[key][sides[column] == "test"]),
+        )
+        for column in columns
     )
 
 

@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib.util
+import math
+import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,17 @@ from .boards import json_ready
 
 N_FACTORS = 256
 SEED = 1  # of the randomised principal components; the benchmark's default
+
+
+def published_scores(encoder: str) -> dict[str, float]:
+    """Look up the mean correlation of each task that the HEST benchmark published for an encoder; empty if it has none.
+
+    Source: README of mahmoodlab/HEST, results of 3 April 2026.
+    """
+    text = resources.files(__package__).joinpath("hest_published.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    scores = table["scores"]
+    return dict(zip(table["tasks"], scores[encoder], strict=True)) if encoder in scores else {}
 
 
 def require_solver(solver: HestSolver) -> None:
@@ -139,10 +153,11 @@ class TaskScore:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HestReport:
-    """Outcome of `hest_benchmark`: scores of each task, package versions, and the written files."""
+    """Outcome of `hest_benchmark`: scores of each task, those published for it, package versions, and the written files."""
 
     config: HestConfig
     tasks: Sequence[TaskScore]
+    published: Mapping[str, float]
     software: Mapping[str, str]
     files: Sequence[Path]
 
@@ -150,6 +165,12 @@ class HestReport:
     def average(self) -> float:
         """Mean over tasks, as in the last line of HEST's tables."""
         return float(pd.Series([task.split_means.mean() for task in self.tasks]).mean())
+
+    def differences(self) -> pd.DataFrame:
+        """Return one row per task with a published score: ``published`` and ``difference`` (ours minus published)."""
+        ours = pd.Series({task.name: task.split_means.mean() for task in self.tasks}, dtype=float)
+        published = pd.Series(dict(self.published), dtype=float).reindex(ours.index).dropna()
+        return pd.DataFrame({"published": published, "difference": ours[published.index] - published})
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-ready types; NaN becomes None."""
@@ -159,6 +180,7 @@ class HestReport:
                 "solver": self.config.solver,
                 "average": self.average,
                 "results": [task.to_mapping() for task in self.tasks],
+                "published": self.differences().to_dict("index"),
                 "software": self.software,
                 "files": [path.name for path in self.files],
             }
@@ -167,18 +189,39 @@ class HestReport:
 
     def table(self) -> str:
         """Lay out the scores of each task and their average as a Markdown table."""
-        head = ["task", "mean", "std over splits", "each split", "genes", "undefined"]
+        differences = self.differences()
+        compared = differences.reindex([task.name for task in self.tasks])
         rows = [
             [
                 task.name,
-                *(shown(x, digits=4) for x in (task.split_means.mean(), task.split_means.std(ddof=0))),
+                shown(task.split_means.mean(), digits=4),
+                shown(published, digits=4),
+                shown(difference, "+", digits=4),
+                shown(task.split_means.std(ddof=0), digits=4),
                 " ".join(shown(mean, digits=4) for mean in task.split_means),
                 str(task.pearson.shape[1]),
                 str(task.n_undefined),
             ]
-            for task in self.tasks
+            for task, (published, difference) in zip(self.tasks, compared.to_numpy(), strict=True)
         ]
-        return markdown_table(head, [*rows, ["**average**", shown(self.average, digits=4), "", "", "", ""]])
+        # Published tasks may be fewer than those of this run; the average of the differences is over these.
+        published, difference = differences.mean() if len(differences) else (math.nan, math.nan)
+        average = [
+            shown(self.average, digits=4),
+            shown(published, digits=4),
+            shown(difference, "+", digits=4),
+        ]
+        head = [
+            "task",
+            "mean",
+            "published",
+            "difference",
+            "std over splits",
+            "each split",
+            "genes",
+            "undefined",
+        ]
+        return markdown_table(head, [*rows, ["**average**", *average, "", "", "", ""]])
 
     def to_markdown(self) -> str:
         """Write the page: the table with explanations."""
@@ -186,7 +229,8 @@ class HestReport:
             f"# HEST benchmark\n\nEncoder `{self.config.enc_name}`, solver `{self.config.solver}`. Pearson with log1p(raw "
             "counts) per gene, over all test spots of a split; mean over genes, then over splits. The target includes "
             "depth, so these scores reflect tissue less than those of `spam benchmark`.\n\n"
-            f"{self.table()}\n\nUndefined: a gene that is constant over the test spots of a split has no "
+            f"{self.table()}\n\nPublished: the table of mahmoodlab/HEST of 3 April 2026, with a dash where it has no "
+            "value. Undefined: a gene that is constant over the test spots of a split has no "
             "correlation and is excluded from means. HEST's own code gives NaN for the whole split. Scores of each gene: "
             f"`hest.json`.\n\nVersions: {', '.join(f'{name} {number}' for name, number in self.software.items())}\n"
         )

@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 # Options that do not change a run's result: paths, and which runs there are. The record holds the folds themselves.
 _NOT_IN_RECORD = (
     *("store", "out_dir", "overwrite", "report", "methods", "seeds", "shard"),
-    *("by", "sections", "train_sections", "test_sections"),
+    *("by", "sections", "train_sections", "test_sections", "folds"),
 )
 
 

@@ -176,7 +176,7 @@ def _of_h5ad(config: ExportConfig, path: Path) -> Iterator[_Source]:
     n_unnamed = len(table.ids) - sum(len(spots.ids) for spots in of_section.values())
     faults = [f"no section {name!r} (--sections)" for name in config.sections if name not in names]
     faults += [fault for name in names if (fault := name_fault(name, "the name of a section"))]
-    faults += [f"{n_unnamed} spots have no obs['section']"] if n_unnamed else []
+    faults += [f"{counted(n_unnamed, 'spot', 'have')} no obs['section']"] if n_unnamed else []
     if faults:
         message = f"{path} cannot be exported: {'; '.join(faults)}. It has: {', '.join(names)}."
         raise SectionError(message)

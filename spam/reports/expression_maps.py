@@ -36,6 +36,8 @@ SEEN = "the checkpoint was trained on this section"
 _PANEL_IN = 3.1  # least width of a panel in inches
 _MOST_PANEL_IN = 6.0
 _LEAST_PITCH_IN = 0.017  # distance of two spots, 2.5 px: below it the spots of a whole slide run together
+_CELL_PER_PITCH = 1.25  # side of the cells of means: none is empty between spots of a regular grid
+_MOST_CELLS = 450  # side by side: two pixels each in the largest panel
 _PERCENTILES = (2, 98)  # a single outlying spot must not determine the colour scale
 _DIAMETER_PER_PITCH = 0.8  # spots are drawn almost touching
 _MARGIN = 0.75  # in spot diameters, around the outermost spots
@@ -89,6 +91,11 @@ class SectionView:
         return (right - left) / self.diameter_px * _DIAMETER_PER_PITCH
 
     @property
+    def is_rasterised(self) -> bool:
+        """Whether the spots (above 120,000 in a square) are too small for discs: maps are images of means."""
+        return self.n_across * _LEAST_PITCH_IN > _MOST_PANEL_IN
+
+    @cached_property
     def bounds_px(self) -> tuple[float, float, float, float]:
         """Left, right, top and bottom of the region around the spots."""
         margin = self.diameter_px * (0.5 + _MARGIN)
@@ -129,6 +136,9 @@ def plot_expression_maps(
     finite value are grey, given entries have a dark outline, spots unlike the training sections a ring, and the correlation in
     the title is that of the scored entries. Without an overview there is no H&E, without `truth` no measured panel. `choice` says
     how the genes were chosen. With `path`, write a PNG.
+
+    Spots that are too small to be told apart become an image whose cells are means over a few spots. Outlines are then left out,
+    and the cells of unlike spots are coloured in the H&E in place of the rings.
     """
     layers = {"predicted": prediction} if truth is None else {"measured": truth, "predicted": prediction}
     colours = matplotlib.colormaps[MAP_COLOURS].with_extremes(bad=MISSING_COLOUR)
@@ -141,13 +151,17 @@ def plot_expression_maps(
             )
             outline_pt = 0.0 if given is None else given.is_given[:, column].astype(float)
             for axes, (name, values) in zip(row, layers.items(), strict=True):
-                _draw_spots(axes, view, values[:, column], norm, colours, outline_pt)
+                if view.is_rasterised:
+                    _draw_image(axes, view, values[:, column], norm, colours)
+                else:
+                    _draw_spots(axes, view, values[:, column], norm, colours, outline_pt)
                 axes.set_title(name)
             if truth is not None:
                 is_scored = np.s_[:] if given is None else given.is_scored[:, column]
                 row[-1].set_title(_scored_title(truth[is_scored, column], prediction[is_scored, column]))
             row[0].set_title(f"{_short(gene)}, {row[0].get_title()}")
-            _draw_rings(row[-1], view)
+            if not view.is_rasterised:
+                _draw_rings(row[-1], view)
             bar = ScalarMappable(norm, colours)
             figure.colorbar(bar, ax=list(row), label=UNIT, shrink=0.8, pad=0.02, extend="both")
     return save_figure(figure, path)
@@ -224,9 +238,9 @@ def _lay_out(
 
 def _warning(view: SectionView) -> str:
     n_spots, n_unlike = len(view.xy_px), len(view.unlike)
-    found = (
-        f"{n_unlike} of {n_spots} spots ({n_unlike / n_spots:.0%}) look unlike the training sections (ringed)"
-    )
+    mark = "coloured in the H&E" if view.is_rasterised else "ringed"
+    share = f"{n_unlike} of {n_spots} spots ({n_unlike / n_spots:.0%})"
+    found = f"{share} look unlike the training sections ({mark})"
     return f"WARNING: {found}. Do not rely on this prediction." if 2 * n_unlike > n_spots else f"{found}."
 
 
@@ -283,9 +297,29 @@ def _draw_spots(
     spots.set_array(np.ma.masked_invalid(values))
 
 
+def _draw_image(
+    axes: Axes, view: SectionView, values: Float[Array, " n_spots"], norm: Normalize, colours: Colormap
+) -> None:
+    """Draw the mean of the finite values in each cell of a grid; cells without a spot are transparent."""
+    left, right, top, bottom = view.bounds_px
+    side = max(_CELL_PER_PITCH * view.diameter_px / _DIAMETER_PER_PITCH, (right - left) / _MOST_CELLS)
+    n_across, n_down = math.ceil((right - left) / side), math.ceil((bottom - top) / side)
+    across, down = ((view.xy_px - (left, top)) // side).astype(np.int64).T
+    cells, is_finite = down * n_across + across, np.isfinite(values)
+    n_spots, n = (np.bincount(found, minlength=n_down * n_across) for found in (cells, cells[is_finite]))
+    total = np.bincount(cells[is_finite], values[is_finite], n_down * n_across)
+    image = colours(norm(np.ma.masked_array(total, n == 0) / np.maximum(n, 1)))
+    image[n_spots == 0] = 0
+    extent = (left, left + n_across * side, top + n_down * side, top)
+    axes.imshow(image.reshape(n_down, n_across, 4), extent=extent, zorder=1)
+
+
 def _draw_rings(axes: Axes, view: SectionView) -> None:
-    """Ring the spots that are unlike the training sections, thinly where spots are small."""
-    if len(view.unlike):
+    """Ring the spots that are unlike the training sections, thinly where spots are small; colour the cells of an image."""
+    if view.is_rasterised and view.is_unlike is not None:
+        clear = ListedColormap([UNLIKE_COLOUR]).with_extremes(bad=(0.0, 0.0, 0.0, 0.0))
+        _draw_image(axes, view, np.where(view.is_unlike, 1.0, np.nan), Normalize(0, 1), clear)
+    elif len(view.unlike):
         width_pt = 72 * axes.get_window_extent().width / axes.figure.dpi
         diameter_pt = width_pt * view.diameter_px / abs(np.diff(axes.get_xlim())[0])
         look = {"facecolors": "none", "edgecolors": UNLIKE_COLOUR, "linewidths": min(0.2 * diameter_pt, 1.4)}

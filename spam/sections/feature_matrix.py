@@ -13,7 +13,7 @@ import scipy.io
 import zarr
 from scipy.sparse import csr_matrix
 
-from spam.errors import SectionError
+from spam.errors import SectionError, counted
 from spam.typing import Array, Shaped
 
 from .count_matrix import as_counts, gene_columns, sparse_matrix
@@ -94,7 +94,7 @@ def read_matrix(path: Path) -> FeatureMatrix:
     repeated = pd.Index(genes).duplicated()
     if repeated.any():
         notes.append(
-            f"{repeated.sum()} genes share the name of another ({quoted(genes[repeated])}) and are named by their id"
+            f"{counted(int(repeated.sum()), 'gene', 'share')} the name of another ({quoted(genes[repeated])}): named by Ensembl id"
         )
         genes = np.where(repeated, ids, genes)
         require_unique(genes, where=f"{path}, genes", advice="Give each gene a unique name.")

@@ -259,7 +259,7 @@ def select_regions(section: Section, path: Path | None) -> Section:
             labels[found[id(region)]] = region.label
         if not found[id(region)].any():
             notes.append(f"{path.name}: region {region.label or 'unnamed'!r} holds no spot")
-    where = ", ".join(f"{n} spots {what} left out" for what, n in left.items())
+    where = ", ".join(f"{n} spot{'' if n == 1 else 's'} {what} left out" for what, n in left.items())
     if not is_kept.any():
         found_none = f"No spot of section {section.name!r} is left by {path} (--regions): {where}"
         message = f"{found_none}. Its coordinates must be full-resolution pixels of the slide."

@@ -107,6 +107,8 @@ def _unknown(folder: Path) -> str:
     below = chain.from_iterable(folder.glob(depth) for depth in ("*", "*/*", "*/*/*"))
     near = []
     for place in (folder.parent, folder.parent.parent, *sorted(islice(below, _N_SEARCHED))):
+        if str(place.parent) in near:  # a part of what is recommended already
+            continue
         with contextlib.suppress(SectionError):  # of several data sets, so not to be recommended
             near += [str(place)] if _layout(place) else []
     found = quoted(sorted(path.name for path in folder.iterdir())) or "nothing"

@@ -173,6 +173,8 @@ class Section:
         Annotation columns of the h5ad: text (``<U``, missing is empty), numbers (missing is NaN) and booleans.
     tiles
         The slide or the tile files; None if features exist and no image was given.
+    mpp_note
+        How a folder of an instrument states µm per pixel.
     patch_px
         Side of the tiles in slide pixels as the table states it; None if it states none or several.
     hires_scale
@@ -193,6 +195,7 @@ class Section:
     xy_px: Float64[Array, "n_spots 2"]
     mpp: float | None = None
     mpp_source: str | None = None
+    mpp_note: str | None = None
     counts: csr_matrix | None = None
     genes: Shaped[Array, " n_genes"] | None = None
     obs: dict[str, Array]
@@ -212,7 +215,7 @@ class Section:
     @property
     def scale(self) -> str:
         """µm per pixel and its source, in words."""
-        source = "--mpp" if self.mpp_source == "option" else f"from the {self.mpp_source}"
+        source = "--mpp" if self.mpp_source == "option" else self.mpp_note or f"from the {self.mpp_source}"
         return "unknown µm/px" if self.mpp is None else f"{self.mpp:.4g} µm/px ({source})"
 
     @property

@@ -1,4 +1,7 @@
-"""HEST-1k (arXiv 2406.16192) and STimage-1K4M (arXiv 2406.06393) as they are published: many sections in one folder."""
+"""HEST-1k (arXiv 2406.16192) and STimage-1K4M (arXiv 2406.06393) as they are published: many sections in one folder.
+
+STP-Bench (arXiv 2609.05956) has the layout of HEST-1k, but its h5ad files hold the positions in obs alone.
+"""
 
 import json
 from pathlib import Path
@@ -25,6 +28,7 @@ from .instrument_section import (
 )
 
 _PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded")
+_PIXEL_COLUMNS = ("pxl_col_in_fullres", "pxl_row_in_fullres")  # columns of obs: x, y
 _EXPRESSION, _COORDINATES, _IMAGES = "gene_exp", "coord", "image"
 _SUFFIX = "_coord.csv"
 _TECHNOLOGIES = ("ST", "Visium", "VisiumHD")
@@ -39,33 +43,41 @@ def is_hest(folder: Path) -> bool:
 
 
 def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
-    """Read a sample of HEST-1k; µm per pixel is the estimate of its authors, the image is ``wsis/ID.tif``.
+    """Read a sample of HEST-1k or STP-Bench; µm per pixel is the authors' estimate, the image is ``wsis/ID.tif`` or ``.tiff``.
 
     Raises
     ------
     ConfigError
         If ``--section`` names none of several samples.
     SectionError
-        If a file cannot be read, has no counts, or no ``obsm['spatial']``.
+        If a file cannot be read, has no counts, or no positions.
     """
     samples = {path.stem: path for path in sorted((folder / "st").glob("*.h5ad"))}
     name = choose_section(samples, config.section, folder)
     path = samples[name]
     h5ad = read_h5ad(path, "--from")
     counts = read_counts(h5ad, option="--from")
-    if counts is None or h5ad.spatial is None:
-        message = f"{path} has no {'counts' if counts is None else 'positions (obsm[spatial])'}. Download it again from HEST-1k."
+    has_pixels = all(column in h5ad.obs for column in _PIXEL_COLUMNS)
+    if counts is None or (h5ad.spatial is None and not has_pixels):
+        lacks = (
+            "counts" if counts is None else f"positions (obsm['spatial'] or obs {', '.join(_PIXEL_COLUMNS)})"
+        )
+        message = f"{path} has no {lacks}. Download it again."
         raise SectionError(message)
     require_unique(h5ad.ids, where=str(path))
-    xy = h5ad.spatial[:, :2].astype(np.float64)
-    require_finite(xy, h5ad.ids, path, "obsm['spatial']")
+    with reading("positions from", path):
+        places = h5ad.spatial
+        if places is None:
+            places = np.stack([h5ad.obs[column] for column in _PIXEL_COLUMNS], axis=1)
+        xy = places[:, :2].astype(np.float64)
+    require_finite(xy, h5ad.ids, path, "the positions")
     facts_path = folder / "metadata" / f"{name}.json"
     facts: dict[str, Any] = {}
     if facts_path.exists():
         with reading("the facts of", facts_path):
             facts = dict(json.loads(facts_path.read_text(encoding="utf-8")))
     key = next((key for key in _PIXEL_SIZES if facts.get(key)), None)
-    image = folder / "wsis" / f"{name}.tif"
+    images = (folder / "wsis" / f"{name}{ending}" for ending in (".tif", ".tiff"))
     return InstrumentSection(
         platform=f"HEST-1k, {facts.get('st_technology', 'technology not stated')}",
         name=name,
@@ -76,7 +88,7 @@ def read_hest(folder: Path, config: InputConfig) -> InstrumentSection:
         xy_px=xy,
         mpp=None if key is None else float(facts[key]),
         mpp_note=key,
-        image=image if image.exists() else None,
+        image=next((image for image in images if image.exists()), None),
         donor=str(facts["patient"]) if facts.get("patient") else None,
         files=(path, *([facts_path] if facts else [])),
         notes=(*h5ad.notes, *counts.notes),

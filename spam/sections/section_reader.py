@@ -287,7 +287,7 @@ def _find_images(table: Table, root: Path) -> TileSource:
     distinct = list(dict.fromkeys(names))
     if "" in distinct:
         unnamed = [spot for spot, image in zip(table.text(table.id_column), names, strict=True) if not image]
-        message = f"{table.path}: {len(unnamed)} rows have an empty {column!r}: ids {quoted(unnamed)}."
+        message = f"{table.path}: {counted(len(unnamed), 'row', 'have')} an empty {column!r}: ids {quoted(unnamed)}."
         raise SectionError(message)
     is_one_slide = column == SLIDE_COLUMN and len(distinct) == 1
     if column == SLIDE_COLUMN and 1 < len(distinct) < len(names):

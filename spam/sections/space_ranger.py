@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError, SectionError
+from spam.errors import ConfigError, SectionError, counted
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
@@ -99,10 +99,10 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
         )
         raise SectionError(message)
     left_out = {
-        "have in_tissue 0": int((~is_tissue & is_placed).sum()),
-        "have no position": int((~is_placed).sum()),
+        "with in_tissue 0": int((~is_tissue & is_placed).sum()),
+        "without a position": int((~is_placed).sum()),
     }
-    notes = [f"{n} of {len(spots)} spots {what} and are left out" for what, n in left_out.items() if n]
+    notes = [f"{n} of {len(spots)} spots {what} left out" for what, n in left_out.items() if n]
     spots = spots[is_tissue]
     columns = ("in_tissue", "array_row", "array_col")
     return _section(
@@ -237,7 +237,7 @@ def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) 
         obs={},
         spot_um=None,
         files=(path, folder / "spatial" / _SCALES),
-        notes=(f"{left_out} cells without a polygon are left out",) if left_out else (),
+        notes=(f"{counted(left_out, 'cell')} without a polygon left out",) if left_out else (),
         is_cells=True,
     )
 

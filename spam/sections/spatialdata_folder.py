@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from spam.errors import ConfigError, MissingInputError, SectionError
+from spam.errors import ConfigError, MissingInputError, SectionError, counted
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
@@ -200,7 +200,7 @@ def _section(
     if "in_tissue" in table.obs:
         is_there = table.obs["in_tissue"].to_numpy() != 0
         n_lost = int((~is_there).sum())
-        notes = (*notes, *([f"{n_lost} spots with in_tissue 0 left out"] if n_lost else []))
+        notes = (*notes, *([f"{counted(n_lost, 'spot')} with in_tissue 0 left out"] if n_lost else []))
     table = table[is_there, slice(None) if is_gene is None else is_gene]
     matrix = table.layers.get("counts", table.X)
     ids, genes = table.obs_names.to_numpy(dtype=np.str_), table.var_names.to_numpy(dtype=np.str_)

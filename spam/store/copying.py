@@ -68,7 +68,7 @@ class CopyReport(Record):
         lines += [f"added {name}" for name in self.added]
         lines += [f"left out {name}" for name in self.left_out]
         lines += [f"removed {', '.join(what)} of {name}" for name, what in self.redacted.items() if what]
-        lines += [f"{self.n_equal} sections, features and graphs were there already"] if self.n_equal else []
+        lines += [f"already there: {self.n_equal} sections, features and graphs"] if self.n_equal else []
         return "\n".join([*lines, f"wrote {self.out}"])
 
 

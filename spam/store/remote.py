@@ -278,7 +278,7 @@ def local_file(address: Path | str, name: str) -> Path:
     Parameters
     ----------
     address
-        Path, or address of the file, of its folder or of its repository on the Hub (``hf://org/name@revision``).
+        Path or address of the file, of its folder or of its repository on the Hub (``hf://org/name@revision``).
     name
         Name of the file in such a folder.
 
@@ -288,7 +288,8 @@ def local_file(address: Path | str, name: str) -> Path:
         If the file cannot be fetched, or has another digest.
     """
     if not is_remote(address):
-        return Path(str(address).removeprefix("file://"))
+        path = Path(str(address).removeprefix("file://"))
+        return path / name if path.is_dir() else path
     folder, name, sha256 = split_address(str(address), name)
     location = RemoteLocation(folder)
     known = sha256 or stated_digest(location.read_digest(name))

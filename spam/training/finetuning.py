@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from spam.atomic import claimed, write_text
+from spam.errors import counted
 from spam.hardware import limited_threads, resolve_device
 from spam.models.checkpoint import (
     Checkpoint,
@@ -118,8 +119,8 @@ class FinetuneReport(TrainingReport):
         )
         then = "then trained on all spots for as many epochs" if is_better else "then fitted on all spots"
         return "".join(f"{line}\n" for line in self.run.repeated()) + (
-            f"{self.n_train} spots, {self.n_genes} genes; held out in the first {'runs' if len(self.selections) > 1 else 'run'}: "
-            f"{self.n_val} spots ({self.held_out})\n"
+            f"{counted(self.n_train, 'spot')}, {counted(self.n_genes, 'gene')}; held out: "
+            f"{counted(self.n_val, 'spot')} ({self.held_out})\n"
             f"held-out NLL of the network per spot and gene {nll}\n"
             f"held-out Pearson {self.heldout_pearson:.3f}; weights: {parts}{donor}{adapted}\n"
             f"{then}; checkpoint: {self.run.best_path}"

@@ -104,6 +104,7 @@ def test_the_published_lora_options(spam: Any, shared_data: Path, tmp_path: Path
     assert "trained on this section" in done.out
 
 
+@pytest.mark.slow
 def test_lora_on_the_command_line(spam: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapt, embed and pretrain in one command; then use the adapter by hand."""
     tiles = make_cohort_files(tmp_path / "lab")
@@ -167,6 +168,7 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path, monkeypatch: pytest
     assert ran.json["n_spots"] == 35
 
 
+@pytest.mark.slow
 def test_published_commands_run_as_they_stand(spam: Any, tmp_path: Path) -> None:
     """Simulate a section, then run the three published commands on its files, options spelled as published."""
     cohort, pre, fine, out = (tmp_path / name for name in ("cohort", "pretrain", "finetune", "results"))

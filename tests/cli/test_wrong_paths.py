@@ -90,7 +90,7 @@ WRONG = {
         "--csv t.csv --root nosuch --ckpt t.csv --out-dir new",
         *(f"{line} --ckpt t.csv --out-dir new" for line in FOLDER),
     ],
-    "benchmark": ["--store nosuch --out-dir new"],
+    "benchmark": ["--store nosuch --out-dir new", "--store . --folds nosuch --out-dir new"],
     "hest": ["--bench-data nosuch --out-dir new", "--bench-data . --features nosuch --out-dir new"],
     "demo": ["her2st --data nosuch"],
     "model info": ["nosuch"],
@@ -149,7 +149,7 @@ def test_a_wrong_path_is_reported_before_heavy_imports(reported: dict, line: str
     code, printed, loaded = reported[line]
     assert (code, printed["kind"]) == (2, "MissingInputError"), printed
     assert re.search(rf" not found: nosuch \(({flag_of(line)}|[A-Z]+)\)\.$", printed["error"])
-    assert printed["error"].startswith(("File", "Folder", "Store"))
+    assert printed["error"].startswith(("File", "Folder", "Store", "Checkpoint"))
     assert loaded == []
 
 

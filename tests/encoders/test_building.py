@@ -251,13 +251,14 @@ def test_names_that_timm_has_changed_are_still_read(
         ("spam/clip_vision_b32", [1e-5] * 6),  # one more, before the first block
         ("spam/conch_b16", [1e-6] * 5 + [1e-5] * 3),  # trunk, then pooling
         ("spam/conch_l16", [1e-6] * 5 + [1e-5] * 3),
+        ("spam/genbio_g16", [1e-6] * 5),
     ],
 )
 def test_own_architectures_have_the_epsilons_of_the_originals_and_train(
     architecture: str, epsilons: list[float]
 ) -> None:
     kwargs = {"embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": 32, "dim": 16}
-    if architecture == "spam/phikon_b16":
+    if architecture in ("spam/phikon_b16", "spam/genbio_g16"):
         del kwargs["dim"]
     card = EncoderCard(name="x", source="x", dim=16, architecture=architecture, kwargs=tuple(kwargs.items()))
     network = create_network(card)

@@ -14,6 +14,7 @@ import torch
 from beit3_truth import Musk
 from conch_truth import Conch, ConchTower, ConchV15
 from dino_truth import DinoTransformer
+from genbio_truth import GenBio
 from hub_models import HubModels
 from random_weights import randomise
 from swin_truth import CTransPath
@@ -202,6 +203,11 @@ def beit3(folder: Path) -> Published:
     return Published("musk", NARROW, WIDTH, "model.safetensors", model.state_dict(), model)
 
 
+def genbio(folder: Path) -> Published:
+    model = randomise(GenBio(width=WIDTH, depth=DEPTH, n_heads=HEADS, hidden=GATED))
+    return Published("genbio_pathfm", NARROW, 3 * WIDTH, "model.pth", dict(model.state_dict()), model)
+
+
 KINDS = (
     timm_safetensors,
     timm_pickle_with_registers,
@@ -216,6 +222,7 @@ KINDS = (
     titan_tower,
     swin_of_old_timm,
     beit3,
+    genbio,
 )
 
 
@@ -276,6 +283,7 @@ RENAMED = {
     titan_tower: "attn_pool_contrast.to_kv.weight",
     swin_of_old_timm: "layers.1.downsample.reduction.weight",
     beit3: "beit3.encoder.layers.1.self_attn.inner_attn_ln.A.bias",
+    genbio: "blocks.1.mlp.w2.weight",
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from beit3_truth import Musk
 from conch_truth import Conch, ConchTower, ConchV15
 from dino_truth import DinoTransformer
+from genbio_truth import GenBio
 from random_weights import randomise
 from swin_truth import CTransPath
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 HISTAI = ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
+GENBIO = ((0.697, 0.575, 0.728), (0.188, 0.240, 0.187))
 LUNIT = ((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
 
 
@@ -91,6 +93,9 @@ UPSTREAM = {
     "lunit_s8": Upstream(384, 224, LUNIT, "bicubic", 0, 21.7),
     "lunit_s16": Upstream(384, 224, LUNIT, "bicubic", 0, 21.7),
     "gpfm": Upstream(1024, 224, IMAGENET, "bicubic", 0, 303.2),  # S, T, R; L: 303 M
+    # T, S; genbio-ai/genbio-pathfm: genbio_pathfm/model.py and README (1.1 B; PIL's bilinear filter). Counted by hand:
+    # 40 layers of 28 332 032, 257 * 1536 for the patches, 5 * 1536 for class token and registers, a norm
+    "genbio_pathfm": Upstream(4608, 224, GENBIO, "bilinear", None, 1133.69),
     # torchvision: ResNet50_Weights, 25.6 M - fc
     "resnet50": Upstream(2048, 224, IMAGENET, "bilinear", None, 23.5),
     "dinov2_s": Upstream(384, 224, IMAGENET, "bicubic", 0, 22.1),  # facebookresearch/dinov2: README, 21 M
@@ -150,6 +155,7 @@ def test_a_network_of_true_size_has_the_published_weights_and_dim(name: str) -> 
 
 NOT_TOKENS = {  # networks whose own output is the feature, or its stages
     "efficientnet_lite0", "efficientnet_lite0_stages", "resnet50", "ctranspath", "conch_v1", "conch_v1_5", "plip",
+    "genbio_pathfm",
 }  # fmt: skip
 # class token and mean of the patches; all others: class token
 WITH_MEAN = {"virchow", "virchow2", "midnight"}
@@ -258,6 +264,7 @@ TRUE_SIZES: dict[str, tuple[Callable[[], dict[str, Any]], int | None]] = {
     "conch_v1": (lambda: state_of(conch_at_true_size), None),
     "conch_v1_5": (lambda: state_of(conch_v1_5_at_true_size), None),
     "ctranspath": (lambda: state_of(CTransPath, depths=(2, 2, 6, 2), n_heads=(3, 6, 12, 24)), 200),
+    "genbio_pathfm": (lambda: state_of(GenBio, width=1536, depth=40, n_heads=24, hidden=4096), 607),
     "musk": (
         lambda: state_of(Musk, px=384, patch_px=16, width=1024, depth=24, n_heads=16, hidden=4096),
         None,

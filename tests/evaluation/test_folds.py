@@ -87,6 +87,32 @@ def test_one_transfer() -> None:
     assert found == (Fold(name="A+B -> C", train=("A", "B"), test=("C",)),)
 
 
+def test_folds_of_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "ids.csv"
+    table.write_text("sample_id,case_id,fold_0,fold_1\nA,x,test, Train\nB,y,train,test\nC,y,,train\n")
+    assert plan_folds(sections(A="x", B="y", C="y"), config(folds=table)) == (
+        Fold(name="fold_0", train=("B",), test=("A",)),
+        Fold(name="fold_1", train=("A", "C"), test=("B",)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sample_id,case_id\nA,x\n", r"ids\.csv \(--folds\) .* fold_0, only sample_id, case_id.*--by donor"),
+        ("name,fold_0\nA,test\n", "--folds.* section or sample_id, only name, fold_0"),
+        ("section,fold_0\nA,test\nB,val\n", "--folds.*'val'.*; fold_0 has no train"),
+        ("section,fold_0\nA,test\nA,train\n", "--folds.* section 'A' is repeated"),
+        ("", "--folds.* is not a CSV table"),
+    ],
+)
+def test_tables_that_are_no_folds_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    table = tmp_path / "ids.csv"
+    table.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        plan_folds(sections(A="x", B="y"), config(folds=table))
+
+
 @pytest.mark.parametrize(
     ("donors", "names"),
     [
@@ -139,6 +165,8 @@ def test_impossible_folds_are_refused(donors: dict, options: dict, words: str) -
         ({"train_sections": ("A", "B"), "test_sections": ("B",)}, "--train-sections.* B"),
         ({"train_sections": ("A",), "test_sections": ("B",), "by": "donor"}, "--by and --sections"),
         ({"train_sections": ("A",), "test_sections": ("B",), "sections": ("B",)}, "--by and --sections"),
+        ({"folds": Path("ids.csv"), "by": "donor"}, "--folds excludes --by"),
+        ({"folds": Path("ids.csv"), "sections": ("A",)}, "--folds excludes .*--sections"),
         ({"methods": ()}, "--methods"),
         ({"n_top_genes": 0}, "--n-top-genes .* 0"),
         ({"shard": "3/2"}, "--shard .*'3/2'"),

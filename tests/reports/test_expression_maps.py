@@ -4,14 +4,17 @@ import dataclasses
 from pathlib import Path
 
 import anndata
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib_scalebar.scalebar import ScaleBar
 from PIL import Image
 
 from spam.reports import GivenEntries, SectionView, plot_cluster_maps, plot_expression_maps
+from spam.reports.figures import MISSING_COLOUR
 
 GENES = ("ERBB2", "CD3E")
 N_SPOTS = 37
@@ -146,6 +149,52 @@ def test_spots_of_a_whole_slide_stay_apart() -> None:
     pitch = np.diff(panel.transData.transform([[0.0, 0.0], [100.0, 0.0]])[:, 0])
     assert 2.0 < pitch < 3.0
     assert figure.get_figwidth() < 10
+
+
+def test_spots_that_cannot_be_told_apart_become_means() -> None:
+    """130,000 cells at random places: the means of a slow loop; empty cells are transparent, cells without a value grey."""
+    n = 130_000
+    rng = np.random.default_rng(5)
+    xy_px = rng.uniform(0, 5000, (n, 2))
+    values = rng.normal(2, 1, (n, 1)) + (xy_px[:, :1] > 2500)
+    values[xy_px[:, 1] < 100] = np.nan
+    view = SectionView(
+        name="a",
+        xy_px=xy_px,
+        overview=np.full((50, 50, 3), 255, dtype=np.uint8),
+        overview_scale=0.01,
+        is_unlike=xy_px[:, 1] > 4000,
+    )
+    figure = plot_expression_maps(view, ("A",), values)
+    assert not layers_of(figure)
+    he, panel = figure.axes[:2]
+    image = panel.images[-1]
+    left, right, bottom, top = image.get_extent()
+    n_down, n_across = image.get_array().shape[:2]
+    width, height = (right - left) / n_across, (bottom - top) / n_down
+    assert width == pytest.approx(height)
+    colours = matplotlib.colormaps["viridis"]
+    norm = Normalize(*np.nanpercentile(values, [2, 98]))
+    for row, column in rng.integers(0, (n_down, n_across), (300, 2)):
+        x, y = (xy_px - (left, top)).T
+        inside = (
+            (x >= column * width)
+            & (x < (column + 1) * width)
+            & (y >= row * height)
+            & (y < (row + 1) * height)
+        )
+        found = values[inside, 0]
+        wanted = (0.0, 0.0, 0.0, 0.0)
+        if len(found):
+            is_grey = np.isnan(found).all()
+            wanted = to_rgba(MISSING_COLOUR) if is_grey else colours(norm(np.nanmean(found)))
+        np.testing.assert_allclose(image.get_array()[row, column], wanted, atol=1e-6)
+    marked = he.images[-1].get_array()[..., 3] > 0
+    spots = np.zeros((n_down, n_across), dtype=bool)
+    spots[tuple(((xy_px - (left, top)) // width).astype(int)[:, ::-1].T)] = True
+    np.testing.assert_array_equal(marked[int(0.82 * n_down) :], spots[int(0.82 * n_down) :])
+    assert not marked[: int(0.79 * n_down)].any()
+    assert "coloured in the H&E" in figure.get_supxlabel()
 
 
 def test_clusters_are_drawn_in_the_order_of_their_numbers(view) -> None:

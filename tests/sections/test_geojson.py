@@ -97,7 +97,7 @@ def test_regions_keep_leave_out_and_label(lab, name, layout):
     np.testing.assert_array_equal(section.counts.toarray(), lab.counts[:4])
     words = section.join.describe()
     for part in (
-        "4 of 5 spots by", "1 spots outside 'Region*' left out", "0 spots in 'Ignore*' left out",
+        "4 of 5 spots by", "1 spot outside 'Region*' left out", "0 spots in 'Ignore*' left out",
         "1 Tumor", "1 Stroma", "2 without a class", "1 points or lines are no regions",
         "1 cells or detections are no regions", "'far' holds no spot", "obs['region'] of the lab files",
     ):  # fmt: skip
@@ -211,7 +211,7 @@ def test_cells_are_spots_of_a_slide(slide, tmp_path):
         read_section(InputConfig(cells=cells, root=tmp_path))
     odd = feature([], "Point", object_type="cell")
     broken = feature([[[30, 30], [60, float("nan")], [30, 90]]], object_type="cell")
-    with pytest.raises(SectionError, match=r"odd\.geojson: 1 rows have no finite number.*cell_2"):
+    with pytest.raises(SectionError, match=r"odd\.geojson: 1 row has no finite number.*cell_2"):
         read_section(
             InputConfig(cells=write(tmp_path / "odd.geojson", points_of(9), odd, broken), root=slide)
         )

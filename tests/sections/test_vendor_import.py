@@ -225,6 +225,15 @@ def test_a_wrong_folder_names_the_right_one(
         read_section(InputConfig(from_=tmp_path, image=tmp_path))
 
 
+def test_parts_of_the_right_folder_are_not_recommended(tmp_path: Path) -> None:
+    """The spot files of her2st alone look like a data set: only the folder that has counts too is named."""
+    spots = tmp_path / "her2st" / "raw" / "data" / "ST-spotfiles"
+    spots.mkdir(parents=True)
+    (spots / "C2_selection.tsv").touch()
+    with pytest.raises(SectionError, match=r"Did you mean \S*/raw/data\?$"):
+        read_section(InputConfig(from_=tmp_path / "her2st", image=tmp_path))
+
+
 def test_the_folder_spatial_leads_to_the_one_above(tmp_path: Path) -> None:
     write_visium(tmp_path / "outs")
     with pytest.raises(SectionError, match=r"Did you mean \S*outs"):
@@ -352,6 +361,17 @@ def test_hest(tmp_path: Path) -> None:
     assert direct.tiles.path.name == "INT2.tif"
     with pytest.raises(ConfigError, match="2 sections: 'INT2', 'TENX1'.*--section"):
         read_section(InputConfig(from_=tmp_path / "hest"))
+
+
+def test_hest_without_positions_says_where_they_were_looked_for(tmp_path: Path) -> None:
+    write_hest(tmp_path)
+    path = tmp_path / "st" / "INT2.h5ad"
+    adata = anndata.read_h5ad(path)
+    del adata.obsm["spatial"]
+    adata.obs["pxl_col_in_fullres"] = 1.0
+    adata.write_h5ad(path)
+    with pytest.raises(SectionError, match=r"INT2\.h5ad .*obsm\['spatial'\].*pxl_row_in_fullres"):
+        read_section(InputConfig(from_=tmp_path, section="INT2"))
 
 
 def write_stimage(root: Path, technology: str, pitch_px: float) -> tuple[np.ndarray, pd.DataFrame]:

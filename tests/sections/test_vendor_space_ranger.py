@@ -259,7 +259,7 @@ def test_segmented_cells_without_a_polygon_or_with_several(tmp_path: Path) -> No
     found = found_in(tmp_path)
     kept = [i for i in range(len(ids)) if i + 1 != dropped]
     assert_holds(found, counts[kept], [ids[i] for i in kept], np.round(centres[kept], 12))
-    assert any("1 cells without a polygon" in note for note in found.notes)
+    assert any("1 cell without a polygon" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_position_that_is_no_number(tmp_path: Path, value: str) -> None:
     positions = positions.astype({"pxl_row_in_fullres": object})
     positions.loc[3, "pxl_row_in_fullres"] = value
     positions.to_csv(tmp_path / "spatial" / "tissue_positions.csv", index=False)
-    with pytest.raises(SectionError, match="1 rows have no finite number.*AC0006-1"):
+    with pytest.raises(SectionError, match="1 row has no finite number.*AC0006-1"):
         found_in(tmp_path)
 
 

@@ -545,6 +545,7 @@ def test_counts_of_a_fold_reach_neither_its_network_nor_its_other_predictors(tmp
     np.testing.assert_array_equal(kept[0].level, kept[1].level)
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_its_donors_does_not_predict_new_ones(tmp_path: Path) -> None:
     """Expression follows one image feature in all donors, and its square with a sign that each donor draws."""
     rng = np.random.default_rng(4)
