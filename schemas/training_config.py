@@ -136,7 +136,7 @@ class FinetuneConfig(TrainingConfig):
         (),
         "sections held out at first, in addition to --sections or among them (default: each donor in turn if all are known "
         "and there are two or more, else each section, or each block of a single one, in four folds at most; with "
-        "--pretrained-ckpt or an adapted encoder, the default of `spam pretrain`)",
+        "an adapted encoder, the default of `spam pretrain`)",
     )
     epochs: int = training(
         30,
