@@ -68,7 +68,7 @@ _SHARED = (
     ),
 )
 _WIDTH = 100  # of text and tables
-_PANELS = ("Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
+_PANELS = ("Arguments", "Data", "Training", "Model", "Output", "Options", "Advanced", "Lab files")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,12 +365,13 @@ class _PanelCommand(TyperCommand):
         """Write one section per panel."""
         panels: dict[str, list[Any]] = {}
         for parameter in self.get_params(ctx):
-            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            title = getattr(parameter, "rich_help_panel", None)
             record = parameter.get_help_record(ctx)
             if record is not None:
                 name, help = record
                 if not name.startswith("-"):  # an argument: its name is enough
                     name = name.partition(" <")[0]
+                title = title or ("Options" if name.startswith("-") else "Arguments")
                 panels.setdefault(title, []).append((name, help))
         for title in sorted(panels, key=_PANELS.index):
             with formatter.section(title):

@@ -70,9 +70,9 @@ EMBED = command(
 
 PLAN = command(
     "plan",
-    "Measure for 20 seconds on this machine, and say how many tiles, bytes, hours and how much memory each step will take. "
-    "It takes the options of the `spam embed` that it plans.",
-    "spam plan --manifest sections.csv --root images --store cohort.zarr --enc-name uni_v1",
+    "Measure on this machine, in one to three minutes, how many tiles, bytes, hours and how much memory each step will take. "
+    "It takes the options of the `spam embed` that it plans, and writes nothing.",
+    "spam plan --manifest sections.csv\nspam plan --manifest sections.csv --root images --enc-name uni_v1",
     PlanConfig,
     "plan",
 )
@@ -178,7 +178,7 @@ FINETUNE = command(
     "finetune",
     "Train the networks that predict expression and the distribution of the raw counts (stage 2).",
     "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
-    "    --pretrained-ckpt ckpt/pretrain/best.safetensors --save-dir ckpt/finetune",
+    "    --pretrained-ckpt ckpt/pretrain --save-dir ckpt/finetune",
     FinetuneConfig,
     "finetune",
     options=(*options_of(FinetuneConfig), *lab_file_options(FinetuneConfig)),
@@ -196,9 +196,9 @@ PREDICT = command(
     "Predict the expression of a new section. If its counts are known, report metrics and baselines too.",
     "spam predict slide.svs --ckpt hf://org/name\n"
     "spam predict --store cohort.zarr --section C6 \\\n"
-    "    --ckpt ckpt/finetune/best.safetensors --out-dir results\n"
+    "    --ckpt ckpt/finetune --out-dir results\n"
     "spam predict --csv mapping.csv --root images \\\n"
-    "    --ckpt ckpt/finetune/best.safetensors --out-dir results",
+    "    --ckpt ckpt/finetune --out-dir results",
     PredictConfig,
     "predict",
     options=(
@@ -373,21 +373,21 @@ MODEL_COMMANDS = (
     command(
         "info",
         "Show what a checkpoint is: encoder, training data, licences, and the accuracy of its genes on held-out spots.",
-        "spam model info ckpt/finetune/best.safetensors\nspam model info hf://org/name",
+        "spam model info ckpt/finetune\nspam model info hf://org/name",
         ModelConfig,
         "model_sharing.describe",
     ),
     command(
         "verify",
         "Compare a checkpoint with its digests: in the file, beside it, and after its address.",
-        "spam model verify ckpt/finetune/best.safetensors\nspam model verify hf://org/name",
+        "spam model verify ckpt/finetune\nspam model verify hf://org/name",
         ModelConfig,
         "model_sharing.verify",
     ),
     command(
         "push",
         "Upload a checkpoint with a model card to the Hugging Face Hub, an object store or a folder.",
-        "spam model push ckpt/finetune/best.safetensors hf://org/name",
+        "spam model push ckpt/finetune hf://org/name",
         ModelPushConfig,
         "model_sharing.push",
     ),

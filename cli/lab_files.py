@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from .command import call
 from .options import Option, options_of
 
 C = TypeVar("C", bound=Config)
+_log = logging.getLogger(__name__)
 
 STORE_NAME = "store.zarr"
 _SOURCES = ("h5ad", "csv", "cells", "root", "manifest", "from_")
@@ -125,6 +127,7 @@ def with_store(
         read_checkpoint(local_file(stage[checkpoint], CHECKPOINT_NAME), stage=_STAGES[checkpoint])
         tiles = embed_config(values, stage["store"], stage[checkpoint])
     report = call("embed", tiles, progress=progress)
+    _log.info("%s", report.summary())
     sections = tuple(section.name for section in report.sections)
     if "sections" in own:
         stage.setdefault("sections", sections)
@@ -177,7 +180,8 @@ def _with_encoder_name(values: Mapping[str, Any]) -> dict[str, Any]:
     from spam.encoders import list_encoders
 
     names = {alias: card.name for card in list_encoders() for alias in card.aliases}
-    return {**values, "enc_name": names.get(values["enc_name"], values["enc_name"])}
+    given = str(values["enc_name"]).split(",")
+    return {**values, "enc_name": ",".join(names.get(name, name) for name in given)}
 
 
 def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, Any]:
@@ -196,6 +200,12 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
 
     path = local_file(checkpoint, CHECKPOINT_NAME)
     meta = read_checkpoint_meta(path)
+    if "," in meta.encoder_name:
+        message = (
+            f"The checkpoint needs features of several encoders ({meta.encoder_name}). Run `spam embed` with each "
+            "--enc-name into one store, then give --store"
+        )
+        raise ConfigError(message)
     assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
     for size in ("tile_um", "tile_px"):
         if sizes := tuple(tile[size] for tile in meta.tiles if tile[size] is not None):
@@ -280,9 +290,12 @@ def adapt_and_embed(
 
 def keep_adapter(checkpoint: Path | str | None, save_dir: Path) -> None:
     """Copy the adapter beside a checkpoint into the folder of the run that starts from it."""
-    folder = checkpoint.parent / ADAPTER_NAME if isinstance(checkpoint, Path) else None
-    kept = save_dir / ADAPTER_NAME
-    if folder is not None and folder.is_dir() and folder.resolve() != kept.resolve():
+    if checkpoint is None:
+        return
+    from spam.store import local_file
+
+    folder, kept = local_file(checkpoint, CHECKPOINT_NAME).parent / ADAPTER_NAME, save_dir / ADAPTER_NAME
+    if folder.is_dir() and folder.resolve() != kept.resolve():
         kept.mkdir(exist_ok=True)
         for file in filter(Path.is_file, folder.iterdir()):  # leaves out the state of its training
             with replacing(kept / file.name) as partial:

@@ -14,6 +14,17 @@ from spam.errors import ConfigError, MissingInputError
 from spam.schemas.config import Config, Panel, check, fitted, flag, named
 
 _MOST_RECIPE_BYTES = 1 << 20
+_INPUTS = (
+    "store",
+    "from_",
+    "image",
+    "manifest",
+    "h5ad",
+    "csv",
+    "root",
+    "section",
+    "donor",
+)  # first in the help
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +112,10 @@ class Option:
 
 
 def options_of(config: type[Config], *, leave_out: Collection[str] = ()) -> tuple[Option, ...]:
-    """List the options of a configuration class."""
+    """List the options of a configuration class, inputs first."""
     kinds = get_type_hints(config)
     shown = ("help", "flags", "metavar", "panel", "is_argument", "limits")
+    ranks = {name: rank for rank, name in enumerate(_INPUTS)}
     return tuple(
         Option(
             name=field.name,
@@ -111,7 +123,7 @@ def options_of(config: type[Config], *, leave_out: Collection[str] = ()) -> tupl
             default=field.default,
             **{key: field.metadata[key] for key in shown},
         )
-        for field in dataclasses.fields(config)
+        for field in sorted(dataclasses.fields(config), key=lambda field: ranks.get(field.name, len(ranks)))
         if field.name not in leave_out
     )
 

@@ -48,7 +48,7 @@ MERGE = command(
     "Copy the sections, features and graphs of several stores into one. Existing content is kept.",
     "spam store merge all.zarr a.zarr b.zarr",
     configs.MergeConfig,
-    "store.copying.merge",
+    "store.merging.merge",
 )
 SELECT = command(
     "select",

@@ -401,10 +401,15 @@ def _shown(field: dataclasses.Field[Any]) -> str:
 
 def _path_fault(field: dataclasses.Field[Any], path: Path) -> str | None:
     """Write e.g. ``File not found: C22.h5ad (--h5ad). Did you mean C2.h5ad?``; None if the path can be read."""
-    match = re.match(r"(?:feature |packed |adapter )?(store|folder)s?\b", field.metadata["help"])
+    match = re.match(r"(?:feature |packed |adapter )?(store|folder|checkpoint)s?\b", field.metadata["help"])
     kind = match[1] if match else "file"
     if path.exists():
         is_folder = path.is_dir()
+        if is_folder and kind == "checkpoint":
+            inside = sorted(path.glob("*/best.safetensors"))
+            advice = f" Did you mean {inside[0].parent}?" if inside else ""
+            is_there = (path / "best.safetensors").is_file()
+            return None if is_there else f"No best.safetensors in {path} ({_shown(field)}).{advice}"
         if is_folder and kind == "file" and path.suffix != ".zarr":  # a slide may be a folder of OME-Zarr
             asked = f"{_shown(field)} {field.metadata['help']}"  # names the suffix of most files
             files = sorted(

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from spam.errors import counted
 from spam.progress import already_done
 
 from .config import Config, flag, option
@@ -242,8 +243,16 @@ class EmbedConfig(SectionsConfig):
 class PlanConfig(EmbedConfig):
     """Options of `spam plan`: those of the `spam embed` that it plans."""
 
+    store: Path | None = _output(
+        Path("cohort.zarr"),
+        "store that `spam embed` would write; features that it has need no time",
+        is_output=True,
+    )
     probe_s: float = _advanced(
-        20.0, "seconds of the probe, half for embedding and half for training", limits="[1,3600]"
+        20.0,
+        "seconds of measuring, half for embedding and half for training; reading the files, and trainings of two sizes at least, "
+        "take longer",
+        limits="[1,3600]",
     )
 
 
@@ -256,7 +265,9 @@ class FeatureOptions(Config):
         "feature store (folder, packed store, or address) with counts",
         required="give the feature store that `spam embed` wrote",
     )
-    enc_name: str | None = _data(None, "encoder whose features to use (default: the only one in the store)")
+    enc_name: str | None = _data(
+        None, "encoder whose features to use, or several: a,b (default: the only one in the store)"
+    )
     tile_um: tuple[float, ...] = _data(
         (), "tile sizes to use together, in µm (default: all that every section has)", limits="(0,100000]"
     )
@@ -317,7 +328,7 @@ class EmbedReport:
         """Summarise each section in a line."""
         lines = [
             f"{section.name}: {section.join}; {section.scale}; {', '.join(section.keys) or 'features not complete yet'}: "
-            f"{section.n_embedded} tiles embedded, {section.n_present} already present ({section.seconds:.1f} s)"
+            f"{counted(section.n_embedded, 'tile')} embedded, {section.n_present} already present ({section.seconds:.1f} s)"
             + (f"; {section.n_left} left to other parts" if section.n_left else "")
             + "".join(f"; {n} {flag}" for flag, n in section.flags.items() if n)
             for section in self.sections

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from .config import Config, option
 
-_CKPT = "checkpoint: a file, or an address such as hf://org/name, https://host/best.safetensors or s3://bucket/name"
-_PUSH = "run e.g. spam model push ckpt/finetune/best.safetensors hf://org/name"
+_CKPT = "checkpoint: its folder or file, or an address such as hf://org/name, https://host/best.safetensors or s3://bucket/name"
+_PUSH = "run e.g. spam model push ckpt/finetune hf://org/name"
 _PULL = "run e.g. spam model pull hf://org/name model"
 
 
@@ -15,7 +15,7 @@ class ModelConfig(Config):
     """Options of `spam model info` and `spam model verify`."""
 
     ckpt: Path | str | None = option(
-        None, _CKPT, required="run e.g. spam model info ckpt/finetune/best.safetensors", is_argument=True
+        None, _CKPT, required="run e.g. spam model info ckpt/finetune", is_argument=True
     )
 
 
@@ -23,7 +23,9 @@ class ModelConfig(Config):
 class ModelPushConfig(Config):
     """Options of `spam model push`."""
 
-    ckpt: Path | None = option(None, "checkpoint to share, a file", required=_PUSH, is_argument=True)
+    ckpt: Path | None = option(
+        None, "checkpoint to share: its folder or file", required=_PUSH, is_argument=True
+    )
     to: Path | str | None = option(
         None, "address: hf://org/name, s3://bucket/name or a folder", required=_PUSH, is_argument=True
     )

@@ -29,7 +29,7 @@ class PredictConfig(Config):
     section: str | None = data(None, "section to predict (default: the only one in the store)")
     ckpt: Path | str | None = data(
         None,
-        "best.safetensors of `spam finetune`, or an address such as hf://org/name, https://host/best.safetensors or "
+        "checkpoint of `spam finetune`: its folder or file, or an address such as hf://org/name, https://host/best.safetensors or "
         "s3://bucket/name; #sha256=... after it pins the file",
         required="give that of `spam finetune`, or an address such as hf://org/name",
     )

@@ -173,7 +173,6 @@ class ImportConfig(Config):
     counts_layer: str | None = option(
         None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
     )
-    kind: ForeignKind | None = option(None, "program that made the file (default: recognised by its content)")
     key: str | None = option(
         None, "for .h5ad: the obsm key of the features; for LazySlide: the table, e.g. uni_tiles"
     )
@@ -244,7 +243,9 @@ class PushConfig(Config):
 class PullConfig(Config):
     """Options of `spam store pull`."""
 
-    store: Path | str | None = _argument("address: hf://datasets/org/name, s3://…, https://…", _PULL)
+    store: Path | str | None = _argument(
+        "store to copy: address (hf://datasets/org/name, s3://…, https://…) or folder", _PULL
+    )
     out: Path | None = _argument("folder to write; files that it has are not fetched again", _PULL)
     sections: tuple[str, ...] = option((), _SECTIONS)
     features: tuple[str, ...] = option((), _FEATURES)

@@ -129,14 +129,14 @@ class FinetuneConfig(TrainingConfig):
 
     pretrained_ckpt: Path | str | None = data(
         None,
-        "checkpoint of `spam pretrain`, a file or an address; its genes and principal components are used too (default: random "
-        "initial weights)",
+        "checkpoint of `spam pretrain`: its folder or file, or an address; its genes and principal components are used "
+        "too (default: random initial weights)",
     )
     val_sections: tuple[str, ...] = data(
         (),
         "sections held out at first, in addition to --sections or among them (default: each donor in turn if all are known "
         "and there are two or more, else each section, or each block of a single one, in four folds at most; with "
-        "--pretrained-ckpt or an adapted encoder, the default of `spam pretrain`)",
+        "an adapted encoder, the default of `spam pretrain`)",
     )
     epochs: int = training(
         30,

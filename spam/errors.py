@@ -68,9 +68,13 @@ class _Short(reprlib.Repr):
 _short = _Short()
 
 
-def counted(n: int, noun: str) -> str:
-    """Write a number with its noun: ``1 section``, ``2 sections``."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+_SINGULAR = {"have": "has", "are": "is", "match": "matches", "share": "shares"}
+
+
+def counted(n: int, noun: str, verb: str = "") -> str:
+    """Write a number with its noun, and a verb given in the plural: ``1 row has``, ``2 rows have``."""
+    verb = _SINGULAR[verb] if verb and n == 1 else verb
+    return f"{n} {noun}{'' if n == 1 else 's'} {verb}".rstrip()
 
 
 def shortened(value: Any) -> str:

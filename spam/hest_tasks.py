@@ -21,7 +21,7 @@ import pandas as pd
 
 from spam.atomic import claimed, replacing, write_text
 from spam.encoders import Encoder, build_encoder, encoder_card, list_encoders, require_reachable
-from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError
+from spam.errors import ConfigError, MissingInputError, OutputExistsError, SectionError, counted
 from spam.evaluation.hest_probe import (
     HestReport,
     TaskScore,
@@ -252,7 +252,7 @@ def _read_side(path: Path, folder: Path) -> pd.DataFrame:
 def _require(paths: Sequence[Path], what: str) -> None:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        message = f"{len(missing)} files of {what} not found: {', '.join(missing[:5])}."
+        message = f"{counted(len(missing), 'file')} of {what} not found: {', '.join(missing[:5])}."
         raise MissingInputError(message)
 
 

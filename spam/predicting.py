@@ -36,11 +36,12 @@ from spam.reports import (
     plot_pcc_histogram,
     plot_scatter,
 )
+from spam.schemas.checkpoint_meta import CHECKPOINT_NAME
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.report_config import ReportConfig
 from spam.schemas.store_format import quality_key
 from spam.sections import read_measured_part
-from spam.store import StoredSection, advice_on_names, open_store
+from spam.store import StoredSection, advice_on_names, local_file, open_store
 from spam.training.groups import at_most
 from spam.training.loop import HEALTH
 from spam.typing import Array, Float32
@@ -164,7 +165,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             "model": MODEL,
             "provenance": predicted.provenance,
             "inputs": _inputs(section, predictor),
-            "training": _training(config.ckpt.parent) if isinstance(config.ckpt, Path) else {},
+            "training": _training(local_file(config.ckpt, CHECKPOINT_NAME).parent),
             "config": config.to_record(),
         }
         scores = {} if board is None else board.to_mapping()

@@ -237,22 +237,23 @@ def plot(config: PlotConfig, *, progress: Progress = SILENT) -> WrittenPlot:
     assert config.results is not None  # checked by PlotConfig
     saved = read_prediction(config.results)
     check_genes(config.gene, saved.genes.index, "--gene")
-    values = saved.values(config.gene)
-    whole = "-".join(config.gene)
+    genes = tuple(dict.fromkeys(config.gene))
+    values = saved.values(genes)
+    whole = "-".join(genes)
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", whole)[:_MOST_CHARACTERS]
     if name != whole:  # other genes may have the same name after this
         name += f"-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
     path = config.out or config.results / "plots" / "genes" / f"{name}.png"
     plot_expression_maps(
         view_of(saved.section),
-        config.gene,
+        genes,
         values["predicted"],
         values.get("measured"),
         saved.given(config.gene),
         path=path,
         choice="" if saved.metrics["training_section"] is None else SEEN,
     )
-    return WrittenPlot(file=path, genes=config.gene)
+    return WrittenPlot(file=path, genes=genes)
 
 
 def check_genes(wanted: Sequence[str], known: Collection[str], flag: str) -> None:

@@ -13,7 +13,16 @@ LEAVES = {"atomic", "errors", "h5ad_output", "hub", "typing", "progress", "hardw
 MODEL_SIDE = {"store", "graphs", "models", "training", "prediction", "evaluation"}
 SLIDE_SIDE = {"sections", "tiles", "encoders"}
 ABOVE = {"schemas", *MODEL_SIDE, *SLIDE_SIDE, "embedding", "reports", "predicting", "hest_tasks", "alignment"}
-ABOVE |= {"exports", "reporting", "clusters", "simulation", "diagnosis", "model_sharing", "probing"}
+ABOVE |= {
+    "exports",
+    "reporting",
+    "clusters",
+    "simulation",
+    "diagnosis",
+    "model_card",
+    "model_sharing",
+    "probing",
+}
 # Room -> the rooms that it may import, beside itself and the leaves.
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
@@ -29,7 +38,8 @@ ARROWS: dict[str, set[str]] = {
     "prediction": {"schemas", "store", "graphs", "models", "training"},
     "reports": {"schemas", "models"},
     "evaluation": {"schemas", "store", "graphs", "models", "training", "prediction", "reports"},
-    "model_sharing": {"schemas", "encoders", "store", "models", "prediction"},
+    "model_card": {"schemas", "store", "models", "prediction"},
+    "model_sharing": {"schemas", "encoders", "store", "model_card"},
     "predicting": {"schemas", "sections", *MODEL_SIDE, "reports", "reporting"},
     "probing": {"schemas", "embedding", "encoders", "store", "models", "training", "predicting"},
     "alignment": {"schemas", "sections", "tiles", "reports"},
@@ -37,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "exports": {"schemas", "sections", "store"},
     "reporting": {"schemas", "exports", "reports"},
     "clusters": {"schemas", "exports", "store", "graphs", "models", "reports", "reporting"},
-    "simulation": ABOVE - {"simulation", "diagnosis", "model_sharing", "probing"},
+    "simulation": ABOVE - {"simulation", "diagnosis", "model_card", "model_sharing", "probing"},
     "diagnosis": {"graphs", "encoders"},
     "cli": ABOVE,
     # spam/__init__.py is the door: it names what the rooms offer.
@@ -54,7 +64,7 @@ PLACES = {
     "huggingface_hub": (
         "spam/hub.py",
         "spam/encoders/weight_access.py",
-        "spam/model_sharing.py",
+        "spam/model_card.py",
         "spam/store/",
     ),
     "matplotlib": ("spam/reports/",),

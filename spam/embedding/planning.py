@@ -11,7 +11,7 @@ import numpy as np
 
 # The names of `encoders` resolve on first use, because only reading an adapter needs torch.
 from spam import encoders
-from spam.errors import ConfigError, SectionError, SpamError, StoreError
+from spam.errors import ConfigError, SectionError, SpamError, StoreError, counted
 from spam.schemas.embed_config import EmbedConfig, InputConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.store_format import Sampling, feature_key
@@ -145,7 +145,7 @@ class EmbedPlan:
             f"tiles of {', '.join(spec.label for spec in one.specs)}"
             for one in self.sections
         ]
-        size = f"{self.n_tiles} tiles with {self.encoder} give {self.n_bytes / 1e6:.1f} MB of features"
+        size = f"{counted(self.n_tiles, 'tile')} with {self.encoder}: {self.n_bytes / 1e6:.1f} MB of features"
         return "\n".join([*lines, f"{size} in {self.store}"])
 
 

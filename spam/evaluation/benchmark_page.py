@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spam.errors import counted
 from spam.reports.score_tables import (
     HEADLINE_SET,
     HEST_SET,
@@ -154,5 +155,6 @@ def _failures(report: "BenchmarkReport") -> Iterator[str]:
     if report.failures or report.n_waiting:
         yield "## Without scores"
         lines = [f"- {result.sentence()}" for result in report.failures]
-        lines += [f"- {report.n_waiting} runs of other shards are not finished."] if report.n_waiting else []
+        waiting = f"- Not finished: {counted(report.n_waiting, 'run')} of other shards."
+        lines += [waiting] if report.n_waiting else []
         yield "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from spam.atomic import claimed, write_text
-from spam.errors import SpamError
+from spam.errors import SpamError, counted
 from spam.progress import SILENT, Progress, already_done
 from spam.reports import PAGE, MethodScore, benchmark_content, data_url, plot_score_chart, render_page
 from spam.reports.score_tables import HEADLINE_SET, RIVAL, shown
@@ -154,7 +154,7 @@ class BenchmarkReport:
         lines += [f"  {row.method:<{width}}  {shown(row.mean)}" for row in headline.itertuples()]
         lines += self.verdicts
         lines += [result.sentence() for result in self.failures if not result.does_not_apply]
-        lines += [f"{self.n_waiting} runs of other shards are not finished"] if self.n_waiting else []
+        lines += [f"not finished: {counted(self.n_waiting, 'run')} of other shards"] if self.n_waiting else []
         lines.append(f"written: {', '.join(str(path) for path in self.files)}")
         return "\n".join(lines)
 

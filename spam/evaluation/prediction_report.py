@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spam.errors import counted
 from spam.prediction import CALIBRATING_DONORS, ContextReport, PredictedSection
 from spam.progress import already_done
 from spam.reports.score_tables import HEADLINE_SET, shown
@@ -122,7 +123,7 @@ class PredictReport:
         trained_as = predicted.training_section
         if trained_as is not None:
             name = "" if trained_as == predicted.section else f" under the name {trained_as!r}"
-            found = f"The checkpoint was trained on this section{name}: its scores do not describe new tissue"
+            found = f"The checkpoint was trained on this section{name}: its scores do not describe new tissue. {found}"
         elif predicted.is_mostly_unlike:
             share = f"{self.n_unlike} of {len(predicted.ids)} spots"
             found = f"Do not rely on this prediction: {share} look unlike the training sections"
@@ -151,12 +152,11 @@ class PredictReport:
                 f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
             )
         lines.append(self.weights_in_words)
-        share = f"{self.n_predictable} of {n_genes} genes"
-        lines.append(
-            f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
-            if self.predicted.is_mostly_unlike
-            else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
-        )
+        if self.predicted.is_mostly_unlike:
+            share = f"{self.n_predictable} of {n_genes} genes"
+            lines.append(
+                f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
+            )
         if not provenance["is_training_section"] and not provenance["is_calibrated"]:
             n_donors, least = (provenance[name] for name in ("n_left_out_donors", "least_heldout_coverage"))
             coverage = self.predicted.coverage
@@ -184,7 +184,9 @@ class PredictReport:
         elif self.board is None and self.gene_advice:
             lines.append(self.gene_advice)
         if self.n_unreadable:
-            lines.append(f"{self.n_unreadable} spots with unreadable tiles are neither predicted nor scored")
+            lines.append(
+                f"{counted(self.n_unreadable, 'spot')} with unreadable tiles: neither predicted nor scored"
+            )
         if self.board is not None:
             lines += self.board.warnings()
         return lines
@@ -192,7 +194,9 @@ class PredictReport:
     def summary(self) -> str:
         """Return the verdict, a short table of scores, notes, and the files."""
         n_spots, n_genes = self.predicted.unclipped.shape
-        blocks = [f"{self.verdict}\nSection {self.predicted.section}: {n_spots} spots, {n_genes} genes"]
+        blocks = [
+            f"{self.verdict}\nSection {self.predicted.section}: {counted(n_spots, 'spot')}, {counted(n_genes, 'gene')}"
+        ]
         if self.board is not None:
             blocks.append(f"{self.board.short_table(MODEL)}\n")
         written = ", ".join(path.relative_to(self.out_dir).as_posix() for path in self.files)

@@ -19,7 +19,6 @@ from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of
 from spam.sections.lab_section import quoted
 from spam.store import StoredSection, choose_features, choose_sections, open_store
 from spam.store.anndata_files import to_anndata, write_zarr
-from spam.store.stored_section import is_stale_graph
 
 from .exported_section import ExportedSection
 from .tables import counts_path, write_mex, write_tables
@@ -153,7 +152,7 @@ def _of_store(config: ExportConfig, address: Path | str) -> Iterator[_Source]:
         def read(section: StoredSection = section, keys: tuple[str, ...] = keys) -> ExportedSection:
             return ExportedSection(name=section.meta.name, adata=to_anndata(section, keys))
 
-        is_stale = [key for key in section.graph_keys if is_stale_graph(section.index, key)]
+        is_stale = [key for key in section.graph_keys if section.index.is_stale_graph(key)]
         has_graphs = has_features and config.format not in _TABLES
         yield _Source(
             name=name,
@@ -176,7 +175,7 @@ def _of_h5ad(config: ExportConfig, path: Path) -> Iterator[_Source]:
     n_unnamed = len(table.ids) - sum(len(spots.ids) for spots in of_section.values())
     faults = [f"no section {name!r} (--sections)" for name in config.sections if name not in names]
     faults += [fault for name in names if (fault := name_fault(name, "the name of a section"))]
-    faults += [f"{n_unnamed} spots have no obs['section']"] if n_unnamed else []
+    faults += [f"{counted(n_unnamed, 'spot', 'have')} no obs['section']"] if n_unnamed else []
     if faults:
         message = f"{path} cannot be exported: {'; '.join(faults)}. It has: {', '.join(names)}."
         raise SectionError(message)

@@ -59,11 +59,7 @@ def read_checkpoint_meta(path: Path | str) -> CheckpointMeta:
     """
     path = Path(path)
     if not path.is_file():
-        inside = path / "best.safetensors"
-        is_folder = f"It is a folder; give {inside}." if inside.is_file() else ""
-        message = (
-            f"Checkpoint not found: {path}. {is_folder or 'Give the best.safetensors that training wrote.'}"
-        )
+        message = f"Checkpoint not found: {path}. Give the best.safetensors that training wrote."
         raise MissingInputError(message)
     return _read_meta(path, _read_header(path))
 

@@ -292,17 +292,20 @@ def _inputs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "Intervals",
         f"{metrics['coverage']:.0%} of counts of a spot of {metrics['depth']:.0f} counts",
     )
-    yield "Options", ", ".join(f"{name} {value}" for name, value in _given(metrics["config"]))
+    yield "Options", _given(metrics["config"])
     yield "Software", ", ".join(f"{name} {version}" for name, version in made["software"].items())
 
 
-def _given(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _given(config: Mapping[str, Any]) -> str:
+    """Write options as a shell takes them."""
+    words = []
     for name, value in config.items():
-        if value is not None and value != []:
-            yield (
-                f"--{name.replace('_', '-')}",
-                ",".join(map(str, value)) if isinstance(value, list) else value,
-            )
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None and value != []:
+            words.append(f"--{option} {','.join(map(str, value)) if isinstance(value, list) else value}")
+    return ", ".join(words)
 
 
 def benchmark_content(benchmark: Mapping[str, Any], chart: str | None) -> dict[str, Any]:
@@ -347,7 +350,7 @@ def benchmark_content(benchmark: Mapping[str, Any], chart: str | None) -> dict[s
             ("Tested", "; ".join(folds)),
             ("Features", f"{features['encoder']}: {', '.join(features['keys'])}"),
             ("Data", benchmark["data_sha256"][:12]),
-            ("Options", ", ".join(f"{name} {value}" for name, value in _given(benchmark["config"]))),
+            ("Options", _given(benchmark["config"])),
             ("Software", ", ".join(f"{name} {version}" for name, version in benchmark["software"].items())),
         ],
         "footer": _FOOTER.format(benchmark["software"]["spam-st"]),

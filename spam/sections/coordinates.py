@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError, SectionError, shortened
+from spam.errors import ConfigError, SectionError, counted, shortened
 from spam.typing import Array, Bool, Float64
 
 from .lab_section import SpotArray, quoted
@@ -292,7 +292,8 @@ def table_coordinates(table: Table, reading: Reading) -> Float64[Array, "n_rows 
     if broken.any():
         ids, names = quoted(table.text(table.id_column)[broken].tolist()), ", ".join(reading.columns)
         cells = quoted(table.frame.loc[broken, list(reading.columns)].iloc[0])
-        message = f"{table.path}: {int(broken.sum())} rows have no finite number in {names}: ids {ids}; the first has {cells}."
+        rows = counted(int(broken.sum()), "row", "have")
+        message = f"{table.path}: {rows} no finite number in {names}: ids {ids}; the first has {cells}."
         raise SectionError(message)
     return (values[:, :2] + values[:, 2:]) / 2 if reading.columns == BOX_COLUMNS else values
 

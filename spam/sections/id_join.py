@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from spam.errors import SectionError, shortened
+from spam.errors import SectionError, counted, shortened
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Bool, Int64, Shaped
 
@@ -115,10 +115,11 @@ def join_rows(table: Table, h5ad: H5ad | None, *, section: str, config: InputCon
         # Else the ids are of different kinds, and those that match do so by chance.
         is_mostly = cause is None and 2 * len(h5ad_only) <= n_spots
         advice += ", or leave these spots out with --allow-missing-tiles" if is_mostly else ""
-        outside = f", {n_outside} rows have inside_he false" if n_outside else ""
+        outside = f", {counted(n_outside, 'row', 'have')} inside_he false" if n_outside else ""
+        others = counted(len(table_only), "row", "match")
         message = (
             f"{len(h5ad_only)} of the {n_spots} spots of {h5ad.path} (section {section!r}) have no tile in "
-            f"{where}: {quoted(h5ad_only)}. {len(table_only)} rows match no spot ({quoted(table_only)}){outside}. {advice}."
+            f"{where}: {quoted(h5ad_only)}. {others} no spot ({quoted(table_only)}){outside}. {advice}."
         )
         raise SectionError(message)
     return Join(

@@ -83,9 +83,11 @@ class InstrumentSection:
 
     def found(self) -> str:
         """State in one line what was found and where."""
-        what = "cells" if self.is_cells else "spots"
+        what = "cell" if self.is_cells else "spot"
         files = ", ".join(dict.fromkeys(path.name for path in self.files))
-        return f"{self.platform}: {len(self.ids)} {what}, {len(self.genes)} genes ({files})"
+        return (
+            f"{self.platform}: {counted(len(self.ids), what)}, {counted(len(self.genes), 'gene')} ({files})"
+        )
 
     def library(self, config: InputConfig) -> dict[str, dict[str, Any]]:
         """Return what ``uns['spatial'][section]`` of an h5ad holds: facts and, for pixels, Space Ranger's scale factors."""
@@ -131,7 +133,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
         if file.is_file()
     ]
-    tiles, (stated, *notes) = SlideSource(path=image), notes_of(found, config)
+    tiles, (_, *notes) = SlideSource(path=image), notes_of(found, config)
     return Section(
         name=name,
         donor=config.donor or found.donor,
@@ -139,6 +141,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         xy_px=found.xy_px,
         mpp=mpp,
         mpp_source=None if mpp is None else source,
+        mpp_note=None if found.mpp is None else found.mpp_note,
         counts=found.counts,
         genes=found.genes,
         obs=found.obs,
@@ -146,7 +149,7 @@ def to_section(found: InstrumentSection, config: InputConfig, *, name: str) -> S
         array=find_array(found.xy_px, found.library(config)),
         hires_scale=found.scales.get("tissue_hires_scalef"),
         spot_diameter_px=spot_diameter(found.library(config), mpp),
-        join=JoinReport(n_matched=len(found.ids), found=stated, notes=tuple(notes)),
+        join=JoinReport(n_matched=len(found.ids), found=found.found(), notes=tuple(notes)),
         sources=(describe_files("folder", folder.name, read), *describe_sources(tiles)),
     )
 
@@ -189,7 +192,9 @@ def require_finite(values: Array, ids: Iterable[Any], path: Path, columns: str) 
     broken = ~np.isfinite(values).all(axis=1)
     if broken.any():
         named = quoted([one for one, is_broken in zip(ids, broken, strict=True) if is_broken])
-        message = f"{path}: {int(broken.sum())} rows have no finite number in {columns}: ids {named}."
+        message = (
+            f"{path}: {counted(int(broken.sum()), 'row', 'have')} no finite number in {columns}: ids {named}."
+        )
         raise SectionError(message)
 
 
@@ -233,24 +238,32 @@ def read_counts_table(path: Path, separator: str) -> Any:
     return table
 
 
-def match_spots(counts: Any, counts_path: Path, places: Any, path: Path) -> tuple[Any, Any, tuple[str, ...]]:
-    """Return the rows of two tables that both have, in the order of the counts, and a note on those left out.
+def match_ids(
+    found: Any, path: Path, known: Any, places: Path, what: str = "spots"
+) -> tuple[Array, Array, tuple[str, ...]]:
+    """Find the spots or cells of a count matrix in a table of positions.
+
+    Returns
+    -------
+    tuple
+        The row of each in `known`, a pandas index of ids (-1 for none); which have one; a note on how many have none.
 
     Raises
     ------
     SectionError
-        If they share no spot.
+        If none has a position.
     """
-    is_placed = counts.index.isin(places.index)
-    if not is_placed.any():
-        message = f"No spot of {counts_path} ({quoted(counts.index)}) is in {path} ({quoted(places.index)})."
+    rows = known.get_indexer(found)
+    is_placed = rows >= 0
+    n_lost = int((~is_placed).sum())
+    if n_lost == len(rows):
+        message = (
+            f"{n_lost} of the {len(rows)} {what} of {path} are not in {places}: {quoted(found)}; it has {quoted(known)}. Both "
+            "must be of one section."
+        )
         raise SectionError(message)
-    kept, n_lost = counts[is_placed], int((~is_placed).sum())
-    return (
-        kept,
-        places.loc[kept.index],
-        (f"{n_lost} spots without a position are left out",) if n_lost else (),
-    )
+    notes = (f"{n_lost} of {len(rows)} {what} without a position left out",) if n_lost else ()
+    return rows, is_placed, notes
 
 
 def require_file(path: Path | None, folder: Path, *names: str) -> Path:

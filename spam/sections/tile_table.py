@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spam.errors import SectionError, shortened
+from spam.errors import SectionError, counted, shortened
 from spam.typing import Array, Bool, Float64, Shaped
 
 from .file_kinds import kind_of_file
@@ -88,8 +88,11 @@ class Table:
         is_true, is_false = truth(self.text("inside_he"))
         unclear = ~(is_true | is_false)
         if unclear.any():
-            found = quoted(self.frame["inside_he"][unclear].unique())
-            message = f"{self.path}: column 'inside_he' must be true/false or 1/0; {unclear.sum()} rows have {found}."
+            rows, found = (
+                counted(int(unclear.sum()), "row", "have"),
+                self.frame["inside_he"][unclear].unique(),
+            )
+            message = f"{self.path}: column 'inside_he' must be true/false or 1/0; {rows} {quoted(found)}."
             raise SectionError(message)
         return is_true
 

@@ -77,7 +77,7 @@ class SectionInfo(Record):
 
     @property
     def _sizes(self) -> str:
-        return f"{self.n_spots} spots, {f'{self.n_genes} genes' if self.has_counts else 'no counts'}"
+        return f"{counted(self.n_spots, 'spot')}, {counted(self.n_genes, 'gene') if self.has_counts else 'no counts'}"
 
     def lines(self) -> list[str]:
         """Describe the section, then each thing in it, indented."""

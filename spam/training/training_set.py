@@ -208,13 +208,13 @@ def build_training_set(
 
 
 def has_one_split(config: TrainingConfig, features: FeatureChoice) -> bool:
-    """Whether one set of spots is held out: that of the options, or the one that stage 1 or `spam adapt` left out, too.
+    """Whether one set of spots is held out: that of the options, or the one that `spam adapt` left out, too.
 
     Otherwise each donor, section or block is held out in turn.
     """
     if not isinstance(config, FinetuneConfig):
         return True
-    return bool(config.val_sections or config.pretrained_ckpt or features.adapted_on)
+    return bool(config.val_sections or features.adapted_on)
 
 
 def training_set_of(

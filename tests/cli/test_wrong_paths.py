@@ -149,7 +149,7 @@ def test_a_wrong_path_is_reported_before_heavy_imports(reported: dict, line: str
     code, printed, loaded = reported[line]
     assert (code, printed["kind"]) == (2, "MissingInputError"), printed
     assert re.search(rf" not found: nosuch \(({flag_of(line)}|[A-Z]+)\)\.$", printed["error"])
-    assert printed["error"].startswith(("File", "Folder", "Store"))
+    assert printed["error"].startswith(("File", "Folder", "Store", "Checkpoint"))
     assert loaded == []
 
 

@@ -297,6 +297,10 @@ def test_the_report_says_how_far_to_trust_the_prediction(
     trained = predict(config_of(store, checkpoint, tmp_path / "S1", section="S1"))
     assert trained.verdict.startswith("The checkpoint was trained on this section: its scores do not")
     assert trained.summary().count("trained on this section") == 1
+    n_genes = trained.to_mapping()["n_genes"]
+    assert (
+        f"{trained.n_predictable} of {n_genes} genes were predicted better than by chance" in trained.verdict
+    )
     assert json.loads((tmp_path / "S1" / "metrics.json").read_text())["is_training_section"]
 
 

@@ -78,6 +78,8 @@ def test_a_name_of_a_file_is_never_markup(results: Path) -> None:
     page = PageReader(text)
     assert EVIL in {row["gene"] for row in json.loads(unpacked(page.texts["page"]))["genes"]}
     assert page.names.count("script") == 4
+    assert "--no-plots" in text
+    assert "--plots False" not in text
     assert "img src=x" not in text
     assert "Content-Security-Policy" in text
 
@@ -232,7 +234,7 @@ def test_a_benchmark_takes_no_genes_and_a_damaged_one_is_named(tmp_path: Path) -
 
 
 def test_plot_draws_a_gene_of_the_results(results: Path, tmp_path: Path) -> None:
-    written = plot(PlotConfig(results=results, gene=("G7",), out=tmp_path / "g7.png"))
+    written = plot(PlotConfig(results=results, gene=("G7", "G7"), out=tmp_path / "g7.png"))  # drawn once
     found = anndata.read_h5ad(results / "predictions.h5ad")[:, ["G7"]]
     overview = found.uns["spatial"]["S4"]
     view = SectionView(

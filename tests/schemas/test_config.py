@@ -28,6 +28,7 @@ from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig as FolderImport
+from spam.schemas.model_config import ModelConfig
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
@@ -423,17 +424,27 @@ def test_text_without_meaning_is_no_path_and_no_text() -> None:
 
 def test_a_folder_in_place_of_a_file_names_its_files(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "s.zarr").mkdir()
-    (tmp_path / "s.zarr" / "zarr.json").touch()
-    config = PredictConfig(store=tmp_path / "s.zarr", ckpt=tmp_path / "run", out_dir=tmp_path / "new")
-    with pytest.raises(MissingInputError, match=r"^Not a file, but a folder: .*/run \(--ckpt\)\.$"):
+    config = EmbedConfig(h5ad=tmp_path / "run", csv=tmp_path / "run", root=tmp_path, store=tmp_path / "new")
+    with pytest.raises(MissingInputError, match=r"^Not a file, but a folder: .*/run \(--h5ad\)\. Not a file"):
         config.check_paths()
-    for name in ("TODO", "a.json", "best.safetensors"):
+    for name in ("TODO", "a.json", "C2.csv"):
         (tmp_path / "run" / name).touch()
     with pytest.raises(
-        MissingInputError, match=r"\(--ckpt\)\. Give one of .* such as .*/run/best\.safetensors\.$"
+        MissingInputError, match=r"\(--csv\)\. Give one of its files, such as .*/run/C2\.csv\.$"
     ):
         config.check_paths()
+
+
+def test_a_checkpoint_is_its_folder_or_its_file(tmp_path: Path) -> None:
+    run = tmp_path / "ckpt" / "finetune"
+    run.mkdir(parents=True)
+    with pytest.raises(MissingInputError, match=r"^No best\.safetensors in .*/ckpt/finetune \(CKPT\)\.$"):
+        ModelConfig(ckpt=run).check_paths()
+    (run / "best.safetensors").touch()
+    with pytest.raises(MissingInputError, match=r"/ckpt \(CKPT\)\. Did you mean .*/ckpt/finetune\?$"):
+        ModelConfig(ckpt=run.parent).check_paths()
+    for named in (run, run / "best.safetensors"):
+        ModelConfig(ckpt=named).check_paths()
 
 
 def test_batches_grow_with_the_square_root_of_the_spots() -> None:

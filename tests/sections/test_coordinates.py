@@ -80,7 +80,7 @@ def test_broken_coordinates_name_the_ids_unless_no_spot_uses_them(lab, cell, col
     cells = ["3", "5"]
     cells[column] = cell
     lab.write_text("x,y,id,source_image", "1,2,good,slide.tif", f"{','.join(cells)},bad,slide.tif")
-    lab.refused(SectionError, "1 rows", "x, y", "'bad'")
+    lab.refused(SectionError, "1 row has no", "x, y", "'bad'")
     lab.write_h5ad(ids=["good"])
     np.testing.assert_array_equal(lab.read().xy_px, [[1.0, 2.0]])
 

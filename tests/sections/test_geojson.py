@@ -18,7 +18,7 @@ from spam.exports import export
 from spam.schemas.embed_config import EmbedConfig, InputConfig, SectionsConfig
 from spam.schemas.store_config import ExportConfig
 from spam.sections import read_inputs, read_section
-from spam.sections.geojson import centroid, inside, read_regions, ring_area
+from spam.sections.geojson import inside, read_features, read_regions, ring_area
 from spam.tiles import grid_section, open_slide
 
 SQUARE = [[0, 0], [400, 0], [400, 500], [0, 500], [0, 0]]
@@ -54,7 +54,7 @@ def test_points_inside_an_outline_are_those_of_matplotlib(seed, n_corners):
     np.testing.assert_array_equal(inside([ring[::-1]], points), inside([ring], points))
 
 
-def test_holes_crossing_outlines_and_edges():
+def test_holes_crossing_outlines_and_edges(tmp_path):
     square, hole = (np.array(ring, dtype=float) for ring in (SQUARE, HOLE))
     points = np.array([[100.0, 100], [250, 400], [450, 100], [-1, 100], [250, 200], [100, 501]])
     assert inside([square, hole], points).tolist() == [True, False, False, False, True, False]
@@ -68,7 +68,8 @@ def test_holes_crossing_outlines_and_edges():
     assert inside([left], edge).tolist() == [False, False, True, False, False]
     assert inside([right], edge).tolist() == [True, True, False, False, False]
     assert ring_area(square) == 400 * 500
-    np.testing.assert_allclose(centroid({"type": "Polygon", "coordinates": [SQUARE]}), [200, 250])
+    ((one,), _) = read_features(write(tmp_path / "s.geojson", feature([SQUARE])))
+    np.testing.assert_allclose(one.centre, [200, 250])
 
 
 @pytest.mark.parametrize("name", ["r.geojson", "r.geojson.gz"])
@@ -97,7 +98,7 @@ def test_regions_keep_leave_out_and_label(lab, name, layout):
     np.testing.assert_array_equal(section.counts.toarray(), lab.counts[:4])
     words = section.join.describe()
     for part in (
-        "4 of 5 spots by", "1 spots outside 'Region*' left out", "0 spots in 'Ignore*' left out",
+        "4 of 5 spots by", "1 spot outside 'Region*' left out", "0 spots in 'Ignore*' left out",
         "1 Tumor", "1 Stroma", "2 without a class", "1 points or lines are no regions",
         "1 cells or detections are no regions", "'far' holds no spot", "obs['region'] of the lab files",
     ):  # fmt: skip
@@ -211,7 +212,7 @@ def test_cells_are_spots_of_a_slide(slide, tmp_path):
         read_section(InputConfig(cells=cells, root=tmp_path))
     odd = feature([], "Point", object_type="cell")
     broken = feature([[[30, 30], [60, float("nan")], [30, 90]]], object_type="cell")
-    with pytest.raises(SectionError, match=r"odd\.geojson: 1 rows have no finite number.*cell_2"):
+    with pytest.raises(SectionError, match=r"odd\.geojson: 1 row has no finite number.*cell_2"):
         read_section(
             InputConfig(cells=write(tmp_path / "odd.geojson", points_of(9), odd, broken), root=slide)
         )

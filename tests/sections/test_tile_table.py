@@ -82,7 +82,7 @@ def test_rows_outside_the_image_are_not_tiles(lab, true, false):
     np.testing.assert_array_equal(section.xy_px, [[2.0, 3.0], [7.0, 11.0]])
     assert section.join.describe() == "2 spots with tiles; 1 row outside the H&E image"
     lab.write_h5ad(ids=["c", "b"])
-    lab.refused(SectionError, "1 of the 2 spots", "'b'", "1 rows have inside_he false")
+    lab.refused(SectionError, "1 of the 2 spots", "'b'", "1 row has inside_he false")
     section = lab.read(allow_missing_tiles=True)
     assert (section.ids.tolist(), section.join.n_outside, section.join.table_only) == (["c"], 1, ("a",))
     np.testing.assert_array_equal(section.xy_px, [[7.0, 11.0]])
@@ -115,7 +115,7 @@ def test_the_stated_size_of_the_tiles(lab, columns, side, note):
 def test_a_cell_that_is_no_number_is_shown(lab, cell):
     lab.write_csv(x=[1.5, 2.5, cell, 4.5, 5.5])
     lab.refused(
-        SectionError, "1 rows have no finite number in x, y", f"ids 's3'; the first has {cell!r}, '211.0'"
+        SectionError, "1 row has no finite number in x, y", f"ids 's3'; the first has {cell!r}, '211.0'"
     )
 
 

@@ -72,6 +72,11 @@ def test_a_real_section_by_the_folder_and_by_lab_files(
     write_outs(adata, tmp_path / "outs")
     slide = source / "images" / image
     direct = read_section(InputConfig(from_=tmp_path / "outs", image=slide))
+    assert (
+        direct.scale
+        == f"{direct.mpp:.4g} µm/px (pitch of the spots, 100 µm{direct.scale.partition('100 µm')[2]}"
+    )
+    assert "µm per pixel" not in direct.join.found
     files = {"h5ad": source / f"{section}.h5ad", "csv": source / "mapping.csv", "root": source}
     prepared = read_section(InputConfig(**files))
     assert direct.ids.tolist() == prepared.ids.tolist()

@@ -225,6 +225,15 @@ def test_a_wrong_folder_names_the_right_one(
         read_section(InputConfig(from_=tmp_path, image=tmp_path))
 
 
+def test_parts_of_the_right_folder_are_not_recommended(tmp_path: Path) -> None:
+    """The spot files of her2st alone look like a data set: only the folder that has counts too is named."""
+    spots = tmp_path / "her2st" / "raw" / "data" / "ST-spotfiles"
+    spots.mkdir(parents=True)
+    (spots / "C2_selection.tsv").touch()
+    with pytest.raises(SectionError, match=r"Did you mean \S*/raw/data\?$"):
+        read_section(InputConfig(from_=tmp_path / "her2st", image=tmp_path))
+
+
 def test_the_folder_spatial_leads_to_the_one_above(tmp_path: Path) -> None:
     write_visium(tmp_path / "outs")
     with pytest.raises(SectionError, match=r"Did you mean \S*outs"):
@@ -257,7 +266,7 @@ def test_an_image_that_does_not_exist(tmp_path: Path) -> None:
 def test_names_that_are_no_file_names(tmp_path: Path, name: str) -> None:
     write_visium(tmp_path / "outs")
     if name:
-        with pytest.raises(ConfigError, match="--section"):
+        with pytest.raises(SectionError, match="--section"):
             import_folder(ImportConfig(folder=tmp_path, out_dir=tmp_path / "lab", section=name))
         assert not (tmp_path / "lab").exists()
 
@@ -320,7 +329,7 @@ def test_legacy_st_made_up(tmp_path: Path) -> None:
     assert direct.genes.tolist() == genes
     np.testing.assert_allclose(direct.xy_px, [[307, 461], [307, 761], [607, 761]])
     assert direct.mpp == pytest.approx(200 / 150)
-    assert any("2 spots without a position" in note for note in direct.join.notes)
+    assert any("2 of 5 spots without a position" in note for note in direct.join.notes)
 
 
 def write_hest(root: Path) -> tuple[np.ndarray, np.ndarray]:

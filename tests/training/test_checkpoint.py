@@ -18,7 +18,7 @@ from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_
 from spam.prediction import Predictor
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
-from spam.store import open_store
+from spam.store import local_file, open_store
 from spam.training import finetune
 from spam.training.fusion_stage import with_pretrained_donors
 from spam.training.training_set import build_training_set
@@ -222,10 +222,10 @@ def test_what_is_wrong_with_the_metadata_is_named(
         read_checkpoint_meta(tmp_path / "x.safetensors")
 
 
-def test_a_folder_of_checkpoints_names_the_best(tmp_path: Path) -> None:
-    (tmp_path / "best.safetensors").touch()
-    with pytest.raises(MissingInputError, match=r"is a folder; give .*/best\.safetensors\.$"):
-        read_checkpoint_meta(tmp_path)
+def test_a_folder_of_checkpoints_stands_for_the_best(tmp_path: Path) -> None:
+    best = tmp_path / "best.safetensors"
+    best.touch()
+    assert local_file(tmp_path, best.name) == local_file(best, best.name) == best
     with pytest.raises(MissingInputError, match=r"Give the best\.safetensors"):
         read_checkpoint_meta(str(tmp_path / "nosuch"))
 
