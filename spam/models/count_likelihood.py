@@ -1,5 +1,6 @@
 """Likelihoods of raw counts (ZINB, NB, Poisson), their cumulative probabilities and predictive intervals."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -210,14 +211,54 @@ def count_interval(
     """
     mu = np.asarray(mu, dtype=np.float64)
     inflated = pi if likelihood == "zinb" and pi is not None else np.zeros(())
-    ends = []
-    for level in ((1 - coverage) / 2, (1 + coverage) / 2):
-        # Smallest x with pi + (1 - pi) F(x) >= level. Rounding of a pi close to 1 must not push the inner level below 0.
-        inner = np.clip((level - inflated) / np.maximum(1 - inflated, np.finfo(np.float64).tiny), 0.0, 1.0)
-        family, parameters = _frozen(likelihood, mu, theta)
-        x = np.maximum(family.ppf(inner, *parameters), 0.0)  # scipy gives -1 at level 0
-        ends.append(np.broadcast_to(x, mu.shape).copy())
-    return ends[0], ends[1]
+    # Smallest x with pi + (1 - pi) F(x) >= level. Rounding of a pi close to 1 must not push the inner level below 0.
+    inner = (
+        np.clip((level - inflated) / np.maximum(1 - inflated, np.finfo(np.float64).tiny), 0.0, 1.0)
+        for level in ((1 - coverage) / 2, (1 + coverage) / 2)
+    )
+    family, parameters = _frozen(likelihood, mu, theta)
+    *parameters, lower, upper = (np.broadcast_to(each, mu.shape).ravel() for each in (*parameters, *inner))
+    ends, rest = _summed_quantiles(parameters, lower, upper)
+    for end, level in zip(ends, (lower, upper), strict=True):
+        # scipy takes longer, but not in proportion to the quantile; it gives -1 at level 0.
+        end[rest] = np.maximum(family.ppf(level[rest], *(each[rest] for each in parameters)), 0.0)
+    return ends[0].reshape(mu.shape), ends[1].reshape(mu.shape)
+
+
+_MOST_SUMMED = 64  # counts whose probabilities are added one by one
+
+
+def _summed_quantiles(
+    parameters: Sequence[Float64[Array, " n"]], lower: Float64[Array, " n"], upper: Float64[Array, " n"]
+) -> tuple[Float64[Array, "2 n"], Int64[Array, " rest"]]:
+    """Add the probabilities of 0, 1, 2, … for all entries at once, until both levels are reached.
+
+    Parameters
+    ----------
+    parameters
+        Of `_frozen`: the mean of a Poisson, or number and probability of successes of a negative binomial.
+
+    Returns
+    -------
+    Both quantiles, and the entries whose upper quantile is above `_MOST_SUMMED`.
+    """
+    ends, active = np.zeros((2, len(lower))), np.arange(len(lower))
+    # p(x + 1) / p(x) is (scale + x * slope) / (x + 1): mu / (x + 1), or (theta + x) (1 - success) / (x + 1).
+    if len(parameters) == 1:
+        scale, slope, p = parameters[0], np.zeros(len(lower)), np.exp(-parameters[0])
+    else:
+        theta, success = parameters
+        scale, slope, p = theta * (1.0 - success), 1.0 - success, success**theta
+    state = np.stack([p, p, lower, upper, scale, slope])
+    for x in range(_MOST_SUMMED + 1):
+        ends[0, active[state[1] < state[2]]] += 1.0
+        is_below = state[1] < state[3]
+        active, state = active[is_below], state[:, is_below]
+        ends[1, active] += 1.0
+        p, cdf, _, _, scale, slope = state
+        p *= (scale + x * slope) / (x + 1)
+        cdf += p
+    return ends, active
 
 
 def count_cdf(

@@ -240,7 +240,7 @@ def _autocorrelation(
     standard = torch.from_numpy((centred / np.where(deviation > 0, deviation, np.inf)).T.astype(np.float32))
     places = torch.from_numpy(np.ravel_multi_index(tuple(cells.T), shape))
     sums = []
-    for genes in standard.split(_GENES):
+    for genes in torch.split(standard, _GENES):
         rasters = torch.zeros(len(genes), math.prod(shape)).scatter_add_(1, places.expand_as(genes), genes)
         waves = torch.fft.rfft2(rasters.view(-1, *shape))
         by_distance = (waves.real.square() + waves.imag.square()).flatten(1) @ spectra
