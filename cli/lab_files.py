@@ -180,7 +180,8 @@ def _with_encoder_name(values: Mapping[str, Any]) -> dict[str, Any]:
     from spam.encoders import list_encoders
 
     names = {alias: card.name for card in list_encoders() for alias in card.aliases}
-    return {**values, "enc_name": names.get(values["enc_name"], values["enc_name"])}
+    given = str(values["enc_name"]).split(",")
+    return {**values, "enc_name": ",".join(names.get(name, name) for name in given)}
 
 
 def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, Any]:
@@ -199,6 +200,12 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
 
     path = local_file(checkpoint, CHECKPOINT_NAME)
     meta = read_checkpoint_meta(path)
+    if "," in meta.encoder_name:
+        message = (
+            f"The checkpoint needs features of several encoders ({meta.encoder_name}). Run `spam embed` with each "
+            "--enc-name into one store, then give --store"
+        )
+        raise ConfigError(message)
     assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
     for size in ("tile_um", "tile_px"):
         if sizes := tuple(tile[size] for tile in meta.tiles if tile[size] is not None):

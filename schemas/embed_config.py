@@ -265,7 +265,9 @@ class FeatureOptions(Config):
         "feature store (folder, packed store, or address) with counts",
         required="give the feature store that `spam embed` wrote",
     )
-    enc_name: str | None = _data(None, "encoder whose features to use (default: the only one in the store)")
+    enc_name: str | None = _data(
+        None, "encoder whose features to use, or several: a,b (default: the only one in the store)"
+    )
     tile_um: tuple[float, ...] = _data(
         (), "tile sizes to use together, in µm (default: all that every section has)", limits="(0,100000]"
     )

@@ -53,7 +53,11 @@ class TrainingConfig(FeatureOptions):
     amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = advanced(
         "auto", "floating-point format of --amp; auto is bf16"
     )
-    num_workers: int = advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits="[0,1024]")
+    num_workers: int = advanced(
+        0,
+        "CPU threads of the trainer (0: one if batch and genes are small, else PyTorch's default)",
+        limits="[0,1024]",
+    )
     overwrite: bool = output(False, "replace the run in --save-dir")
 
     def batch_for(self, n_spots: int) -> int:
@@ -132,7 +136,7 @@ class FinetuneConfig(TrainingConfig):
         (),
         "sections held out at first, in addition to --sections or among them (default: each donor in turn if all are known "
         "and there are two or more, else each section, or each block of a single one, in four folds at most; with "
-        "--pretrained-ckpt or an adapted encoder, the default of `spam pretrain`)",
+        "an adapted encoder, the default of `spam pretrain`)",
     )
     epochs: int = training(
         30,

@@ -52,7 +52,7 @@ class SpamMethod:
     def fit_predict(self, task: FoldTask, *, seed: int) -> Mapping[str, MethodPrediction]:
         """Train on the training sections and predict the test sections.
 
-        Without stage 1, the training sections are cross-validated; after stage 1, one default split is held out.
+        The training sections are cross-validated, stage 1 included.
         """
         names = [spots.name for spots in task.train]
         held_out = held_out_by_default(names, [spots.donor for spots in task.train]) if len(names) > 1 else ()

@@ -344,7 +344,7 @@ class Predictor:
                 continue
             found = section.feature_meta(key)
             weights = found.weights_sha256 or UNKNOWN_WEIGHTS
-            if weights != meta.weights_sha256 or found.tile not in meta.tiles:
+            if weights not in meta.weights_sha256.split(",") or found.tile not in meta.tiles:
                 wrong.append(f"{key} has weights {weights[:8]}… and tile {found.tile}")
                 is_other = True
         if wrong:
@@ -356,14 +356,17 @@ class Predictor:
             switches = {"--dihedral": meta.is_averaged, "--overwrite": is_other}
             flags = [
                 *(["--lora ADAPTER"] if is_adapted else []),
-                *sizes,
+                *dict.fromkeys(sizes),
                 *(f for f in switches if switches[f]),
             ]
             own = f" (weights {meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))})"
+            commands = " && ".join(
+                f"spam embed --store {section.store_address} --enc-name {name} {' '.join(flags)}"
+                for name in encoder.split(",")
+            )
             message = (
                 f"Section {section.meta.name!r} does not have the features of the checkpoint{own if is_other else ''}: "
-                f"{'; '.join(wrong)}. Embed its files with: "
-                f"spam embed --store {section.store_address} --enc-name {encoder} {' '.join(flags)}"
+                f"{'; '.join(wrong)}. Embed its files with: {commands}"
             )
             raise CheckpointError(message)
 

@@ -21,10 +21,10 @@ def section_licence(section: SectionMeta) -> str | None:
 
 
 def encoder_licences(encoder: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the licences of an encoder: that of its card, and the published one if it differs."""
-    published = encoder_terms(str(encoder.get("source")))
-    names = [usual_name(encoder.get("licence")), published.licence if published else None]
-    return tuple(dict.fromkeys(name for name in names if name is not None))
+    """Return the licences of an encoder (or of several, separated by commas): of its card, and the published one."""
+    sources, stated = (str(encoder.get(name) or "").split(",") for name in ("source", "licence"))
+    published = [terms.licence for terms in map(encoder_terms, sources) if terms]
+    return tuple(dict.fromkeys(name for name in (*map(usual_name, stated), *published) if name is not None))
 
 
 def sharing_objections(sections: Iterable[SectionMeta], features: Iterable[FeatureMeta]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class FeatureChoice:
     Attributes
     ----------
     encoder, weights_sha256
-        Name of the encoder, and digest of its weights.
+        Name of the encoder, and digest of its weights; of several, separated by commas.
     keys, tiles, dims
         Feature keys with their tile spec and vector length, from the smallest tile to the largest.
     is_averaged
@@ -33,7 +33,7 @@ class FeatureChoice:
     adapted_on
         Sections whose counts the encoder was adapted with, see `FeatureMeta`.
     card
-        Source, revision and licence of the encoder.
+        Source, revision and licence of the encoder; of several, separated by commas.
     """
 
     encoder: str
@@ -151,7 +151,7 @@ def choose_features(
     *,
     is_averaged: bool = False,
 ) -> FeatureChoice:
-    """Choose the features that the options name and every section has.
+    """Choose the features that the options name and every section has; `enc_name` may name several encoders (``a,b``).
 
     Features averaged over symmetries are never mixed with plain ones: `is_averaged` selects the kind, unless the sections
     have only one.
@@ -159,8 +159,9 @@ def choose_features(
     Raises
     ------
     StoreError
-        If several encoders or none fit, or weights differ between the sections.
+        If an encoder is missing, several fit and none is named, or weights differ between the sections.
     """
+    wanted = () if enc_name is None else tuple(enc_name.split(","))
     metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
     there = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in metas.items())
     shared = set.intersection(*(set(found) for found in metas.values()))
@@ -168,15 +169,15 @@ def choose_features(
     chosen = [
         first[key]
         for key in sorted(shared)
-        if enc_name in (None, first[key].encoder["name"])
-        and (not tile_um or first[key].tile["tile_um"] in tile_um)
+        if not wanted
+        or (first[key].encoder["name"] in wanted and (not tile_um or first[key].tile["tile_um"] in tile_um))
     ]
     encoders = sorted({meta.encoder["name"] for meta in chosen})
     kinds = {meta.is_averaged for meta in chosen}
     is_averaged = is_averaged or kinds == {True}
     chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
     absent = sorted(set(tile_um) - {meta.tile["tile_um"] for meta in chosen})
-    if len(encoders) != 1 or absent or not chosen:
+    if len(encoders) != max(len(wanted), 1) or absent or not chosen:
         asked = [f"--enc-name {enc_name}" if enc_name else ""]
         asked += [f"--tile-um {','.join(f'{um:g}' for um in absent)}" if absent else ""]
         asked += ["--dihedral" if is_averaged else ""]
@@ -185,7 +186,7 @@ def choose_features(
         )
         several = f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
         message = (
-            f"The sections {several if len(encoders) > 1 else lacks} ({there}). Choose from these with --enc-name "
+            f"The sections {several if len(encoders) > 1 and not wanted else lacks} ({there}). Choose from these with --enc-name "
             "and --tile-um, or run `spam embed` for what is missing."
         )
         raise StoreError(message)
@@ -198,15 +199,20 @@ def choose_features(
             )
             raise StoreError(message)
     chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
+    one_each = {meta.encoder["name"]: meta for meta in chosen}
+    cards = [one_each[name].encoder for name in encoders]
     return FeatureChoice(
-        encoder=encoders[0],
-        weights_sha256=chosen[0].weights_sha256 or UNKNOWN_WEIGHTS,
+        encoder=",".join(encoders),
+        weights_sha256=",".join(one_each[name].weights_sha256 or UNKNOWN_WEIGHTS for name in encoders),
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
         is_averaged=is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
-        card={name: chosen[0].encoder.get(name) for name in ("source", "revision", "licence")},
+        card={
+            name: cards[0].get(name) if len(cards) == 1 else ",".join(str(card.get(name)) for card in cards)
+            for name in ("source", "revision", "licence")
+        },
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from spam.atomic import claimed, write_text
-from spam.errors import CheckpointError, counted
+from spam.errors import counted
 from spam.hardware import limited_threads, resolve_device
 from spam.models.checkpoint import (
     Checkpoint,
@@ -23,15 +23,16 @@ from spam.models.checkpoint import (
 from spam.models.inputs import InputTransform
 from spam.models.stacking import KINDS
 from spam.progress import SILENT, Progress
-from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
+from spam.schemas.checkpoint_meta import CHECKPOINT_NAME
 from spam.schemas.shards import part_of
-from spam.schemas.training_config import FinetuneConfig
+from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import Profiles, local_file
 
 from .fusion_stage import FusionStage
 from .groups import assign_groups, folds_of
 from .judging import HeldOutPredictions, are_new_donors, best_epoch, judge_folds
 from .loop import HEALTH, Run, TrainingReport, fit, held_out_in_words
+from .pretraining import AlignmentStage
 from .training_set import (
     TrainingSet,
     build_training_set,
@@ -129,12 +130,14 @@ class FinetuneReport(TrainingReport):
 def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> FinetuneReport:
     """Train the fusion model on raw counts, and weigh it against a ridge and prototypes (`Stack`).
 
-    The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``, or what
-    pretraining held out). The held-out spots choose the number of epochs and the weights of the predictors, measure the
-    accuracy of each gene and calibrate the predictive intervals; for weights, accuracy and intervals each fold is predicted
-    at its own best epoch, which favours the network a little. The last run trains on all spots for the number of epochs that
-    is best on average. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the
-    squared error of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts.
+    The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``). Where stage 1 was
+    trained on what a run leaves out, stage 1 is repeated without it. The held-out spots choose the number of epochs and the
+    weights of the predictors, measure the accuracy of each gene and calibrate the predictive intervals; for weights,
+    accuracy and intervals each fold is predicted at its own best epoch, which favours the network a little. A run ends when
+    the held-out correlation no longer rises. The last run trains on all spots for the number of epochs that is best on
+    average. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the squared error
+    of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts, of which each member of the
+    ensemble learns a share of every batch.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
@@ -152,7 +155,6 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     path = local_file(config.pretrained_ckpt, CHECKPOINT_NAME)
     meta, tensors = read_checkpoint(path, stage="pretrain")
     data = build_training_set(config, (meta, from_tensors(InputTransform, tensors, "inputs")))
-    _check_no_leak(meta, data)
     # A resumed run must agree on the pretrained weights.
     mixed = hashlib.sha256(data.digest.encode())
     for name in sorted(name for name in tensors if name.startswith("network.")):
@@ -186,11 +188,12 @@ def finetune_on(
         _clear(save_dir)
     if pretrained is not None:  # its weights depend on the components
         data = dataclasses.replace(data, pretrained=data.transform)
-    with limited_threads(config.num_workers):
+    with limited_threads(config.num_workers, values=data.step_size(config)):
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
             {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}
-            for epoch in zip(*(run.history for run in runs), strict=True)
+            | {"epoch": float(i)}
+            for i, epoch in enumerate(zip(*_padded([run.history for run in runs]), strict=True))
         ]
         write_text(save_dir / _SELECTION / "history.json", json.dumps(history, indent=1))
         nothing = np.zeros_like(data.groups.is_val)
@@ -226,6 +229,12 @@ def finetune_on(
     )
 
 
+def _padded(histories: list[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
+    """Repeat the last epoch of folds that converged before the others."""
+    longest = max(map(len, histories))
+    return [history + history[-1:] * (longest - len(history)) for history in histories]
+
+
 def _clear(save_dir: Path) -> None:
     """Remove an earlier run, so that nothing of it passes for a part of the new one."""
     with claimed(save_dir, "--save-dir"):
@@ -247,7 +256,7 @@ def _select(
     Processes of torchrun train different folds; a fold that another process trains is waited for, and taken over if that
     process is killed.
     """
-    is_one_split = has_one_split(config, data.features) or pretrained is not None
+    is_one_split = has_one_split(config, data.features)
     folds = (data.groups,) if is_one_split else folds_of(data.spots, data.totals)
     done: dict[int, tuple[Run, HeldOutPredictions]] = {}
     first, _ = part_of(None)  # each process of torchrun begins with another fold
@@ -259,7 +268,12 @@ def _select(
             members=min(config.members, -(-2 * config.members // len(folds))),
         )
         part = data if is_one_split else dataclasses.replace(data, groups=groups)
-        stage = FusionStage(chosen, part, pretrained, device)
+        start = pretrained
+        if start is not None:
+            part, start = _without_leak(
+                part, start, save_dir / _SELECTION / f"{number}-stage1", device, progress
+            )
+        stage = FusionStage(chosen, part, start, device)
         run = fit(stage, chosen, device=device, progress=progress)
         stage.network.load_state_dict(weights_of(read_checkpoint(run.best_path, stage=stage.name)[1]))
         done[number] = run, stage.predict_heldout()
@@ -268,27 +282,38 @@ def _select(
     return list(runs), list(parts)
 
 
-def _check_no_leak(meta: CheckpointMeta, data: TrainingSet) -> None:
-    """Refuse a pretraining that was trained on spots that are held out now."""
-    is_same_block = meta.train_sections == meta.val_sections == tuple(s.name for s in data.spots)
-    whole = () if is_same_block else meta.train_sections
-    held_out = [name for name in meta.val_sections if name not in meta.train_sections]
+def _without_leak(
+    data: TrainingSet, pretrained: Checkpoint, save_dir: Path, device: torch.device, progress: Progress
+) -> tuple[TrainingSet, Checkpoint]:
+    """Repeat stage 1 if it was trained on spots that are held out now, even under another name.
+
+    It has the options and epochs of the checkpoint, but neither weights nor components depend on held-out spots.
+    """
+    meta = pretrained[0]
     known = [
-        Profiles.from_mapping(meta.section_digests[name]) for name in whole if name in meta.section_digests
+        Profiles.from_mapping(meta.section_digests[name])
+        for name in meta.train_sections
+        if name in meta.section_digests
     ]
-    seen = sorted(
-        spots.name
+    has_seen = any(
+        spots.name in meta.train_sections
+        or any(profiles.share_of_counts(p) or profiles.share_of_images(p) for p in known)
         for spots, profiles in zip(data.spots, data.profiles, strict=True)
         if spots.name in data.held_out_sections
-        and (
-            spots.name in whole
-            or any(profiles.share_of_counts(p) or profiles.share_of_images(p) for p in known)
-        )
     )
-    if seen:
-        as_before = f"Hold out {', '.join(held_out)} as in pretraining" if held_out else "Hold out others"
-        message = (
-            f"The pretrained checkpoint was trained on {', '.join(seen)}, whose spots would be held out now. {as_before}, "
-            "or pretrain again with the same --sections and --val-sections."
-        )
-        raise CheckpointError(message)
+    if not has_seen:
+        return data, pretrained
+    donors = {spots.donor or spots.name for spots in data.spots if spots.name not in data.held_out_sections}
+    changes = {
+        "store": "memory",
+        "save_dir": str(save_dir),
+        "overwrite": False,
+        # Where one donor is left there is nothing to balance.
+        "balance_donors": meta.config["balance_donors"] and len(donors) > 1,
+    }
+    config = PretrainConfig.from_mapping({**meta.config, **changes})
+    part = dataclasses.replace(data, pretrained=None, n_components=config.n_components)
+    stage = AlignmentStage(config, part, device)
+    # The last epoch, not the best: held-out spots choose nothing.
+    last = fit(stage, config, device=device, progress=progress, epochs=meta.epoch).last_path
+    return part, read_checkpoint(last, stage=stage.name)

@@ -140,6 +140,10 @@ class TrainingSet:
         """Rows that validate: held out, with at least one count; a random sample of them if there are more than 8192."""
         return at_most(np.flatnonzero(self.groups.is_val & (self.totals > 0)), _MOST_VALIDATED)
 
+    def step_size(self, config: TrainingConfig) -> int:
+        """Spots times genes of a training step."""
+        return config.batch_for(min(len(self.train_rows), config.spots_per_epoch)) * len(self.genes.genes)
+
     @property
     def held_out_sections(self) -> tuple[str, ...]:
         """Names of the sections with a held-out spot."""
@@ -204,13 +208,13 @@ def build_training_set(
 
 
 def has_one_split(config: TrainingConfig, features: FeatureChoice) -> bool:
-    """Whether one set of spots is held out: that of the options, or the one that stage 1 or `spam adapt` left out, too.
+    """Whether one set of spots is held out: that of the options, or the one that `spam adapt` left out, too.
 
     Otherwise each donor, section or block is held out in turn.
     """
     if not isinstance(config, FinetuneConfig):
         return True
-    return bool(config.val_sections or config.pretrained_ckpt or features.adapted_on)
+    return bool(config.val_sections or features.adapted_on)
 
 
 def training_set_of(

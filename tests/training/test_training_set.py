@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from training_runs import finetuning, pretraining
 
+from spam import model_sharing
+from spam.cli.lab_files import embed_config
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.evaluation import benchmark
 from spam.evaluation.folds import part_of
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
+from spam.prediction import Predictor
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
+from spam.schemas.model_config import ModelConfig
 from spam.schemas.store_format import feature_key
 from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain, training_set
@@ -138,6 +142,45 @@ def test_the_flag_that_was_typed_is_named(cohort: Path) -> None:
         sides = {"train_sections": ("S1", "S2"), "test_sections": ("S3",), name: ("C55",)}
         with pytest.raises(StoreError, match=rf"no section 'C55' \({flag(name)}\)"):
             benchmark(BenchmarkConfig(store=cohort, out_dir=Path("o"), **sides))
+
+
+def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 3)
+    for name in ("S1", "S2", "S3"):
+        section = open_store(store, is_read_only=False).section(name)
+        for key in KEYS:
+            meta = section.feature_meta(key)
+            card = {**meta.encoder, "name": "other", "source": "hf-hub:MahmoodLab/UNI", "licence": "mit"}
+            weights = {"key": key.replace("tiny", "other"), "encoder": card, "weights_sha256": "cd" * 32}
+            writer = section.feature_writer(replace(meta, **weights))
+            for chunk in writer.pending:
+                writer.write(chunk, -section.features(key)[chunk])
+            writer.finish()
+    opened = [open_store(store).section(name) for name in ("S1", "S2")]
+    with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\).*--enc-name"):
+        choose_features(opened, None, ())
+    with pytest.raises(StoreError, match="share no features with --enc-name tiny,third"):
+        choose_features(opened, "tiny,third", ())
+    choice = choose_features(opened, "tiny,other", ())
+    assert (choice.encoder, choice.weights_sha256) == ("other,tiny", f"{'cd' * 32},{'ab' * 32}")
+    assert choice.keys == ("other_112um", "tiny_112um", "other_224um", "tiny_224um")
+    spots = read_spots(opened[0], choice.keys, k=5)
+    own = [opened[0].features(key) for key in KEYS]
+    np.testing.assert_array_equal(spots.features, np.concatenate([-own[0], own[0], -own[1], own[1]], axis=1))
+
+    config = finetuning(store, tmp_path / "fine", sections=("S1", "S2"), enc_name="tiny,other", epochs=1)
+    path = finetune(config).run.best_path
+    predictor = Predictor.load(path, torch.device("cpu"))
+    predicted = predictor.predict(open_store(store).section("S3"))
+    assert np.isfinite(predicted.mu).all()
+    add_section(store, "S4", encoder="tiny")
+    with pytest.raises(SpamError, match=r"other_112um is missing .*--enc-name other .*&& .*--enc-name tiny "):
+        predictor.predict(open_store(store).section("S4"))
+    objections = model_sharing.describe(ModelConfig(ckpt=path)).objections
+    assert any("the licence of their encoder" in line and "CC-BY-NC-ND-4.0" in line for line in objections)
+    assert any("'None' of their encoder" in line for line in objections)  # tiny has no stated licence
+    with pytest.raises(ConfigError, match=r"several encoders \(other,tiny\).*--store"):
+        embed_config({}, store, path)
 
 
 def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_path: Path) -> None:
@@ -547,15 +590,16 @@ def test_the_same_image_with_other_counts_is_reported(
     [{"order": SHUFFLED}, {"shift": 0.5}, {"change_counts": "double"}],
     ids=["order", "images", "counts"],
 )
-def test_pretraining_on_held_out_tissue_under_another_name_is_refused(
+def test_stage_1_is_repeated_without_held_out_tissue_under_another_name(
     change: dict[str, object], tmp_path: Path
 ) -> None:
     """Equal counts are enough, and so are equal images."""
     store = with_copy(tmp_path, donor="d1", **change)
     ckpt = pretrain(pretraining(store, tmp_path / "pre", sections=("S1", "S2", "S3"))).run.best_path
     config = finetuning(store, tmp_path / "fine", sections=("S1", "S3", "S9"), pretrained_ckpt=ckpt)
-    with pytest.raises(SpamError, match="pretrained checkpoint was trained on S9"):
-        finetune(config)
+    finetune(replace(config, val_sections=("S9",)))
+    repeated = read_checkpoint_meta(tmp_path / "fine" / "selection" / "1-stage1" / "last.safetensors")
+    assert repeated.train_sections == ("S1", "S3")
 
 
 def test_genes_that_sections_do_not_share_are_reported(
