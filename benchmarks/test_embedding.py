@@ -200,7 +200,7 @@ def paired(config: EmbedConfig, *, n: int, n_pairs: int, n_in_memory: int) -> li
     with open_slide(config.root / "slide.tif") as slide:
         order = sweep_order(section.xy_px, slide, native_px=224, out_px=224)
         with TileReader(section, TileSpec(tile_px=224), slide=slide) as reader:
-            tiles = reader.read_many(order[:n_in_memory])
+            tiles = np.array([reader.read(i) for i in order[:n_in_memory]])
     built.embed(tiles[: config.batch_size])  # the first batch is slower, wherever it comes from
     return [speeds(config, built, tiles, n, turn) for turn in range(n_pairs)]
 
@@ -238,7 +238,7 @@ def test_overlapping_tiles_are_read_by_sweeping(lab: Path, is_timed: bool) -> No
         batches = [order[first : first + BATCH] for first in range(0, n, BATCH)]
         begun = time.perf_counter()
         for batch in batches:
-            reader.read_many(batch)
+            [reader.read(i) for i in batch]
         swept = n / (time.perf_counter() - begun)
         begun = time.perf_counter()
         for batch, tiles in zip(batches, read_batches(reader, batches, n_threads=2), strict=True):

@@ -3,14 +3,17 @@
 ``pytest benchmarks/test_training.py --benchmark-enable -n 0 -s`` writes three sections of cells with given features (1,024
 numbers, 300 genes), at 10 000, 100 000 and 1 000 000 cells in all (``SPAM_CELLS=10000,100000`` names other numbers), and runs
 each step in a new process. Exponents are slopes of log(processor time), and of log(memory beyond that of the imports), over
-log(cells). Without the option, all steps run once on a few cells.
+log(cells). ``-k one_section`` measures both stages with their default epochs on one section of 5,000 spots (1,024 features, 2,000
+genes), and ``-k ten_million`` the spatial graph of 10 000 000 points. Without the option, all steps run once on a few cells.
 """
 
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ import pytest
 from scipy.sparse import csr_matrix, vstack
 
 from spam import finetune, predict
+from spam.graphs import spatial_knn_graph
 from spam.schemas.predict_config import PredictConfig
 from spam.schemas.store_format import FeatureMeta, SectionMeta, feature_key
 from spam.schemas.training_config import FinetuneConfig
@@ -168,3 +172,31 @@ def test_steps_grow_with_the_cells(request: pytest.FixtureRequest, tmp_path: Pat
             rows.append(f"| {step} | {name} | {' | '.join(f'{v:.0f}' for v in values)} | {slope:.2f} |")
             assert not slope > 1.1
     print("\n" + "\n".join(rows))
+
+
+def test_one_section(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    is_timed = request.config.getoption("--benchmark-enable")
+    n, dim, n_genes = (5000, 1024, 2000) if is_timed else (101, 13, 29)
+    store, used = tmp_path / "section.zarr", []
+    add_cells(store, "S1", n, dim=dim, n_genes=n_genes, seed=0, depth=3000.0)
+    if not is_timed:
+        small = options_of("finetune", store, tmp_path) | {"k": 5, "n_neighbours": 4, "members": 1}
+        assert finetune(FinetuneConfig.from_mapping(small)).n_train == n
+        return
+    for step, epochs in (("pretrain", 50), ("finetune", 30)):
+        used.append(measure(step, **options_of(step, store, tmp_path) | {"epochs": epochs}))
+        print(f"\n| {step} | " + " | ".join(f"{name} {value:.0f}" for name, value in used[-1].items()))
+    assert sum(row["seconds"] for row in used) < 60
+
+
+def test_spatial_graph_of_ten_million(request: pytest.FixtureRequest) -> None:
+    n = 10_000_000 if request.config.getoption("--benchmark-enable") else 1009
+    xy = np.random.default_rng(0).random((n, 2)) * math.sqrt(n)
+    begun, cpu = time.perf_counter(), time.process_time()
+    graph = spatial_knn_graph(xy, k=12)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"\n{time.perf_counter() - begun:.0f} s, {time.process_time() - cpu:.0f} s of CPU, {peak:.0f} MB")
+    some = np.random.default_rng(1).integers(0, n, 19)
+    for row, near in zip(some, graph.distances[some], strict=True):
+        distance = np.sort(np.hypot(*(xy - xy[row]).T))[1:13]
+        np.testing.assert_allclose(np.sort(near.data), distance, rtol=1e-9)

@@ -48,7 +48,7 @@ MERGE = command(
     "Copy the sections, features and graphs of several stores into one. Existing content is kept.",
     "spam store merge all.zarr a.zarr b.zarr",
     configs.MergeConfig,
-    "store.copying.merge",
+    "store.merging.merge",
 )
 SELECT = command(
     "select",
@@ -68,7 +68,7 @@ PACK = command(
 UNPACK = command(
     "unpack",
     "Unpack a packed store into a folder. Every file is compared with its digest.",
-    "spam store unpack cohort.zarr.zip",
+    "spam store unpack cohort.zarr.zip unpacked.zarr",
     configs.UnpackConfig,
     "store.packing.unpack",
 )

@@ -173,7 +173,6 @@ class ImportConfig(Config):
     counts_layer: str | None = option(
         None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
     )
-    kind: ForeignKind | None = option(None, "program that made the file (default: recognised by its content)")
     key: str | None = option(
         None, "for .h5ad: the obsm key of the features; for LazySlide: the table, e.g. uni_tiles"
     )

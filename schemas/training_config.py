@@ -53,7 +53,11 @@ class TrainingConfig(FeatureOptions):
     amp_dtype: Literal["auto", "bf16", "fp16", "fp32"] = advanced(
         "auto", "floating-point format of --amp; auto is bf16"
     )
-    num_workers: int = advanced(0, "CPU threads of the trainer (0: PyTorch's default)", limits="[0,1024]")
+    num_workers: int = advanced(
+        0,
+        "CPU threads of the trainer (0: one if batch and genes are small, else PyTorch's default)",
+        limits="[0,1024]",
+    )
     overwrite: bool = output(False, "replace the run in --save-dir")
 
     def batch_for(self, n_spots: int) -> int:

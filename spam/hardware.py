@@ -40,14 +40,26 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-@contextmanager
-def limited_threads(n: int) -> Iterator[None]:
-    """Limit PyTorch to `n` CPU threads inside a ``with`` block; 0 keeps its default.
+_FEWEST_SHARED = 1 << 17  # values of a step that are worth a second thread
 
-    The number of threads sets the order of sums, and so can change the last bit of a result.
+
+@contextmanager
+def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
+    """Limit PyTorch to `n` CPU threads inside a ``with`` block; 0: to one thread for steps of few values, else to its default.
+
+    An operation waits for its slowest thread. With few values this costs more than it gains: on busy cores, two threads took
+    more than five times as long as one (docs/performance.md). The number of threads sets the order of sums, and so can change
+    the last bit of a result.
+
+    Parameters
+    ----------
+    n
+        Threads.
+    values
+        Size of the largest matrices of a step.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(n or before)
+    torch.set_num_threads(n or (before if values >= _FEWEST_SHARED else 1))
     try:
         yield
     finally:

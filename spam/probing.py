@@ -357,7 +357,7 @@ def _extrapolated(step: str, samples: Sequence[_Sample], sizes: Sequence[int], e
 
     seconds = sum(at(n, lambda s: s.other_s) + epochs * at(n, lambda s: s.epoch_s) for n in sizes)
     work = (
-        f"{epochs} epochs of {sizes[0]} spots"
+        f"at most {epochs} epochs of {sizes[0]} spots"
         if epochs
         else f"{counted(len(sizes), 'section')}, without plots"
     )

@@ -14,6 +14,11 @@ def test_threads_are_limited_inside_the_block() -> None:
     assert torch.get_num_threads() == before
     with limited_threads(0):
         assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    for n, values, expected in ((0, 64 * 541, 1), (0, 126 * 2000, 2), (3, 64 * 541, 3)):
+        with limited_threads(n, values=values):
+            assert torch.get_num_threads() == expected
+    torch.set_num_threads(before)
 
 
 def test_seeds_are_local() -> None:

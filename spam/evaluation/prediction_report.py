@@ -152,12 +152,11 @@ class PredictReport:
                 f"{warning}{share} look unlike the training sections (obs['is_out_of_distribution'])"
             )
         lines.append(self.weights_in_words)
-        share = f"{self.n_predictable} of {n_genes} genes"
-        lines.append(
-            f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
-            if self.predicted.is_mostly_unlike
-            else f"{share} were predicted better than by chance on held-out spots (var['is_predictable'])"
-        )
+        if self.predicted.is_mostly_unlike:
+            share = f"{self.n_predictable} of {n_genes} genes"
+            lines.append(
+                f"{share} count as predictable, because most spots are unlike those of training (var['is_predictable'])"
+            )
         if not provenance["is_training_section"] and not provenance["is_calibrated"]:
             n_donors, least = (provenance[name] for name in ("n_left_out_donors", "least_heldout_coverage"))
             coverage = self.predicted.coverage

@@ -19,7 +19,6 @@ from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of
 from spam.sections.lab_section import quoted
 from spam.store import StoredSection, choose_features, choose_sections, open_store
 from spam.store.anndata_files import to_anndata, write_zarr
-from spam.store.stored_section import is_stale_graph
 
 from .exported_section import ExportedSection
 from .tables import counts_path, write_mex, write_tables
@@ -153,7 +152,7 @@ def _of_store(config: ExportConfig, address: Path | str) -> Iterator[_Source]:
         def read(section: StoredSection = section, keys: tuple[str, ...] = keys) -> ExportedSection:
             return ExportedSection(name=section.meta.name, adata=to_anndata(section, keys))
 
-        is_stale = [key for key in section.graph_keys if is_stale_graph(section.index, key)]
+        is_stale = [key for key in section.graph_keys if section.index.is_stale_graph(key)]
         has_graphs = has_features and config.format not in _TABLES
         yield _Source(
             name=name,

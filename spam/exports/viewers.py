@@ -1,10 +1,8 @@
 """Files for viewers: QuPath (GeoJSON), OME-TIFF maps, Vitessce, SpatialData."""
 
 import gzip
-import itertools
 import json
 import math
-import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ import pandas as pd
 import tifffile
 from scipy.spatial import KDTree
 
-from spam.errors import ConfigError, SectionError
+from spam.errors import ConfigError
 from spam.store.anndata_files import write_zarr, zarr_version
 from spam.typing import Array, Int64
 
@@ -164,27 +162,15 @@ def write_vitessce(section: ExportedSection, genes: Sequence[str], folder: Path)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _spatialdata_names(names: Sequence[str]) -> list[str]:
-    """Replace what SpatialData does not take in names of columns by ``_``; number names that differ in case only."""
-    taken: dict[str, str] = {}
-    for name in names:
-        base = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-        base = f"column{base}" if base.startswith("__") or base in ("", ".", "..", "_index") else base
-        free = (f"{base}{end}" for end in itertools.chain([""], (f"_{i}" for i in itertools.count(2))))
-        new = next(new for new in free if new.lower() not in taken)
-        taken[new.lower()] = new
-    return list(taken.values())
-
-
 def write_spatialdata(section: ExportedSection, path: Path) -> None:
     """Write a SpatialData Zarr: ``table``, ``spots`` (circles) and ``overview``, in full-resolution pixels (``global``).
+
+    Names that SpatialData does not take are changed by its own rules.
 
     Raises
     ------
     ConfigError
         If the package spatialdata is not installed.
-    SectionError
-        If SpatialData does not take a name in the file. (Names of columns are changed: see `_spatialdata_names`.)
     """
     try:
         import spatialdata
@@ -193,8 +179,7 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
         message = "--format spatialdata needs that package. Run: pip install 'spam-st[spatialdata]'"
         raise ConfigError(message) from error
     adata = section.adata.copy()
-    for frame in (adata.obs, adata.var):
-        frame.columns = _spatialdata_names(frame.columns)
+    spatialdata.sanitize_table(adata)
     adata.obs["region"] = pd.Categorical(["spots"] * adata.n_obs)
     adata.obs["instance_id"] = adata.obs_names.to_numpy(dtype=object)
     keys = {"region": "spots", "region_key": "region", "instance_key": "instance_id"}
@@ -206,13 +191,7 @@ def write_spatialdata(section: ExportedSection, path: Path) -> None:
             index=adata.obs["instance_id"].to_numpy(),
         )
     }
-    try:
-        elements["table"] = models.TableModel.parse(adata, **keys)
-    except ValueError as error:  # names of layers etc. that SpatialData does not take
-        message = (
-            f"Section {section.name!r} cannot be written as SpatialData: {' '.join(str(error).split())[:300]}"
-        )
-        raise SectionError(message) from error
+    elements["table"] = models.TableModel.parse(adata, **keys)
     if section.overview is not None:
         pixels, scale = section.overview
         place = {"global": transformations.Scale([1 / scale, 1 / scale], axes=("x", "y"))}

@@ -1,7 +1,7 @@
 """Stage 2's model: an image that can attend to neighbours and references, decoded into a correction of the path."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -167,10 +167,10 @@ class FusionOutput:
         Log-odds of an inflated zero.
     """
 
-    expression: Float[torch.Tensor, "*members b n_genes"]
-    log_rate: Float[torch.Tensor, "*members b n_genes"]
-    log_theta: Float[torch.Tensor, "*members n_genes"] | None
-    zi_logits: Float[torch.Tensor, "*members b n_genes"] | None
+    expression: Float[torch.Tensor, "b n_genes"]
+    log_rate: Float[torch.Tensor, "b n_genes"]
+    log_theta: Float[torch.Tensor, " n_genes"] | None
+    zi_logits: Float[torch.Tensor, "b n_genes"] | None
 
 
 class FusionModel(nn.Module):
@@ -250,8 +250,8 @@ class FusionModel(nn.Module):
             nn.init.zeros_(self.zi_head.weight)
             nn.init.constant_(self.zi_head.bias, _ZI_LOGIT_START)
 
-    def forward(self, batch: FusionBatch) -> FusionOutput:
-        """Predict for a batch; rows do not influence each other."""
+    def forward(self, batch: FusionBatch, counted: slice = slice(None)) -> FusionOutput:
+        """Predict for a batch; rows do not influence each other. Parameters of the counts are those of the rows `counted`."""
         image = self.image_projector(self.drop_inputs(batch.image))
         parts = [self.query(image)]
         if self.gcn is not None and batch.neighbours is not None:
@@ -265,7 +265,7 @@ class FusionModel(nn.Module):
             parts.append(self.gene_attention(image, tokens[refs.index], refs.relation, refs.mask))
         decoded = self.after_merge(self.merge(torch.stack(parts, dim=1)))
         # Stop-gradient: the count likelihood does not update the shared representation, because it overfits count noise.
-        stopped = decoded.detach()
+        stopped = decoded.detach()[counted]
         return FusionOutput(
             expression=self.expression_decoder(decoded),
             log_rate=self.rate_decoder(stopped),
@@ -292,21 +292,34 @@ class FusionEnsemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(FusionModel(**settings) for _ in range(members))
 
-    def each(self, batch: FusionBatch) -> FusionOutput:
-        """Predictions of every member, stacked along a new first axis."""
-        outputs = [member(batch) for member in self.members]
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(FusionOutput):
-            parts = [getattr(output, field.name) for output in outputs]
-            values[field.name] = None if parts[0] is None else torch.stack(parts)
-        return FusionOutput(**values)
+    def each(self, batch: FusionBatch) -> tuple[Float[torch.Tensor, "members b n_genes"], FusionOutput]:
+        """Corrections of the expression by every member, and the output that the likelihood of the counts is trained on.
+
+        Of this output, each member predicts its share of the batch, because a likelihood of all spots by all members would be
+        most of the work of a step. In the random order of training, members get other spots in each epoch.
+        """
+        n, n_members = len(batch.image), len(self.members)
+        shares = [slice(n * i // n_members, n * (i + 1) // n_members) for i in range(n_members)]
+        outputs = [member(batch, share) for member, share in zip(self.members, shares, strict=True)]
+        own = [output.expression[share] for output, share in zip(outputs, shares, strict=True)]
+        joined = _combined(outputs, torch.cat)
+        log_theta = None if joined.log_theta is None else joined.log_theta.view(n_members, -1).mean(dim=0)
+        expression = torch.stack([output.expression for output in outputs])
+        return expression, dataclasses.replace(joined, expression=torch.cat(own), log_theta=log_theta)
 
     def forward(self, batch: FusionBatch) -> FusionOutput:
         """Mean over the members."""
-        each = self.each(batch)
-        return FusionOutput(
-            expression=each.expression.mean(dim=0),
-            log_rate=each.log_rate.mean(dim=0),
-            log_theta=None if each.log_theta is None else each.log_theta.mean(dim=0),
-            zi_logits=None if each.zi_logits is None else each.zi_logits.mean(dim=0),
+        return _combined(
+            [member(batch) for member in self.members], lambda parts: torch.stack(parts).mean(dim=0)
         )
+
+
+def _combined(
+    outputs: list[FusionOutput], combine: Callable[[list[torch.Tensor]], torch.Tensor]
+) -> FusionOutput:
+    """Combine each parameter of several outputs."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(FusionOutput):
+        parts = [getattr(output, field.name) for output in outputs]
+        values[field.name] = None if parts[0] is None else combine(parts)
+    return FusionOutput(**values)

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from spam.typing import Array, Float, Float32, Float64, Int64, Num
 
+from .count_likelihood import softplus_without_grad
 from .expression import Expression, dense
 from .linear import FeatureTransform, Ridge, choose_alpha, fit_ridge, hest_ridge_fit
 
@@ -134,10 +135,11 @@ def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> 
 
 
 def log_rate_of(expression: Float[torch.Tensor, "*b n_genes"]) -> Float[torch.Tensor, "*b n_genes"]:
-    """Logarithm of the rate per 10k without offset: log expm1 of log1p(CP10k), softly floored at zero."""
-    floored = torch.logaddexp(expression.new_zeros(()), _SHARPNESS * expression) / _SHARPNESS
+    """Logarithm of the rate per 10k without offset: log expm1 of log1p(CP10k), softly floored at zero; without a gradient."""
     # A floor far below one count in a million keeps the log finite.
-    return torch.log(torch.expm1(floored.clamp(min=1e-6)))
+    floored = softplus_without_grad(_SHARPNESS * expression).div_(_SHARPNESS).clamp_(min=1e-6)
+    grown = floored.exp()
+    return (grown - 1.0).mul_(floored).div_(grown.log_()).log_()  # expm1 as log1p in `softplus_without_grad`
 
 
 def per_10k(expression: Float[Array, "n g"]) -> Float64[Array, "n g"]:

@@ -1,9 +1,11 @@
 """Reliability of predictions: accuracy per gene on held-out spots, calibrated intervals, out-of-distribution images."""
 
 import dataclasses
+import math
 
 import numpy as np
-from scipy import fft, sparse, stats
+import torch
+from scipy import fft, stats
 from scipy.spatial import KDTree
 
 from spam.graphs import knn
@@ -14,7 +16,7 @@ from .linear import FeatureTransform, pearson_per_gene
 
 FALSE_DISCOVERY_RATE = 0.05  # of the genes that are called predictable
 
-_MOST_COUNTS = 1 << 23  # on which intervals are calibrated, divided among the held-out sections
+_MOST_COUNTS = 1 << 21  # on which intervals are calibrated, divided among the held-out sections
 _FEWEST_SPOTS = 200  # of a held-out section for that, if it has as many
 _LEVELS = np.concatenate([np.arange(0.01, 1.0, 0.01), [0.995, 0.999, 0.9999]])
 
@@ -120,7 +122,7 @@ def judge(
 
 
 _MAX_CELLS = 256  # of the raster, along the longer side: bounds the cost of a large section
-_GENES = 16  # whose rasters exist at a time
+_GENES = 64  # whose rasters exist at a time
 _FEWEST = 3  # effective spots; the t distribution is undefined with fewer
 
 
@@ -187,8 +189,14 @@ def effective_sizes(
     """
     n = len(xy)
     cells, distance = _raster(xy)
-    n_pairs = np.maximum(_sums_of_products(np.ones((n, 1)), cells, distance), 1.0)
-    both = _autocorrelation(a, cells, distance, n_pairs) * _autocorrelation(b, cells, distance, n_pairs)
+    raster = np.zeros(distance.shape)
+    np.add.at(raster, tuple(cells.T), 1.0)
+    pairs = np.rint(fft.irfft2(np.abs(fft.rfft2(raster)) ** 2, s=distance.shape))
+    n_pairs = np.bincount(distance.ravel(), pairs.ravel())
+    n_pairs[0] -= n  # spots with themselves
+    n_pairs = np.maximum(n_pairs, 1.0)
+    spectra = _ring_spectra(distance)
+    both = math.prod(_autocorrelation(each, cells, distance.shape, spectra, n_pairs) for each in (a, b))
     variance = (1.0 + (n_pairs * both).sum(axis=1) / n) / n
     sizes: Array = np.clip(1.0 + 1.0 / np.maximum(variance, 1.0 / n), _FEWEST, n)
     return sizes
@@ -206,37 +214,39 @@ def _raster(xy: Float[Array, "n 2"]) -> tuple[Int[Array, "n 2"], Int[Array, "hei
     return cells, np.rint(np.hypot(lags[0][:, None], lags[1])).astype(np.int64)
 
 
-def _sums_of_products(
-    values: Float[Array, "n n_genes"], cells: Int[Array, "n 2"], distance: Int[Array, "height width"]
-) -> Float64[Array, "n_genes n_distances"]:
-    """Sum the products of all ordered pairs of different spots, by their distance."""
-    n, (height, width) = len(values), distance.shape
-    places = cells[:, 0] * width + cells[:, 1]
-    to_raster = sparse.csr_array((np.ones(n), (places, np.arange(n))), shape=(height * width, n))
-    lags = distance.ravel()
-    by_lag = sparse.csr_array((np.ones(len(lags)), (lags, np.arange(len(lags)))))
-    sums = []
-    for start in range(0, values.shape[1], _GENES):
-        genes = np.asarray(values[:, start : start + _GENES], dtype=np.float64)
-        rasters = (to_raster @ genes).T.reshape(-1, height, width)
-        products = fft.irfft2(np.abs(fft.rfft2(rasters)) ** 2, s=distance.shape)
-        by_distance = (by_lag @ products.reshape(len(rasters), -1).T).T
-        by_distance[:, 0] -= (genes**2).sum(axis=0)  # spots with themselves
-        sums.append(by_distance)
-    return np.concatenate(sums)
+def _ring_spectra(distance: Int[Array, "height width"]) -> Float32[torch.Tensor, "frequencies distances"]:
+    """Compute the weights of a power spectrum in the sums of its autocovariance over the lags of each distance.
+
+    The sums are linear in the spectrum, so one matrix product replaces an inverse transform for each gene.
+    """
+    width, lags, spectra = distance.shape[1], torch.from_numpy(distance), []
+    for ring in range(int(distance.max()) + 1):
+        spectrum = torch.fft.rfft2((lags == ring).float()).real / distance.size
+        spectrum[:, 1 : (width + 1) // 2] *= 2.0  # also stands for its conjugate
+        spectra.append(spectrum.flatten())
+    return torch.stack(spectra, dim=1)
 
 
 def _autocorrelation(
     values: Float[Array, "n n_genes"],
     cells: Int[Array, "n 2"],
-    distance: Int[Array, "height width"],
-    n_pairs: Float64[Array, "1 n_distances"],
-) -> Float64[Array, "n_genes n_distances"]:
-    """Autocorrelation of each gene at each distance; 0 for a constant."""
+    shape: tuple[int, ...],
+    spectra: Float32[torch.Tensor, "frequencies distances"],
+    n_pairs: Float64[Array, " distances"],
+) -> Float64[Array, "n_genes distances"]:
+    """Autocorrelation of each gene at each distance, in float32; 0 for a constant."""
     centred = values - values.mean(axis=0, dtype=np.float64)
-    variance = (centred**2).mean(axis=0)
-    mean_product = _sums_of_products(centred, cells, distance) / n_pairs
-    autocorrelation: Array = mean_product / np.where(variance > 0, variance, np.inf)[:, None]
+    deviation = np.sqrt((centred**2).mean(axis=0))
+    standard = torch.from_numpy((centred / np.where(deviation > 0, deviation, np.inf)).T.astype(np.float32))
+    places = torch.from_numpy(np.ravel_multi_index(tuple(cells.T), shape))
+    sums = []
+    for genes in torch.split(standard, _GENES):
+        rasters = torch.zeros(len(genes), math.prod(shape)).scatter_add_(1, places.expand_as(genes), genes)
+        waves = torch.fft.rfft2(rasters.view(-1, *shape))
+        by_distance = (waves.real.square() + waves.imag.square()).flatten(1) @ spectra
+        by_distance[:, 0] -= genes.square().sum(dim=1)  # spots with themselves
+        sums.append(by_distance.numpy())
+    autocorrelation: Array = np.concatenate(sums) / n_pairs
     return autocorrelation
 
 

@@ -2,9 +2,8 @@
 
 import dataclasses
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -19,42 +18,13 @@ from spam.typing import Array, Shaped
 from .count_matrix import as_counts, gene_columns, sparse_matrix
 from .h5ad import require_unique
 from .hdf5_files import attribute_text, find_node, open_hdf5, read_values
-from .instrument_section import find_file, open_text, reading
+from .instrument_section import InstrumentSection, find_file, open_text, reading
 from .lab_section import quoted
 
+_Features: TypeAlias = tuple[InstrumentSection, Shaped[Array, " n_features"] | None]
+"""All features as the file has them, and their kinds (``Gene Expression``) if it states them."""
+
 _HEX_TO_XENIUM = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureMatrix:
-    """Raw counts of a section: first of all features as the file has them, then of the genes alone, checked.
-
-    Attributes
-    ----------
-    path
-        The file, or the folder of Matrix Market files.
-    barcodes
-        Ids of the rows (``<U``), unique.
-    counts
-        Canonical int32 CSR, (n_barcodes, n_genes).
-    kinds
-        Kinds of the features as the file states them; None once only genes are left.
-    genes, gene_ids
-        Unique names and the vendor's ids. Of several genes with one name, the first keeps it and the others have their id.
-    software
-        The software that wrote the matrix, if the file states it.
-    notes
-        Features that were left out, repeated names.
-    """
-
-    path: Path
-    barcodes: Shaped[Array, " n_barcodes"]
-    counts: csr_matrix
-    genes: Shaped[Array, " n_genes"]
-    gene_ids: Shaped[Array, " n_genes"]
-    kinds: Shaped[Array, " n_genes"] | None = None
-    software: str | None = None
-    notes: tuple[str, ...] = ()
 
 
 def find_matrix(folder: Path, *names: str) -> Path | None:
@@ -62,28 +32,34 @@ def find_matrix(folder: Path, *names: str) -> Path | None:
     return find_file(folder, *(name + kind for name in names for kind in (".h5", "", ".zarr.zip")))
 
 
-def read_matrix(path: Path) -> FeatureMatrix:
-    """Read a count matrix, and keep its genes; antibodies, controls and other features are left out and counted.
+def read_matrix(path: Path) -> InstrumentSection:
+    """Read a count matrix as a section without positions, whose platform is the software, if the file states it.
+
+    Antibodies, controls and other features that are not genes are left out and counted. Of several genes with one name, the
+    first keeps it and the others are named by their id.
 
     Raises
     ------
     SectionError
         If the file is no such matrix or damaged, ids are repeated, values are not counts, or it has no genes.
     """
-    read: Callable[[Path], FeatureMatrix]
-    read = _read_mex if path.is_dir() else _read_zarr if zipfile.is_zipfile(path) else _read_h5
     with reading("the count matrix", path):
-        found = read(path)
+        read = _read_mex if path.is_dir() else _read_zarr if zipfile.is_zipfile(path) else _read_h5
+        found, kinds = read(path)
+    return checked_matrix(found, kinds)
+
+
+def checked_matrix(found: InstrumentSection, kinds: Shaped[Array, " n_features"] | None) -> InstrumentSection:
+    """Check the counts of a section, and keep its genes; see `read_matrix`."""
+    path = found.files[0]
     genes, ids, shape = found.genes, found.gene_ids, found.counts.shape
-    if shape != (len(found.barcodes), len(genes)) or len(genes) != len(ids):
-        sizes = (
-            f"{shape[0]} x {shape[1]} counts, but {len(found.barcodes)} barcodes and {len(genes)} features"
-        )
+    if shape != (len(found.ids), len(genes)) or len(genes) != len(ids):
+        sizes = f"{shape[0]} x {shape[1]} counts, but {len(found.ids)} barcodes and {len(genes)} features"
         message = f"The count matrix {path} is damaged: {sizes}. Copy it again from the instrument's output."
         raise SectionError(message)
-    require_unique(found.barcodes, where=f"{path}, barcodes")
+    require_unique(found.ids, where=f"{path}, barcodes")
     try:
-        is_gene, note = gene_columns(genes, found.kinds)
+        is_gene, note = gene_columns(genes, kinds)
     except SectionError as error:
         message = f"{path}: {error}. Give a section with gene expression."
         raise SectionError(message) from error
@@ -98,24 +74,10 @@ def read_matrix(path: Path) -> FeatureMatrix:
         )
         genes = np.where(repeated, ids, genes)
         require_unique(genes, where=f"{path}, genes", advice="Give each gene a unique name.")
-    return dataclasses.replace(
-        found, counts=counts, genes=genes, gene_ids=ids, kinds=None, notes=tuple(notes)
-    )
+    return dataclasses.replace(found, counts=counts, genes=genes, gene_ids=ids, notes=(*found.notes, *notes))
 
 
-def xenium_ids(ids: Array) -> Shaped[Array, " n"]:
-    """Write the cell ids of Xenium's Zarr as in its tables: (prefix, suffix) 1, 1 is ``aaaaaaab-1``; a single number stays."""
-    if ids.ndim == 1 or ids.shape[1] == 1:
-        return ids.reshape(-1).astype(np.str_)
-    return np.array([f"{int(a):08x}".translate(_HEX_TO_XENIUM) + f"-{int(b)}" for a, b in ids], dtype=np.str_)
-
-
-def zipped_zarr(path: Path) -> Any:
-    """Open a zipped Zarr group for reading."""
-    return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
-
-
-def _read_h5(path: Path) -> FeatureMatrix:
+def _read_h5(path: Path) -> _Features:
     with open_hdf5(path) as file:
         features = find_node(file, "matrix/features")
         if not isinstance(features, h5py.Group):
@@ -135,15 +97,15 @@ def _read_h5(path: Path) -> FeatureMatrix:
         shape = tuple(_whole(required("shape")).tolist())
         arrays = (required("data"), _whole(required("indices")), _whole(required("indptr")))
         ids, names = required("features/id"), read("features/name")
-        return FeatureMatrix(
-            path=path,
+        found = InstrumentSection(
+            platform=attribute_text(file, "software_version") or "",
+            ids=required("barcodes"),
             counts=sparse_matrix(*arrays, form="csr", shape=shape[::-1], where=str(path)),
-            barcodes=required("barcodes"),
             genes=ids if names is None else names,
             gene_ids=ids,
-            kinds=read("features/feature_type"),
-            software=attribute_text(file, "software_version"),
+            files=(path,),
         )
+        return found, read("features/feature_type")
 
 
 def _whole(values: Array) -> Array:
@@ -152,12 +114,12 @@ def _whole(values: Array) -> Array:
     return values.astype(np.int64) if is_whole else values
 
 
-def _read_mex(path: Path) -> FeatureMatrix:
-    files = {}
-    for what, names in (
-        ("matrix", ("matrix.mtx.gz", "matrix.mtx")),
-        ("barcodes", ("barcodes.tsv.gz", "barcodes.tsv")),
-        ("features", ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")),
+def _read_mex(path: Path) -> _Features:
+    files = []
+    for names in (
+        ("matrix.mtx.gz", "matrix.mtx"),
+        ("barcodes.tsv.gz", "barcodes.tsv"),
+        ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv"),
     ):
         file = find_file(path, *names)
         if file is None:
@@ -165,18 +127,19 @@ def _read_mex(path: Path) -> FeatureMatrix:
                 f"{path} has no {' or '.join(names[:2])}. Copy the whole folder from the instrument's output."
             )
             raise SectionError(message)
-        files[what] = file
-    with open_text(files["matrix"]) as file:
+        files.append(file)
+    with open_text(files[0]) as file:
         matrix = scipy.io.mmread(file, spmatrix=True)
-    features = _tabs(files["features"])
-    return FeatureMatrix(
-        path=path,
+    features = _tabs(files[2])
+    found = InstrumentSection(
+        platform="",
+        ids=_tabs(files[1])[:, 0],
         counts=csr_matrix(matrix.T),
-        barcodes=_tabs(files["barcodes"])[:, 0],
         genes=features[:, min(1, features.shape[1] - 1)],
         gene_ids=features[:, 0],
-        kinds=features[:, 2] if features.shape[1] > 2 else None,
+        files=(path,),
     )
+    return found, features[:, 2] if features.shape[1] > 2 else None
 
 
 def _tabs(path: Path) -> Shaped[Array, "n_rows n_columns"]:
@@ -186,17 +149,30 @@ def _tabs(path: Path) -> Shaped[Array, "n_rows n_columns"]:
     return np.asarray(frame.to_numpy(dtype=np.str_))
 
 
-def _read_zarr(path: Path) -> FeatureMatrix:
+def xenium_ids(ids: Array) -> Shaped[Array, " n"]:
+    """Write the cell ids of Xenium's Zarr as in its tables: (prefix, suffix) 1, 1 is ``aaaaaaab-1``; a single number stays."""
+    if ids.ndim == 1 or ids.shape[1] == 1:
+        return ids.reshape(-1).astype(np.str_)
+    return np.array([f"{int(a):08x}".translate(_HEX_TO_XENIUM) + f"-{int(b)}" for a, b in ids], dtype=np.str_)
+
+
+def zipped_zarr(path: Path) -> Any:
+    """Open a zipped Zarr group for reading."""
+    return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
+
+
+def _read_zarr(path: Path) -> _Features:
     group = zipped_zarr(path)["cell_features"]
-    names, ids, kinds = (
-        np.array(group.attrs[key], dtype=np.str_) for key in ("feature_keys", "feature_ids", "feature_types")
-    )
-    barcodes = xenium_ids(group["cell_id"][:])
-    matrix = group if "data" in group else group["csc"]
-    arrays = tuple(matrix[name][:] for name in ("data", "indices", "indptr"))
+    keys = ("feature_keys", "feature_ids", "feature_types")
+    genes, gene_ids, kinds = (np.array(group.attrs[key], dtype=np.str_) for key in keys)
+    ids, matrix = xenium_ids(group["cell_id"][:]), group if "data" in group else group["csc"]
+    data, indices, indptr = (matrix[name][:] for name in ("data", "indices", "indptr"))
     # One row per feature, as documented; some versions write one per cell.
-    form: Literal["csr", "csc"] = "csc" if len(arrays[2]) == len(names) + 1 else "csr"
-    counts = sparse_matrix(*arrays, form=form, shape=(len(barcodes), len(names)), where=str(path))
-    return FeatureMatrix(
-        path=path, counts=csr_matrix(counts), barcodes=barcodes, genes=names, gene_ids=ids, kinds=kinds
+    is_by_gene, shape = len(indptr) == len(genes) + 1, (len(ids), len(genes))
+    counts = sparse_matrix(
+        data, indices, indptr, form="csc" if is_by_gene else "csr", shape=shape, where=str(path)
     )
+    found = InstrumentSection(
+        platform="", ids=ids, counts=csr_matrix(counts), genes=genes, gene_ids=gene_ids, files=(path,)
+    )
+    return found, kinds

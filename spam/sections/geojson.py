@@ -1,5 +1,6 @@
 """GeoJSON of QuPath and of segmentations, in full-resolution pixels: regions that choose and label spots, and cells."""
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -11,10 +12,10 @@ import numpy as np
 
 from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
-from spam.schemas.store_format import name_fault
 from spam.typing import Array, Bool, Float64
 
 from .coordinates import find_scale
+from .hdf5_files import READ_ERRORS
 from .instrument_section import open_text, reading, require_finite
 from .lab_section import (
     JoinReport,
@@ -25,6 +26,7 @@ from .lab_section import (
     describe_sources,
     is_slide,
     quoted,
+    require_name,
     text_array,
 )
 
@@ -102,12 +104,6 @@ def ring_area(ring: Float64[Array, "n_corners 2"]) -> float:
     return _area_and_centre(ring)[0]
 
 
-def centroid(geometry: Mapping[str, Any]) -> Float64[Array, " 2"]:
-    """Compute the centroid of a polygon by area; the largest part of a multi-polygon."""
-    found = [_area_and_centre(rings[0]) for rings in _polygons(geometry)]
-    return max(found, key=lambda part: abs(part[0]))[1]
-
-
 def _area_and_centre(ring: Float64[Array, "n_corners 2"]) -> tuple[float, Float64[Array, " 2"]]:
     origin = ring[0]  # differences from a corner: products of large coordinates would lose digits
     a, b = ring - origin, np.roll(ring, -1, axis=0) - origin
@@ -117,40 +113,68 @@ def _area_and_centre(ring: Float64[Array, "n_corners 2"]) -> tuple[float, Float6
     return area, centre
 
 
-def _polygons(geometry: Mapping[str, Any]) -> tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]:
-    """Return the rings of each polygon; none for points and lines."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GeoObject:
+    """A feature of a GeoJSON: its class, name and ids (empty if it has none), polygons and points."""
+
+    label: str
+    name: str
+    id: str
+    cell_id: Any
+    is_cell: bool
+    polygons: tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]
+    points: tuple[Float64[Array, " 2"], ...]
+
+    @property
+    def centre(self) -> Float64[Array, " 2"]:
+        """Centroid by area; that of the largest of several polygons."""
+        found = [_area_and_centre(rings[0]) for rings in self.polygons]
+        return max(found, key=lambda part: abs(part[0]))[1]
+
+
+def _object(feature: Mapping[str, Any]) -> GeoObject:
+    """Parse a feature; raises one of `READ_ERRORS` if it has no geometry, an empty part, or an unreadable class."""
+    properties = feature.get("properties") or {}
+    # QuPath: ``name``, or ``names`` of a derived class since version 0.4.
+    stated = properties.get("classification") or {}
+    label = stated if isinstance(stated, str) else stated.get("name") or ": ".join(stated.get("names") or ())
+    polygons, points = _parts(feature["geometry"])
+    is_cell = properties.get("objectType") in _OF_CELLS or feature.get("id") in _OLD_CELLS
+    return GeoObject(
+        label=str(label),
+        name=str(properties.get("name") or ""),
+        id="" if feature.get("id") in _NO_IDS else str(feature.get("id") or ""),
+        cell_id=properties.get("cell_id"),
+        is_cell=is_cell or "cell_id" in properties,
+        polygons=polygons,
+        points=points,
+    )
+
+
+def _parts(geometry: Mapping[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the rings of each polygon, and the points; neither of lines."""
     kind = geometry["type"]
     if kind == "GeometryCollection":
-        return tuple(rings for part in geometry["geometries"] for rings in _polygons(part))
-    parts = {"Polygon": [geometry.get("coordinates")], "MultiPolygon": geometry.get("coordinates")}.get(
-        kind, []
-    )
-    return tuple(
-        tuple(np.asarray(ring, dtype=np.float64)[:, :2] for ring in rings) for rings in parts or [] if rings
-    )
+        parts = [_parts(part) for part in geometry["geometries"]]
+        return sum((part[0] for part in parts), ()), sum((part[1] for part in parts), ())
+    found = geometry["coordinates"] if kind.startswith("Multi") else [geometry["coordinates"]]
+    polygons = tuple(map(_rings, found)) if kind.endswith("Polygon") else ()
+    points = tuple(_pairs([point])[0] for point in found) if kind.endswith("Point") else ()
+    if not (found and all(polygons)):
+        message = "a part is empty"
+        raise ValueError(message)
+    return polygons, points
 
 
-def _is_usable(feature: Mapping[str, Any]) -> bool:
-    """Return whether a feature has a geometry without empty parts, and properties and a class that can be read."""
-    geometry, properties = feature.get("geometry"), feature.get("properties") or {}
-    if not isinstance(geometry, dict) or not isinstance(properties, dict):
-        return False
-    return isinstance(properties.get("classification") or "", dict | str) and _is_filled(geometry)
+def _rings(rings: Any) -> tuple[Float64[Array, "n_corners 2"], ...]:
+    return tuple(map(_pairs, rings))
 
 
-def _is_filled(geometry: Mapping[str, Any]) -> bool:
-    kind, found = geometry.get("type"), geometry.get("coordinates") or []
-    if kind == "GeometryCollection":
-        return all(map(_is_filled, geometry.get("geometries") or ()))
-    if kind in ("Point", "MultiPoint"):
-        return bool(found) and all(len(point) > 1 for point in ([found] if kind == "Point" else found))
-    if kind in ("Polygon", "MultiPolygon"):
-        parts = [found] if kind == "Polygon" else found
-        return bool(parts) and all(rings and all(rings) for rings in parts)
-    return isinstance(kind, str)
+def _pairs(corners: Any) -> Float64[Array, "n 2"]:
+    return np.asarray(corners, dtype=np.float64)[:, [0, 1]]
 
 
-def read_features(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_features(path: Path) -> tuple[list[GeoObject], int]:
     """Read the features of a GeoJSON, compressed or not: a FeatureCollection, a list, or one feature.
 
     Also returns how many were skipped because they have no geometry, an empty ring or an unreadable class.
@@ -173,26 +197,11 @@ def read_features(path: Path) -> tuple[list[dict[str, Any]], int]:
         fault = "holds no features" if is_features else fault
         message = f"{path} {fault}. Export it again: in QuPath, File > Export objects as GeoJSON."
         raise SectionError(message)
-    with reading("the GeoJSON", path):
-        usable = [one for one in found if _is_usable(one)]
+    usable = []
+    for one in found:
+        with contextlib.suppress(*READ_ERRORS):
+            usable.append(_object(one))
     return usable, len(found) - len(usable)
-
-
-def _class_of(feature: Mapping[str, Any]) -> str:
-    """Return the class of an object of QuPath: ``name``, or ``names`` of a derived class since version 0.4."""
-    stated = (feature.get("properties") or {}).get("classification") or {}
-    if isinstance(stated, str):
-        return stated
-    return str(stated.get("name") or ": ".join(map(str, stated.get("names") or ())))
-
-
-def _is_cell(feature: Mapping[str, Any]) -> bool:
-    properties = feature.get("properties") or {}
-    return (
-        properties.get("objectType") in _OF_CELLS
-        or feature.get("id") in _OLD_CELLS
-        or "cell_id" in properties
-    )
 
 
 def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
@@ -207,17 +216,15 @@ def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
         If the file cannot be read, or has no area.
     """
     regions, ignored = [], Counter[str]()
-    with reading("the coordinates of", path):
-        features, n_odd = read_features(path)
-        for feature in features:
-            polygons = _polygons(feature["geometry"])
-            if _is_cell(feature) or not polygons:
-                ignored["cells or detections" if _is_cell(feature) else "points or lines"] += 1
-                continue
-            label = _class_of(feature) or str((feature.get("properties") or {}).get("name") or "")
-            word = label.strip(" *").lower()
-            use: _Use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
-            regions.append(Region(label=label, use=use, is_tissue=word == _TISSUE, polygons=polygons))
+    features, n_odd = read_features(path)
+    for one in features:
+        if one.is_cell or not one.polygons:
+            ignored["cells or detections" if one.is_cell else "points or lines"] += 1
+            continue
+        label = one.label or one.name
+        word = label.strip(" *").lower()
+        use: _Use = "keep" if word in ("", *_KEPT) else "leave out" if word in _LEFT_OUT else "label"
+        regions.append(Region(label=label, use=use, is_tissue=word == _TISSUE, polygons=one.polygons))
     notes = tuple(f"{path.name}: {n} {kind} are no regions, and were not used" for kind, n in ignored.items())
     notes += (f"{path.name}: {n_odd} {_ODD}",) if n_odd else ()
     if not regions:
@@ -310,33 +317,18 @@ def read_cells(config: InputConfig) -> Section:
     if not is_slide(root):
         message = f"--cells belong to one slide; give it with --root, not {root}."
         raise ConfigError(message)
-    with reading("the cells of", path):
-        features, n_odd = read_features(path)
-        is_point = ["Point" in str(one["geometry"]["type"]) for one in features]
-        used = [
-            one for one, point in zip(features, is_point, strict=True) if point or _is_cell(one)
-        ] or features
-        places, names, ids, classes = [], [], [], []
-        for feature in used:
-            geometry = feature["geometry"]
-            points = geometry["coordinates"] if geometry["type"] == "MultiPoint" else None
-            points = [geometry["coordinates"]] if geometry["type"] == "Point" else points
-            if points is None:
-                points = [centroid(geometry)] if _polygons(geometry) else []
-            properties = feature.get("properties") or {}
-            for point in points:
-                places.append(np.asarray(point, dtype=np.float64)[:2])
-                names.append(str(properties.get("name") or properties.get("cell_id") or ""))
-                ids.append("" if feature.get("id") in _NO_IDS else str(feature.get("id") or ""))
-                classes.append(_class_of(feature))
+    features, n_odd = read_features(path)
+    used = [one for one in features if one.points or one.is_cell] or features
+    each = [(one, at) for one in used for at in one.points or ([one.centre] if one.polygons else [])]
+    places, classes = [at for _, at in each], [one.label for one, _ in each]
+    names = [one.name or str(one.cell_id or "") for one, _ in each]
+    ids = [one.id for one, _ in each]
     notes = [f"{path.name}: {n_odd} {_ODD}"] if n_odd else []
     if not places:
         message = f"{path} (--cells) holds no cells, detections or points{': ' + notes[0] if notes else ''}."
         raise SectionError(message)
     name = config.section or path.name.split(".")[0]
-    if fault := name_fault(name, "the section's name (--section)"):
-        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
-        raise SectionError(message)
+    require_name(name)
     numbers = [f"cell_{number}" for number in range(1, len(places) + 1)]
     chosen = next(one for one in (names, ids, numbers) if len(set(one)) == len(one) and all(one))
     require_finite(np.stack(places), chosen, path, "their coordinates")

@@ -19,7 +19,6 @@ from spam.typing import Array, Shaped
 
 from .lab_section import quoted, text_array
 
-_MOST_LINKS = 16  # in a row; more are a circle
 _FREE_BYTES = 2**28  # a claim of 256 MB is harmless, whatever it was compressed to
 _MOST_COMPRESSION = 100  # floating-point features shrink by less than 2, counts by less than 50
 READ_ERRORS = (
@@ -62,34 +61,24 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def find_node(group: h5py.Group, name: str, *, n_links: int = 0) -> h5py.Group | h5py.Dataset | None:
+def find_node(group: h5py.Group | h5py.Dataset, name: str) -> h5py.Group | h5py.Dataset | None:
     """Return the group or dataset at a path; None if there is none. Links within the file are followed.
 
     Raises
     ------
     SectionError
-        If it leads to another file (external link, external or virtual dataset) or to nothing, or links form a circle.
+        If it is in another file (external link, external or virtual dataset), or a link leads to nothing or to itself.
     """
-    node: Any = group
-    for part in filter(None, name.split("/")):
-        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
-        is_circle = isinstance(link, h5py.SoftLink) and n_links >= _MOST_LINKS
-        if isinstance(link, h5py.ExternalLink) or is_circle:
-            target = "itself" if is_circle else "another file"
-            message = f"{group.file.filename}: {name!r} refers to {target}. Write the file again with its values inside."
-            raise SectionError(message)
-        if isinstance(link, h5py.SoftLink):
-            start = node.file if link.path.startswith("/") else node
-            node = find_node(start, link.path, n_links=n_links + 1)
-            if node is None:
-                message = f"{group.file.filename}: {name!r} refers to {link.path!r}, which is missing. Write the file again."
-                raise SectionError(message)
-        else:
-            node = None if link is None else node[part]
-        if node is None:
-            return None
-    if isinstance(node, h5py.Dataset) and (node.is_virtual or node.external):
-        message = f"{group.file.filename}: {name!r} refers to another file. Write the file again with its values inside."
+    node, is_outside = None, False
+    if isinstance(group, h5py.Group):
+        try:
+            node = group[name]
+            is_outside = node.file.filename != group.file.filename
+        except KeyError:  # no link, or one to nothing
+            is_outside = group.get(name, getlink=True) is not None
+    if is_outside or (isinstance(node, h5py.Dataset) and (node.is_virtual or node.external)):
+        where = f"{group.file.filename}: {name!r} refers to another file, or to nothing"
+        message = f"{where}. Write the file again with its values inside."
         raise SectionError(message)
     return node if isinstance(node, h5py.Group | h5py.Dataset) else None
 

@@ -8,12 +8,17 @@ from typing import TypeAlias
 
 from spam.errors import ConfigError, MissingInputError, SectionError
 from spam.schemas.embed_config import InputConfig
-from spam.schemas.store_format import name_fault
 
 from .instrument_section import InstrumentSection, packed_in, to_section
-from .lab_section import Section, quoted
-from .legacy_st import is_legacy_st, read_legacy_st
-from .public_collections import is_hest, is_stimage, read_hest, read_stimage
+from .lab_section import Section, quoted, require_name
+from .public_collections import (
+    is_hest,
+    is_legacy_st,
+    is_stimage,
+    read_hest,
+    read_legacy_st,
+    read_stimage,
+)
 from .space_ranger import is_space_ranger, read_space_ranger
 from .spatialdata_folder import (
     is_cosmx,
@@ -82,9 +87,7 @@ def read_folder(config: InputConfig) -> tuple[str, InstrumentSection]:
             raise ConfigError(message)
     found = layout[2](root, config)
     name = config.section or found.name or _name_of(root)
-    if fault := name_fault(name, "the section's name (--section)"):
-        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
-        raise ConfigError(message)
+    require_name(name)
     return name, found
 
 

@@ -238,24 +238,32 @@ def read_counts_table(path: Path, separator: str) -> Any:
     return table
 
 
-def match_spots(counts: Any, counts_path: Path, places: Any, path: Path) -> tuple[Any, Any, tuple[str, ...]]:
-    """Return the rows of two tables that both have, in the order of the counts, and a note on those left out.
+def match_ids(
+    found: Any, path: Path, known: Any, places: Path, what: str = "spots"
+) -> tuple[Array, Array, tuple[str, ...]]:
+    """Find the spots or cells of a count matrix in a table of positions.
+
+    Returns
+    -------
+    tuple
+        The row of each in `known`, a pandas index of ids (-1 for none); which have one; a note on how many have none.
 
     Raises
     ------
     SectionError
-        If they share no spot.
+        If none has a position.
     """
-    is_placed = counts.index.isin(places.index)
-    if not is_placed.any():
-        message = f"No spot of {counts_path} ({quoted(counts.index)}) is in {path} ({quoted(places.index)})."
+    rows = known.get_indexer(found)
+    is_placed = rows >= 0
+    n_lost = int((~is_placed).sum())
+    if n_lost == len(rows):
+        message = (
+            f"{n_lost} of the {len(rows)} {what} of {path} are not in {places}: {quoted(found)}; it has {quoted(known)}. Both "
+            "must be of one section."
+        )
         raise SectionError(message)
-    kept, n_lost = counts[is_placed], int((~is_placed).sum())
-    return (
-        kept,
-        places.loc[kept.index],
-        (f"{counted(n_lost, 'spot')} without a position left out",) if n_lost else (),
-    )
+    notes = (f"{n_lost} of {len(rows)} {what} without a position left out",) if n_lost else ()
+    return rows, is_placed, notes
 
 
 def require_file(path: Path | None, folder: Path, *names: str) -> Path:

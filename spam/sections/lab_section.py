@@ -1,9 +1,9 @@
 """A tissue section as it comes from the lab: spots, counts, images, and the files that it was read from."""
 
 import dataclasses
-import errno
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spam.errors import SectionError, counted, shortened
-from spam.schemas.store_format import SourceFile
+from spam.schemas.store_format import SourceFile, name_fault
 from spam.typing import Array, Float64, Shaped
 
 _N_EXAMPLES = 5  # enough to see a pattern, few enough to read
@@ -44,6 +44,13 @@ def text_array(values: Any, *, where: str) -> Shaped[Array, "..."]:
         message = f"{where} has a text of {len(longest):,} characters, {shortened(longest)}. Shorten it."
         raise SectionError(message)
     return texts.astype(np.str_)
+
+
+def require_name(name: str) -> None:
+    """Raise SectionError if a store cannot have a section of this name."""
+    if fault := name_fault(name, "the section's name (--section)"):
+        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
+        raise SectionError(message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,26 +111,18 @@ class JoinReport:
 
     def describe(self) -> str:
         """Summarise in one line what was joined and what was left out."""
-        left_out = (
-            (
-                self.table_only,
-                f"{counted(len(self.table_only), 'row')} without a spot ({quoted(self.table_only)})",
-            ),
-            (
-                self.h5ad_only,
-                f"{counted(len(self.h5ad_only), 'spot')} without a tile ({quoted(self.h5ad_only)})",
-            ),
-            (
-                self.n_other_sections,
-                f"{counted(self.n_other_sections, 'row')} of the table for other sections",
-            ),
-            (self.n_outside, f"{counted(self.n_outside, 'row')} outside the H&E image"),
-            (self.n_off_tissue, f"{counted(self.n_off_tissue, 'spot')} with in_tissue 0 left out"),
-        )
+        n_rows, n_spots, n_other = len(self.table_only), len(self.h5ad_only), self.n_other_sections
+        left_out = {
+            f"{counted(n_rows, 'row')} without a spot ({quoted(self.table_only)})": n_rows,
+            f"{counted(n_spots, 'spot')} without a tile ({quoted(self.h5ad_only)})": n_spots,
+            f"{counted(n_other, 'row')} of the table for other sections": n_other,
+            f"{counted(self.n_outside, 'row')} outside the H&E image": self.n_outside,
+            f"{counted(self.n_off_tissue, 'spot')} with in_tissue 0 left out": self.n_off_tissue,
+        }
         parts = [
             f"{counted(self.n_matched, 'spot')} with tiles",
             *filter(None, [self.found, self.regions]),
-            *(words for some, words in left_out if some),
+            *(words for words, n in left_out.items() if n),
         ]
         return "; ".join([*parts, *self.notes])
 
@@ -224,21 +223,16 @@ class Section:
         return None if self.mpp is None else self.xy_px * self.mpp
 
 
-def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
-    """Return whether there is a file (or a folder, by `is_kind`) of this name; none has a name too long for one."""
-    try:
-        return is_kind(path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise
+def is_there(path: Path, *, is_folder: bool = False) -> bool:
+    """Return whether there is a file (or a folder) of this name; none has a name too long for one."""
+    return os.path.isdir(path) if is_folder else os.path.isfile(path)  # noqa: PTH112, PTH113  pathlib raises
 
 
 def is_slide(path: Path) -> bool:
     """Return whether the path is a file, or a folder that is one slide: an OME-Zarr, or a DICOM series (no other files)."""
     if is_there(path) or is_ome_zarr(path):
         return True
-    files = _visible_files(path) if is_there(path, Path.is_dir) else ()
+    files = _visible_files(path) if is_there(path, is_folder=True) else ()
     return bool(files) and all(map(is_dicom, files))
 
 

@@ -37,6 +37,7 @@ from .lab_section import (
     is_slide,
     is_there,
     quoted,
+    require_name,
 )
 from .tile_table import ID_COLUMNS, SLIDE_COLUMN, Table, read_csv_text, read_table
 
@@ -143,9 +144,7 @@ def read_spots(
 def _joined(table: Table, h5ad: H5ad | None, config: InputConfig, name_hint: str | None) -> Section:
     """Join a table with an h5ad, and read what belongs to the spots that both have."""
     name = _section_name(config.section or name_hint, h5ad, table)
-    if fault := name_fault(name, "the section's name (--section)"):
-        message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
-        raise SectionError(message)
+    require_name(name)
     reading = choose_reading(table, unit=config.coordinates, is_swapped=bool(config.swap_xy))
     of_section = _rows_of_section(table, name)
     h5ad = None if h5ad is None else spots_of_section(h5ad, name)
@@ -300,7 +299,7 @@ def _find_images(table: Table, root: Path) -> TileSource:
     found = {x: path for x, paths in places.items() if (path := next(filter(is_slide, paths), None))}
     missing = [name for name in distinct if name not in found]
     if missing:
-        folders = [name for name in missing if any(is_there(path, Path.is_dir) for path in places[name])]
+        folders = [name for name in missing if any(is_there(path, is_folder=True) for path in places[name])]
         no_slides = f" Folders, but not OME-Zarr or DICOM: {quoted(folders)}." if folders else ""
         message = (
             f"{len(missing)} of {len(distinct)} {'slides' if is_one_slide else 'tile files'} in column {column!r} of "
@@ -365,8 +364,8 @@ def read_manifest(path: Path, *, root: Path | None) -> tuple[InputConfig, ...]:
         wrong += [] if row["root"] else [f"row {number}: no root (or give --root)"]
         for name in ("h5ad", "csv", "root", "regions"):
             if cell := cells.get(name):
-                exists = Path.is_dir if name == "root" else Path.is_file
-                row[name] = next((at / cell for at in folders if is_there(at / cell, exists)), None)
+                places = (at / cell for at in folders)
+                row[name] = next((x for x in places if is_there(x, is_folder=name == "root")), None)
                 missing += [] if row[name] else [f"row {number}: {name} {shortened(cell)} not found"]
         configs.append(InputConfig(**row))
     if wrong or missing:

@@ -1,5 +1,6 @@
 """Visium and Visium HD as Space Ranger 1 to 4 write them: spots, bins, segmented cells."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -10,35 +11,36 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from spam.errors import ConfigError, SectionError, counted
+from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
-from spam.typing import Array, Float64
 
-from .feature_matrix import FeatureMatrix, find_matrix, read_matrix
-from .geojson import centroid, read_features
+from .feature_matrix import find_matrix, read_matrix
+from .geojson import read_features
 from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
     find_file,
+    match_ids,
     open_text,
     reading,
     require_columns,
     require_file,
     require_finite,
 )
-from .lab_section import quoted
 
 PITCH_UM = 100.0
 """µm between the centres of neighbouring Visium spots."""
 SPOT_UM = 55.0
 _STATED_SPOT_UM = 65.0  # what Space Ranger means by spot_diameter_fullres
 _SPOT_TOLERANCE = 0.1
-_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
+_PIXELS = ("pxl_col_in_fullres", "pxl_row_in_fullres")
+_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", *_PIXELS[::-1])
 _POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 _SCALES = "scalefactors_json.json"
 _MATRICES = ("filtered_feature_bc_matrix", "raw_feature_bc_matrix")
 _CELL_MATRICES = ("filtered_feature_cell_matrix", "raw_feature_cell_matrix")
 _CELLS = "cells"
+_POLYGONS = ("cell_segmentations.geojson", "graphclust_annotated_cell_segmentations.geojson")
 # Images that Space Ranger writes, with the scale factor from full-resolution pixels; none for those of another camera.
 _REDUCED = {
     "tissue_hires_image.png": "tissue_hires_scalef",
@@ -70,57 +72,51 @@ def read_space_ranger(folder: Path, config: InputConfig) -> InstrumentSection:
         If a file cannot be read, or matrix and positions do not belong together.
     """
     folder, size = _choose_bin(folder, config.bin)
-    scales = _read_scales(folder)
-    if size == _CELLS:
-        return _read_cells(folder, scales, config)
-    matrix = read_matrix(
-        require_file(find_matrix(folder, *_MATRICES), folder, *(f"{name}.h5" for name in _MATRICES))
-    )
-    path = require_file(find_file(folder / "spatial", *_POSITIONS), folder / "spatial", *_POSITIONS)
-    positions = _read_positions(path)
-    rows = positions.index.get_indexer(matrix.barcodes)
-    is_placed = rows >= 0
-    if is_placed.sum() * 2 < len(rows):
-        absent = matrix.barcodes[~is_placed]
-        message = (
-            f"{len(absent)} of the {len(rows)} barcodes of {matrix.path} are not in {path}: {quoted(absent)}. "
-            "Both files must be of one section."
-        )
-        raise SectionError(message)
+    scales, is_cells = _read_scales(folder), size == _CELLS
+    names = _CELL_MATRICES if is_cells else _MATRICES
+    matrix = read_matrix(require_file(find_matrix(folder, *names), folder, *(f"{name}.h5" for name in names)))
+    place, files = (folder, _POLYGONS) if is_cells else (folder / "spatial", _POSITIONS)
+    path = require_file(find_file(place, *files), place, *files)
+    positions = (_read_centres if is_cells else _read_positions)(path)
+    what = "cells" if is_cells else "spots"
+    rows, is_kept, notes = match_ids(matrix.ids, matrix.files[0], positions.index, path, what)
+    if not is_cells:
+        is_off = positions["in_tissue"].to_numpy()[rows] != 1
+        n_off, n = int((is_off & is_kept).sum()), len(rows)
+        notes += (f"{n_off} of {n} spots with in_tissue 0 left out",) if n_off else ()
+        is_kept &= ~is_off
+        if not is_kept.any():
+            message = (
+                f"All {n} spots of {matrix.files[0]} have in_tissue 0 in {path}. Detect the tissue in Loupe Browser, and run "
+                "Space Ranger again."
+            )
+            raise SectionError(message)
+    spots = positions.iloc[rows[is_kept]]
     measured = (
         (scales.get("microns_per_pixel"), "microns_per_pixel") if size else visium_mpp(positions, scales)
     )
-    spots = positions.iloc[rows]
-    is_tissue = (spots["in_tissue"].to_numpy() == 1) & is_placed
-    if not is_tissue.any():
-        message = (
-            f"All {len(spots)} spots of {matrix.path} have in_tissue 0 in {path}. Detect the tissue in Loupe Browser, "
-            "and run Space Ranger again."
-        )
-        raise SectionError(message)
-    left_out = {
-        "with in_tissue 0": int((~is_tissue & is_placed).sum()),
-        "without a position": int((~is_placed).sum()),
-    }
-    notes = [f"{n} of {len(spots)} spots {what} left out" for what, n in left_out.items() if n]
-    spots = spots[is_tissue]
-    columns = ("in_tissue", "array_row", "array_col")
-    return _section(
-        f"Visium HD, {float(size):g} µm bins" if size else "Visium",
+    platform = "Visium HD, segmented cells" if is_cells else "Visium"
+    pitch_um = None if is_cells else PITCH_UM
+    if size and not is_cells:
+        platform, pitch_um = f"Visium HD, {float(size):g} µm bins", float(size)
+    version = matrix.platform.replace("spaceranger-", "Space Ranger ")
+    found = dataclasses.replace(
         matrix,
-        scales,
-        config,
-        ids=matrix.barcodes[is_tissue],
-        counts=matrix.counts[is_tissue],
-        xy_px=spots[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64),
+        platform=f"{platform}, {version}" if version else platform,
+        ids=matrix.ids[is_kept],
+        counts=matrix.counts[is_kept],
+        xy_px=spots[list(_PIXELS)].to_numpy(dtype=np.float64),
         mpp=measured[0],
         mpp_note=measured[1],
-        obs={name: spots[name].to_numpy() for name in columns},
-        spot_um=float(size) if size else SPOT_UM,
-        pitch_um=float(size) if size else PITCH_UM,
-        files=(path, folder / "spatial" / _SCALES),
-        notes=tuple(notes),
+        obs={name: spots[name].to_numpy() for name in _COLUMNS[1:4] if name in spots},
+        scales=scales,
+        spot_um=pitch_um if size else SPOT_UM,
+        pitch_um=pitch_um,
+        is_cells=is_cells,
+        files=tuple(file for file in (*matrix.files, path, folder / "spatial" / _SCALES) if file.exists()),
+        notes=(*matrix.notes, *notes),
     )
+    return _on_image(found, config.image)
 
 
 def visium_mpp(positions: Any, scales: Mapping[str, float]) -> tuple[float | None, str]:
@@ -131,7 +127,7 @@ def visium_mpp(positions: Any, scales: Mapping[str, float]) -> tuple[float | Non
     """
     row, column = (positions[name].to_numpy(dtype=np.float64) for name in ("array_row", "array_col"))
     ideal_um = np.stack([column * PITCH_UM / 2, row * PITCH_UM * np.sqrt(3) / 2], axis=1)
-    px = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
+    px = positions[list(_PIXELS)].to_numpy(dtype=np.float64)
     if len(px) < 2:
         return None, "one spot has no pitch"
     # Each spot itself, and up to six neighbours
@@ -209,85 +205,41 @@ def _read_positions(path: Path) -> Any:
     return numbers
 
 
-def _read_cells(folder: Path, scales: Mapping[str, float], config: InputConfig) -> InstrumentSection:
-    """Read the segmented cells of Space Ranger 4: centroids of polygons in full-resolution pixels."""
-    matrix = read_matrix(
-        require_file(find_matrix(folder, *_CELL_MATRICES), folder, f"{_CELL_MATRICES[0]}.h5")
-    )
-    name = "cell_segmentations.geojson"
-    path = require_file(find_file(folder, name, f"graphclust_annotated_{name}"), folder, name)
+def _read_centres(path: Path) -> Any:
+    """Read the centroids of the segmented cells of Space Ranger 4, with their ids as index."""
     with reading("the polygons and cell_id of", path):
-        centres = {_cell_id(feature): centroid(feature["geometry"]) for feature in read_features(path)[0]}
-    has_polygon = np.array([barcode in centres for barcode in matrix.barcodes.tolist()], dtype=np.bool_)
-    if not has_polygon.any():
-        message = f"No cell of {matrix.path} ({quoted(matrix.barcodes)}) has a polygon in {path} ({quoted(list(centres))})."
-        raise SectionError(message)
-    left_out = int((~has_polygon).sum())
-    ids = matrix.barcodes[has_polygon]
-    return _section(
-        "Visium HD, segmented cells",
-        matrix,
-        scales,
-        config,
-        ids=ids,
-        counts=matrix.counts[has_polygon],
-        xy_px=np.array([centres[barcode] for barcode in ids.tolist()], dtype=np.float64),
-        mpp=scales.get("microns_per_pixel"),
-        mpp_note="microns_per_pixel",
-        obs={},
-        spot_um=None,
-        files=(path, folder / "spatial" / _SCALES),
-        notes=(f"{counted(left_out, 'cell')} without a polygon left out",) if left_out else (),
-        is_cells=True,
-    )
+        centres = {_cell_id(one.cell_id): one.centre for one in read_features(path)[0]}
+    return pd.DataFrame(np.reshape(list(centres.values()), (-1, 2)), list(centres), columns=list(_PIXELS))
 
 
-def _cell_id(feature: Mapping[str, Any]) -> str:
+def _cell_id(cell: str | int) -> str:
     """Write the id of a polygon as in the matrix: 1 is ``cellid_000000001-1``."""
-    cell = feature["properties"]["cell_id"]
     return str(cell) if isinstance(cell, str) and not cell.isdigit() else f"cellid_{int(cell):09d}-1"
 
 
-def _section(
-    platform: str,
-    matrix: FeatureMatrix,
-    scales: Mapping[str, float],
-    config: InputConfig,
-    *,
-    xy_px: Float64[Array, "n 2"],
-    mpp: float | None,
-    files: tuple[Path, ...],
-    notes: tuple[str, ...],
-    **more: Any,
-) -> InstrumentSection:
-    """Put a section together, in pixels of the full-resolution image, or of a reduced one that was asked for."""
-    image = config.image.name if config.image else ""
-    if _OTHER_IMAGES.search(image):
+def _on_image(found: InstrumentSection, image: Path | None) -> InstrumentSection:
+    """Return the section in pixels of the full-resolution image, or of a reduced one that was asked for."""
+    name = image.name if image else ""
+    if _OTHER_IMAGES.search(name):
         message = (
-            f"--image {config.image} is a picture of the CytAssist or of the alignment. Give the full-resolution H&E "
+            f"--image {image} is a picture of the CytAssist or of the alignment. Give the full-resolution H&E "
             "image that Space Ranger was run with."
         )
         raise ConfigError(message)
-    for name, key in _REDUCED.items():
-        if image.endswith(name) and config.image and key in scales:
-            xy_px, mpp = xy_px * scales[key], None if mpp is None else mpp / scales[key]
-            reduced = f"{image} is a reduced image: positions are in its pixels ({key} {scales[key]:g})"
-            notes = (*notes, f"{reduced}; the full-resolution image shows more")
-            factors = {"_fullres": scales[key], "_scalef": 1 / scales[key]}
-            scales = {
-                stated: value * next((factor for end, factor in factors.items() if stated.endswith(end)), 1.0)
-                for stated, value in scales.items()
-            }
-            break
-    version = (matrix.software or "").replace("spaceranger-", "Space Ranger ")
-    return InstrumentSection(
-        platform=platform + (f", {version}" if version else ""),
-        genes=matrix.genes,
-        gene_ids=matrix.gene_ids,
-        xy_px=xy_px,
-        mpp=mpp,
-        scales=dict(scales),
-        files=(matrix.path, *(file for file in files if file.exists())),
-        notes=(*matrix.notes, *notes),
-        **more,
+    scales = found.scales
+    key = next((key for end, key in _REDUCED.items() if name.endswith(end) and key in scales), None)
+    if key is None or found.xy_px is None:
+        return found
+    scale = scales[key]
+    factors = {"_fullres": scale, "_scalef": 1 / scale}
+    reduced = f"{name} is a reduced image: positions are in its pixels ({key} {scale:g})"
+    return dataclasses.replace(
+        found,
+        xy_px=found.xy_px * scale,
+        mpp=None if found.mpp is None else found.mpp / scale,
+        scales={
+            stated: value * next((factor for end, factor in factors.items() if stated.endswith(end)), 1.0)
+            for stated, value in scales.items()
+        },
+        notes=(*found.notes, f"{reduced}; the full-resolution image shows more"),
     )

@@ -17,8 +17,7 @@ from spam.errors import ConfigError, MissingInputError, SectionError, counted
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
-from .count_matrix import as_counts, gene_columns
-from .h5ad import require_unique
+from .feature_matrix import checked_matrix
 from .hdf5_files import readable
 from .instrument_section import InstrumentSection, require_finite
 from .lab_section import quoted
@@ -193,33 +192,27 @@ def _section(
     **place: Any,
 ) -> InstrumentSection:
     """Check counts, ids and genes of an AnnData; spots with ``in_tissue`` 0 are left out."""
-    where = str(files[0])
-    kinds = table.var["feature_types"].to_numpy(dtype=np.str_) if "feature_types" in table.var else None
-    is_gene, note = gene_columns(table.var_names.to_numpy(dtype=np.str_), kinds)
     is_there = np.ones(table.n_obs, dtype=np.bool_)
     if "in_tissue" in table.obs:
         is_there = table.obs["in_tissue"].to_numpy() != 0
         n_lost = int((~is_there).sum())
         notes = (*notes, *([f"{counted(n_lost, 'spot')} with in_tissue 0 left out"] if n_lost else []))
-    table = table[is_there, slice(None) if is_gene is None else is_gene]
-    matrix = table.layers.get("counts", table.X)
+    table = table[is_there]
     ids, genes = table.obs_names.to_numpy(dtype=np.str_), table.var_names.to_numpy(dtype=np.str_)
-    require_unique(ids, where=f"{where}, obs_names")
-    require_unique(
-        genes, where=f"{where}, var_names", advice="Make them unique: adata.var_names_make_unique()"
-    )
     place = {key: value[is_there] if key in ("xy_px", "xy_um") else value for key, value in place.items()}
     for values in (place.get("xy_px"), place.get("xy_um")):
         if values is not None:
             require_finite(values, ids, files[0], "the positions")
-    return InstrumentSection(
+    found = InstrumentSection(
         platform=platform,
         ids=ids,
-        counts=as_counts(sparse.csr_matrix(matrix), where=where),
+        counts=sparse.csr_matrix(table.layers.get("counts", table.X)),
         genes=genes,
         gene_ids=table.var["gene_ids"].to_numpy(dtype=np.str_) if "gene_ids" in table.var else genes,
         obs={name: table.obs[name].to_numpy() for name in _KEPT if name in table.obs},
         files=files,
-        notes=(*notes, *([note] if note else [])),
+        notes=notes,
         **place,
     )
+    kinds = table.var["feature_types"].to_numpy(dtype=np.str_) if "feature_types" in table.var else None
+    return checked_matrix(found, kinds)

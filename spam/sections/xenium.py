@@ -1,5 +1,6 @@
 """Xenium as the instrument and Xenium Ranger 1 to 4 write it, on the H&E image of the same section."""
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -15,7 +16,15 @@ from spam.typing import Array, Float64
 
 from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
 from .h5ad import require_unique
-from .instrument_section import InstrumentSection, find_file, open_text, reading, require_file, require_finite
+from .instrument_section import (
+    InstrumentSection,
+    find_file,
+    match_ids,
+    open_text,
+    reading,
+    require_file,
+    require_finite,
+)
 from .lab_section import quoted
 
 _EXPERIMENT = "experiment.xenium"
@@ -58,15 +67,8 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     matrix = read_matrix(require_file(find_matrix(folder, _MATRIX), folder, f"{_MATRIX}.h5"))
     cells_path = require_file(find_file(folder, *_CELLS), folder, *_CELLS)
     cells = _read_cells(cells_path)
-    rows = cells.index.get_indexer(matrix.barcodes)
-    if (rows < 0).any():
-        absent = matrix.barcodes[rows < 0]
-        message = (
-            f"{len(absent)} of the {len(rows)} cells of {matrix.path} are not in {cells_path}: {quoted(absent)}. "
-            "Both files must be of one run."
-        )
-        raise SectionError(message)
-    cells = cells.iloc[rows]
+    rows, is_placed, notes = match_ids(matrix.ids, matrix.files[0], cells.index, cells_path, "cells")
+    cells = cells.iloc[rows[is_placed]]
     xy_um = cells[list(_CENTRE)].to_numpy(dtype=np.float64)
     image = config.image
     # Xenium 4 names them morphology_focus/ch0000_dapi.ome.tif.
@@ -81,40 +83,32 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     facts = _read_experiment(experiment) if experiment else {}
     version = facts.get("analysis_sw_version")
     alignment = config.alignment or find_file(folder, *_ALIGNMENTS)
-    xy_px, mpp, mpp_note, notes = None, None, None, list(matrix.notes)
+    xy_px = mpp = mpp_note = None
     if alignment is not None:
         pixel_um = _pixel_size(facts, folder)
         xy_px, mpp, fit = place_on_image(xy_um / pixel_um, alignment, pixel_um)
         mpp_note = f"alignment {alignment.name}"
         notes += fit
     elif config.image is not None:
-        similar = [path for path in sorted(folder.glob("*.csv")) if _is_alignment(path)]
-        look = f" {quoted([path.name for path in similar])} may be one." if similar else ""
+        tables = sorted(path.name for path in folder.glob("*.csv"))
         message = (
-            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image).{look} Give the alignment or the keypoints "
-            "of Xenium Explorer with --alignment."
+            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image), only {quoted(tables) or 'no table'}. Give the "
+            "alignment or the keypoints of Xenium Explorer with --alignment."
         )
         raise MissingInputError(message)
-    read = [
-        matrix.path,
-        cells_path,
-        *([experiment] if experiment else []),
-        *([alignment] if alignment else []),
-    ]
-    return InstrumentSection(
+    return dataclasses.replace(
+        matrix,
         platform="Xenium" + (f", {version}" if version else ""),
-        ids=matrix.barcodes,
-        counts=matrix.counts,
-        genes=matrix.genes,
-        gene_ids=matrix.gene_ids,
+        ids=matrix.ids[is_placed],
+        counts=matrix.counts[is_placed],
         xy_px=xy_px,
         xy_um=xy_um,
         mpp=mpp,
         mpp_note=mpp_note,
         obs={name: cells[name].to_numpy() for name in _KEPT if name in cells and cells[name].notna().any()},
         is_cells=True,
-        files=tuple(read),
-        notes=tuple(notes),
+        files=(*matrix.files, cells_path, *filter(None, [experiment, alignment])),
+        notes=(*matrix.notes, *notes),
     )
 
 
@@ -214,14 +208,6 @@ def _read_alignment(path: Path, pixel_um: float) -> tuple[Float64[Array, "3 3"],
         )
         raise SectionError(message)
     return matrix, []
-
-
-def _is_alignment(path: Path) -> bool:
-    try:
-        _read_alignment(path, 1.0)
-    except SectionError:
-        return False
-    return True
 
 
 def _fit_keypoints(

@@ -1,49 +1,29 @@
 """The feature store: a Zarr v3 folder with one AnnData group per section (``docs/format.md``)."""
 
-from .duplicates import Profiles, duplicates_in, profiles_of, warn_of_duplicates, warn_of_gene_names
-from .feature_store import Store, choose_sections, create_store, differences, filled_store, open_store
-from .features import FeatureWriter
-from .gene_names import advice_on_names, describe_losses
-from .layout import chunk_slices, default_chunk_rows
-from .remote import local_file, pinned
-from .stored_section import (
-    CsrMatrix,
-    Graph,
-    Overview,
-    StoredSection,
-    choose_features,
-    flagged_spots,
-    readable_spots,
-    spots_digest,
-)
-from .verifying import verify
-
-__all__ = [
-    "CsrMatrix",
-    "FeatureWriter",
-    "Graph",
-    "Overview",
-    "Profiles",
-    "Store",
-    "StoredSection",
-    "advice_on_names",
-    "choose_features",
-    "choose_sections",
-    "chunk_slices",
-    "create_store",
-    "default_chunk_rows",
-    "describe_losses",
-    "differences",
-    "duplicates_in",
-    "filled_store",
-    "flagged_spots",
-    "local_file",
-    "open_store",
-    "pinned",
-    "profiles_of",
-    "readable_spots",
-    "spots_digest",
-    "verify",
-    "warn_of_duplicates",
-    "warn_of_gene_names",
-]
+from .duplicates import Profiles as Profiles
+from .duplicates import duplicates_in as duplicates_in
+from .duplicates import profiles_of as profiles_of
+from .duplicates import warn_of_duplicates as warn_of_duplicates
+from .duplicates import warn_of_gene_names as warn_of_gene_names
+from .feature_store import Store as Store
+from .feature_store import choose_sections as choose_sections
+from .feature_store import create_store as create_store
+from .feature_store import differences as differences
+from .feature_store import filled_store as filled_store
+from .feature_store import open_store as open_store
+from .features import FeatureWriter as FeatureWriter
+from .gene_names import advice_on_names as advice_on_names
+from .gene_names import describe_losses as describe_losses
+from .layout import chunk_slices as chunk_slices
+from .layout import default_chunk_rows as default_chunk_rows
+from .remote import local_file as local_file
+from .remote import pinned as pinned
+from .section_tables import Overview as Overview
+from .section_tables import spots_digest as spots_digest
+from .stored_section import CsrMatrix as CsrMatrix
+from .stored_section import Graph as Graph
+from .stored_section import StoredSection as StoredSection
+from .stored_section import choose_features as choose_features
+from .stored_section import flagged_spots as flagged_spots
+from .stored_section import readable_spots as readable_spots
+from .verifying import verify as verify

@@ -15,7 +15,7 @@ from spam.schemas.store_format import quality_key
 from spam.schemas.tile_spec import MEASURES, flag_column
 
 from .layout import LIBRARY, SPATIAL, SPATIAL_UM
-from .stored_section import StoredSection, flagged_spots, is_stale_graph
+from .stored_section import StoredSection, flagged_spots
 from .writing import library_column
 
 
@@ -40,7 +40,7 @@ def to_anndata(section: StoredSection, feature_keys: Sequence[str] = ()) -> annd
             result.obsm[quality_key(key)] = pd.DataFrame(measures, index=obs.index, columns=list(MEASURES))
     for key in section.graph_keys:
         graph = section.graph(key)
-        if graph is None or is_stale_graph(section.index, key):
+        if graph is None or section.index.is_stale_graph(key):
             continue
         result.obsp[f"{key}_connectivities"] = graph.connectivities
         result.obsp[f"{key}_distances"] = graph.distances

@@ -1,14 +1,61 @@
-"""Arrays in NumPy and PyTorch files of unknown origin: complete, without pickles, of the size that they claim."""
+"""What files of features hold, and arrays in NumPy and PyTorch files: complete, without pickles, of the size that they claim."""
 
+import dataclasses
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spam.errors import SectionError
+from spam.schemas.store_config import ForeignKind
 from spam.sections.hdf5_files import readable, refuse_claim
-from spam.typing import Array
+from spam.typing import Array, Shaped
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignFeatures:
+    """Features of tiles that another program embedded, one row per tile; a reader fills in what its file states.
+
+    Attributes
+    ----------
+    name
+        Name of the file, without its folder.
+    kind
+        Program or file format.
+    features
+        Features, (n_tiles, dim); float32 and finite once they are checked.
+    xy_px
+        Tile centres in full-resolution slide pixels (x = column, y = row), (n_tiles, 2), each once, or None.
+    is_corner
+        Whether `xy_px` are upper left corners, as a reader finds them.
+    ids
+        Spot ids (``<U``), each once, or None. At least one of `xy_px` and `ids` is known.
+    tile_px
+        Side of a tile in full-resolution slide pixels, or None if unknown.
+    mpp
+        µm per full-resolution slide pixel, or None if unknown; a nominal magnification does not count.
+    encoder_name
+        Name of the encoder in the file, or None.
+    """
+
+    name: str = ""
+    kind: ForeignKind = "npy"
+    features: Shaped[Array, "..."] = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+    xy_px: Shaped[Array, "..."] | None = None
+    is_corner: bool = False
+    ids: Shaped[Array, " n_tiles"] | None = None
+    tile_px: float | None = None
+    mpp: float | None = None
+    encoder_name: str | None = None
+
+
+def stated_number(values: Any, name: str) -> float | None:
+    """Return an entry of a mapping that is a number; None for anything else."""
+    value = values.get(name) if isinstance(values, Mapping) else None
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def read_npy(path: Path) -> Array:

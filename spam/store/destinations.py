@@ -7,11 +7,11 @@ import hashlib
 import random
 import re
 import secrets
-import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,22 +26,21 @@ from spam.progress import Advance
 from spam.schemas.store_format import FileEntry
 
 from .feature_store import Store, read_root
-from .features import feature_names, quality_names, unfinished_names
+from .features import unfinished_names
 from .layout import INDEX, LOCKS, TABLES, TABLES_INDEX, inside
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
-from .section_index import SectionIndex
+from .section_index import SectionIndex, file_entry
 from .stored_section import StoredSection
 from .writing import LOCK_WAIT_S, locked_section, root_index, write_root
 
-_README = "README.md"
+README = "README.md"
 Kind = Literal["dataset", "model"]
 _HUB_ROOTS: dict[Kind, str] = {"dataset": "hf://datasets/", "model": "hf://(?!datasets/|spaces/)"}
 _HUB_EXAMPLES: dict[Kind, str] = {"dataset": "hf://datasets/org/name", "model": "hf://org/name"}
 _N_THREADS = 8  # transfers at a time
 _CHANGED_MEANWHILE = 412  # status of a commit on top of another one than asked for
-# a claim in an object store is renewed this often; after which silence its push was killed
-_BEAT_S, _DEAD_S = (15.0, 60.0)
+_CLAIM_LASTS = timedelta(hours=6)  # in an object store
 _PAUSE_S = 1.0  # between two tries to claim
 
 
@@ -72,8 +71,7 @@ class Change:
     @property
     def lost(self) -> list[str]:
         """Features that the section has now and will not have afterwards, sorted."""
-        there = set() if self.old is None else {*feature_names(self.old)} - {*quality_names(self.old)}
-        return sorted(there - {*feature_names(self.index)})
+        return [] if self.old is None else sorted({*self.old.feature_keys} - {*self.index.feature_keys})
 
 
 class Destination:
@@ -91,7 +89,7 @@ class Destination:
 
     commit: str | None = None
 
-    def __init__(self, address: str, cache: Path) -> None:
+    def __init__(self, address: str, cache: Path | None = None) -> None:
         self.address = self.pinned = address
         if is_remote(address):
             self.files, self.root = remote_files(address)
@@ -111,7 +109,7 @@ class Destination:
         """
         if self.location.read_index("") is None:
             # All but the last may be of a killed push.
-            ours = {_README, LOCKS, f"{INDEX}{PARTIAL}", ".gitattributes"}
+            ours = {README, LOCKS, f"{INDEX}{PARTIAL}", ".gitattributes"}
             others = {path.split("/")[0] for path in self.found("")} - ours
             if others:
                 message = f"{shown(self.address)!r} is not empty and no store: it has {', '.join(sorted(others)[:5])}."
@@ -130,19 +128,16 @@ class Destination:
             return {str(path).removeprefix(f"{self.root}/"): info for path, info in found.items()}
         return {}
 
-    def apply(
-        self, source: Store, changes: Mapping[str, Change], readme: bytes, advance: Advance
-    ) -> list[FileEntry]:
-        """Send sections, then root and README; return the files of sections that were sent."""
+    def apply(self, changes: Sequence[tuple[Location, Change]], advance: Advance) -> list[FileEntry]:
+        """Send changes, each with where its files are, then the root; return the files of sections that were sent."""
         if self.location.read_index("") is None:  # so that a killed push leaves a store
             self._put_root(())
         sent = []
-        for name, change in changes.items():
+        names = [change.index.meta.name for _, change in changes]
+        for name, (source, change) in zip(names, changes, strict=True):
             with self._locked(name):
-                sent += self._send(source, change, advance)
-        self._put_root([*changes])
-        self.put(_README, readme)
-        self.finish()
+                sent += self.send(source, change, advance)
+        self._put_root(names)
         return sent
 
     def _put_root(self, names: Sequence[str]) -> None:
@@ -163,50 +158,33 @@ class Destination:
 
     @contextlib.contextmanager
     def _claimed(self, folder: str) -> Iterator[None]:
-        """Lock in an object store, which has no locks: a file in `folder` that is renewed while this push is alive.
+        """Lock in an object store, which has no locks: a file in `folder` until the end of the ``with`` block.
 
         A push that sees another claim deletes its own and tries again later. So no two hold one, because object stores
-        list everything that was written before. A claim that is not renewed for a minute is of a killed push; clocks of
-        different machines are not compared.
+        list everything that was written before. A killed push leaves its claim, which counts for six hours by the clock
+        of the store.
         """
-        until = time.monotonic() + LOCK_WAIT_S
-        seen: dict[str, tuple[bytes, float]] = {}
+        until, own = time.monotonic() + LOCK_WAIT_S, f"{folder}/{secrets.token_hex(8)}"
         while True:
-            own = f"{folder}/{secrets.token_hex(8)}"
-            self.put(own, b"0")
-            now, before = time.monotonic(), seen
-            seen = {path: (self.read(path), now) for path in self.found(folder) if path != own}
-            seen |= {
-                path: before[path] for path, (beat, _) in seen.items() if before.get(path, (None,))[0] == beat
-            }
-            for path in [path for path, (_, since) in seen.items() if now - since > _DEAD_S]:
-                self.delete(path)
-                del seen[path]
-            if not seen:
+            self.put(own, b"")
+            made = {path: self.files.modified(info["name"]) for path, info in self.found(folder).items()}
+            others = [path for path, at in made.items() if path != own and made[own] - at < _CLAIM_LASTS]
+            if not others:
                 break
             self.delete(own)
-            if now > until:
-                what = folder.removeprefix(f"{LOCKS}/")
-                message = f"{what!r} at {shown(self.address)!r} is being pushed by another process. Push again later."
+            if time.monotonic() > until:
+                what, place = folder.removeprefix(f"{LOCKS}/"), shown(self.address).rstrip("/")
+                message = (
+                    f"{what!r} at {place!r} is being pushed by another process. Push again later; if that push was killed, "
+                    f"delete {place}/{others[0]}."
+                )
                 raise StoreError(message)
             time.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # two that saw each other must not meet again
-        is_done = threading.Event()
-
-        def renew() -> None:
-            number = 0
-            while not is_done.wait(_BEAT_S):
-                number += 1
-                with contextlib.suppress(StoreError):
-                    self.put(own, str(number).encode())
-
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
         try:
             yield
         finally:
-            is_done.set()
-            thread.join()
-            self.delete(own)
+            for path in {own, *made}:
+                self.delete(path)
 
     def read(self, path: str) -> bytes:
         """Read a file; empty if there is none."""
@@ -220,13 +198,17 @@ class Destination:
             message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
             raise StoreError(message)
 
-    def _send(self, source: Store, change: Change, advance: Advance) -> list[FileEntry]:
-        """Send the files of a section, then its index, and delete files that it does not name."""
+    def send(self, source: Location, change: Change, advance: Advance) -> list[FileEntry]:
+        """Send the files of a section that are not there, then its index, and delete files that it does not name.
+
+        The caller holds the lock of the section. Each file of the source is compared with its digest.
+        """
         name = change.index.meta.name
         index, found = f"{name}/{INDEX}", self.found(name)
         kept: tuple[str, ...] = ()  # features that `spam embed` has begun in this folder
         if change.old is not None and change.interim != b"":
-            kept = tuple(f"{name}/obsm/{key}/" for key in unfinished_names(self.location, change.old))
+            begun = unfinished_names(self.location, change.old)
+            kept = tuple(f"{name}/obsm/{key}/" for key in begun if f"obsm/{key}" not in change.index.nodes)
         there = None if change.old is None else change.old.data
         self._require_index(name, there)
         if change.interim is not None:
@@ -235,30 +217,29 @@ class Destination:
 
         def send(path: str) -> FileEntry | None:
             where, entry = f"{name}/{path}", change.index.files[path]
-            data = source.location.read(where, entry)
-            is_there = self._has(found.get(where), data)
+            is_there = self._has(found.get(where), where, entry, source)
             if not is_there:
-                self.put(where, data, _file(source.location, where))
+                self.put(where, source.read(where, entry), _file(source, where))
             advance(note=name)
             return None if is_there else entry
 
         with ThreadPoolExecutor(_N_THREADS) as pool:
             sent = list(filter(None, pool.map(send, change.files)))
         if change.old is None or change.old.data != change.index.data:
-            self._require_index(name, there)  # by a push that took this one for dead, on a machine that slept
+            self._require_index(name, there)  # by a push after six hours
             self.put(index, change.index.data)
         for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
             if not path.startswith(kept):
                 self.delete(path)
         return sent
 
-    def _has(self, info: dict[str, Any] | None, data: bytes) -> bool:
+    def _has(self, info: dict[str, Any] | None, path: str, entry: FileEntry, source: Location) -> bool:
         """Tell whether a file that no index names yet has arrived: by its size and MD5 of S3 or Google, or its bytes."""
-        if info is None or info["size"] != len(data):
+        if info is None or info["size"] != entry.n_bytes:
             return False
         if isinstance(self.location, FolderLocation):
-            return bool(self.files.cat_file(info["name"]) == data)
-        md5 = hashlib.md5(data, usedforsecurity=False)
+            return file_entry(Path(info["name"]).read_bytes()) == entry
+        md5 = hashlib.md5(source.read(path, entry), usedforsecurity=False)
         etag = str(info.get("ETag")).strip('"')
         return etag == md5.hexdigest() or info.get("md5Hash") == base64.b64encode(md5.digest()).decode()
 

@@ -31,7 +31,8 @@ from .layout import (
 from .places import FolderLocation, Location, ZipLocation, writable_folder
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
-from .stored_section import Overview, StoredSection, spots_digest
+from .section_tables import Overview, spots_digest
+from .stored_section import StoredSection
 from .writing import discard, locked_section, remove_leftovers, write_root, write_section
 
 
@@ -73,6 +74,10 @@ class Store:
         """
         choose_sections(self, [name], "--section")
         return StoredSection(self.location, name, is_writable=self.is_writable)
+
+    def sections(self) -> list[StoredSection]:
+        """Open all sections, sorted by name."""
+        return [self.section(name) for name in self.section_names]
 
     def add_section(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from spam.errors import ConfigError, StoreError
+from spam.errors import StoreError
 from spam.schemas.store_format import QUALITY, FeatureMeta, feature_identity, name_fault, quality_key
 from spam.typing import Array, Float, Shaped
 
@@ -47,49 +47,12 @@ _N_THREADS = min(8, os.cpu_count() or 1)
 _FLOAT16_OVERFLOW = 65520.0  # smallest number that float16 rounds to infinity
 
 
-def feature_names(index: SectionIndex) -> tuple[str, ...]:
-    """List the finished feature arrays of a section, sorted, including those of tile quality."""
-    return tuple(name for name in index.children("obsm") if index.attribute(f"obsm/{name}", META))
-
-
-def quality_names(index: SectionIndex) -> tuple[str, ...]:
-    """List the arrays with the quality of tiles, sorted."""
-    return tuple(
-        name
-        for name in feature_names(index)
-        if index.attribute(f"obsm/{name}", META).get("origin") == QUALITY
-    )
-
-
 def unfinished_names(location: Location, index: SectionIndex) -> tuple[str, ...]:
     """List the feature arrays that were begun and not finished, sorted; none of a packed or remote store."""
     if not isinstance(location, FolderLocation):
         return ()
     names = (path.parent.name for path in (location.path / index.meta.name / "obsm").glob(f"*/{INDEX}"))
     return tuple(sorted(name for name in names if f"obsm/{name}" not in index.nodes))
-
-
-def read_feature_meta(index: SectionIndex, key: str, location: Location) -> FeatureMeta:
-    """Read how finished features were computed.
-
-    Raises
-    ------
-    StoreError
-        If there are no finished features of that name, or their metadata do not fit the format.
-    """
-    where = f"Section {index.meta.name!r} of store {location.address!r}"
-    if key not in feature_names(index):
-        if key in unfinished_names(location, index):
-            message = f"{where}: features {key!r} are unfinished. Run the same `spam embed` command again to finish them."
-            raise StoreError(message)
-        found = ", ".join(map(repr, feature_names(index))) or "none"
-        message = f"{where} has no features {key!r} (found: {found}). Compute them with: spam embed"
-        raise StoreError(message)
-    try:
-        return FeatureMeta.from_mapping(index.attribute(f"obsm/{key}", META))
-    except (TypeError, ConfigError) as error:
-        message = f"{where}: metadata of {key!r} do not fit the format ({error})."
-        raise StoreError(message) from error
 
 
 def read_features(
@@ -102,7 +65,7 @@ def read_features(
     StoreError
         If there are none of that name, or a chunk is missing or damaged.
     """
-    meta, name = read_feature_meta(index, key, location), f"obsm/{key}"
+    meta, name = index.feature_meta(key), f"obsm/{key}"
     where = f"{index.meta.name}/{name}"
     node, dtype = index.nodes[name], np.dtype(meta.dtype).newbyteorder("<")
     shape, chunk = tuple(node["shape"]), node["chunk_grid"]["configuration"]["chunk_shape"]

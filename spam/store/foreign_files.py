@@ -9,7 +9,6 @@ Layouts, as of the commits that were read:
   size is in ``patches/<slide>.h5``: attributes ``patch_size``, ``patch_level``, ``downsample`` of ``coords``.
 - slide2vec 7.1.4: ``<sample>.pt`` (a tensor) or ``.npz`` (``features``) with ``<sample>.meta.json``; the corners are ``x``
   and ``y`` of ``<sample>.coordinates.npz``, also with a ``.meta.json``.
-
 - LazySlide, a SpatialData Zarr: `spam.store.wsidata_files`.
 
 No path in a file is followed; the arrays are read by `spam.store.array_files`.
@@ -34,9 +33,9 @@ from spam.sections.h5ad import read_h5ad
 from spam.sections.hdf5_files import attribute_text, find_node, open_hdf5, read_numbers
 from spam.sections.lab_section import is_ome_zarr, quoted, text_array
 from spam.sections.tile_table import BOX_COLUMNS, ID_COLUMNS, Table, first_column, read_csv_text
-from spam.typing import Array, Float32, Float64, Shaped
+from spam.typing import Array
 
-from .array_files import read_npy, read_npz, read_tensor
+from .array_files import ForeignFeatures, read_npy, read_npz, read_tensor, stated_number
 from .wsidata_files import read_wsidata
 
 FileFormat: TypeAlias = Literal["hdf5", "npy", "npz", "torch", "zarr", "other"]
@@ -46,11 +45,11 @@ _SIGNATURES: dict[bytes, FileFormat] = {
     b"\x93NUMPY": "npy",
     b"\x80\x02\x8a\x0al\xfc\x9cF": "torch",  # before PyTorch 1.6; a bare pickle starts otherwise
 }
-_KINDS: dict[FileFormat, tuple[ForeignKind, ...]] = {
-    "npy": ("npy",),
-    "npz": ("slide2vec",),
-    "torch": ("clam", "slide2vec"),
-    "zarr": ("lazyslide",),
+_KINDS: dict[FileFormat, ForeignKind] = {
+    "npy": "npy",
+    "npz": "slide2vec",
+    "torch": "clam",
+    "zarr": "lazyslide",
 }
 _TRIDENT_ATTRIBUTES = {
     "patch_size_level0",
@@ -62,71 +61,18 @@ _TRIDENT_ATTRIBUTES = {
 _MOST_JSON_BYTES = 2**24  # a sidecar has about twenty entries
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignFeatures:
-    """Features of tiles that another program embedded, one row per tile.
-
-    Attributes
-    ----------
-    name
-        Name of the file, without its folder.
-    kind
-        Program or file format.
-    features
-        Features, finite.
-    xy_px
-        Tile centres in full-resolution slide pixels (x = column, y = row), each once, or None.
-    ids
-        Spot ids (``<U``), each once, or None. At least one of `xy_px` and `ids` is known.
-    tile_px
-        Side of a tile in full-resolution slide pixels, or None if unknown.
-    mpp
-        µm per full-resolution slide pixel, or None if unknown; a nominal magnification does not count.
-    encoder_name
-        Name of the encoder in the file, or None.
-    """
-
-    name: str
-    kind: ForeignKind
-    features: Float32[Array, "n_tiles dim"]
-    xy_px: Float64[Array, "n_tiles 2"] | None
-    ids: Shaped[Array, " n_tiles"] | None
-    tile_px: float | None
-    mpp: float | None
-    encoder_name: str | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """Content of one file before the checks; a file of coordinates has no features."""
-
-    features: Array | None = None
-    xy: Array | None = None
-    is_corner: bool = True
-    side_px: float | None = None
-    mpp: float | None = None
-    ids: Array | None = None
-    encoder_name: str | None = None
-
-
 def read_foreign_features(
-    path: Path,
-    *,
-    kind: ForeignKind | None = None,
-    coordinates: Path | None = None,
-    key: str | None = None,
-    side_px: float | None = None,
+    path: Path, *, coordinates: Path | None = None, key: str | None = None, side_px: float | None = None
 ) -> ForeignFeatures:
     """Read the features of one slide, and where their tiles are.
 
-    Corners become centres (corner + side / 2). No row is left out.
+    The program that wrote the file is recognised by its content. Corners become centres (corner + side / 2). No row is
+    left out.
 
     Parameters
     ----------
     path
         File of the features.
-    kind
-        Program that wrote it; None recognises it by its content.
     coordinates
         Tile positions for features without any: CLAM's ``patches/<slide>.h5``, slide2vec's ``.coordinates.npz``, or a
         CSV with one row per row of the features (ids, centres in full-resolution pixels, or both).
@@ -140,7 +86,7 @@ def read_foreign_features(
     MissingInputError
         If a file does not exist.
     ConfigError
-        If the kind is ambiguous or wrong, or an option does not apply to it.
+        If an option does not apply to this kind of file.
     SectionError
         If a file is unsafe or damaged, or features and coordinates do not fit; lists every fault.
     """
@@ -149,7 +95,8 @@ def read_foreign_features(
             what = "Not a file, but a folder" if file.is_dir() else "File not found"
             message = f"{what}: {file} ({flag})."
             raise MissingInputError(message)
-    kind = _choose_kind(path, kind)
+    form = file_format(path)
+    kind = _kind_of(path, form)
     has_places = kind in ("h5ad", "lazyslide")
     if (key is None and kind == "h5ad") or (key and not has_places) or (coordinates and has_places):
         message = f"{path} is of the kind {kind!r}. --key is for h5ad (needed there) and LazySlide, --coordinates for others."
@@ -158,26 +105,28 @@ def read_foreign_features(
                 f" Choose one of the obsm keys with --key: {', '.join(_h5ad_keys(path)) or 'there is none'}."
             )
         raise ConfigError(message)
-    own = _read_rows(path, kind, key)
-    given = _Rows() if coordinates is None else _read_coordinates(coordinates)
-    rows, faults = _combined(own, given)
-    if rows.side_px is None and rows.is_corner:
-        rows = dataclasses.replace(rows, side_px=side_px)
-    faults += [*_feature_faults(rows.features), *_position_faults(rows)]
+    if has_places:
+        own = _read_h5ad(path, str(key)) if kind == "h5ad" else read_wsidata(path, key)
+    elif kind == "npy":
+        own = ForeignFeatures(features=read_npy(path))
+    else:
+        own = _read_corners(path) if form == "hdf5" else _read_slide2vec(path)
+    given = ForeignFeatures() if coordinates is None else _read_coordinates(coordinates)
+    found, faults = _combined(own, given)
+    if found.tile_px is None and found.is_corner:
+        found = dataclasses.replace(found, tile_px=side_px)
+    faults += _faults(found)
     if faults:
         message = f"{path} ({kind}) cannot be imported: {'; '.join(faults)}."
         raise SectionError(message)
-    xy = None if rows.xy is None else np.array(rows.xy, dtype=np.float64)
-    is_corner = rows.is_corner and rows.side_px is not None
-    return ForeignFeatures(
+    half = (found.tile_px or 0) / 2 if found.is_corner else 0
+    return dataclasses.replace(
+        found,
         name=path.name,
         kind=kind,
-        features=np.ascontiguousarray(rows.features, dtype=np.float32),
-        xy_px=xy + rows.side_px / 2 if xy is not None and is_corner and rows.side_px is not None else xy,
-        ids=rows.ids,
-        tile_px=rows.side_px,
-        mpp=rows.mpp,
-        encoder_name=rows.encoder_name,
+        features=np.ascontiguousarray(found.features, dtype=np.float32),
+        xy_px=None if found.xy_px is None else np.array(found.xy_px, dtype=np.float64) + half,
+        is_corner=False,
     )
 
 
@@ -199,60 +148,28 @@ def file_format(path: Path) -> FileFormat:
     return "npz" if any(name.endswith(".npy") for name in names) else "other"
 
 
-def _choose_kind(path: Path, kind: ForeignKind | None) -> ForeignKind:
-    """Return `kind` if the content fits it, or the only kind that it fits."""
-    form, has_sidecar = file_format(path), _sidecar_path(path).is_file()
-    kinds: tuple[ForeignKind, ...] = _hdf5_kinds(path) if form == "hdf5" else _KINDS.get(form, ())
-    if form == "torch" and has_sidecar:
-        kinds = ("slide2vec",)
-    if not kinds:
+def _kind_of(path: Path, form: FileFormat) -> ForeignKind:
+    kind = _KINDS.get(form)
+    if form == "torch" and _sidecar_path(path).is_file():
+        return "slide2vec"
+    if form == "hdf5":
+        with open_hdf5(path) as file:
+            if {"obs", "obsm"} <= set(file):
+                return "h5ad"
+            found = [find_node(file, name) for name in ("features", "coords")]
+            nodes = [node for node in found if isinstance(node, h5py.Dataset)]
+            is_trident = any(name in _TRIDENT_ATTRIBUTES for node in nodes for name in node.attrs)
+            kind = None if len(nodes) < len(found) else "trident" if is_trident else "clam"
+    if kind is None:
         message = (
             f"{path} has no features of a known layout (TRIDENT, CLAM, slide2vec, LazySlide, .npy, .h5ad). Save them with "
             "numpy.save and give their ids or centres as a CSV with --coordinates."
         )
         raise SectionError(message)
-    if (kind or kinds[0]) not in kinds or (kind is None and len(kinds) > 1):
-        message = f"{path} has the layout of {' or '.join(kinds)}, not {kind!r}. Set --kind to {' or '.join(kinds)}."
-        raise ConfigError(message)
-    return kind or kinds[0]
+    return kind
 
 
-def _hdf5_kinds(path: Path) -> tuple[ForeignKind, ...]:
-    with open_hdf5(path) as file:
-        if {"obs", "obsm"} <= set(file):
-            return ("h5ad",)
-        found = (find_node(file, "features"), find_node(file, "coords"))
-        nodes = [node for node in found if isinstance(node, h5py.Dataset)]
-        if len(nodes) < len(found):
-            return ()
-        attributes = {name for node in nodes for name in node.attrs}
-    if attributes & _TRIDENT_ATTRIBUTES:
-        return ("trident",)
-    return ("clam",) if "patch_level" in attributes or not attributes else ("trident", "clam")
-
-
-def _read_rows(path: Path, kind: ForeignKind, key: str | None) -> _Rows:
-    if kind == "h5ad":
-        return _read_h5ad(path, str(key))
-    if kind == "npy":
-        return _Rows(features=read_npy(path))
-    if kind == "lazyslide":
-        found = read_wsidata(path, key)
-        left, top, right, bottom = found.boxes.T
-        return _Rows(
-            features=found.features,
-            xy=np.stack([left + right, top + bottom], axis=1) / 2,
-            is_corner=False,
-            side_px=float(right[0] - left[0]),
-            mpp=found.mpp,
-            encoder_name=found.encoder_name,
-        )
-    if kind == "slide2vec":
-        return _read_slide2vec(path)
-    return _Rows(features=read_tensor(path)) if file_format(path) == "torch" else _read_corners(path)
-
-
-def _read_coordinates(path: Path) -> _Rows:
+def _read_coordinates(path: Path) -> ForeignFeatures:
     """Read a file of coordinates by its content; a file that is not binary is read as CSV."""
     readers = {"hdf5": _read_corners, "npz": _read_slide2vec_corners, "other": _read_table}
     reader = readers.get(file_format(path))
@@ -264,43 +181,36 @@ def _read_coordinates(path: Path) -> _Rows:
     return reader(path)
 
 
-def _read_corners(path: Path) -> _Rows:
+def _read_corners(path: Path) -> ForeignFeatures:
     """Read TRIDENT's or CLAM's ``coords``, and ``features`` if the file has them."""
     with open_hdf5(path) as file:
-        nodes = {name: find_node(file, name) for name in ("features", "coords")}
-        features = read_numbers(file, "features") if nodes["features"] is not None else None
-        name = None if nodes["features"] is None else attribute_text(nodes["features"], "encoder")
-        xy = read_numbers(file, "coords")
-        attributes = {} if nodes["coords"] is None else dict(nodes["coords"].attrs)
-    return _Rows(
-        features=features,
-        xy=xy,
-        side_px=_side_at_level_0(attributes),
-        encoder_name=name if name not in ("", "None") else None,
-    )
+        node, coords = (find_node(file, name) for name in ("features", "coords"))
+        name = None if node is None else attribute_text(node, "encoder")
+        return ForeignFeatures(
+            features=np.empty((0, 0)) if node is None else read_numbers(file, "features"),
+            xy_px=read_numbers(file, "coords"),
+            is_corner=True,
+            tile_px=None if coords is None else _side_at_level_0(coords.attrs),
+            encoder_name=name if name not in ("", "None") else None,
+        )
 
 
 def _side_at_level_0(attributes: Mapping[str, Any]) -> float | None:
     """Return the side of a tile in full-resolution pixels; None if the attributes do not define it."""
-
-    def number(name: str) -> float | None:
-        value = attributes.get(name)
-        is_number = value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
-        return float(value) if is_number else None  # type: ignore[arg-type]
-
-    side, size = number("patch_size_level0"), number("patch_size")
+    side, size = (stated_number(attributes, name) for name in ("patch_size_level0", "patch_size"))
     if side is not None or size is None:
         return side
-    magnification, target = number("level0_magnification"), number("target_magnification")
+    magnification = stated_number(attributes, "level0_magnification")
+    target = stated_number(attributes, "target_magnification")
     if magnification is not None and target:
         return size * magnification / target
     # CLAM: pixels of a pyramid level, and the downsampling of that level per axis.
-    level = number("patch_level")
+    level = stated_number(attributes, "patch_level")
     downsample = attributes.get("downsample", 1.0 if level == 0 else None)
     if level is None or downsample is None:
         return None
     # the last as TRIDENT reads it
-    return size * float(np.mean(downsample)) * (number("custom_downsample") or 1.0)
+    return size * float(np.mean(downsample)) * (stated_number(attributes, "custom_downsample") or 1.0)
 
 
 def _h5ad_keys(path: Path) -> list[str]:
@@ -308,17 +218,18 @@ def _h5ad_keys(path: Path) -> list[str]:
         return sorted(name for name in (find_node(file, "obsm") or ()) if name != "spatial")
 
 
-def _read_h5ad(path: Path, key: str) -> _Rows:
+def _read_h5ad(path: Path, key: str) -> ForeignFeatures:
     keys, h5ad = _h5ad_keys(path), read_h5ad(path, "FILE")
     if key not in keys:
         message = f"{path} has no features {shortened(key)} (--key). Its obsm keys: {quoted(keys) or 'none'}."
         raise ConfigError(message)
     xy = None if h5ad.spatial is None else h5ad.spatial[:, :2]
     with open_hdf5(path) as file:
-        return _Rows(features=read_numbers(file, f"obsm/{key}"), xy=xy, is_corner=False, ids=h5ad.ids)
+        return ForeignFeatures(features=read_numbers(file, f"obsm/{key}"), xy_px=xy, ids=h5ad.ids)
 
 
-def _read_slide2vec(path: Path) -> _Rows:
+def _read_slide2vec(path: Path) -> ForeignFeatures:
+    """Read the features of slide2vec, or the tensor of CLAM, which has no sidecar."""
     stated = _read_sidecar(path)
     artifact = stated.get("artifact_type", "tile_embeddings")
     if artifact != "tile_embeddings":
@@ -327,23 +238,24 @@ def _read_slide2vec(path: Path) -> _Rows:
         )
         raise SectionError(message)
     name = stated.get("encoder_name")
-    return _Rows(
+    return ForeignFeatures(
         features=read_npz(path, ["features"])[0] if path.suffix == ".npz" else read_tensor(path),
-        side_px=_positive(stated, "tile_size_lv0", path),
+        tile_px=stated_number(stated, "tile_size_lv0"),
         encoder_name=name if isinstance(name, str) and name else None,
     )
 
 
-def _read_slide2vec_corners(path: Path) -> _Rows:
+def _read_slide2vec_corners(path: Path) -> ForeignFeatures:
     x, y = read_npz(path, ["x", "y"])
     if x.ndim != 1 or x.shape != y.shape:
         message = f"{path}: x and y have the shapes {x.shape} and {y.shape}, expected lists of one length."
         raise SectionError(message)
     stated = _read_sidecar(path)
-    return _Rows(
-        xy=np.stack([x, y], axis=1),
-        side_px=_positive(stated.get("tiling"), "tile_size_lv0", path),
-        mpp=_positive(stated.get("slide"), "base_spacing_um", path),
+    return ForeignFeatures(
+        xy_px=np.stack([x, y], axis=1),
+        is_corner=True,
+        tile_px=stated_number(stated.get("tiling"), "tile_size_lv0"),
+        mpp=stated_number(stated.get("slide"), "base_spacing_um"),
     )
 
 
@@ -366,18 +278,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     return values
 
 
-def _positive(values: Any, name: str, path: Path) -> float | None:
-    """Return an entry that is a positive number; None if it is null or missing."""
-    value = values.get(name) if isinstance(values, dict) else None
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        message = f"{_sidecar_path(path)}: {name} is {value!r}, expected a positive number."
-        raise SectionError(message)
-    return float(value)
-
-
-def _read_table(path: Path) -> _Rows:
+def _read_table(path: Path) -> ForeignFeatures:
     """Read ids and centres of a CSV by the column names of `spam.sections`; a box gives its centre."""
     frame = read_csv_text(path)
     columns = list(frame.columns)
@@ -391,96 +292,80 @@ def _read_table(path: Path) -> _Rows:
             f"full-resolution pixels ({accepted})."
         )
         raise SectionError(message)
-    xy = None
+    xy = ids = None
     if found is not None:
-        xy = Table(path=path, frame=frame, id_column=id_column or "", image_column="").numbers(found)
+        xy = Table(path=path, frame=frame, id_column="", image_column="").numbers(found)
         xy = (xy[:, :2] + xy[:, 2:]) / 2 if found == BOX_COLUMNS else xy
-    return _Rows(
-        xy=xy,
-        is_corner=False,
-        ids=None
-        if id_column is None
-        else text_array(frame[id_column], where=f"{path}, column {id_column!r}"),
-    )
+    if id_column is not None:
+        ids = text_array(frame[id_column], where=f"{path}, column {id_column!r}")
+    return ForeignFeatures(xy_px=xy, ids=ids)
 
 
-def _combined(own: _Rows, given: _Rows) -> tuple[_Rows, list[str]]:
-    """Complete the metadata of the features file by those of the coordinates file; list contradictions.
+def _combined(own: ForeignFeatures, given: ForeignFeatures) -> tuple[ForeignFeatures, list[str]]:
+    """Complete the features file by the coordinates file; list contradictions.
 
     Either may complete the other: CLAM states the tile size with the coordinates alone.
     """
     own, given = (
-        dataclasses.replace(rows, features=_squeezed(rows.features), xy=_squeezed(rows.xy))
-        for rows in (own, given)
+        dataclasses.replace(file, features=_squeezed(file.features), xy_px=_squeezed(file.xy_px))
+        for file in (own, given)
     )
     faults = []
-    if own.xy is not None and given.xy is not None:
-        is_same = own.is_corner == given.is_corner and np.array_equal(own.xy, given.xy)
+    if own.xy_px is not None and given.xy_px is not None:
+        is_same = own.is_corner == given.is_corner and np.array_equal(own.xy_px, given.xy_px)
         faults += [] if is_same else ["--coordinates has other coordinates than the file of the features"]
-    for what, one, other in (
-        ("side in px", own.side_px, given.side_px),
-        ("µm per pixel", own.mpp, given.mpp),
-    ):
-        if one is not None and other is not None and one != other:
+    missing = {"xy_px", "is_corner"} if own.xy_px is None else set()
+    for name, what in (("tile_px", "side in px"), ("mpp", "µm per pixel"), ("ids", "")):
+        one, other = getattr(own, name), getattr(given, name)
+        missing |= {name} if one is None else set()
+        if what and None not in (one, other) and one != other:
             faults.append(f"the {what} is {one:g} in the file of the features and {other:g} in --coordinates")
-    first = own if own.xy is not None else given
-    return (
-        _Rows(
-            features=own.features,
-            xy=first.xy,
-            is_corner=first.is_corner,
-            side_px=given.side_px if own.side_px is None else own.side_px,
-            mpp=given.mpp if own.mpp is None else own.mpp,
-            ids=given.ids if own.ids is None else own.ids,
-            encoder_name=own.encoder_name,
-        ),
-        faults,
-    )
+    return dataclasses.replace(own, **{name: getattr(given, name) for name in missing}), faults
 
 
-def _squeezed(values: Array | None) -> Array | None:
+def _squeezed(values: Any) -> Any:
     """Drop a leading axis of one: some programs write (1, n, dim), a batch of one slide."""
     return values[0] if values is not None and values.ndim == 3 and len(values) == 1 else values
 
 
-def _feature_faults(features: Array | None) -> Iterator[str]:
-    if features is None or features.ndim != 2 or not features.size or features.dtype.kind != "f":
-        what = "missing" if features is None else f"{features.dtype} of shape {features.shape}"
-        yield f"the features are {what}, expected floating-point numbers (tiles, dim)"
-        return
-    with np.errstate(over="ignore"):
-        is_broken = ~np.isfinite(features.astype(np.float32)).all(axis=1)
-    if is_broken.any():
-        rows = quoted([str(row) for row in np.flatnonzero(is_broken)])
-        yield f"{int(is_broken.sum())} of {len(features)} rows of the features are not finite in float32 (rows {rows})"
-
-
-def _position_faults(rows: _Rows) -> Iterator[str]:
-    """List what is wrong with ids and coordinates."""
-    n_tiles = 0 if rows.features is None or not rows.features.ndim else len(rows.features)
-    if rows.xy is None and rows.ids is None:
+def _faults(found: ForeignFeatures) -> Iterator[str]:
+    """List what is wrong with features, ids, coordinates and sizes."""
+    features: Array = found.features
+    n_tiles = len(features) if features.ndim else 0
+    if features.ndim != 2 or not features.size or features.dtype.kind != "f":
+        shape = f"{features.dtype} of shape {features.shape}"
+        yield f"the features are {shape}, expected floating-point numbers (tiles, dim)"
+    else:
+        with np.errstate(over="ignore"):
+            is_broken = ~np.isfinite(features.astype(np.float32)).all(axis=1)
+        if is_broken.any():
+            rows = quoted([str(row) for row in np.flatnonzero(is_broken)])
+            yield f"{int(is_broken.sum())} of {n_tiles} rows of the features are not finite in float32 (rows {rows})"
+    if found.xy_px is None and found.ids is None:
         yield "it has neither ids nor coordinates; give them with --coordinates"
-    if rows.ids is not None:
-        index = pd.Index(rows.ids)
+    if found.ids is not None:
+        index = pd.Index(found.ids)
         if len(index) != n_tiles:
             yield f"{len(index)} ids for {n_tiles} rows of features"
         repeated = index[index.duplicated()].unique()
         if len(repeated) or (index == "").any():
             yield f"{len(repeated)} ids occur more than once ({quoted(list(repeated))}), {(index == '').sum()} are empty"
-    if rows.xy is None:
+    for what, value in (("tile size", found.tile_px), ("µm per pixel", found.mpp)):
+        if value is not None and not 0 < value < math.inf:
+            yield f"the {what} is {value:g}"
+    xy = found.xy_px
+    if xy is None:
         return
-    if rows.xy.shape != (n_tiles, 2):
-        yield f"coordinates of shape {rows.xy.shape} for {n_tiles} rows of features"
-    elif not np.isfinite(rows.xy).all():
-        bad = np.flatnonzero(~np.isfinite(rows.xy).all(axis=1))
+    if xy.shape != (n_tiles, 2):
+        yield f"coordinates of shape {xy.shape} for {n_tiles} rows of features"
+    elif not np.isfinite(xy).all():
+        bad = np.flatnonzero(~np.isfinite(xy).all(axis=1))
         yield f"{len(bad)} coordinates are not finite (rows {quoted([str(row) for row in bad])})"
-    elif (n_places := len(np.unique(rows.xy, axis=0))) < n_tiles:
+    elif (n_places := len(np.unique(xy, axis=0))) < n_tiles:
         yield f"{n_tiles - n_places} coordinates occur more than once; give the features of one slide, extracted once"
-    if rows.is_corner and rows.side_px is None:
+    if found.is_corner and found.tile_px is None:
         yield (
             "the coordinates are corners and the tile size is unknown; give it with --tile-px or --tile-um (which needs the "
             "section's µm per pixel), or with --coordinates and CLAM's patches/<slide>.h5 or slide2vec's .coordinates.npz "
             "beside its .meta.json"
         )
-    elif rows.side_px is not None and not 0 < rows.side_px < math.inf:
-        yield f"the tile size is {rows.side_px:g} px"

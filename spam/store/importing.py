@@ -32,7 +32,8 @@ from . import (
     warn_of_duplicates,
     warn_of_gene_names,
 )
-from .foreign_files import ForeignFeatures, read_foreign_features
+from .array_files import ForeignFeatures
+from .foreign_files import read_foreign_features
 
 _log = logging.getLogger(__name__)
 
@@ -133,9 +134,7 @@ def _read_features(config: ImportConfig, mpp: float | None) -> ForeignFeatures:
     side_px = None if config.tile_px is None else float(config.tile_px)
     if config.tile_um is not None and mpp is not None:
         side_px = config.tile_um / mpp
-    return read_foreign_features(
-        config.file, kind=config.kind, coordinates=config.coordinates, key=config.key, side_px=side_px
-    )
+    return read_foreign_features(config.file, coordinates=config.coordinates, key=config.key, side_px=side_px)
 
 
 def _read_section(config: ImportConfig) -> tuple[Section, ForeignFeatures]:
@@ -243,7 +242,7 @@ def _tile(config: ImportConfig, foreign: ForeignFeatures, mpp: float | None) -> 
 def _warn_of_near_sizes(store: Store, meta: FeatureMeta) -> None:
     """Warn if other sections have features of this encoder for tiles of nearly the same size, which never match these."""
     size, encoder = meta.tile["tile_um"], meta.encoder["name"]
-    for section in (store.section(name) for name in store.section_names):
+    for section in store.sections():
         for stored in (section.feature_meta(key) for key in section.feature_keys if key != meta.key):
             um = stored.tile["tile_um"]
             if size and um and stored.encoder["name"] == encoder and abs(size / um - 1) <= _SAME_SIZE:

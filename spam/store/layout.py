@@ -53,6 +53,9 @@ LIBRARY = "library_id"
 BLANK = "is_blank"
 """Entry of `SPAM` on an overview that is only a white canvas, which scanpy and squidpy cannot plot without."""
 
+NEIGHBORS = "_neighbors"
+"""Ends the name of a graph in ``uns``, as squidpy names it."""
+
 TABLES = "tables"
 """Folder beside the sections where readers of SpatialData look, which would find an empty object in a store."""
 _MESSAGE = (
@@ -91,7 +94,7 @@ def feature_graph_key(features_key: str) -> str:
 
 def graph_nodes(key: str) -> tuple[str, str, str]:
     """Name the nodes of a neighbour graph within its section, as squidpy does: description, weights, distances."""
-    return f"uns/{key}_neighbors", f"obsp/{key}_connectivities", f"obsp/{key}_distances"
+    return f"uns/{key}{NEIGHBORS}", f"obsp/{key}_connectivities", f"obsp/{key}_distances"
 
 
 def inside(root: Path, name: str) -> Path:

@@ -1,41 +1,23 @@
 """A store as one ZIP file: `spam store pack` and `spam store unpack`."""
 
-import dataclasses
-import json
 import zipfile
-from pathlib import Path
 
 from spam.atomic import replacing
-from spam.errors import MissingInputError, OutputExistsError, StoreError, counted
+from spam.errors import MissingInputError, OutputExistsError, StoreError
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
 from spam.schemas.store_config import PackConfig, SelectConfig, UnpackConfig
 
 from .copying import select
 from .feature_store import open_store
-from .layout import INDEX, SECTIONS, SPAM, TABLES, TABLES_INDEX
-from .section_index import sealed
+from .layout import INDEX, TABLES, TABLES_INDEX
+from .merging import CopyReport
+from .writing import root_index
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of ZIP: equal stores give equal files
 _MODE = 0o100644 << 16  # a plain file
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PackReport(Record):
-    """Result of `pack` and `unpack`: source, result and its sections; unfinished features (left out)."""
-
-    store: Path
-    out: Path
-    sections: tuple[str, ...]
-    unfinished: tuple[str, ...] = ()
-
-    def summary(self) -> str:
-        """Summarise what was written and what was left out."""
-        lines = [f"left out unfinished features {name}" for name in self.unfinished]
-        return "\n".join([*lines, f"wrote {self.out}: {counted(len(self.sections), 'section')}"])
-
-
-def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
+def pack(config: PackConfig, *, progress: Progress = SILENT) -> CopyReport:
     """Pack a store into one ZIP file that every command reads in place: entries are sorted and not compressed.
 
     Raises
@@ -52,16 +34,14 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
         raise OutputExistsError(message)
     out.parent.mkdir(parents=True, exist_ok=True)
     store = open_store(config.store)
-    sections = [store.section(name) for name in store.section_names]
+    sections = store.sections()
     entries = {
         f"{section.meta.name}/{path}": entry
         for section in sections
         for path, entry in section.index.files.items()
     }
     indexes = {f"{section.meta.name}/{INDEX}": section.index.data for section in sections}
-    root = json.loads(store.location.read_index("") or b"")
-    root["attributes"][SPAM][SECTIONS] = list(store.section_names)
-    indexes |= {INDEX: sealed(root), f"{TABLES}/{INDEX}": TABLES_INDEX}
+    indexes |= {INDEX: root_index(store.section_names), f"{TABLES}/{INDEX}": TABLES_INDEX}
     with (
         replacing(out) as partial,
         zipfile.ZipFile(partial, "w") as archive,
@@ -73,15 +53,11 @@ def pack(config: PackConfig, *, progress: Progress = SILENT) -> PackReport:
             data = indexes[name] if name in indexes else store.location.read(name, entries[name])
             archive.writestr(info, data)
             advance(note=name.split("/")[0])
-    return PackReport(
-        store=config.store,
-        out=out,
-        sections=store.section_names,
-        unfinished=tuple(f"{s.meta.name}/{key}" for s in sections for key in s.unfinished_keys),
-    )
+    unfinished = tuple(f"{s.meta.name}/{key} (unfinished)" for s in sections for key in s.unfinished_keys)
+    return CopyReport(out=out, sections=store.section_names, added=(), left_out=unfinished)
 
 
-def unpack(config: UnpackConfig, *, progress: Progress = SILENT) -> PackReport:
+def unpack(config: UnpackConfig, *, progress: Progress = SILENT) -> CopyReport:
     """Write a packed store to a folder: only files that its indexes name, each compared with its digest.
 
     Raises
@@ -101,5 +77,4 @@ def unpack(config: UnpackConfig, *, progress: Progress = SILENT) -> PackReport:
     if out == config.packed:
         message = f"{out} does not end with .zip. Name the folder to write with --out."
         raise StoreError(message)
-    report = select(SelectConfig(store=config.packed, out=out), progress=progress)
-    return PackReport(store=config.packed, out=out, sections=report.sections)
+    return select(SelectConfig(store=config.packed, out=out), progress=progress)

@@ -15,24 +15,22 @@ from spam.errors import OutputExistsError, counted
 from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
-from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, feature_identity, quality_key
+from spam.schemas.store_format import FileEntry
 
-from .copying import (
-    Part,
-    Plan,
-    apply_plans,
+from .copying import select
+from .destinations import README, destination
+from .feature_store import Store, choose_sections, open_store
+from .layout import DONOR, SECTION
+from .merging import (
+    add_sections,
+    changes_of,
     chosen_parts,
     merge_plans,
     named,
     parts_of,
-    planned_files,
     require_no_conflicts,
-    select,
+    sections_in,
 )
-from .destinations import Change, Destination, destination
-from .feature_store import Store, choose_sections, filled_store, open_store
-from .features import feature_names, quality_names, read_feature_meta
-from .layout import DONOR, IDENTITY, INDEX, META, SECTION, feature_graph_key
 from .remote import RemoteLocation, cache_folder, is_remote, shown
 from .section_index import SectionIndex, edited, file_entry
 from .sharing_terms import dataset_card, require_sharing_allowed, section_licence, sharing_objections
@@ -115,9 +113,7 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
     where = address if is_remote(address) else str(Path(address.removeprefix("file://")).resolve())
     with _scratch() as folder:
         store = open_store(config.store)
-        unfinished = [
-            f"{name}/{key}" for name in store.section_names for key in store.section(name).unfinished_keys
-        ]
+        unfinished = [f"{s.meta.name}/{key}" for s in store.sections() for key in s.unfinished_keys]
         if config.without_counts or config.without_coordinates:
             redacted = SelectConfig(
                 store=config.store,
@@ -143,23 +139,24 @@ def push(config: PushConfig, *, progress: Progress = SILENT) -> TransferReport:
             str(config.to), folder / "fetched", "dataset", source=config.store, is_private=config.private
         )
         own = place.sections()
-        plans = merge_plans(
-            own.values(), [(section, parts_of(section.index)) for section in sections.values()]
-        )
+        chosen = [(section, parts_of(section.index)) for section in sections.values()]
+        plans = merge_plans(own.values(), chosen)
         if not config.overwrite:
             advice = "Push to another address, or replace them with --overwrite."
             require_no_conflicts(plans, f"{address!r} has something else under the same name", advice)
-        changes = {name: _change(plans[name], section) for name, section in sections.items()}
+        changes = changes_of(chosen, own.values(), {name: [*plan.conflicts] for name, plan in plans.items()})
         replaced = [named(plan.base, part) for plan in plans.values() for part in plan.conflicts]
-        replaced += [f"{name}: features {key!r}" for name, change in changes.items() for key in change.lost]
+        replaced += [f"{c.index.meta.name}: features {key!r}" for _, c in changes for key in c.lost]
         indexes = {name: section.index for name, section in own.items()}
-        indexes |= {name: change.index for name, change in changes.items()}
+        indexes |= {change.index.meta.name: change.index for _, change in changes}
         # The path of a folder on this machine may name a person.
-        readme = _readme(where if is_remote(where) else Path(where).name, place, indexes)
+        readme = _readme(where if is_remote(where) else Path(where).name, indexes)
         lines = "\n- ".join(_identifying(list(sections.values())))
         _log.warning("This copy can identify a person by (what leaves it out):\n- %s", lines)
-        with progress.task("pushing", sum(len(change.files) for change in changes.values())) as advance:
-            sent = place.apply(store, changes, readme, advance)
+        with progress.task("pushing", sum(len(change.files) for _, change in changes)) as advance:
+            sent = place.apply(changes, advance)
+            place.put(README, readme)
+            place.finish()
     return TransferReport(
         store=str(config.store),
         to=address,
@@ -184,51 +181,8 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _change(plan: Plan, section: StoredSection) -> Change:
-    """Find what the destination lacks of a section."""
-    if plan.is_new:
-        return Change(index=section.index, old=None, interim=None)
-    old = plan.base.index
-    own, ours = parts_of(old), parts_of(section.index)
-    if ("section", section.meta.name) in plan.conflicts:
-        kept = [nodes for part, nodes in own.items() if part not in ours and _fits(section, old, part)]
-        index = edited(section.index, other=old, add=sum(kept, ()))
-        return Change(index=index, old=old, interim=b"")
-    # Replaced features take their graph and the quality of their tiles with them.
-    keys = [key for kind, key in plan.conflicts if kind == "features"]
-    behind: list[Part] = [("graph", feature_graph_key(key)) for key in keys]
-    behind += [("features", quality_key(key)) for key in keys]
-    dropped = [own[part] for part in dict.fromkeys((*plan.conflicts, *behind)) if part in own]
-    remaining = edited(old, drop=sum(dropped, ()))
-    added = [nodes for part, nodes in ours.items() if not set(nodes) <= set(remaining.nodes)]
-    index = edited(remaining, other=section.index, add=sum(added, ()))
-    return Change(index=index, old=old, interim=remaining.data if dropped else None)
-
-
-def _fits(section: StoredSection, old: SectionIndex, part: Part) -> bool:
-    """Tell whether features (or their quality or graph) of others stay when the section is replaced.
-
-    They do if they were computed from the same spots and images, and the section lacks these features itself.
-    """
-    key = part[1].removesuffix(f"_{QUALITY}")
-    if part[0] == "graph":
-        key = part[1].removeprefix(feature_graph_key(""))
-    node = f"obsm/{key}"
-    if section.meta.spots_sha256 is None or node in section.index.nodes or not old.attribute(node, META):
-        return False
-    meta = FeatureMeta.from_mapping(old.attribute(node, META))
-    return bool(old.attribute(node, IDENTITY) == feature_identity(section.meta, meta))
-
-
-def _readme(address: str, place: Destination, indexes: Mapping[str, SectionIndex]) -> bytes:
-    features = {
-        name: [
-            read_feature_meta(index, key, place.location)
-            for key in feature_names(index)
-            if key not in quality_names(index)
-        ]
-        for name, index in indexes.items()
-    }
+def _readme(address: str, indexes: Mapping[str, SectionIndex]) -> bytes:
+    features = {name: [*map(index.feature_meta, index.feature_keys)] for name, index in indexes.items()}
     metas = [indexes[name].meta for name in sorted(indexes)]
     return dataset_card(address, metas, features).encode()
 
@@ -264,11 +218,7 @@ def _identifying(sections: Sequence[StoredSection]) -> Iterator[str]:
 
 
 class _Fetched(RemoteLocation):
-    """A remote store of which files are fetched once, without the cache, and counted."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
-        self.fetched: list[FileEntry] = []
+    """A remote store of which each file is fetched once, without the cache."""
 
     def read(self, path: str, entry: FileEntry) -> bytes:
         """Fetch a file and compare it with its index entry."""
@@ -277,7 +227,6 @@ class _Fetched(RemoteLocation):
             raise self.damaged(
                 path, "it is missing" if data is None else "its bytes are not those of the index"
             )
-        self.fetched.append(entry)
         return data
 
 
@@ -298,19 +247,14 @@ def pull(config: PullConfig, *, progress: Progress = SILENT) -> TransferReport:
     location = _Fetched(str(config.store)) if is_remote(config.store) else open_store(config.store).location
     source = Store(location, is_writable=False)
     sections = [source.section(name) for name in choose_sections(source, config.sections)]
-    chosen = chosen_parts(sections, config.features)
-    own = open_store(config.out, is_read_only=False) if (config.out / INDEX).is_file() else None
-    plans = merge_plans(
-        [] if own is None else [own.section(name) for name in own.section_names],
-        [(section, chosen[section.meta.name]) for section in sections],
-    )
+    kept = chosen_parts(sections, config.features)
+    chosen = [(section, kept[section.meta.name]) for section in sections]
+    own = sections_in(config.out)
+    plans = merge_plans(own, chosen)
     require_no_conflicts(
         plans, f"{config.out} has something else under the same name", "Pull into another folder."
     )
-    files = planned_files(plans.values())
-    with filled_store(config.out) as target, progress.task("pulling", len(files)) as advance:
-        apply_plans(plans, target, advance)
-    fetched = location.fetched if isinstance(location, _Fetched) else files
+    fetched = add_sections(config.out, own, chosen, progress, "pulling")
     return TransferReport(
         store=source.address,
         to=str(config.out),

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spam.atomic import PARTIAL, replacing
-from spam.errors import StoreError, shortened
-from spam.schemas.store_format import FileEntry, SectionMeta, name_fault
+from spam.errors import ConfigError, StoreError, shortened
+from spam.schemas.store_format import QUALITY, FeatureMeta, FileEntry, GraphMeta, SectionMeta, name_fault
 
-from .layout import DIGEST, FILES, INDEX, META, SPAM, SPATIAL
+from .layout import DIGEST, FILES, IDENTITY, INDEX, META, NEIGHBORS, SPAM, SPATIAL, graph_nodes
 
 _UNSEALED = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -67,6 +67,64 @@ class SectionIndex:
         """Return one entry of the attribute `SPAM` of a node, or None."""
         spam = self.nodes.get(node, {}).get("attributes", {}).get(SPAM)
         return spam.get(entry) if isinstance(spam, dict) else None
+
+    @property
+    def feature_keys(self) -> tuple[str, ...]:
+        """Names of the finished feature arrays, sorted, without those of tile quality."""
+        return self._arrays(is_quality=False)
+
+    @property
+    def quality_keys(self) -> tuple[str, ...]:
+        """Names of the finished arrays with the quality of tiles, sorted."""
+        return self._arrays(is_quality=True)
+
+    def _arrays(self, *, is_quality: bool) -> tuple[str, ...]:
+        metas = {name: self.attribute(f"obsm/{name}", META) for name in self.children("obsm")}
+        return tuple(x for x, meta in metas.items() if meta and (meta.get("origin") == QUALITY) == is_quality)
+
+    @property
+    def graph_keys(self) -> tuple[str, ...]:
+        """Names of the neighbour graphs, sorted."""
+        names = [name for name in self.children("uns") if self.attribute(f"uns/{name}", META)]
+        return tuple(name.removesuffix(NEIGHBORS) for name in names if name.endswith(NEIGHBORS))
+
+    def feature_meta(self, key: str) -> FeatureMeta:
+        """Read how finished features were computed.
+
+        Raises
+        ------
+        StoreError
+            If there are no finished features of that name, or their metadata do not fit the format.
+        """
+        if key not in (*self.feature_keys, *self.quality_keys):
+            found = ", ".join(map(repr, self.feature_keys)) or "none"
+            message = f"Section {self.meta.name!r} has no features {key!r} (found: {found}). Compute them with: spam embed"
+            raise StoreError(message)
+        try:
+            return FeatureMeta.from_mapping(self.attribute(f"obsm/{key}", META))
+        except (TypeError, ConfigError) as error:
+            message = f"Section {self.meta.name!r}: metadata of {key!r} do not fit the format ({error})."
+            raise StoreError(message) from error
+
+    def graph_meta(self, key: str) -> GraphMeta:
+        """Read how a graph was made.
+
+        Raises
+        ------
+        StoreError
+            If its metadata do not fit the format.
+        """
+        try:
+            return GraphMeta.from_mapping(self.attribute(graph_nodes(key)[0], META))
+        except TypeError as error:
+            message = f"Section {self.meta.name!r}: graph {key!r} does not fit the format ({error}). Run: spam graph --overwrite"
+            raise StoreError(message) from error
+
+    def is_stale_graph(self, key: str) -> bool:
+        """Tell whether a graph is over features that were replaced after it was built."""
+        meta = self.graph_meta(key)
+        node = f"obsm/{meta.features_key}"
+        return node in self.nodes and bool(self.attribute(node, IDENTITY) != meta.features_identity)
 
 
 def file_entry(data: bytes) -> FileEntry:

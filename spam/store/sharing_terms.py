@@ -13,13 +13,6 @@ from spam.schemas.store_format import FeatureMeta, SectionMeta
 
 _UNSTATED = ("", "unknown")  # the second is the default of an encoder card
 _TAGS = ["spatial-transcriptomics", "histology", "pathology", "biology", "zarr", "anndata", "spam"]
-_SIZES = (
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-)
 
 
 def section_licence(section: SectionMeta) -> str | None:
@@ -133,12 +126,10 @@ def dataset_card(
     covers = _licence_covers(sections, metas)
     name = address.rstrip("/").rsplit("/", 1)[-1].split("@")[0].removesuffix(".zarr")
     hub_names = hub_licences(covers)
-    n_spots = sum(section.n_spots for section in sections)
     header = DatasetCardData(
         pretty_name=name,
         license=hub_names[0] if len(hub_names) == 1 else hub_names,
         tags=_TAGS,
-        size_categories=next((size for most, size in _SIZES if n_spots < most), "n>10M"),
     )
     overridden = sharing_objections(sections, metas)
     quoted = shlex.quote(address)

@@ -1,56 +1,26 @@
-"""A section of a store: its spots, counts, coordinates, overview, features and neighbour graphs, read on demand."""
+"""A section of a store: its tables, features and neighbour graphs, read on demand."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import sparse
 
-from spam.errors import SectionError, StoreError
+from spam.errors import StoreError
 from spam.schemas.store_format import FeatureMeta, GraphMeta, name_fault, quality_key
 from spam.schemas.tile_spec import TileFlag, tile_flags
-from spam.sections.count_matrix import indptr_fault, sparse_matrix
-from spam.typing import Array, Bool, Float32, Float64, Int, Shaped
+from spam.typing import Array, Bool, Float32, Shaped
 
-from .features import (
-    FeatureWriter,
-    feature_names,
-    open_feature_writer,
-    quality_names,
-    read_feature_meta,
-    read_features,
-    unfinished_names,
-)
-from .layout import BLANK, IDENTITY, LIBRARY, META, SPAM, SPATIAL, SPATIAL_UM, graph_nodes
-from .places import FolderLocation, Location, open_section_group, writable_folder
-from .section_index import SectionIndex, content_digest, open_index
+from .features import FeatureWriter, open_feature_writer, read_features, unfinished_names
+from .layout import IDENTITY, META, SPAM, graph_nodes
+from .places import FolderLocation
+from .section_index import content_digest, open_index
+from .section_tables import SectionTables
 from .writing import locked, locked_part, write_elements
 
 CsrMatrix: TypeAlias = Any
 """SciPy's ``csr_matrix`` or ``csr_array``; SciPy carries no types."""
-
-_NEIGHBORS = "_neighbors"
-_MAKE_AGAIN = "Make the section again: spam embed --overwrite"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
-    """A small image of the whole slide, so that maps are drawn from the store alone.
-
-    Attributes
-    ----------
-    image
-        RGB, uint8, (height, width, 3).
-    scale
-        Overview pixels per full-resolution slide pixel.
-    """
-
-    image: Array
-    scale: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,163 +42,20 @@ class Graph:
     meta: GraphMeta
 
 
-class StoredSection:
-    """One section of a store; made by `Store.section` and `Store.add_section`.
-
-    Small tables are read once and kept (do not change them in place); counts, overview, features and graphs are read at
-    each call.
-
-    Attributes
-    ----------
-    location
-        Where the files of the store are.
-    index
-        Metadata of all groups and arrays, sizes and digests of all files.
-    meta
-        Name, donor, sizes and provenance.
-    is_writable
-        Whether the store was opened for writing.
-    """
-
-    def __init__(self, location: Location, name: str, *, is_writable: bool) -> None:
-        self.location, self.is_writable, self._name = location, is_writable, name
-        self.refresh()
-
-    def refresh(self) -> SectionIndex:
-        """Read the index again, to see additions of other processes.
-
-        Raises
-        ------
-        StoreError
-            If the index is missing or damaged, or names paths outside the section, unknown codecs or impossible sizes.
-        """
-        where = f"{self.location.address}/{self._name}"
-        data = self.location.read_index(self._name)
-        if data is None:
-            message = f"Section {where!r} does not exist any more. Run the command again."
-            raise StoreError(message)
-        self.index = open_index(data, self._name, where)
-        self.meta = self.index.meta
-        self._group = open_section_group(self.location, self.index)
-        return self.index
-
-    # Tables
-
-    @property
-    def store_address(self) -> str:
-        """Folder, packed file or address of the store, as it is shown in messages."""
-        return self.location.address
-
-    @property
-    def n_spots(self) -> int:
-        """Number of spots."""
-        return self.meta.n_spots
-
-    @cached_property
-    def ids(self) -> Shaped[Array, " n_spots"]:
-        """Names of the spots, as NumPy's ``str``."""
-        return self._array("obs/_index")
-
-    @cached_property
-    def _obs(self) -> dict[str, Array]:
-        columns: list[str] = self.index.nodes["obs"]["attributes"]["column-order"]
-        return {name: self._array(f"obs/{name}") for name in columns if name != LIBRARY}
-
-    @property
-    def obs(self) -> dict[str, Array]:
-        """Further columns, one value per spot; always ``section``, and ``donor`` if it is known; not ``library_id``."""
-        return dict(self._obs)
-
-    @cached_property
-    def genes(self) -> Shaped[Array, " n_genes"] | None:
-        """Names of the genes, as NumPy's ``str``; None for a section without counts."""
-        return self._array("var/_index") if self.meta.has_counts else None
-
-    @property
-    def n_detected(self) -> Int[Array, " n_genes"]:
-        """Number of spots with a count of each gene, of a section with counts."""
-        return np.diff(self._array("X/indptr"))
-
-    @cached_property
-    def xy_px(self) -> Float64[Array, "n_spots 2"]:
-        """Spot centres in full-resolution slide pixels (x = column, y = row).
-
-        Raises
-        ------
-        StoreError
-            If this is a copy without coordinates.
-        """
-        if not self.meta.has_coordinates:
-            message = f"Section {self._name!r} of {self.store_address!r} was shared without coordinates."
-            raise StoreError(message)
-        return self._array(f"obsm/{SPATIAL}")
-
-    @cached_property
-    def xy_um(self) -> Float64[Array, "n_spots 2"] | None:
-        """Spot centres in µm; None if the µm per pixel is unknown."""
-        return self._array(f"obsm/{SPATIAL_UM}") if f"obsm/{SPATIAL_UM}" in self.index.nodes else None
-
-    def counts(self, genes: Sequence[str] | None = None) -> sparse.csr_matrix:
-        """Read the raw counts, int32, n_spots x n_genes, of all genes or of those named, in their order.
-
-        Of a remote store, only the chunks with those genes are fetched.
-
-        Raises
-        ------
-        StoreError
-            If the section has no counts, or lacks one of the genes.
-        """
-        where = f"Section {self._name!r} of store {self.store_address!r}"
-        if self.genes is None:
-            message = f"{where} has no counts. Add it again with: spam embed --h5ad"
-            raise StoreError(message)
-        if genes is None:
-            return self._sparse("X", "csc", (self.n_spots, len(self.genes))).tocsr()
-        places = {gene: place for place, gene in enumerate(self.genes.tolist())}
-        missing = [gene for gene in genes if gene not in places]
-        if missing:
-            message = f"{where} lacks {len(missing)} of {len(genes)} genes, such as {', '.join(missing[:3])}."
-            raise StoreError(message)
-        return self._columns(np.array([places[gene] for gene in genes], dtype=np.int64))
-
-    def overview(self) -> Overview | None:
-        """Read the small image of the slide; None if the section has none."""
-        image, library = f"uns/{SPATIAL}/{self._name}/images/hires", self.spatial_library()
-        if not library or self.index.attribute(image, BLANK):
-            return None
-        return Overview(
-            image=library["images"]["hires"], scale=library["scalefactors"]["tissue_hires_scalef"]
-        )
-
-    def spatial_library(self) -> dict[str, dict[str, Any]]:
-        """Read ``uns["spatial"][section]`` of the section, with which scanpy and squidpy plot it; empty without coordinates.
-
-        Its image is white if the section has no overview.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        for part in ("images", "scalefactors"):
-            group = f"uns/{SPATIAL}/{self._name}/{part}"
-            values = {name: self._array(f"{group}/{name}") for name in self.index.children(group)}
-            found |= {part: {name: a if a.ndim else a.item() for name, a in values.items()}} if values else {}
-        return found
-
-    @property
-    def spot_diameter_px(self) -> float | None:
-        """Diameter of a spot in full-resolution pixels, as stated or estimated; None without coordinates."""
-        node = f"uns/{SPATIAL}/{self._name}/scalefactors/spot_diameter_fullres"
-        return float(self._array(node).item()) if node in self.index.nodes else None
+class StoredSection(SectionTables):
+    """One section of a store; made by `Store.section` and `Store.add_section`."""
 
     # Features
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
         """Names of the finished feature arrays, sorted, without those of tile quality."""
-        return tuple(key for key in feature_names(self.index) if key not in self.quality_keys)
+        return self.index.feature_keys
 
     @property
     def quality_keys(self) -> tuple[str, ...]:
         """Names of the finished arrays with the quality of tiles, sorted."""
-        return quality_names(self.index)
+        return self.index.quality_keys
 
     @property
     def unfinished_keys(self) -> tuple[str, ...]:
@@ -243,7 +70,13 @@ class StoredSection:
         StoreError
             If there are no finished features of that name.
         """
-        return read_feature_meta(self.index, key, self.location)
+        if key in self.unfinished_keys:
+            message = (
+                f"Section {self._name!r} of store {self.store_address!r}: features {key!r} are unfinished. Run the same `spam "
+                "embed` command again to finish them."
+            )
+            raise StoreError(message)
+        return self.index.feature_meta(key)
 
     def feature_identity(self, key: str) -> str:
         """Digest of the inputs and settings of features; equal on every machine.
@@ -281,6 +114,7 @@ class StoredSection:
         return self._features(key, is_float32=False)
 
     def _features(self, key: str, *, is_float32: bool) -> Shaped[Array, "n_spots dim"]:
+        self.feature_meta(key)
         rows = read_features(self.location, self.index, key, is_float32=is_float32)
         node = f"obsm/{key}"
         if isinstance(self.location, FolderLocation):
@@ -330,7 +164,7 @@ class StoredSection:
             exists (names each difference).
         """
         return open_feature_writer(
-            writable_folder(self.location, is_writable=self.is_writable),
+            self.folder,
             self._name,
             meta,
             run=run or {},
@@ -346,16 +180,14 @@ class StoredSection:
         StoreError
             If another process writes them, or the store is open for reading only.
         """
-        return locked_part(
-            writable_folder(self.location, is_writable=self.is_writable), f"{self._name}/{key}", part
-        )
+        return locked_part(self.folder, f"{self._name}/{key}", part)
 
     # Graphs
 
     @property
     def graph_keys(self) -> tuple[str, ...]:
         """Names of the neighbour graphs, sorted."""
-        return graph_names(self.index)
+        return self.index.graph_keys
 
     def graph(self, key: str) -> Graph | None:
         """Read a neighbour graph (``spatial``, ``features_<feature key>``); None if it was not built.
@@ -369,8 +201,7 @@ class StoredSection:
         if described not in self.index.nodes:
             return None
         weights, lengths = (self._sparse(name, "csr", (self.n_spots, self.n_spots)) for name in matrices)
-        meta = read_graph_meta(self.index, described)
-        return Graph(connectivities=weights, distances=lengths, meta=meta)
+        return Graph(connectivities=weights, distances=lengths, meta=self.index.graph_meta(key))
 
     def write_graph(self, key: str, graph: Graph) -> None:
         """Write a neighbour graph, in place of an older one of that key.
@@ -381,10 +212,7 @@ class StoredSection:
             If the store is open for reading only, the key cannot name a graph, the graph has another number of nodes than
             the section has spots, or another process changes this section for two minutes.
         """
-        folder, shape = (
-            writable_folder(self.location, is_writable=self.is_writable),
-            (self.n_spots, self.n_spots),
-        )
+        folder, shape = self.folder, (self.n_spots, self.n_spots)
         fault = name_fault(key, "the graph's key")
         if graph.connectivities.shape != shape or graph.distances.shape != shape:
             fault = f"{graph.connectivities.shape[0]} nodes, section {self._name!r} has {self.n_spots} spots"
@@ -404,104 +232,6 @@ class StoredSection:
             write_elements(folder, self._name, elements, attributes=attributes)
         self.refresh()
 
-    # Reading elements
-
-    def _array(self, name: str) -> Shaped[Array, "*shape"]:
-        """Read an array; strings come as NumPy's ``str``."""
-        self._prefetch(name)
-        values = self._part(name)
-        # NumPy does not cast variable-length strings to fixed-length ones itself (NumPy 2.4).
-        return values.astype(object).astype(str) if values.dtype.kind in "TO" else values
-
-    def _part(self, name: str, rows: Any = ...) -> Array:
-        try:
-            return np.asarray(self._group[name][rows])
-        except StoreError:  # of the files
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of Zarr's metadata
-            where, fault = f"{self._name}/{name}", f"Zarr cannot read it ({type(error).__name__})"
-            raise self.location.damaged(where, fault) from error
-
-    def _sparse(self, name: str, form: Literal["csr", "csc"], shape: tuple[int, int]) -> Any:
-        self._prefetch(name)
-        parts = [self._array(f"{name}/{part}") for part in ("data", "indices", "indptr")]
-        return self._matrix(name, form, parts, shape)
-
-    def _matrix(
-        self, name: str, form: Literal["csr", "csc"], parts: list[Array], shape: tuple[int, int]
-    ) -> Any:
-        data, indices, indptr = parts
-        where = f"{name!r} of section {self._name!r} in store {self.store_address!r}"
-        try:
-            return sparse_matrix(
-                data, indices, indptr, form=form, shape=shape, where=where, advice=_MAKE_AGAIN
-            )
-        except SectionError as error:
-            raise StoreError(str(error)) from error
-
-    def _columns(self, columns: Int[Array, " n_columns"]) -> sparse.csr_matrix:
-        """Read some columns of the counts; each chunk is decoded about once."""
-        indptr = self._array("X/indptr")
-        n_values = self.index.nodes["X/data"]["shape"][0]
-        if fault := indptr_fault(indptr, self.meta.n_genes, n_values):  # before it is used as addresses
-            message = f"'X' of section {self._name!r} in store {self.store_address!r} is damaged: {fault}. {_MAKE_AGAIN}"
-            raise StoreError(message)
-        wanted, places = np.unique(columns, return_inverse=True)
-        starts, stops = indptr[wanted], indptr[wanted + 1]
-        chunk = self.index.nodes["X/data"]["chunk_grid"]["configuration"]["chunk_shape"][0]
-        parts = [
-            f"X/{part}/c/{i}" for i in _chunks_between(starts, stops, chunk) for part in ("data", "indices")
-        ]
-        self._prefetch(*parts)
-        is_new_run = np.flatnonzero(starts[1:] // chunk > np.maximum(stops[:-1] - 1, 0) // chunk) + 1
-        runs = [run for run in np.split(np.arange(len(wanted)), is_new_run) if run.size]
-        data: list[Array] = []
-        indices: list[Array] = []
-        for run in runs:
-            first, last = int(starts[run[0]]), int(stops[run[-1]])
-            taken = (
-                np.concatenate([np.arange(a, b) for a, b in zip(starts[run], stops[run], strict=True)])
-                - first
-            )
-            for values, part in ((data, "data"), (indices, "indices")):
-                values.append(self._part(f"X/{part}", slice(first, last))[taken])
-        ends = np.concatenate([[0], np.cumsum(stops - starts)])
-        flat = [np.concatenate(part) if part else np.empty(0, np.int32) for part in (data, indices)]
-        return self._matrix("X", "csc", [*flat, ends], (self.n_spots, len(wanted)))[:, places].tocsr()
-
-    def _prefetch(self, *names: str) -> None:
-        files = self.index.below(*names)
-        self.location.prefetch({f"{self._name}/{path}": entry for path, entry in files.items()})
-
-
-def graph_names(index: SectionIndex) -> tuple[str, ...]:
-    """List the neighbour graphs of a section, sorted."""
-    names = (name for name in index.children("uns") if name.endswith(_NEIGHBORS))
-    return tuple(name.removesuffix(_NEIGHBORS) for name in names if index.attribute(f"uns/{name}", META))
-
-
-def read_graph_meta(index: SectionIndex, described: str) -> GraphMeta:
-    """Read how a graph was made; StoreError if its metadata do not fit the format."""
-    try:
-        return GraphMeta.from_mapping(index.attribute(described, META))
-    except TypeError as error:
-        message = f"Section {index.meta.name!r}: {described!r} does not fit the format ({error}). Run: spam graph --overwrite"
-        raise StoreError(message) from error
-
-
-def is_stale_graph(index: SectionIndex, key: str) -> bool:
-    """Tell whether a graph is over features that were replaced after it was built."""
-    meta = read_graph_meta(index, graph_nodes(key)[0])
-    node = f"obsm/{meta.features_key}"
-    return node in index.nodes and bool(index.attribute(node, IDENTITY) != meta.features_identity)
-
-
-def spots_digest(ids: Array, xy_px: Array) -> str:
-    """Hash the spots that features are computed for: their ids, (n_spots,), and pixel coordinates, (n_spots, 2), in order."""
-    digest = hashlib.sha256("\n".join(ids.tolist()).encode())
-    digest.update(np.ascontiguousarray(xy_px, dtype="<f8").tobytes())
-    return digest.hexdigest()
-
 
 def choose_features(section: StoredSection, names: Sequence[str]) -> tuple[str, ...]:
     """Return the features that are named by key or by encoder, sorted; all of them if none is named.
@@ -511,13 +241,24 @@ def choose_features(section: StoredSection, names: Sequence[str]) -> tuple[str, 
     StoreError
         If a name is neither a feature key nor an encoder of the section.
     """
-    found = {key: section.feature_meta(key).encoder.get("name") for key in section.feature_keys}
+    found = encoders_of(section)
     missing = [name for name in names if name not in found and name not in found.values()]
     if missing:
         offered = ", ".join(f"{key!r} of {encoder!r}" for key, encoder in found.items()) or "none"
         message = f"Section {section.meta.name!r} has no features {', '.join(map(repr, missing))} (found: {offered})."
         raise StoreError(message)
-    return tuple(key for key, encoder in found.items() if not names or key in names or encoder in names)
+    return features_named(section, names)
+
+
+def features_named(section: StoredSection, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the features whose key or encoder is named, sorted; all of them if none is named."""
+    found = encoders_of(section).items()
+    return tuple(key for key, encoder in found if not names or key in names or encoder in names)
+
+
+def encoders_of(section: StoredSection) -> dict[str, str]:
+    """Return the name of the encoder of each feature array."""
+    return {key: str(section.feature_meta(key).encoder.get("name")) for key in section.feature_keys}
 
 
 def flagged_spots(section: StoredSection, keys: Sequence[str]) -> dict[TileFlag, Bool[Array, " n_spots"]]:
@@ -557,15 +298,3 @@ def readable_spots(section: StoredSection, keys: Sequence[str]) -> Bool[Array, "
         )
         raise StoreError(message)
     return is_readable
-
-
-def _chunks_between(starts: Array, stops: Array, chunk: int) -> list[int]:
-    """List the chunks that hold any of the entries ``starts[i]:stops[i]``."""
-    return sorted(
-        {
-            i
-            for a, b in zip(starts, stops, strict=True)
-            if b > a
-            for i in range(a // chunk, (b - 1) // chunk + 1)
-        }
-    )

@@ -1,10 +1,9 @@
-"""Writing to a store in a folder: locks, sections, groups of elements, copies of files."""
+"""Writing to a store in a folder: locks, sections, groups of elements."""
 
 import contextlib
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from scipy.spatial import KDTree
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from spam.errors import StoreError
-from spam.progress import Advance
-from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, FileEntry, SectionMeta
+from spam.schemas.store_format import STORE_FORMAT, STORE_VERSION, SectionMeta
 from spam.typing import Array
 
 from .layout import (
@@ -41,8 +39,8 @@ from .layout import (
     VERSION,
     inside,
 )
-from .places import FolderLocation, Location
-from .section_index import SectionIndex, edited, file_entry, sealed, update_index, write_whole
+from .places import FolderLocation
+from .section_index import sealed, update_index, write_whole
 
 LOCK_WAIT_S = 120.0
 """Seconds to wait for another process that changes the same section, which takes that long for gigabytes."""
@@ -53,7 +51,6 @@ _CHUNK_ROWS = 1 << 20
 """Rows in a chunk of a table: 4 MB of int32."""
 _CHUNK_ENTRIES = 1 << 18
 """Entries in a chunk of a sparse matrix: 1 MB of int32, so that the counts of a few genes are a few chunks."""
-_N_THREADS = 8  # files that are copied at the same time: most of a remote copy is waiting
 _MOST_CHUNKS = 64
 """Chunk files of one part of a sparse matrix, whose chunks are longer if there are more entries."""
 _DIAMETER_PER_PITCH = 0.8  # of spots whose diameter is unknown: drawn almost touching
@@ -269,53 +266,6 @@ def root_index(names: Collection[str]) -> bytes:
     """Return the ``zarr.json`` of the root of a store with these sections."""
     attributes = {FORMAT: STORE_FORMAT, VERSION: STORE_VERSION, SPAM: {SECTIONS: sorted(names)}}
     return sealed({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-
-
-def copy_files(
-    source: Location, section: str, files: Mapping[str, FileEntry], target: Path, advance: Advance
-) -> None:
-    """Copy files of a section into the folder `target`, each compared with its digest.
-
-    A file that is already there with the same bytes is skipped, so that a killed copy is resumed.
-
-    Raises
-    ------
-    StoreError
-        If a file of the source is missing or damaged.
-    """
-
-    def copy(path: str) -> None:
-        to, entry = inside(target, path), files[path]
-        if not (to.is_file() and to.stat().st_size == entry.n_bytes and file_entry(to.read_bytes()) == entry):
-            to.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(to, source.read(f"{section}/{path}", entry))
-
-    with ThreadPoolExecutor(_N_THREADS) as pool:
-        for _ in pool.map(copy, files):
-            advance(note=section)
-
-
-def copy_nodes(
-    source: Location, index: SectionIndex, store: Path, nodes: Collection[str], advance: Advance
-) -> None:
-    """Copy groups or arrays of a section into the section of that name in `store`; the caller holds its lock."""
-    target = store / index.meta.name
-    update_index(target, drop=nodes)
-    copy_files(source, index.meta.name, index.below(*nodes), target, advance)
-    update_index(target, add=nodes)
-
-
-def copy_section(
-    source: Location, index: SectionIndex, store: Path, advance: Advance, *, leave_out: Collection[str] = ()
-) -> None:
-    """Copy a section that `store` does not hold: its files first, its index last; the caller holds its lock.
-
-    Without the nodes `leave_out`, its content digest is that of a section to which they were never added.
-    """
-    target = inside(store, index.meta.name)
-    index = edited(index, drop=leave_out)
-    copy_files(source, index.meta.name, index.files, target, advance)
-    write_whole(target / INDEX, index.data)
 
 
 @contextlib.contextmanager

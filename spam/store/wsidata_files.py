@@ -6,7 +6,6 @@ the features, ``attrs["region"]`` the name of the tiles, and ``obs[attrs["instan
 ``attrs["slide_properties"]["mpp"]`` of the root are µm per pixel of level 0.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +19,15 @@ from spam.sections.hdf5_files import readable, refuse_claim
 from spam.sections.lab_section import quoted
 from spam.typing import Array, Float64
 
+from .array_files import ForeignFeatures, stated_number
+
 _REGION, _INSTANCE = "region", "instance_key"
 # A rectangle in WKB: byte order, type 3 (polygon), one ring, five points; then x and y of each point.
 _RECTANGLE = np.dtype([("order", "u1"), ("head", "<u4", 3), ("points", "<f8", (5, 2))])
 _HEAD = (3, 1, 5)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TileFeatures:
-    """Features of one encoder.
-
-    Attributes
-    ----------
-    features
-        One row per tile.
-    boxes
-        Left, top, right and bottom of the tiles in pixels of level 0.
-    mpp
-        µm per pixel of level 0, or None.
-    encoder_name
-        Name of the table without that of the tiles.
-    """
-
-    features: Array
-    boxes: Float64[Array, "n_tiles 4"]
-    mpp: float | None
-    encoder_name: str
-
-
-def read_wsidata(path: Path, key: str | None) -> TileFeatures:
+def read_wsidata(path: Path, key: str | None) -> ForeignFeatures:
     """Read the features of the table `key` and the places of their tiles; without a key, the only table of tiles.
 
     Raises
@@ -77,13 +56,12 @@ def read_wsidata(path: Path, key: str | None) -> TileFeatures:
         if (rows < 0).any():
             message = f"{path}: {int((rows < 0).sum())} rows of table {key!r} have no tile in shapes/{tiles}. Copy it again."
             raise SectionError(message)
-        boxes = _boxes(frame["geometry"].to_pylist(), path, tiles)[rows]
-        stated = root.attrs.get("slide_properties")
-        mpp = stated.get("mpp") if isinstance(stated, dict) else None
-        return TileFeatures(
+        left, top, right, bottom = _boxes(frame["geometry"].to_pylist(), path, tiles)[rows].T
+        return ForeignFeatures(
             features=features,
-            boxes=boxes,
-            mpp=float(mpp) if isinstance(mpp, int | float) and 0 < mpp < np.inf else None,
+            xy_px=np.stack([left + right, top + bottom], axis=1) / 2,
+            tile_px=float(right[0] - left[0]),
+            mpp=stated_number(root.attrs.get("slide_properties"), "mpp"),
             encoder_name=key.removesuffix(f"_{tiles}"),
         )
 

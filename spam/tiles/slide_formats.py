@@ -1,8 +1,6 @@
 """Opening a slide by what the file holds (never by its name); PNG and JPEG, and all that OpenSlide reads."""
 
 import contextlib
-import os
-import re
 import struct
 import threading
 from pathlib import Path
@@ -22,11 +20,7 @@ from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, require_
 from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
-_PNG_SIGNATURE = _PNG + b"\r\n\x1a\n"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
-# DICOM tag (0008,0060), in either syntax
-_MODALITY = re.compile(rb"\x08\x00\x60\x00.{4}([A-Z]{2,16})", re.DOTALL)
-_MOST_HEADER = 4096  # bytes; the modality is among the first tags
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 _ORIENTATION = 274  # tag of TIFF and EXIF
 _BIT_DEPTH_AT = 24  # in a PNG: 8 bytes of signature, then IHDR with its length, name, width and height
@@ -53,7 +47,7 @@ class ImageSlide(Slide):
         self._is_png = header.startswith(_PNG)
         with self._open(path) as image:
             size, mode, dpi = image.size, image.mode, image.info.get("dpi")
-            self.orientation = _orientation_of(image, path)
+            self.orientation = _orientation_of(image)
             n_bands = len(image.getbands())
         # Pillow cuts the 16 bits of an RGB PNG to 8 and calls the mode "RGB".
         is_deep = self._is_png and header[_BIT_DEPTH_AT] > 8
@@ -189,29 +183,13 @@ class UprightSlide(Slide):
         self._slide.close()
 
 
-def _orientation_of(image: Image.Image, path: Path) -> int:
-    """Return the EXIF orientation without decoding the picture (EXIF may follow the pixels of a PNG); 1 if none is stated."""
+def _orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation that precedes the pixels, without decoding them; 1 if none is stated."""
     stated = None
     # broken EXIF data count as missing
     with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):
         stated = Image.Image.getexif(image).get(_ORIENTATION)
-        if stated is None and image.format == "PNG":
-            exif = Image.Exif()
-            exif.load(_chunk_of_png(path, b"eXIf"))
-            stated = exif.get(_ORIENTATION)
     return stated if isinstance(stated, int) and stated in range(1, 9) else 1
-
-
-def _chunk_of_png(path: Path, name: bytes) -> bytes:
-    """Return the content of the first chunk of this name; nothing if there is none."""
-    with path.open("rb") as file:
-        file.seek(len(_PNG_SIGNATURE))
-        while len(head := file.read(8)) == 8:
-            n_bytes = int.from_bytes(head[:4], "big")
-            if head[4:] == name:
-                return file.read(n_bytes)
-            file.seek(n_bytes + 4, os.SEEK_CUR)  # and the checksum
-    return b""
 
 
 _Reader: TypeAlias = type[ImageSlide] | type[OpenSlideSlide] | type[TiffSlide] | type[OmeZarrSlide]
@@ -280,15 +258,13 @@ def _found(path: Path) -> str:
     if path.is_dir():
         return "a folder, but neither an OME-Zarr nor DICOM files"
     with path.open("rb") as file:
-        start = file.read(_MOST_HEADER)
+        start = file.read(16)
     if is_dicom(path):
-        modality = _MODALITY.search(start)
-        named = f" of modality {modality[1].decode()!r}" if modality else ""
-        return f"a DICOM image{named}, but no whole slide image of modality 'SM'"
+        return "a DICOM image, but no whole slide image of modality 'SM'"
     if not start:
         return "it is empty: 0 bytes"
     kind = kind_of_file(path)
-    return f"it is {kind}" if kind else f"it begins with {start[:16]!r}"
+    return f"it is {kind}" if kind else f"it begins with {start!r}"
 
 
 def _one_of_series(folder: Path) -> Path:

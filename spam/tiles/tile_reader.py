@@ -145,19 +145,8 @@ class TileReader(contextlib.ExitStack):
             middle = self._file_px / 2
             return cut_tile(tile, middle, middle, native_px=size, out_px=px, interpolation=filtering)
 
-    def read_many(self, indices: Spots) -> UInt8[Array, "n out_px out_px 3"]:
-        """Cut the tiles of several spots in the given order.
-
-        Raises
-        ------
-        SlideError
-            If the slide or a tile file cannot be decoded.
-        """
-        px = self._spec.out_px
-        return np.array([self.read(index) for index in indices], dtype=np.uint8).reshape(-1, px, px, 3)
-
     def read_batch(self, indices: Spots) -> TileBatch:
-        """Cut the tiles of several spots, as `read_many`, and measure their quality.
+        """Cut the tiles of several spots in the given order, and measure their quality.
 
         Raises
         ------

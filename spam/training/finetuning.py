@@ -133,10 +133,11 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``). Where stage 1 was
     trained on what a run leaves out, stage 1 is repeated without it. The held-out spots choose the number of epochs and the
     weights of the predictors, measure the accuracy of each gene and calibrate the predictive intervals; for weights,
-    accuracy and intervals each fold is predicted at its own best epoch, which favours the network a little. The last run
-    trains on all spots for the number of epochs that is best on average. No input of a spot's prediction depends on the
-    spot's own counts. The loss of the network is the squared error of log1p(CP10k) minus the section mean, plus the
-    negative log-likelihood of the raw counts.
+    accuracy and intervals each fold is predicted at its own best epoch, which favours the network a little. A run ends when
+    the held-out correlation no longer rises. The last run trains on all spots for the number of epochs that is best on
+    average. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the squared error
+    of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts, of which each member of the
+    ensemble learns a share of every batch.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
@@ -187,11 +188,12 @@ def finetune_on(
         _clear(save_dir)
     if pretrained is not None:  # its weights depend on the components
         data = dataclasses.replace(data, pretrained=data.transform)
-    with limited_threads(config.num_workers):
+    with limited_threads(config.num_workers, values=data.step_size(config)):
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
             {key: float(np.mean([metrics[key] for metrics in epoch])) for key in epoch[0]}
-            for epoch in zip(*(run.history for run in runs), strict=True)
+            | {"epoch": float(i)}
+            for i, epoch in enumerate(zip(*_padded([run.history for run in runs]), strict=True))
         ]
         write_text(save_dir / _SELECTION / "history.json", json.dumps(history, indent=1))
         nothing = np.zeros_like(data.groups.is_val)
@@ -225,6 +227,12 @@ def finetune_on(
         is_new_donor=are_new_donors(donors, judged.sections),
         adapted_on=tuple(name for name in judged.sections if name in data.features.adapted_on),
     )
+
+
+def _padded(histories: list[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
+    """Repeat the last epoch of folds that converged before the others."""
+    longest = max(map(len, histories))
+    return [history + history[-1:] * (longest - len(history)) for history in histories]
 
 
 def _clear(save_dir: Path) -> None:

@@ -160,8 +160,8 @@ class FusionStage:
         return shuffled
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
-        """Squared error and negative log-likelihood, means over spots, genes and members."""
-        error, nll = self._errors(rows, self.network.each(self._fusion.batch(rows)))
+        """Squared error of all members, and negative log-likelihood of each member's share of the spots."""
+        error, nll = self._errors(rows, *self.network.each(self._fusion.batch(rows)))
         # Summed over members: each minimises its own loss, so that training does not depend on the size of the ensemble.
         total = self.config.members * (error + nll)
         parts = {"error": float(error.detach()), "nll": float(nll.detach())}
@@ -178,7 +178,9 @@ class FusionStage:
         if not len(rows):
             return {}
         outputs = self._outputs(rows)
-        errors = [(len(batch), *map(float, self._errors(batch, out))) for batch, out in outputs]
+        errors = [
+            (len(batch), *map(float, self._errors(batch, out.expression, out))) for batch, out in outputs
+        ]
         n, error, nll = np.array(errors).T
         pearson = within_section_pearson(
             self._expression(outputs), self.data.expression_of(rows), self.data.section_of[rows]
@@ -310,51 +312,44 @@ class FusionStage:
 
     def _expression(self, outputs: list[tuple[Array, FusionOutput]]) -> Array:
         """Predicted log1p(CP10k) of all batches."""
-        return torch.cat([self._base(batch) + out.expression.float() for batch, out in outputs]).cpu().numpy()
+        return (
+            torch.cat([self._path_at(batch)[1] + out.expression.float() for batch, out in outputs])
+            .cpu()
+            .numpy()
+        )
 
-    def _ridge(self, rows: Int64[Array, " b"]) -> torch.Tensor | None:
-        """Output of the path's ridge, if it has one."""
+    def _path_at(self, rows: Int64[Array, " b"]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output of the path's ridge (0 without one), and the expression by the path, which the network corrects."""
+        level = self._level.index_select(0, self._rank[self._where(rows)])
         if self.config.path != "ridge":
-            return None
-        return torch.from_numpy(self._path.at(rows, self.data.inputs[rows])[0]).to(self._device)
-
-    def _base(self, rows: Int64[Array, " b"]) -> torch.Tensor:
-        """Expression by the path, which the network corrects."""
-        ridge, level = self._ridge(rows), self._level[self._rank[self._where(rows)]]
-        return level if ridge is None else ridge + level
+            return level.new_zeros(()), level
+        ridge = torch.from_numpy(self._path.at(rows, self.data.inputs[rows])[0]).to(self._device)
+        return ridge, ridge + level
 
     def _where(self, rows: Int64[Array, " b"]) -> torch.Tensor:
         return torch.from_numpy(rows).to(self._device)
 
-    def _log_mu(self, rows: Int64[Array, " b"], out: FusionOutput) -> torch.Tensor:
-        """Logarithm of the expected counts; stop-gradient on the expression."""
-        where = self._where(rows)
-        expression = self._base(rows) + out.expression.float().detach()
-        log_rate: torch.Tensor = (
-            log_rate_of(expression) + self._offset[self._rank[where]] + out.log_rate.float()
-        )
-        return log_rate + self._log_size[where, None]
+    def _errors(
+        self, rows: Int64[Array, " b"], expression: torch.Tensor, out: FusionOutput
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of corrections of the expression, and negative log-likelihood of the counts; means over spots and genes.
 
-    def _errors(self, rows: Int64[Array, " b"], out: FusionOutput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of the centred expression and negative log-likelihood of the counts, means over spots and genes."""
-        batch, ridge = self._counts.batch(rows), self._ridge(rows)
-        pattern = batch.centred if ridge is None else batch.centred - ridge
+        Stop-gradient: the likelihood does not update the expression.
+        """
+        where, batch, (ridge, base) = self._where(rows), self._counts.batch(rows), self._path_at(rows)
         with torch.autocast(self._device.type, enabled=False):
-            error = (out.expression.float() - pattern).square().mean()
-            return error, -self._log_prob(batch, self._log_mu(rows, out), out)
+            error = (expression.float() - (batch.centred - ridge)).square().mean()
+            log_mu = log_rate_of(base + out.expression.detach().float())
+            log_mu += self._offset.index_select(0, self._rank[where])
+            log_mu += self._log_size[where, None]
+            return error, -self._log_prob(batch, log_mu + out.log_rate.float(), out)
 
     def _log_prob(self, batch: CountBatch, log_mu: torch.Tensor, out: FusionOutput) -> torch.Tensor:
-        """Log-probability of the counts, mean over spots, genes and members."""
-        log_theta, zi_logits = out.log_theta, out.zi_logits
-        if log_theta is None or zi_logits is None:
-            theta = None if log_theta is None else log_theta[..., None, :]
-            return count_log_prob(batch.dense(), log_mu=log_mu, log_theta=theta).mean()
+        """Log-probability of the counts, mean over spots and genes."""
+        if out.log_theta is None or out.zi_logits is None:
+            return count_log_prob(batch.dense(), log_mu=log_mu, log_theta=out.log_theta).mean()
         total = zinb_log_prob_sum(
-            batch.place,
-            batch.count,
-            log_mu=log_mu.reshape(-1, *log_mu.shape[-2:]),
-            log_theta=log_theta.reshape(-1, log_theta.shape[-1]),
-            zi_logits=zi_logits.float().reshape(-1, *zi_logits.shape[-2:]),
+            batch.place, batch.count, log_mu=log_mu, log_theta=out.log_theta, zi_logits=out.zi_logits.float()
         )
         return total / log_mu.numel()
 

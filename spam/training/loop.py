@@ -31,6 +31,7 @@ from .training_set import NOT_IN_DIGEST
 HEALTH = "health.json"
 """File of the health check of stage 1; stage 2 copies it from the folder of its pretrained checkpoint."""
 _LONGEST_WAIT_S = 7 * 24 * 3600.0
+_PATIENCE = 5  # epochs; the held-out correlation of real cohorts stays the same (docs/experiments-log.md)
 _SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 
@@ -62,7 +63,8 @@ class Stage(Protocol):
         """Stage of its checkpoints, see `CheckpointMeta`."""
 
     tolerance: float
-    """An epoch counts as the best if its validation loss is less than this above the lowest one before it."""
+    """An epoch counts as the best if its validation loss is less than this above the lowest one before it. Training ends if
+    the loss fell by less than half of this in `_PATIENCE` epochs."""
 
     @property
     def network(self) -> torch.nn.Module:
@@ -169,9 +171,10 @@ def fit(
 ) -> Run:
     """Train a stage for `epochs` epochs (None: ``config.epochs``), or the rest of them.
 
-    Epoch 0 is the state before the first step and takes part in the choice of the best. After an
-    epoch, at most every ten seconds and at the end, `last.safetensors` is replaced, and `best.safetensors` if the validation
-    loss fell, or rose by less than the tolerance of the stage. A run that was stopped resumes after the last epoch that was written
+    Epoch 0 is the state before the first step and takes part in the choice of the best. Training ends earlier if the
+    validation loss no longer falls (`has_converged`). After an epoch, at most every ten seconds and at the end,
+    `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell, or rose by less than the tolerance of
+    the stage. A run that was stopped resumes after the last epoch that was written
     and ends with the same bits as an unbroken one (on one machine and device).
 
     Raises
@@ -234,6 +237,9 @@ def _fit(
         with progress.task(stage.name, epochs) as advance:
             advance(resumed_from)
             for epoch in range(len(history), epochs + 1):
+                if has_converged(history, stage.tolerance):
+                    advance(epochs + 1 - epoch)
+                    break
                 metrics: dict[str, float] = {"epoch": float(epoch)}
                 if epoch > 0:
                     metrics |= _train_epoch(stage, config, epoch, optimizer, scaler)
@@ -262,6 +268,13 @@ def _fit(
     return Run(
         best_path=best_path, last_path=last_path, best=best, history=history, resumed_from=resumed_from
     )
+
+
+def has_converged(history: list[dict[str, float]], tolerance: float) -> bool:
+    """Whether the validation loss hardly fell in the last epochs; False without validation."""
+    loss = [metrics["val_loss"] for metrics in history if "val_loss" in metrics]
+    before, recent = loss[:-_PATIENCE], loss[-_PATIENCE:]
+    return bool(before) and min(recent) >= min(before) - tolerance / 2
 
 
 def _train_epoch(

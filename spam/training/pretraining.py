@@ -78,7 +78,7 @@ def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress
     """`pretrain` on spots that were already read."""
     device = resolve_device(config.device)
     stage = AlignmentStage(config, data, device)
-    with limited_threads(config.num_workers):
+    with limited_threads(config.num_workers, values=data.step_size(config)):
         run = fit(stage, config, device=device, progress=progress)
     n_visits = stage.n_visits
     pairs = pair_health(
@@ -141,10 +141,11 @@ class AlignmentStage:
 
     def loss(self, rows: Int64[Array, " b"]) -> LossTerms:
         """Sum of the contrastive losses of the pairs of the mode."""
+        expression = self.expression_of(rows)
         parts = training_losses(
-            self.embed(rows),
+            self.embed(rows, expression),
             self.config,
-            expression=self.expression_of(rows),
+            expression=expression,
             weights=self.data.weights,
             rows=rows,
         )
@@ -158,8 +159,9 @@ class AlignmentStage:
         """`contrast_metrics` of the held-out spots, in batches of the training size."""
         rows = np.random.default_rng(self.config.seed).permutation(self.data.val_rows)
         size = min(self.config.batch_for(self.n_visits), len(rows))
-        batches = [self.embed(rows[i : i + size]) for i in range(0, len(rows), size)]
-        return contrast_metrics(batches, self.config)
+        batches = (rows[i : i + size] for i in range(0, len(rows), size))
+        embedded = [self.embed(batch, self.expression_of(batch)) for batch in batches]
+        return contrast_metrics(embedded, self.config)
 
     def constants(self) -> dict[str, Array]:
         """Input transform: the weights depend on it."""
@@ -174,11 +176,10 @@ class AlignmentStage:
         """Centred expression of these spots."""
         return self._counts.batch(rows).centred
 
-    def embed(self, rows: Int64[Array, " b"]) -> Embeddings:
+    def embed(self, rows: Int64[Array, " b"], expression: torch.Tensor) -> Embeddings:
         """Embed these spots, each with its complete neighbourhood, whether in the batch or not."""
         where = torch.from_numpy(rows).to(self.inputs.device)
-        mode = self.config.mode
         graph = None if self._surroundings is None else self._surroundings.of(rows)
-        expression = None if mode == "img-coord" else self.expression_of(rows)
-        embedded: Embeddings = self.network(self.inputs[where], expression, graph)
+        genes = None if self.config.mode == "img-coord" else expression
+        embedded: Embeddings = self.network(self.inputs[where], genes, graph)
         return embedded

@@ -49,13 +49,16 @@ class ResidentCounts:
 
     def batch(self, rows: Int64[Array, " b"]) -> CountBatch:
         """Gather some spots."""
+        # index_select and scatter_add_ take a third of the time of indexing with brackets on the CPU.
         device, n_counts = self._starts.device, int(self._lengths[rows].sum())
         where = torch.from_numpy(rows).to(device)
         first = self._starts[where]
         n = self._starts[where + 1] - first
-        row = torch.arange(len(rows), device=device).repeat_interleave(n, output_size=n_counts)
-        source = torch.arange(n_counts, device=device) + (first - n.cumsum(0) + n)[row]
-        centred = -self._level[self._section_of[where]]
-        place = row * centred.shape[1] + self._columns[source]
-        centred.view(-1)[place] += self._expression[source]
-        return CountBatch(place=place, count=self._counts[source], centred=centred)
+        row = torch.arange(len(rows), device=device)
+        shift = (first - n.cumsum(0) + n).repeat_interleave(n, output_size=n_counts)
+        source = torch.arange(n_counts, device=device).add_(shift)
+        centred = self._level.index_select(0, self._section_of[where]).neg_()
+        place = (row * centred.shape[1]).repeat_interleave(n, output_size=n_counts)
+        place += self._columns.index_select(0, source)
+        centred.view(-1).scatter_add_(0, place, self._expression.index_select(0, source))
+        return CountBatch(place=place, count=self._counts.index_select(0, source), centred=centred)

@@ -140,6 +140,10 @@ class TrainingSet:
         """Rows that validate: held out, with at least one count; a random sample of them if there are more than 8192."""
         return at_most(np.flatnonzero(self.groups.is_val & (self.totals > 0)), _MOST_VALIDATED)
 
+    def step_size(self, config: TrainingConfig) -> int:
+        """Spots times genes of a training step."""
+        return config.batch_for(min(len(self.train_rows), config.spots_per_epoch)) * len(self.genes.genes)
+
     @property
     def held_out_sections(self) -> tuple[str, ...]:
         """Names of the sections with a held-out spot."""

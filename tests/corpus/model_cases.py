@@ -490,6 +490,4 @@ HDF5: dict[str, Any] = {
 
 def feature_cases() -> Iterator[Case]:
     yield from _prefixed("npy", cases("refused", NPY, says=r"f\.npy|ids\.csv", words=_NPY))
-    yield from _prefixed(
-        "hdf5", cases("refused", HDF5, says=r"f\.h5", words=(*IMPORT, "f.h5", "--kind", "clam", *_OPTIONS))
-    )
+    yield from _prefixed("hdf5", cases("refused", HDF5, says=r"f\.h5", words=(*IMPORT, "f.h5", *_OPTIONS)))

@@ -40,7 +40,7 @@ def features_with(tiles: EmbedConfig, section: str, lora: Path) -> np.ndarray:
     (one,) = (one for one in planned.sections if one.section.name == section)
     encoder = build_encoder(planned.card, device=torch.device("cpu"), lora=lora)
     with TileReader(one.section, one.specs[0], interpolation="bilinear") as reader:
-        return encoder.embed(reader.read_many(range(len(one.section.ids))))
+        return encoder.embed(reader.read_batch(range(len(one.section.ids))).pixels)
 
 
 def test_expression_is_predicted_better_from_adapted_features(tiles: EmbedConfig, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def encoder_of(lab, **options):
 
 def tiles_of(lab, **others):
     with TileReader(read_section(config(lab, mpp=0.5, **others)), SPEC, interpolation="bilinear") as reader:
-        return reader.read_many(range(len(reader)))
+        return reader.read_batch(range(len(reader))).pixels
 
 
 def assert_close(found, expected):

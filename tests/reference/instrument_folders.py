@@ -26,10 +26,12 @@ def read_dense(path: Path, group: str = "matrix") -> tuple[np.ndarray, list[str]
         parts = {key: file[f"{group}/{key}"][:] for key in ("data", "indices", "indptr", "shape", "barcodes")}
         names = [name.decode() for name in file[f"{group}/features/name"][:]]
     n_features, n_barcodes = map(int, parts["shape"])
-    dense = np.zeros((n_barcodes, n_features), dtype=np.int64)
+    dense = np.zeros((n_barcodes, n_features), dtype=np.int32)
     for column in range(n_barcodes):
-        for entry in range(int(parts["indptr"][column]), int(parts["indptr"][column + 1])):
-            dense[column, int(parts["indices"][entry])] += int(parts["data"][entry])
+        entries = slice(int(parts["indptr"][column]), int(parts["indptr"][column + 1]))
+        np.add.at(
+            dense[column], parts["indices"][entries].astype(np.int64), parts["data"][entries].astype(np.int32)
+        )
     return dense, [barcode.decode() for barcode in parts["barcodes"]], names
 
 
@@ -249,5 +251,5 @@ def write_zipped_zarr(path: Path, arrays: dict[str, np.ndarray], attributes: dic
 def write_image(path: Path, width: int = 2300, height: int = 1900) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(1).integers(90, 200, (height // 10, width // 10, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((width, height)).save(path)
+    Image.fromarray(noise).resize((width, height)).save(path, compress_level=1)
     return path

@@ -123,8 +123,7 @@ def test_a_missing_alignment_is_an_error(tmp_path: Path) -> None:
 def test_a_renamed_alignment_is_named_and_can_be_given(tmp_path: Path) -> None:
     _, _, xy_um = write_xenium(tmp_path)
     path = write_alignment(tmp_path / "matrix.csv")
-    (tmp_path / "metrics_summary.csv").write_text("region,cells\nA,19\n")
-    with pytest.raises(MissingInputError, match=r"'matrix.csv' may be one.*--alignment"):
+    with pytest.raises(MissingInputError, match=r"only 'matrix.csv'.*--alignment"):
         found_in(tmp_path, image=tmp_path / "he.tif")
     found = found_in(tmp_path, image=tmp_path / "he.tif", alignment=path)
     np.testing.assert_allclose(found.xy_px, on_the_image(xy_um), rtol=0, atol=1e-6)
@@ -209,6 +208,17 @@ def test_parts_of_two_runs(tmp_path: Path) -> None:
     cells.assign(cell_id=[f"{i}-2" for i in range(len(cells))]).to_parquet(tmp_path / "cells.parquet")
     with pytest.raises(SectionError, match=f"{N_SPOTS} of the {N_SPOTS} cells .*cells.parquet"):
         found_in(tmp_path)
+
+
+def test_a_cell_without_a_position_is_left_out(tmp_path: Path) -> None:
+    counts, ids, xy_um = write_xenium(tmp_path)
+    cells = pd.read_parquet(tmp_path / "cells.parquet")
+    cells[cells["cell_id"] != ids[3]].to_parquet(tmp_path / "cells.parquet")
+    found, kept = found_in(tmp_path), np.delete(np.arange(N_SPOTS), 3)
+    assert found.ids.tolist() == [ids[i] for i in kept]
+    np.testing.assert_array_equal(found.counts.toarray(), counts[kept])
+    np.testing.assert_array_equal(found.xy_um, xy_um[kept])
+    assert f"1 of {N_SPOTS} cells without a position left out" in found.notes
 
 
 @pytest.mark.parametrize(

@@ -399,9 +399,14 @@ def race_readers(folder: Path, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    work_in, operation, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     races = {"cohort": kill_cohort, "parts": race_parts, "sections": race_sections, "readers": race_readers}
-    if operation in races:
-        races[operation](work_in, n)
-    else:
-        kill_operation(work_in, operation, n)
+    for operation, n in zip(
+        sys.argv[2::2], map(int, sys.argv[3::2]), strict=True
+    ):  # in one process: imports take seconds
+        work_in = Path(sys.argv[1]) / operation
+        work_in.mkdir()
+        print(operation, flush=True)
+        if operation in races:
+            races[operation](work_in, n)
+        else:
+            kill_operation(work_in, operation, n)

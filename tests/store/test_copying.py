@@ -9,8 +9,10 @@ from shared_stores import change_feature, make_store, tree
 
 from spam.errors import ConfigError, MissingInputError, OutputExistsError, StoreError
 from spam.schemas.store_config import MergeConfig, PullConfig, SelectConfig, VerifyConfig
-from spam.store import StoredSection, create_store, open_store, section_index, writing
-from spam.store.copying import merge, select
+from spam.store import StoredSection, create_store, open_store
+from spam.store.copying import select
+from spam.store.destinations import Destination
+from spam.store.merging import merge
 from spam.store.publishing import pull
 from spam.store.verifying import verify
 from spam.store.writing import locked, write_elements, write_section
@@ -263,16 +265,15 @@ def test_pull_killed_at_any_index_leaves_no_damage(store, tmp_path, monkeypatch)
     """A section that is copied without some of its features must never name their files."""
     config = {"store": store, "sections": ("S1",), "features": KEYS[:1]}
     pull(PullConfig(out=tmp_path / "whole.zarr", **config))
-    out, real = tmp_path / "x.zarr", writing.write_whole
+    out, real = tmp_path / "x.zarr", Destination.put
     create_store(out)
 
-    def killed_after(path: Path, data: bytes) -> None:
-        real(path, data)
-        if path == out / "S1/zarr.json":
+    def killed_after(self: Destination, path: str, *content: object) -> None:
+        real(self, path, *content)
+        if path == "S1/zarr.json":
             raise KeyboardInterrupt
 
-    for module in (writing, section_index):
-        monkeypatch.setattr(module, "write_whole", killed_after)
+    monkeypatch.setattr(Destination, "put", killed_after)
     with pytest.raises(KeyboardInterrupt):
         pull(PullConfig(out=out, **config))
     monkeypatch.undo()

@@ -32,7 +32,6 @@ from foreign_layouts import (
     slide2vec_places,
     table,
     trident,
-    write_h5,
 )
 
 from spam.errors import ConfigError, MissingInputError, SectionError, SpamError
@@ -88,7 +87,7 @@ def test_clam_tensor(tmp_path: Path, dtype: torch.dtype, is_new: bool) -> None:
     tensor = torch.from_numpy(FEATURES).to(dtype)
     torch.save(tensor, tmp_path / "C2.pt", _use_new_zipfile_serialization=is_new)
     patches = clam_patches(tmp_path / "p.h5")
-    found = read_foreign_features(tmp_path / "C2.pt", kind="clam", coordinates=patches)
+    found = read_foreign_features(tmp_path / "C2.pt", coordinates=patches)
     np.testing.assert_array_equal(found.features, tensor.float().numpy())
     np.testing.assert_array_equal(found.xy_px, CORNERS + 512.0)
 
@@ -107,9 +106,7 @@ def test_slide2vec_sidecars_complete_each_other(tmp_path: Path) -> None:
     found = read_foreign_features(path, coordinates=places)
     assert (found.tile_px, found.mpp) == (448.0, None)
     (tmp_path / "C2.x.meta.json").unlink()
-    with pytest.raises(ConfigError, match="clam or slide2vec"):
-        read_foreign_features(path, coordinates=places)
-    assert read_foreign_features(path, kind="slide2vec", coordinates=places).encoder_name is None
+    assert read_foreign_features(path, coordinates=places).encoder_name is None
 
 
 @pytest.mark.parametrize("side", [448.0, 224.5])
@@ -155,15 +152,8 @@ def test_h5ad(tmp_path: Path) -> None:
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--key"):
         read_foreign_features(trident(tmp_path / "C2.h5"), key="uni")
-    with pytest.raises(ConfigError, match="trident"):
-        read_foreign_features(tmp_path / "C2.h5", kind="clam")
     with pytest.raises(MissingInputError, match=r"gone\.csv \(--coordinates\)"):
         read_foreign_features(tmp_path / "C2.h5", coordinates=tmp_path / "gone.csv")
-    ambiguous = write_h5(
-        tmp_path / "a.h5", chunk=1, attributes={"coords": {"x": 1}}, features=FEATURES, coords=CORNERS
-    )
-    with pytest.raises(ConfigError, match="trident or clam"):
-        read_foreign_features(ambiguous)
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
@@ -229,7 +219,7 @@ def test_damaged_sidecar(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("artifact_type", "slide_embeddings"), ("tile_size_lv0", -1), ("tile_size_lv0", "448")],
+    [("artifact_type", "slide_embeddings"), ("tile_size_lv0", -1)],
 )
 def test_sidecar_of_something_else(tmp_path: Path, name: str, value: Any) -> None:
     assert repr(value) in faults(slide2vec(tmp_path, **{name: value}), coordinates=slide2vec_places(tmp_path))
@@ -255,7 +245,7 @@ def test_pickles_are_not_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "e.npz", features=objects)
     torch.save(FEATURES, tmp_path / "f.pt")  # TRIDENT's .pt: a pickled array
     for name in ("a.pt", "b.pt", "c.pt", "d.npy", "e.npz", "f.pt"):
-        text = faults(tmp_path / name, kind="clam" if name.endswith("pt") else None)
+        text = faults(tmp_path / name)
         assert name in text
         assert "weights_only" not in text  # PyTorch's advice to switch the protection off
     assert not harm.exists()
@@ -273,7 +263,7 @@ def test_pickles_are_not_run(tmp_path: Path) -> None:
 )
 def test_tensors_that_are_no_features(tmp_path: Path, value: Any, words: str) -> None:
     torch.save(value, tmp_path / "C2.pt")
-    assert words in faults(tmp_path / "C2.pt", kind="clam")
+    assert words in faults(tmp_path / "C2.pt")
 
 
 @pytest.mark.parametrize("kind", ["link", "soft", "raw", "virtual"])
@@ -326,7 +316,7 @@ def test_claimed_sizes_are_checked_before_allocation(tmp_path: Path) -> None:
             stream.write(_member((300, 2**18), b""))
             for _ in range(300):
                 stream.write(bytes(2**20))
-        assert "314,572,928 bytes" in faults(tmp_path / name, kind="clam" if name == "f.pt" else None)
+        assert "314,572,928 bytes" in faults(tmp_path / name)
 
 
 def test_incomplete_files(tmp_path: Path) -> None:

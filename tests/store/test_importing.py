@@ -79,7 +79,7 @@ def test_every_option_is_honoured(store, tmp_path):
         ({}, "uni_v1_100um"),
         ({"tile_um": 64.0}, "uni_v1_64um"),
         ({"tile_px": 150}, "uni_v1_150px"),
-        ({"enc_name": "other", "kind": "trident"}, "other_100um"),
+        ({"enc_name": "other"}, "other_100um"),
     ):
         assert import_features(ImportConfig(**{**loose, **changes})).key == key
     again = import_features(ImportConfig(**loose, dtype="float32", overwrite=True))
@@ -384,6 +384,7 @@ def test_nearly_equal_tile_sizes_and_known_counts_are_reported(store, tmp_path, 
     assert "--tile-um" in caplog.text  # those of S2 have 100.4
 
 
+@pytest.mark.slow
 def test_predictions_from_imported_features_are_those_from_embedded_ones(tmp_path):
     """From h5ad and TRIDENT's files to predictions: no image, nothing embedded, and every number the same."""
     embedded, imported = make_cohort(tmp_path / "embedded.zarr", 3), tmp_path / "imported.zarr"

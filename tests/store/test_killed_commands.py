@@ -66,7 +66,7 @@ def in_default_run(*names: str) -> list[Any]:
     return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
 
 
-@pytest.mark.parametrize("name", in_default_run("merge", "push redacted", "export"))
+@pytest.mark.parametrize("name", in_default_run("merge"))
 def test_a_killed_command_is_repeated(name: str, store: Path, tmp_path: Path) -> None:
     """The same command ends as an unbroken one, without further options, and leaves nothing else."""
     before = tree(store)
@@ -96,7 +96,7 @@ def test_a_killed_command_is_repeated(name: str, store: Path, tmp_path: Path) ->
     assert tree(store) == before
 
 
-@pytest.mark.parametrize("name", in_default_run("merge", "export"))
+@pytest.mark.parametrize("name", in_default_run("merge"))
 def test_two_at_once(name: str, store: Path, tmp_path: Path) -> None:
     """One of two equal commands, or both, succeed; the other says why not."""
     words = words_of(name, store, tmp_path / "out")
@@ -113,7 +113,8 @@ def test_two_at_once(name: str, store: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("name", in_default_run("pull"))
+@pytest.mark.slow  # a full disk is in the default run: test_full_disk.py
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_limit_of_file_sizes_is_no_bug(name: str, store: Path, tmp_path: Path) -> None:
     failed = run(words_of(name, store, tmp_path / "out"), limit=700)
     assert failed.returncode == 2, failed.stderr

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spam.errors import SectionError
-from spam.store.foreign_files import ForeignFeatures, read_foreign_features
+from spam.store.array_files import ForeignFeatures
+from spam.store.foreign_files import read_foreign_features
 from spam.store.importing import match_to_spots
 
 GRID = np.array([[64.0 + 128 * x, 64.0 + 128 * y] for y in range(5) for x in range(7)])

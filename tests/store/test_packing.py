@@ -58,7 +58,7 @@ def test_unfinished_features_are_left_out(store, tmp_path):
     writer.write(writer.pending[0], np.ones((12, 11), np.float32))
     report = pack(PackConfig(store=tmp_path / "u.zarr"))
     assert report.out == tmp_path / "u.zarr.zip"
-    assert report.unfinished == ("S1/tiny_112um",)
+    assert report.left_out == ("S1/tiny_112um (unfinished)",)
     assert open_store(report.out).section("S1").feature_keys == ("tiny_224um",)
 
 

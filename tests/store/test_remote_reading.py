@@ -1,9 +1,7 @@
 """Stores on S3, on a web server and on the Hub: read as the folder is, and nothing is fetched that is not needed."""
 
-import contextlib
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -226,26 +224,3 @@ def test_addresses_of_unknown_kinds() -> None:
         RemoteLocation("gs://bucket/a.zarr")
     with pytest.raises(StoreError, match=r"Unknown address 'quux://bucket/a.zarr'.*s3://"):
         RemoteLocation("quux://bucket/a.zarr")
-
-
-def test_a_server_that_sends_too_slowly_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """250 bytes per second would take hours; a server that is faster than the least rate is waited for."""
-    monkeypatch.setattr("spam.store.remote._GRACE_S", 0.5)
-    server, address = serve("http")
-    app = server.app
-
-    def slowly(environ, start_response):
-        with contextlib.closing(app(environ, start_response)) as pieces:
-            for piece in pieces:
-                for start in range(0, len(piece), size):
-                    time.sleep(0.05)
-                    yield piece[start : start + size]
-
-    server.app = slowly
-    size = 13  # 260 bytes per second
-    begun = time.monotonic()
-    with pytest.raises(StoreError, match=r"sends 2\d\d bytes per second.*[Rr]un the command again"):
-        open_store(address)
-    assert time.monotonic() - begun < 5
-    size = 4096
-    assert open_store(address).section("C 2é").n_spots > 0

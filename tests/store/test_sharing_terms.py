@@ -165,7 +165,7 @@ def test_card_of_a_store():
     text = card([whole, part], features())
     assert header(text) == DatasetCard(text).data.to_dict()
     assert header(text)["license"] == ["apache-2.0", "cc-by-4.0", "unknown"]
-    assert (header(text)["pretty_name"], header(text)["size_categories"]) == ("breast", "1K<n<10K")
+    assert header(text)["pretty_name"] == "breast"
     of_sections, of_features = tables(text)
     assert of_sections[1:] == [
         ["C2", "1613", "7", "p1", "0.5", "CC-BY-4.0", "–"],
@@ -174,13 +174,6 @@ def test_card_of_a_store():
     assert of_features[1] == ["C2", "lite_112um", "lite", "package:lite", "–", "17", "Apache-2.0"]
     assert "name the makers" in text
     assert "spam store pull hf://datasets/lab/breast" in text
-
-
-@pytest.mark.parametrize(
-    ("n_spots", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**8, "n>10M")]
-)
-def test_size_category_of_the_hub(n_spots, size):
-    assert header(card([section(n_spots=n_spots)]))["size_categories"] == size
 
 
 def test_card_records_an_override():

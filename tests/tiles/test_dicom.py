@@ -114,5 +114,5 @@ def test_dicom_that_is_no_slide_is_named(tmp_path, syntax, modality, kind):
     (tmp_path / "folder").mkdir()
     data.save_as(tmp_path / "folder" / "a.dcm", enforce_file_format=True)
     for path in (tmp_path / "folder" / "a.dcm", tmp_path / "folder"):
-        with pytest.raises(SlideError, match=rf"modality '{modality}'.*'SM'"):
+        with pytest.raises(SlideError, match="DICOM image.*'SM'"):
             open_slide(path)

@@ -33,9 +33,9 @@ def test_tiles_come_in_the_order_asked_for(make_section, slide_path):
     with open_slide(slide_path) as slide, TileReader(section, spec) as reader:
         expected = [cut_tile(slide, x, y, native_px=46.0, out_px=29) for x, y in XY]
         assert len(reader) == 5
-        np.testing.assert_array_equal(reader.read_many([3, 0, 3]), [expected[i] for i in (3, 0, 3)])
+        np.testing.assert_array_equal([reader.read(i) for i in [3, 0, 3]], [expected[i] for i in (3, 0, 3)])
         np.testing.assert_array_equal(reader.read(4), expected[4])
-        assert reader.read_many([]).shape == (0, 29, 29, 3)
+        assert reader.read_batch([]).pixels.shape == (0, 29, 29, 3)
 
 
 def test_the_filter_is_the_one_asked_for(make_section, slide_path):
@@ -50,7 +50,7 @@ def test_the_filter_is_the_one_asked_for(make_section, slide_path):
 def test_tile_files_are_the_tiles_of_the_slide(make_section, slide_path, tile_paths):
     sections = make_section(XY, slide_path), make_section(XY, tile_paths)
     with TileReader(sections[0], SPEC) as slide, TileReader(sections[1], SPEC) as files:
-        np.testing.assert_array_equal(files.read_many(range(5)), slide.read_many(range(5)))
+        np.testing.assert_array_equal(files.read_batch(range(5)).pixels, slide.read_batch(range(5)).pixels)
 
 
 def test_a_smaller_extent_is_the_centre_of_the_file(make_section, tile_paths):
@@ -100,7 +100,8 @@ def test_batches_read_ahead_are_those_read_one_by_one(make_section, slide_path, 
         found = list(read_batches(reader, batches, n_threads=n_threads))
         assert len(found) == 5
         for tiles, batch in zip(found, batches, strict=True):
-            np.testing.assert_array_equal(tiles.pixels, reader.read_many(batch))
+            expected = np.array([reader.read(i) for i in batch]).reshape(-1, 29, 29, 3)
+            np.testing.assert_array_equal(tiles.pixels, expected)
             np.testing.assert_array_equal(tiles.quality, measure_quality(tiles.pixels, native_px=46))
             assert tiles.faults == {}
 
@@ -125,7 +126,7 @@ def test_a_tile_that_cannot_be_read_raises_where_its_batch_would_come(make_secti
     with TileReader(section, SPEC) as reader:
         tile_paths[2].write_bytes(tile_paths[2].read_bytes()[:2000])
         ahead = read_batches(reader, [[0, 1], [2], [3]], n_threads=2)
-        np.testing.assert_array_equal(next(ahead).pixels, reader.read_many([0, 1]))
+        np.testing.assert_array_equal(next(ahead).pixels, [reader.read(i) for i in [0, 1]])
         words = r"spot 'spot2' of section 'S1'.*tile2\.png.*cannot be.*--skip-bad-tiles"
         with pytest.raises(SlideError, match=words):
             next(ahead)
@@ -135,7 +136,7 @@ def test_a_tile_that_cannot_be_read_raises_where_its_batch_would_come(make_secti
         assert "tile2.png" in str(batch.faults[1])
         assert not batch.pixels[1].any()
         assert not batch.quality[1].any()
-        np.testing.assert_array_equal(batch.pixels[[0, 2]], reader.read_many([3, 0]))
+        np.testing.assert_array_equal(batch.pixels[[0, 2]], [reader.read(i) for i in [3, 0]])
 
 
 def test_one_readable_tile_is_enough(tmp_path, make_section):

@@ -10,6 +10,7 @@ from training_runs import finetuning
 from spam.models.count_likelihood import count_interval
 from spam.training.groups import folds_of
 from spam.training.judging import HeldOutPredictions, are_new_donors, best_epoch, judge_folds
+from spam.training.loop import has_converged
 from spam.training.training_set import TrainingSet, build_training_set
 
 
@@ -93,3 +94,12 @@ def test_the_last_epoch_within_the_tolerance_is_the_best() -> None:
     history = [{"val_loss": loss} for loss in (1.0, 0.7, 0.6, 0.605, 0.65, 0.609, 0.62)]
     assert best_epoch(history, 0.01) == 5
     assert best_epoch(history[:1], 0.01) == 0
+
+
+def test_training_ends_when_the_loss_fell_by_less_than_half_of_the_tolerance_in_five_epochs() -> None:
+    losses = [1.0, 0.7, 0.6, 0.598, 0.61, 0.597, 0.6, 0.5951, 0.5]
+    ended = [has_converged([{"val_loss": x} for x in losses[:n]], 0.01) for n in range(len(losses) + 1)]
+    assert ended == [False] * 8 + [True, False]
+    assert not has_converged([{"val_loss": x} for x in (3.0, 2.0, 2.1, 2.2, 2.3, 1.9)], 0.0)
+    assert has_converged([{"val_loss": x} for x in (3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 2.0)], 0.0)
+    assert not has_converged([{"epoch": 1.0}] * 20, 0.01)
