@@ -309,7 +309,7 @@ def _without_leak(
         "save_dir": str(save_dir),
         "overwrite": False,
         # Where one donor is left there is nothing to balance.
-        "balance_donors": meta.config["balance_donors"] and len(donors) > 1,
+        "balance_donors": bool(meta.config.get("balance_donors")) and len(donors) > 1,
     }
     config = PretrainConfig.from_mapping({**meta.config, **changes})
     part = dataclasses.replace(data, pretrained=None, n_components=config.n_components)
