@@ -168,9 +168,9 @@ class FusionOutput:
     """
 
     expression: Float[torch.Tensor, "b n_genes"]
-    log_rate: Float[torch.Tensor, "b n_genes"]
+    log_rate: Float[torch.Tensor, "n_counted n_genes"]
     log_theta: Float[torch.Tensor, " n_genes"] | None
-    zi_logits: Float[torch.Tensor, "b n_genes"] | None
+    zi_logits: Float[torch.Tensor, "n_counted n_genes"] | None
 
 
 class FusionModel(nn.Module):
