@@ -61,7 +61,7 @@ EMBED = command(
     "Embed the tiles of sections once, into a feature store with spots, counts and coordinates.",
     "spam embed --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --store cohort.zarr\n"
     "spam embed --manifest sections.csv --root images --store cohort.zarr\n"
-    "spam embed --from outs --image he.tif --store cohort.zarr",
+    "spam embed --from C2/outs --image C2.tif --section C2 --store cohort.zarr",
     EmbedConfig,
     "embed",
     options=(*options_of(EmbedConfig), _DRY_RUN),
@@ -80,7 +80,7 @@ IMPORT = command(
     "import",
     "Write the folder of an instrument (Space Ranger, Xenium, HEST-1k, STimage-1K4M, legacy ST) as the files of "
     "`spam embed`: h5ad, table of tiles and manifest.",
-    "spam import outs --image he.tif --out-dir lab\n"
+    "spam import C2/outs --image C2.tif --out-dir lab\n"
     "spam embed --manifest lab/sections.csv --store cohort.zarr",
     ImportConfig,
     "import_folder",
@@ -90,7 +90,7 @@ CHECK_ALIGNMENT = command(
     "Check that the spots lie where they belong on the slide: draw them over the H&E, and search for exchanged axes, mirrored or "
     "turned slides, wrong scales, rotations and shifts.",
     "spam check-alignment --h5ad C2.h5ad --csv mapping.csv --root images --section C2 --out-dir alignment\n"
-    "spam check-alignment --from outs --image he.tif --out-dir alignment",
+    "spam check-alignment --from C2/outs --image C2.tif --out-dir alignment",
     AlignmentConfig,
     "check_alignment",
 )
@@ -156,9 +156,9 @@ def _pretrain(values: dict[str, Any], progress: Progress) -> Any:
 PRETRAIN = command(
     "pretrain",
     "Align image, coordinates and gene expression with contrastive learning (stage 1).",
-    "spam pretrain --store cohort.zarr --sections C2,C3,C4,C5 --save-dir ckpt/pretrain\n"
-    "spam pretrain --h5ad C2.h5ad --csv mapping.csv --root images --mode joint --save-dir ckpt/pretrain\n"
-    "spam pretrain --manifest sections.csv --root images --with-lora --save-dir ckpt/pretrain",
+    "spam pretrain --store cohort.zarr --sections C2,C3,C4,C5 --save-dir pretrain\n"
+    "spam pretrain --h5ad C2.h5ad --csv mapping.csv --root images --mode joint --save-dir pretrain\n"
+    "spam pretrain --manifest sections.csv --root images --with-lora --save-dir pretrain",
     PretrainConfig,
     "pretrain",
     options=(*options_of(PretrainConfig), *lab_file_options(PretrainConfig), *lora_options()),
@@ -177,8 +177,8 @@ def _finetune(values: dict[str, Any], progress: Progress) -> Any:
 FINETUNE = command(
     "finetune",
     "Train the networks that predict expression and the distribution of the raw counts (stage 2).",
-    "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --val-sections C5 \\\n"
-    "    --pretrained-ckpt ckpt/pretrain --save-dir ckpt/finetune",
+    "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --save-dir ckpt\n"
+    "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --pretrained-ckpt pretrain --save-dir ckpt",
     FinetuneConfig,
     "finetune",
     options=(*options_of(FinetuneConfig), *lab_file_options(FinetuneConfig)),
@@ -195,10 +195,8 @@ PREDICT = command(
     "predict",
     "Predict the expression of a new section. If its counts are known, report metrics and baselines too.",
     "spam predict slide.svs --ckpt hf://org/name\n"
-    "spam predict --store cohort.zarr --section C6 \\\n"
-    "    --ckpt ckpt/finetune --out-dir results\n"
-    "spam predict --csv mapping.csv --root images \\\n"
-    "    --ckpt ckpt/finetune --out-dir results",
+    "spam predict --store cohort.zarr --section C6 --ckpt ckpt --out-dir results\n"
+    "spam predict --h5ad C6.h5ad --csv mapping.csv --root images --ckpt ckpt --out-dir results",
     PredictConfig,
     "predict",
     options=(
@@ -231,7 +229,7 @@ PLOT = command(
 CLUSTER = command(
     "cluster",
     "Cluster the spots by predicted expression, or by features of a store, and compare the clusters with labels.",
-    "spam cluster results --out-dir clusters\nspam cluster cohort.zarr --sections A1 --out-dir clusters",
+    "spam cluster results --out-dir clusters\nspam cluster cohort.zarr --sections A1 --out-dir feature_clusters",
     ClusterConfig,
     "cluster",
 )
@@ -247,8 +245,7 @@ BENCHMARK = command(
     "benchmark",
     "Compare SPAM, baselines and peers by cross-validation over donors, sections or blocks of a section.",
     "spam benchmark --store cohort.zarr --by donor --out-dir results\n"
-    "spam benchmark --store cohort.zarr --train-sections MOB1,MOB2 \\\n"
-    "    --test-sections MOB3,MOB4 --out-dir results",
+    "spam benchmark --store bulb.zarr --train-sections MOB1,MOB2 --test-sections MOB3,MOB4 --out-dir m1_m2",
     BenchmarkConfig,
     "benchmark",
     exit_code=lambda report: 0 if report.is_complete else 1,  # a method failed; the others are scored
@@ -256,8 +253,8 @@ BENCHMARK = command(
 HEST = command(
     "hest",
     "Score an encoder by the recipe of the HEST benchmark on its own files, so that scores can be compared with published ones.",
-    "spam hest --bench-data bench_data --tasks IDC,PRAD --out-dir results\n"
-    "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir results",
+    "spam hest --bench-data bench_data --tasks IDC --out-dir hest_results\n"
+    "spam hest --bench-data bench_data --features ST_data_emb --enc-name uni_v1 --out-dir hest_results",
     HestConfig,
     "hest_benchmark",
 )
@@ -373,21 +370,21 @@ MODEL_COMMANDS = (
     command(
         "info",
         "Show what a checkpoint is: encoder, training data, licences, and the accuracy of its genes on held-out spots.",
-        "spam model info ckpt/finetune\nspam model info hf://org/name",
+        "spam model info ckpt\nspam model info hf://org/name",
         ModelConfig,
         "model_sharing.describe",
     ),
     command(
         "verify",
         "Compare a checkpoint with its digests: in the file, beside it, and after its address.",
-        "spam model verify ckpt/finetune\nspam model verify hf://org/name",
+        "spam model verify ckpt\nspam model verify hf://org/name",
         ModelConfig,
         "model_sharing.verify",
     ),
     command(
         "push",
         "Upload a checkpoint with a model card to the Hugging Face Hub, an object store or a folder.",
-        "spam model push ckpt/finetune hf://org/name",
+        "spam model push ckpt hf://org/name",
         ModelPushConfig,
         "model_sharing.push",
     ),

@@ -68,7 +68,7 @@ PACK = command(
 UNPACK = command(
     "unpack",
     "Unpack a packed store into a folder. Every file is compared with its digest.",
-    "spam store unpack cohort.zarr.zip",
+    "spam store unpack cohort.zarr.zip unpacked.zarr",
     configs.UnpackConfig,
     "store.packing.unpack",
 )

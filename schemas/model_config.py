@@ -6,7 +6,7 @@ from pathlib import Path
 from .config import Config, option
 
 _CKPT = "checkpoint: its folder or file, or an address such as hf://org/name, https://host/best.safetensors or s3://bucket/name"
-_PUSH = "run e.g. spam model push ckpt/finetune hf://org/name"
+_PUSH = "run e.g. spam model push ckpt hf://org/name"
 _PULL = "run e.g. spam model pull hf://org/name model"
 
 
@@ -14,9 +14,7 @@ _PULL = "run e.g. spam model pull hf://org/name model"
 class ModelConfig(Config):
     """Options of `spam model info` and `spam model verify`."""
 
-    ckpt: Path | str | None = option(
-        None, _CKPT, required="run e.g. spam model info ckpt/finetune", is_argument=True
-    )
+    ckpt: Path | str | None = option(None, _CKPT, required="run e.g. spam model info ckpt", is_argument=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

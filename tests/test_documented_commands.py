@@ -1,4 +1,4 @@
-"""Runs the commands of the README and of the pages in `docs/`, in their order, on small pieces of real tissue.
+"""Runs the commands of the README, of the pages in `docs/` and of the help, in their order, on small pieces of real tissue.
 
 The cells of the tutorials are executed when CI builds the documentation. Every other command either runs here or is
 listed in `NOT_RUN` with the reason; `test_readme.py` checks the options of those.
@@ -24,6 +24,8 @@ from PIL import Image
 from pointing import forget_connections, point_at_hub
 
 from spam.cli import main
+from spam.cli.commands import ENCODER_COMMANDS, MODEL_COMMANDS, PIPELINE
+from spam.cli.store_commands import STORE_COMMANDS
 from tests.sections.test_vendor_commands import write_outs
 
 pytestmark = [
@@ -57,13 +59,32 @@ PAGES = {
     "docs/tutorials/shared-store.md": ("spam-demo",),
     "docs/vendor-folders.md": (),
 }
+HELP = {
+    f"{group}{command.name}": command.example.replace("\\\n", " ").splitlines()
+    for group, commands in (
+        ("", PIPELINE),
+        ("encoders ", ENCODER_COMMANDS),
+        ("model ", MODEL_COMMANDS),
+        ("store ", STORE_COMMANDS),
+    )
+    for command in commands
+}
 _FROM = "spam embed --from {0}/outs --image {0}.tif --section {0} --donor d1 --store cohort.zarr"
 _IMPORT = "spam import {0}/outs --image {0}.tif --section {0} --out-dir lab"
+_PUSH = "spam model push ckpt hf://org/name"
+_PACK = "spam store pack cohort.zarr"
 _DEMO = "--store spam-demo/cohort.zarr --sections D1S1,D1S2,D2S1"
 # What a page tells the reader to do, or does in a cell, before the commands that run here.
 BEFORE = {
     "README.md": [_FROM.format(name) for name in ("C3", "C4", "C5", "C6")],
-    "docs/models.md": ["spam model push ckpt hf://org/name"],
+    **dict.fromkeys(["docs/models.md", "predict", "model info", "model verify", "model pull"], (_PUSH,)),
+    **dict.fromkeys(["store verify", "store unpack"], (_PACK,)),
+    "finetune": ["spam pretrain --store cohort.zarr --sections C2,C3,C4,C5 --save-dir pretrain"],
+    "store merge": [
+        f"spam store select cohort.zarr {to}.zarr --sections {name}"
+        for to, name in (("a", "A1"), ("b", "C2"))
+    ],
+    "store pull": ["spam store push cohort.zarr hf://datasets/org/name"],
     "docs/tutorials/alignment-stage.md": [f"spam pretrain {_DEMO} --save-dir aligned"],
     "docs/tutorials/instrument-folders.md": [_IMPORT.format(name) for name in ("C2", "C3", "C4", "C5", "C6")],
     "docs/tutorials/shared-store.md": [
@@ -75,6 +96,9 @@ NOT_RUN = {
     r"^python3 -m venv|^\.venv/bin/": "CI runs the lines of the README and of CONTRIBUTING.md",
     r"^pip install": "needs a network",
     r"^(?!.*--features).*--enc-name (uni2_h|hoptimus0)": "needs gated weights",
+    r"^spam encoders check|^spam demo|^spam plan .*uni_v1": "asks the Hub for weights or data, or CI runs it",
+    r"^spam inference": "is spam predict; tests/test_published_commands.py runs it",
+    r"--with-lora": "takes a minute; tests/cli/test_lab_files.py runs it",
     r"^cut |^done$": "a loop around a command that needs gated weights",
     r" s3://": "needs an object store; tests/store/test_publishing.py pushes to one",
     r"^(docker|apptainer|nextflow|npx) ": "needs another program",
@@ -96,6 +120,8 @@ SHORT = {
     "^spam benchmark": {"--seeds": "1", "--methods": "tuned ridge,training mean"},
     "^spam benchmark .*--by .*SPAM": {"--shard": "1/4"},
     "^spam plan": {"--probe-s": "1"},
+    "^spam adapt": {"--epochs": "1"},
+    "^spam simulate": {"--n-spots": "20", "--n-genes": "30"},
     "^spam embed .*--tile-um .*--tile-um": {"--enc-name": "local:tiny"},
 }
 PRODUCTS = {"cohort.zarr", "bulb.zarr", "ckpt", "results", "spam-demo"}
@@ -171,6 +197,7 @@ def write_other_inputs(shared_data: Path, folder: Path) -> None:
         (folder / f"{name}.svs").symlink_to(shared_data / "slides" / "CMU-1-Small-Region.svs")
     trident = folder / "trident" / "features_uni_v2"
     trident.mkdir(parents=True)
+    (folder / "C2.h5").symlink_to(trident / "C2.h5")
     random = np.random.default_rng(3)
     for name in ("C2", "C3", "new"):
         section = anndata.read_h5ad(folder / f"{name.replace('new', 'C4')}.h5ad")
@@ -232,7 +259,7 @@ def prepared(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             "spam embed --manifest bulb.csv --store bulb.zarr",
             "spam finetune --store cohort.zarr --sections C2,C3,C4,C5 --save-dir ckpt",
             "spam predict --store cohort.zarr --section C6 --ckpt ckpt/best.safetensors --out-dir results",
-            "spam simulate --n-donors 2 --n-sections 2 --n-spots 20 --n-genes 30 --out-dir spam-demo/cohort",
+            "spam simulate --n-donors 2 --n-sections 2 --out-dir spam-demo/cohort",
             "spam embed --manifest spam-demo/cohort/sections.csv --store spam-demo/cohort.zarr",
         ):
             run_line(line, patch)
@@ -249,19 +276,37 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     forget_connections()
 
 
+def begin(prepared: Path, folder: Path, products: set[str]) -> None:
+    """Copy the prepared folder without some products."""
+    shutil.copytree(
+        prepared, folder, symlinks=True, ignore=lambda place, _: products if place == str(prepared) else ()
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
-    products = PRODUCTS - set(PAGES[page])
-    folder = tmp_path / "work"
-    shutil.copytree(
-        prepared, folder, symlinks=True, ignore=lambda place, _: products if place == str(prepared) else ()
-    )
-    monkeypatch.chdir(folder)
+    begin(prepared, tmp_path / "work", PRODUCTS - set(PAGES[page]))
+    monkeypatch.chdir(tmp_path / "work")
     for line in [*BEFORE.get(page, ()), *filter(is_run, lines_of(page))]:
+        run_line(line, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("command", [name for name, lines in HELP.items() if any(map(is_run, lines))])
+def test_the_examples_of_the_help_run(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """In their order, but each replaces what it writes: examples of one command are alternatives."""
+    begin(prepared, tmp_path / "work", set())
+    monkeypatch.chdir(tmp_path / "work")
+    for line in [*BEFORE.get(command, ()), *filter(is_run, HELP[command])]:
+        for written in re.findall(r"--(?:out|save)-dir (\S+)|^spam embed --[fhm].*--store (\S+)", line):
+            shutil.rmtree("".join(written), ignore_errors=True)
         run_line(line, monkeypatch)
 
 
@@ -274,5 +319,7 @@ def test_every_page_and_every_exception_is_listed() -> None:
     ]
     with_commands = {page for page in pages if lines_of(page)}
     assert with_commands == {*PAGES, *PAGES_NOT_RUN}
-    lines = [line for page in pages for line in lines_of(page)]
+    lines = [line for page in pages for line in lines_of(page)] + [
+        line for lines in HELP.values() for line in lines
+    ]
     assert [pattern for pattern in NOT_RUN if not any(re.search(pattern, line) for line in lines)] == []

@@ -15,8 +15,8 @@ from spam.progress import SILENT, Progress
 from spam.schemas.config import Record
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
 from spam.schemas.store_format import name_fault
-from spam.sections.h5ad import named_values, read_h5ad, require_unique, spots_of_section
-from spam.sections.lab_section import quoted
+from spam.sections.h5ad import named_values, read_h5ad, spots_of_section
+from spam.sections.lab_section import quoted, require_unique
 from spam.store import StoredSection, choose_features, choose_sections, open_store
 from spam.store.anndata_files import to_anndata, write_zarr
 

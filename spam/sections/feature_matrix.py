@@ -16,10 +16,9 @@ from spam.errors import SectionError, counted
 from spam.typing import Array, Shaped
 
 from .count_matrix import as_counts, gene_columns, sparse_matrix
-from .h5ad import require_unique
 from .hdf5_files import attribute_text, find_node, open_hdf5, read_values
 from .instrument_section import InstrumentSection, find_file, open_text, reading
-from .lab_section import quoted
+from .lab_section import quoted, require_unique
 
 _Features: TypeAlias = tuple[InstrumentSection, Shaped[Array, " n_features"] | None]
 """All features as the file has them, and their kinds (``Gene Expression``) if it states them."""

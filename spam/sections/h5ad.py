@@ -387,21 +387,3 @@ def require_readable(h5ad: H5ad, columns: Iterable[str]) -> None:
     if faults:
         message = f"{' '.join(faults)}. Write the file again from its source."
         raise SectionError(message)
-
-
-def require_unique(ids: Shaped[Array, " n"], *, where: str, advice: str = "Keep one row per spot.") -> None:
-    """Raise if an id is empty or repeated.
-
-    Raises
-    ------
-    SectionError
-        Names the first of the ids.
-    """
-    index = pd.Index(ids)
-    if (index == "").any():
-        message = f"{where}: {int((index == '').sum())} ids are empty."
-        raise SectionError(message)
-    repeated = index[index.duplicated()].unique()
-    if len(repeated):
-        message = f"{where}: {len(repeated)} ids occur more than once: {quoted(repeated)}. {advice}"
-        raise SectionError(message)

@@ -13,8 +13,8 @@ from spam.errors import SectionError, counted, shortened
 from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Bool, Int64, Shaped
 
-from .h5ad import H5ad, require_readable, require_unique
-from .lab_section import JoinReport, quoted
+from .h5ad import H5ad, require_readable
+from .lab_section import JoinReport, quoted, require_unique
 from .tile_table import ID_COLUMNS, Table, truth
 
 _INTEGER = re.compile(r"-?[0-9]+").fullmatch

@@ -18,9 +18,17 @@ from spam.typing import Array, Float64, Shaped
 
 from .coordinates import find_array, find_scale, overridden, spot_diameter
 from .file_kinds import kind_of_file
-from .h5ad import require_unique
 from .hdf5_files import readable
-from .lab_section import JoinReport, Section, SlideSource, describe_files, describe_sources, is_slide, quoted
+from .lab_section import (
+    JoinReport,
+    Section,
+    SlideSource,
+    describe_files,
+    describe_sources,
+    is_slide,
+    quoted,
+    require_unique,
+)
 
 _GZIP = b"\x1f\x8b"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spam.errors import SectionError, counted, shortened
@@ -50,6 +51,24 @@ def require_name(name: str) -> None:
     """Raise SectionError if a store cannot have a section of this name."""
     if fault := name_fault(name, "the section's name (--section)"):
         message = f"A section cannot be stored under this name: {fault}. Choose another with --section."
+        raise SectionError(message)
+
+
+def require_unique(ids: Shaped[Array, " n"], *, where: str, advice: str = "Keep one row per spot.") -> None:
+    """Raise if an id is empty or repeated.
+
+    Raises
+    ------
+    SectionError
+        Names the first of the ids.
+    """
+    index = pd.Index(ids)
+    if (index == "").any():
+        message = f"{where}: {int((index == '').sum())} ids are empty."
+        raise SectionError(message)
+    repeated = index[index.duplicated()].unique()
+    if len(repeated):
+        message = f"{where}: {len(repeated)} ids occur more than once: {quoted(repeated)}. {advice}"
         raise SectionError(message)
 
 

@@ -10,17 +10,9 @@ from scipy import sparse
 from spam.errors import MissingInputError, SectionError, shortened
 from spam.typing import Array, Float64, Int64, Shaped
 
-from .h5ad import (
-    H5ad,
-    named_values,
-    read_counts,
-    read_h5ad,
-    require_readable,
-    require_unique,
-    spots_of_section,
-)
+from .h5ad import H5ad, named_values, read_counts, read_h5ad, require_readable, spots_of_section
 from .hdf5_frames import as_numbers
-from .lab_section import quoted
+from .lab_section import quoted, require_unique
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

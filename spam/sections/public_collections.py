@@ -17,7 +17,7 @@ from spam.errors import SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .count_matrix import as_counts
-from .h5ad import read_counts, read_h5ad, require_unique
+from .h5ad import read_counts, read_h5ad
 from .instrument_section import (
     InstrumentSection,
     choose_section,
@@ -28,6 +28,7 @@ from .instrument_section import (
     require_file,
     require_finite,
 )
+from .lab_section import require_unique
 
 _COUNTS, _SPOTS, _SLIDES = "ST-cnts", "ST-spotfiles", "ST-imgs"
 _SELECTION = "_selection.tsv"

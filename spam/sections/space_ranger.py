@@ -16,7 +16,6 @@ from spam.schemas.embed_config import InputConfig
 
 from .feature_matrix import find_matrix, read_matrix
 from .geojson import read_features
-from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
     find_file,
@@ -27,6 +26,7 @@ from .instrument_section import (
     require_file,
     require_finite,
 )
+from .lab_section import require_unique
 
 PITCH_UM = 100.0
 """µm between the centres of neighbouring Visium spots."""

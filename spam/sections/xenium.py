@@ -15,7 +15,6 @@ from spam.schemas.embed_config import InputConfig
 from spam.typing import Array, Float64
 
 from .feature_matrix import find_matrix, read_matrix, xenium_ids, zipped_zarr
-from .h5ad import require_unique
 from .instrument_section import (
     InstrumentSection,
     find_file,
@@ -25,7 +24,7 @@ from .instrument_section import (
     require_file,
     require_finite,
 )
-from .lab_section import quoted
+from .lab_section import quoted, require_unique
 
 _EXPERIMENT = "experiment.xenium"
 _MATRIX = "cell_feature_matrix"

@@ -70,16 +70,13 @@ def locked(store: Path, name: str, *, wait_s: float = LOCK_WAIT_S) -> Iterator[N
     """
     path = _lock_file(store, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=wait_s)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        message = f"{name!r} in store {str(store)!r} is being written by another process. Wait for it, then run again."
-        raise StoreError(message) from error
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(path, timeout=wait_s))
+        except Timeout as error:
+            message = f"{name!r} in store {str(store)!r} is being written by another process. Wait for it, then run again."
+            raise StoreError(message) from error
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -169,8 +169,8 @@ def choose_features(
     chosen = [
         first[key]
         for key in sorted(shared)
-        if not wanted
-        or (first[key].encoder["name"] in wanted and (not tile_um or first[key].tile["tile_um"] in tile_um))
+        if (not wanted or first[key].encoder["name"] in wanted)
+        and (not tile_um or first[key].tile["tile_um"] in tile_um)
     ]
     encoders = sorted({meta.encoder["name"] for meta in chosen})
     kinds = {meta.is_averaged for meta in chosen}

@@ -102,7 +102,7 @@ def test_help_has_panels_as_wide_as_the_terminal() -> None:
     panels = [match[1] for line in lines if (match := re.match(r"╭─ ([\w ]+?) ─+╮", line))]
     assert panels == ["Arguments", "Data", "Output", "Advanced", "Lab files"]
     assert max(map(len, lines)) == 100
-    assert any(line.rstrip().endswith("spam predict --store cohort.zarr --section C6 \\") for line in lines)
+    assert any(line.rstrip().endswith("--section C6 --ckpt ckpt --out-dir results") for line in lines)
     assert any("--help" in line for line in lines)
 
 

@@ -147,10 +147,11 @@ def test_classes_of_other_versions(tmp_path):
     no_place, empty, listed = feature([SQUARE]), feature([[]]), feature([SQUARE])
     del no_place["geometry"]
     listed["properties"]["classification"] = ["Tumor"]
-    found, notes = read_regions(write(tmp_path / "odd.json", no_place, empty, listed, plain))
+    hollow = [feature([]), feature([], "MultiPolygon"), feature([[SQUARE], []], "MultiPolygon")]
+    found, notes = read_regions(write(tmp_path / "odd.json", no_place, empty, listed, *hollow, plain))
     assert [one.label for one in found] == ["Necrosis"]
     assert notes == (
-        "odd.json: 3 objects without an outline or place, or with an unreadable class, were skipped",
+        "odd.json: 6 objects without an outline or place, or with an unreadable class, were skipped",
     )
 
 

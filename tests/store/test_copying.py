@@ -252,10 +252,12 @@ def test_merge_into_a_store_adds_what_it_lacks(store, three, tmp_path):
 
 def test_killed_merge_is_resumed(store, three, tmp_path):
     out = merged(tmp_path / "x.zarr", three[0])
-    for number in (0, 9):  # files of a copy that was killed: one cut short, one that is not in the source
+    size = (store / "S1/obsm/tiny_224um/c/0/0").stat().st_size
+    # Files of a copy that was killed: with other bytes, cut short, not in the source.
+    for number, content in ((0, bytes(size)), (1, b"?"), (9, b"?")):
         folder = out / f"S1/obsm/tiny_224um/c/{number}"
         folder.mkdir(parents=True)
-        (folder / "0").write_bytes(b"?")
+        (folder / "0").write_bytes(content)
     merged(out, three[1])
     assert not verify(VerifyConfig(store=out)).faults
     assert tree(out) == tree(store)

@@ -52,7 +52,12 @@ def test_placements_are_turns_of_the_picture():
         assert np.argwhere(turned).tolist() == [[int(at[1]), int(at[0])]], name
 
 
-@pytest.mark.parametrize("name", REAL)
+FAST = ("her2st/C2", "xenium_lung_ncbi858/NCBI858")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in REAL]
+)
 def test_real_sections(shared_data, name):
     image, alike = REAL[name]
     adata = anndata.read_h5ad(shared_data / f"{name}.h5ad", backed="r")
