@@ -217,7 +217,7 @@ def count_interval(
         for level in ((1 - coverage) / 2, (1 + coverage) / 2)
     )
     family, parameters = _frozen(likelihood, mu, theta)
-    *flat, lower, upper = (np.broadcast_to(each, mu.shape).ravel() for each in (*parameters, *inner))
+    lower, upper, *flat = (np.broadcast_to(each, mu.shape).ravel() for each in (*inner, *parameters))
     ends, rest = _summed_quantiles(flat, lower, upper)
     for end, level in zip(ends, (lower, upper), strict=True):
         # scipy takes longer, but not in proportion to the quantile; it gives -1 at level 0.
