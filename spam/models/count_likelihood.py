@@ -217,11 +217,11 @@ def count_interval(
         for level in ((1 - coverage) / 2, (1 + coverage) / 2)
     )
     family, parameters = _frozen(likelihood, mu, theta)
-    *parameters, lower, upper = (np.broadcast_to(each, mu.shape).ravel() for each in (*parameters, *inner))
-    ends, rest = _summed_quantiles(parameters, lower, upper)
+    *flat, lower, upper = (np.broadcast_to(each, mu.shape).ravel() for each in (*parameters, *inner))
+    ends, rest = _summed_quantiles(flat, lower, upper)
     for end, level in zip(ends, (lower, upper), strict=True):
         # scipy takes longer, but not in proportion to the quantile; it gives -1 at level 0.
-        end[rest] = np.maximum(family.ppf(level[rest], *(each[rest] for each in parameters)), 0.0)
+        end[rest] = np.maximum(family.ppf(level[rest], *(each[rest] for each in flat)), 0.0)
     return ends[0].reshape(mu.shape), ends[1].reshape(mu.shape)
 
 
