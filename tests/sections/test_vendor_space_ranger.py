@@ -344,6 +344,17 @@ def test_positions_of_another_section(tmp_path: Path) -> None:
         found_in(tmp_path)
 
 
+@pytest.mark.parametrize("n_kept", [0, 1, (N_SPOTS - 1) // 2])
+def test_positions_of_less_than_half_of_the_spots(tmp_path: Path, n_kept: int) -> None:
+    _, positions = write_visium(tmp_path)
+    path = tmp_path / "spatial" / "tissue_positions.csv"
+    positions[:n_kept].to_csv(path, index=False)
+    has = positions["barcode"][0] if n_kept else "no row"
+    words = f"{N_SPOTS - n_kept} of the {N_SPOTS} spots .*{positions['barcode'][n_kept]}.*it has '?{has}.* of one section"
+    with pytest.raises(SectionError, match=words):
+        found_in(tmp_path)
+
+
 @pytest.mark.parametrize("value", ["", "far", "inf"])
 def test_a_position_that_is_no_number(tmp_path: Path, value: str) -> None:
     _, positions = write_visium(tmp_path)
