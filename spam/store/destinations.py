@@ -165,12 +165,28 @@ class Destination:
         """
         until, own = time.monotonic() + LOCK_WAIT_S, f"{folder}/{secrets.token_hex(8)}"
         while True:
-            self.put(own, b"")
-            made = {path: self.files.modified(info["name"]) for path, info in self.found(folder).items()}
-            others = [path for path, at in made.items() if path != own and made[own] - at < _CLAIM_LASTS]
-            if not others:
-                break
+            try:
+                self.put(own, b"")
+                made = {}
+                for path, info in self.found(folder).items():
+                    # It may be deleted meanwhile.
+                    with (
+                        contextlib.suppress(FileNotFoundError),
+                        remote_errors(self.address, "reading a claim"),
+                    ):
+                        made[path] = self.files.modified(info["name"])
+                others = [path for path, at in made.items() if path != own and made[own] - at < _CLAIM_LASTS]
+                if not others:
+                    for path in made.keys() - {own}:
+                        self.delete(path)
+                    yield
+            except BaseException:
+                with contextlib.suppress(StoreError):
+                    self.delete(own)
+                raise
             self.delete(own)
+            if not others:
+                return
             if time.monotonic() > until:
                 what, place = folder.removeprefix(f"{LOCKS}/"), shown(self.address).rstrip("/")
                 message = (
@@ -179,11 +195,6 @@ class Destination:
                 )
                 raise StoreError(message)
             time.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # two that saw each other must not meet again
-        try:
-            yield
-        finally:
-            for path in {own, *made}:
-                self.delete(path)
 
     def read(self, path: str) -> bytes:
         """Read a file; empty if there is none."""
