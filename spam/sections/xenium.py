@@ -90,9 +90,10 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         notes += fit
     elif config.image is not None:
         tables = sorted(path.name for path in folder.glob("*.csv"))
+        only = f"only {quoted(tables)}" if tables else "and no other table"
         message = (
-            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image), only {quoted(tables) or 'no table'}. Give the "
-            "alignment or the keypoints of Xenium Explorer with --alignment."
+            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image), {only}. Give the alignment or the keypoints "
+            "of Xenium Explorer with --alignment."
         )
         raise MissingInputError(message)
     return dataclasses.replace(

@@ -205,7 +205,9 @@ class Destination:
     def _require_index(self, name: str, data: bytes | None) -> None:
         """Raise StoreError if the index of a section is not `data`."""
         if self.location.read_index(name) != data:
-            message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
+            message = (
+                f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Run the command again."
+            )
             raise StoreError(message)
 
     def send(self, source: Location, change: Change, advance: Advance) -> list[FileEntry]:

@@ -256,6 +256,13 @@ def test_segmented_cells_without_a_polygon_or_with_several(tmp_path: Path) -> No
     ring = first["geometry"]["coordinates"][0]
     small = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]
     first["geometry"] = {"type": "MultiPolygon", "coordinates": [[small], [ring]]}
+    nucleus = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    centroid = {
+        "type": "Feature",
+        "properties": {"cell_id": 1},
+        "geometry": {"type": "Point", "coordinates": [1, 2]},
+    }
+    collection["features"] += [nucleus, centroid]
     path.write_text(json.dumps(collection))
     found = found_in(tmp_path)
     kept = [i for i in range(len(ids)) if i + 1 != dropped]

@@ -113,6 +113,8 @@ def test_a_missing_version(tmp_path: Path) -> None:
 
 def test_a_missing_alignment_is_an_error(tmp_path: Path) -> None:
     write_xenium(tmp_path)
+    with pytest.raises(MissingInputError, match=r"--image\), and no other table. Give .*--alignment"):
+        found_in(tmp_path, image=tmp_path / "he.tif")
     write_alignment(tmp_path / "Breast_if_imagealignment.csv")  # of the immunofluorescence image
     with pytest.raises(
         MissingInputError, match=r"no \*_he_imagealignment.csv.*if_imagealignment.*--alignment"

@@ -276,6 +276,11 @@ def test_files_of_others_stay_in_a_section_that_gets_features(store, three, tmp_
     assert tree(out) == {**tree(store), **others}
 
 
+def test_a_section_that_was_changed_meanwhile_is_named_with_what_helps_every_command(store):
+    with pytest.raises(StoreError, match=r"'S1' at .* was changed meanwhile\. Run the command again\."):
+        Destination(str(store))._require_index("S1", b"")
+
+
 def test_pull_killed_at_any_index_leaves_no_damage(store, tmp_path, monkeypatch):
     """A section that is copied without some of its features must never name their files."""
     config = {"store": store, "sections": ("S1",), "features": KEYS[:1]}
