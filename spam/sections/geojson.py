@@ -63,7 +63,7 @@ class Region:
     label: str
     use: _Use
     is_tissue: bool
-    polygons: tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]
+    polygons: tuple[tuple[Float64[Array, "_ 2"], ...], ...]
 
     def contains(self, xy_px: Float64[Array, "n 2"]) -> Bool[Array, " n"]:
         """Return which points lie inside."""
@@ -79,7 +79,7 @@ class Region:
         return sum(first - sum(holes) for first, *holes in areas)
 
 
-def inside(rings: Sequence[Float64[Array, "n_corners 2"]], xy_px: Float64[Array, "n 2"]) -> Bool[Array, " n"]:
+def inside(rings: Sequence[Float64[Array, "_ 2"]], xy_px: Float64[Array, "n 2"]) -> Bool[Array, " n"]:
     """Return which points lie inside an odd number of rings (even-odd rule: holes, and rings that cross themselves).
 
     A point on a left or upper edge is inside, on a right or lower one outside, so that it is in one of two regions side by side.
@@ -122,7 +122,7 @@ class GeoObject:
     id: str
     cell_id: Any
     is_cell: bool
-    polygons: tuple[tuple[Float64[Array, "n_corners 2"], ...], ...]
+    polygons: tuple[tuple[Float64[Array, "_ 2"], ...], ...]
     points: tuple[Float64[Array, " 2"], ...]
 
     @property
@@ -166,7 +166,7 @@ def _parts(geometry: Mapping[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...
     return polygons, points
 
 
-def _rings(rings: Any) -> tuple[Float64[Array, "n_corners 2"], ...]:
+def _rings(rings: Any) -> tuple[Float64[Array, "_ 2"], ...]:
     return tuple(map(_pairs, rings))
 
 
