@@ -120,7 +120,7 @@ def _hest_benchmark(config: HestConfig, out: Path, progress: Progress) -> HestRe
             advance(len(task.splits))
     packages = ("spam-st", "numpy", "scipy", *(("scikit-learn",) if config.solver == "sklearn" else ()))
     software = {package: version(package) for package in packages}
-    known = next((card.name for card in list_encoders(name)), name)  # of an alias, too
+    known = next((card.name for card in list_encoders() if name in card.aliases), name)
     report = HestReport(
         config=config, tasks=scores, published=published_scores(known), software=software, files=files
     )

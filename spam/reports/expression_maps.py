@@ -35,6 +35,7 @@ SEEN = "the checkpoint was trained on this section"
 """What maps say of a training section, whose correlations do not describe new tissue."""
 _PANEL_IN = 3.1  # least width of a panel in inches
 _MOST_PANEL_IN = 6.0
+_MOST_ASPECT = 2.5  # height of a panel over its width
 _LEAST_PITCH_IN = 0.017  # distance of two spots, 2.5 px: below it the spots of a whole slide run together
 _CELL_PER_PITCH = 1.25  # side of the cells of means: none is empty between spots of a regular grid
 _MOST_CELLS = 450  # side by side: two pixels each in the largest panel
@@ -86,9 +87,10 @@ class SectionView:
 
     @property
     def n_across(self) -> float:
-        """Number of spots side by side in the width of a map."""
-        left, right, *_ = self.bounds_px
-        return (right - left) / self.diameter_px * _DIAMETER_PER_PITCH
+        """Number of spots side by side in the width of a map, which is narrower than its panel in a tall section."""
+        left, right, top, bottom = self.bounds_px
+        width = max(right - left, (bottom - top) / _MOST_ASPECT)
+        return width / self.diameter_px * _DIAMETER_PER_PITCH
 
     @property
     def is_rasterised(self) -> bool:
@@ -137,8 +139,8 @@ def plot_expression_maps(
     the title is that of the scored entries. Without an overview there is no H&E, without `truth` no measured panel. `choice` says
     how the genes were chosen. With `path`, write a PNG.
 
-    Spots that are too small to be told apart become an image whose cells are means over a few spots. Outlines are then left out,
-    and the cells of unlike spots are coloured in the H&E in place of the rings.
+    Spots that are too small to be told apart become an image whose cells are means over a few spots, unless entries are given. The
+    cells of unlike spots are then coloured in the H&E in place of the rings.
     """
     layers = {"predicted": prediction} if truth is None else {"measured": truth, "predicted": prediction}
     colours = matplotlib.colormaps[MAP_COLOURS].with_extremes(bad=MISSING_COLOUR)
@@ -151,7 +153,7 @@ def plot_expression_maps(
             )
             outline_pt = 0.0 if given is None else given.is_given[:, column].astype(float)
             for axes, (name, values) in zip(row, layers.items(), strict=True):
-                if view.is_rasterised:
+                if view.is_rasterised and given is None:
                     _draw_image(axes, view, values[:, column], norm, colours)
                 else:
                     _draw_spots(axes, view, values[:, column], norm, colours, outline_pt)
@@ -160,8 +162,7 @@ def plot_expression_maps(
                 is_scored = np.s_[:] if given is None else given.is_scored[:, column]
                 row[-1].set_title(_scored_title(truth[is_scored, column], prediction[is_scored, column]))
             row[0].set_title(f"{_short(gene)}, {row[0].get_title()}")
-            if not view.is_rasterised:
-                _draw_rings(row[-1], view)
+            _draw_rings(row[-1], view)
             bar = ScalarMappable(norm, colours)
             figure.colorbar(bar, ax=list(row), label=UNIT, shrink=0.8, pad=0.02, extend="both")
     return save_figure(figure, path)
@@ -205,7 +206,7 @@ def _lay_out(
 ) -> tuple[Figure, list[list[Axes]]]:
     """Make a figure with the H&E at the left and a group of panels for each gene, with the tissue, titles and warnings."""
     left, right, top, bottom = view.bounds_px
-    aspect = min(max((bottom - top) / (right - left), 0.4), 2.5)
+    aspect = min(max((bottom - top) / (right - left), 0.4), _MOST_ASPECT)
     panel_in = min(max(_PANEL_IN, view.n_across * _LEAST_PITCH_IN), _MOST_PANEL_IN)
     notes = [note for note in notes if note]
     per_row = max(math.ceil(math.sqrt(n_groups / 2)), 1)
@@ -232,15 +233,20 @@ def _lay_out(
     for axes in whole:
         axes.set_title("H&E")
         _draw_rings(axes, view)
+        if view.is_rasterised and view.is_unlike is not None:
+            clear = ListedColormap([UNLIKE_COLOUR]).with_extremes(bad=(0.0, 0.0, 0.0, 0.0))
+            _draw_image(axes, view, np.where(view.is_unlike, 1.0, np.nan), Normalize(0, 1), clear)
     add_scale_bar([*whole, *panels[0]][0], view.mpp)
     return figure, panels
 
 
 def _warning(view: SectionView) -> str:
     n_spots, n_unlike = len(view.xy_px), len(view.unlike)
-    mark = "coloured in the H&E" if view.is_rasterised else "ringed"
+    mark = " (ringed)"
+    if view.is_rasterised:
+        mark = "" if view.overview is None else " (coloured in the H&E)"
     share = f"{n_unlike} of {n_spots} spots ({n_unlike / n_spots:.0%})"
-    found = f"{share} look unlike the training sections ({mark})"
+    found = f"{share} look unlike the training sections{mark}"
     return f"WARNING: {found}. Do not rely on this prediction." if 2 * n_unlike > n_spots else f"{found}."
 
 
@@ -302,7 +308,8 @@ def _draw_image(
 ) -> None:
     """Draw the mean of the finite values in each cell of a grid; cells without a spot are transparent."""
     left, right, top, bottom = view.bounds_px
-    side = max(_CELL_PER_PITCH * view.diameter_px / _DIAMETER_PER_PITCH, (right - left) / _MOST_CELLS)
+    pitch = view.diameter_px / _DIAMETER_PER_PITCH
+    side = pitch * max(_CELL_PER_PITCH, view.n_across / _MOST_CELLS)
     n_across, n_down = math.ceil((right - left) / side), math.ceil((bottom - top) / side)
     across, down = ((view.xy_px - (left, top)) // side).astype(np.int64).T
     cells, is_finite = down * n_across + across, np.isfinite(values)
@@ -315,11 +322,8 @@ def _draw_image(
 
 
 def _draw_rings(axes: Axes, view: SectionView) -> None:
-    """Ring the spots that are unlike the training sections, thinly where spots are small; colour the cells of an image."""
-    if view.is_rasterised and view.is_unlike is not None:
-        clear = ListedColormap([UNLIKE_COLOUR]).with_extremes(bad=(0.0, 0.0, 0.0, 0.0))
-        _draw_image(axes, view, np.where(view.is_unlike, 1.0, np.nan), Normalize(0, 1), clear)
-    elif len(view.unlike):
+    """Ring the spots that are unlike the training sections, thinly where spots are small; not where spots are an image."""
+    if len(view.unlike) and not view.is_rasterised:
         width_pt = 72 * axes.get_window_extent().width / axes.figure.dpi
         diameter_pt = width_pt * view.diameter_px / abs(np.diff(axes.get_xlim())[0])
         look = {"facecolors": "none", "edgecolors": UNLIKE_COLOUR, "linewidths": min(0.2 * diameter_pt, 1.4)}

@@ -297,7 +297,7 @@ def _inputs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _given(config: Mapping[str, Any]) -> str:
-    """Write options as a shell takes them."""
+    """List options by their flags, for a reader."""
     words = []
     for name, value in config.items():
         option = name.replace("_", "-")

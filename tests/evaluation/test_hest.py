@@ -298,7 +298,7 @@ def _write(name: str, text: str) -> Callable[[Path], None]:
 
 TASK_FAULTS: list[tuple[Callable[[Path], None], type[SpamError], str]] = [
     (_remove("adata/S1.h5ad", "patches/S3.h5"), MissingInputError, r"2 files of task IDC.*S1\.h5ad.*S3\.h5"),
-    (_remove("splits/test_1.csv"), MissingInputError, r"1 files .*test_1\.csv"),
+    (_remove("splits/test_1.csv"), MissingInputError, r"1 file .*test_1\.csv"),
     (_write("var_50genes.json", "{"), SectionError, r"var_50genes\.json.*JSONDecodeError"),
     (_write("var_50genes.json", '{"genes": ["A", "A"]}'), SectionError, r"var_50genes\.json .*repeats"),
     (_write("splits/train_0.csv", "sample_id\nS1\n"), SectionError, "train_0.*expr_path"),
@@ -395,7 +395,7 @@ def test_embeddings_that_do_not_fit(lab: HestLab) -> None:
     with pytest.raises(SectionError, match=r"S2\.h5 has no 'barcodes'.*'coords', 'embeddings'"):
         run(lab)
     path.unlink()
-    with pytest.raises(MissingInputError, match=r"1 files .*--features.*S2\.h5"):
+    with pytest.raises(MissingInputError, match=r"1 file .*--features.*S2\.h5"):
         run(lab)
 
 

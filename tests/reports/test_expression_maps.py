@@ -195,6 +195,20 @@ def test_spots_that_cannot_be_told_apart_become_means() -> None:
     np.testing.assert_array_equal(marked[int(0.82 * n_down) :], spots[int(0.82 * n_down) :])
     assert not marked[: int(0.79 * n_down)].any()
     assert "coloured in the H&E" in figure.get_supxlabel()
+    clusters = plot_cluster_maps(view, {"clusters": np.full(n, "0", dtype=object)})
+    assert [len(axes.collections) for axes in clusters.axes[:2]] == [
+        0,
+        1,
+    ]  # the discs of the clusters, no rings
+
+
+def test_a_tall_section_is_drawn_like_a_wide_one() -> None:
+    """100 x 4,000 spots: discs would be smaller than a pixel in either direction."""
+    xy_px = np.stack(np.divmod(np.arange(400_000), 4000), axis=1) * 10.0
+    for xy in (xy_px, xy_px[:, ::-1]):
+        figure = plot_expression_maps(SectionView(name="a", xy_px=xy), ("A",), np.ones((len(xy), 1)))
+        assert not layers_of(figure)
+        assert figure.axes[0].images[-1].get_array()[..., 3].all()  # no cell without a spot
 
 
 def test_clusters_are_drawn_in_the_order_of_their_numbers(view) -> None:
