@@ -24,26 +24,21 @@ class FeatureChoice:
 
     Attributes
     ----------
-    encoder, weights_sha256
-        Name of the encoder, and digest of its weights; of several, separated by commas.
-    keys, tiles, dims
-        Feature keys with their tile spec and vector length, from the smallest tile to the largest.
+    keys, tiles, dims, encoders
+        Feature keys with their tile spec, vector length and encoder (as in `CheckpointMeta`), from the smallest tile to
+        the largest.
     is_averaged
         Whether features are means over the symmetries of the tile.
     adapted_on
         Sections whose counts the encoder was adapted with, see `FeatureMeta`.
-    card
-        Source, revision and licence of the encoder; of several, separated by commas.
     """
 
-    encoder: str
-    weights_sha256: str
     keys: tuple[str, ...]
     tiles: tuple[dict[str, object], ...]
     dims: tuple[int, ...]
+    encoders: tuple[dict[str, str | None], ...]
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
-    card: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -199,20 +194,19 @@ def choose_features(
             )
             raise StoreError(message)
     chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
-    one_each = {meta.encoder["name"]: meta for meta in chosen}
-    cards = [one_each[name].encoder for name in encoders]
     return FeatureChoice(
-        encoder=",".join(encoders),
-        weights_sha256=",".join(one_each[name].weights_sha256 or UNKNOWN_WEIGHTS for name in encoders),
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
+        encoders=tuple(
+            {
+                **{name: meta.encoder.get(name) for name in ("name", "source", "revision", "licence")},
+                "weights_sha256": meta.weights_sha256 or UNKNOWN_WEIGHTS,
+            }
+            for meta in chosen
+        ),
         is_averaged=is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
-        card={
-            name: cards[0].get(name) if len(cards) == 1 else ",".join(str(card.get(name)) for card in cards)
-            for name in ("source", "revision", "licence")
-        },
     )
 
 

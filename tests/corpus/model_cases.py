@@ -65,6 +65,10 @@ def setting(key: str, value: Any) -> Callable[[Values], None]:
     return lambda values: values.__setitem__(key, value)
 
 
+def of_encoder(key: str, value: Any) -> Callable[[Values], None]:
+    return lambda values: values["encoders"][0].__setitem__(key, value)
+
+
 def _nested(depth: int = DEEP) -> Any:
     made: Any = 1
     for _ in range(depth):
@@ -145,8 +149,8 @@ CHECKPOINT: dict[str, Any] = {
     "tiles null": meta(setting("tiles", [None, None])),
     "tiles empty": meta(setting("tiles", [{}, {}])),
     "no settings": meta(setting("settings", {})),
-    "another encoder": (meta(setting("encoder_name", "virchow2|digest")), "virchow2|digest"),
-    "other weights": meta(setting("weights_sha256", "cd" * 32)),
+    "another encoder": (meta(of_encoder("name", "virchow2|digest")), "virchow2|digest"),
+    "other weights": meta(of_encoder("weights_sha256", "cd" * 32)),
     "no tensors": header(_each_tensor(lambda name, h: h.pop(name))),
     "half of the tensors": header(_each_tensor(lambda name, h: h.pop(name) if hash(name[-3:] + name[:5]) % 1 == 0 and len(name) % 2 else None)),
     "tensors of another name": header(_each_tensor(lambda name, h: h.__setitem__("x." + name, h.pop(name)))),

@@ -162,7 +162,8 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
     with pytest.raises(StoreError, match="share no features with --enc-name tiny,third"):
         choose_features(opened, "tiny,third", ())
     choice = choose_features(opened, "tiny,other", ())
-    assert (choice.encoder, choice.weights_sha256) == ("other,tiny", f"{'cd' * 32},{'ab' * 32}")
+    named = [(encoder["name"], encoder["weights_sha256"]) for encoder in choice.encoders]
+    assert named == [("other", "cd" * 32), ("tiny", "ab" * 32)] * 2
     assert choice.keys == ("other_112um", "tiny_112um", "other_224um", "tiny_224um")
     spots = read_spots(opened[0], choice.keys, k=5)
     own = [opened[0].features(key) for key in KEYS]
@@ -174,12 +175,14 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
     predicted = predictor.predict(open_store(store).section("S3"))
     assert np.isfinite(predicted.mu).all()
     add_section(store, "S4", encoder="tiny")
-    with pytest.raises(SpamError, match=r"other_112um is missing .*--enc-name other .*&& .*--enc-name tiny "):
+    sizes = "--tile-um 112 --tile-um 224"
+    command = rf"other_112um is missing .*--enc-name other {sizes} && .*--enc-name tiny {sizes}$"
+    with pytest.raises(SpamError, match=command):
         predictor.predict(open_store(store).section("S4"))
     objections = model_sharing.describe(ModelConfig(ckpt=path)).objections
     assert any("the licence of their encoder" in line and "CC-BY-NC-ND-4.0" in line for line in objections)
-    assert any("'None' of their encoder" in line for line in objections)  # tiny has no stated licence
-    with pytest.raises(ConfigError, match=r"several encoders \(other,tiny\).*--store"):
+    assert "the trained weights: the licence of their encoder 'None' is not stated" in objections  # of tiny
+    with pytest.raises(ConfigError, match=r"several encoders \(other, tiny\).*--store"):
         embed_config({}, store, path)
 
 
