@@ -155,8 +155,10 @@ def choose_features(
     ------
     StoreError
         If an encoder is missing, several fit and none is named, or weights differ between the sections.
+    ConfigError
+        If one of several encoders is adapted.
     """
-    wanted = () if enc_name is None else tuple(enc_name.split(","))
+    wanted = () if enc_name is None else tuple(dict.fromkeys(map(str.strip, enc_name.split(","))))
     metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
     there = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in metas.items())
     shared = set.intersection(*(set(found) for found in metas.values()))
@@ -168,17 +170,26 @@ def choose_features(
         and (not tile_um or first[key].tile["tile_um"] in tile_um)
     ]
     encoders = sorted({meta.encoder["name"] for meta in chosen})
+    if adapted := {meta.encoder["name"] for meta in chosen if meta.lora_sha256 and len(wanted) > 1}:
+        message = (
+            f"--enc-name {enc_name} names the adapted encoder {', '.join(sorted(adapted))} beside another one, and a checkpoint "
+            "keeps the adapter of a single encoder. Name one encoder, or only frozen ones."
+        )
+        raise ConfigError(message)
     kinds = {meta.is_averaged for meta in chosen}
     is_averaged = is_averaged or kinds == {True}
     chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
+    of_this_kind = {meta.encoder["name"] for meta in chosen}
     absent = sorted(set(tile_um) - {meta.tile["tile_um"] for meta in chosen})
-    if len(encoders) != max(len(wanted), 1) or absent or not chosen:
+    if len(of_this_kind) != max(len(wanted), 1) or (len(encoders) > 1 and not wanted) or absent:
         asked = [f"--enc-name {enc_name}" if enc_name else ""]
         asked += [f"--tile-um {','.join(f'{um:g}' for um in absent)}" if absent else ""]
         asked += ["--dihedral" if is_averaged else ""]
         lacks = (
             f"share no features with {' '.join(filter(None, asked))}" if any(asked) else "share no features"
         )
+        if len(kinds) > 1:
+            lacks += " (features averaged over symmetries, with --dihedral, are not mixed with plain ones)"
         several = f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
         message = (
             f"The sections {several if len(encoders) > 1 and not wanted else lacks} ({there}). Choose from these with --enc-name "

@@ -144,24 +144,50 @@ def test_the_flag_that_was_typed_is_named(cohort: Path) -> None:
             benchmark(BenchmarkConfig(store=cohort, out_dir=Path("o"), **sides))
 
 
-def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_path: Path) -> None:
-    store = make_cohort(tmp_path / "c.zarr", 3)
-    for name in ("S1", "S2", "S3"):
+def add_encoder(store: Path, **changes: object) -> None:
+    """Add features of a second encoder, the negatives of those of the first, to all sections."""
+    for name in open_store(store).section_names:
         section = open_store(store, is_read_only=False).section(name)
         for key in KEYS:
             meta = section.feature_meta(key)
             card = {**meta.encoder, "name": "other", "source": "hf-hub:MahmoodLab/UNI", "licence": "mit"}
-            weights = {"key": key.replace("tiny", "other"), "encoder": card, "weights_sha256": "cd" * 32}
-            writer = section.feature_writer(replace(meta, **weights))
+            values = {"key": key.replace("tiny", "other"), "encoder": card, "weights_sha256": "cd" * 32}
+            writer = section.feature_writer(replace(meta, **(values | changes)))
             for chunk in writer.pending:
                 writer.write(chunk, -section.features(key)[chunk])
             writer.finish()
+
+
+@pytest.mark.parametrize("is_averaged", [False, True])
+def test_plain_and_averaged_features_of_two_encoders_are_not_mixed(tmp_path: Path, is_averaged: bool) -> None:
+    add_encoder(make_cohort(tmp_path / "c.zarr", 1), is_averaged=True)
+    sections = [open_store(tmp_path / "c.zarr").section("S1")]
+    with pytest.raises(
+        StoreError, match=r"share no features with --enc-name tiny,other.*--dihedral.*not mixed"
+    ):
+        choose_features(sections, "tiny,other", (), is_averaged=is_averaged)
+    with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\)"):
+        choose_features(sections, None, (), is_averaged=is_averaged)
+    assert choose_features(sections, "other", ()).is_averaged
+
+
+def test_an_adapted_encoder_is_not_used_beside_another_one(tmp_path: Path) -> None:
+    add_encoder(make_cohort(tmp_path / "c.zarr", 1), lora_sha256="12" * 32)
+    sections = [open_store(tmp_path / "c.zarr").section("S1")]
+    with pytest.raises(ConfigError, match="--enc-name tiny,other names the adapted encoder other"):
+        choose_features(sections, "tiny,other", ())
+    assert choose_features(sections, "other", ()).keys == ("other_112um", "other_224um")
+
+
+def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 3)
+    add_encoder(store)
     opened = [open_store(store).section(name) for name in ("S1", "S2")]
     with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\).*--enc-name"):
         choose_features(opened, None, ())
     with pytest.raises(StoreError, match="share no features with --enc-name tiny,third"):
         choose_features(opened, "tiny,third", ())
-    choice = choose_features(opened, "tiny,other", ())
+    choice = choose_features(opened, "tiny, other", ())
     named = [(encoder["name"], encoder["weights_sha256"]) for encoder in choice.encoders]
     assert named == [("other", "cd" * 32), ("tiny", "ab" * 32)] * 2
     assert choice.keys == ("other_112um", "tiny_112um", "other_224um", "tiny_224um")
