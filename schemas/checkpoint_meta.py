@@ -153,7 +153,7 @@ class CheckpointMeta(Record):
             f"config: {', '.join(absent)}": bool(absent),
             "feature_keys, tiles, feature_dims and encoders differ in length": len(set(map(len, of_features)))
             > 1,
-            "encoders lack a name or weights_sha256": not all(is_named),
+            "encoders lack a name or weights_sha256": not (is_named and all(is_named)),
             f"settings.n_genes is not the number of genes, {len(self.genes)}": n_genes != len(self.genes),
             "donors lack a section": not named <= self.donors.keys(),
             "gene_sets have genes that are not modelled": not {

@@ -140,6 +140,8 @@ CHECKPOINT: dict[str, Any] = {
     "a gene null": meta(lambda v: v["genes"].__setitem__(0, None)),
     "genes that no section has": (meta(lambda v: v.__setitem__("genes", [f"Q{i}" for i in range(len(v["genes"]))])), "", {"outcome": "either"}),
     "no feature keys": meta(setting("feature_keys", [])),
+    "no features": meta(lambda v: v.update({key: [] for key in ("feature_keys", "tiles", "feature_dims", "encoders")})),
+    "an encoder without a name": meta(of_encoder("name", None)),
     "another feature key": (meta(lambda v: v["feature_keys"].__setitem__(0, "other_112um|digest")), "other_112um|digest"),
     "no feature dims": meta(setting("feature_dims", [])),
     "negative feature dims": meta(lambda v: v.__setitem__("feature_dims", [-n for n in v["feature_dims"]])),
