@@ -197,6 +197,11 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
 
     config = finetuning(store, tmp_path / "fine", sections=("S1", "S2"), enc_name="tiny,other", epochs=1)
     path = finetune(config).run.best_path
+    smallest = np.concatenate([read_spots(one, choice.keys, k=5).features[:, :22] for one in opened])
+    tensors = read_checkpoint(path, stage="finetune")[1]  # HEST ridge: both encoders at the smallest size
+    np.testing.assert_allclose(
+        tensors["baseline.transform.mean"], smallest.astype(float).mean(axis=0), atol=1e-6
+    )
     predictor = Predictor.load(path, torch.device("cpu"))
     predicted = predictor.predict(open_store(store).section("S3"))
     assert np.isfinite(predicted.mu).all()
