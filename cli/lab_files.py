@@ -203,8 +203,8 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
     encoder, *others = meta.encoder_names
     if others:
         message = (
-            f"The checkpoint needs features of several encoders ({', '.join(meta.encoder_names)}). Run `spam embed` with each "
-            "--enc-name into one store, then give --store"
+            f"The checkpoint needs features of several encoders ({', '.join(meta.encoder_names)}), so it needs a store. Run "
+            "`spam embed` with each --enc-name into one store, then give --store instead of SLIDE or --root"
         )
         raise ConfigError(message)
     assumed: dict[str, Any] = {"enc_name": encoder, "dihedral": meta.is_averaged}

@@ -136,13 +136,15 @@ def model_card(model: ModelReport) -> str:
     return f"---\n{header.to_yaml()}\n---\n\n{_text(model)}\n"
 
 
-def usage(stage: str, address: str) -> str:
-    """Write the command that uses a checkpoint."""
-    if stage == "pretrain":
+def usage(model: ModelReport, address: str) -> str:
+    """Write the command that uses a checkpoint; features of several encoders come from a store."""
+    if model.stage == "pretrain":
         return (
             f"spam finetune --store cohort.zarr --pretrained-ckpt {shlex.quote(address)} --save-dir finetune"
         )
-    return f"spam predict slide.svs --ckpt {shlex.quote(address)}"
+    is_of_one = len({encoder["name"] for encoder in model.encoders}) == 1
+    tissue = "slide.svs" if is_of_one else "--store cohort.zarr --section C2 --out-dir predicted"
+    return f"spam predict {tissue} --ckpt {shlex.quote(address)}"
 
 
 def _covers(model: ModelReport) -> dict[str | None, dict[str, None]]:
@@ -159,7 +161,7 @@ def _covers(model: ModelReport) -> dict[str | None, dict[str, None]]:
 def _text(model: ModelReport) -> str:
     where = model.name.partition("#")[0].rstrip("/")
     title = where.removesuffix(f"/{CHECKPOINT_NAME}").rsplit("/", 1)[-1].split("@")[0]
-    use = usage(model.stage, f"{where}#sha256={model.sha256}" if is_remote(where) else where)
+    use = usage(model, f"{where}#sha256={model.sha256}" if is_remote(where) else where)
     rows: dict[tuple[str | None, ...], list[str]] = {}
     for encoder, tile in zip(model.encoders, model.tiles, strict=True):
         card = [encoder.get(name) for name in ("name", "source", "revision")]

@@ -193,7 +193,7 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
         source=str(path),
         to=address,
         address=exact,
-        use=usage(model.stage, exact),
+        use=usage(model, exact),
         sha256=model.sha256,
         files=(*files, *texts),
         overridden=model.objections,
@@ -245,7 +245,7 @@ def pull(config: ModelPullConfig, *, progress: Progress = SILENT) -> ModelTransf
         source=shown(config.address),
         to=str(out),
         address=exact,
-        use=usage(model.stage, exact),
+        use=usage(model, exact),
         sha256=model.sha256,
         files=tuple(files),
     )

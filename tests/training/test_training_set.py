@@ -16,15 +16,17 @@ from scipy.sparse import csr_matrix
 from training_runs import finetuning, pretraining
 
 from spam import model_sharing
-from spam.cli.lab_files import embed_config
+from spam.cli.lab_files import with_slide, with_store
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.evaluation import benchmark
 from spam.evaluation.folds import part_of
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.prediction import Predictor
+from spam.progress import SILENT
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 from spam.schemas.model_config import ModelConfig
+from spam.schemas.predict_config import PredictConfig
 from spam.schemas.store_format import feature_key
 from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain, training_set
@@ -210,11 +212,18 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
     command = rf"other_112um is missing .*--enc-name other {sizes} && .*--enc-name tiny {sizes}$"
     with pytest.raises(SpamError, match=command):
         predictor.predict(open_store(store).section("S4"))
-    objections = model_sharing.describe(ModelConfig(ckpt=path)).objections
+    report = model_sharing.describe(ModelConfig(ckpt=path))
+    objections = report.objections
     assert any("the licence of their encoder" in line and "CC-BY-NC-ND-4.0" in line for line in objections)
     assert "the trained weights: the licence of their encoder 'None' is not stated" in objections  # of tiny
-    with pytest.raises(ConfigError, match=r"several encoders \(other, tiny\).*--store"):
-        embed_config({}, store, path)
+    assert "spam predict --store cohort.zarr" in report.summary()
+    (tmp_path / "slide.svs").touch()
+    values = with_slide({"slide": tmp_path / "slide.svs", "ckpt": path, "out_dir": tmp_path / "out"})
+    with pytest.raises(
+        ConfigError, match=r"several encoders \(other, tiny\).* needs a store.*instead of SLIDE"
+    ):
+        with_store(PredictConfig, values, SILENT, checkpoint="ckpt")
+    assert not (tmp_path / "out").exists()
 
 
 def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_path: Path) -> None:
