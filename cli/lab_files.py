@@ -290,10 +290,11 @@ def adapt_and_embed(
 
 
 def keep_adapter(checkpoint: Path | str | None, save_dir: Path) -> None:
-    """Copy the adapter beside a checkpoint into the folder of the run that starts from it."""
-    if checkpoint is None:
+    """Copy the adapter beside a checkpoint on this machine into the folder of the run that starts from it."""
+    from spam.store import is_remote, local_file
+
+    if checkpoint is None or is_remote(checkpoint):
         return
-    from spam.store import local_file
 
     folder, kept = local_file(checkpoint, CHECKPOINT_NAME).parent / ADAPTER_NAME, save_dir / ADAPTER_NAME
     if folder.is_dir() and folder.resolve() != kept.resolve():

@@ -29,7 +29,11 @@ class TrainingConfig(FeatureOptions):
     save_dir: Path | None = output(
         None, "folder for best.safetensors, last.safetensors and the log", required="give a new folder"
     )
-    epochs: int = training(50, "passes over the training spots", limits="[1,100000]")
+    epochs: int = training(
+        50,
+        "largest number of passes over the training spots; training ends earlier if the validation loss no longer falls",
+        limits="[1,100000]",
+    )
     batch_size: int | None = training(None, f"spots per step (default: {_BATCH})", limits="[1,1000000]")
     spots_per_epoch: int = training(
         100_000, "most training spots that an epoch visits; each epoch draws others", limits="[2,1000000000]"

@@ -41,7 +41,7 @@ from spam.schemas.predict_config import PredictConfig
 from spam.schemas.report_config import ReportConfig
 from spam.schemas.store_format import quality_key
 from spam.sections import read_measured_part
-from spam.store import StoredSection, advice_on_names, local_file, open_store
+from spam.store import StoredSection, advice_on_names, is_remote, local_file, open_store
 from spam.training.groups import at_most
 from spam.training.loop import HEALTH
 from spam.typing import Array, Float32
@@ -165,7 +165,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
             "model": MODEL,
             "provenance": predicted.provenance,
             "inputs": _inputs(section, predictor),
-            "training": _training(local_file(config.ckpt, CHECKPOINT_NAME).parent),
+            "training": _training(config.ckpt),
             "config": config.to_record(),
         }
         scores = {} if board is None else board.to_mapping()
@@ -215,8 +215,11 @@ def _inputs(section: StoredSection, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _training(folder: Path) -> dict[str, Any]:
-    """Collect the mean curves of the runs that chose the number of epochs, and the health check of stage 1, beside a checkpoint."""
+def _training(ckpt: Path | str) -> dict[str, Any]:
+    """Collect what lies beside a checkpoint: mean curves of the runs that chose the number of epochs, health check of stage 1."""
+    if is_remote(ckpt):
+        return {}
+    folder = local_file(ckpt, CHECKPOINT_NAME).parent
     files = {"history": folder / "selection" / "history.json", "health": folder / HEALTH}
     return {
         name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()

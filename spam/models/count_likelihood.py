@@ -87,6 +87,7 @@ class _ZinbSum(torch.autograd.Function):
         count: torch.Tensor,
     ) -> torch.Tensor:
         # As if all counts were 0: log(pi + (1 - pi) p0) = logaddexp(zi, log p0) - softplus(zi).
+        log_theta = log_theta.clamp(max=80.0)  # exp overflows at 89
         theta = log_theta.exp()
         ratio = log_mu - log_theta
         soft_ratio = softplus_without_grad(ratio)
@@ -217,7 +218,7 @@ def count_interval(
         for level in ((1 - coverage) / 2, (1 + coverage) / 2)
     )
     family, parameters = _frozen(likelihood, mu, theta)
-    *flat, lower, upper = (np.broadcast_to(each, mu.shape).ravel() for each in (*parameters, *inner))
+    lower, upper, *flat = (np.broadcast_to(each, mu.shape).ravel() for each in (*inner, *parameters))
     ends, rest = _summed_quantiles(flat, lower, upper)
     for end, level in zip(ends, (lower, upper), strict=True):
         # scipy takes longer, but not in proportion to the quantile; it gives -1 at level 0.
@@ -252,7 +253,7 @@ def _summed_quantiles(
     state = np.stack([p, p, lower, upper, scale, slope])
     for x in range(_MOST_SUMMED + 1):
         ends[0, active[state[1] < state[2]]] += 1.0
-        is_below = state[1] < state[3]
+        is_below = ~(state[1] >= state[3])  # NaN stays, for scipy
         active, state = active[is_below], state[:, is_below]
         ends[1, active] += 1.0
         p, cdf, _, _, scale, slope = state

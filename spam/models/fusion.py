@@ -168,9 +168,9 @@ class FusionOutput:
     """
 
     expression: Float[torch.Tensor, "b n_genes"]
-    log_rate: Float[torch.Tensor, "b n_genes"]
+    log_rate: Float[torch.Tensor, "n_counted n_genes"]
     log_theta: Float[torch.Tensor, " n_genes"] | None
-    zi_logits: Float[torch.Tensor, "b n_genes"] | None
+    zi_logits: Float[torch.Tensor, "n_counted n_genes"] | None
 
 
 class FusionModel(nn.Module):
@@ -301,25 +301,28 @@ class FusionEnsemble(nn.Module):
         n, n_members = len(batch.image), len(self.members)
         shares = [slice(n * i // n_members, n * (i + 1) // n_members) for i in range(n_members)]
         outputs = [member(batch, share) for member, share in zip(self.members, shares, strict=True)]
-        own = [output.expression[share] for output, share in zip(outputs, shares, strict=True)]
-        joined = _combined(outputs, torch.cat)
-        log_theta = None if joined.log_theta is None else joined.log_theta.view(n_members, -1).mean(dim=0)
-        expression = torch.stack([output.expression for output in outputs])
-        return expression, dataclasses.replace(joined, expression=torch.cat(own), log_theta=log_theta)
+        own = [
+            dataclasses.replace(output, expression=output.expression[share])
+            for output, share in zip(outputs, shares, strict=True)
+        ]
+        return torch.stack([output.expression for output in outputs]), _combined(own, torch.cat)
 
     def forward(self, batch: FusionBatch) -> FusionOutput:
         """Mean over the members."""
-        return _combined(
-            [member(batch) for member in self.members], lambda parts: torch.stack(parts).mean(dim=0)
-        )
+        return _combined([member(batch) for member in self.members], _mean)
 
 
 def _combined(
     outputs: list[FusionOutput], combine: Callable[[list[torch.Tensor]], torch.Tensor]
 ) -> FusionOutput:
-    """Combine each parameter of several outputs."""
+    """Combine each parameter of several outputs; of the dispersions, which no spot has alone, the mean is taken."""
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(FusionOutput):
-        parts = [getattr(output, field.name) for output in outputs]
-        values[field.name] = None if parts[0] is None else combine(parts)
+    for name in ("expression", "log_rate", "log_theta", "zi_logits"):
+        parts = [getattr(output, name) for output in outputs]
+        merge = _mean if name == "log_theta" else combine
+        values[name] = None if parts[0] is None else merge(parts)
     return FusionOutput(**values)
+
+
+def _mean(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(parts).mean(dim=0)

@@ -136,8 +136,8 @@ def dispersion_by_moments(counts: csr_matrix, mu: Float[Array, "n n_genes"]) -> 
 
 def log_rate_of(expression: Float[torch.Tensor, "*b n_genes"]) -> Float[torch.Tensor, "*b n_genes"]:
     """Logarithm of the rate per 10k without offset: log expm1 of log1p(CP10k), softly floored at zero; without a gradient."""
-    # A floor far below one count in a million keeps the log finite.
-    floored = softplus_without_grad(_SHARPNESS * expression).div_(_SHARPNESS).clamp_(min=1e-6)
+    # A floor far below one count in a million keeps the log finite; exp overflows at 89, and log1p(CP10k) is below 10.
+    floored = softplus_without_grad(_SHARPNESS * expression).div_(_SHARPNESS).clamp_(1e-6, 80.0)
     grown = floored.exp()
     return (grown - 1.0).mul_(floored).div_(grown.log_()).log_()  # expm1 as log1p in `softplus_without_grad`
 

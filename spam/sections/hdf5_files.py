@@ -19,6 +19,7 @@ from spam.typing import Array, Shaped
 
 from .lab_section import quoted, text_array
 
+_MOST_LINKS = 16  # in one path, as HDF5 follows
 _FREE_BYTES = 2**28  # a claim of 256 MB is harmless, whatever it was compressed to
 _MOST_COMPRESSION = 100  # floating-point features shrink by less than 2, counts by less than 50
 READ_ERRORS = (
@@ -69,15 +70,25 @@ def find_node(group: h5py.Group | h5py.Dataset, name: str) -> h5py.Group | h5py.
     SectionError
         If it is in another file (external link, external or virtual dataset), or a link leads to nothing or to itself.
     """
-    node, is_outside = None, False
-    if isinstance(group, h5py.Group):
-        try:
-            node = group[name]
-            is_outside = node.file.filename != group.file.filename
-        except KeyError:  # no link, or one to nothing
-            is_outside = group.get(name, getlink=True) is not None
-    if is_outside or (isinstance(node, h5py.Dataset) and (node.is_virtual or node.external)):
-        where = f"{group.file.filename}: {name!r} refers to another file, or to nothing"
+    node: Any = group
+    asked, linked, n_links = name.split("/"), list[str](), 0  # parts of the path, and of links in it
+    while linked or asked:
+        is_linked, part = bool(linked), (linked or asked).pop(0)
+        if part in ("", "."):
+            continue
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if link is None and not is_linked:
+            return None
+        if isinstance(link, h5py.SoftLink) and n_links < _MOST_LINKS:
+            linked, n_links = [*link.path.split("/"), *linked], n_links + 1
+            node = node.file["/"] if link.path.startswith("/") else node
+        elif isinstance(link, h5py.HardLink):
+            node = node[part]
+        else:  # an external link is not even opened: it may lead to a pipe
+            node = None
+            break
+    if node is None or (isinstance(node, h5py.Dataset) and (node.is_virtual or node.external)):
+        where = f"{group.file.filename}: {name!r} refers to another file, to itself, or to nothing"
         message = f"{where}. Write the file again with its values inside."
         raise SectionError(message)
     return node if isinstance(node, h5py.Group | h5py.Dataset) else None

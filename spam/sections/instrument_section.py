@@ -247,9 +247,9 @@ def read_counts_table(path: Path, separator: str) -> Any:
 
 
 def match_ids(
-    found: Any, path: Path, known: Any, places: Path, what: str = "spots"
+    found: Any, path: Path, known: Any, places: Path, what: str = "spots", *, is_one_run: bool = False
 ) -> tuple[Array, Array, tuple[str, ...]]:
-    """Find the spots or cells of a count matrix in a table of positions.
+    """Find the spots or cells of a count matrix in a table of positions; of one run, if all must have a position.
 
     Returns
     -------
@@ -259,15 +259,15 @@ def match_ids(
     Raises
     ------
     SectionError
-        If none has a position.
+        If more than half have no position, or any of one run.
     """
     rows = known.get_indexer(found)
     is_placed = rows >= 0
     n_lost = int((~is_placed).sum())
-    if n_lost == len(rows):
+    if 2 * n_lost > len(rows) or (is_one_run and n_lost):
         message = (
-            f"{n_lost} of the {len(rows)} {what} of {path} are not in {places}: {quoted(found)}; it has {quoted(known)}. Both "
-            "must be of one section."
+            f"{n_lost} of the {len(rows)} {what} of {path} are not in {places}: {quoted(found[~is_placed])}; it has "
+            f"{quoted(known) or 'no row'}. Both files must be of one {'run' if is_one_run else 'section'}."
         )
         raise SectionError(message)
     notes = (f"{n_lost} of {len(rows)} {what} without a position left out",) if n_lost else ()

@@ -208,7 +208,8 @@ def _read_positions(path: Path) -> Any:
 def _read_centres(path: Path) -> Any:
     """Read the centroids of the segmented cells of Space Ranger 4, with their ids as index."""
     with reading("the polygons and cell_id of", path):
-        centres = {_cell_id(one.cell_id): one.centre for one in read_features(path)[0]}
+        cells = [one for one in read_features(path)[0] if one.polygons and one.cell_id is not None]
+        centres = {_cell_id(one.cell_id): one.centre for one in cells}
     return pd.DataFrame(np.reshape(list(centres.values()), (-1, 2)), list(centres), columns=list(_PIXELS))
 
 

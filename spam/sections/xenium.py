@@ -66,8 +66,8 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
     matrix = read_matrix(require_file(find_matrix(folder, _MATRIX), folder, f"{_MATRIX}.h5"))
     cells_path = require_file(find_file(folder, *_CELLS), folder, *_CELLS)
     cells = _read_cells(cells_path)
-    rows, is_placed, notes = match_ids(matrix.ids, matrix.files[0], cells.index, cells_path, "cells")
-    cells = cells.iloc[rows[is_placed]]
+    rows, _, notes = match_ids(matrix.ids, matrix.files[0], cells.index, cells_path, "cells", is_one_run=True)
+    cells = cells.iloc[rows]
     xy_um = cells[list(_CENTRE)].to_numpy(dtype=np.float64)
     image = config.image
     # Xenium 4 names them morphology_focus/ch0000_dapi.ome.tif.
@@ -90,16 +90,15 @@ def read_xenium(folder: Path, config: InputConfig) -> InstrumentSection:
         notes += fit
     elif config.image is not None:
         tables = sorted(path.name for path in folder.glob("*.csv"))
+        only = f"only {quoted(tables)}" if tables else "and no other table"
         message = (
-            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image), only {quoted(tables) or 'no table'}. Give the "
-            "alignment or the keypoints of Xenium Explorer with --alignment."
+            f"{folder} has no *_he_imagealignment.csv for {config.image} (--image), {only}. Give the alignment or the keypoints "
+            "of Xenium Explorer with --alignment."
         )
         raise MissingInputError(message)
     return dataclasses.replace(
         matrix,
         platform="Xenium" + (f", {version}" if version else ""),
-        ids=matrix.ids[is_placed],
-        counts=matrix.counts[is_placed],
         xy_px=xy_px,
         xy_um=xy_um,
         mpp=mpp,

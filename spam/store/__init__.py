@@ -16,6 +16,7 @@ from .gene_names import advice_on_names as advice_on_names
 from .gene_names import describe_losses as describe_losses
 from .layout import chunk_slices as chunk_slices
 from .layout import default_chunk_rows as default_chunk_rows
+from .remote import is_remote as is_remote
 from .remote import local_file as local_file
 from .remote import pinned as pinned
 from .section_tables import Overview as Overview

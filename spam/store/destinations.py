@@ -26,11 +26,10 @@ from spam.progress import Advance
 from spam.schemas.store_format import FileEntry
 
 from .feature_store import Store, read_root
-from .features import unfinished_names
 from .layout import INDEX, LOCKS, TABLES, TABLES_INDEX, inside
 from .places import FolderLocation, Location
 from .remote import RemoteLocation, is_remote, remote_errors, remote_files, shown
-from .section_index import SectionIndex, file_entry
+from .section_index import SectionIndex, file_entry, is_below
 from .stored_section import StoredSection
 from .writing import LOCK_WAIT_S, locked_section, root_index, write_root
 
@@ -166,12 +165,28 @@ class Destination:
         """
         until, own = time.monotonic() + LOCK_WAIT_S, f"{folder}/{secrets.token_hex(8)}"
         while True:
-            self.put(own, b"")
-            made = {path: self.files.modified(info["name"]) for path, info in self.found(folder).items()}
-            others = [path for path, at in made.items() if path != own and made[own] - at < _CLAIM_LASTS]
-            if not others:
-                break
+            try:
+                self.put(own, b"")
+                made = {}
+                for path, info in self.found(folder).items():
+                    # It may be deleted meanwhile.
+                    with (
+                        contextlib.suppress(FileNotFoundError),
+                        remote_errors(self.address, "reading a claim"),
+                    ):
+                        made[path] = self.files.modified(info["name"])
+                others = [path for path, at in made.items() if path != own and made[own] - at < _CLAIM_LASTS]
+                if not others:
+                    for path in made.keys() - {own}:
+                        self.delete(path)
+                    yield
+            except BaseException:
+                with contextlib.suppress(StoreError):
+                    self.delete(own)
+                raise
             self.delete(own)
+            if not others:
+                return
             if time.monotonic() > until:
                 what, place = folder.removeprefix(f"{LOCKS}/"), shown(self.address).rstrip("/")
                 message = (
@@ -180,11 +195,6 @@ class Destination:
                 )
                 raise StoreError(message)
             time.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # two that saw each other must not meet again
-        try:
-            yield
-        finally:
-            for path in {own, *made}:
-                self.delete(path)
 
     def read(self, path: str) -> bytes:
         """Read a file; empty if there is none."""
@@ -195,20 +205,21 @@ class Destination:
     def _require_index(self, name: str, data: bytes | None) -> None:
         """Raise StoreError if the index of a section is not `data`."""
         if self.location.read_index(name) != data:
-            message = f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Push again."
+            message = (
+                f"Section {name!r} at {shown(self.address)!r} was changed meanwhile. Run the command again."
+            )
             raise StoreError(message)
 
     def send(self, source: Location, change: Change, advance: Advance) -> list[FileEntry]:
-        """Send the files of a section that are not there, then its index, and delete files that it does not name.
+        """Send the files of a section that are not there, then its index; delete files of what it replaces.
 
-        The caller holds the lock of the section. Each file of the source is compared with its digest.
+        The caller holds the lock of the section. Each file of the source is compared with its digest. Files of others that
+        no index names are kept, such as features that `spam embed` has begun, unless the whole section is new or replaced.
         """
+        if change.old is not None and change.old.data == change.index.data:
+            return []
         name = change.index.meta.name
-        index, found = f"{name}/{INDEX}", self.found(name)
-        kept: tuple[str, ...] = ()  # features that `spam embed` has begun in this folder
-        if change.old is not None and change.interim != b"":
-            begun = unfinished_names(self.location, change.old)
-            kept = tuple(f"{name}/obsm/{key}/" for key in begun if f"obsm/{key}" not in change.index.nodes)
+        index, found, files = f"{name}/{INDEX}", self.found(name), change.files
         there = None if change.old is None else change.old.data
         self._require_index(name, there)
         if change.interim is not None:
@@ -224,13 +235,16 @@ class Destination:
             return None if is_there else entry
 
         with ThreadPoolExecutor(_N_THREADS) as pool:
-            sent = list(filter(None, pool.map(send, change.files)))
-        if change.old is None or change.old.data != change.index.data:
-            self._require_index(name, there)  # by a push after six hours
-            self.put(index, change.index.data)
-        for path in found.keys() - {index, *(f"{name}/{path}" for path in change.index.files)}:
-            if not path.startswith(kept):
-                self.delete(path)
+            sent = list(filter(None, pool.map(send, files)))
+        self._require_index(name, there)  # by a push after six hours
+        outdated = {path.removeprefix(f"{name}/") for path in found} - {INDEX, *change.index.files}
+        if change.old is not None and change.interim != b"":
+            arrays = [path for path, node in change.index.nodes.items() if node["node_type"] == "array"]
+            arrays = [path for path in arrays if change.index.below(path).keys() & files.keys()]
+            outdated = {path for path in outdated if path in change.old.files or is_below(path, arrays)}
+        for path in outdated:  # before the index: a killed push is repeated
+            self.delete(f"{name}/{path}")
+        self.put(index, change.index.data)
         return sent
 
     def _has(self, info: dict[str, Any] | None, path: str, entry: FileEntry, source: Location) -> bool:

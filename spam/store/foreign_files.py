@@ -240,7 +240,7 @@ def _read_slide2vec(path: Path) -> ForeignFeatures:
     name = stated.get("encoder_name")
     return ForeignFeatures(
         features=read_npz(path, ["features"])[0] if path.suffix == ".npz" else read_tensor(path),
-        tile_px=stated_number(stated, "tile_size_lv0"),
+        tile_px=_sidecar_number(stated, "tile_size_lv0", path),
         encoder_name=name if isinstance(name, str) and name else None,
     )
 
@@ -254,8 +254,8 @@ def _read_slide2vec_corners(path: Path) -> ForeignFeatures:
     return ForeignFeatures(
         xy_px=np.stack([x, y], axis=1),
         is_corner=True,
-        tile_px=stated_number(stated.get("tiling"), "tile_size_lv0"),
-        mpp=stated_number(stated.get("slide"), "base_spacing_um"),
+        tile_px=_sidecar_number(stated.get("tiling"), "tile_size_lv0", path),
+        mpp=_sidecar_number(stated.get("slide"), "base_spacing_um", path),
     )
 
 
@@ -276,6 +276,15 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
         message = f"{sidecar} is not a small JSON object. Copy it again together with {path.name}."
         raise SectionError(message)
     return values
+
+
+def _sidecar_number(values: Any, name: str, path: Path) -> float | None:
+    """Return an entry of a sidecar; None if it is null or missing. Anything else than a number is an error."""
+    number, value = stated_number(values, name), values.get(name) if isinstance(values, dict) else None
+    if number is None and value is not None:
+        message = f"{_sidecar_path(path)}: {name} is {shortened(value)}, expected a number."
+        raise SectionError(message)
+    return number
 
 
 def _read_table(path: Path) -> ForeignFeatures:

@@ -57,7 +57,7 @@ class SectionIndex:
 
     def below(self, *names: str) -> dict[str, FileEntry]:
         """Return the files of these nodes and of all nodes below them."""
-        return {path: entry for path, entry in self.files.items() if _is_below(path, names)}
+        return {path: entry for path, entry in self.files.items() if is_below(path, names)}
 
     def children(self, name: str) -> list[str]:
         """List the names of the nodes directly below a group, sorted."""
@@ -208,11 +208,11 @@ def edited(
     document = json.loads(index.data)
     spam, nodes = document["attributes"][SPAM], document["consolidated_metadata"]["metadata"]
     for part in (spam[FILES], nodes):
-        for path in [path for path in part if _is_below(path, drop)]:
+        for path in [path for path in part if is_below(path, drop)]:
             del part[path]
     if other is not None:
         spam[FILES] |= {path: dataclasses.asdict(entry) for path, entry in other.below(*add).items()}
-        nodes |= {path: node for path, node in other.nodes.items() if _is_below(path, add)}
+        nodes |= {path: node for path, node in other.nodes.items() if is_below(path, add)}
     if licence is not None:
         spam[META]["licence"] = licence
     return open_index(sealed(document), index.meta.name, index.meta.name)
@@ -230,7 +230,7 @@ def update_index(section: Path, *, add: Collection[str] = (), drop: Collection[s
     nodes = document["consolidated_metadata"]["metadata"]
     files = document["attributes"][SPAM].setdefault(FILES, {})
     for part in (nodes, files):
-        for path in [path for path in part if _is_below(path, (*add, *drop))]:
+        for path in [path for path in part if is_below(path, (*add, *drop))]:
             del part[path]
     for path in sorted(path for name in add for path in (section / name).rglob("*") if path.is_file()):
         if path.name.endswith(PARTIAL):  # of a killed writer
@@ -309,7 +309,8 @@ def _array_fault(name: str, node: dict[str, Any], index: SectionIndex) -> str | 
     return None
 
 
-def _is_below(path: str, names: Collection[str]) -> bool:
+def is_below(path: str, names: Collection[str]) -> bool:
+    """Tell whether a path is one of these nodes or below one."""
     return any(path == name or path.startswith(f"{name}/") for name in names)
 
 

@@ -57,11 +57,12 @@ def read_wsidata(path: Path, key: str | None) -> ForeignFeatures:
             message = f"{path}: {int((rows < 0).sum())} rows of table {key!r} have no tile in shapes/{tiles}. Copy it again."
             raise SectionError(message)
         left, top, right, bottom = _boxes(frame["geometry"].to_pylist(), path, tiles)[rows].T
+        mpp = stated_number(root.attrs.get("slide_properties"), "mpp")
         return ForeignFeatures(
             features=features,
             xy_px=np.stack([left + right, top + bottom], axis=1) / 2,
             tile_px=float(right[0] - left[0]),
-            mpp=stated_number(root.attrs.get("slide_properties"), "mpp"),
+            mpp=mpp if mpp is not None and 0 < mpp < np.inf else None,
             encoder_name=key.removesuffix(f"_{tiles}"),
         )
 

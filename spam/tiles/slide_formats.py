@@ -1,6 +1,7 @@
 """Opening a slide by what the file holds (never by its name); PNG and JPEG, and all that OpenSlide reads."""
 
 import contextlib
+import os
 import struct
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ from .slide import UNSTATED, PixelSize, Slide, decode_jpeg, pixel_size, require_
 from .tiff_slide import TiffSlide
 
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
+_PNG_SIGNATURE = _PNG + b"\r\n\x1a\n"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 _ORIENTATION = 274  # tag of TIFF and EXIF
@@ -47,7 +49,7 @@ class ImageSlide(Slide):
         self._is_png = header.startswith(_PNG)
         with self._open(path) as image:
             size, mode, dpi = image.size, image.mode, image.info.get("dpi")
-            self.orientation = _orientation_of(image)
+            self.orientation = _orientation_of(image, path)
             n_bands = len(image.getbands())
         # Pillow cuts the 16 bits of an RGB PNG to 8 and calls the mode "RGB".
         is_deep = self._is_png and header[_BIT_DEPTH_AT] > 8
@@ -183,13 +185,29 @@ class UprightSlide(Slide):
         self._slide.close()
 
 
-def _orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation that precedes the pixels, without decoding them; 1 if none is stated."""
+def _orientation_of(image: Image.Image, path: Path) -> int:
+    """Return the EXIF orientation without decoding the picture (EXIF may follow the pixels of a PNG); 1 if none is stated."""
     stated = None
     # broken EXIF data count as missing
     with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, struct.error):
         stated = Image.Image.getexif(image).get(_ORIENTATION)
+        if stated is None and image.format == "PNG":
+            exif = Image.Exif()
+            exif.load(_chunk_of_png(path, b"eXIf"))
+            stated = exif.get(_ORIENTATION)
     return stated if isinstance(stated, int) and stated in range(1, 9) else 1
+
+
+def _chunk_of_png(path: Path, name: bytes) -> bytes:
+    """Return the content of the first chunk of this name; nothing if there is none."""
+    with path.open("rb") as file:
+        file.seek(len(_PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            n_bytes = int.from_bytes(head[:4], "big")
+            if head[4:] == name:
+                return file.read(n_bytes)
+            file.seek(n_bytes + 4, os.SEEK_CUR)  # and the checksum
+    return b""
 
 
 _Reader: TypeAlias = type[ImageSlide] | type[OpenSlideSlide] | type[TiffSlide] | type[OmeZarrSlide]

@@ -287,7 +287,9 @@ def _without_leak(
 ) -> tuple[TrainingSet, Checkpoint]:
     """Repeat stage 1 if it was trained on spots that are held out now, even under another name.
 
-    It has the options and epochs of the checkpoint, but neither weights nor components depend on held-out spots.
+    It has the options and epochs of the checkpoint, but neither weights nor components depend on held-out spots. The number of
+    epochs does: it is the best one on what stage 1 held out, which may be a part of the cohort. Stage 1 is repeated on this
+    cohort, so after a stage 1 on more sections the folds are predicted a little worse than a new section.
     """
     meta = pretrained[0]
     known = [

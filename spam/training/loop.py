@@ -169,10 +169,10 @@ def fit(
     progress: Progress,
     epochs: int | None = None,
 ) -> Run:
-    """Train a stage for `epochs` epochs (None: ``config.epochs``), or the rest of them.
+    """Train a stage for exactly `epochs` epochs, or the rest of them; None: at most ``config.epochs``.
 
-    Epoch 0 is the state before the first step and takes part in the choice of the best. Training ends earlier if the
-    validation loss no longer falls (`has_converged`). After an epoch, at most every ten seconds and at the end,
+    Without `epochs`, training ends earlier if the validation loss no longer falls (`has_converged`). Epoch 0 is the state
+    before the first step and takes part in the choice of the best. After an epoch, at most every ten seconds and at the end,
     `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell, or rose by less than the tolerance of
     the stage. A run that was stopped resumes after the last epoch that was written
     and ends with the same bits as an unbroken one (on one machine and device).
@@ -185,7 +185,6 @@ def fit(
         If the loss becomes NaN or infinite.
     """
     assert config.save_dir is not None  # checked by the configuration
-    epochs = config.epochs if epochs is None else epochs
     # Processes of torchrun wait for each other's runs, and then find them done.
     wait_s = _LONGEST_WAIT_S if part_of(None)[1] > 1 else 0.0
     with claimed(config.save_dir, "--save-dir", wait_s=wait_s):
@@ -193,8 +192,14 @@ def fit(
 
 
 def _fit(
-    stage: Stage, config: TrainingConfig, folder: Path, epochs: int, device: torch.device, progress: Progress
+    stage: Stage,
+    config: TrainingConfig,
+    folder: Path,
+    exactly: int | None,
+    device: torch.device,
+    progress: Progress,
 ) -> Run:
+    epochs = config.epochs if exactly is None else exactly
     best_path, last_path = folder / "best.safetensors", folder / "last.safetensors"
     network = stage.network.to(device)
     optimizer = torch.optim.AdamW(
@@ -237,7 +242,7 @@ def _fit(
         with progress.task(stage.name, epochs) as advance:
             advance(resumed_from)
             for epoch in range(len(history), epochs + 1):
-                if has_converged(history, stage.tolerance):
+                if exactly is None and has_converged(history, stage.tolerance):
                     advance(epochs + 1 - epoch)
                     break
                 metrics: dict[str, float] = {"epoch": float(epoch)}

@@ -23,8 +23,10 @@ from pointing import forget_connections, point_at_hub, point_at_s3
 from s3_server import S3Server
 from safetensors.numpy import load_file, save_file
 
+from spam.cli.lab_files import keep_adapter
 from spam.embedding import embed
 from spam.errors import CheckpointError, OutputExistsError, StoreError
+from spam.evaluation import score_predicted
 from spam.model_sharing import ModelTransfer, describe, pull, push, verify
 from spam.models.checkpoint import read_checkpoint, write_checkpoint
 from spam.predicting import predict
@@ -196,6 +198,20 @@ def test_predictions_over_http_with_and_without_a_published_digest(lab, checkpoi
         text = (tmp_path / "named/metrics.json").read_text()
         assert json.loads(text)["config"]["ckpt"] == ""
         assert "geheim" not in text
+
+
+def test_nothing_is_fetched_once_results_are_computed(lab, checkpoint, tmp_path, monkeypatch):
+    pushed(checkpoint, str(tmp_path / "web"))
+    with HttpRangeServer(tmp_path / "web") as server:
+        monkeypatch.setattr(
+            "spam.predicting.score_predicted",
+            lambda *given: setattr(server, "refuse", lambda *_: 404) or score_predicted(*given),
+        )
+        wanted = predicted(lab, checkpoint, tmp_path / "local")
+        server.refuse = None
+        np.testing.assert_array_equal(predicted(lab, server.url, tmp_path / "remote"), wanted)
+    keep_adapter(server.url, tmp_path / "fine")  # a run that started from there
+    assert not (tmp_path / "fine").exists()
 
 
 def test_a_tampered_checkpoint_is_refused(spam, lab, checkpoint, tmp_path):

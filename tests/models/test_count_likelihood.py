@@ -148,6 +148,7 @@ def test_parameters_of_intervals_broadcast_and_borders_give_zero():
             count_interval("zinb", np.array([m]), np.array([2.0]), np.array([p]), 0.9), [[0.0], [0.0]]
         )
     assert count_interval("poisson", np.zeros((0, 3)), None, None, 0.9)[0].shape == (0, 3)
+    assert np.isnan(count_interval("nb", np.array([np.nan]), np.array([2.0]), None, 0.9)).all()
 
 
 @pytest.mark.parametrize(("likelihood", "ignored"), [("poisson", (0.1, 0.3)), ("nb", (None, 0.3))])

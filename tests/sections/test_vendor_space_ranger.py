@@ -256,6 +256,13 @@ def test_segmented_cells_without_a_polygon_or_with_several(tmp_path: Path) -> No
     ring = first["geometry"]["coordinates"][0]
     small = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]
     first["geometry"] = {"type": "MultiPolygon", "coordinates": [[small], [ring]]}
+    nucleus = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    centroid = {
+        "type": "Feature",
+        "properties": {"cell_id": 1},
+        "geometry": {"type": "Point", "coordinates": [1, 2]},
+    }
+    collection["features"] += [nucleus, centroid]
     path.write_text(json.dumps(collection))
     found = found_in(tmp_path)
     kept = [i for i in range(len(ids)) if i + 1 != dropped]
@@ -341,6 +348,17 @@ def test_positions_of_another_section(tmp_path: Path) -> None:
     path = tmp_path / "spatial" / "tissue_positions.csv"
     positions.assign(barcode=positions["barcode"].str.replace("-1", "-2")).to_csv(path, index=False)
     with pytest.raises(SectionError, match=f"{N_SPOTS} of the {N_SPOTS} spots .*AC0000-1"):
+        found_in(tmp_path)
+
+
+@pytest.mark.parametrize("n_kept", [0, 1, (N_SPOTS - 1) // 2])
+def test_positions_of_less_than_half_of_the_spots(tmp_path: Path, n_kept: int) -> None:
+    _, positions = write_visium(tmp_path)
+    path = tmp_path / "spatial" / "tissue_positions.csv"
+    positions[:n_kept].to_csv(path, index=False)
+    has = positions["barcode"][0] if n_kept else "no row"
+    words = f"{N_SPOTS - n_kept} of the {N_SPOTS} spots .*{positions['barcode'][n_kept]}.*it has '?{has}.* of one section"
+    with pytest.raises(SectionError, match=words):
         found_in(tmp_path)
 
 

@@ -113,6 +113,8 @@ def test_a_missing_version(tmp_path: Path) -> None:
 
 def test_a_missing_alignment_is_an_error(tmp_path: Path) -> None:
     write_xenium(tmp_path)
+    with pytest.raises(MissingInputError, match=r"--image\), and no other table. Give .*--alignment"):
+        found_in(tmp_path, image=tmp_path / "he.tif")
     write_alignment(tmp_path / "Breast_if_imagealignment.csv")  # of the immunofluorescence image
     with pytest.raises(
         MissingInputError, match=r"no \*_he_imagealignment.csv.*if_imagealignment.*--alignment"
@@ -210,15 +212,12 @@ def test_parts_of_two_runs(tmp_path: Path) -> None:
         found_in(tmp_path)
 
 
-def test_a_cell_without_a_position_is_left_out(tmp_path: Path) -> None:
-    counts, ids, xy_um = write_xenium(tmp_path)
+def test_a_cell_without_a_position(tmp_path: Path) -> None:
+    _, ids, _ = write_xenium(tmp_path)
     cells = pd.read_parquet(tmp_path / "cells.parquet")
     cells[cells["cell_id"] != ids[3]].to_parquet(tmp_path / "cells.parquet")
-    found, kept = found_in(tmp_path), np.delete(np.arange(N_SPOTS), 3)
-    assert found.ids.tolist() == [ids[i] for i in kept]
-    np.testing.assert_array_equal(found.counts.toarray(), counts[kept])
-    np.testing.assert_array_equal(found.xy_um, xy_um[kept])
-    assert f"1 of {N_SPOTS} cells without a position left out" in found.notes
+    with pytest.raises(SectionError, match=f"1 of the {N_SPOTS} cells .*{ids[3]}.* of one run"):
+        found_in(tmp_path)
 
 
 @pytest.mark.parametrize(

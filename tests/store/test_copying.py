@@ -263,6 +263,24 @@ def test_killed_merge_is_resumed(store, three, tmp_path):
     assert tree(out) == tree(store)
 
 
+def test_files_of_others_stay_in_a_section_that_gets_features(store, three, tmp_path):
+    out = merged(tmp_path / "x.zarr", three[0])
+    paths = ["notes.txt", "uns/my_clusters/zarr.json", "layers/mine/c/0/0", "obsm/X_umap/zarr.json"]
+    others = {f"S1/{path}": b"theirs" for path in paths}
+    for path, data in others.items():
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(data)
+    merged(out, three[0])  # adds nothing
+    merged(out, three[1])
+    pull(PullConfig(store=store, out=out))
+    assert tree(out) == {**tree(store), **others}
+
+
+def test_a_section_that_was_changed_meanwhile_is_named_with_what_helps_every_command(store):
+    with pytest.raises(StoreError, match=r"'S1' at .* was changed meanwhile\. Run the command again\."):
+        Destination(str(store))._require_index("S1", b"")
+
+
 def test_pull_killed_at_any_index_leaves_no_damage(store, tmp_path, monkeypatch):
     """A section that is copied without some of its features must never name their files."""
     config = {"store": store, "sections": ("S1",), "features": KEYS[:1]}

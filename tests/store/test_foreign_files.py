@@ -1,5 +1,6 @@
 """Features in files as other programs write them are read whole; files that do not fit, or are unsafe, are refused."""
 
+import math
 import os
 import pickle
 import re
@@ -225,6 +226,17 @@ def test_sidecar_of_something_else(tmp_path: Path, name: str, value: Any) -> Non
     assert repr(value) in faults(slide2vec(tmp_path, **{name: value}), coordinates=slide2vec_places(tmp_path))
 
 
+@pytest.mark.parametrize("value", ["448", True, [448]])
+def test_an_entry_of_a_sidecar_that_is_no_number_is_named(tmp_path: Path, value: Any) -> None:
+    text = faults(slide2vec(tmp_path, tile_size_lv0=value), coordinates=slide2vec_places(tmp_path))
+    assert f"C2.x.meta.json: tile_size_lv0 is {value!r}" in text
+    path = slide2vec(tmp_path, tile_size_lv0=None)
+    text = faults(path, coordinates=slide2vec_places(tmp_path, side=value))
+    assert f"C2.x.coordinates.meta.json: tile_size_lv0 is {value!r}" in text
+    text = faults(path, coordinates=slide2vec_places(tmp_path, mpp=value))
+    assert f"C2.x.coordinates.meta.json: base_spacing_um is {value!r}" in text
+
+
 class Harm:
     """Makes a folder if it is unpickled."""
 
@@ -356,6 +368,12 @@ def test_lazyslide(tmp_path: Path, zarr_format: int) -> None:
         read_foreign_features(path, key="genes")
     with pytest.raises(ConfigError, match="--coordinates"):
         read_foreign_features(path, key="uni_tiles", coordinates=table(tmp_path))
+
+
+@pytest.mark.parametrize("mpp", [None, 0, math.nan, math.inf, "0.25"])
+def test_a_pixel_size_of_lazyslide_that_is_none_is_unknown(tmp_path: Path, mpp: Any) -> None:
+    found = read_foreign_features(lazyslide(tmp_path / "C2.zarr", mpp=mpp), key="uni_tiles")
+    assert (found.mpp, found.tile_px) == (None, 512.0)
 
 
 def test_damaged_zarr_of_lazyslide(tmp_path: Path) -> None:

@@ -501,6 +501,38 @@ def test_two_pushes_of_a_section_into_an_object_store_wait_for_each_other(store,
         assert not verify(VerifyConfig(store=place.address)).faults
 
 
+@pytest.mark.parametrize("error", [PermissionError("no"), KeyboardInterrupt()])
+def test_a_push_that_ends_while_it_claims_leaves_no_claim(tmp_path, monkeypatch, error):
+    files, place = fsspec.filesystem("memory"), destinations.Destination("memory://claims/s.zarr", tmp_path)
+
+    def fail(path: str) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "modified", fail)
+        expected = StoreError if isinstance(error, PermissionError) else KeyboardInterrupt
+        with pytest.raises(expected), place._locked("S1"):
+            pass
+    assert files.find("/claims") == []
+
+
+def test_a_claim_may_be_deleted_while_it_is_read(tmp_path, monkeypatch):
+    files, place = fsspec.filesystem("memory"), destinations.Destination("memory://claims/s.zarr", tmp_path)
+    files.pipe_file("/claims/s.zarr/.locks/S1/theirs", b"")
+    real = files.modified
+
+    def modified(path: str) -> Any:
+        if path.endswith("theirs"):
+            files.rm_file(path)
+        return real(path)
+
+    monkeypatch.setattr(files, "modified", modified)
+    with place._locked("S1"):
+        (claim,) = files.find("/claims")
+        assert claim.startswith("/claims/s.zarr/.locks/S1/")
+    assert files.find("/claims") == []
+
+
 def test_a_claim_of_a_killed_push_is_named_and_taken_over(store, tmp_path, monkeypatch):
     monkeypatch.setattr(destinations, "_PAUSE_S", 0.05)
     monkeypatch.setattr(destinations, "LOCK_WAIT_S", 0.1)

@@ -270,6 +270,16 @@ def test_a_turned_picture_is_read_upright(tmp_path, picture, suffix, orientation
             )
 
 
+def test_the_orientation_may_follow_the_pixels_of_a_png(tmp_path, picture):
+    data = save_turned(tmp_path / "a.png", picture, 6).read_bytes()
+    start = data.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    end = data.index(b"IEND") - 4
+    (tmp_path / "late.png").write_bytes(data[:start] + data[stop:end] + data[start:stop] + data[end:])
+    with open_slide(tmp_path / "late.png") as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 401, 307), picture)
+
+
 def test_levels_of_a_turned_pyramid(tmp_path, picture):
     stored = np.rot90(picture)
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
