@@ -200,27 +200,28 @@ def _encoder_of(checkpoint: Path | str, lora: str | Path | None) -> dict[str, An
 
     path = local_file(checkpoint, CHECKPOINT_NAME)
     meta = read_checkpoint_meta(path)
-    if "," in meta.encoder_name:
+    encoder, *others = meta.encoder_names
+    if others:
         message = (
-            f"The checkpoint needs features of several encoders ({meta.encoder_name}). Run `spam embed` with each "
-            "--enc-name into one store, then give --store"
+            f"The checkpoint needs features of several encoders ({', '.join(meta.encoder_names)}), so it needs a store. Run "
+            "`spam embed` with each --enc-name into one store, then give --store instead of SLIDE or --root"
         )
         raise ConfigError(message)
-    assumed: dict[str, Any] = {"enc_name": meta.encoder_name, "dihedral": meta.is_averaged}
+    assumed: dict[str, Any] = {"enc_name": encoder, "dihedral": meta.is_averaged}
     for size in ("tile_um", "tile_px"):
         if sizes := tuple(tile[size] for tile in meta.tiles if tile[size] is not None):
             assumed[size] = sizes
-    frozen = frozen_name(meta.encoder_name)
+    frozen = frozen_name(encoder)
     if frozen is None:
         return assumed
     folder = Path(lora or path.parent / ADAPTER_NAME)
     found = read_adapter(folder).encoder_name if lora or (folder / CARD).exists() else None
-    if found != meta.encoder_name:
+    if found != encoder:
         given = f"--lora {folder} holds {found!r}" if found else "no adapter is given"
         where = checkpoint if isinstance(checkpoint, Path) else shown(checkpoint.partition("#")[0])
         fetch = "" if isinstance(checkpoint, Path) else f"; `spam model pull {where} model` fetches both"
         message = (
-            f"{where} was trained on features of the adapted encoder {meta.encoder_name!r}, but {given}. "
+            f"{where} was trained on features of the adapted encoder {encoder!r}, but {given}. "
             f"Give its adapter with --lora{fetch}"
         )
         raise ConfigError(message)

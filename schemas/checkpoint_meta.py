@@ -11,7 +11,7 @@ from .tile_spec import check_tiles
 from .training_config import FinetuneConfig, PretrainConfig
 
 CHECKPOINT_FORMAT = "spam-checkpoint"
-CHECKPOINT_VERSION = 7
+CHECKPOINT_VERSION = 8
 CHECKPOINT_NAME = "best.safetensors"
 """File of a finished training, in its folder and where it is shared."""
 ADAPTER_NAME = "lora"
@@ -62,14 +62,11 @@ class CheckpointMeta(Record):
         The resolved configuration.
     config_digest, data_digest
         What must be equal for a run to be resumed.
-    encoder_name, weights_sha256
-        Encoder of the features, and the digest of its weights.
-    encoder
-        Source, revision and licence of the encoder, as on its card.
     licences
         Licence of counts and images of each section, None if unstated.
-    feature_keys, tiles, feature_dims
-        Feature arrays used together, their tile specs and their lengths, in order.
+    feature_keys, tiles, feature_dims, encoders
+        Feature arrays used together, their tile specs, lengths and encoders, in order. Of an encoder: its name, source,
+        revision and licence, as on its card, and the digest of its weights.
     is_averaged
         Whether the features are means over the symmetries of the tile.
     section_digests
@@ -105,11 +102,10 @@ class CheckpointMeta(Record):
     config: dict[str, Any]
     config_digest: str
     data_digest: str
-    encoder_name: str
-    weights_sha256: str
     feature_keys: tuple[str, ...]
     tiles: tuple[dict[str, Any], ...]
     feature_dims: tuple[int, ...] = number("[1,1000000]")
+    encoders: tuple[dict[str, str | None], ...]
     genes: tuple[str, ...]
     gene_sets: dict[str, list[str]]
     train_sections: tuple[str, ...]
@@ -122,11 +118,15 @@ class CheckpointMeta(Record):
     settings: dict[str, Any]
     software: dict[str, str]
     is_averaged: bool = False
-    encoder: dict[str, str | None] = dataclasses.field(default_factory=dict)
     licences: dict[str, str | None] = dataclasses.field(default_factory=dict)
     section_digests: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
     format: str = CHECKPOINT_FORMAT
     version: int = CHECKPOINT_VERSION
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """Names of the encoders, each once."""
+        return tuple(dict.fromkeys(str(encoder["name"]) for encoder in self.encoders))
 
     def check_parts(self) -> None:
         """Check the mappings, and that the parts agree with each other."""
@@ -146,11 +146,14 @@ class CheckpointMeta(Record):
             n_genes = record_of(AlignmentSettings, self.settings, "settings.").n_genes
         elif not is_adapted:
             n_genes = record_of(FusionSettings, self.settings, "settings.").n_genes
-        n_features = {len(self.feature_keys), len(self.tiles), len(self.feature_dims)}
+        of_features = (self.feature_keys, self.tiles, self.feature_dims, self.encoders)
+        is_named = [encoder.get("name") and encoder.get("weights_sha256") for encoder in self.encoders]
         named = {*self.train_sections, *self.val_sections}
         wrong = {
             f"config: {', '.join(absent)}": bool(absent),
-            "feature_keys, tiles and feature_dims differ in length": len(n_features) > 1,
+            "feature_keys, tiles, feature_dims and encoders differ in length": len(set(map(len, of_features)))
+            > 1,
+            "encoders lack a name or weights_sha256": not (is_named and all(is_named)),
             f"settings.n_genes is not the number of genes, {len(self.genes)}": n_genes != len(self.genes),
             "donors lack a section": not named <= self.donors.keys(),
             "gene_sets have genes that are not modelled": not {

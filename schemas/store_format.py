@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any, Literal
 
-from spam.errors import shortened
+from spam.errors import ConfigError, shortened
 
 from .config import Record, number
 from .encoder_card import check_card
@@ -58,7 +58,18 @@ def feature_key(encoder: str, tile_label: str, *, is_averaged: bool = False) -> 
     """Name the features of one encoder and one tile size within a section, e.g. ``efficientnet_lite0_112um``.
 
     Means over the symmetries of the square end in ``_d4``. Characters that do not suit a file name are replaced by ``-``.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder's name has a comma, which separates names in ``--enc-name``.
     """
+    if "," in encoder:
+        message = (
+            f"The encoder name {shortened(encoder)} has a comma, which separates encoders in --enc-name. Rename its file or "
+            "folder; for `spam store import`, give another name with --enc-name."
+        )
+        raise ConfigError(message)
     safe = "".join(c if c.isalnum() or c in "_.-" else "-" for c in encoder)
     return "_".join([safe, tile_label, *(["d4"] if is_averaged else [])])
 

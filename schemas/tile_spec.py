@@ -83,6 +83,12 @@ def check_tiles(tiles: Sequence[Mapping[str, Any]]) -> None:
         record_of(TileSpec, tile, f"tile {i + 1}: ")
 
 
+def dim_of_smallest(tiles: Sequence[Mapping[str, Any]], dims: Sequence[int]) -> int:
+    """Length of the features of the smallest tiles, which come first; those of all encoders count."""
+    sizes = [(tile.get("tile_um"), tile.get("tile_px")) for tile in tiles]
+    return sum(dim for size, dim in zip(sizes, dims, strict=True) if size == sizes[0])
+
+
 def flag_column(flag: TileFlag) -> str:
     """Return the column name of a flag in a table of spots, e.g. ``tile_blank``."""
     return f"tile_{flag}"

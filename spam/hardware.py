@@ -48,7 +48,7 @@ def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
     """Limit PyTorch to `n` CPU threads inside a ``with`` block; 0: to one thread for steps of few values, else to its default.
 
     An operation waits for its slowest thread. With few values this costs more than it gains: on busy cores, two threads took
-    more than five times as long as one (docs/performance.md). The number of threads sets the order of sums, and so can change
+    more than three times as long as one (docs/performance.md). The number of threads sets the order of sums, and so can change
     the last bit of a result.
 
     Parameters

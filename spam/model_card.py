@@ -46,10 +46,9 @@ class ModelReport(Record):
         Digest and size of the file.
     stage
         ``finetune`` for a checkpoint that predicts, ``pretrain`` for one to start from.
-    encoder
-        Name, source, revision and licence of the encoder.
-    tiles
-        Tile sizes, e.g. ``112um``.
+    encoders, tiles
+        Encoder (name, source, revision, licence and digest of its weights) and tile size (e.g. ``112um``) of each feature
+        array.
     donors
         Number of the donor of each section, None if unknown.
     licences
@@ -73,7 +72,7 @@ class ModelReport(Record):
     sha256: str
     n_bytes: int
     stage: str
-    encoder: dict[str, str | None]
+    encoders: tuple[dict[str, str | None], ...]
     tiles: tuple[str, ...]
     donors: dict[str, int | None]
     licences: dict[str, str | None]
@@ -105,7 +104,6 @@ def describe_file(path: Path, name: str) -> ModelReport:
         len(tensors.get(name, ())) for name in ("appearance.bank", "baseline.transform.components")
     )
     licences = {section: usual_name(meta.licences.get(section)) for section in meta.donors}
-    encoder = {**meta.encoder, "name": meta.encoder_name}
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ModelReport(
@@ -113,7 +111,7 @@ def describe_file(path: Path, name: str) -> ModelReport:
         sha256=sha256,
         n_bytes=path.stat().st_size,
         stage=stage,
-        encoder=encoder,
+        encoders=meta.encoders,
         tiles=tuple(TileSpec.from_mapping(tile).label for tile in meta.tiles),
         donors=meta.donors,
         licences=licences,
@@ -122,7 +120,7 @@ def describe_file(path: Path, name: str) -> ModelReport:
         reliable=tuple(gene for gene, (_, q) in accuracy.items() if q <= FALSE_DISCOVERY_RATE),
         n_new_donors=n_new_donors(meta) if is_final else 0,
         n_exposed=n_spots if n_spots <= n_spanned + 1 else len(tensors.get("bank.expression", ())),
-        objections=model_objections(encoder, licences),
+        objections=model_objections(meta.encoders, licences),
     )
 
 
@@ -138,13 +136,15 @@ def model_card(model: ModelReport) -> str:
     return f"---\n{header.to_yaml()}\n---\n\n{_text(model)}\n"
 
 
-def usage(stage: str, address: str) -> str:
-    """Write the command that uses a checkpoint."""
-    if stage == "pretrain":
+def usage(model: ModelReport, address: str) -> str:
+    """Write the command that uses a checkpoint; features of several encoders come from a store."""
+    if model.stage == "pretrain":
         return (
             f"spam finetune --store cohort.zarr --pretrained-ckpt {shlex.quote(address)} --save-dir finetune"
         )
-    return f"spam predict slide.svs --ckpt {shlex.quote(address)}"
+    is_of_one = len({encoder["name"] for encoder in model.encoders}) == 1
+    tissue = "slide.svs" if is_of_one else "--store cohort.zarr --section C2 --out-dir predicted"
+    return f"spam predict {tissue} --ckpt {shlex.quote(address)}"
 
 
 def _covers(model: ModelReport) -> dict[str | None, dict[str, None]]:
@@ -152,17 +152,20 @@ def _covers(model: ModelReport) -> dict[str | None, dict[str, None]]:
     covers: dict[str | None, dict[str, None]] = {}
     for section, licence in model.licences.items():
         covers.setdefault(licence, {})[f"section {section}"] = None
-    for name in encoder_licences(model.encoder) or (None,):
-        covers.setdefault(name, {})[f"encoder {model.encoder['name']}"] = None
+    for encoder in model.encoders:
+        for name in encoder_licences(encoder) or (None,):
+            covers.setdefault(name, {})[f"encoder {encoder['name']}"] = None
     return covers
 
 
 def _text(model: ModelReport) -> str:
     where = model.name.partition("#")[0].rstrip("/")
     title = where.removesuffix(f"/{CHECKPOINT_NAME}").rsplit("/", 1)[-1].split("@")[0]
-    use = usage(model.stage, f"{where}#sha256={model.sha256}" if is_remote(where) else where)
-    encoder = model.encoder
-    licences = " and ".join(encoder_licences(encoder)) or None
+    use = usage(model, f"{where}#sha256={model.sha256}" if is_remote(where) else where)
+    rows: dict[tuple[str | None, ...], list[str]] = {}
+    for encoder, tile in zip(model.encoders, model.tiles, strict=True):
+        card = [encoder.get(name) for name in ("name", "source", "revision")]
+        rows.setdefault((*card, " and ".join(encoder_licences(encoder)) or None), []).append(tile)
     donors = [*model.donors.values()]
     n_known = len({*donors} - {None})
     known = {gene: r for gene, r in model.held_out_pearson.items() if r is not None}
@@ -185,7 +188,7 @@ def _text(model: ModelReport) -> str:
         "## Encoder",
         table(
             ("encoder", "source", "revision", "licence", "tiles"),
-            [(*map(encoder.get, ("name", "source", "revision")), licences, ", ".join(model.tiles))],
+            ((*row, ", ".join(tiles)) for row, tiles in rows.items()),
         ),
         "## Training data",
         f"Sections: {len(donors)}. Known donors: {n_known}. Names of donors are not stored.",
@@ -204,7 +207,7 @@ def _text(model: ModelReport) -> str:
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(model)),
         "## Licences",
-        "\n".join([*licence_lines(_covers(model)), *terms_lines([encoder])]),
+        "\n".join([*licence_lines(_covers(model)), *terms_lines(model.encoders)]),
         *(["### Objections to sharing"] if model.objections else []),
         "\n".join(f"- {inline(line)}" for line in model.objections),
     ]

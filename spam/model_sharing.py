@@ -155,11 +155,11 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
     if config.licence is not None:
         stated = usual_name(config.licence)
         licences = {name: licence or stated for name, licence in model.licences.items()}
-        objections = model_objections(model.encoder, licences)
+        objections = model_objections(model.encoders, licences)
         model = dataclasses.replace(model, licences=licences, objections=objections)
     has_the_right = config.i_have_the_right_to_share
     require_sharing_allowed("checkpoint", model.objections, _ADVICE, has_the_right=has_the_right)
-    files = {CHECKPOINT_NAME: path, **_adapter_files(path, str(model.encoder["name"]))}
+    files = {CHECKPOINT_NAME: path, **_adapter_files(path, str(model.encoders[0]["name"]))}
     place = destination(
         str(config.to), cache_folder(), "model", source=path.parent, is_private=config.private
     )
@@ -193,7 +193,7 @@ def push(config: ModelPushConfig, *, progress: Progress = SILENT) -> ModelTransf
         source=str(path),
         to=address,
         address=exact,
-        use=usage(model.stage, exact),
+        use=usage(model, exact),
         sha256=model.sha256,
         files=(*files, *texts),
         overridden=model.objections,
@@ -223,7 +223,7 @@ def pull(config: ModelPullConfig, *, progress: Progress = SILENT) -> ModelTransf
         source = local_file(config.address, CHECKPOINT_NAME)
         model = describe_file(source, shown(config.address))
         adapter = [f"{ADAPTER_NAME}/{name}" for name in _ADAPTER_FILES]
-        wanted = [_README, *(adapter if frozen_name(str(model.encoder["name"])) else ())]
+        wanted = [_README, *(adapter if frozen_name(str(model.encoders[0]["name"])) else ())]
         files = {name: data for name in wanted if (data := location.read_beside(name)) is not None}
         if lost := [name for name in wanted[1:] if name not in files]:
             message = f"{location.address!r} lacks the adapter of its encoder ({', '.join(lost)}). Ask the person who shared it."
@@ -245,7 +245,7 @@ def pull(config: ModelPullConfig, *, progress: Progress = SILENT) -> ModelTransf
         source=shown(config.address),
         to=str(out),
         address=exact,
-        use=usage(model.stage, exact),
+        use=usage(model, exact),
         sha256=model.sha256,
         files=tuple(files),
     )

@@ -120,10 +120,12 @@ def _adapt(
     data = build_training_set(config)
     sections = _in_training_order(planned, data)
     network = build_network(planned.card)
-    needed, digest = data.features.weights_sha256, weights_digest(network.backbone)
-    if digest != needed:
+    digest = weights_digest(network.backbone)
+    stored = {str(encoder["weights_sha256"]) for encoder in data.features.encoders}
+    if stored != {digest}:
+        found = ", ".join(sorted(weights[:8] for weights in stored))
         message = (
-            f"The features of {planned.card.name!r} in the store come from weights {needed[:8]}, not {digest[:8]}. Choose "
+            f"The features of {planned.card.name!r} in the store come from weights {found}, not {digest[:8]}. Choose "
             f"their --revision, or embed again: {embed_command(tiles)} --overwrite"
         )
         raise StoreError(message)

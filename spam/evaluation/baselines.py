@@ -17,6 +17,7 @@ from spam.errors import NotApplicableError
 from spam.graphs import knn
 from spam.models.linear import fit_ridge, hest_ridge_fit
 from spam.models.rate_path import PER, choose_penalty, dispersion_by_moments, fit_rate_path, log_rate_of
+from spam.schemas.tile_spec import dim_of_smallest
 from spam.training.groups import Groups, assign_groups, cross_fit
 from spam.typing import Array, Float, Float32, Float64, Int64
 
@@ -134,7 +135,7 @@ def hest_ridge(task: FoldTask, seed: int) -> Predictions:
     Source: Jaume et al., HEST-1k, arXiv 2406.16192; see `hest_ridge_fit` for the differences.
     """
     targets = fold_targets(task)
-    dim = task.features.dims[0]
+    dim = dim_of_smallest(task.features.tiles, task.features.dims)
     features = np.concatenate([s.features[:, :dim] for s in task.train])[targets.rows]
     hest = [task.genes.genes.index(gene) for gene in task.genes.sets["hest-50"]]
     raw = np.log1p(targets.counts[:, hest].toarray())

@@ -57,18 +57,20 @@ def benchmark_markdown(report: "BenchmarkReport") -> str:
 
 
 def _introduction(report: "BenchmarkReport") -> list[str]:
-    sizes = " and ".join(
+    sizes = [
         f"{tile['tile_um']:g} µm" if tile["tile_um"] else f"{tile['tile_px']} px"
         for tile in report.features.tiles
-    )
+    ]
+    encoders = [str(encoder["name"]) for encoder in report.features.encoders]
     folds = "; ".join(
         f"{fold.name} (trained on {'the rest of it' if fold.block is not None else ', '.join(fold.train)})"
         for fold in report.folds
     )
     return [
         f"```bash\n{_command(report.config)}\n```",
-        f"Features of {report.features.encoder}, tiles of {sizes}. Tested: {folds}. Genes are chosen and models are fitted "
-        "on the training side of each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged "
+        f"Features of {' and '.join(dict.fromkeys(encoders))}, tiles of {' and '.join(dict.fromkeys(sizes))}. "
+        f"Tested: {folds}. Genes are chosen and models are fitted on the training side of "
+        "each fold alone. Scores are of log1p(CP10k), per gene within a test section, averaged "
         f"over genes, seeds, sections and donors, in this order. Intervals: 95 % bootstrap over {report.unit}"
         f"{SCOPES[report.unit]}.",
         f"Versions: {', '.join(f'{k} {v}' for k, v in report.software.items())}; data {report.data_sha256[:12]}.",

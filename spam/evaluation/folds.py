@@ -166,17 +166,24 @@ def read_folds(path: Path) -> tuple[Fold, ...]:
     """
     where = f"{path.name} (--folds)"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, header=None)
     except ValueError as error:  # of the parser and the decoder, too
         message = f"{where} is not a CSV table ({shortened(error)})."
         raise ConfigError(message) from error
+    rows = rows.apply(lambda cells: cells.str.strip())
+    table = rows[1:].set_axis(rows.iloc[0], axis=1)
+    if repeated := sorted({*table.columns[table.columns.duplicated()]}):
+        message = (
+            f"{where} repeats the column {', '.join(map(shortened, repeated))}. Give each column one name."
+        )
+        raise ConfigError(message)
     columns = [column for column in table if re.fullmatch(r"fold_\d+", str(column))]
     key = next((column for column in ("section", "sample_id") if column in table), None)
     if key is None or not columns:
         lacks = "section or sample_id" if key is None else "fold_0"
         message = f"{where} has no column {lacks}, only {', '.join(map(str, table))}. Without a table, use --by donor or section."
         raise ConfigError(message)
-    sides = table[columns].apply(lambda cells: cells.str.strip().str.lower())
+    sides = table[columns].apply(lambda cells: cells.str.lower())
     other = sorted({*sides.to_numpy().ravel()} - {"train", "test", ""})
     faults = [f"{shortened(value)} is neither train, test nor empty" for value in other]
     faults += [f"section {shortened(name)} is repeated" for name in table[key][table[key].duplicated()]]

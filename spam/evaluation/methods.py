@@ -15,6 +15,7 @@ from spam.models.expression import log1p_cp10k
 from spam.models.inputs import Components, context_features
 from spam.models.linear import standardise_per_section
 from spam.models.rate_path import group_means
+from spam.schemas.tile_spec import dim_of_smallest
 from spam.training.cohort import SpotData
 from spam.typing import Array, Float, Float32, Float64, Int64
 
@@ -124,7 +125,7 @@ class FoldTargets:
 
 def fold_inputs(task: FoldTask, view: InputView) -> FoldInputs:
     """Compute principal components of the images of a fold, fitted on the training sections."""
-    dim = task.features.dims[0]
+    dim = dim_of_smallest(task.features.tiles, task.features.dims)
     train = [_features(spots, view, dim) for spots in task.train]
     transform = Components.fit(np.concatenate(train), N_COMPONENTS)
     return FoldInputs(

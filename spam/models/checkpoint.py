@@ -15,6 +15,7 @@ import torch
 from spam.atomic import replacing
 from spam.errors import CheckpointError, ConfigError, MissingInputError, shortened
 from spam.schemas.checkpoint_meta import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, CheckpointMeta
+from spam.schemas.tile_spec import dim_of_smallest
 from spam.typing import Array, Float, Int
 
 from .stacking import KINDS
@@ -158,7 +159,7 @@ def _prediction_shapes(meta: CheckpointMeta, tensors: Mapping[str, Array]) -> di
         shapes[f"{name}.ridge.coefficients"] = (q, n_genes)
     for name, size in {"ridge": n_genes, "raw_ridge": len(meta.gene_sets.get("hest-50", ()))}.items():
         shapes |= {f"baseline.{name}.coefficients": ("baseline", size), f"baseline.{name}.intercept": (size,)}
-    for name, size in {"baseline": dims[0], "appearance": sum(dims)}.items():
+    for name, size in {"baseline": dim_of_smallest(meta.tiles, dims), "appearance": sum(dims)}.items():
         shapes |= {f"{name}.transform.{part}": (size,) for part in ("mean", "scale")}
         shapes[f"{name}.transform.components"] = (name, size)
     n_components = len(tensors.get("appearance.transform.components", ()))

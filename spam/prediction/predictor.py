@@ -338,35 +338,35 @@ class Predictor:
     def _check_features(self, section: StoredSection) -> None:
         """Refuse a section whose features are not those that the checkpoint was trained on."""
         meta, wrong, is_other = self.meta, [], False
-        for key in meta.feature_keys:
+        arrays = [*zip(meta.feature_keys, meta.encoders, meta.tiles, strict=True)]
+        for key, encoder, tile in arrays:
             if key not in section.feature_keys:
                 wrong.append(f"{key} is missing (present: {', '.join(section.feature_keys) or 'none'})")
                 continue
             found = section.feature_meta(key)
             weights = found.weights_sha256 or UNKNOWN_WEIGHTS
-            if weights not in meta.weights_sha256.split(",") or found.tile not in meta.tiles:
-                wrong.append(f"{key} has weights {weights[:8]}… and tile {found.tile}")
+            needed = str(encoder["weights_sha256"])
+            if weights != needed or found.tile != tile:
+                wrong.append(
+                    f"{key} has weights {weights[:8]}… and tile {found.tile} instead of {needed[:8]}… and {tile}"
+                )
                 is_other = True
         if wrong:
-            encoder, is_adapted = re.subn("-lora-[0-9a-f]{8}$", "", meta.encoder_name)
-            sizes = [
-                f"--tile-um {t['tile_um']:g}" if t["tile_um"] else f"--tile-px {t['tile_px']}"
-                for t in meta.tiles
-            ]
             switches = {"--dihedral": meta.is_averaged, "--overwrite": is_other}
-            flags = [
-                *(["--lora ADAPTER"] if is_adapted else []),
-                *dict.fromkeys(sizes),
-                *(f for f in switches if switches[f]),
-            ]
-            own = f" (weights {meta.weights_sha256[:8]}…, tiles {', '.join(map(str, meta.tiles))})"
-            commands = " && ".join(
-                f"spam embed --store {section.store_address} --enc-name {name} {' '.join(flags)}"
-                for name in encoder.split(",")
+            flags = [f" {name}" for name, is_on in switches.items() if is_on]
+            commands: dict[str, str] = {}
+            for _, encoder, tile in arrays:
+                name = str(encoder["name"])
+                begin = re.sub("-lora-[0-9a-f]{8}$", " --lora ADAPTER", name)
+                size = f"--tile-um {tile['tile_um']:g}" if tile["tile_um"] else f"--tile-px {tile['tile_px']}"
+                commands[name] = f"{commands.get(name, begin)} {size}"
+            command = " && ".join(
+                f"spam embed --store {section.store_address} --enc-name {of_one}{''.join(flags)}"
+                for of_one in commands.values()
             )
             message = (
-                f"Section {section.meta.name!r} does not have the features of the checkpoint{own if is_other else ''}: "
-                f"{'; '.join(wrong)}. Embed its files with: {commands}"
+                f"Section {section.meta.name!r} does not have the features of the checkpoint: {'; '.join(wrong)}. Embed its "
+                f"files with: {command}"
             )
             raise CheckpointError(message)
 
@@ -430,8 +430,7 @@ class Predictor:
             "is_calibrated": inferred.is_calibrated,
             "n_left_out_donors": n_new_donors(self.meta),
             "least_heldout_coverage": min(coverage, float(self.heldout.lowest[-1])),
-            "encoder": self.meta.encoder_name,
-            "weights_sha256": self.meta.weights_sha256,
+            "encoders": {str(one["name"]): one["weights_sha256"] for one in self.meta.encoders},
             "features": list(self.meta.feature_keys),
             "likelihood": self.meta.settings["likelihood"],
             "software": software_versions(),

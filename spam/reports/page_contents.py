@@ -281,7 +281,8 @@ def _inputs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Files of the section", ", ".join(source["name"] for source in of["sources"]) or unknown
     features = (f"{key} (licence {licence or unknown})" for key, licence in of["feature_licences"].items())
     yield "Features", ", ".join(features)
-    yield "Encoder", f"{made['encoder']}, weights {made['weights_sha256'][:12]}"
+    for name, weights in made["encoders"].items():
+        yield "Encoder", f"{name}, weights {weights[:12]}"
     yield (
         "Checkpoint",
         f"{made['checkpoint_sha256'][:12]}, epoch {made['epoch']}, likelihood {made['likelihood']}",
@@ -348,7 +349,7 @@ def benchmark_content(benchmark: Mapping[str, Any], chart: str | None) -> dict[s
         "image_text": f"Mean Pearson r of each method, with its interval over {unit}; the same numbers are in the tables",
         "inputs": [
             ("Tested", "; ".join(folds)),
-            ("Features", f"{features['encoder']}: {', '.join(features['keys'])}"),
+            ("Features", ", ".join(features["keys"])),
             ("Data", benchmark["data_sha256"][:12]),
             ("Options", _given(benchmark["config"])),
             ("Software", ", ".join(f"{name} {version}" for name, version in benchmark["software"].items())),

@@ -21,10 +21,10 @@ def section_licence(section: SectionMeta) -> str | None:
 
 
 def encoder_licences(encoder: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the licences of an encoder (or of several, separated by commas): of its card, and the published one."""
-    sources, stated = (str(encoder.get(name) or "").split(",") for name in ("source", "licence"))
-    published = [terms.licence for terms in map(encoder_terms, sources) if terms]
-    return tuple(dict.fromkeys(name for name in (*map(usual_name, stated), *published) if name is not None))
+    """Return the licences of an encoder: that of its card, and the published one if it differs."""
+    published = encoder_terms(str(encoder.get("source")))
+    names = [usual_name(encoder.get("licence")), published.licence if published else None]
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def sharing_objections(sections: Iterable[SectionMeta], features: Iterable[FeatureMeta]) -> tuple[str, ...]:
@@ -42,20 +42,24 @@ def sharing_objections(sections: Iterable[SectionMeta], features: Iterable[Featu
     return tuple(dict.fromkeys(found))
 
 
-def model_objections(encoder: Mapping[str, Any], licences: Mapping[str, str | None]) -> tuple[str, ...]:
-    """List what the licences of encoder and data forbid for a checkpoint, as `sharing_objections` does for a store.
+def model_objections(
+    encoders: Iterable[Mapping[str, Any]], licences: Mapping[str, str | None]
+) -> tuple[str, ...]:
+    """List what the licences of encoders and data forbid for a checkpoint, as `sharing_objections` does for a store.
 
-    A model trained on features is treated as a derivative of their encoder, and of the counts and images.
+    A model trained on features is treated as a derivative of each of their encoders, and of the counts and images.
 
     Parameters
     ----------
-    encoder
-        Entries of the encoder's card: ``source`` and ``licence``.
+    encoders
+        Entries of the cards of the encoders: ``source`` and ``licence``.
     licences
         Licence of each section that was trained on; None if unstated.
     """
     found = [line for name, licence in licences.items() for line in _data_objections(name, licence)]
-    return (*found, *_encoder_objections("the trained weights", "their encoder", encoder))
+    for encoder in encoders:
+        found += _encoder_objections("the trained weights", "their encoder", encoder)
+    return tuple(dict.fromkeys(found))
 
 
 def require_sharing_allowed(

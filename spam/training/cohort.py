@@ -24,26 +24,21 @@ class FeatureChoice:
 
     Attributes
     ----------
-    encoder, weights_sha256
-        Name of the encoder, and digest of its weights; of several, separated by commas.
-    keys, tiles, dims
-        Feature keys with their tile spec and vector length, from the smallest tile to the largest.
+    keys, tiles, dims, encoders
+        Feature keys with their tile spec, vector length and encoder (as in `CheckpointMeta`), from the smallest tile to
+        the largest.
     is_averaged
         Whether features are means over the symmetries of the tile.
     adapted_on
         Sections whose counts the encoder was adapted with, see `FeatureMeta`.
-    card
-        Source, revision and licence of the encoder; of several, separated by commas.
     """
 
-    encoder: str
-    weights_sha256: str
     keys: tuple[str, ...]
     tiles: tuple[dict[str, object], ...]
     dims: tuple[int, ...]
+    encoders: tuple[dict[str, str | None], ...]
     is_averaged: bool = False
     adapted_on: tuple[str, ...] = ()
-    card: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,8 +155,10 @@ def choose_features(
     ------
     StoreError
         If an encoder is missing, several fit and none is named, or weights differ between the sections.
+    ConfigError
+        If one of several encoders is adapted.
     """
-    wanted = () if enc_name is None else tuple(enc_name.split(","))
+    wanted = () if enc_name is None else tuple(dict.fromkeys(map(str.strip, enc_name.split(","))))
     metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
     there = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in metas.items())
     shared = set.intersection(*(set(found) for found in metas.values()))
@@ -173,17 +170,26 @@ def choose_features(
         and (not tile_um or first[key].tile["tile_um"] in tile_um)
     ]
     encoders = sorted({meta.encoder["name"] for meta in chosen})
+    if adapted := {meta.encoder["name"] for meta in chosen if meta.lora_sha256 and len(wanted) > 1}:
+        message = (
+            f"--enc-name {enc_name} names the adapted encoder {', '.join(sorted(adapted))} beside another one, and a checkpoint "
+            "keeps the adapter of a single encoder. Name one encoder, or only frozen ones."
+        )
+        raise ConfigError(message)
     kinds = {meta.is_averaged for meta in chosen}
     is_averaged = is_averaged or kinds == {True}
     chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
+    of_this_kind = {meta.encoder["name"] for meta in chosen}
     absent = sorted(set(tile_um) - {meta.tile["tile_um"] for meta in chosen})
-    if len(encoders) != max(len(wanted), 1) or absent or not chosen:
+    if len(of_this_kind) != max(len(wanted), 1) or (len(encoders) > 1 and not wanted) or absent:
         asked = [f"--enc-name {enc_name}" if enc_name else ""]
         asked += [f"--tile-um {','.join(f'{um:g}' for um in absent)}" if absent else ""]
         asked += ["--dihedral" if is_averaged else ""]
         lacks = (
             f"share no features with {' '.join(filter(None, asked))}" if any(asked) else "share no features"
         )
+        if len(kinds) > 1:
+            lacks += " (features averaged over symmetries, with --dihedral, are not mixed with plain ones)"
         several = f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
         message = (
             f"The sections {several if len(encoders) > 1 and not wanted else lacks} ({there}). Choose from these with --enc-name "
@@ -199,20 +205,19 @@ def choose_features(
             )
             raise StoreError(message)
     chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
-    one_each = {meta.encoder["name"]: meta for meta in chosen}
-    cards = [one_each[name].encoder for name in encoders]
     return FeatureChoice(
-        encoder=",".join(encoders),
-        weights_sha256=",".join(one_each[name].weights_sha256 or UNKNOWN_WEIGHTS for name in encoders),
         keys=tuple(meta.key for meta in chosen),
         tiles=tuple(meta.tile for meta in chosen),
         dims=tuple(meta.dim for meta in chosen),
+        encoders=tuple(
+            {
+                **{name: meta.encoder.get(name) for name in ("name", "source", "revision", "licence")},
+                "weights_sha256": meta.weights_sha256 or UNKNOWN_WEIGHTS,
+            }
+            for meta in chosen
+        ),
         is_averaged=is_averaged,
         adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
-        card={
-            name: cards[0].get(name) if len(cards) == 1 else ",".join(str(card.get(name)) for card in cards)
-            for name in ("source", "revision", "licence")
-        },
     )
 
 

@@ -31,6 +31,7 @@ from spam.models.rate_path import (
 from spam.models.reliability import fit_appearance, within_section_pearson
 from spam.models.stacking import Stack, fit_prototypes
 from spam.schemas.checkpoint_meta import CheckpointMeta
+from spam.schemas.tile_spec import dim_of_smallest
 from spam.schemas.training_config import FinetuneConfig
 from spam.typing import Array, Int64
 
@@ -275,7 +276,7 @@ class FusionStage:
             weights=judged.weights,
             reach=appearance.reach(units_of(data.spots, data.groups)[seen], data.groups.group[seen]),
         )
-        smallest = data.features_of(rows, dim=data.features.dims[0])
+        smallest = data.features_of(rows, dim=dim_of_smallest(data.features.tiles, data.features.dims))
         prototypes = fit_prototypes(data.inputs[rows], data.centred_of(rows))
         tensors = {
             **to_tensors(data.transform, "inputs"),

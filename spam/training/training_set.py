@@ -276,15 +276,23 @@ def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
     Raises
     ------
     CheckpointError
-        Naming encoders, digests and tile sizes of both.
+        Naming keys, digests and tile sizes of both.
     """
-    was = (meta.encoder_name, meta.weights_sha256, list(meta.tiles), meta.is_averaged)
-    if was != (features.encoder, features.weights_sha256, list(features.tiles), features.is_averaged):
+    was, now = (
+        [(key, str(encoder["weights_sha256"]), tile) for key, encoder, tile in arrays]
+        for arrays in (
+            zip(meta.feature_keys, meta.encoders, meta.tiles, strict=True),
+            zip(features.keys, features.encoders, features.tiles, strict=True),
+        )
+    )
+    if was != now:
+        trained, offered = (
+            ", ".join(f"{key} (weights {weights[:8]}, tile {tile})" for key, weights, tile in arrays)
+            for arrays in (was, now)
+        )
         message = (
-            f"The checkpoint was trained on features {', '.join(meta.feature_keys)} (weights {meta.weights_sha256[:8]}, "
-            f"tiles {', '.join(map(str, meta.tiles))}); the store offers {', '.join(features.keys)} (weights "
-            f"{features.weights_sha256[:8]}, tiles {', '.join(map(str, features.tiles))}). Choose the same with "
-            "--enc-name, --tile-um and --dihedral, or embed them with `spam embed`."
+            f"The checkpoint was trained on features {trained}; the store offers {offered}. Choose the same "
+            "with --enc-name, --tile-um and --dihedral, or embed them with `spam embed`."
         )
         raise CheckpointError(message)
 
@@ -384,13 +392,11 @@ def describe_training(
         config={name: paths.get(name, value) for name, value in values.items()},
         config_digest=config.digest(leave_out=NOT_IN_DIGEST),
         data_digest=data.digest,
-        encoder_name=data.features.encoder,
-        weights_sha256=data.features.weights_sha256,
         feature_keys=data.features.keys,
         tiles=data.features.tiles,
         feature_dims=data.features.dims,
+        encoders=data.features.encoders,
         is_averaged=data.features.is_averaged,
-        encoder=data.features.card,
         licences={s.name: s.licence for s in data.spots},
         genes=data.genes.genes,
         gene_sets=data.genes.sets,

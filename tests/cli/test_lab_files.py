@@ -120,7 +120,7 @@ def test_lora_on_the_command_line(spam: Any, tmp_path: Path, monkeypatch: pytest
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (2, 4, 0.1)
     meta = read_checkpoint_meta(out / "best.safetensors")
     key = f"local-tiny-lora-{adapter.adapter_sha256[:8]}_16um"
-    assert (meta.encoder_name, meta.feature_keys) == (adapter.encoder_name, (key,))
+    assert (meta.encoder_names, meta.feature_keys) == ((adapter.encoder_name,), (key,))
     assert len(meta.history) == 3
     keys = {"local-tiny_16um", key}
     stored = open_store(out / "store.zarr").section("B")

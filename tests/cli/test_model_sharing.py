@@ -313,7 +313,11 @@ def test_an_adapter_travels_with_its_checkpoint(spam, checkpoint, tmp_path):
         **adapted_on,
         **run,
     )
-    ckpt = other_checkpoint(checkpoint, tmp_path / "run/best.safetensors", encoder_name=card.encoder_name)
+    ckpt = other_checkpoint(
+        checkpoint,
+        tmp_path / "run/best.safetensors",
+        encoders=(encoder_named(card.encoder_name, licence="MIT"),),
+    )
     adapter = tmp_path / "run/lora"
     adapter.mkdir()
     (adapter / "spam_adapter.json").write_text(json.dumps(card.to_mapping()))
@@ -384,6 +388,10 @@ def test_pushes_to_a_folder_in_a_repository(checkpoint, monkeypatch):
         assert describe(ModelConfig(ckpt=report.address)).sha256 == sha256(checkpoint)
 
 
+def encoder_named(name: str = "x", **card: str | None) -> dict[str, str | None]:
+    return {"name": name, "weights_sha256": "ab" * 32, **card}
+
+
 UNI = {"source": "hf-hub:MahmoodLab/UNI", "revision": None, "licence": "CC-BY-NC-ND-4.0"}
 
 
@@ -395,9 +403,15 @@ UNI = {"source": "hf-hub:MahmoodLab/UNI", "revision": None, "licence": "CC-BY-NC
             {"licences": {"D1S1": "CC-BY-ND-4.0", "D2S1": "MIT", "D3S1": "MIT"}},
             ("section 'D1S1'", "BY-ND"),
         ),
-        ({"encoder": UNI}, ("MahmoodLab/UNI", "models trained on its outputs", "Section 2(a)(1)(B)")),
-        ({"encoder": {}}, ("trained weights", "not stated")),
-        ({"encoder": {**UNI, "source": "hf-hub:lab/x", "licence": "House"}}, ("'House'", "unknown to spam")),
+        (
+            {"encoders": (encoder_named(**UNI),)},
+            ("MahmoodLab/UNI", "models trained on its outputs", "Section 2(a)(1)(B)"),
+        ),
+        ({"encoders": (encoder_named(),)}, ("trained weights", "not stated")),
+        (
+            {"encoders": (encoder_named(**(UNI | {"source": "hf-hub:lab/x", "licence": "House"})),)},
+            ("'House'", "unknown to spam"),
+        ),
     ],
 )
 def test_the_guard_refuses_what_licences_forbid(checkpoint, tmp_path, changes, words):
@@ -472,7 +486,9 @@ def test_addresses_that_are_no_places(checkpoint, to, words):
 
 def test_unfinished_runs_and_missing_adapters_are_not_shared(checkpoint, tmp_path):
     adapted = other_checkpoint(
-        checkpoint, tmp_path / "best.safetensors", encoder_name="efficientnet_lite0-lora-12345678"
+        checkpoint,
+        tmp_path / "best.safetensors",
+        encoders=(encoder_named("efficientnet_lite0-lora-12345678", licence="MIT"),),
     )
     with pytest.raises(StoreError, match="adapter"):
         pushed(adapted, str(tmp_path / "shared"))

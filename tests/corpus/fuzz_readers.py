@@ -75,8 +75,14 @@ def _seeds(kind: str, folder: Path) -> None:
         from spam.models.checkpoint import write_checkpoint
         from spam.schemas.checkpoint_meta import CheckpointMeta
 
-        values = {"genes": ("A", "B"), "feature_keys": ("k",), "feature_dims": (3,), "tiles": ({},)}
-        texts = dict.fromkeys(("config_digest", "data_digest", "encoder_name", "weights_sha256"), "x")
+        values = {
+            "genes": ("A", "B"),
+            "feature_keys": ("k",),
+            "feature_dims": (3,),
+            "tiles": ({},),
+            "encoders": ({},),
+        }
+        texts = dict.fromkeys(("config_digest", "data_digest"), "x")
         maps = {
             name: {} for name in ("config", "gene_sets", "donors", "metrics", "best", "settings", "software")
         }

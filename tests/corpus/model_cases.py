@@ -65,6 +65,10 @@ def setting(key: str, value: Any) -> Callable[[Values], None]:
     return lambda values: values.__setitem__(key, value)
 
 
+def of_encoder(key: str, value: Any) -> Callable[[Values], None]:
+    return lambda values: values["encoders"][0].__setitem__(key, value)
+
+
 def _nested(depth: int = DEEP) -> Any:
     made: Any = 1
     for _ in range(depth):
@@ -136,6 +140,8 @@ CHECKPOINT: dict[str, Any] = {
     "a gene null": meta(lambda v: v["genes"].__setitem__(0, None)),
     "genes that no section has": (meta(lambda v: v.__setitem__("genes", [f"Q{i}" for i in range(len(v["genes"]))])), "", {"outcome": "either"}),
     "no feature keys": meta(setting("feature_keys", [])),
+    "no features": meta(lambda v: v.update({key: [] for key in ("feature_keys", "tiles", "feature_dims", "encoders")})),
+    "an encoder without a name": meta(of_encoder("name", None)),
     "another feature key": (meta(lambda v: v["feature_keys"].__setitem__(0, "other_112um|digest")), "other_112um|digest"),
     "no feature dims": meta(setting("feature_dims", [])),
     "negative feature dims": meta(lambda v: v.__setitem__("feature_dims", [-n for n in v["feature_dims"]])),
@@ -145,8 +151,8 @@ CHECKPOINT: dict[str, Any] = {
     "tiles null": meta(setting("tiles", [None, None])),
     "tiles empty": meta(setting("tiles", [{}, {}])),
     "no settings": meta(setting("settings", {})),
-    "another encoder": (meta(setting("encoder_name", "virchow2|digest")), "virchow2|digest"),
-    "other weights": meta(setting("weights_sha256", "cd" * 32)),
+    "another encoder": (meta(of_encoder("name", "virchow2|digest")), "virchow2|digest"),
+    "other weights": meta(of_encoder("weights_sha256", "cd" * 32)),
     "no tensors": header(_each_tensor(lambda name, h: h.pop(name))),
     "half of the tensors": header(_each_tensor(lambda name, h: h.pop(name) if hash(name[-3:] + name[:5]) % 1 == 0 and len(name) % 2 else None)),
     "tensors of another name": header(_each_tensor(lambda name, h: h.__setitem__("x." + name, h.pop(name)))),

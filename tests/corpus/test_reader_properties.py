@@ -235,7 +235,7 @@ def test_a_manifest_gives_its_rows(here: Path, rows: list[tuple[str, str]]) -> N
         assert {config.h5ad for config in found} == {here / "S1.h5ad"}
 
 
-TEXTS = dict.fromkeys(("config_digest", "data_digest", "encoder_name", "weights_sha256"), "x")
+TEXTS = dict.fromkeys(("config_digest", "data_digest"), "x")
 MAPS: dict[str, Any] = {name: {} for name in ("gene_sets", "metrics", "best", "software")}
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _SIZES = {"image_dim": 3, "n_genes": 2, "proj_dim": 5, "dropout": 0.5}
@@ -251,6 +251,7 @@ META = CheckpointMeta(
     genes=("A", "B"),
     feature_keys=("k",),
     feature_dims=(3,),
+    encoders=({"name": "x", "weights_sha256": "x"},),
     tiles=({"tile_um": 112.0, "tile_px": None, "out_px": 224},),
     train_sections=("S1",),
     val_sections=("S2",),

@@ -351,6 +351,13 @@ def test_features_made_differently_are_found_before_any_compute(lab):
     assert open_store(lab.folder / "store.zarr").section_names == ("B",)
 
 
+def test_a_comma_in_the_name_of_an_encoder_is_refused(lab, tmp_path):
+    (lab.folder / "tiny").rename(lab.folder / "my,enc")
+    with pytest.raises(ConfigError, match=r"'local:my,enc' has a comma.*--enc-name"):
+        embed(lab.config(enc_name=f"local:{lab.folder / 'my,enc'}"))
+    assert not (lab.folder / "store.zarr").exists()
+
+
 def test_planning_writes_nothing_and_counts(lab):
     planned = plan(lab.config(tile_um=(20.0, 40.0), dtype="float16"))
     assert not (lab.folder / "store.zarr").exists()

@@ -60,7 +60,7 @@ def test_trainers_ask_which_and_refuse_the_other(both: EmbedConfig, tmp_path: Pa
     for name, enc_name in (("frozen", "local:tiny"), ("adapted", adapted)):
         checkpoints[name] = pretrain(config(name, enc_name)).run.best_path
         meta = read_checkpoint_meta(checkpoints[name])
-        assert meta.encoder_name == enc_name
+        assert meta.encoder_names == (enc_name,)
     for name, other in (("frozen", adapted), ("adapted", "local:tiny")):
         tuning = FinetuneConfig(
             store=both.store,

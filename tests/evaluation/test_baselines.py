@@ -158,6 +158,17 @@ def test_each_step_is_a_ridge_of_scikit_learn(name: str, view: InputView) -> Non
     np.testing.assert_allclose(predict(BY_NAME[name], fold).expression, expected, **CLOSE)
 
 
+def test_the_smallest_tiles_of_all_encoders_are_used_together() -> None:
+    fold, _ = cohort_task()
+    same_size = dataclasses.replace(fold.features, tiles=({"tile_um": 112.0},) * 2)
+    fold = dataclasses.replace(fold, features=same_size)
+    a, b = components(fold, InputView(normalisation="none"))  # of all features
+    hest = linear_model.Ridge(alpha=100 / (a.shape[1] * 5), fit_intercept=False)
+    for name, model in {"HEST ridge": hest, "ridge on one scale": linear_model.Ridge(alpha=1e4)}.items():
+        expected = model.fit(a, stacked(fold)).predict(b)
+        np.testing.assert_allclose(predict(BY_NAME[name], fold).expression, expected, **CLOSE)
+
+
 def test_the_tuned_ridge_takes_the_penalty_that_predicts_left_out_training_sections_best() -> None:
     fold, _ = cohort_task()
     a, b = components(fold, CONTEXT)

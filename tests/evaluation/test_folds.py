@@ -89,7 +89,9 @@ def test_one_transfer() -> None:
 
 def test_folds_of_a_table(tmp_path: Path) -> None:
     table = tmp_path / "ids.csv"
-    table.write_text("sample_id,case_id,fold_0,fold_1\nA,x,test, Train\nB,y,train,test\nC,y,,train\n")
+    table.write_text(
+        "\ufeffsample_id, case_id , fold_0,fold_1 \nA,x,test, Train\n B,y,train,test\nC ,y,,train\n"
+    )
     assert plan_folds(sections(A="x", B="y", C="y"), config(folds=table)) == (
         Fold(name="fold_0", train=("B",), test=("A",)),
         Fold(name="fold_1", train=("A", "C"), test=("B",)),
@@ -103,6 +105,9 @@ def test_folds_of_a_table(tmp_path: Path) -> None:
         ("name,fold_0\nA,test\n", "--folds.* section or sample_id, only name, fold_0"),
         ("section,fold_0\nA,test\nB,val\n", "--folds.*'val'.*; fold_0 has no train"),
         ("section,fold_0\nA,test\nA,train\n", "--folds.* section 'A' is repeated"),
+        ("section,fold_0,fold_0 \nA,test,train\nB,train,test\n", "--folds.* repeats the column 'fold_0'"),
+        ("section,fold_0\nA,test\nA ,train\n", "--folds.* section 'A' is repeated"),
+        ("section,fold_0\nA,test,train\nB,train,test\n", "--folds.* is not a CSV table"),
         ("", "--folds.* is not a CSV table"),
     ],
 )

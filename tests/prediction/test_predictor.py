@@ -283,13 +283,14 @@ def test_a_section_with_other_features_is_refused_with_the_command_that_embeds_i
     add_section(tmp_path / "s.zarr", "X", encoder="other" if fault == "missing" else "tiny")
     loaded = load(checkpoint)
     if fault == "weights":
-        object.__setattr__(loaded.meta, "weights_sha256", "ff" * 32)
+        encoders = tuple({**one, "weights_sha256": "ff" * 32} for one in loaded.meta.encoders)
+        object.__setattr__(loaded.meta, "encoders", encoders)
     if fault == "tile":
         object.__setattr__(loaded.meta, "tiles", tuple({**tile, "out_px": 448} for tile in loaded.meta.tiles))
     found = {
         "missing": "'X'.*tiny_112um is missing .*other_112um",
-        "weights": "weights ffffffff….*tiny_112um has weights abababab…",
-        "tile": "'out_px': 448.*tiny_112um has .*'out_px': 224",
+        "weights": "tiny_112um has weights abababab… .* instead of ffffffff…",
+        "tile": "tiny_112um has .*'out_px': 224.* instead of .*'out_px': 448",
     }
     command = r".*spam embed --store .*s\.zarr --enc-name tiny --tile-um 112 --tile-um 224"
     command += "$" if fault == "missing" else " --overwrite$"
@@ -302,9 +303,10 @@ def test_features_of_an_adapted_encoder_are_embedded_with_its_adapter(
 ) -> None:
     add_section(tmp_path / "s.zarr", "X")
     loaded = load(checkpoint)
+    adapted = "tiny-lora-0123abcd"
     for name, value in {
-        "encoder_name": "tiny-lora-0123abcd",
-        "feature_keys": ("tiny-lora-0123abcd_112um",),
+        "encoders": tuple({**one, "name": adapted} for one in loaded.meta.encoders),
+        "feature_keys": tuple(key.replace("tiny", adapted) for key in loaded.meta.feature_keys),
     }.items():
         object.__setattr__(loaded.meta, name, value)
     with pytest.raises(CheckpointError, match="--enc-name tiny --lora ADAPTER --tile-um 112"):

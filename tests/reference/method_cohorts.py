@@ -84,11 +84,10 @@ def task(train: tuple[SpotData, ...], test: tuple[SpotData, ...], *, k: int = 5)
         test=test,
         genes=GeneChoice(genes=GENES, sets={"hest-50": ["G3", "G0", "G11", "G7", "G5"]}),
         features=FeatureChoice(
-            encoder="tiny",
-            weights_sha256="ab" * 32,
             keys=("tiny_112um", "tiny_224um"),
             tiles=({"tile_um": 112.0}, {"tile_um": 224.0}),
             dims=DIMS,
+            encoders=({"name": "tiny", "weights_sha256": "ab" * 32},) * 2,
         ),
         k=k,
     )

@@ -29,11 +29,10 @@ TILES_UM = (112.0, 224.0)
 DIM = 12
 K = 8
 FEATURES = FeatureChoice(
-    encoder="colours",
-    weights_sha256="",
     keys=tuple(f"colours_{um:g}um" for um in TILES_UM),
     tiles=tuple({"tile_um": um, "tile_px": None} for um in TILES_UM),
     dims=(DIM, DIM),
+    encoders=({"name": "colours", "weights_sha256": "none"},) * 2,
 )
 # Small networks and few epochs: what is judged is the judging, hundreds of times.
 QUICK = {

@@ -69,6 +69,12 @@ def test_rows_stand_at_their_spots(store, tmp_path):
     assert str(tmp_path) not in str(meta.to_mapping())
 
 
+def test_a_comma_in_the_name_of_an_encoder_is_refused(store, tmp_path):
+    path, _ = write_trident(store, "S1", tmp_path)
+    with pytest.raises(ConfigError, match=r"'my,enc' has a comma.*--enc-name"):
+        import_features(ImportConfig(store=store, file=path, section="S1", enc_name="my,enc"))
+
+
 def test_every_option_is_honoured(store, tmp_path):
     path, expected = write_trident(store, "S1", tmp_path, shift=4.0)
     base = {"store": store, "file": path, "section": "S1", "enc_name": "uni_v1"}

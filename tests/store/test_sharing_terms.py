@@ -8,16 +8,18 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from spam.encoders import list_encoders
+from spam.encoders import encoder_card, list_encoders
 from spam.errors import StoreError
 from spam.schemas.licences import encoder_terms, known_licences, licence
 from spam.schemas.store_format import FeatureMeta, SectionMeta
 from spam.store.sharing_terms import (
     dataset_card,
     encoder_licences,
+    model_objections,
     require_sharing_allowed,
     section_licence,
     sharing_objections,
+    terms_lines,
 )
 
 UNI = "hf-hub:MahmoodLab/uni"
@@ -134,6 +136,36 @@ def test_forbidding_licence_is_refused_with_its_clause_unless_overridden():
     ):
         assert words in text
     require_sharing_allowed("store", objections, "State it", has_the_right=True)
+
+
+@pytest.mark.parametrize(
+    ("licences", "found"),
+    [
+        (("apache-2.0", "mit"), ()),
+        (("apache-2.0", "unknown"), ("'b' is not stated",)),
+        ((None, "mit"), ("'a' is not stated",)),
+        (
+            ("apache-2.0", "Apache-2.0, with changes"),
+            ("'Apache-2.0, with changes' of their encoder 'b' is unknown",),
+        ),
+    ],
+)
+def test_each_of_several_encoders_needs_a_licence(licences, found):
+    encoders = [{"source": source, "licence": name} for source, name in zip("ab", licences, strict=True)]
+    objections = model_objections(encoders, {"C2": "MIT"})
+    assert len(objections) == len(found)
+    assert all(words in line for words, line in zip(found, objections, strict=True))
+
+
+def test_terms_of_each_of_several_encoders_are_named():
+    cards = [encoder_card(name).to_mapping() for name in ("uni_v1", "uni2_h")]
+    lines, objections = [*terms_lines(cards)], model_objections(cards, {})
+    assert len(lines) == len(objections) == 2
+    for card, line, objection in zip(cards, lines, objections, strict=True):
+        terms = encoder_terms(card["source"]).terms
+        assert terms in line
+        assert f"{card['source']!r}, CC-BY-NC-ND-4.0, forbids it" in objection
+        assert terms in objection
 
 
 def card(sections: list[SectionMeta], *metas: FeatureMeta) -> str:

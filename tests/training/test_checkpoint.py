@@ -33,11 +33,10 @@ def meta() -> CheckpointMeta:
         config=PretrainConfig(store="s", save_dir="x").to_mapping() | {"store": None, "save_dir": None},
         config_digest="aa",
         data_digest="bb",
-        encoder_name="tiny",
-        weights_sha256="cc",
         feature_keys=("tiny_112um",),
         tiles=({"tile_um": 112.0, "tile_px": None, "out_px": 224},),
         feature_dims=(11,),
+        encoders=({"name": "tiny", "weights_sha256": "cc", "licence": None},),
         genes=("A", "É"),
         gene_sets={"HVG-50": ["A"]},
         train_sections=("S1",),
@@ -188,7 +187,7 @@ def test_edited_metadata_give_one_message(
     assert n_refused > 200
     for text in (
         "[" * 100_000,
-        '{"format": "spam-checkpoint", "version": 6, "epoch": ' + "9" * 5000 + "}",
+        '{"format": "spam-checkpoint", "version": 7, "epoch": ' + "9" * 5000 + "}",
         "null",
     ):
         with pytest.raises(CheckpointError):

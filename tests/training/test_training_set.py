@@ -16,15 +16,17 @@ from scipy.sparse import csr_matrix
 from training_runs import finetuning, pretraining
 
 from spam import model_sharing
-from spam.cli.lab_files import embed_config
+from spam.cli.lab_files import with_slide, with_store
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.evaluation import benchmark
 from spam.evaluation.folds import part_of
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.prediction import Predictor
+from spam.progress import SILENT
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.config import flag
 from spam.schemas.model_config import ModelConfig
+from spam.schemas.predict_config import PredictConfig
 from spam.schemas.store_format import feature_key
 from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain, training_set
@@ -144,25 +146,52 @@ def test_the_flag_that_was_typed_is_named(cohort: Path) -> None:
             benchmark(BenchmarkConfig(store=cohort, out_dir=Path("o"), **sides))
 
 
-def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_path: Path) -> None:
-    store = make_cohort(tmp_path / "c.zarr", 3)
-    for name in ("S1", "S2", "S3"):
+def add_encoder(store: Path, **changes: object) -> None:
+    """Add features of a second encoder, the negatives of those of the first, to all sections."""
+    for name in open_store(store).section_names:
         section = open_store(store, is_read_only=False).section(name)
         for key in KEYS:
             meta = section.feature_meta(key)
             card = {**meta.encoder, "name": "other", "source": "hf-hub:MahmoodLab/UNI", "licence": "mit"}
-            weights = {"key": key.replace("tiny", "other"), "encoder": card, "weights_sha256": "cd" * 32}
-            writer = section.feature_writer(replace(meta, **weights))
+            values = {"key": key.replace("tiny", "other"), "encoder": card, "weights_sha256": "cd" * 32}
+            writer = section.feature_writer(replace(meta, **(values | changes)))
             for chunk in writer.pending:
                 writer.write(chunk, -section.features(key)[chunk])
             writer.finish()
+
+
+@pytest.mark.parametrize("is_averaged", [False, True])
+def test_plain_and_averaged_features_of_two_encoders_are_not_mixed(tmp_path: Path, is_averaged: bool) -> None:
+    add_encoder(make_cohort(tmp_path / "c.zarr", 1), is_averaged=True)
+    sections = [open_store(tmp_path / "c.zarr").section("S1")]
+    with pytest.raises(
+        StoreError, match=r"share no features with --enc-name tiny,other.*--dihedral.*not mixed"
+    ):
+        choose_features(sections, "tiny,other", (), is_averaged=is_averaged)
+    with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\)"):
+        choose_features(sections, None, (), is_averaged=is_averaged)
+    assert choose_features(sections, "other", ()).is_averaged
+
+
+def test_an_adapted_encoder_is_not_used_beside_another_one(tmp_path: Path) -> None:
+    add_encoder(make_cohort(tmp_path / "c.zarr", 1), lora_sha256="12" * 32)
+    sections = [open_store(tmp_path / "c.zarr").section("S1")]
+    with pytest.raises(ConfigError, match="--enc-name tiny,other names the adapted encoder other"):
+        choose_features(sections, "tiny,other", ())
+    assert choose_features(sections, "other", ()).keys == ("other_112um", "other_224um")
+
+
+def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_path: Path) -> None:
+    store = make_cohort(tmp_path / "c.zarr", 3)
+    add_encoder(store)
     opened = [open_store(store).section(name) for name in ("S1", "S2")]
     with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\).*--enc-name"):
         choose_features(opened, None, ())
     with pytest.raises(StoreError, match="share no features with --enc-name tiny,third"):
         choose_features(opened, "tiny,third", ())
-    choice = choose_features(opened, "tiny,other", ())
-    assert (choice.encoder, choice.weights_sha256) == ("other,tiny", f"{'cd' * 32},{'ab' * 32}")
+    choice = choose_features(opened, "tiny, other", ())
+    named = [(encoder["name"], encoder["weights_sha256"]) for encoder in choice.encoders]
+    assert named == [("other", "cd" * 32), ("tiny", "ab" * 32)] * 2
     assert choice.keys == ("other_112um", "tiny_112um", "other_224um", "tiny_224um")
     spots = read_spots(opened[0], choice.keys, k=5)
     own = [opened[0].features(key) for key in KEYS]
@@ -170,17 +199,31 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
 
     config = finetuning(store, tmp_path / "fine", sections=("S1", "S2"), enc_name="tiny,other", epochs=1)
     path = finetune(config).run.best_path
+    smallest = np.concatenate([read_spots(one, choice.keys, k=5).features[:, :22] for one in opened])
+    tensors = read_checkpoint(path, stage="finetune")[1]  # HEST ridge: both encoders at the smallest size
+    np.testing.assert_allclose(
+        tensors["baseline.transform.mean"], smallest.astype(float).mean(axis=0), atol=1e-6
+    )
     predictor = Predictor.load(path, torch.device("cpu"))
     predicted = predictor.predict(open_store(store).section("S3"))
     assert np.isfinite(predicted.mu).all()
     add_section(store, "S4", encoder="tiny")
-    with pytest.raises(SpamError, match=r"other_112um is missing .*--enc-name other .*&& .*--enc-name tiny "):
+    sizes = "--tile-um 112 --tile-um 224"
+    command = rf"other_112um is missing .*--enc-name other {sizes} && .*--enc-name tiny {sizes}$"
+    with pytest.raises(SpamError, match=command):
         predictor.predict(open_store(store).section("S4"))
-    objections = model_sharing.describe(ModelConfig(ckpt=path)).objections
+    report = model_sharing.describe(ModelConfig(ckpt=path))
+    objections = report.objections
     assert any("the licence of their encoder" in line and "CC-BY-NC-ND-4.0" in line for line in objections)
-    assert any("'None' of their encoder" in line for line in objections)  # tiny has no stated licence
-    with pytest.raises(ConfigError, match=r"several encoders \(other,tiny\).*--store"):
-        embed_config({}, store, path)
+    assert "the trained weights: the licence of their encoder 'None' is not stated" in objections  # of tiny
+    assert "spam predict --store cohort.zarr" in report.summary()
+    (tmp_path / "slide.svs").touch()
+    values = with_slide({"slide": tmp_path / "slide.svs", "ckpt": path, "out_dir": tmp_path / "out"})
+    with pytest.raises(
+        ConfigError, match=r"several encoders \(other, tiny\).* needs a store.*instead of SLIDE"
+    ):
+        with_store(PredictConfig, values, SILENT, checkpoint="ckpt")
+    assert not (tmp_path / "out").exists()
 
 
 def test_features_of_two_encoders_and_sections_without_counts_are_refused(tmp_path: Path) -> None:
