@@ -40,7 +40,7 @@ def read_wsidata(path: Path, key: str | None) -> ForeignFeatures:
     with readable(lambda error: f"{path} is not a complete Zarr of LazySlide: {error}. Copy it again."):
         root = zarr.open_group(path, mode="r")
         tables = {name: dict(node.attrs) for name, node in _groups(root, "tables").items()}
-        names = [name for name, attributes in tables.items() if _is_of_tiles(root, attributes)]
+        names = sorted(name for name, attributes in tables.items() if _is_of_tiles(root, attributes))
         if not names or key not in (None, *names) or (key is None and len(names) > 1):
             but = "" if key is None else f", not {shortened(key)}"
             message = f"{path} has the features {quoted(names) or 'none'}{but}. Choose a table with --key."

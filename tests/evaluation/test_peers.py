@@ -51,7 +51,11 @@ def test_a_peer_finds_a_planted_signal(peer: Peer, monkeypatch: pytest.MonkeyPat
     assert np.median(r) > 0.7
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=ids)
+@pytest.mark.parametrize(
+    "peer",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.name == "TRIPLEX-style" else []) for p in PEERS],
+    ids=ids,
+)
 def test_a_peer_is_deterministic_permutes_with_the_spots_and_sees_no_test_count(peer: Peer) -> None:
     fold, truth = cohort_task()
     np.random.seed(5)  # noqa: NPY002  the global generator is what must be left alone
