@@ -48,6 +48,7 @@ from spam.training.training_set import (
     balanced,
     build_training_set,
     check_donors,
+    check_features,
     has_one_split,
     random_order,
     retrieve_across_groups,
@@ -212,6 +213,27 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
     command = rf"other_112um is missing .*--enc-name other {sizes} && .*--enc-name tiny {sizes}$"
     with pytest.raises(SpamError, match=command):
         predictor.predict(open_store(store).section("S4"))
+    meta = read_checkpoint_meta(path)
+    kept = [0, 1, 3]  # without other_224um
+    names = ("feature_keys", "tiles", "feature_dims", "encoders")
+    fewer = replace(meta, **{name: tuple(getattr(meta, name)[i] for i in kept) for name in names})
+    command = rf"--enc-name other --tile-um 112 && .*--enc-name tiny {sizes}$"
+    with pytest.raises(SpamError, match=command):
+        replace(predictor, meta=fewer).predict(open_store(store).section("S4"))
+    swapped = tuple(
+        {**meta.encoders[i], "weights_sha256": meta.encoders[1 - i]["weights_sha256"]} for i in (0, 1)
+    )
+    other = replace(predictor, meta=replace(meta, encoders=2 * swapped))
+    with pytest.raises(SpamError, match=r"other_112um has weights cdcdcdcd… .* instead of abababab…"):
+        other.predict(open_store(store).section("S3"))
+    check_features(meta, choice)
+    third = ({**encoder, "weights_sha256": "ef" * 32} for encoder in choice.encoders[1::2])
+    of_third = dict(zip((1, 3), third, strict=True))
+    encoders = tuple(of_third.get(i, encoder) for i, encoder in enumerate(choice.encoders))
+    with pytest.raises(
+        SpamError, match=r"tiny_112um \(weights abababab.* offers .*tiny_112um \(weights efefefef"
+    ):
+        check_features(meta, replace(choice, encoders=encoders))
     report = model_sharing.describe(ModelConfig(ckpt=path))
     objections = report.objections
     assert any("the licence of their encoder" in line and "CC-BY-NC-ND-4.0" in line for line in objections)
