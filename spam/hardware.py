@@ -48,7 +48,7 @@ def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
     """Limit PyTorch to `n` CPU threads inside a ``with`` block; 0: to one thread for steps of few values, else to its default.
 
     An operation waits for its slowest thread. With few values this costs more than it gains: on busy cores, two threads took
-    more than three times as long as one (docs/performance.md). The number of threads sets the order of sums, and so can change
+    more than three times as long as one (docs/time-and-memory.md). The number of threads sets the order of sums, and so can change
     the last bit of a result.
 
     Parameters
@@ -59,7 +59,11 @@ def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
         Size of the largest matrices of a step.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(n or (before if values >= _FEWEST_SHARED else 1))
+    wanted = n or (before if values >= _FEWEST_SHARED else 1)
+    if wanted == before:  # setting even the same number changes the last bits of MKL's sums in this process
+        yield
+        return
+    torch.set_num_threads(wanted)
     try:
         yield
     finally:

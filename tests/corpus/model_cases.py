@@ -165,7 +165,6 @@ CHECKPOINT: dict[str, Any] = {
     "tensors of type BF16": header(_each_tensor(lambda name, h: h[name].update(dtype="BF16", shape=[2 * int(np.prod(h[name]["shape"]))]) if h[name]["dtype"] == "F32" else None)),
     "the other stage": lambda f: shutil.copy(f / "aligned.safetensors", f / "tuned.safetensors"),
     "a folder": lambda f: ((f / "tuned.safetensors").unlink(), (f / "tuned.safetensors").mkdir()),
-    "a folder with the checkpoint": lambda f: ((f / "tuned.safetensors").rename(f / "x"), (f / "tuned.safetensors").mkdir(), (f / "x").rename(f / "tuned.safetensors" / "best.safetensors")),
     "absent": lambda f: (f / "tuned.safetensors").unlink(),
     "a link to itself": lambda f: ((f / "tuned.safetensors").unlink(), (f / "tuned.safetensors").symlink_to("tuned.safetensors")),
     "the h5ad": lambda f: shutil.copy(f / "panel.h5ad", f / "tuned.safetensors"),

@@ -384,7 +384,10 @@ def test_stage_2_starts_from_the_encoders_and_inputs_of_stage_1(
         ({"n_top_genes": 5}, r"--n-top-genes 5 \(pretrained: 29\)"),
         ({"n_components": 7}, r"--n-components 7 \(pretrained: 256\)"),
         ({"use_hvg": False}, r"--use-hvg False \(pretrained: True\)"),
-        ({"tile_um": (112.0,)}, r"features tiny_112um .* tiny_224um .*224\.0.* offers tiny_112um .*--tile-um"),
+        (
+            {"tile_um": (112.0,)},
+            r"features tiny_112um .* tiny_224um .*224\.0.* offers tiny_112um .*--tile-um",
+        ),
     ],
 )
 def test_a_pretraining_of_other_genes_or_features_is_refused(
