@@ -132,12 +132,18 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(model(batch).expression, model(batch).expression)
 
 
-def test_an_ensemble_is_the_mean_of_its_members():
+def unlike_members() -> FusionEnsemble:
+    """Three members whose decoders, which start equal, differ."""
     torch.manual_seed(0)
     ensemble = FusionEnsemble(members=3, **SIZES, dropout=0.0, merge="gated-sum", likelihood="zinb")
     for member in ensemble.members:
         for values in (member.expression_decoder.weight, member.rate_decoder.weight, member.log_theta):
             torch.nn.init.normal_(values)
+    return ensemble
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    ensemble = unlike_members()
     batch = batch_of()
     out, each = ensemble(batch), [member(batch) for member in ensemble.members]
     assert not torch.equal(each[0].expression, each[1].expression)
@@ -147,11 +153,7 @@ def test_an_ensemble_is_the_mean_of_its_members():
 
 
 def test_each_member_learns_the_counts_of_its_share_of_a_batch():
-    torch.manual_seed(0)
-    ensemble = FusionEnsemble(members=3, **SIZES, dropout=0.0, merge="gated-sum", likelihood="zinb")
-    for member in ensemble.members:
-        for values in (member.expression_decoder.weight, member.rate_decoder.weight, member.log_theta):
-            torch.nn.init.normal_(values)
+    ensemble = unlike_members()
     batch = batch_of()
     expression, out = ensemble.each(batch)
     alone = [member(batch) for member in ensemble.members]
