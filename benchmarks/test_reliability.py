@@ -22,7 +22,8 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.simulate_config import SimulateConfig
 from spam.simulation import simulate
 from spam.store import open_store
-from spam.training.cohort import choose_features, read_spots
+from spam.training.cohort import read_spots
+from spam.training.feature_choice import choose_features
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reference"))
 

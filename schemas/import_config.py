@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from .config import Record, option
+from .config import option
 from .embed_config import FolderOptions, InputConfig
+from .records import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

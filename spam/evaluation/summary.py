@@ -8,7 +8,7 @@ import pandas as pd
 from spam.reports.score_tables import HEADLINE_SET, RIVAL
 
 from .boards import PairedDifference, UnitKind
-from .folds import Fold
+from .fold_plan import Fold
 from .metrics import bootstrap_mean
 from .runs import ALL_GENES, RunResult
 

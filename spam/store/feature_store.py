@@ -28,7 +28,7 @@ from .layout import (
     TABLES,
     VERSION,
 )
-from .places import FolderLocation, Location, ZipLocation, writable_folder
+from .places import FolderLocation, Location, Opened, ZipLocation
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .section_tables import Overview, spots_digest
@@ -36,15 +36,11 @@ from .stored_section import StoredSection
 from .writing import discard, locked_section, remove_leftovers, write_root, write_section
 
 
-class Store:
+class Store(Opened):
     """Sections in one place; made by `open_store` and `create_store`.
 
     Attributes
     ----------
-    location
-        Where the files are.
-    is_writable
-        Whether it was opened for writing.
     added
         Sections that `add_section` wrote.
     """
@@ -152,17 +148,6 @@ class Store:
             self.added.append(name)
         write_root(folder)
         return self.section(name)
-
-    @property
-    def folder(self) -> Path:
-        """The folder, to write to.
-
-        Raises
-        ------
-        StoreError
-            If the store is open for reading only.
-        """
-        return writable_folder(self.location, is_writable=self.is_writable)
 
 
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:

@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from spam.errors import ConfigError, SectionError, StoreError
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
 from spam.schemas.embed_config import InputConfig
+from spam.schemas.records import Record
 from spam.schemas.store_config import ImportConfig
 from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec

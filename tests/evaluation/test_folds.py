@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, issparse
 
 from spam.errors import ConfigError, StoreError
+from spam.evaluation.fold_plan import Fold, plan_folds
 from spam.evaluation.folds import (
-    Fold,
     FoldData,
     FoldSides,
     block_roles,
@@ -22,7 +22,6 @@ from spam.evaluation.folds import (
     describe_leakage,
     near_duplicates,
     part_of,
-    plan_folds,
     refuse_adapted,
     refuse_duplicates,
     split_fold,
@@ -32,7 +31,8 @@ from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
 from spam.store import open_store
-from spam.training.cohort import FeatureChoice, SpotData, choose_features, read_spots
+from spam.training.cohort import SpotData, read_spots
+from spam.training.feature_choice import FeatureChoice, choose_features
 from spam.training.groups import spatial_blocks
 
 K = 5

@@ -12,7 +12,7 @@ from cohorts import add_section
 
 from spam.errors import ConfigError, OutputExistsError, SpamError
 from spam.evaluation import BenchmarkReport, Method, benchmark
-from spam.evaluation.folds import Fold
+from spam.evaluation.fold_plan import Fold
 from spam.evaluation.runs import Run, read_result
 from spam.evaluation.spam_method import SpamMethod
 from spam.schemas.benchmark_config import BenchmarkConfig

@@ -11,10 +11,12 @@ from scipy import stats
 
 from spam.errors import SectionError
 from spam.evaluation import MethodPrediction
-from spam.evaluation.folds import Fold, FoldData, build_fold, split_fold
+from spam.evaluation.fold_plan import Fold
+from spam.evaluation.folds import FoldData, build_fold, split_fold
 from spam.evaluation.runs import FoldScores, depth_null, prediction_digest, score_fold
 from spam.store import open_store
-from spam.training.cohort import choose_features, read_spots
+from spam.training.cohort import read_spots
+from spam.training.feature_choice import choose_features
 
 
 @pytest.fixture(scope="module")

@@ -13,23 +13,14 @@ from spam.errors import ConfigError, MissingInputError
 from spam.schemas import store_config
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import (
-    Config,
-    Record,
-    check,
-    describe_kind,
-    fit_value,
-    flag,
-    interval_fault,
-    members_of,
-    option,
-)
+from spam.schemas.config import Config, check, flag, option
 from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig as FolderImport
 from spam.schemas.model_config import ModelConfig
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.records import Record, describe_kind, fit_value, interval_fault, members_of
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 

@@ -386,7 +386,7 @@ def test_stage_2_starts_from_the_encoders_and_inputs_of_stage_1(
         ({"use_hvg": False}, r"--use-hvg False \(pretrained: True\)"),
         (
             {"tile_um": (112.0,)},
-            r"features tiny_112um .* tiny_224um .*224\.0.* offers tiny_112um .*--tile-um",
+            r"features tiny_112um .* tiny_224um .*224 µm in 224 px.* offers tiny_112um .*--tile-um",
         ),
     ],
 )

@@ -32,7 +32,6 @@ from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain, training_set
 from spam.training.cohort import (
     SpotData,
-    choose_features,
     cohort_neighbours,
     data_digest,
     held_out_by_default,
@@ -40,6 +39,7 @@ from spam.training.cohort import (
     read_spots,
     split_sections,
 )
+from spam.training.feature_choice import check_features, choose_features
 from spam.training.genes import choose_genes
 from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, folds_of, spatial_blocks
 from spam.training.resident_counts import ResidentCounts
@@ -48,7 +48,6 @@ from spam.training.training_set import (
     balanced,
     build_training_set,
     check_donors,
-    check_features,
     has_one_split,
     random_order,
     retrieve_across_groups,
@@ -224,7 +223,9 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
         {**meta.encoders[i], "weights_sha256": meta.encoders[1 - i]["weights_sha256"]} for i in (0, 1)
     )
     other = replace(predictor, meta=replace(meta, encoders=2 * swapped))
-    with pytest.raises(SpamError, match=r"other_112um has weights cdcdcdcd… .* instead of abababab…"):
+    with pytest.raises(
+        SpamError, match=r"other_112um has weights cdcdcdcd…, .* instead of weights abababab…"
+    ):
         other.predict(open_store(store).section("S3"))
     check_features(meta, choice)
     third = ({**encoder, "weights_sha256": "ef" * 32} for encoder in choice.encoders[1::2])
