@@ -374,7 +374,8 @@ def score_set(table: pd.DataFrame, gene_set: str, members: Sequence[str], *, met
     score, which are excluded from its mean. The score ``moran_correlation`` is Pearson's over the genes' Moran's I.
     """
     own = table[table.index.isin(members)]
-    scores = {name: (own[name].mean(), own[name].isna().sum()) for name in own if "morans_i" not in name}
+    each = own[[name for name in own if "morans_i" not in name]]
+    scores = dict(zip(each, zip(each.mean(), each.isna().sum(), strict=True), strict=True))
     if "morans_i" in own:
         maps = (own[name].to_numpy() for name in ("true_morans_i", "morans_i"))
         scores["moran_correlation"] = metrics.correlate_genes(*maps), 0
