@@ -115,14 +115,14 @@ def split_fold(
         raise ConfigError(message)
     return FoldSides(
         fold=fold,
-        train=(part_of(section, is_train, k=k),),
-        test=(part_of(section, is_test, k=k),),
+        train=(part_of_section(section, is_train, k=k),),
+        test=(part_of_section(section, is_test, k=k),),
         n_dropped=int((~is_train & ~is_test).sum()),
         buffer=buffer,
     )
 
 
-def part_of(section: SpotData, rows: Bool[Array, " n_spots"], *, k: int) -> SpotData:
+def part_of_section(section: SpotData, rows: Bool[Array, " n_spots"], *, k: int) -> SpotData:
     """Take some spots of a section; the graph is rebuilt on these spots alone."""
     unit: Literal["px", "um"] = "px" if section.graph.meta.unit == "px" else "um"
     return dataclasses.replace(

@@ -158,7 +158,7 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     StoreError
         If there is none, it has another format version or is damaged, or a packed one is opened for writing.
     """
-    store = Store(locate(address), is_writable=not is_read_only)
+    store = Store(find_location(address), is_writable=not is_read_only)
     if store.is_writable and isinstance(store.location, ZipLocation):
         message = f"A packed store is read-only. Unpack it first: spam store unpack {address}"
         raise StoreError(message)
@@ -169,7 +169,7 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     return store
 
 
-def locate(address: Path | str) -> Location:
+def find_location(address: Path | str) -> Location:
     """Find where the files of a store are, without reading them.
 
     Raises

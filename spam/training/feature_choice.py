@@ -35,7 +35,7 @@ class FeatureChoice:
     adapted_on: tuple[str, ...] = ()
 
 
-def choose_features(
+def choose_shared_features(
     sections: Sequence[StoredSection],
     enc_name: str | None,
     tile_um: Sequence[float],

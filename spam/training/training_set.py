@@ -23,7 +23,7 @@ from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
 from .cohort import SpotData, data_digest, read_spots, split_sections
-from .feature_choice import FeatureChoice, check_features, choose_features
+from .feature_choice import FeatureChoice, check_features, choose_shared_features
 from .genes import GeneChoice, choose_genes
 from .groups import Groups, assign_groups, at_most, check_duplicates, folds_of
 
@@ -185,7 +185,7 @@ def build_training_set(
     store = open_store(config.store)
     train, held_out = split_sections(store, config)
     sections = [store.section(name) for name in dict.fromkeys((*train, *held_out))]
-    features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
+    features = choose_shared_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     if pretrained is not None:
         check_features(pretrained[0], features)
         _check_as_pretrained(pretrained[0], config)

@@ -22,7 +22,7 @@ from spam.embedding import embed, plan, planning
 from spam.embedding.planning import PlannedSection
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, EncoderError, MissingInputError, SectionError, StoreError, TileError
-from spam.schemas.store_config import ImportConfig
+from spam.schemas.store_config import ImportFeaturesConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store import open_store
@@ -559,7 +559,7 @@ def test_a_section_of_imported_features_can_be_embedded(lab):
         "enc_name": "other",
         "tile_um": 20.0,
     }
-    import_features(ImportConfig(**made, **files, dtype="float32"))
+    import_features(ImportFeaturesConfig(**made, **files, dtype="float32"))
     embed(lab.config())
     section = open_store(lab.folder / "store.zarr").section("A")
     np.testing.assert_array_equal(section.features("other_20um"), features)

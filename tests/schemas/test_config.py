@@ -393,7 +393,7 @@ def test_text_stands_for_a_path_and_a_list_for_a_tuple(config: type[Config]) -> 
             plain.setdefault(field.name, "a/b") if field.metadata["required"] else None
         elif get_origin(kind) is tuple and field.metadata["required"]:
             plain[field.name] = ["a/b"]
-    if config is store_config.ImportConfig:
+    if config is store_config.ImportFeaturesConfig:
         plain["coordinates"] = "c.csv"
     built = config(**plain)
     assert built == config.from_mapping(plain)
