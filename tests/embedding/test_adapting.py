@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import adapt, adaptation_stage, adapting, embed, plan
+from spam.embedding import adapt, adaptation_stage, adapting, dry_run, embed
 from spam.embedding.adaptation_stage import AdaptationNetwork, augment
 from spam.embedding.adapting import AdaptReport
 from spam.embedding.tile_bank import TileBank, cut_tiles
@@ -36,7 +36,7 @@ from spam.tiles import TileReader
 
 def features_with(tiles: EmbedConfig, section: str, lora: Path) -> np.ndarray:
     """Features of a section by the adapted encoder, tile by tile."""
-    planned = plan(tiles)
+    planned = dry_run(tiles)
     (one,) = (one for one in planned.sections if one.section.name == section)
     encoder = build_encoder(planned.card, device=torch.device("cpu"), lora=lora)
     with TileReader(one.section, one.specs[0], interpolation="bilinear") as reader:
