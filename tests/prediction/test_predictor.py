@@ -289,8 +289,8 @@ def test_a_section_with_other_features_is_refused_with_the_command_that_embeds_i
         object.__setattr__(loaded.meta, "tiles", tuple({**tile, "out_px": 448} for tile in loaded.meta.tiles))
     found = {
         "missing": "'X'.*tiny_112um is missing .*other_112um",
-        "weights": "tiny_112um has weights abababab… .* instead of ffffffff…",
-        "tile": "tiny_112um has .*'out_px': 224.* instead of .*'out_px': 448",
+        "weights": "tiny_112um has weights abababab…, .* instead of weights ffffffff…",
+        "tile": "tiny_112um has .*112 µm in 224 px instead of .*112 µm in 448 px",
     }
     command = r".*spam embed --store .*s\.zarr --enc-name tiny --tile-um 112 --tile-um 224"
     command += "$" if fault == "missing" else " --overwrite$"
