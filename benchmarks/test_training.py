@@ -3,7 +3,7 @@
 ``pytest benchmarks/test_training.py --benchmark-enable -n 0 -s`` writes three sections of cells with given features (1,024
 numbers, 300 genes), at 10 000, 100 000 and 1 000 000 cells in all (``SPAM_CELLS=10000,100000`` names other numbers), and runs
 each step in a new process. Exponents are slopes of log(processor time), and of log(memory beyond that of the imports), over
-log(cells). ``-k one_section`` measures both stages with their default epochs on one section of 5,000 spots (1,024 features, 2,000
+log(cells). ``-k large_section`` predicts 1 000 000 cells of 500 genes, ``-k one_section`` measures both stages with their default epochs on one section of 5,000 spots (1,024 features, 2,000
 genes), and ``-k ten_million`` the spatial graph of 10 000 000 points. Without the option, all steps run once on a few cells.
 """
 
@@ -172,6 +172,24 @@ def test_steps_grow_with_the_cells(request: pytest.FixtureRequest, tmp_path: Pat
             rows.append(f"| {step} | {name} | {' | '.join(f'{v:.0f}' for v in values)} | {slope:.2f} |")
             assert not slope > 1.1
     print("\n" + "\n".join(rows))
+
+
+def test_predict_a_large_section(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    is_timed = request.config.getoption("--benchmark-enable")
+    n, n_trained, dim, n_genes = (1_000_000, 10_000, 1024, 500) if is_timed else (101, 300, 13, 29)
+    store = add_cohort(tmp_path / "trained.zarr", n_trained, dim=dim, n_genes=n_genes)
+    finetune(FinetuneConfig.from_mapping(options_of("finetune", store, tmp_path) | {"k": 5}))
+    new = tmp_path / "new.zarr"
+    add_cells(new, "S3", n, dim=dim, n_genes=n_genes, seed=5)
+    options = options_of("predict", new, tmp_path)
+    if not is_timed:
+        small = predict(PredictConfig.from_mapping(options)).predicted
+        assert np.isfinite(small.expression).all()
+        return
+    for budget in (None, 1.0):
+        found = measure("predict", **options, memory_budget=budget)
+        print(f"\n| {budget} | " + " | ".join(f"{name} {value:.0f}" for name, value in found.items()))
+        assert found["mb"] < 12_000
 
 
 def test_one_section(request: pytest.FixtureRequest, tmp_path: Path) -> None:
