@@ -3,8 +3,9 @@
 ``pytest benchmarks/test_training.py --benchmark-enable -n 0 -s`` writes three sections of cells with given features (1,024
 numbers, 300 genes), at 10 000, 100 000 and 1 000 000 cells in all (``SPAM_CELLS=10000,100000`` names other numbers), and runs
 each step in a new process. Exponents are slopes of log(processor time), and of log(memory beyond that of the imports), over
-log(cells). ``-k large_section`` predicts 1 000 000 cells of 500 genes, ``-k one_section`` measures both stages with their default epochs on one section of 5,000 spots (1,024 features, 2,000
-genes), and ``-k ten_million`` the spatial graph of 10 000 000 points. Without the option, all steps run once on a few cells.
+log(cells). ``-k large_section`` predicts 1 000 000 cells of 500 genes, also with ``--memory-budget 1``. ``-k one_section`` measures
+both stages with their default epochs on one section of 5,000 spots (1,024 features, 2,000 genes), ``-k ten_million`` the spatial
+graph of 10 000 000 points. Without the option, all steps run once on a few cells.
 """
 
 import json
