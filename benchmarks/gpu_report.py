@@ -30,7 +30,7 @@ from spam.encoders import build_encoder, encoder_card
 from spam.graphs.neighbour_search import gpu_resources, knn
 from spam.hardware import measured
 from spam.schemas.embed_config import EmbedConfig
-from spam.schemas.store_config import ImportConfig
+from spam.schemas.store_config import ImportFeaturesConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store.importing import import_features
@@ -167,7 +167,7 @@ def add_cells(store: Path, name: str, sizes: Sizes, *, seed: int) -> None:
     np.save(features, hidden @ shared.standard_normal((8, sizes.dim), dtype=np.float32))
     pd.DataFrame({"spot_id": ids}).to_csv(features.with_suffix(".csv"), index=False)
     import_features(
-        ImportConfig(
+        ImportFeaturesConfig(
             store=store,
             file=features,
             h5ad=store.with_name(f"{name}.h5ad"),

@@ -25,7 +25,7 @@ import torch
 from scipy import ndimage
 
 from spam.embedding import embed
-from spam.encoders import Encoder, build_encoder, encoder_card
+from spam.encoders import build_encoder, encoder_card
 from spam.hardware import resolve_device
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.simulate_config import SimulateConfig
@@ -35,7 +35,7 @@ from spam.sections import read_section
 from spam.simulation import simulate
 from spam.tiles import TileReader, open_slide, read_batches, sweep_order
 from spam.training import pretrain
-from spam.typing import Array, UInt8
+from spam.typing import Array
 
 MPP, BATCH = 0.5, 64
 
@@ -130,8 +130,20 @@ class Pair:
     cpu_ratio: float
 
 
-def speeds(config: EmbedConfig, built: Encoder, tiles: UInt8[Array, "n px px 3"], n: int, turn: int) -> Pair:
-    """Measure one pair: `n` tiles through the bare encoder, from memory, and through `spam embed`, from the files."""
+def paired(config: EmbedConfig, *, n: int, n_pairs: int, n_in_memory: int) -> list[Pair]:
+    """Measure `n` tiles through `spam embed`, from the files, between two runs of the bare encoder, from memory.
+
+    What slows the machine for a while, or grows from run to run, then slows both halves of a ratio.
+    """
+    built = build_encoder(
+        encoder_card(config.enc_name), device=resolve_device(config.device), is_amp=config.amp
+    )
+    section = read_section(config)
+    with open_slide(config.root / "slide.tif") as slide:
+        order = sweep_order(section.xy_px, slide, native_px=224, out_px=224)
+        with TileReader(section, TileSpec(tile_px=224), slide=slide) as reader:
+            tiles = np.array([reader.read(i) for i in order[:n_in_memory]])
+    built.embed(tiles[: config.batch_size])  # the first batch is slower, wherever it comes from
 
     def bare() -> None:
         begun = []
@@ -143,23 +155,23 @@ def speeds(config: EmbedConfig, built: Encoder, tiles: UInt8[Array, "n px px 3"]
         for wait in begun:
             wait()
 
-    def end_to_end() -> None:
-        embed(dataclasses.replace(config, store=config.store.with_suffix(f".{turn}.zarr")))
-
-    def seconds(work: Callable[[], None]) -> tuple[float, float]:
+    def seconds(work: Callable[[], object]) -> Array:
         wall, cpu = time.perf_counter(), time.process_time()
         work()
-        return time.perf_counter() - wall, time.process_time() - cpu
+        return np.array([time.perf_counter() - wall, time.process_time() - cpu])
 
-    first, second = (bare, end_to_end) if turn % 2 == 0 else (end_to_end, bare)
-    found = {work: seconds(work) for work in (first, second)}  # the order changes with each pair
-    (wall, cpu), (all_wall, all_cpu) = found[bare], found[end_to_end]
-    pair = Pair(bare=n / wall, ratio=wall / all_wall, cpu_ratio=cpu / all_cpu)
-    said(
-        f"bare {pair.bare:.1f} tiles/s, spam embed {n / all_wall:.1f}: ratio {pair.ratio:.3f}, of the processor's time "
-        f"{pair.cpu_ratio:.3f}"
-    )
-    return pair
+    pairs, before = [], seconds(bare)
+    for turn in range(n_pairs):
+        end_to_end = dataclasses.replace(config, store=config.store.with_suffix(f".{turn}.zarr"))
+        whole, after = seconds(lambda end_to_end=end_to_end: embed(end_to_end)), seconds(bare)
+        ratio, cpu_ratio = (before + after) / 2 / whole
+        pairs.append(Pair(bare=2 * n / (before + after)[0], ratio=ratio, cpu_ratio=cpu_ratio))
+        said(
+            f"bare {pairs[-1].bare:.1f} tiles/s, spam embed {n / whole[0]:.1f}: ratio {ratio:.3f}, of the processor's time "
+            f"{cpu_ratio:.3f}"
+        )
+        before = after
+    return pairs
 
 
 def test_embedding_takes_as_long_as_its_encoder(lab: Path, is_timed: bool) -> None:
@@ -189,20 +201,6 @@ def test_embedding_keeps_a_gpu_busy(lab: Path, is_timed: bool) -> None:
     )
     if is_timed:
         assert ratio >= 0.9
-
-
-def paired(config: EmbedConfig, *, n: int, n_pairs: int, n_in_memory: int) -> list[Pair]:
-    """Measure pairs one after the other: what slows the machine for a while slows both halves of a pair."""
-    built = build_encoder(
-        encoder_card(config.enc_name), device=resolve_device(config.device), is_amp=config.amp
-    )
-    section = read_section(config)
-    with open_slide(config.root / "slide.tif") as slide:
-        order = sweep_order(section.xy_px, slide, native_px=224, out_px=224)
-        with TileReader(section, TileSpec(tile_px=224), slide=slide) as reader:
-            tiles = np.array([reader.read(i) for i in order[:n_in_memory]])
-    built.embed(tiles[: config.batch_size])  # the first batch is slower, wherever it comes from
-    return [speeds(config, built, tiles, n, turn) for turn in range(n_pairs)]
 
 
 def print_ratio(name: str, pairs: list[Pair]) -> float:

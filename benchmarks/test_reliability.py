@@ -22,7 +22,8 @@ from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.simulate_config import SimulateConfig
 from spam.simulation import simulate
 from spam.store import open_store
-from spam.training.cohort import choose_features, read_spots
+from spam.training.cohort import read_spots
+from spam.training.feature_choice import choose_shared_features
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reference"))
 
@@ -87,7 +88,7 @@ def test_recovery_by_the_default_encoder(benchmark, tmp_path, capsys):
     store = tmp_path / "store.zarr"
     embed(EmbedConfig(manifest=drawn.manifest, store=store, tile_um=tile_um, device="cpu"))
     sections = [open_store(store).section(name) for name in drawn.sections]
-    features = choose_features(sections, None, ())
+    features = choose_shared_features(sections, None, ())
     seen = [read_spots(section, features.keys, k=K) for section in sections]
     rows = []
     for signal in signals:

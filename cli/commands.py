@@ -51,9 +51,9 @@ def _embed(values: dict[str, Any], progress: Progress) -> Any:
         from spam.hardware import resolve_device
 
         resolve_device(config.device)
-    from spam.embedding import plan
+    from spam.embedding import dry_run
 
-    return plan(config)
+    return dry_run(config)
 
 
 EMBED = command(

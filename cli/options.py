@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from spam.errors import ConfigError, MissingInputError
-from spam.schemas.config import Config, Panel, check, fitted, flag, named
+from spam.schemas.config import Config, Panel, check, flag, named
+from spam.schemas.records import fitted
 
 _MOST_RECIPE_BYTES = 1 << 20
 _INPUTS = (

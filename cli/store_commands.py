@@ -76,7 +76,7 @@ IMPORT = command(
     "import",
     "Import features made by other tools (TRIDENT, CLAM, slide2vec, LazySlide, NumPy, AnnData).",
     "spam store import cohort.zarr C2.h5 --section C2\nspam store import cohort.zarr C2.h5 --h5ad C2.h5ad",
-    configs.ImportConfig,
+    configs.ImportFeaturesConfig,
     "store.importing.import_features",
 )
 PUSH = command(

@@ -1,12 +1,10 @@
 """Options of `spam adapt`."""
 
 import dataclasses
-import functools
 
-from .config import flag, option
+from .config import advanced, data, flag, model, training
 from .training_config import PretrainConfig
 
-_model = functools.partial(option, panel="Model")
 UNUSED_BY_ADAPT = ("n_components",)
 """Options of pretraining without effect here: the encoder's features enter whole."""
 
@@ -15,34 +13,30 @@ UNUSED_BY_ADAPT = ("n_components",)
 class AdaptConfig(PretrainConfig):
     """Options of `spam adapt`: those of contrastive pretraining and those of LoRA; an `EmbedConfig` describes the tiles."""
 
-    sections: tuple[str, ...] = option(
+    sections: tuple[str, ...] = data(
         (),
         "sections to train on (default: all of the given files); leave out those that you want to predict",
-        panel="Data",
     )
-    epochs: int = option(
+    epochs: int = training(
         10,
         "passes over the tiles of the training spots; each takes a few times as long as `spam embed`",
         limits="[1,100000]",
-        panel="Training",
     )
-    batch_size: int | None = option(
+    batch_size: int | None = training(
         64,
         "spots per step; each is contrasted with all others of the batch",
         limits="[2,1000000]",
-        panel="Training",
     )
-    lora_r: int = _model(16, "rank of the low-rank update of each layer", limits="[1,4096]")
-    lora_alpha: float = _model(
+    lora_r: int = model(16, "rank of the low-rank update of each layer", limits="[1,4096]")
+    lora_alpha: float = model(
         32.0, "scale of the low-rank update: it is multiplied by alpha / rank", limits="(0,10000]"
     )
-    lora_dropout: float = _model(
+    lora_dropout: float = model(
         0.05, "dropout on the input of the low-rank update during training", limits="[0,1)"
     )
-    grad_checkpointing: bool = option(
+    grad_checkpointing: bool = advanced(
         False,
         "recompute activations instead of storing them: less memory, a third more time",
-        panel="Advanced",
     )
 
     def faults(self) -> list[str | None]:

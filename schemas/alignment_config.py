@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from .config import Record, output
+from .config import output
 from .embed_config import SectionsConfig
+from .records import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from .config import option
+from .config import data, model, output
 from .embed_config import FeatureOptions
 from .shards import part_of, shard_fault, shard_option
 
@@ -13,49 +13,38 @@ from .shards import part_of, shard_fault, shard_option
 class BenchmarkConfig(FeatureOptions):
     """Options of `spam benchmark`: cross-validation of all methods on the same features, folds and scores."""
 
-    by: Literal["section", "donor", "block"] | None = option(
+    by: Literal["section", "donor", "block"] | None = data(
         None,
         "unit to hold out in turn: section, donor, or block (a spatial block of each section) "
         "(default: donor if there are several, else section, else block)",
-        panel="Data",
     )
-    sections: tuple[str, ...] = option(
-        (), "sections to use, e.g. C2,C3,C4 (default: all in the store)", panel="Data"
-    )
-    train_sections: tuple[str, ...] = option(
-        (), "training sections of a single transfer, instead of folds", panel="Data"
-    )
-    test_sections: tuple[str, ...] = option((), "test sections of that transfer", panel="Data")
-    folds: Path | None = option(
+    sections: tuple[str, ...] = data((), "sections to use, e.g. C2,C3,C4 (default: all in the store)")
+    train_sections: tuple[str, ...] = data((), "training sections of a single transfer, instead of folds")
+    test_sections: tuple[str, ...] = data((), "test sections of that transfer")
+    folds: Path | None = data(
         None,
         "CSV with predefined folds, such as ids.csv of STP-Bench: one row per section, columns section (or sample_id), fold_0, "
         "fold_1 ... with the values train, test or nothing",
-        panel="Data",
     )
-    methods: tuple[str, ...] = option(
-        ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'", panel="Model"
+    methods: tuple[str, ...] = model(
+        ("all",), "methods to compare, by name, e.g. 'training mean,tuned ridge'"
     )
-    seeds: int = option(
-        5, "number of seeds for each method that uses random numbers", limits="[1,1000]", panel="Model"
-    )
-    n_top_genes: int = option(
+    seeds: int = model(5, "number of seeds for each method that uses random numbers", limits="[1,1000]")
+    n_top_genes: int = data(
         541,
         "most variable genes to predict, chosen in each fold, plus the 50 genes of the HEST board",
         limits="[1,1000000]",
-        panel="Data",
     )
     shard: str | None = shard_option("run, of all folds, methods and seeds,")
-    out_dir: Path | None = option(
+    out_dir: Path | None = output(
         None,
         "folder for benchmark.md, benchmark.json, genes.csv, scores.png and the finished runs",
         required="give a folder for the results",
-        panel="Output",
     )
-    report: bool = option(False, "also write report.html, as spam report does", panel="Output")
-    overwrite: bool = option(
+    report: bool = output(False, "also write report.html, as spam report does")
+    overwrite: bool = output(
         False,
         "run the named methods again; replace a benchmark with other options or data in --out-dir",
-        panel="Output",
     )
 
     def faults(self) -> list[str | None]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from spam.errors import ConfigError
 
 from .adapt_config import AdaptConfig
-from .config import Record, number, record_of
+from .records import Record, number, record_of
 from .tile_spec import check_tiles
 from .training_config import FinetuneConfig, PretrainConfig
 

@@ -1,7 +1,6 @@
 """Options and report of `spam embed`, the options of commands that read lab files, and the choice of stored features."""
 
 import dataclasses
-import functools
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +8,11 @@ from typing import Any, Literal
 from spam.errors import counted
 from spam.progress import already_done
 
-from .config import Config, flag, option
+from .config import Config, advanced, data, flag, model, output
 from .graph_config import DEFAULT_K
 from .shards import part_of, shard_fault, shard_option
 from .store_format import FeatureDtype
 
-_data, _model, _output, _advanced = (
-    functools.partial(option, panel=panel) for panel in ("Data", "Model", "Output", "Advanced")
-)
 DEFAULT_ENCODER = "efficientnet_lite0_stages"
 DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark (arXiv 2406.16192)
 
@@ -25,14 +21,14 @@ DEFAULT_TILE_UM = 112.0  # 224 px at 0.5 µm/px: the tile of the HEST benchmark 
 class FolderOptions(Config):
     """How the folder of an instrument is read."""
 
-    image: Path | None = _data(
+    image: Path | None = data(
         None,
         "full-resolution H&E image to which the positions in the folder refer; it is never guessed",
     )
-    bin: str | None = _data(
+    bin: str | None = data(
         None, "bins of Visium HD: 2, 8 or 16 (µm), or cells (default: 8)", metavar="<2|8|16|cells>"
     )
-    alignment: Path | None = _data(
+    alignment: Path | None = data(
         None,
         "alignment of the H&E image with Xenium, CosMx or MERSCOPE: *_he_imagealignment.csv, a 3 x 3 matrix or keypoints "
         "(default: the one in the Xenium folder)",
@@ -43,62 +39,62 @@ class FolderOptions(Config):
 class InputConfig(FolderOptions):
     """The files of a section, and how its table is read."""
 
-    from_: Path | None = _data(
+    from_: Path | None = data(
         None,
         "folder that an instrument wrote (Space Ranger, Xenium, CosMx, MERSCOPE, HEST-1k, STP-Bench, STimage-1K4M, legacy ST, "
         "SpatialData), instead of --h5ad, --csv and --root; see `spam import`",
     )
 
-    h5ad: Path | None = _data(None, "AnnData file with raw counts (optional for prediction)")
-    csv: Path | None = _data(
+    h5ad: Path | None = data(None, "AnnData file with raw counts (optional for prediction)")
+    csv: Path | None = data(
         None, "table with one row per tile: x, y (pixel centre), source_image, spot_id or cell_id"
     )
-    root: Path | None = _data(None, "folder of the slides or tile files that the table names")
-    regions: Path | None = _data(
+    root: Path | None = data(None, "folder of the slides or tile files that the table names")
+    regions: Path | None = data(
         None,
         "GeoJSON of QuPath on the slide: tiles only in Tissue and Region*, none in Ignore* and Exclude; other classes go into "
         "obs['region']",
     )
-    cells: Path | None = _data(
+    cells: Path | None = data(
         None, "GeoJSON of cells, detections or points on the slide --root: one tile each, instead of --csv"
     )
-    section: str | None = _data(
+    section: str | None = data(
         None, "name of the section (default: obs['section'], else the name of the h5ad file or of the folder)"
     )
-    donor: str | None = _data(None, "donor of the section (default: obs['patient'], ['donor'], ['donor_id'])")
-    mpp: float | None = _data(
+    donor: str | None = data(None, "donor of the section (default: obs['patient'], ['donor'], ['donor_id'])")
+    mpp: float | None = data(
         None,
         "µm per full-resolution pixel (default: from the h5ad or the folder, else from the slide)",
         limits="[0.01,100]",
     )
-    counts_layer: str | None = _data(
+    counts_layer: str | None = data(
         None, "layer of the h5ad with raw counts, or X or raw (default: 'counts' if it exists, else X)"
     )
-    coordinates: Literal["pixels", "um", "hires"] = _data(
+    coordinates: Literal["pixels", "um", "hires"] = data(
         "pixels",
         "unit of the table's coordinates: full-resolution pixels, µm, or pixels of the Visium hires image",
     )
-    swap_xy: bool | None = _data(
+    swap_xy: bool | None = data(
         None,
         "read the table's x as row and y as column (default: no, after a comparison with h5ad and tissue)",
     )
-    id_offset: int = _data(
+    id_offset: int = data(
         0, "add this to the table's integer ids before joining", limits="[-1000000000,1000000000]"
     )
-    id_strip_suffix: str | None = _data(
+    id_strip_suffix: str | None = data(
         None, "remove this suffix, e.g. '.0' or '-1', from the table's ids before joining"
     )
-    h5ad_id_strip_suffix: str | None = _data(
+    h5ad_id_strip_suffix: str | None = data(
         None, "remove this suffix, e.g. '-0', from the h5ad's ids (only) for joining"
     )
-    allow_missing_tiles: bool = _data(False, "omit spots of the h5ad without a tile")
+    allow_missing_tiles: bool = data(False, "omit spots of the h5ad without a tile")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SectionsConfig(InputConfig):
     """The files of a section, or a manifest of several."""
 
-    manifest: Path | None = _data(
+    manifest: Path | None = data(
         None,
         "CSV with one row per section (columns section, donor, h5ad, csv, root, regions), for a whole cohort",
     )
@@ -144,74 +140,74 @@ class SectionsConfig(InputConfig):
 class EmbedConfig(SectionsConfig):
     """Options of `spam embed`."""
 
-    store: Path | None = _output(
+    store: Path | None = output(
         None,
         "feature store to write (created if needed)",
         is_output=True,
         required="give the feature store to write, e.g. --store cohort.zarr",
     )
-    enc_name: str = _model(DEFAULT_ENCODER, "encoder: a name from `spam encoders list`, or timm:<model>")
-    tile_um: tuple[float, ...] = _model(
+    enc_name: str = model(DEFAULT_ENCODER, "encoder: a name from `spam encoders list`, or timm:<model>")
+    tile_um: tuple[float, ...] = model(
         (),
         "side of a tile in µm; repeat for several scales (default: 112, or the extent of the tile files)",
         limits="(0,100000]",
     )
-    tile_px: tuple[int, ...] = _model(
+    tile_px: tuple[int, ...] = model(
         (), "side of a tile in full-resolution slide pixels, instead of --tile-um", limits="[1,100000]"
     )
-    revision: str | None = _model(
+    revision: str | None = model(
         None, "branch, tag or commit of the encoder's Hub repository, instead of the pinned one"
     )
-    lora: Path | None = _model(
+    lora: Path | None = model(
         None,
         "adapter folder of `spam adapt`: embed with the adapted encoder; its features have a separate name",
     )
-    tiles: Literal["table", "grid"] = _data(
+    tiles: Literal["table", "grid"] = data(
         "table",
         "source of the tiles: the table, or a grid over the tissue of --root (a slide or a folder of slides)",
     )
-    stride_um: float | None = _data(
+    stride_um: float | None = data(
         None, "step of the grid in µm, with --tiles grid (default: the smallest tile)", limits="(0,100000]"
     )
-    dihedral: bool = _model(
+    dihedral: bool = model(
         False,
         "average features over the eight rotations and reflections of a tile; takes eight times as long",
     )
-    skip_bad_tiles: bool = _data(
+    skip_bad_tiles: bool = data(
         False, "mark unreadable tiles in the store and continue, instead of stopping at the first one"
     )
-    batch_size: int = _advanced(
+    batch_size: int = advanced(
         64, "tiles per forward pass", flags=("--img-batch-size",), limits="[1,1000000]"
     )
-    num_workers: int | None = _advanced(
+    num_workers: int | None = advanced(
         None,
         "threads that read and resample tiles (default: 2; with a GPU one per core, up to 16)",
         limits="[0,1024]",
     )
-    device: str = _advanced("auto", "auto, cpu, cuda or cuda:N")
-    amp: bool = _advanced(False, "run the encoder in mixed precision")
-    compile: bool = _advanced(
+    device: str = advanced("auto", "auto, cpu, cuda or cuda:N")
+    amp: bool = advanced(False, "run the encoder in mixed precision")
+    compile: bool = advanced(
         False, "compile the encoder first: this takes minutes, then each batch is faster"
     )
-    dtype: FeatureDtype = _advanced("float16", "floating-point format of the stored features")
-    chunk_rows: int | None = _advanced(
+    dtype: FeatureDtype = advanced("float16", "floating-point format of the stored features")
+    chunk_rows: int | None = advanced(
         None,
         "spots per chunk of the store; a killed run loses at most one chunk (default: about 2 MB)",
         limits="[1,100000000]",
     )
-    licence: str | None = _output(
+    licence: str | None = output(
         None, "licence of counts and images, e.g. CC-BY-4.0: decides whether the store may be shared"
     )
     shard: str | None = shard_option("embed")
-    local_cache: Path | None = _advanced(
+    local_cache: Path | None = advanced(
         None,
         "folder of a local disk: a slide on a network disk is copied there before its tiles are read, and removed afterwards",
         is_output=True,
     )
-    overview: bool = _output(
+    overview: bool = output(
         True, "store a small image (<= 2048 px) of the slide, so that maps can be drawn without the slide"
     )
-    overwrite: bool = _output(False, "compute existing features again")
+    overwrite: bool = output(False, "compute existing features again")
 
     def faults(self) -> list[str | None]:
         """List contradictions between options."""
@@ -243,12 +239,12 @@ class EmbedConfig(SectionsConfig):
 class PlanConfig(EmbedConfig):
     """Options of `spam plan`: those of the `spam embed` that it plans."""
 
-    store: Path | None = _output(
+    store: Path | None = output(
         Path("cohort.zarr"),
         "store that `spam embed` would write; features that it has need no time",
         is_output=True,
     )
-    probe_s: float = _advanced(
+    probe_s: float = advanced(
         20.0,
         "seconds of measuring, half for embedding and half for training; reading the files, and trainings of two sizes at least, "
         "take longer",
@@ -260,21 +256,21 @@ class PlanConfig(EmbedConfig):
 class FeatureOptions(Config):
     """A store, and which of its features and graphs are used."""
 
-    store: Path | str | None = _data(
+    store: Path | str | None = data(
         None,
         "feature store (folder, packed store, or address) with counts",
         required="give the feature store that `spam embed` wrote",
     )
-    enc_name: str | None = _data(
+    enc_name: str | None = data(
         None, "encoder whose features to use, or several: a,b (default: the only one in the store)"
     )
-    tile_um: tuple[float, ...] = _data(
+    tile_um: tuple[float, ...] = data(
         (), "tile sizes to use together, in µm (default: all that every section has)", limits="(0,100000]"
     )
-    dihedral: bool = _data(
+    dihedral: bool = data(
         False, "use features averaged over the symmetries of the tile (default: whichever kind the store has)"
     )
-    k: int = _model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits="[1,10000]")
+    k: int = model(DEFAULT_K, "spatial neighbours of a spot in the graph", limits="[1,10000]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

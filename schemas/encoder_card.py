@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from spam.errors import shortened
 
-from .config import Record, number, record_of
+from .records import Record, number, record_of
 from .tile_spec import check_tiles
 
 Pooling = Literal["model", "cls", "mean", "cls+mean", "stages"]

@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from .config import Record, option
+from .config import data, option, output
 from .embed_config import FolderOptions, InputConfig
+from .records import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,18 +18,17 @@ class ImportConfig(FolderOptions):
         is_argument=True,
         required="give the folder that the instrument wrote, e.g. outs",
     )
-    out_dir: Path | None = option(
+    out_dir: Path | None = output(
         None,
         "folder for the files",
-        panel="Output",
         required="give a folder for the files, e.g. --out-dir lab",
     )
-    section: str | None = option(None, "name of the section (default: from the folder)", panel="Data")
-    donor: str | None = option(None, "donor of the section", panel="Data")
-    mpp: float | None = option(
-        None, "µm per full-resolution pixel (default: from the folder)", limits="[0.01,100]", panel="Data"
+    section: str | None = data(None, "name of the section (default: from the folder)")
+    donor: str | None = data(None, "donor of the section")
+    mpp: float | None = data(
+        None, "µm per full-resolution pixel (default: from the folder)", limits="[0.01,100]"
     )
-    overwrite: bool = option(False, "replace existing files of the section", panel="Output")
+    overwrite: bool = output(False, "replace existing files of the section")
 
     def inputs(self) -> InputConfig:
         """Return the same options as `spam embed --from` takes them."""

@@ -6,7 +6,7 @@ import re
 import tomllib
 from importlib import resources
 
-from .config import Record
+from .records import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

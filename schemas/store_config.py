@@ -149,7 +149,7 @@ class ExportConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ImportConfig(Config):
+class ImportFeaturesConfig(Config):
     """Options of `spam store import`."""
 
     store: Path | None = _argument("store with the section (created if needed, with --h5ad)", _IMPORT)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from spam.errors import ConfigError, shortened
 
-from .config import Record, number
 from .encoder_card import check_card
+from .records import Record, number
 from .tile_spec import check_tiles
 
 STORE_FORMAT = "spam-store"

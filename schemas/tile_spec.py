@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from spam.errors import ConfigError
 
-from .config import Record, number, record_of
+from .records import Record, number, record_of
 
 MEASURES = ("readable", "tissue", "pen", "sharpness")
 """Columns of a quality array, float32 (see `spam.tiles.measure_quality`).
@@ -81,6 +81,12 @@ def check_tiles(tiles: Sequence[Mapping[str, Any]]) -> None:
     """Check tile specs in the metadata of features, a checkpoint or an adapter; TypeError or ConfigError if one does not fit."""
     for i, tile in enumerate(tiles):
         record_of(TileSpec, tile, f"tile {i + 1}: ")
+
+
+def describe_tile(tile: Mapping[str, Any]) -> str:
+    """Describe a tile spec of metadata in words, e.g. ``112 µm in 224 px``."""
+    extent = f"{tile['tile_um']:g} µm" if tile["tile_um"] else f"{tile['tile_px']} px of the slide"
+    return f"{extent} in {tile['out_px']} px"
 
 
 def dim_of_smallest(tiles: Sequence[Mapping[str, Any]], dims: Sequence[int]) -> int:

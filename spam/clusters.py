@@ -22,8 +22,8 @@ from spam.reporting import read_prediction, view_of
 from spam.reports import plot_cluster_maps
 from spam.reports.score_tables import markdown_table, shown
 from spam.schemas.cluster_config import ClusterConfig
-from spam.schemas.config import Record
 from spam.schemas.graph_config import DEFAULT_K
+from spam.schemas.records import Record
 from spam.store import choose_features, choose_sections, open_store, readable_spots
 from spam.store.anndata_files import to_anndata
 from spam.typing import Array, Bool, Shaped

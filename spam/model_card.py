@@ -12,7 +12,7 @@ from spam.models.checkpoint import from_tensors, read_checkpoint, read_checkpoin
 from spam.models.reliability import FALSE_DISCOVERY_RATE, HeldOut
 from spam.prediction.predictor import CALIBRATING_DONORS, n_new_donors
 from spam.schemas.checkpoint_meta import CHECKPOINT_NAME
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.tile_spec import TileSpec
 from spam.store.remote import is_remote
 from spam.store.sharing_terms import (

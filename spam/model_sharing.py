@@ -12,8 +12,8 @@ from spam.errors import OutputExistsError, StoreError
 from spam.model_card import ModelReport, describe_file, model_card, usage
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import ADAPTER_NAME, CHECKPOINT_NAME
-from spam.schemas.config import Record
 from spam.schemas.model_config import ModelConfig, ModelPullConfig, ModelPushConfig
+from spam.schemas.records import Record
 from spam.store import local_file
 from spam.store.destinations import destination
 from spam.store.remote import RemoteLocation, cache_folder, is_remote, shown, split_address, stated_digest

@@ -147,7 +147,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         files.append(folder / "metrics.json")
         if board is not None:
             files += [folder / "genes.csv", folder / "scores.md"]
-            write_text(folder / "genes.csv", board.gene_table().to_csv())
+            write_text(folder / "genes.csv", board.genes.to_csv())
             write_text(folder / "scores.md", board.markdown())
         if config.report:
             files.append(folder / PAGE)
@@ -286,7 +286,7 @@ def _draw(
 ) -> list[Path]:
     """Draw maps and, with ground truth, the histogram and the scatter plots of the scored entries."""
     maps, histogram, scatter = (out / name for name in _WRITTEN if name.startswith("plots/"))
-    scores = None if board is None else board.gene_table().filter(regex=r"\.pearson$")
+    scores = None if board is None else board.genes.filter(regex=r"\.pearson$")
     genes, choice = list(plot_genes), "genes of --plot-genes"
     if not genes:
         best = "predicted variance" if scores is None else "Pearson r on this section"
@@ -335,7 +335,7 @@ def _draw(
 
 def _accuracy(board: BoardReport) -> pd.DataFrame:
     """Scores of the model for each gene on this section, as ``section_pearson`` etc."""
-    scores = board.gene_table().filter(regex=rf"^{MODEL}\.")
+    scores = board.genes.filter(regex=rf"^{MODEL}\.")
     return scores.rename(columns=lambda name: f"section_{name.removeprefix(f'{MODEL}.')}")
 
 

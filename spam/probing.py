@@ -19,10 +19,11 @@ from spam.hardware import Usage, measured, resolve_device
 from spam.models.expression import log1p_cp10k
 from spam.predicting import predict
 from spam.progress import SILENT, Advance, Progress
-from spam.schemas.config import Record, default_of
+from spam.schemas.config import default_of
 from spam.schemas.embed_config import PlanConfig
 from spam.schemas.encoder_card import EncoderCard
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.records import Record
 from spam.schemas.store_format import FeatureMeta
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import Store, create_store, open_store

@@ -33,7 +33,7 @@ from spam.reports import (
     prediction_content,
     render_page,
 )
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.report_config import PlotConfig, ReportConfig
 from spam.typing import Array, Float32
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapting import adapt as adapt
     from .embedding import embed as embed
-    from .planning import plan as plan
+    from .planning import dry_run as dry_run
 
-_HOMES = {"adapt": ".adapting", "embed": ".embedding", "plan": ".planning"}
+_HOMES = {"adapt": ".adapting", "embed": ".embedding", "dry_run": ".planning"}
 
 
 def __getattr__(name: str) -> Any:

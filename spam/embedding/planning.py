@@ -149,7 +149,7 @@ class EmbedPlan:
         return "\n".join([*lines, f"{size} in {self.store}"])
 
 
-def plan(config: EmbedConfig) -> EmbedPlan:
+def dry_run(config: EmbedConfig) -> EmbedPlan:
     """Read and check everything that `embed` would use, without computing or writing anything (``--dry-run``).
 
     Raises

@@ -157,7 +157,9 @@ class BoardReport:
     verdict
         The model compared with the tuned ridge, gene by gene; None without both.
     genes
-        Scores per gene, see `gene_table`.
+        One row per scored gene, in the order of the section. Columns: ``mean_counts`` and ``detected_share`` (over the spots
+        of the section), ``gene_sets`` (joined by ``;``), ``morans_i`` of the truth, then ``METHOD.SCORE`` for each method and
+        score.
     panel_share
         Fraction of the section's counts in the modelled genes relative to the training sections, if it is so large that the
         section must be a panel; else None.
@@ -186,14 +188,6 @@ class BoardReport:
         no_verdict = self.no_verdict if verdict is None else None
         mapping: dict[str, Any] = json_ready({**values, "verdict": verdict, "no_verdict": no_verdict})
         return mapping
-
-    def gene_table(self) -> pd.DataFrame:
-        """Return one row per scored gene, in the order of the section.
-
-        Columns: ``mean_counts`` and ``detected_share`` (over the spots of the section), ``gene_sets`` (joined by ``;``),
-        ``morans_i`` of the truth, then ``METHOD.SCORE`` for each method and score.
-        """
-        return self.genes
 
     def headline(self, method: str, score: str) -> float:
         """Return a score of a method on the headline genes; NaN if it has none."""
@@ -380,7 +374,8 @@ def score_set(table: pd.DataFrame, gene_set: str, members: Sequence[str], *, met
     score, which are excluded from its mean. The score ``moran_correlation`` is Pearson's over the genes' Moran's I.
     """
     own = table[table.index.isin(members)]
-    scores = {name: (own[name].mean(), own[name].isna().sum()) for name in own if "morans_i" not in name}
+    each = own[[name for name in own if "morans_i" not in name]]
+    scores = dict(zip(each, zip(each.mean(), each.isna().sum(), strict=True), strict=True))
     if "morans_i" in own:
         maps = (own[name].to_numpy() for name in ("true_morans_i", "morans_i"))
         scores["moran_correlation"] = metrics.correlate_genes(*maps), 0

@@ -16,18 +16,17 @@ from spam.reports import PAGE, MethodScore, benchmark_content, data_url, plot_sc
 from spam.reports.score_tables import HEADLINE_SET, RIVAL, shown
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.store import choose_sections, describe_losses, open_store
-from spam.training.cohort import FeatureChoice, choose_features, data_digest, read_spots
+from spam.training.cohort import data_digest, read_spots
+from spam.training.feature_choice import FeatureChoice, choose_shared_features
 from spam.versions import software_versions
 
 from .benchmark_page import benchmark_markdown
 from .boards import PairedDifference, UnitKind, json_ready
+from .fold_plan import Fold, plan_folds, read_folds
 from .folds import (
-    Fold,
     FoldData,
     build_fold,
     describe_leakage,
-    plan_folds,
-    read_folds,
     refuse_adapted,
     refuse_duplicates,
     shared_donors,
@@ -203,7 +202,7 @@ def _benchmark(config: BenchmarkConfig, known: Sequence[Method], progress: Progr
     chosen = tuple(dict.fromkeys(named)) or choose_sections(store, config.sections)
     sections = [store.section(name) for name in chosen]
     folds = plan_folds([section.meta for section in sections], config)
-    features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
+    features = choose_shared_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     refuse_adapted(folds, features)
     spots = {section.meta.name: read_spots(section, features.keys, k=config.k) for section in sections}
     refuse_duplicates(tuple(spots.values()))

@@ -22,7 +22,8 @@ from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.typing import Array
 
 from .boards import MethodPrediction, json_ready, score_genes, score_hest, score_set
-from .folds import Fold, FoldData
+from .fold_plan import Fold
+from .folds import FoldData
 from .methods import Method
 
 ALL_GENES = "all"

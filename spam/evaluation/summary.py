@@ -8,7 +8,7 @@ import pandas as pd
 from spam.reports.score_tables import HEADLINE_SET, RIVAL
 
 from .boards import PairedDifference, UnitKind
-from .folds import Fold
+from .fold_plan import Fold
 from .metrics import bootstrap_mean
 from .runs import ALL_GENES, RunResult
 
@@ -16,6 +16,7 @@ COMPARED = ((HEADLINE_SET, "pearson"), ("HVG-250", "pearson"), (ALL_GENES, "nll"
 """Gene set and score of each paired comparison; the first decides the verdict."""
 
 _UNKNOWN = ""  # not a valid donor name
+_KEYS = ["method", "gene_set", "score"]
 _LEVELS = ["donor", "section", "part"]
 
 
@@ -65,25 +66,21 @@ def summarise(table: pd.DataFrame, unit: UnitKind) -> pd.DataFrame:
     ``n_seeds``; ``n_genes`` and ``n_undefined``, scored genes and those without this score, as means over test sections;
     ``is_reference``.
     """
-    rows = []
-    for (method, gene_set, score), own in table.groupby(["method", "gene_set", "score"], sort=False):
-        units = _unit_values(own, unit)
-        by_seed = [_unit_values(of_seed, unit).mean() for _, of_seed in own.groupby("seed")]
-        rows.append(
-            {
-                "method": method,
-                "is_reference": bool(own["is_reference"].iloc[0]),
-                "gene_set": gene_set,
-                "score": score,
-                **dataclasses.asdict(bootstrap_mean(units.to_numpy())),
-                "sd_units": units.std(),
-                "sd_seeds": pd.Series(by_seed).std(),
-                "n_seeds": len(by_seed),
-                "n_genes": own["n_genes"].mean(),
-                "n_undefined": own["n_undefined"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+    units = _unit_values(table, unit, _KEYS)
+    by_seed = _unit_values(table, unit, [*_KEYS, "seed"]).groupby(level=[*_KEYS, "seed"]).mean()
+    rows = table.groupby(_KEYS, sort=False).agg(
+        is_reference=("is_reference", "first"),
+        n_seeds=("seed", "nunique"),
+        n_genes=("n_genes", "mean"),
+        n_undefined=("n_undefined", "mean"),
+    )
+    intervals = {key: bootstrap_mean(own.to_numpy()) for key, own in units.groupby(level=_KEYS)}
+    index = pd.MultiIndex.from_tuples(intervals, names=_KEYS)
+    return (
+        rows.join(pd.DataFrame(map(dataclasses.asdict, intervals.values()), index=index))
+        .assign(sd_units=units.groupby(level=_KEYS).std(), sd_seeds=by_seed.groupby(level=_KEYS).std())
+        .reset_index()
+    )
 
 
 def compare(table: pd.DataFrame, unit: UnitKind) -> list[PairedDifference]:
@@ -108,11 +105,11 @@ def compare(table: pd.DataFrame, unit: UnitKind) -> list[PairedDifference]:
     return differences
 
 
-def _unit_values(rows: pd.DataFrame, unit: UnitKind) -> "pd.Series[float]":
-    """Average over seeds, then blocks, then sections, up to the unit, with equal weights at each level."""
-    values = rows.groupby(_LEVELS)["value"].mean()
+def _unit_values(rows: pd.DataFrame, unit: UnitKind, keys: Sequence[str] = ()) -> "pd.Series[float]":
+    """Average over seeds, then blocks, then sections, up to the unit, with equal weights at each level, for each of the keys."""
+    values = rows.groupby([*keys, *_LEVELS])["value"].mean()
     for n_levels, level in ((2, "sections"), (1, "donors")):
         if unit == "blocks" or (unit, level) == ("sections", "donors"):
             break
-        values = values.groupby(level=_LEVELS[:n_levels]).mean()
+        values = values.groupby(level=[*keys, *_LEVELS[:n_levels]]).mean()
     return values.astype(float)

@@ -12,7 +12,7 @@ from spam.atomic import claimed, moved_by_killed_run, staged
 from spam.errors import ConfigError, OutputExistsError, SectionError, counted, shortened
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.store_config import FEATURE_FORMATS, GENE_FORMATS, ExportConfig, ExportFormat
 from spam.schemas.store_format import name_fault
 from spam.sections.h5ad import named_values, read_h5ad, spots_of_section

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
 from spam.schemas.graph_config import GraphConfig
+from spam.schemas.records import Record
 from spam.schemas.store_format import GraphMeta
 from spam.store import Graph, StoredSection, open_store, readable_spots
 from spam.store.layout import feature_graph_key

@@ -167,15 +167,12 @@ class Baselines:
         HEST recipe for log1p(CP10k) of all modelled genes (penalty as for the 50 genes of the HEST board).
     raw_ridge
         HEST recipe for log1p of raw counts of the genes of ``hest-50``.
-    dim
-        Number of leading feature columns that the recipe reads: one tile size.
     """
 
     mean: Float32[Array, " n_genes"]
     transform: FeatureTransform
     ridge: Ridge
     raw_ridge: Ridge
-    dim: int
 
 
 def fit_baselines(
@@ -189,10 +186,4 @@ def fit_baselines(
     """
     transform, raw_ridge = hest_ridge_fit(features, np.log1p(hest_counts))
     ridge = fit_ridge(transform.apply(features), expression, alpha=raw_ridge.alpha, fit_intercept=False)
-    return Baselines(
-        mean=expression.mean(axis=0),
-        transform=transform,
-        ridge=ridge,
-        raw_ridge=raw_ridge,
-        dim=features.shape[1],
-    )
+    return Baselines(mean=expression.mean(axis=0), transform=transform, ridge=ridge, raw_ridge=raw_ridge)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from spam.models.reliability import AppearanceBank, HeldOut
 from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_inflation, stacked_log_rate
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
-from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.store import Profiles, StoredSection, flagged_spots, local_file, profiles_of, readable_spots
 from spam.training.cohort import SpotData, cohort_neighbours, fit_in_memory, read_spots
+from spam.training.feature_choice import require_features
 from spam.training.judging import are_new_donors
 from spam.typing import Array, Bool, Float, Float32, Float64
 from spam.versions import software_versions
@@ -173,7 +172,7 @@ class Predictor:
         StoreError
             If no tile of the section could be read, or a part of it is damaged.
         """
-        self._check_features(section)
+        require_features(self.meta, section)
         keys, k = self.meta.feature_keys, int(self.meta.config["k"])
         is_readable, is_in_memory = (
             readable_spots(section, keys),
@@ -340,41 +339,6 @@ class Predictor:
             message = (
                 f"Predicted counts at a library size of {depth:g} (--depth) are not finite. Leave --depth out; if that does not "
                 "help, the checkpoint is damaged: train again."
-            )
-            raise CheckpointError(message)
-
-    def _check_features(self, section: StoredSection) -> None:
-        """Refuse a section whose features are not those that the checkpoint was trained on."""
-        meta, wrong, is_other = self.meta, [], False
-        arrays = [*zip(meta.feature_keys, meta.encoders, meta.tiles, strict=True)]
-        for key, encoder, tile in arrays:
-            if key not in section.feature_keys:
-                wrong.append(f"{key} is missing (present: {', '.join(section.feature_keys) or 'none'})")
-                continue
-            found = section.feature_meta(key)
-            weights = found.weights_sha256 or UNKNOWN_WEIGHTS
-            needed = str(encoder["weights_sha256"])
-            if weights != needed or found.tile != tile:
-                wrong.append(
-                    f"{key} has weights {weights[:8]}… and tile {found.tile} instead of {needed[:8]}… and {tile}"
-                )
-                is_other = True
-        if wrong:
-            switches = {"--dihedral": meta.is_averaged, "--overwrite": is_other}
-            flags = [f" {name}" for name, is_on in switches.items() if is_on]
-            commands: dict[str, str] = {}
-            for _, encoder, tile in arrays:
-                name = str(encoder["name"])
-                begin = re.sub("-lora-[0-9a-f]{8}$", " --lora ADAPTER", name)
-                size = f"--tile-um {tile['tile_um']:g}" if tile["tile_um"] else f"--tile-px {tile['tile_px']}"
-                commands[name] = f"{commands.get(name, begin)} {size}"
-            command = " && ".join(
-                f"spam embed --store {section.store_address} --enc-name {of_one}{''.join(flags)}"
-                for of_one in commands.values()
-            )
-            message = (
-                f"Section {section.meta.name!r} does not have the features of the checkpoint: {'; '.join(wrong)}. Embed its "
-                f"files with: {command}"
             )
             raise CheckpointError(message)
 

@@ -10,4 +10,4 @@ from .measured_part import read_measured_part as read_measured_part
 from .section_reader import read_inputs as read_inputs
 from .section_reader import read_manifest as read_manifest
 from .section_reader import read_section as read_section
-from .section_reader import read_spots as read_spots
+from .section_reader import read_section_without_images as read_section_without_images

@@ -174,7 +174,7 @@ def _pairs(corners: Any) -> Float64[Array, "n 2"]:
     return np.asarray(corners, dtype=np.float64)[:, [0, 1]]
 
 
-def read_features(path: Path) -> tuple[list[GeoObject], int]:
+def read_objects(path: Path) -> tuple[list[GeoObject], int]:
     """Read the features of a GeoJSON, compressed or not: a FeatureCollection, a list, or one feature.
 
     Also returns how many were skipped because they have no geometry, an empty ring or an unreadable class.
@@ -216,7 +216,7 @@ def read_regions(path: Path) -> tuple[tuple[Region, ...], tuple[str, ...]]:
         If the file cannot be read, or has no area.
     """
     regions, ignored = [], Counter[str]()
-    features, n_odd = read_features(path)
+    features, n_odd = read_objects(path)
     for one in features:
         if one.is_cell or not one.polygons:
             ignored["cells or detections" if one.is_cell else "points or lines"] += 1
@@ -317,7 +317,7 @@ def read_cells(config: InputConfig) -> Section:
     if not is_slide(root):
         message = f"--cells belong to one slide; give it with --root, not {root}."
         raise ConfigError(message)
-    features, n_odd = read_features(path)
+    features, n_odd = read_objects(path)
     used = [one for one in features if one.points or one.is_cell] or features
     each = [(one, at) for one in used for at in one.points or ([one.centre] if one.polygons else [])]
     places, classes = [at for _, at in each], [one.label for one, _ in each]

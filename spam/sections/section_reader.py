@@ -100,7 +100,7 @@ def read_section(config: InputConfig, *, name_hint: str | None = None) -> Sectio
     return _joined(read_table(config.csv), h5ad, config, name_hint)
 
 
-def read_spots(
+def read_section_without_images(
     config: InputConfig, ids: Shaped[Array, " n"] | None = None, xy_px: Float64[Array, "n 2"] | None = None
 ) -> Section:
     """Read a section without images, for features that exist: the spots of an h5ad at their ``obsm['spatial']``.

@@ -15,7 +15,7 @@ from spam.errors import ConfigError, SectionError
 from spam.schemas.embed_config import InputConfig
 
 from .feature_matrix import find_matrix, read_matrix
-from .geojson import read_features
+from .geojson import read_objects
 from .instrument_section import (
     InstrumentSection,
     find_file,
@@ -208,7 +208,7 @@ def _read_positions(path: Path) -> Any:
 def _read_centres(path: Path) -> Any:
     """Read the centroids of the segmented cells of Space Ranger 4, with their ids as index."""
     with reading("the polygons and cell_id of", path):
-        cells = [one for one in read_features(path)[0] if one.polygons and one.cell_id is not None]
+        cells = [one for one in read_objects(path)[0] if one.polygons and one.cell_id is not None]
         centres = {_cell_id(one.cell_id): one.centre for one in cells}
     return pd.DataFrame(np.reshape(list(centres.values()), (-1, 2)), list(centres), columns=list(_PIXELS))
 

@@ -11,9 +11,9 @@ from spam.evaluation import FinishedPrediction, PredictReport
 from spam.predicting import predict
 from spam.progress import SILENT, Progress
 from spam.reports import PAGE
-from spam.schemas.config import Record
 from spam.schemas.embed_config import EmbedConfig
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.records import Record
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.training import finetune, pretrain

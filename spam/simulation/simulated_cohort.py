@@ -16,7 +16,7 @@ from spam.atomic import claimed, holds_results, staged, write_text
 from spam.errors import ConfigError, OutputExistsError, counted
 from spam.h5ad_output import write_h5ad
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.simulate_config import SimulateConfig
 from spam.typing import Array, Float, Int, UInt8
 from spam.versions import software_versions

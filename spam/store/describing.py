@@ -4,7 +4,7 @@ import dataclasses
 
 from spam.errors import counted
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.store_config import InfoConfig
 
 from .feature_store import open_store

@@ -28,7 +28,7 @@ from .layout import (
     TABLES,
     VERSION,
 )
-from .places import FolderLocation, Location, ZipLocation, writable_folder
+from .places import FolderLocation, Location, Opened, ZipLocation
 from .remote import RemoteLocation, is_remote
 from .section_index import read_sealed
 from .section_tables import Overview, spots_digest
@@ -36,15 +36,11 @@ from .stored_section import StoredSection
 from .writing import discard, locked_section, remove_leftovers, write_root, write_section
 
 
-class Store:
+class Store(Opened):
     """Sections in one place; made by `open_store` and `create_store`.
 
     Attributes
     ----------
-    location
-        Where the files are.
-    is_writable
-        Whether it was opened for writing.
     added
         Sections that `add_section` wrote.
     """
@@ -153,17 +149,6 @@ class Store:
         write_root(folder)
         return self.section(name)
 
-    @property
-    def folder(self) -> Path:
-        """The folder, to write to.
-
-        Raises
-        ------
-        StoreError
-            If the store is open for reading only.
-        """
-        return writable_folder(self.location, is_writable=self.is_writable)
-
 
 def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     """Open a store: a folder, a packed store, or one at an address (``s3://bucket/cohort.zarr``).
@@ -173,7 +158,7 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     StoreError
         If there is none, it has another format version or is damaged, or a packed one is opened for writing.
     """
-    store = Store(locate(address), is_writable=not is_read_only)
+    store = Store(find_location(address), is_writable=not is_read_only)
     if store.is_writable and isinstance(store.location, ZipLocation):
         message = f"A packed store is read-only. Unpack it first: spam store unpack {address}"
         raise StoreError(message)
@@ -184,7 +169,7 @@ def open_store(address: Path | str, *, is_read_only: bool = True) -> Store:
     return store
 
 
-def locate(address: Path | str) -> Location:
+def find_location(address: Path | str) -> Location:
     """Find where the files of a store are, without reading them.
 
     Raises

@@ -10,12 +10,12 @@ from scipy.spatial import cKDTree
 
 from spam.errors import ConfigError, SectionError, StoreError
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
 from spam.schemas.embed_config import InputConfig
-from spam.schemas.store_config import ImportConfig
+from spam.schemas.records import Record
+from spam.schemas.store_config import ImportFeaturesConfig
 from spam.schemas.store_format import FeatureMeta, feature_key
 from spam.schemas.tile_spec import TileSpec
-from spam.sections import Section, read_spots
+from spam.sections import Section, read_section_without_images
 from spam.sections.coordinates import require_pitch
 from spam.sections.h5ad import read_h5ad, spots_of_section
 from spam.sections.lab_section import quoted
@@ -43,7 +43,7 @@ _SHARE_FOR_HINT = 0.9  # of the spots: tissue that was not tiled must not hide a
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ImportReport(Record):
+class ImportFeaturesReport(Record):
     """Result of `import_features`; `is_new` if the section was created, `was_there` if the store had the same features."""
 
     store: str
@@ -65,7 +65,7 @@ class ImportReport(Record):
         )
 
 
-def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> ImportReport:
+def import_features(config: ImportFeaturesConfig, *, progress: Progress = SILENT) -> ImportFeaturesReport:
     """Match foreign features to the spots of a section and write them under their encoder and tile size.
 
     The section is one of the store; with an h5ad (or ``--all-tiles``) it is created, without any image. The identity of
@@ -80,7 +80,7 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
     StoreError
         If there is no such store or section, or it has other features of that name.
     """
-    assert config.store is not None  # checked by ImportConfig
+    assert config.store is not None  # checked by ImportFeaturesConfig
     assert config.file is not None
     xy_px: Array | None
     if config.h5ad is not None or config.all_tiles:
@@ -108,7 +108,7 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
                     writer.write(chunk, foreign.features[rows[chunk]])
                     advance(chunk.stop - chunk.start)
             writer.finish()
-    return ImportReport(
+    return ImportFeaturesReport(
         store=store.address,
         section=section.meta.name,
         key=meta.key,
@@ -121,7 +121,7 @@ def import_features(config: ImportConfig, *, progress: Progress = SILENT) -> Imp
     )
 
 
-def _stored_section(store: Store, config: ImportConfig) -> StoredSection:
+def _stored_section(store: Store, config: ImportFeaturesConfig) -> StoredSection:
     names = choose_sections(store, () if config.section is None else (config.section,), "--section")
     if len(names) != 1:
         message = f"Store {store.address!r} has {len(names)} sections ({', '.join(names)}). Choose one with --section."
@@ -129,24 +129,24 @@ def _stored_section(store: Store, config: ImportConfig) -> StoredSection:
     return store.section(names[0])
 
 
-def _read_features(config: ImportConfig, mpp: float | None) -> ForeignFeatures:
-    assert config.file is not None  # checked by ImportConfig
+def _read_features(config: ImportFeaturesConfig, mpp: float | None) -> ForeignFeatures:
+    assert config.file is not None  # checked by ImportFeaturesConfig
     side_px = None if config.tile_px is None else float(config.tile_px)
     if config.tile_um is not None and mpp is not None:
         side_px = config.tile_um / mpp
     return read_foreign_features(config.file, coordinates=config.coordinates, key=config.key, side_px=side_px)
 
 
-def _read_section(config: ImportConfig) -> tuple[Section, ForeignFeatures]:
+def _read_section(config: ImportFeaturesConfig) -> tuple[Section, ForeignFeatures]:
     """Read the new section: of the h5ad, at its positions or else at those of the tiles; or of all tiles."""
-    assert config.file is not None  # checked by ImportConfig
+    assert config.file is not None  # checked by ImportFeaturesConfig
     name = config.section or (config.file.name.partition(".")[0] if config.h5ad is None else None)
     inputs = InputConfig(
         h5ad=config.h5ad, section=name, donor=config.donor, mpp=config.mpp, counts_layer=config.counts_layer
     )
     h5ad = None if config.h5ad is None else read_h5ad(config.h5ad)
     if h5ad is not None and h5ad.spatial is not None:
-        section = read_spots(inputs)
+        section = read_section_without_images(inputs)
         foreign = _read_features(config, section.mpp)
     else:
         foreign = _read_features(config, config.mpp)
@@ -163,14 +163,14 @@ def _read_section(config: ImportConfig) -> tuple[Section, ForeignFeatures]:
             xy_px = xy_px[match_to_spots(foreign, ids, None, tolerance_px=0.0)]
         elif ids is None:
             ids = np.array([f"tile{row}" for row in range(len(xy_px))])
-        section = read_spots(inputs, ids, xy_px)
+        section = read_section_without_images(inputs, ids, xy_px)
     if section.mpp is None and foreign.mpp is not None:
         section = dataclasses.replace(section, mpp=foreign.mpp, mpp_source="slide")
     require_pitch(section.array, section.mpp, section.mpp_source, section.name)
     return section, foreign
 
 
-def _added(store: Store, section: Section, config: ImportConfig) -> StoredSection:
+def _added(store: Store, section: Section, config: ImportFeaturesConfig) -> StoredSection:
     """Return the section in the store, written if it is missing; else it must be the same."""
     if section.name not in store.section_names:
         for note in section.join.notes:
@@ -190,7 +190,7 @@ def _added(store: Store, section: Section, config: ImportConfig) -> StoredSectio
 
 
 def _feature_meta(
-    config: ImportConfig, foreign: ForeignFeatures, mpp: float | None, rows: Int[Array, " n_spots"]
+    config: ImportFeaturesConfig, foreign: ForeignFeatures, mpp: float | None, rows: Int[Array, " n_spots"]
 ) -> FeatureMeta:
     encoder = config.enc_name or foreign.encoder_name
     if encoder is None:
@@ -226,7 +226,7 @@ def _rows_digest(features: Float32[Array, "n_tiles dim"], rows: Int[Array, " n_s
     return digest.hexdigest()
 
 
-def _tile(config: ImportConfig, foreign: ForeignFeatures, mpp: float | None) -> TileSpec:
+def _tile(config: ImportFeaturesConfig, foreign: ForeignFeatures, mpp: float | None) -> TileSpec:
     """Take the tile size from the options, else from the file; in µm if the scale is known."""
     if config.tile_um is not None or config.tile_px is not None:
         return TileSpec(tile_um=config.tile_um, tile_px=config.tile_px)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spam.errors import StoreError
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.store_config import MergeConfig
 from spam.schemas.store_format import (
     QUALITY,

@@ -127,18 +127,35 @@ class FolderLocation(Location):
         return None
 
 
-def writable_folder(location: Location, *, is_writable: bool) -> Path:
-    """Return the folder of a store, to write to.
+class Opened:
+    """Something of a store that was opened: the store, or one of its sections.
 
-    Raises
-    ------
-    StoreError
-        If the store is open for reading only.
+    Attributes
+    ----------
+    location
+        Where the files of the store are.
+    is_writable
+        Whether it was opened for writing.
     """
-    if is_writable and isinstance(location, FolderLocation):
-        return location.path
-    message = f"{location.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
-    raise StoreError(message)
+
+    location: Location
+    is_writable: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the store, to write to.
+
+        Raises
+        ------
+        StoreError
+            If it is open for reading only.
+        """
+        if self.is_writable and isinstance(self.location, FolderLocation):
+            return self.location.path
+        message = (
+            f"{self.location.address!r} is open for reading only. Use open_store(path, is_read_only=False)."
+        )
+        raise StoreError(message)
 
 
 class ZipLocation(Location):

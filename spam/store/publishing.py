@@ -13,7 +13,7 @@ from pathlib import Path
 from spam.atomic import claimed, replacing
 from spam.errors import OutputExistsError, counted
 from spam.progress import SILENT, Progress
-from spam.schemas.config import Record
+from spam.schemas.records import Record
 from spam.schemas.store_config import PullConfig, PushConfig, SelectConfig
 from spam.schemas.store_format import FileEntry
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from spam.sections.count_matrix import indptr_fault, sparse_matrix
 from spam.typing import Array, Float64, Int, Shaped
 
 from .layout import BLANK, LIBRARY, SPATIAL, SPATIAL_UM
-from .places import Location, open_section_group, writable_folder
+from .places import Location, Opened, open_section_group
 from .section_index import SectionIndex, open_index
 
 _MAKE_AGAIN = "Make the section again: spam embed --overwrite"
@@ -37,7 +36,7 @@ class Overview:
     scale: float
 
 
-class SectionTables:
+class SectionTables(Opened):
     """The tables of one section; with features and graphs, `spam.store.StoredSection`.
 
     Small tables are read once and kept (do not change them in place); counts, overview, features and graphs are read at
@@ -45,14 +44,10 @@ class SectionTables:
 
     Attributes
     ----------
-    location
-        Where the files of the store are.
     index
         Metadata of all groups and arrays, sizes and digests of all files.
     meta
         Name, donor, sizes and provenance.
-    is_writable
-        Whether the store was opened for writing.
     """
 
     def __init__(self, location: Location, name: str, *, is_writable: bool) -> None:
@@ -76,17 +71,6 @@ class SectionTables:
         self.meta = self.index.meta
         self._group = open_section_group(self.location, self.index)
         return self.index
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the store, to write to.
-
-        Raises
-        ------
-        StoreError
-            If the store is open for reading only.
-        """
-        return writable_folder(self.location, is_writable=self.is_writable)
 
     @property
     def store_address(self) -> str:

@@ -12,7 +12,7 @@ from spam.progress import SILENT, Progress
 from spam.schemas.store_config import VerifyConfig
 from spam.schemas.store_format import FileEntry
 
-from .feature_store import locate, read_root
+from .feature_store import find_location, read_root
 from .features import is_intact_chunk
 from .layout import INDEX, LOCKS, STAGING, TABLES, TABLES_INDEX
 from .places import FolderLocation, Location, ZipLocation
@@ -110,7 +110,7 @@ def verify(config: VerifyConfig, *, progress: Progress = SILENT) -> VerifyReport
         If there is no store, or no section of a given name.
     """
     assert config.store is not None  # held by __post_init__
-    location = locate(config.store)
+    location = find_location(config.store)
     names, faults = _sections_of(location)
     if missing := [name for name in config.sections if name not in names]:
         message = f"Store {config.store!r} has no section {', '.join(map(repr, missing))} (--sections); it has: {names}"

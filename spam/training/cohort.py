@@ -12,7 +12,6 @@ from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
 from spam.memory import budget_bytes
 from spam.models.fusion import TokenTable
-from spam.schemas.store_format import UNKNOWN_WEIGHTS
 from spam.schemas.training_config import TrainingConfig
 from spam.store import (
     Graph,
@@ -27,29 +26,6 @@ from spam.typing import Array, Float, Float64, Rows, Shaped
 
 _ROWS = 8192  # whose features are hashed at a time
 _DONORS_TO_SPARE_ONE = 3  # with two donors, holding one out would leave a single one to train on
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureChoice:
-    """Which feature arrays are used together.
-
-    Attributes
-    ----------
-    keys, tiles, dims, encoders
-        Feature keys with their tile spec, vector length and encoder (as in `CheckpointMeta`), from the smallest tile to
-        the largest.
-    is_averaged
-        Whether features are means over the symmetries of the tile.
-    adapted_on
-        Sections whose counts the encoder was adapted with, see `FeatureMeta`.
-    """
-
-    keys: tuple[str, ...]
-    tiles: tuple[dict[str, object], ...]
-    dims: tuple[int, ...]
-    encoders: tuple[dict[str, str | None], ...]
-    is_averaged: bool = False
-    adapted_on: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -149,88 +125,6 @@ def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> t
     own = tuple(name for name, donor in zip(names, donors, strict=True) if donor == donors[-1])
     can_be_spared = None not in donors and len(set(donors)) >= _DONORS_TO_SPARE_ONE
     return own if can_be_spared and 2 * len(own) <= len(names) else tuple(names[-1:])
-
-
-def choose_features(
-    sections: Sequence[StoredSection],
-    enc_name: str | None,
-    tile_um: Sequence[float],
-    *,
-    is_averaged: bool = False,
-) -> FeatureChoice:
-    """Choose the features that the options name and every section has; `enc_name` may name several encoders (``a,b``).
-
-    Features averaged over symmetries are never mixed with plain ones: `is_averaged` selects the kind, unless the sections
-    have only one.
-
-    Raises
-    ------
-    StoreError
-        If an encoder is missing, several fit and none is named, or weights differ between the sections.
-    ConfigError
-        If one of several encoders is adapted.
-    """
-    wanted = () if enc_name is None else tuple(dict.fromkeys(map(str.strip, enc_name.split(","))))
-    metas = {s.meta.name: {key: s.feature_meta(key) for key in s.feature_keys} for s in sections}
-    there = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in metas.items())
-    shared = set.intersection(*(set(found) for found in metas.values()))
-    first = metas[sections[0].meta.name]
-    chosen = [
-        first[key]
-        for key in sorted(shared)
-        if (not wanted or first[key].encoder["name"] in wanted)
-        and (not tile_um or first[key].tile["tile_um"] in tile_um)
-    ]
-    encoders = sorted({meta.encoder["name"] for meta in chosen})
-    if adapted := {meta.encoder["name"] for meta in chosen if meta.lora_sha256 and len(wanted) > 1}:
-        message = (
-            f"--enc-name {enc_name} names the adapted encoder {', '.join(sorted(adapted))} beside another one, and a checkpoint "
-            "keeps the adapter of a single encoder. Name one encoder, or only frozen ones."
-        )
-        raise ConfigError(message)
-    kinds = {meta.is_averaged for meta in chosen}
-    is_averaged = is_averaged or kinds == {True}
-    chosen = [meta for meta in chosen if meta.is_averaged == is_averaged]
-    of_this_kind = {meta.encoder["name"] for meta in chosen}
-    absent = sorted(set(tile_um) - {meta.tile["tile_um"] for meta in chosen})
-    if len(of_this_kind) != max(len(wanted), 1) or (len(encoders) > 1 and not wanted) or absent:
-        asked = [f"--enc-name {enc_name}" if enc_name else ""]
-        asked += [f"--tile-um {','.join(f'{um:g}' for um in absent)}" if absent else ""]
-        asked += ["--dihedral" if is_averaged else ""]
-        lacks = (
-            f"share no features with {' '.join(filter(None, asked))}" if any(asked) else "share no features"
-        )
-        if len(kinds) > 1:
-            lacks += " (features averaged over symmetries, with --dihedral, are not mixed with plain ones)"
-        several = f"have features of {len(encoders)} encoders ({', '.join(encoders)})"
-        message = (
-            f"The sections {several if len(encoders) > 1 and not wanted else lacks} ({there}). Choose from these with --enc-name "
-            "and --tile-um, or run `spam embed` for what is missing."
-        )
-        raise StoreError(message)
-    for key in (meta.key for meta in chosen):
-        digests = {found[key].weights_sha256 or UNKNOWN_WEIGHTS for found in metas.values()}
-        if len(digests) > 1:
-            message = (
-                f"Features {key!r} come from different weights in different sections "
-                f"({', '.join(sorted(d[:8] for d in digests))}). Embed them again with --overwrite."
-            )
-            raise StoreError(message)
-    chosen.sort(key=lambda meta: (meta.tile["tile_um"] or meta.tile["tile_px"], meta.key))
-    return FeatureChoice(
-        keys=tuple(meta.key for meta in chosen),
-        tiles=tuple(meta.tile for meta in chosen),
-        dims=tuple(meta.dim for meta in chosen),
-        encoders=tuple(
-            {
-                **{name: meta.encoder.get(name) for name in ("name", "source", "revision", "licence")},
-                "weights_sha256": meta.weights_sha256 or UNKNOWN_WEIGHTS,
-            }
-            for meta in chosen
-        ),
-        is_averaged=is_averaged,
-        adapted_on=tuple(dict.fromkeys(name for meta in chosen for name in meta.adapted_on)),
-    )
 
 
 def fit_in_memory(sections: Sequence[StoredSection], keys: Sequence[str], gigabytes: float | None) -> bool:

@@ -22,15 +22,8 @@ from spam.store import Profiles, describe_losses, open_store, profiles_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
-from .cohort import (
-    FeatureChoice,
-    SpotData,
-    choose_features,
-    data_digest,
-    fit_in_memory,
-    read_spots,
-    split_sections,
-)
+from .cohort import SpotData, data_digest, fit_in_memory, read_spots, split_sections
+from .feature_choice import FeatureChoice, check_features, choose_shared_features
 from .genes import GeneChoice, choose_genes
 from .groups import Groups, assign_groups, at_most, check_duplicates, folds_of
 
@@ -192,7 +185,7 @@ def build_training_set(
     store = open_store(config.store)
     train, held_out = split_sections(store, config)
     sections = [store.section(name) for name in dict.fromkeys((*train, *held_out))]
-    features = choose_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
+    features = choose_shared_features(sections, config.enc_name, config.tile_um, is_averaged=config.dihedral)
     if pretrained is not None:
         check_features(pretrained[0], features)
         _check_as_pretrained(pretrained[0], config)
@@ -281,33 +274,6 @@ def training_set_of(
 
 def _by_section(values: Array, spots: Sequence[SpotData]) -> list[Array]:
     return np.split(values, np.cumsum([s.n_spots for s in spots])[:-1])
-
-
-def check_features(meta: CheckpointMeta, features: FeatureChoice) -> None:
-    """Refuse features that differ from those of a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        Naming keys, digests and tile sizes of both.
-    """
-    was, now = (
-        [(key, str(encoder["weights_sha256"]), tile) for key, encoder, tile in arrays]
-        for arrays in (
-            zip(meta.feature_keys, meta.encoders, meta.tiles, strict=True),
-            zip(features.keys, features.encoders, features.tiles, strict=True),
-        )
-    )
-    if was != now:
-        trained, offered = (
-            ", ".join(f"{key} (weights {weights[:8]}, tile {tile})" for key, weights, tile in arrays)
-            for arrays in (was, now)
-        )
-        message = (
-            f"The checkpoint was trained on features {trained}; the store offers {offered}. Choose the same "
-            "with --enc-name, --tile-um and --dihedral, or embed them with `spam embed`."
-        )
-        raise CheckpointError(message)
 
 
 def _check_as_pretrained(meta: CheckpointMeta, config: TrainingConfig) -> None:

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import adapt, adaptation_stage, adapting, embed, plan
+from spam.embedding import adapt, adaptation_stage, adapting, dry_run, embed
 from spam.embedding.adaptation_stage import AdaptationNetwork, augment
 from spam.embedding.adapting import AdaptReport
 from spam.embedding.tile_bank import TileBank, cut_tiles
@@ -36,7 +36,7 @@ from spam.tiles import TileReader
 
 def features_with(tiles: EmbedConfig, section: str, lora: Path) -> np.ndarray:
     """Features of a section by the adapted encoder, tile by tile."""
-    planned = plan(tiles)
+    planned = dry_run(tiles)
     (one,) = (one for one in planned.sections if one.section.name == section)
     encoder = build_encoder(planned.card, device=torch.device("cpu"), lora=lora)
     with TileReader(one.section, one.specs[0], interpolation="bilinear") as reader:
@@ -134,19 +134,20 @@ class _Killer:
         yield advance
 
 
-def test_a_killed_run_resumes_to_the_same_adapter(tiles: EmbedConfig, tmp_path: Path) -> None:
-    def config(name: str, epochs: int = 3) -> AdaptConfig:
+def test_a_killed_run_resumes_to_the_same_adapter(
+    tiles: EmbedConfig, tmp_path: Path, adapted: AdaptReport
+) -> None:
+    def config(name: str, epochs: int = 2) -> AdaptConfig:
         return training(tiles, tmp_path / name, epochs=epochs)
 
-    whole = adapt(config("whole"), tiles)
     with pytest.raises(KeyboardInterrupt):
-        adapt(config("killed"), tiles, progress=_Killer(2))
+        adapt(config("killed"), tiles, progress=_Killer(1))
     assert not (tmp_path / "killed" / "spam_adapter.json").exists()
     again = adapt(config("killed"), tiles)
-    assert again.run.resumed_from == 2
-    assert again.card == whole.card
+    assert again.run.resumed_from == 1
+    assert again.card == adapted.card
     adapt(config("longer", epochs=1), tiles)
-    assert adapt(config("longer"), tiles).card == whole.card
+    assert adapt(config("longer"), tiles).card == adapted.card
 
 
 def test_neither_threads_nor_checkpointing_change_the_result(
@@ -159,30 +160,34 @@ def test_neither_threads_nor_checkpointing_change_the_result(
 
 CHANGES = [
     {"mode": "img-gene"},
+    {"k": 6},
+    {"seed": 1},
+    {"proj_dim": 17},
+    {"balance_donors": True},
+    {"lora_r": 5},
+    {"lora_alpha": 7.0},
+    {"lora_dropout": 0.5},
+    {"sections": ("A", "B")},
+]
+# Loop, split and losses are those of stage 1, whose tests change these in the default run.
+AS_IN_STAGE_1 = [
     {"mode": "img-coord"},
     {"batch_size": 23},
     {"lr": 1e-3},
     {"weight_decay": 0.5},
     {"dropout": 0.4},
-    {"k": 6},
     {"n_top_genes": 3},
-    {"seed": 1},
-    {"proj_dim": 17},
     {"temperature": 0.3},
     {"mixing": 0.9},
     {"targets": "soft"},
     {"mask_neighbours": True},
-    {"balance_donors": True},
-    {"lora_r": 5},
-    {"lora_alpha": 7.0},
-    {"lora_dropout": 0.5},
     {"amp": True},
-    {"sections": ("A", "B")},
     {"val_sections": ("A",)},
 ]
+SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in AS_IN_STAGE_1]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ",".join(change))
+@pytest.mark.parametrize("change", [*CHANGES, *SLOW], ids=lambda change: ",".join(change))
 def test_every_option_changes_the_adapter(
     tiles: EmbedConfig, tmp_path: Path, adapted: AdaptReport, change: dict[str, object]
 ) -> None:

@@ -18,11 +18,11 @@ import torch
 from embedding_lab import N_SPOTS, PX, Lab, files_of, make_lab, write_encoder
 from PIL import Image
 
-from spam.embedding import embed, plan, planning
+from spam.embedding import dry_run, embed, planning
 from spam.embedding.planning import PlannedSection
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, EncoderError, MissingInputError, SectionError, StoreError, TileError
-from spam.schemas.store_config import ImportConfig
+from spam.schemas.store_config import ImportFeaturesConfig
 from spam.schemas.tile_spec import TileSpec
 from spam.sections import read_section
 from spam.store import open_store
@@ -271,7 +271,7 @@ def test_a_section_made_of_something_else_is_refused_or_replaced(lab, change, ot
         embed(lab.config(**others))
     np.testing.assert_array_equal(lab.features(), before)
     embed(lab.config(**others, overwrite=True))
-    assert plan(lab.config(**others)).n_tiles == N_SPOTS
+    assert dry_run(lab.config(**others)).n_tiles == N_SPOTS
 
 
 def test_changed_labels_of_regions_are_another_input(lab):
@@ -366,7 +366,7 @@ def test_a_comma_in_the_name_of_an_encoder_is_refused(lab, tmp_path):
 
 
 def test_planning_writes_nothing_and_counts(lab):
-    planned = plan(lab.config(tile_um=(20.0, 40.0), dtype="float16"))
+    planned = dry_run(lab.config(tile_um=(20.0, 40.0), dtype="float16"))
     assert not (lab.folder / "store.zarr").exists()
     assert (planned.n_tiles, planned.n_bytes) == (2 * N_SPOTS, 2 * N_SPOTS * 24 * 2)
     assert json.loads(json.dumps(planned.to_mapping()))["sections"] == [
@@ -408,7 +408,7 @@ def test_tile_files_are_embedded_like_their_slide(lab):
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.99
     with pytest.raises(TileError, match=r"50um.*100\.0 px"):
-        plan(dataclasses.replace(files, tile_um=(50.0,), store=lab.folder / "new.zarr"))
+        dry_run(dataclasses.replace(files, tile_um=(50.0,), store=lab.folder / "new.zarr"))
 
 
 def test_every_option_is_honoured(lab):
@@ -488,7 +488,7 @@ def test_notes_on_the_join_are_logged_before_embedding(lab, caplog):
     adata.obsm["spatial"] = shifted
     adata.write_h5ad(lab.folder / "A.h5ad")
     with caplog.at_level("WARNING", logger="spam.embedding.planning"):
-        plan(lab.config())
+        dry_run(lab.config())
     assert "section A" in caplog.text
     assert "up to 3 px" in caplog.text
 
@@ -496,8 +496,8 @@ def test_notes_on_the_join_are_logged_before_embedding(lab, caplog):
 def test_a_plan_imports_neither_torch_nor_timm(lab):
     values = json.loads(json.dumps(lab.values(enc_name="efficientnet_lite0"), default=str))
     code = (
-        "import sys; from spam.embedding import plan; from spam.schemas.embed_config import EmbedConfig;"
-        f"print(plan(EmbedConfig.from_mapping({values!r})).n_tiles, {{'torch', 'timm'}} & set(sys.modules))"
+        "import sys; from spam.embedding import dry_run; from spam.schemas.embed_config import EmbedConfig;"
+        f"print(dry_run(EmbedConfig.from_mapping({values!r})).n_tiles, {{'torch', 'timm'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "23 set()"
@@ -529,7 +529,7 @@ def test_the_same_section_twice_in_a_manifest_is_reported_before_anything_is_emb
     rows = [(name, "A.h5ad", "map.csv", "images") for name in ("A", "X")]
     pd.DataFrame(rows, columns=["section", "h5ad", "csv", "root"]).to_csv(lab.folder / "m.csv", index=False)
     given = dict.fromkeys(("h5ad", "csv", "root", "section"))
-    plan(lab.config(**given, manifest=lab.folder / "m.csv"))
+    dry_run(lab.config(**given, manifest=lab.folder / "m.csv"))
     assert "section X has the counts of section A" in caplog.text
 
 
@@ -541,7 +541,7 @@ def test_genes_under_other_names_are_reported_with_the_column_that_matches(lab, 
         del adata.var["gene_name"]
     adata.write_h5ad(lab.folder / "B.h5ad")
     embed(lab.config())
-    plan(lab.config("B"))
+    dry_run(lab.config("B"))
     assert "section B shares only 0 of its 5 gene names with section A" in caplog.text
     assert ("adata.var['gene_name']" if is_known else "Ensembl ids") in caplog.text
 
@@ -559,7 +559,7 @@ def test_a_section_of_imported_features_can_be_embedded(lab):
         "enc_name": "other",
         "tile_um": 20.0,
     }
-    import_features(ImportConfig(**made, **files, dtype="float32"))
+    import_features(ImportFeaturesConfig(**made, **files, dtype="float32"))
     embed(lab.config())
     section = open_store(lab.folder / "store.zarr").section("A")
     np.testing.assert_array_equal(section.features("other_20um"), features)

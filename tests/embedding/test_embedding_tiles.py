@@ -11,7 +11,7 @@ from embedding_lab import PX, write_encoder
 from PIL import Image
 from scipy import ndimage
 
-from spam.embedding import embed, plan
+from spam.embedding import dry_run, embed
 from spam.encoders import build_encoder, encoder_card
 from spam.errors import ConfigError, SectionError, SlideError, TileError
 from spam.schemas.embed_config import EmbedConfig
@@ -131,7 +131,7 @@ def test_symmetries_are_averaged_under_a_key_of_their_own(lab):
 
 def test_a_grid_needs_the_slide_alone(lab, slide_pixels):
     grid = config(lab, csv=None, root=lab / "images/slide.tif", section=None, tiles="grid", tile_um=(40.0,))
-    planned = plan(grid)
+    planned = dry_run(grid)
     (report,) = embed(grid).sections
     stored = open_store(lab / "store.zarr").section("slide")
     assert report.n_spots == stored.n_spots == planned.n_tiles
@@ -229,8 +229,8 @@ def test_a_slide_whose_spots_lie_on_damaged_blocks(lab, n_cut):
 
 
 def test_the_pixel_size_and_its_source_are_stated(lab):
-    assert "; 0.5 µm/px (from the slide); tiles of 20um" in plan(config(lab)).summary()
-    summary = plan(config(lab, mpp=0.25)).summary()
+    assert "; 0.5 µm/px (from the slide); tiles of 20um" in dry_run(config(lab)).summary()
+    summary = dry_run(config(lab, mpp=0.25)).summary()
     assert "0.25 µm/px (--mpp)" in summary
     assert "--mpp 0.25 overrides the 0.5 µm per pixel of slide 'slide.tif' (by a factor of 0.5)" in summary
     report = embed(config(lab))
@@ -246,10 +246,10 @@ def test_spots_beside_the_tissue_are_refused_if_exchanged_axes_bring_them_onto_i
     table["x"], table["y"] = table["y"] / 4 + 300, table["x"] / 4 + 50
     table.to_csv(lab / "map.csv", index=False)
     with pytest.raises(TileError, match=r"--swap-xy"):
-        plan(config(lab, mpp=0.5))
-    assert plan(config(lab, mpp=0.5, swap_xy=True)).sections[0].section.join.notes == ()
+        dry_run(config(lab, mpp=0.5))
+    assert dry_run(config(lab, mpp=0.5, swap_xy=True)).sections[0].section.join.notes == ()
     with caplog.at_level(logging.WARNING):
-        plan(config(lab, mpp=0.5, swap_xy=False))
+        dry_run(config(lab, mpp=0.5, swap_xy=False))
     assert "with x and y exchanged" in caplog.text
 
 
@@ -261,8 +261,8 @@ def test_a_pixel_size_that_the_distance_of_the_spots_excludes(lab):
     table["source_image"], table["spot_id"] = "slide.tif", [f"s{i}" for i in range(81)]
     table.to_csv(lab / "map.csv", index=False)
     with pytest.raises(SectionError, match=r"0\.5 µm per pixel \(from the slide\).*Visium.*--mpp 0\.726"):
-        plan(config(lab))
-    assert "0.727 µm/px (--mpp)" in plan(config(lab, mpp=0.727)).summary()
+        dry_run(config(lab))
+    assert "0.727 µm/px (--mpp)" in dry_run(config(lab, mpp=0.727)).summary()
 
 
 def test_a_section_without_any_readable_tile_is_an_error(lab, slide_pixels):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from adaptation_lab import make_cohort_files, training
 
-from spam.embedding import adapt, embed, plan
+from spam.embedding import adapt, dry_run, embed
 from spam.errors import CheckpointError, EncoderError, StoreError
 from spam.models.checkpoint import read_checkpoint_meta
 from spam.schemas.embed_config import EmbedConfig
@@ -42,7 +42,7 @@ def test_both_lie_side_by_side(both: EmbedConfig) -> None:
 
 
 def test_a_dry_run_names_the_adapted_encoder(both: EmbedConfig) -> None:
-    planned = plan(both)
+    planned = dry_run(both)
     assert planned.encoder in planned.summary()
     assert "-lora-" in planned.encoder
 
@@ -55,7 +55,7 @@ def test_trainers_ask_which_and_refuse_the_other(both: EmbedConfig, tmp_path: Pa
 
     with pytest.raises(StoreError, match=r"local:tiny, local:tiny-lora-"):
         pretrain(config("none", None))
-    adapted = plan(both).encoder
+    adapted = dry_run(both).encoder
     checkpoints = {}
     for name, enc_name in (("frozen", "local:tiny"), ("adapted", adapted)):
         checkpoints[name] = pretrain(config(name, enc_name)).run.best_path

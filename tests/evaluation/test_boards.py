@@ -114,7 +114,7 @@ def test_a_gene_that_is_constant_in_the_section_is_left_out_of_the_mean(truth, p
     counts = truth.counts.toarray()
     counts[:, MEASURED.index("G7")] = 0
     found = score_section(dataclasses.replace(truth, counts=counts), predictions, CHOICE, model="spam")
-    table = found.gene_table()
+    table = found.genes
     assert row(found, "spam", "HVG-50")["n_undefined"] == 1
     expected = table.loc[["G2", "G5"], "spam.pearson"].mean()
     assert row(found, "spam", "HVG-50")["value"] == pytest.approx(expected)
@@ -173,7 +173,7 @@ def test_the_hest_board_scores_log1p_of_raw_counts_with_what_was_fitted_to_it(
 
 
 def test_the_verdict_compares_gene_by_gene(report: BoardReport) -> None:
-    verdict, table = report.verdict, report.gene_table().loc[["G2", "G5", "G7"]]
+    verdict, table = report.verdict, report.genes.loc[["G2", "G5", "G7"]]
     difference = table["spam.pearson"] - table["tuned ridge.pearson"]
     assert verdict.difference.mean == pytest.approx(difference.mean())
     assert (verdict.method, verdict.other, verdict.gene_set) == ("spam", "tuned ridge", "HVG-50")
@@ -209,7 +209,7 @@ def test_mapping_is_strict_json_with_null_for_undefined(report: BoardReport) -> 
 
 
 def test_gene_table_holds_what_is_known_of_each_gene(report: BoardReport, truth: SectionTruth) -> None:
-    table, counts = report.gene_table(), truth.counts.toarray()
+    table, counts = report.genes, truth.counts.toarray()
     assert list(table.index) == MEASURED
     np.testing.assert_allclose(table["mean_counts"], counts.mean(axis=0))
     np.testing.assert_allclose(table["detected_share"], (counts > 0).mean(axis=0))

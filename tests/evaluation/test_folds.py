@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, issparse
 
 from spam.errors import ConfigError, StoreError
+from spam.evaluation.fold_plan import Fold, plan_folds
 from spam.evaluation.folds import (
-    Fold,
     FoldData,
     FoldSides,
     block_roles,
     build_fold,
     describe_leakage,
     near_duplicates,
-    part_of,
-    plan_folds,
+    part_of_section,
     refuse_adapted,
     refuse_duplicates,
     split_fold,
@@ -32,7 +31,8 @@ from spam.graphs import knn, spatial_knn_graph
 from spam.schemas.benchmark_config import BenchmarkConfig
 from spam.schemas.store_format import SectionMeta
 from spam.store import open_store
-from spam.training.cohort import FeatureChoice, SpotData, choose_features, read_spots
+from spam.training.cohort import SpotData, read_spots
+from spam.training.feature_choice import FeatureChoice, choose_shared_features
 from spam.training.groups import spatial_blocks
 
 K = 5
@@ -194,7 +194,7 @@ class Lab:
 def read(store: Path) -> Lab:
     opened = open_store(store)
     sections = [opened.section(name) for name in opened.section_names]
-    features = choose_features(sections, None, ())
+    features = choose_shared_features(sections, None, ())
     return Lab({s.meta.name: read_spots(s, features.keys, k=K) for s in sections}, features)
 
 
@@ -305,14 +305,14 @@ def test_no_tile_shows_both_sides(lone: Lab) -> None:
 def test_a_part_is_a_section_of_its_own(lone: Lab) -> None:
     whole = lone.spots["S1"]
     rows = np.arange(151) % 3 == 1
-    part = part_of(whole, rows, k=K)
+    part = part_of_section(whole, rows, k=K)
     np.testing.assert_array_equal(part.features, whole.features[rows])
     np.testing.assert_array_equal(part.counts.toarray(), whole.counts.toarray()[rows])
     expected = spatial_knn_graph(whole.xy[rows], k=K)
     np.testing.assert_array_equal(part.graph.distances.toarray(), expected.distances.toarray())
     assert (part.name, part.graph.meta.unit) == ("S1", "um")
     in_px = dataclasses.replace(whole, graph=spatial_knn_graph(whole.xy, k=K, unit="px"))
-    assert part_of(in_px, rows, k=K).graph.meta.unit == "px"
+    assert part_of_section(in_px, rows, k=K).graph.meta.unit == "px"
 
 
 def test_a_buffer_that_leaves_nothing_is_refused(lone: Lab) -> None:
@@ -364,7 +364,7 @@ def test_a_spot_at_exactly_the_buffer_is_trained_on(lone: Lab) -> None:
     # ten rows of four; the longer axis is the first
     xy = np.stack(np.divmod(np.arange(40), 4), axis=1) * 100.0
     small = dataclasses.replace(
-        part_of(lone.spots["S1"], np.arange(151) < 40, k=3), xy=xy, graph=spatial_knn_graph(xy, k=3)
+        part_of_section(lone.spots["S1"], np.arange(151) < 40, k=3), xy=xy, graph=spatial_knn_graph(xy, k=3)
     )
     is_train, is_test = block_roles(small, 0, 300.0)
     assert np.unique(xy[is_test, 0]).tolist() == [0.0, 100.0] or np.unique(xy[is_test, 0]).tolist() == [

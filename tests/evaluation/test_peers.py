@@ -56,7 +56,10 @@ def test_a_peer_finds_a_planted_signal(peer: Peer, monkeypatch: pytest.MonkeyPat
     [pytest.param(p, marks=[pytest.mark.slow] if p.name == "TRIPLEX-style" else []) for p in PEERS],
     ids=ids,
 )
-def test_a_peer_is_deterministic_permutes_with_the_spots_and_sees_no_test_count(peer: Peer) -> None:
+def test_a_peer_is_deterministic_permutes_with_the_spots_and_sees_no_test_count(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_N_MEMBERS", 2)
     fold, truth = cohort_task()
     np.random.seed(5)  # noqa: NPY002  the global generator is what must be left alone
     states = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
@@ -73,7 +76,10 @@ def test_a_peer_is_deterministic_permutes_with_the_spots_and_sees_no_test_count(
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=ids)
-def test_one_training_section_and_test_sections_of_few_spots(peer: Peer) -> None:
+def test_one_training_section_and_test_sections_of_few_spots(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_N_MEMBERS", 1)
     tests = (section("S8", 8, n_spots=1).spots, section("S9", 9, n_spots=2).spots)
     fold = task((section("S0", 0).spots,), tuple(unmeasured(s) for s in tests))
     predictions = short(peer).fit_predict(fold, seed=0)

@@ -12,7 +12,7 @@ from cohorts import add_section
 
 from spam.errors import ConfigError, OutputExistsError, SpamError
 from spam.evaluation import BenchmarkReport, Method, benchmark
-from spam.evaluation.folds import Fold
+from spam.evaluation.fold_plan import Fold
 from spam.evaluation.runs import Run, read_result
 from spam.evaluation.spam_method import SpamMethod
 from spam.schemas.benchmark_config import BenchmarkConfig
@@ -25,6 +25,12 @@ def result_path(out: Path, fold: str, method: Method, seed: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("lab") / "c.zarr", ("a", "a", "b"))
+
+
+@pytest.fixture(scope="module")
+def whole(store: Path) -> BenchmarkReport:
+    """An unbroken benchmark of two methods; do not change its folder."""
+    return run(store, store.parent / "whole", [TrainingMean(), Noisy()])
 
 
 def run(store: Path, out: Path, known: Sequence[Method], **options: object) -> BenchmarkReport:
@@ -44,21 +50,19 @@ def numbers(out: Path) -> dict[str, dict]:
 
 
 def test_each_method_runs_on_each_fold_with_each_seed_and_the_same_run_ends_in_the_same_bytes(
-    store: Path, tmp_path: Path
+    store: Path, whole: BenchmarkReport, tmp_path: Path
 ) -> None:
     noisy = Noisy()
     run(store, tmp_path / "a", [TrainingMean(), noisy])
     assert noisy.runs == [(fold, seed) for fold in ("S1", "S2", "S3") for seed in (0, 1)]
-    run(store, tmp_path / "b", [TrainingMean(), Noisy()])
-    assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
+    assert numbers(tmp_path / "a") == numbers(whole.files[0].parent)
     assert len(numbers(tmp_path / "a")) == 3 + 3 + 6  # depth null, one seed, two seeds
 
 
-@pytest.mark.parametrize("n_parts", [3, 5])
+@pytest.mark.parametrize("n_parts", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_shards_of_a_job_array_do_each_run_once_and_end_in_the_same_bytes(
-    store: Path, tmp_path: Path, n_parts: int
+    store: Path, whole: BenchmarkReport, tmp_path: Path, n_parts: int
 ) -> None:
-    whole = run(store, tmp_path / "whole", [TrainingMean(), Noisy()])
     noisy, done = Noisy(), set()
     for part in range(1, n_parts + 1):
         report = run(store, tmp_path / "parts", [TrainingMean(), noisy], shard=f"{part}/{n_parts}")
@@ -69,19 +73,20 @@ def test_shards_of_a_job_array_do_each_run_once_and_end_in_the_same_bytes(
         if n_parts == 3:  # as many as folds
             assert {name.split("/")[1].split("-")[0] for name in new} == {f"S{part}"}
     assert len(noisy.runs) == 6
-    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    assert numbers(tmp_path / "parts") == numbers(whole.files[0].parent)
     pd.testing.assert_frame_equal(report.summaries, whole.summaries)
 
 
-def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(store: Path, tmp_path: Path) -> None:
-    whole = run(store, tmp_path / "whole", [TrainingMean(), Noisy()])
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(
+    store: Path, whole: BenchmarkReport, tmp_path: Path
+) -> None:
     killed = Noisy(killed_at=3)
     with pytest.raises(KeyboardInterrupt):
         run(store, tmp_path / "broken", [TrainingMean(), killed])
     again = Noisy()
     resumed = run(store, tmp_path / "broken", [TrainingMean(), again])
     assert killed.runs + again.runs == [(fold, seed) for fold in ("S1", "S2", "S3") for seed in (0, 1)]
-    assert numbers(tmp_path / "whole") == numbers(tmp_path / "broken")
+    assert numbers(whole.files[0].parent) == numbers(tmp_path / "broken")
     first, second = (
         {k: v for k, v in r.to_mapping().items() if k not in ("seconds", "files")} for r in (resumed, whole)
     )

@@ -11,17 +11,19 @@ from scipy import stats
 
 from spam.errors import SectionError
 from spam.evaluation import MethodPrediction
-from spam.evaluation.folds import Fold, FoldData, build_fold, split_fold
+from spam.evaluation.fold_plan import Fold
+from spam.evaluation.folds import FoldData, build_fold, split_fold
 from spam.evaluation.runs import FoldScores, depth_null, prediction_digest, score_fold
 from spam.store import open_store
-from spam.training.cohort import choose_features, read_spots
+from spam.training.cohort import read_spots
+from spam.training.feature_choice import choose_shared_features
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> FoldData:
     store: Path = make_store(tmp_path_factory.mktemp("lab") / "c.zarr")
     sections = [open_store(store).section(name) for name in ("S1", "S2", "S3", "S4")]
-    features = choose_features(sections, None, ())
+    features = choose_shared_features(sections, None, ())
     spots = {s.meta.name: read_spots(s, features.keys, k=5) for s in sections}
     fold = Fold(name="b", train=("S1", "S2"), test=("S3", "S4"))
     return build_fold(split_fold(fold, spots, k=5, tile_widths={}), features, k=5, n_top=53)

@@ -13,7 +13,7 @@ from spam.evaluation import ALL_METHODS, FoldTask, MethodPrediction, spam_method
 from spam.evaluation.spam_method import ABLATIONS, SpamMethod, choose_methods
 from spam.training.finetuning import FinetuneReport
 
-SHORT = {"epochs": 4, "members": 2, "fuse_dim": 24, "heads": 3, "n_neighbours": 3, "n_references": 3}
+SHORT = {"epochs": 2, "members": 2, "fuse_dim": 24, "heads": 3, "n_neighbours": 3, "n_references": 3}
 
 
 def predict(method: SpamMethod, fold: FoldTask, seed: int = 0) -> MethodPrediction:
@@ -22,7 +22,7 @@ def predict(method: SpamMethod, fold: FoldTask, seed: int = 0) -> MethodPredicti
     return predictions[fold.test[0].name]
 
 
-@pytest.mark.parametrize("attend", ["none", "both"])
+@pytest.mark.parametrize("attend", ["none", pytest.param("both", marks=pytest.mark.slow)])
 def test_it_finds_a_planted_signal(attend: str) -> None:
     fold, truth = cohort_task()
     method = SpamMethod(name="SPAM", options={"epochs": 15, "members": 2, "attend": attend})
@@ -37,7 +37,7 @@ def test_it_finds_a_planted_signal(attend: str) -> None:
 
 def test_a_seed_gives_the_same_bits_and_another_seed_others() -> None:
     fold, _ = cohort_task()
-    method = SpamMethod(name="SPAM", options=SHORT, stage1={"epochs": 2, "proj_dim": 16})
+    method = SpamMethod(name="SPAM", options=SHORT, stage1={"epochs": 1, "proj_dim": 16})
     state = torch.get_rng_state()
     first, again, other = (predict(method, fold, seed).expression for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

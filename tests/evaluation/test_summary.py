@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from spam.evaluation.boards import PairedDifference
-from spam.evaluation.folds import Fold
+from spam.evaluation.fold_plan import Fold
 from spam.evaluation.metrics import Interval
 from spam.evaluation.runs import FoldScores, RunResult
 from spam.evaluation.summary import compare, score_table, summarise, unit_kind

@@ -359,7 +359,7 @@ def test_given_spots_are_marked_and_not_scored(
     np.testing.assert_array_equal(found.obs["is_given"], SPOTS)
     assert found.var["is_given"].all()
     assert report.board.n_spots == (~SPOTS).sum()
-    table = report.board.gene_table().loc[list(found.var_names)]
+    table = report.board.genes.loc[list(found.var_names)]
     expected = pearson_per_gene(found.X[~SPOTS], lab.truth[~SPOTS])
     np.testing.assert_allclose(table["SPAM.pearson"], expected, atol=1e-5)
     assert {"SPAM without context.pearson", "nearest measured spots.pearson"} <= set(table.columns)
@@ -384,8 +384,8 @@ def test_given_genes_are_marked_and_not_scored(
     found = anndata.read_h5ad(tmp_path / "out" / "predictions.h5ad")
     np.testing.assert_array_equal(found.var["is_given"], np.isin(found.var_names, lab.panel))
     assert report.board.n_spots == N_SPOTS
-    assert set(report.board.gene_table().index) == set(found.var_names) - set(lab.panel)
-    assert "panel ridge.pearson" in report.board.gene_table()
+    assert set(report.board.genes.index) == set(found.var_names) - set(lab.panel)
+    assert "panel ridge.pearson" in report.board.genes
     assert f"{report.context.relative_share:.3g} times" in report.summary()
     assert "only genes" in report.summary()
 

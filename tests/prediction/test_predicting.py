@@ -180,7 +180,7 @@ def test_extreme_zero_inflation_has_a_finite_likelihood(
         extreme[name][:2] = 40.0, -120.0
     write_checkpoint(tmp_path / "x.safetensors", meta, tensors | extreme)
     report = predict(config_of(store, tmp_path / "x.safetensors", tmp_path / "out"))
-    assert np.isfinite(report.board.gene_table()["SPAM.nll"]).all()
+    assert np.isfinite(report.board.genes["SPAM.nll"]).all()
 
 
 def test_without_counts_there_are_no_scores_and_none_of_another_section_remain(

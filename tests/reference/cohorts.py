@@ -1,5 +1,7 @@
 """Small cohorts of known structure, written straight into a store: expression follows two hidden features."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from spam.store import create_store, open_store, spots_digest
 from spam.store.writing import write_root, write_section
 
 DIMS = {112.0: 11, 224.0: 13}
+_SECTIONS = tempfile.TemporaryDirectory(prefix="cohorts-")  # of this process
+_written: dict[str, tuple[Path, np.ndarray, object]] = {}
 
 
-def add_section(
+def _write_section(
     store: Path,
     name: str,
     *,
@@ -34,13 +38,7 @@ def add_section(
     rename: Callable[[str], str] = str,
     placement_doubt: str | None = None,
 ) -> np.ndarray:
-    """Add one section; return its expected expression per 10k, (n_spots, n_genes).
-
-    `change_counts` is ``zero``, ``double``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
-    `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
-    added to all features, as another stain would. Of a `panel`, no gene but these is measured. `rename` changes names of genes;
-    `obs` are columns of the laboratory.
-    """
+    """See `add_section`."""
     shared = np.random.default_rng(7)  # the same genes and the same encoder in all sections
     loadings = shared.normal(size=(2, n_genes)) * signal / np.sqrt(2)
     base = shared.normal(3.0, 1.0, n_genes)
@@ -123,6 +121,29 @@ def add_section(
         if unreadable is not None:
             add_quality(section, feature_meta.key, good_measures(n_spots, unreadable))
     return rate[order]
+
+
+def add_section(store: Path, name: str, **options: object) -> np.ndarray:
+    """Add one section; return its expected expression per 10k, (n_spots, n_genes).
+
+    `change_counts` is ``zero``, ``double``, ``shuffle`` or ``delete``; `order` permutes the spots, or leaves some out.
+    `unreadable` numbers the spots, as they are stored, whose tiles could not be read; None measures no quality. `shift` is
+    added to all features, as another stain would. Of a `panel`, no gene but these is measured. `rename` changes names of genes;
+    `obs` are columns of the laboratory.
+    """
+    # Written once in a process, and copied from then on. What has an address as its name (`rename`) is kept alive.
+    arrays = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    key = repr((name, sorted(arrays.items())))
+    if key not in _written:
+        folder = Path(_SECTIONS.name) / f"{len(_written)}.zarr"
+        rate = _write_section(folder, name, **options)  # type: ignore[arg-type]
+        _written[key] = folder / name, rate, options
+    source, rate, _ = _written[key]
+    to = create_store(store).folder
+    shutil.rmtree(to / name, ignore_errors=True)
+    shutil.copytree(source, to / name)
+    write_root(to)
+    return rate.copy()
 
 
 def make_cohort(store: Path, n_sections: int = 4, **options: object) -> Path:

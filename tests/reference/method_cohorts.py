@@ -7,7 +7,8 @@ from scipy.sparse import csr_matrix
 
 from spam.evaluation import FoldTask
 from spam.graphs import spatial_knn_graph
-from spam.training.cohort import FeatureChoice, SpotData
+from spam.training.cohort import SpotData
+from spam.training.feature_choice import FeatureChoice
 from spam.training.genes import GeneChoice
 
 DIMS = (11, 13)

@@ -9,7 +9,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 from spam.evaluation import FoldTask
-from spam.evaluation.folds import Fold, FoldData, FoldSides, build_fold
+from spam.evaluation.fold_plan import Fold
+from spam.evaluation.folds import FoldData, FoldSides, build_fold
 from spam.graphs import spatial_knn_graph
 from spam.models.checkpoint import read_checkpoint, weights_of
 from spam.models.reliability import HeldOut
@@ -18,7 +19,8 @@ from spam.progress import SILENT
 from spam.schemas.simulate_config import SimulateConfig
 from spam.schemas.training_config import FinetuneConfig
 from spam.simulation import SimulatedSection, simulate_section
-from spam.training.cohort import FeatureChoice, SpotData
+from spam.training.cohort import SpotData
+from spam.training.feature_choice import FeatureChoice
 from spam.training.finetuning import finetune_on
 from spam.training.fusion_stage import FusionStage
 from spam.training.judging import judge_folds

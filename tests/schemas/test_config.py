@@ -13,23 +13,14 @@ from spam.errors import ConfigError, MissingInputError
 from spam.schemas import store_config
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.benchmark_config import BenchmarkConfig
-from spam.schemas.config import (
-    Config,
-    Record,
-    check,
-    describe_kind,
-    fit_value,
-    flag,
-    interval_fault,
-    members_of,
-    option,
-)
+from spam.schemas.config import Config, check, flag, option
 from spam.schemas.embed_config import EmbedConfig, InputConfig, PlanConfig
 from spam.schemas.graph_config import GraphConfig
 from spam.schemas.hest_config import HestConfig
 from spam.schemas.import_config import ImportConfig as FolderImport
 from spam.schemas.model_config import ModelConfig
 from spam.schemas.predict_config import PredictConfig
+from spam.schemas.records import Record, describe_kind, fit_value, interval_fault, members_of
 from spam.schemas.simulate_config import DemoConfig, SimulateConfig
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 
@@ -402,7 +393,7 @@ def test_text_stands_for_a_path_and_a_list_for_a_tuple(config: type[Config]) -> 
             plain.setdefault(field.name, "a/b") if field.metadata["required"] else None
         elif get_origin(kind) is tuple and field.metadata["required"]:
             plain[field.name] = ["a/b"]
-    if config is store_config.ImportConfig:
+    if config is store_config.ImportFeaturesConfig:
         plain["coordinates"] = "c.csv"
     built = config(**plain)
     assert built == config.from_mapping(plain)

@@ -18,7 +18,7 @@ from spam.exports import export
 from spam.schemas.embed_config import EmbedConfig, InputConfig, SectionsConfig
 from spam.schemas.store_config import ExportConfig
 from spam.sections import read_inputs, read_section
-from spam.sections.geojson import inside, read_features, read_regions, ring_area
+from spam.sections.geojson import inside, read_objects, read_regions, ring_area
 from spam.tiles import grid_section, open_slide
 
 SQUARE = [[0, 0], [400, 0], [400, 500], [0, 500], [0, 0]]
@@ -68,7 +68,7 @@ def test_holes_crossing_outlines_and_edges(tmp_path):
     assert inside([left], edge).tolist() == [False, False, True, False, False]
     assert inside([right], edge).tolist() == [True, True, False, False, False]
     assert ring_area(square) == 400 * 500
-    ((one,), _) = read_features(write(tmp_path / "s.geojson", feature([SQUARE])))
+    ((one,), _) = read_objects(write(tmp_path / "s.geojson", feature([SQUARE])))
     np.testing.assert_allclose(one.centre, [200, 250])
 
 

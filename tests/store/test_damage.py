@@ -88,16 +88,20 @@ def test_any_flipped_byte_is_named(copy, n_places):
     """In every file of the store, at a random byte, and at the first and the last one."""
     rng = random.Random(11)
     unchecked = {"begun_1px/zarr.json", "README.md"}
-    for path in sorted(p for p in copy.rglob("*") if p.is_file() and ".locks" not in p.parts):
-        name, content = path.relative_to(copy).as_posix(), path.read_bytes()
-        if any(name.endswith(end) for end in unchecked):
-            continue
-        for place in (rng.randrange(len(content)), 0, len(content) - 1)[:n_places]:
-            changed = bytearray(content)
-            changed[place] ^= 1 << rng.randrange(8)
-            path.write_bytes(changed)
-            assert set(faults(copy)) == {name}, place
-        path.write_bytes(content)
+    paths = [path for path in sorted(copy.rglob("*")) if path.is_file() and ".locks" not in path.parts]
+    found = {path.relative_to(copy).as_posix(): path.read_bytes() for path in paths}
+    found = {name: content for name, content in found.items() if not name.endswith(tuple(unchecked))}
+    # A damaged index hides the damage of what it lists.
+    indexes = {name for name in found if name in ("zarr.json", "C2/zarr.json")}
+    for together in (*([name] for name in indexes), [*found.keys() - indexes]):
+        for number in range(n_places):
+            for name in together:
+                changed = bytearray(found[name])
+                changed[(rng.randrange(len(changed)), 0, -1)[number]] ^= 1 << rng.randrange(8)
+                (copy / name).write_bytes(changed)
+            assert set(faults(copy)) == set(together)
+        for name in together:
+            (copy / name).write_bytes(found[name])
     assert faults(copy) == {}
 
 
@@ -393,7 +397,7 @@ def test_index_of_any_size_is_not_read(section, store, monkeypatch):
 
 
 def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> None:
-    """Every entry of the index in every 587th way, sealed again as the owner of a store could."""
+    """Every entry of the index in every 1187th way, sealed again as the owner of a store could."""
     store = tmp_path / "cohort.zarr"
     add_section(store, "S1", n_spots=23, n_genes=17, unreadable=(2,))
     build_graphs(GraphConfig(store=store, k_spatial=3, k_features=3))
@@ -410,7 +414,7 @@ def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> N
         return [*features, *counts, section.ids, section.xy_px, *(g.distances.toarray() for g in graphs if g)]
 
     plain, n_refused = values(), 0
-    for what, changed in edited(document, share=587):
+    for what, changed in edited(document, share=1187):
         try:
             path.write_bytes(sealed(changed))
         except (KeyError, TypeError, ValueError, AttributeError):  # nothing to seal
@@ -420,7 +424,7 @@ def test_edited_indexes_give_one_message_or_the_same_values(tmp_path: Path) -> N
         assert len(message) < 800, what
         for mine, theirs in zip(found or (), plain, strict=False):
             np.testing.assert_array_equal(mine, theirs, err_msg=what)
-    assert n_refused > 25
+    assert n_refused > 12
 
 
 @pytest.mark.parametrize(

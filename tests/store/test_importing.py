@@ -19,7 +19,7 @@ from spam.errors import ConfigError, SectionError, StoreError
 from spam.exports.exporting import export
 from spam.predicting import predict
 from spam.schemas.predict_config import PredictConfig
-from spam.schemas.store_config import ExportConfig, ImportConfig, VerifyConfig
+from spam.schemas.store_config import ExportConfig, ImportFeaturesConfig, VerifyConfig
 from spam.schemas.store_format import Sampling
 from spam.schemas.training_config import FinetuneConfig
 from spam.store import open_store, readable_spots, verify
@@ -55,7 +55,7 @@ def write_trident(store: Path, name: str, folder: Path, *, shift: float = 0.0) -
 
 def test_rows_stand_at_their_spots(store, tmp_path):
     path, expected = write_trident(store, "S1", tmp_path)
-    config = ImportConfig(
+    config = ImportFeaturesConfig(
         store=store, file=path, section="S1", enc_name="uni_v1", licence="MIT", dtype="float32"
     )
     report = import_features(config)
@@ -72,14 +72,14 @@ def test_rows_stand_at_their_spots(store, tmp_path):
 def test_a_comma_in_the_name_of_an_encoder_is_refused(store, tmp_path):
     path, _ = write_trident(store, "S1", tmp_path)
     with pytest.raises(ConfigError, match=r"'my,enc' has a comma.*--enc-name"):
-        import_features(ImportConfig(store=store, file=path, section="S1", enc_name="my,enc"))
+        import_features(ImportFeaturesConfig(store=store, file=path, section="S1", enc_name="my,enc"))
 
 
 def test_every_option_is_honoured(store, tmp_path):
     path, expected = write_trident(store, "S1", tmp_path, shift=4.0)
     base = {"store": store, "file": path, "section": "S1", "enc_name": "uni_v1"}
     with pytest.raises(SectionError, match="S1_"):
-        import_features(ImportConfig(**base))
+        import_features(ImportFeaturesConfig(**base))
     loose = {**base, "tolerance_um": 5.0}  # 10 px
     for changes, key in (
         ({}, "uni_v1_100um"),
@@ -87,16 +87,16 @@ def test_every_option_is_honoured(store, tmp_path):
         ({"tile_px": 150}, "uni_v1_150px"),
         ({"enc_name": "other"}, "other_100um"),
     ):
-        assert import_features(ImportConfig(**{**loose, **changes})).key == key
-    again = import_features(ImportConfig(**loose, dtype="float32", overwrite=True))
+        assert import_features(ImportFeaturesConfig(**{**loose, **changes})).key == key
+    again = import_features(ImportFeaturesConfig(**loose, dtype="float32", overwrite=True))
     section = open_store(store).section("S1")
     np.testing.assert_array_equal(section.features(again.key), expected)
     with pytest.raises(StoreError, match="dtype"):
-        import_features(ImportConfig(**loose, dtype="float16"))
+        import_features(ImportFeaturesConfig(**loose, dtype="float16"))
     half = section.features("uni_v1_64um")
     np.testing.assert_array_equal(half, expected.astype(np.float16).astype(np.float32))
     with pytest.raises(ConfigError, match=r"S1, S2.*--section"):
-        import_features(ImportConfig(**{**loose, "section": None}))
+        import_features(ImportFeaturesConfig(**{**loose, "section": None}))
 
 
 def test_features_that_replace_embedded_ones_have_no_quality(store, tmp_path):
@@ -113,7 +113,7 @@ def test_features_that_replace_embedded_ones_have_no_quality(store, tmp_path):
     assert not readable_spots(open_store(store).section("S1"), [key])[2]
     path, expected = write_trident(store, "S1", tmp_path)
     encoder, _, tile = key.rpartition("_")
-    config = ImportConfig(
+    config = ImportFeaturesConfig(
         store=store,
         file=path,
         section="S1",
@@ -136,14 +136,16 @@ def test_arrays_and_anndata_come_in_by_id(store, tmp_path):
     pd.DataFrame({"spot_id": section.ids[order]}).to_csv(tmp_path / "ids.csv", index=False)
     base = {"store": store, "section": "S2", "enc_name": "mine", "dtype": "float32"}
     with pytest.raises(ConfigError, match=r"--tile-um"):
-        import_features(ImportConfig(**base, file=tmp_path / "f.npy", coordinates=tmp_path / "ids.csv"))
+        import_features(
+            ImportFeaturesConfig(**base, file=tmp_path / "f.npy", coordinates=tmp_path / "ids.csv")
+        )
     import_features(
-        ImportConfig(**base, file=tmp_path / "f.npy", coordinates=tmp_path / "ids.csv", tile_um=50.0)
+        ImportFeaturesConfig(**base, file=tmp_path / "f.npy", coordinates=tmp_path / "ids.csv", tile_um=50.0)
     )
     adata = anndata.AnnData(obs=pd.DataFrame(index=section.ids[order].astype(str)))
     adata.obsm["emb"] = features[order]
     adata.write_h5ad(tmp_path / "f.h5ad")
-    import_features(ImportConfig(**base, file=tmp_path / "f.h5ad", key="emb", tile_um=60.0))
+    import_features(ImportFeaturesConfig(**base, file=tmp_path / "f.h5ad", key="emb", tile_um=60.0))
     section.refresh()
     for key in ("mine_50um", "mine_60um"):
         np.testing.assert_array_equal(section.features(key), features)
@@ -159,10 +161,10 @@ def test_another_array_of_the_same_file_is_not_the_same_features(store, tmp_path
     )
     adata.write_h5ad(tmp_path / "f.h5ad")
     base = {"store": store, "section": "S2", "enc_name": "mine", "dtype": "float32", "tile_um": 60.0}
-    first = import_features(ImportConfig(**base, file=tmp_path / "f.h5ad", key="X_a"))
-    again = import_features(ImportConfig(**base, file=tmp_path / "f.h5ad", key="X_a"))
+    first = import_features(ImportFeaturesConfig(**base, file=tmp_path / "f.h5ad", key="X_a"))
+    again = import_features(ImportFeaturesConfig(**base, file=tmp_path / "f.h5ad", key="X_a"))
     assert (first.was_there, again.was_there) == (False, True)
-    other = ImportConfig(**base, file=tmp_path / "f.h5ad", key="X_b")
+    other = ImportFeaturesConfig(**base, file=tmp_path / "f.h5ad", key="X_b")
     with pytest.raises(StoreError, match="source"):
         import_features(other)
     section.refresh()
@@ -178,7 +180,7 @@ def test_unnamed_encoder_is_refused(store, tmp_path):
     path, _ = write_trident(store, "S1", tmp_path)
     with h5py.File(path, "a") as file:
         del file["features"].attrs["encoder"]
-    config = ImportConfig(store=store, file=path, section="S1")
+    config = ImportFeaturesConfig(store=store, file=path, section="S1")
     with pytest.raises(ConfigError, match="--enc-name"):
         import_features(config)
 
@@ -207,7 +209,7 @@ def test_the_h5ad_creates_the_section(store, tmp_path):
     h5ad = lab_h5ad(store, "S1", tmp_path / "lab" / "S1.h5ad")
     path, expected = write_trident(store, "S1", tmp_path)
     new = tmp_path / "new.zarr"
-    config = ImportConfig(store=new, file=path, h5ad=h5ad, dtype="float32")
+    config = ImportFeaturesConfig(store=new, file=path, h5ad=h5ad, dtype="float32")
     report = import_features(config)
     assert (report.section, report.is_new, report.was_there, report.n_spots) == ("S1", True, False, 37)
     assert "S1 (new section)" in report.summary()
@@ -228,8 +230,8 @@ def test_the_h5ad_creates_the_section(store, tmp_path):
     assert before == {path: path.read_bytes() for path in new.rglob("*") if path.is_file()}
     # The features of a second encoder, here those of the h5ad, join the section with or without the h5ad.
     second = {"store": new, "file": h5ad, "key": "X_tiny", "enc_name": "tiny", "dtype": "float32"}
-    assert not import_features(ImportConfig(**second, h5ad=h5ad, tile_um=112.0)).is_new
-    import_features(ImportConfig(**second, section="S1", tile_um=64.0))
+    assert not import_features(ImportFeaturesConfig(**second, h5ad=h5ad, tile_um=112.0)).is_new
+    import_features(ImportFeaturesConfig(**second, section="S1", tile_um=64.0))
     section.refresh()
     for key in ("tiny_112um", "tiny_64um"):
         np.testing.assert_array_equal(section.features(key), lab.features("tiny_112um"))
@@ -242,18 +244,18 @@ def test_options_of_a_new_section(store, tmp_path):
     path, _ = write_trident(store, "S1", tmp_path)
     base = {"file": path, "h5ad": h5ad, "tile_um": 100.0}
     options = {"section": "other", "donor": "d9", "mpp": 0.55, "counts_layer": "umi"}
-    import_features(ImportConfig(**base, **options, store=tmp_path / "a.zarr"))
+    import_features(ImportFeaturesConfig(**base, **options, store=tmp_path / "a.zarr"))
     section = open_store(tmp_path / "a.zarr").section("other")
     assert (section.meta.donor, section.meta.mpp, section.meta.mpp_source) == ("d9", 0.55, "option")
     np.testing.assert_array_equal(section.counts().toarray(), 2 * lab.counts().toarray())
-    import_features(ImportConfig(**base, store=tmp_path / "b.zarr"))
+    import_features(ImportFeaturesConfig(**base, store=tmp_path / "b.zarr"))
     for changes, wanted in (
         ({"donor": "d9"}, "donor was 'd1', is 'd9'"),
         ({"mpp": 0.55}, r"--mpp\) was 0.5, is 0.55"),
         ({"counts_layer": "umi"}, "counts differ"),
     ):
         with pytest.raises(StoreError, match=f"{wanted}.*--section"):
-            import_features(ImportConfig(**base, **changes, store=tmp_path / "b.zarr"))
+            import_features(ImportFeaturesConfig(**base, **changes, store=tmp_path / "b.zarr"))
     for changes, wanted in (
         ({"donor": "d9"}, "--donor is for a new section"),
         ({"mpp": 0.5}, "--mpp is for a new section; add --h5ad or --all-tiles"),
@@ -262,7 +264,7 @@ def test_options_of_a_new_section(store, tmp_path):
         ({"h5ad": h5ad, "all_tiles": True}, "--all-tiles, not both"),
     ):
         with pytest.raises(ConfigError, match=wanted):
-            ImportConfig(store=store, file=path, **changes)
+            ImportFeaturesConfig(store=store, file=path, **changes)
 
 
 def test_positions_of_the_features_stand_in_for_missing_ones(store, tmp_path):
@@ -274,7 +276,7 @@ def test_positions_of_the_features_stand_in_for_missing_ones(store, tmp_path):
     places = pd.DataFrame({"spot_id": lab.ids, "x": lab.xy_px[:, 0], "y": lab.xy_px[:, 1]}).iloc[order]
     places.to_csv(tmp_path / "t.csv", index=False)
     base = {"file": tmp_path / "f.npy", "h5ad": h5ad, "enc_name": "mine", "tile_um": 50.0, "dtype": "float32"}
-    import_features(ImportConfig(**base, store=tmp_path / "new.zarr", coordinates=tmp_path / "t.csv"))
+    import_features(ImportFeaturesConfig(**base, store=tmp_path / "new.zarr", coordinates=tmp_path / "t.csv"))
     section = open_store(tmp_path / "new.zarr").section("S2")
     np.testing.assert_array_equal(section.features("mine_50um"), features)
     np.testing.assert_array_equal(section.xy_px, lab.xy_px)
@@ -287,7 +289,9 @@ def test_positions_of_the_features_stand_in_for_missing_ones(store, tmp_path):
         ("ids", "obsm.*--coordinates"),
         ("other", "39 of 39 spots .*have no row with their id"),
     ):
-        config = ImportConfig(**base, store=tmp_path / "no.zarr", coordinates=tmp_path / f"{table}.csv")
+        config = ImportFeaturesConfig(
+            **base, store=tmp_path / "no.zarr", coordinates=tmp_path / f"{table}.csv"
+        )
         with pytest.raises(SectionError, match=wanted):
             import_features(config)
     assert not (tmp_path / "no.zarr").exists()
@@ -297,7 +301,7 @@ def test_all_tiles_become_spots_without_counts(store, tmp_path):
     path, _ = write_trident(store, "S1", tmp_path)
     with h5py.File(path) as file:
         features, corners = file["features"][:], file["coords"][:]
-    config = ImportConfig(
+    config = ImportFeaturesConfig(
         store=tmp_path / "new.zarr", file=path, all_tiles=True, mpp=0.5, donor="d3", dtype="float32"
     )
     assert import_features(config).section == "S1"  # the name of the file
@@ -311,7 +315,7 @@ def test_all_tiles_become_spots_without_counts(store, tmp_path):
     ):
         import_features(dataclasses.replace(config, mpp=None))
     slide = slide2vec(tmp_path)
-    config = ImportConfig(
+    config = ImportFeaturesConfig(
         store=tmp_path / "s.zarr", file=slide, all_tiles=True, coordinates=slide2vec_places(tmp_path)
     )
     import_features(config)
@@ -329,8 +333,8 @@ def test_an_h5ad_of_several_sections_and_one_in_micrometres(store, tmp_path):
     path, expected = write_trident(store, "S2", tmp_path)
     base = {"store": tmp_path / "new.zarr", "file": path, "dtype": "float32"}
     with pytest.raises(SectionError, match=r"'S1', 'S2'.*--section"):
-        import_features(ImportConfig(**base, h5ad=tmp_path / "both.h5ad"))
-    import_features(ImportConfig(**base, h5ad=tmp_path / "both.h5ad", section="S2", mpp=0.5))
+        import_features(ImportFeaturesConfig(**base, h5ad=tmp_path / "both.h5ad"))
+    import_features(ImportFeaturesConfig(**base, h5ad=tmp_path / "both.h5ad", section="S2", mpp=0.5))
     section = open_store(tmp_path / "new.zarr").section("S2")
     np.testing.assert_array_equal(section.features("uni_v1_100um"), expected)
     np.testing.assert_array_equal(section.xy_px, open_store(store).section("S2").xy_px)
@@ -344,7 +348,7 @@ def test_an_h5ad_of_several_sections_and_one_in_micrometres(store, tmp_path):
     places = pd.DataFrame({"spot_id": both.obs_names[is_chosen], "x": rows * 10.0, "y": rows * 10.0})
     places.to_csv(tmp_path / "t.csv", index=False)
     import_features(
-        ImportConfig(
+        ImportFeaturesConfig(
             store=tmp_path / "chosen.zarr", file=tmp_path / "f.npy", h5ad=tmp_path / "both.h5ad", section="S2",
             coordinates=tmp_path / "t.csv", enc_name="mine", tile_um=50.0, mpp=0.5,
         )
@@ -355,8 +359,8 @@ def test_an_h5ad_of_several_sections_and_one_in_micrometres(store, tmp_path):
     um = lab_h5ad(store, "S2", tmp_path / "um.h5ad", obsm={"spatial": section.xy_px * 0.5}, uns=uns)
     base["store"] = tmp_path / "um.zarr"
     with pytest.raises(SectionError, match="--mpp"):
-        import_features(ImportConfig(**base, h5ad=um))
-    import_features(ImportConfig(**base, h5ad=um, mpp=0.5))
+        import_features(ImportFeaturesConfig(**base, h5ad=um))
+    import_features(ImportFeaturesConfig(**base, h5ad=um, mpp=0.5))
     found = open_store(tmp_path / "um.zarr").section("S2").xy_px
     np.testing.assert_allclose(found, section.xy_px, rtol=1e-15)
 
@@ -366,13 +370,13 @@ def test_nothing_is_left_if_features_do_not_fit(store, tmp_path):
     path, _ = write_trident(store, "S1", tmp_path, shift=40.0)
     new = tmp_path / "new.zarr"
     with pytest.raises(SectionError, match="would have a tile if all tiles moved"):
-        import_features(ImportConfig(store=new, file=path, h5ad=h5ad))
+        import_features(ImportFeaturesConfig(store=new, file=path, h5ad=h5ad))
     with pytest.raises(ConfigError, match="--enc-name"):
-        import_features(ImportConfig(store=new, file=h5ad, key="X_tiny", h5ad=h5ad, tile_um=112.0))
+        import_features(ImportFeaturesConfig(store=new, file=h5ad, key="X_tiny", h5ad=h5ad, tile_um=112.0))
     assert not new.exists()
     before = open_store(store).section_names
     with pytest.raises(SectionError, match="moved"):
-        import_features(ImportConfig(store=store, file=path, h5ad=h5ad, section="new"))
+        import_features(ImportFeaturesConfig(store=store, file=path, h5ad=h5ad, section="new"))
     assert open_store(store).section_names == before
 
 
@@ -381,10 +385,12 @@ def test_nearly_equal_tile_sizes_and_known_counts_are_reported(store, tmp_path, 
         uns = {"spatial": {name: {"metadata": {"mpp": mpp}, "scalefactors": {}}}}
         h5ad = lab_h5ad(store, name, tmp_path / f"{name}.h5ad", uns=uns)
         path, _ = write_trident(store, name, tmp_path)
-        import_features(ImportConfig(store=tmp_path / "new.zarr", file=path, h5ad=h5ad))
+        import_features(ImportFeaturesConfig(store=tmp_path / "new.zarr", file=path, h5ad=h5ad))
         assert ("--tile-um 100" in caplog.text) == (name == "S2")
     caplog.clear()
-    config = ImportConfig(store=tmp_path / "new.zarr", file=path, h5ad=h5ad, section="S3", tile_um=100.0)
+    config = ImportFeaturesConfig(
+        store=tmp_path / "new.zarr", file=path, h5ad=h5ad, section="S3", tile_um=100.0
+    )
     import_features(config)
     assert "section S3 has the counts of section S2" in caplog.text
     assert "--tile-um" in caplog.text  # those of S2 have 100.4
@@ -405,7 +411,7 @@ def test_predictions_from_imported_features_are_those_from_embedded_ones(tmp_pat
         write_h5(path, chunk=1, attributes=attributes, features=features, coords=corners)
         h5ad = lab_h5ad(embedded, name, tmp_path / f"{name}.h5ad")
         has_counts = {"h5ad": h5ad} if name != "S3" else {"all_tiles": True, "mpp": 0.5}
-        import_features(ImportConfig(store=imported, file=path, **has_counts))
+        import_features(ImportFeaturesConfig(store=imported, file=path, **has_counts))
     results = []
     for store in (embedded, imported):
         small = {**SMALL_FINETUNE, "attend": "none", "with_bank": False, "members": 1, "epochs": 1}

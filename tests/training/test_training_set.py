@@ -32,7 +32,6 @@ from spam.store import StoredSection, open_store, profiles_of
 from spam.training import finetune, pretrain, training_set
 from spam.training.cohort import (
     SpotData,
-    choose_features,
     cohort_neighbours,
     data_digest,
     held_out_by_default,
@@ -40,6 +39,7 @@ from spam.training.cohort import (
     read_spots,
     split_sections,
 )
+from spam.training.feature_choice import check_features, choose_shared_features
 from spam.training.genes import choose_genes
 from spam.training.groups import N_BLOCKS, assign_groups, duplicates_of, folds_of, spatial_blocks
 from spam.training.resident_counts import ResidentCounts
@@ -48,7 +48,6 @@ from spam.training.training_set import (
     balanced,
     build_training_set,
     check_donors,
-    check_features,
     has_one_split,
     random_order,
     retrieve_across_groups,
@@ -168,18 +167,18 @@ def test_plain_and_averaged_features_of_two_encoders_are_not_mixed(tmp_path: Pat
     with pytest.raises(
         StoreError, match=r"share no features with --enc-name tiny,other.*--dihedral.*not mixed"
     ):
-        choose_features(sections, "tiny,other", (), is_averaged=is_averaged)
+        choose_shared_features(sections, "tiny,other", (), is_averaged=is_averaged)
     with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\)"):
-        choose_features(sections, None, (), is_averaged=is_averaged)
-    assert choose_features(sections, "other", ()).is_averaged
+        choose_shared_features(sections, None, (), is_averaged=is_averaged)
+    assert choose_shared_features(sections, "other", ()).is_averaged
 
 
 def test_an_adapted_encoder_is_not_used_beside_another_one(tmp_path: Path) -> None:
     add_encoder(make_cohort(tmp_path / "c.zarr", 1), lora_sha256="12" * 32)
     sections = [open_store(tmp_path / "c.zarr").section("S1")]
     with pytest.raises(ConfigError, match="--enc-name tiny,other names the adapted encoder other"):
-        choose_features(sections, "tiny,other", ())
-    assert choose_features(sections, "other", ()).keys == ("other_112um", "other_224um")
+        choose_shared_features(sections, "tiny,other", ())
+    assert choose_shared_features(sections, "other", ()).keys == ("other_112um", "other_224um")
 
 
 def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_path: Path) -> None:
@@ -187,10 +186,10 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
     add_encoder(store)
     opened = [open_store(store).section(name) for name in ("S1", "S2")]
     with pytest.raises(StoreError, match=r"have features of 2 encoders \(other, tiny\).*--enc-name"):
-        choose_features(opened, None, ())
+        choose_shared_features(opened, None, ())
     with pytest.raises(StoreError, match="share no features with --enc-name tiny,third"):
-        choose_features(opened, "tiny,third", ())
-    choice = choose_features(opened, "tiny, other", ())
+        choose_shared_features(opened, "tiny,third", ())
+    choice = choose_shared_features(opened, "tiny, other", ())
     named = [(encoder["name"], encoder["weights_sha256"]) for encoder in choice.encoders]
     assert named == [("other", "cd" * 32), ("tiny", "ab" * 32)] * 2
     assert choice.keys == ("other_112um", "tiny_112um", "other_224um", "tiny_224um")
@@ -224,7 +223,9 @@ def test_features_of_two_encoders_are_used_side_by_side_if_both_are_named(tmp_pa
         {**meta.encoders[i], "weights_sha256": meta.encoders[1 - i]["weights_sha256"]} for i in (0, 1)
     )
     other = replace(predictor, meta=replace(meta, encoders=2 * swapped))
-    with pytest.raises(SpamError, match=r"other_112um has weights cdcdcdcd… .* instead of abababab…"):
+    with pytest.raises(
+        SpamError, match=r"other_112um has weights cdcdcdcd…, .* instead of weights abababab…"
+    ):
         other.predict(open_store(store).section("S3"))
     check_features(meta, choice)
     third = ({**encoder, "weights_sha256": "ef" * 32} for encoder in choice.encoders[1::2])
@@ -274,15 +275,15 @@ def test_means_over_symmetries_are_never_mixed_with_plain_features(
             writer.finish()
     both = [open_store(store).section(name) for name in ("S1", "S2")]
     averaged = ("tiny_112um_d4", "tiny_224um_d4")
-    assert choose_features(both, None, ()).keys == KEYS
-    assert choose_features(both, None, (), is_averaged=True).keys == averaged
+    assert choose_shared_features(both, None, ()).keys == KEYS
+    assert choose_shared_features(both, None, (), is_averaged=True).keys == averaged
 
     with monkeypatch.context() as patch:  # sections without the plain features
         patch.setattr(StoredSection, "feature_keys", averaged)
-        choice = choose_features(both, None, ())
+        choice = choose_shared_features(both, None, ())
     assert (choice.keys, choice.is_averaged) == (averaged, True)
     with pytest.raises(StoreError, match="--dihedral"):
-        choose_features(
+        choose_shared_features(
             [open_store(make_cohort(tmp_path / "p.zarr", 1)).section("S1")], None, (), is_averaged=True
         )
     path = pretrain(pretraining(store, tmp_path / "pre", epochs=1, dihedral=True)).run.best_path
