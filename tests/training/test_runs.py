@@ -18,7 +18,7 @@ from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta, write_
 from spam.prediction import Predictor
 from spam.progress import SILENT
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
-from spam.store import StoredSection, open_store
+from spam.store import StoredRows, StoredSection, open_store
 from spam.training import finetune, fusion_stage, pretrain
 from spam.training.cohort import SpotData, read_spots
 from spam.training.finetuning import finetune_on
@@ -300,6 +300,7 @@ WITHOUT_EFFECT = {
     "overwrite",
     "amp_dtype",
     "dihedral",
+    "memory_budget",
 }  # fmt: skip
 
 
@@ -337,6 +338,20 @@ def test_every_option_changes_the_result(
         plain[k].shape == changed[k].shape and np.array_equal(plain[k], changed[k]) for k in plain
     )
     assert not is_same
+
+
+def test_features_that_stay_in_the_store_give_the_same_files(
+    cohort: Path, plain_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    small = {"memory_budget": 1e-9}
+    config = pretraining(cohort, tmp_path / "pretrain", **small)
+    assert all(isinstance(s.features, StoredRows) for s in build_training_set(config).spots)
+    pretrain(config)
+    finetune(finetuning(cohort, tmp_path / "finetune", **SHORT_FINETUNE, **small))
+    assert_same_files(plain_runs["pretrain"], tmp_path / "pretrain" / "last.safetensors")
+    plain = plain_runs["finetune"].parents[2]
+    for name in ("selection/1/last.safetensors", "best.safetensors"):
+        assert_same_files(plain / name, tmp_path / "finetune" / name)
 
 
 def test_no_option_is_forgotten_above() -> None:
