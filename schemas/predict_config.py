@@ -63,3 +63,9 @@ class PredictConfig(Config):
     overwrite: bool = output(False, "replace the predictions in --out-dir")
     device: str = advanced("auto", "auto, cpu, cuda or cuda:N")
     batch_size: int = advanced(1024, "spots per step", limits="[1,1000000]")
+    memory_budget: float | None = advanced(
+        None,
+        "GB of memory for image features, and for predictions; larger features are read from the store whenever they are needed, "
+        "and larger predictions are kept in files of --out-dir, with the same result (default: half of the free memory)",
+        limits="(0,1000000]",
+    )

@@ -62,6 +62,12 @@ class TrainingConfig(FeatureOptions):
         "CPU threads of the trainer (0: one if batch and genes are small, else PyTorch's default)",
         limits="[0,1024]",
     )
+    memory_budget: float | None = advanced(
+        None,
+        "GB of memory for image features; larger ones stay in the store and are read whenever they are needed, with the same "
+        "result (default: half of the free memory)",
+        limits="(0,1000000]",
+    )
     overwrite: bool = output(False, "replace the run in --save-dir")
 
     def batch_for(self, n_spots: int) -> int:

@@ -14,6 +14,7 @@ from spam.atomic import claimed, staged, write_text
 from spam.errors import ConfigError, OutputExistsError
 from spam.evaluation import MODEL, BoardReport, FinishedPrediction, PredictReport, score_predicted
 from spam.hardware import resolve_device
+from spam.memory import budget_bytes
 from spam.models import log1p_cp10k
 from spam.prediction import (
     Context,
@@ -54,9 +55,12 @@ _WRITTEN = (
 )
 _N_DRAWN = 4
 _MOST_RANKED = 10_000  # spots whose predictions decide which genes vary most
-_MOST_IN_MEMORY = 1 << 27  # entries of a predicted matrix: half a gigabyte, of which there are about ten
+_N_MATRICES = 10  # of spots and genes, in float32, about
 # Options that change no result, and paths, whose content counts.
-_NOT_IN_RESULTS = ("store", "ckpt", "out_dir", "context_h5ad", "overwrite", "device", "batch_size", "section")
+_NOT_IN_RESULTS = (
+    *("store", "ckpt", "out_dir", "context_h5ad", "overwrite", "device", "batch_size", "section"),
+    "memory_budget",
+)
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictReport | FinishedPrediction:
@@ -103,7 +107,8 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         message = f"--plot-genes {' '.join(unknown)}: not among the {genes}."
         raise ConfigError(message)
     context = _read_context(config, section, predictor)
-    is_large = section.n_spots * len(predictor.meta.genes) > _MOST_IN_MEMORY
+    n_bytes = 4 * _N_MATRICES * section.n_spots * len(predictor.meta.genes)
+    is_large = n_bytes > budget_bytes(config.memory_budget)
     allocate = on_disk(out) if is_large else in_memory
     predicted = predictor.predict(
         section,
@@ -112,6 +117,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         batch_size=config.batch_size,
         with_baselines=section.meta.has_counts,
         allocate=allocate,
+        memory_budget=config.memory_budget,
         progress=progress,
     )
     if context is not None:

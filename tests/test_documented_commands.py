@@ -120,7 +120,7 @@ SHORT = {
     "^spam benchmark": {"--seeds": "1", "--methods": "tuned ridge,training mean"},
     "^spam benchmark .*--by .*SPAM": {"--shard": "1/4"},
     "^spam plan": {"--probe-s": "1"},
-    "^spam adapt": {"--epochs": "1"},
+    "^spam adapt": {"--epochs": "1", "--batch-size": "8"},
     "^spam simulate": {"--n-spots": "20", "--n-genes": "30"},
     "^spam embed .*--tile-um .*--tile-um": {"--enc-name": "local:tiny"},
 }

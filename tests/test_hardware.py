@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from spam.errors import ConfigError
 from spam.hardware import limited_threads, resolve_device, seeded
+from spam.memory import available_bytes, budget_bytes
 
 
 def test_threads_are_limited_inside_the_block() -> None:
@@ -19,6 +22,29 @@ def test_threads_are_limited_inside_the_block() -> None:
         with limited_threads(n, values=values):
             assert torch.get_num_threads() == expected
     torch.set_num_threads(before)
+
+
+def test_memory_is_limited_by_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spam.memory._ROOT", tmp_path)
+    files = {
+        "proc/meminfo": "MemTotal: 900 kB\nMemAvailable: 700 kB\n",
+        "proc/self/cgroup": "9:cpu:/\n4:memory:/one\n0::/slurm/job/step\n",
+        "sys/fs/cgroup/slurm/job/step/memory.max": "max\n",
+    }
+    limits = {
+        "sys/fs/cgroup/memory/one/memory.limit_in_bytes": 600_000,
+        "sys/fs/cgroup/slurm/job/memory.max": 500_000,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = [available_bytes()]
+    for name, limit in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{limit}\n")
+        found.append(available_bytes())
+    assert found == [700 * 1024, 600_000, 500_000]
+    assert (budget_bytes(None), budget_bytes(0.25)) == (250_000, 250_000_000)
 
 
 def test_seeds_are_local() -> None:

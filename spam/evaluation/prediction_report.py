@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from spam.errors import counted
+from spam.models.stacking import MAJORITY
 from spam.prediction import CALIBRATING_DONORS, ContextReport, PredictedSection
 from spam.progress import already_done
 from spam.reports.score_tables import HEADLINE_SET, shown
@@ -76,7 +77,15 @@ class PredictReport:
         )
         listed = ", ".join(f"{name} {weight:.0%}" for name, weight in weights.items())
         if weights == chosen:
-            return f"weights of the predictors: {listed}"
+            n_donors = self.predicted.provenance["n_left_out_donors"]
+            why = (
+                "; for a new donor the ridge may be better than these weights, because training left out no donor"
+                if not n_donors and weights["ridge"] < 1
+                else "; the ridge has most of the weight, because left-out donors were predicted best that way"
+                if n_donors and weights["ridge"] >= MAJORITY
+                else ""
+            )
+            return f"weights of the predictors: {listed}{why}"
         return (
             f"weights of the predictors: {listed}. The network has {chosen['network']:.0%} in sections like those of training; "
             "this one is farther from them than they are from each other, so the ridge has more weight"

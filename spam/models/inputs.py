@@ -7,18 +7,18 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array, eye_array
 
 from spam.errors import StoreError
-from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Num
+from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Num, Rows
 
 from .linear import STD_FLOOR, CsrMatrix, FeatureTransform
 
 _HOPS = (1, 3)  # the nearest ring, and a wider neighbourhood; chosen in docs/experiments-log.md
-_COLUMNS = 64  # features that are averaged over neighbours at a time, to bound the memory
+_COLUMNS = 128  # features that are averaged over neighbours at a time, to bound the memory
 _ROWS = 8192  # spots that are projected at a time, for the same reason
 _MOST_VALUES = 1 << 27  # of the sample that components are fitted on: half a gigabyte
 
 
 def context_features(
-    features: Float[Array, "n_spots dim"], connectivities: CsrMatrix
+    features: Float[Rows, "n_spots dim"], connectivities: CsrMatrix
 ) -> Float32[Array, "n_spots wide"]:
     """Concatenate a spot's own features with Gaussian-weighted means over its neighbourhood.
 
@@ -40,7 +40,7 @@ def context_features(
 
 
 def _averages(
-    features: Float[Array, "n_spots dim"], connectivities: CsrMatrix
+    features: Float[Rows, "n_spots dim"], connectivities: CsrMatrix
 ) -> Iterator[tuple[slice, Array, list[Array]]]:
     """Yield some columns at a time: their mean, and what is added to it: own features, mean over one hop, over three hops."""
     weights = _normalised(connectivities)
@@ -49,7 +49,7 @@ def _averages(
         own = np.ascontiguousarray(features[:, columns], dtype=np.float32)
         origin = own.mean(axis=0, dtype=np.float64)
         # Centred first: otherwise a constant feature would vary by the rounding of its averages.
-        averaged = (own - origin).astype(np.float32)
+        averaged = np.subtract(own, origin, out=own, casting="same_kind")
         parts = [averaged]
         for hop in range(1, max(_HOPS) + 1):
             averaged = weights @ averaged
@@ -88,7 +88,7 @@ class SectionContext:
 
     @classmethod
     def of(
-        cls, features: Float[Array, "n_spots dim"], connectivities: CsrMatrix, rows: Int64[Array, " m"]
+        cls, features: Float[Rows, "n_spots dim"], connectivities: CsrMatrix, rows: Int64[Array, " m"]
     ) -> "SectionContext":
         """Compute the context of a section, some features at a time."""
         shape = (len(_HOPS) + 1, features.shape[1])
@@ -106,7 +106,7 @@ class SectionContext:
 
 
 def contexts_of(
-    sections: Sequence[tuple[Float[Array, "_ dim"], CsrMatrix]],
+    sections: Sequence[tuple[Float[Rows, "_ dim"], CsrMatrix]],
 ) -> tuple[SectionContext, ...]:
     """Compute the context of several sections, each with its features and the weights of its graph.
 
@@ -214,7 +214,7 @@ class InputTransform:
 
     def apply(
         self,
-        features: Float[Array, "n dim"],
+        features: Float[Rows, "n dim"],
         connectivities: CsrMatrix,
         section: SectionContext | None = None,
     ) -> Float32[Array, "n n_components"]:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from spam.errors import ConfigError, StoreError
-from spam.typing import Array, Float, Float64, Num, Shaped
+from spam.typing import Array, Float, Float64, Num, Rows, Shaped
 
 CsrMatrix: TypeAlias = sparse.csr_array | sparse.csr_matrix
 
@@ -67,19 +67,19 @@ class FeatureTransform:
         components = _principal_axes(x, mean, scale, min(n_components, n - 1, d))
         return cls(mean=mean, scale=scale, components=components)
 
-    def apply(self, x: Num[Array, "n d"]) -> Float64[Array, "n q"]:
+    def apply(self, x: Num[Rows, "n d"]) -> Float64[Array, "n q"]:
         """Project rows on the components."""
         projected = np.empty((len(x), len(self.components)))
         for start, rows in zip(range(0, len(x), _ROWS), _parts(x), strict=True):
             projected[start : start + _ROWS] = ((rows - self.mean) / self.scale) @ self.components.T
         return projected
 
-    def square_length(self, x: Num[Array, "n d"]) -> Float64[Array, " n"]:
+    def square_length(self, x: Num[Rows, "n d"]) -> Float64[Array, " n"]:
         """Squared length of the scaled rows, of which the components are a part."""
         return np.concatenate([(((rows - self.mean) / self.scale) ** 2).sum(axis=1) for rows in _parts(x)])
 
 
-def _parts(x: Num[Array, "n d"]) -> Iterator[Float64[Array, "_ d"]]:
+def _parts(x: Num[Rows, "n d"]) -> Iterator[Float64[Array, "_ d"]]:
     """Cut a matrix into parts of whole rows in float64, so that it is never copied as a whole."""
     return (np.asarray(x[start : start + _ROWS], dtype=np.float64) for start in range(0, len(x), _ROWS))
 

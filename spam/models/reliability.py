@@ -9,7 +9,7 @@ from scipy import fft, stats
 from scipy.spatial import KDTree
 
 from spam.graphs import knn
-from spam.typing import Array, Float, Float32, Float64, Int, Num
+from spam.typing import Array, Float, Float32, Float64, Int, Num, Rows
 
 from .count_likelihood import Likelihood, count_cdf
 from .linear import FeatureTransform, pearson_per_gene
@@ -288,7 +288,7 @@ class AppearanceBank:
     section: Int[Array, " m"]
     unit: float
 
-    def section_of(self, features: Float[Array, "n d"]) -> int:
+    def section_of(self, features: Float[Rows, "n d"]) -> int:
         """Number of the training section that most of these images are from; -1 for new images.
 
         The bank may hold a sample of a section: then most of this sample must be among these images.
@@ -303,7 +303,7 @@ class AppearanceBank:
         number = int(np.argmax(n_found / np.maximum(n_seen, 1)))
         return number if 2 * n_found[number] > max(int(n_seen[number]), _FEWEST_SEEN) else -1
 
-    def distance(self, features: Float[Array, "n d"], *, without: int = -1) -> Float64[Array, " n"]:
+    def distance(self, features: Float[Rows, "n d"], *, without: int = -1) -> Float64[Array, " n"]:
         """Distance of new spots: above 1 they are out of distribution. NaN if there is no spot to compare with.
 
         Parameters
@@ -357,7 +357,7 @@ def fit_appearance(
     return AppearanceBank(transform=transform, bank=bank, section=section.astype(np.int32), unit=unit)
 
 
-def _coordinates(transform: FeatureTransform, features: Float[Array, "n d"]) -> Float32[Array, "n q_plus_1"]:
+def _coordinates(transform: FeatureTransform, features: Float[Rows, "n d"]) -> Float32[Array, "n q_plus_1"]:
     """Principal components, and the length of the residual."""
     inside, whole = transform.apply(features), transform.square_length(features)
     outside = np.sqrt(np.maximum(whole - (inside**2).sum(axis=1), 0.0))

@@ -20,7 +20,7 @@ from spam.models.stacking import KINDS, Prototypes, Stack, stacked, stacked_infl
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CHECKPOINT_NAME, CheckpointMeta
 from spam.store import Profiles, StoredSection, flagged_spots, local_file, profiles_of, readable_spots
-from spam.training.cohort import SpotData, cohort_neighbours, read_spots
+from spam.training.cohort import SpotData, cohort_neighbours, fit_in_memory, read_spots
 from spam.training.feature_choice import require_features
 from spam.training.judging import are_new_donors
 from spam.typing import Array, Bool, Float, Float32, Float64
@@ -40,6 +40,7 @@ _PARTS: dict[str, Any] = {
 }
 CALIBRATING_DONORS = 3  # left out in turn: with fewer, intervals are widened and called not calibrated
 _INTERVAL_ROWS = 1024  # spots per step: quantiles are computed in float64
+_ROWS = 8192  # spots whose features are projected at a time
 
 
 def n_new_donors(meta: CheckpointMeta) -> int:
@@ -144,6 +145,7 @@ class Predictor:
         batch_size: int = 1024,
         with_baselines: bool = True,
         allocate: Allocate = in_memory,
+        memory_budget: float | None = None,
         progress: Progress = SILENT,
     ) -> PredictedSection:
         """Predict the expression of every spot of a section; NaN for spots with unreadable tiles.
@@ -160,6 +162,8 @@ class Predictor:
             Whether to predict the baselines too, which are used for scores only.
         allocate
             Where arrays of spots and genes are kept: `in_memory`, or `on_disk` for a million cells.
+        memory_budget
+            As `PredictConfig.memory_budget`, for the features.
 
         Raises
         ------
@@ -169,8 +173,12 @@ class Predictor:
             If no tile of the section could be read, or a part of it is damaged.
         """
         require_features(self.meta, section)
-        is_readable = readable_spots(section, self.meta.feature_keys)
-        spots = read_spots(section, self.meta.feature_keys, k=int(self.meta.config["k"]), with_counts=False)
+        keys, k = self.meta.feature_keys, int(self.meta.config["k"])
+        is_readable, is_in_memory = (
+            readable_spots(section, keys),
+            fit_in_memory([section], keys, memory_budget),
+        )
+        spots = read_spots(section, keys, k=k, with_counts=False, is_in_memory=is_in_memory)
         depth = depth or self.meta.depth
         with np.errstate(over="ignore", invalid="ignore"):  # checked at once
             inferred = self.infer(spots, batch_size=batch_size, allocate=allocate, progress=progress)
@@ -362,7 +370,9 @@ class Predictor:
     ) -> dict[str, Any]:
         """Predict by the baselines in the checkpoint: the two fields of `PredictedSection`."""
         recipe = from_tensors(Baselines, self.tensors, "baseline")
-        features = recipe.transform.apply(spots.features[:, : len(recipe.transform.mean)])
+        starts, dim = range(0, spots.n_spots, _ROWS), len(recipe.transform.mean)
+        parts = (spots.features[start : start + _ROWS, :dim] for start in starts)
+        features = np.concatenate([recipe.transform.apply(part) for part in parts])
         ridge, shape = from_tensors(RatePath, self.tensors, "ridge"), (len(inputs), len(self.meta.genes))
         found = {
             "training mean": np.broadcast_to(recipe.mean.astype(np.float32), shape),

@@ -1,7 +1,6 @@
 """HDF5 files of unknown origin: nothing of another file is read, and no more memory taken than the file accounts for."""
 
 import math
-import os
 import pickle
 import struct
 import tokenize
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 
 from spam.errors import SectionError, SpamError
+from spam.memory import available_bytes
 from spam.typing import Array, Shaped
 
 from .lab_section import quoted, text_array
@@ -177,15 +177,6 @@ def refuse_claims(node: h5py.Dataset) -> None:
     """
     what = f"{node.file.filename}: {node.name!r} of shape {node.shape}"
     refuse_claim(what, (node.size or 0) * node.dtype.itemsize, node.id.get_storage_size())
-
-
-def available_bytes() -> int:
-    """Memory that programs can still take; without Linux, all memory."""
-    try:
-        stated = Path("/proc/meminfo").read_text(encoding="ascii")
-        return int(stated.partition("MemAvailable:")[2].split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
 
 
 def refuse_claim(what: str, n_claimed: int, n_stored: int) -> None:

@@ -23,6 +23,7 @@ from .section_tables import Overview as Overview
 from .section_tables import spots_digest as spots_digest
 from .stored_section import CsrMatrix as CsrMatrix
 from .stored_section import Graph as Graph
+from .stored_section import StoredRows as StoredRows
 from .stored_section import StoredSection as StoredSection
 from .stored_section import choose_features as choose_features
 from .stored_section import flagged_spots as flagged_spots

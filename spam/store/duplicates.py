@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from spam.sections import Section
 from spam.sections.h5ad import read_h5ad
-from spam.typing import Array, Num, Shaped, UInt64
+from spam.typing import Array, Num, Rows, Shaped, UInt64
 
 from .feature_store import Store
 from .gene_names import ENOUGH, advice_on_names
@@ -22,7 +22,7 @@ _N_COMPARED = 64  # digests of a section that are looked up in another, and kept
 _FEWEST = 8  # counts above 0 in a profile; shorter ones may be equal by chance
 # A subset of a section has all of its profiles in the whole, so only a partial overlap is below 1.
 _SAME_SPOTS, _SAME_GENES = 0.1, 0.5
-_BLOCK = 1 << 22  # entries that are hashed at a time
+_BLOCK, _ROWS = 1 << 22, 8192  # entries, and rows of features, that are hashed at a time
 _MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))  # of SplitMix64
 
 
@@ -68,7 +68,7 @@ class Profiles:
 def profiles_of(
     counts: csr_matrix | None,
     genes: Sequence[str] | Shaped[Array, " n_genes"] | None,
-    features: Num[Array, "n_spots dim"] | None = None,
+    features: Num[Rows, "n_spots dim"] | None = None,
     *,
     among: Sequence[str] | None = None,
 ) -> Profiles:
@@ -99,7 +99,9 @@ def profiles_of(
         salts = [int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest()) for n in names]
         spots = _row_digests(counts, np.array(salts, dtype=np.uint64))
     if features is not None:
-        rows = (row.astype(np.float32) for row in features)  # equal, whatever the number format of the store
+        parts = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
+        # equal, whatever the number format of the store
+        rows = (row.astype(np.float32) for part in parts for row in part)
         hashed = [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest()) for row in rows]
         images = _once(np.array(hashed, dtype=np.uint64))
     return Profiles(spots=spots, genes=by_gene, images=images)

@@ -21,7 +21,7 @@ from zarr.codecs import Crc32cCodec
 
 from spam.errors import StoreError
 from spam.schemas.store_format import QUALITY, FeatureMeta, feature_identity, name_fault, quality_key
-from spam.typing import Array, Float, Shaped
+from spam.typing import Array, Float, Int64, Shaped
 
 from .layout import (
     IDENTITY,
@@ -55,66 +55,103 @@ def unfinished_names(location: Location, index: SectionIndex) -> tuple[str, ...]
     return tuple(sorted(name for name in names if f"obsm/{name}" not in index.nodes))
 
 
-def read_features(
-    location: Location, index: SectionIndex, key: str, *, is_float32: bool
-) -> Shaped[Array, "n_spots dim"]:
-    """Read finished features, one row per spot, as float32 or as they are stored (float16 or float32).
+class FeatureChunks:
+    """The files of finished features, found and compared with their metadata; `read` and `rows` read them.
 
     Raises
     ------
     StoreError
-        If there are none of that name, or a chunk is missing or damaged.
+        If there are no features of that name, or a file is missing or has another size.
     """
-    meta, name = index.feature_meta(key), f"obsm/{key}"
-    where = f"{index.meta.name}/{name}"
-    node, dtype = index.nodes[name], np.dtype(meta.dtype).newbyteorder("<")
-    shape, chunk = tuple(node["shape"]), node["chunk_grid"]["configuration"]["chunk_shape"]
-    codecs = [codec["name"] for codec in node["codecs"]]
-    n_bytes = chunk[0] * meta.dim * dtype.itemsize + _CRC_BYTES
-    files = {f"{name}/c/{i}/0": i * chunk[0] for i in range(-(-index.meta.n_spots // chunk[0]))}
-    entries = {path: index.files.get(path) for path in files}
-    is_as_stated = (
-        shape == (index.meta.n_spots, meta.dim) and chunk[1] == meta.dim and codecs == ["bytes", "crc32c"]
-    )
-    if (
-        not is_as_stated
-        or node["data_type"] != meta.dtype
-        or {e and e.n_bytes for e in entries.values()} != {n_bytes}
-    ):
-        fault = "its shape, format or files differ from its metadata"
-        raise location.damaged(where, fault)
-    location.prefetch({f"{index.meta.name}/{path}": entry for path, entry in entries.items() if entry})
-    parts: dict[str, FilePart] = {}
-    for path, entry in entries.items():  # before memory is allocated for them
-        where = f"{index.meta.name}/{path}"
-        part = location.part(where, entry)
-        if part is None or part.n_bytes != n_bytes:
-            raise location.damaged(where, "it is missing" if part is None else f"it has {part.n_bytes} bytes")
-        parts[path] = part
-    out = np.empty(shape, np.float32 if is_float32 else dtype)
 
-    def read(path: str) -> None:
-        rows, part = out[files[path] : files[path] + chunk[0]], parts[path]
-        where = f"{index.meta.name}/{path}"
-        # Padding follows the rows of the last chunk, and is part of its checksum.
-        is_direct = len(rows) == chunk[0] and out.dtype == dtype
-        place = rows if is_direct else np.empty((chunk[0], meta.dim), dtype)
+    def __init__(self, location: Location, index: SectionIndex, key: str) -> None:
+        meta, name = index.feature_meta(key), f"obsm/{key}"
+        self._location, self._key, self._name = location, key, index.meta.name
+        where = f"{index.meta.name}/{name}"
+        node, self.dtype = index.nodes[name], np.dtype(meta.dtype).newbyteorder("<")
+        shape, chunk = tuple(node["shape"]), node["chunk_grid"]["configuration"]["chunk_shape"]
+        self.shape, self._n_rows = (index.meta.n_spots, meta.dim), chunk[0]
+        codecs = [codec["name"] for codec in node["codecs"]]
+        n_bytes = chunk[0] * meta.dim * self.dtype.itemsize + _CRC_BYTES
+        files = [f"{name}/c/{i}/0" for i in range(-(-index.meta.n_spots // chunk[0]))]
+        entries = {path: index.files.get(path) for path in files}
+        is_as_stated = shape == self.shape and chunk[1] == meta.dim and codecs == ["bytes", "crc32c"]
+        if (
+            not is_as_stated
+            or node["data_type"] != meta.dtype
+            or {e and e.n_bytes for e in entries.values()} != {n_bytes}
+        ):
+            fault = "its shape, format or files differ from its metadata"
+            raise location.damaged(where, fault)
+        location.prefetch({f"{index.meta.name}/{path}": entry for path, entry in entries.items() if entry})
+        self._parts: list[FilePart] = []
+        for path, entry in entries.items():
+            where = f"{index.meta.name}/{path}"
+            part = location.part(where, entry)
+            if part is None or part.n_bytes != n_bytes:
+                raise location.damaged(
+                    where, "it is missing" if part is None else f"it has {part.n_bytes} bytes"
+                )
+            self._parts.append(part)
+
+    def read(self, *, is_float32: bool) -> Shaped[Array, "n_spots dim"]:
+        """Read all of them, one row per spot, as float32 or as they are stored (float16 or float32).
+
+        Raises
+        ------
+        StoreError
+            If a chunk is missing or damaged.
+        """
+        out = np.empty(self.shape, np.float32 if is_float32 else self.dtype)
+
+        def read(number: int) -> None:
+            rows = out[number * self._n_rows :][: self._n_rows]
+            # Padding follows the rows of the last chunk, and is part of its checksum.
+            is_direct = len(rows) == self._n_rows and out.dtype == self.dtype
+            chunk = self._read(number, rows if is_direct else None)
+            if not is_direct:
+                rows[:] = chunk[: len(rows)]
+
+        with ThreadPoolExecutor(_N_THREADS) as pool:
+            list(pool.map(read, range(len(self._parts))))
+        return out
+
+    def rows(self, rows: Int64[Array, " n"], columns: slice) -> Shaped[Array, "n d"]:
+        """Read columns of some rows (ascending), as they are stored.
+
+        Raises
+        ------
+        StoreError
+            If a chunk is missing or damaged.
+        """
+        out = np.empty((len(rows), len(range(self.shape[1])[columns])), self.dtype)
+        numbers = np.unique(rows // self._n_rows)
+        cuts = np.append(np.searchsorted(rows, numbers * self._n_rows), len(rows))
+
+        def read(i: int) -> None:
+            own = slice(cuts[i], cuts[i + 1])
+            out[own] = self._read(int(numbers[i]))[rows[own] - numbers[i] * self._n_rows, columns]
+
+        with ThreadPoolExecutor(_N_THREADS) as pool:
+            list(pool.map(read, range(len(numbers))))
+        return out
+
+    def _read(self, number: int, place: Array | None = None) -> Array:
+        """Read a chunk, into `place` if there is one, and compare it with its checksum."""
+        part, where = self._parts[number], f"{self._name}/obsm/{self._key}/c/{number}/0"
+        chunk: Array = np.empty((self._n_rows, self.shape[1]), self.dtype) if place is None else place
         checksum = bytearray(_CRC_BYTES)
         try:
             with part.path.open("rb", buffering=0) as file:
-                os.preadv(file.fileno(), [place.data.cast("B"), checksum], part.offset)
+                os.preadv(file.fileno(), [chunk.data.cast("B"), checksum], part.offset)
         except FileNotFoundError as error:  # removed by a writer since it was found
-            raise location.damaged(where, "it is missing") from error
-        if google_crc32c.value(place.reshape(-1).view(np.uint8)) != int.from_bytes(checksum, "little"):
-            first, last = files[path], files[path] + len(rows)
-            fault = f"rows {first}:{last} of {key!r} do not match their checksum"
-            raise location.damaged(where, fault)
-        if not is_direct:
-            rows[:] = place[: len(rows)]
-
-    with ThreadPoolExecutor(_N_THREADS) as pool:
-        list(pool.map(read, files))
-    return out
+            raise self._location.damaged(where, "it is missing") from error
+        if google_crc32c.value(chunk.reshape(-1).view(np.uint8)) != int.from_bytes(checksum, "little"):
+            first = number * self._n_rows
+            last = min(first + self._n_rows, self.shape[0])
+            fault = f"rows {first}:{last} of {self._key!r} do not match their checksum"
+            raise self._location.damaged(where, fault)
+        return chunk
 
 
 class FeatureWriter:

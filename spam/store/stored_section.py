@@ -12,7 +12,7 @@ from spam.schemas.store_format import FeatureMeta, GraphMeta, name_fault, qualit
 from spam.schemas.tile_spec import TileFlag, tile_flags
 from spam.typing import Array, Bool, Float32, Shaped
 
-from .features import FeatureWriter, open_feature_writer, read_features, unfinished_names
+from .features import FeatureChunks, FeatureWriter, open_feature_writer, unfinished_names
 from .layout import IDENTITY, META, SPAM, graph_nodes
 from .places import FolderLocation
 from .section_index import content_digest, open_index
@@ -114,8 +114,29 @@ class StoredSection(SectionTables):
         return self._features(key, is_float32=False)
 
     def _features(self, key: str, *, is_float32: bool) -> Shaped[Array, "n_spots dim"]:
+        rows = self.feature_chunks(key).read(is_float32=is_float32)
+        self.check_unchanged(key)
+        return rows
+
+    def feature_chunks(self, key: str) -> FeatureChunks:
+        """Find the files of finished features.
+
+        Raises
+        ------
+        StoreError
+            As `stored_features`.
+        """
         self.feature_meta(key)
-        rows = read_features(self.location, self.index, key, is_float32=is_float32)
+        return FeatureChunks(self.location, self.index, key)
+
+    def check_unchanged(self, key: str) -> None:
+        """Refuse features that another process replaced since this section was opened.
+
+        Raises
+        ------
+        StoreError
+            Naming them.
+        """
         node = f"obsm/{key}"
         if isinstance(self.location, FolderLocation):
             data = self.location.read_index(self._name)
@@ -124,7 +145,6 @@ class StoredSection(SectionTables):
                 if now != self.index.below(node):
                     message = f"Features {key!r} of section {self._name!r} were replaced while they were read. Run again."
                     raise StoreError(message)
-        return rows
 
     def quality(self, key: str) -> Float32[Array, "n_spots 4"] | None:
         """Read the quality of the tiles behind features `key`; None if it was not measured.
@@ -231,6 +251,46 @@ class StoredSection(SectionTables):
             attributes = {described: {SPAM: {META: meta.to_mapping()}}}
             write_elements(folder, self._name, elements, attributes=attributes)
         self.refresh()
+
+
+class StoredRows:
+    """Features of some spots of a section, several arrays side by side, which are read whenever they are asked for.
+
+    Attributes
+    ----------
+    shape, dtype
+        As of the array in memory.
+    """
+
+    def __init__(
+        self, section: StoredSection, keys: Sequence[str], is_among: Bool[Array, " n_spots"]
+    ) -> None:
+        self._section, self._keys, self._rows = section, keys, np.flatnonzero(is_among)
+        self._chunks = [section.feature_chunks(key) for key in keys]
+        self._starts = np.cumsum([0, *(chunks.shape[1] for chunks in self._chunks)]).tolist()
+        self.shape = (len(self._rows), self._starts[-1])
+        self.dtype: np.dtype[Any] = np.result_type(*(chunks.dtype for chunks in self._chunks))
+
+    def __len__(self) -> int:
+        """Count the spots."""
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Shaped[Array, "n d"]:
+        """Read rows (a slice, or ascending numbers), or columns of them (a slice).
+
+        Raises
+        ------
+        StoreError
+            If a chunk is missing or damaged, or another process replaced the features.
+        """
+        rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+        wanted, read = range(self.shape[1])[columns], []
+        for name, chunks, start in zip(self._keys, self._chunks, self._starts, strict=False):
+            own = slice(max(wanted.start - start, 0), max(min(wanted.stop - start, chunks.shape[1]), 0))
+            if own.start < own.stop:
+                read.append(chunks.rows(self._rows[rows], own))
+                self._section.check_unchanged(name)
+        return np.concatenate(read, axis=1, dtype=self.dtype)
 
 
 def choose_features(section: StoredSection, names: Sequence[str]) -> tuple[str, ...]:

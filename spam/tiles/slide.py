@@ -10,8 +10,8 @@ import numpy as np
 import simplejpeg
 
 from spam.errors import SlideError
+from spam.memory import available_bytes
 from spam.sections.coordinates import PLAUSIBLE_MPP
-from spam.sections.hdf5_files import available_bytes
 from spam.typing import Array, UInt8
 
 _NON_SQUARE = 0.02  # relative difference of the two axes

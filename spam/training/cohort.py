@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,21 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
+from spam.memory import budget_bytes
 from spam.models.fusion import TokenTable
 from spam.schemas.training_config import TrainingConfig
-from spam.store import Graph, Store, StoredSection, advice_on_names, choose_sections, readable_spots
-from spam.typing import Array, Float, Float64, Shaped
+from spam.store import (
+    Graph,
+    Store,
+    StoredRows,
+    StoredSection,
+    advice_on_names,
+    choose_sections,
+    readable_spots,
+)
+from spam.typing import Array, Float, Float64, Rows, Shaped
 
+_ROWS = 8192  # whose features are hashed at a time
 _DONORS_TO_SPARE_ONE = 3  # with two donors, holding one out would leave a single one to train on
 
 
@@ -26,7 +37,8 @@ class SpotData:
     name, donor
         Section and donor.
     features
-        Features of all tile sizes side by side, (n_spots, dim), as they are stored: float16 takes half the memory.
+        Features of all tile sizes side by side, (n_spots, dim), as they are stored: float16 takes half the memory. In memory,
+        or read from the store whenever they are needed (`fit_in_memory`).
     xy
         Coordinates (n_spots, 2) in the unit of the graph.
     graph
@@ -41,7 +53,7 @@ class SpotData:
 
     name: str
     donor: str | None
-    features: Float[Array, "n_spots dim"]
+    features: Float[Rows, "n_spots dim"]
     xy: Float64[Array, "n_spots 2"]
     graph: Graph
     counts: csr_matrix | None
@@ -115,7 +127,24 @@ def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> t
     return own if can_be_spared and 2 * len(own) <= len(names) else tuple(names[-1:])
 
 
-def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_counts: bool = True) -> SpotData:
+def fit_in_memory(sections: Sequence[StoredSection], keys: Sequence[str], gigabytes: float | None) -> bool:
+    """Whether the features of all sections take at most ``--memory-budget``."""
+    n_bytes = sum(
+        section.meta.n_spots * meta.dim * np.dtype(meta.dtype).itemsize
+        for section in sections
+        for meta in map(section.feature_meta, keys)
+    )
+    return n_bytes <= budget_bytes(gigabytes)
+
+
+def read_spots(
+    section: StoredSection,
+    keys: Sequence[str],
+    *,
+    k: int,
+    with_counts: bool = True,
+    is_in_memory: bool = True,
+) -> SpotData:
     """Read one section; its graph is built if the store has none of this `k`.
 
     Spots with unreadable tiles (`readable_spots`) are left out: they are not neighbours of other spots, and no statistic
@@ -125,6 +154,8 @@ def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_coun
     ----------
     with_counts
         False does not read the counts, so that predictions cannot depend on them.
+    is_in_memory
+        False reads features whenever they are needed. All results are the same, bit for bit.
 
     Raises
     ------
@@ -135,11 +166,16 @@ def read_spots(section: StoredSection, keys: Sequence[str], *, k: int, with_coun
     rows = slice(None) if is_readable.all() else is_readable  # a slice makes no copy
     graph = ensure_spatial_graph(section, k=k, is_among=is_readable)
     counts = section.counts()[rows] if with_counts and section.meta.has_counts else None
-    features = [section.stored_features(key) for key in keys]
+    features: Rows
+    if is_in_memory:
+        arrays = [section.stored_features(key) for key in keys]
+        features = (arrays[0] if len(keys) == 1 else np.concatenate(arrays, axis=1))[rows]
+    else:
+        features = StoredRows(section, keys, is_readable)
     return SpotData(
         name=section.meta.name,
         donor=section.meta.donor,
-        features=(features[0] if len(keys) == 1 else np.concatenate(features, axis=1))[rows],
+        features=features,
         xy=(section.xy_px if section.xy_um is None else section.xy_um)[rows],
         graph=graph,
         counts=counts,
@@ -154,8 +190,13 @@ def data_digest(spots: Sequence[SpotData]) -> str:
     digest = hashlib.sha256()
     for section in spots:
         digest.update(f"{section.name}\0{section.donor}\0".encode())
-        counts, arrays = section.counts, [section.features, section.xy]
-        arrays += [] if counts is None else [counts.data, counts.indices, counts.indptr]
+        counts = section.counts
+        starts = range(0, section.n_spots, _ROWS)
+        arrays = itertools.chain(
+            (section.features[start : start + _ROWS] for start in starts),
+            [section.xy],
+            [] if counts is None else [counts.data, counts.indices, counts.indptr],
+        )
         for array in arrays:
             digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         if section.genes is not None:

@@ -21,7 +21,7 @@ from spam.models.checkpoint import (
     write_checkpoint,
 )
 from spam.models.inputs import InputTransform
-from spam.models.stacking import KINDS
+from spam.models.stacking import KINDS, MAJORITY
 from spam.progress import SILENT, Progress
 from spam.schemas.checkpoint_meta import CHECKPOINT_NAME
 from spam.schemas.shards import part_of
@@ -110,9 +110,12 @@ class FinetuneReport(TrainingReport):
             else ""
         )
         donor = (
-            ""
-            if self.is_new_donor
-            else "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured"
+            "\nheld-out spots are not known to be of another donor: weights, accuracy and intervals for new donors were not "
+            "measured"
+            if not self.is_new_donor
+            else "\nthe ridge has most of the weight, because left-out donors were predicted best that way"
+            if self.weights["ridge"] >= MAJORITY
+            else ""
         )
         parts = ", ".join(
             f"{name} {self.weights[name]:.0%} (alone {self.alone[name]:.3f})" for name in self.weights

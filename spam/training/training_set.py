@@ -22,7 +22,7 @@ from spam.store import Profiles, describe_losses, open_store, profiles_of
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Shaped
 from spam.versions import software_versions
 
-from .cohort import SpotData, data_digest, read_spots, split_sections
+from .cohort import SpotData, data_digest, fit_in_memory, read_spots, split_sections
 from .feature_choice import FeatureChoice, check_features, choose_shared_features
 from .genes import GeneChoice, choose_genes
 from .groups import Groups, assign_groups, at_most, check_duplicates, folds_of
@@ -33,7 +33,7 @@ _MOST_VALIDATED = 8192  # spots; the mean correlation over genes is then known t
 # Options that do not change the result of an epoch, so that a run can resume with other values of them.
 NOT_IN_DIGEST = (
     *("store", "save_dir", "device", "num_workers", "overwrite", "epochs", "pretrained_ckpt"),
-    "grad_checkpointing",
+    *("grad_checkpointing", "memory_budget"),
 )
 
 
@@ -189,7 +189,12 @@ def build_training_set(
     if pretrained is not None:
         check_features(pretrained[0], features)
         _check_as_pretrained(pretrained[0], config)
-    spots = tuple(read_spots(section, features.keys, k=config.k) for section in sections)
+    is_in_memory = fit_in_memory(sections, features.keys, config.memory_budget)
+    if not is_in_memory:
+        _LOG.info(
+            "features take more than --memory-budget: they are read from the store whenever they are needed"
+        )
+    spots = tuple(read_spots(s, features.keys, k=config.k, is_in_memory=is_in_memory) for s in sections)
     lines, is_low = describe_losses({s.name: s.genes.tolist() for s in spots if s.genes is not None})
     for line in lines:
         _LOG.log(logging.WARNING if is_low else logging.INFO, "%s", line)

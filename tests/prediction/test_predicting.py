@@ -67,10 +67,9 @@ def test_a_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("spam.predicting._MOST_IN_MEMORY", 0)
     monkeypatch.setattr("spam.h5ad_output._MOST_IN_MEMORY", 0)
     monkeypatch.setattr("spam.prediction.predicted_section._ROWS", 7)
-    predicted = predict(config_of(store, checkpoint, tmp_path)).predicted
+    predicted = predict(config_of(store, checkpoint, tmp_path, memory_budget=1e-9)).predicted
     for name in ("unclipped", "mu", "pi", "lower", "upper"):
         assert isinstance(getattr(predicted, name).base, np.memmap), name
     one, two = (anndata.read_h5ad(folder / "predictions.h5ad") for folder in (results, tmp_path))
@@ -81,7 +80,8 @@ def test_a_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
     pd.testing.assert_frame_equal(one.obs, two.obs)
     pd.testing.assert_frame_equal(one.var, two.var)
     add_section(tmp_path / "part.zarr", "S4", seed=3, n_spots=43, unreadable=(5,))
-    predicted = predict(config_of(tmp_path / "part.zarr", checkpoint, tmp_path / "part")).predicted
+    small = config_of(tmp_path / "part.zarr", checkpoint, tmp_path / "part", memory_budget=1e-9)
+    predicted = predict(small).predicted
     for values in (predicted.mu, predicted.upper, predicted.baselines["tuned ridge"]):
         assert isinstance(values.base, np.memmap)
         assert np.flatnonzero(np.isnan(values).any(axis=1)).tolist() == [5]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from spam.errors import CheckpointError
+from spam.evaluation import PredictReport
 from spam.models import fusion
 from spam.models.checkpoint import from_tensors
 from spam.models.rate_path import PER, RatePath
@@ -181,6 +183,32 @@ def test_expression_is_the_weighted_sum_of_ridge_prototypes_and_network(
     expected = mean + weights[0] * ridge + weights[1] * prototypes + weights[2] * network
     np.testing.assert_allclose(found.expression, np.maximum(expected, 0), rtol=1e-4, atol=1e-4)
     assert list(found.provenance["weights"].values()) == weights.tolist()
+
+
+@pytest.mark.parametrize(
+    ("ridge", "n_left_out", "why"),
+    [
+        (0.6, 2, "because left-out donors were predicted best that way"),
+        (0.4, 2, ""),
+        (0.6, 0, "for a new donor the ridge may be better"),
+        (1.0, 0, ""),
+    ],
+)
+def test_words_say_why_the_ridge_has_most_of_the_weight_or_that_no_donor_was_left_out(
+    ridge: float, n_left_out: int, why: str, checkpoint: Path, store: Path, tmp_path: Path
+) -> None:
+    found = predict(checkpoint, store)
+    weights = {"ridge": ridge, "prototypes": 0.0, "network": 1.0 - ridge}
+    same = {"weights": weights, "weights_of_similar_sections": weights, "n_left_out_donors": n_left_out}
+    said = PredictReport(
+        predicted=replace(found, provenance=found.provenance | same),
+        n_unmeasured=0,
+        out_dir=tmp_path,
+        files=(),
+        board=None,
+    ).weights_in_words
+    assert said.startswith(f"weights of the predictors: ridge {ridge:.0%}")
+    assert said.endswith(f"network {1 - ridge:.0%}") if not why else why in said
 
 
 def test_far_from_the_training_images_the_ridge_predicts_alone(

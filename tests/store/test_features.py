@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from spam.errors import StoreError
 from spam.schemas.store_format import QUALITY, feature_identity, quality_key
-from spam.store import chunk_slices, create_store, default_chunk_rows, open_store
+from spam.store import StoredRows, chunk_slices, create_store, default_chunk_rows, open_store
 from spam.typing import Array
 
 KEY = "tiny_112um"
@@ -66,6 +66,54 @@ def test_rows_come_back_whatever_the_chunks(add, make_feature_meta, n, dim, chun
         np.testing.assert_array_equal(
             zarr.open_array(f"{folder}/C2/obsm/{KEY}", mode="r")[...], rows.astype(dtype)
         )
+
+
+@given(
+    n=st.integers(1, 29),
+    chunk_rows=st.integers(1, 31),
+    n_threads=st.sampled_from([1, 8]),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=12)
+def test_rows_are_read_when_they_are_asked_for(add, make_feature_meta, n, chunk_rows, n_threads, seed):
+    rng = np.random.default_rng(seed)
+    whole = [features_of(n, dim).astype(dtype) for dim, dtype in ((5, "float16"), (3, "float32"))]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spam.store.features._N_THREADS", n_threads)
+        section = add(
+            create_store(Path(folder)), n_spots=n, n_genes=0, has_counts=False, obs={}, overview=None
+        )
+        for number, rows in enumerate(whole):
+            meta = make_feature_meta(
+                key=f"tiny_{number}px", dim=rows.shape[1], chunk_rows=chunk_rows, dtype=rows.dtype.name
+            )
+            write(section, meta, rows)
+        is_among = rng.random(n) < 0.7
+        found = StoredRows(section, ("tiny_0px", "tiny_1px"), is_among)
+        truth = np.concatenate(whole, axis=1)[is_among]
+        assert (found.shape, found.dtype, len(found)) == (truth.shape, truth.dtype, len(truth))
+        some = rng.random(len(truth)) < 0.5
+        for rows in (slice(None), slice(2, 7), slice(7, None), some, np.flatnonzero(some)):
+            for columns in (slice(None), slice(0, 2), slice(4, 7), slice(5, 99), slice(None, 6)):
+                np.testing.assert_array_equal(found[rows, columns], truth[rows, columns])
+            np.testing.assert_array_equal(found[rows], truth[rows])
+
+
+def test_rows_that_changed_since_they_were_opened_are_refused(section, store, make_feature_meta):
+    write(section, make_feature_meta(), features_of(section.n_spots, 5))
+    rows = StoredRows(section, (KEY,), np.ones(section.n_spots, dtype=bool))
+    assert len(rows[3:5]) == 2
+    chunk = next((Path(store.folder) / "C2" / "obsm" / KEY / "c").glob("*/0"))
+    content = chunk.read_bytes()
+    chunk.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(StoreError, match="do not match their checksum"):
+        rows[:]
+    chunk.write_bytes(content)
+    meta = make_feature_meta(weights_sha256="ef" * 32)
+    values = features_of(section.n_spots, meta.dim)
+    write(open_store(store.folder, is_read_only=False).section("C2"), meta, values, is_overwrite=True)
+    with pytest.raises(StoreError, match="were replaced"):
+        rows[:]
 
 
 @given(n=st.integers(1, 10**7), chunk_rows=st.integers(1, 5000))
