@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from .errors import ConfigError
 
@@ -45,11 +46,11 @@ _FEWEST_SHARED = 1 << 17  # values of a step that are worth a second thread
 
 @contextmanager
 def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
-    """Limit PyTorch to `n` CPU threads inside a ``with`` block; 0: to one thread for steps of few values, else to its default.
+    """Limit PyTorch and NumPy to `n` CPU threads inside a ``with`` block; 0: to one for steps of few values, else to the default.
 
     An operation waits for its slowest thread. With few values this costs more than it gains: on busy cores, two threads took
-    more than three times as long as one (docs/time-and-memory.md). The number of threads sets the order of sums, and so can change
-    the last bit of a result.
+    three times as long as one, by the clock and in processor time (docs/performance.md). The number of threads sets the
+    order of sums, and so can change the last bit of a result.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
         return
     torch.set_num_threads(wanted)
     try:
-        yield
+        with threadpool_limits(wanted, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -10,19 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Num, Shaped, UInt8, UInt64
 
 __all__ = [
-    "Array",
-    "Bool",
-    "Float",
-    "Float32",
-    "Float64",
-    "Int",
-    "Int64",
-    "Num",
-    "Rows",
-    "Shaped",
-    "UInt8",
-    "UInt64",
-]
+    "Array", "Bool", "Float", "Float32", "Float64", "Int", "Int64", "Num", "Rows", "Shaped", "UInt8", "UInt64",
+]  # fmt: skip
 
 Array: TypeAlias = np.ndarray
 

@@ -2,16 +2,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from spam.errors import ConfigError
 from spam.hardware import limited_threads, resolve_device, seeded
 from spam.memory import available_bytes, budget_bytes
 
 
+def blas_pools() -> list[dict[str, object]]:
+    """Thread pools of NumPy and SciPy."""
+    return [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
 def test_threads_are_limited_inside_the_block() -> None:
     before = torch.get_num_threads()
-    with limited_threads(1):
-        assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    with threadpool_limits(2, user_api="blas"):
+        for n in (1, 2):
+            with limited_threads(n):
+                assert torch.get_num_threads() == n
+                assert {pool["num_threads"] for pool in blas_pools()} == {n}
+        assert {pool["num_threads"] for pool in blas_pools()} == {2}
+    torch.set_num_threads(before)
     with pytest.raises(ZeroDivisionError), limited_threads(1):
         _ = 1 / 0
     assert torch.get_num_threads() == before

@@ -253,7 +253,7 @@ def describe_leakage(sides: Sequence[FoldSides], *, only_buffers: bool = False) 
 def near_duplicates(sides: FoldSides) -> dict[str, float]:
     """Fraction of the spots of each test section with nearly the features (cosine above 0.999) of a training spot."""
     bank = np.concatenate([spots.features for spots in sides.train])
-    distances = {s.name: knn(bank, s.features, k=1, metric="cosine").distances for s in sides.test}
+    distances = {s.name: knn(bank, s.features[:], k=1, metric="cosine").distances for s in sides.test}
     return {name: float((d < 1 - _NEAR_DUPLICATE).mean()) for name, d in distances.items()}
 
 

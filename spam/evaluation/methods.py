@@ -173,7 +173,7 @@ def _features(spots: SpotData, view: InputView, dim: int) -> Float[Array, "n_spo
     if view.has_context:
         features = context_features(spots.features, spots.graph.connectivities)
     else:
-        features = spots.features[:, :dim] if view.scales == "smallest" else spots.features
+        features = spots.features[:, : dim if view.scales == "smallest" else None]
         features = features.astype(np.float32)
     if view.normalisation == "standardised":
         return standardise_per_section(features).astype(np.float32)

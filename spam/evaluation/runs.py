@@ -54,7 +54,7 @@ class FoldScores:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class PlannedRun:
     """A method on a fold with a seed; `method` is None for the depth null."""
 
     fold: Fold
@@ -112,15 +112,19 @@ class RunResult:
         return f"{self.method} {verb} {self.fold} (seed {self.seed}): {self.failure}"
 
 
-def list_runs(folds: Sequence[Fold], methods: Sequence[Method | None], *, n_seeds: int) -> list[Run]:
+def list_runs(folds: Sequence[Fold], methods: Sequence[Method | None], *, n_seeds: int) -> list[PlannedRun]:
     """List all runs of a benchmark, fold by fold; methods without randomness get one seed."""
     seeds = [range(n_seeds if method is not None and method.is_seeded else 1) for method in methods]
     each = [(method, seed) for method, own in zip(methods, seeds, strict=True) for seed in own]
-    return [Run(fold=fold, method=method, seed=seed) for fold in folds for method, seed in each]
+    return [PlannedRun(fold=fold, method=method, seed=seed) for fold in folds for method, seed in each]
 
 
 def run_all(
-    runs: Sequence[Run], build: Callable[[Fold], FoldData], folder: Path, *, progress: Progress = SILENT
+    runs: Sequence[PlannedRun],
+    build: Callable[[Fold], FoldData],
+    folder: Path,
+    *,
+    progress: Progress = SILENT,
 ) -> int:
     """Execute the runs without a result in `folder`, write their results there, and return how many these were.
 
@@ -143,7 +147,7 @@ def run_all(
     return len(waiting)
 
 
-def _execute(run: Run, data: FoldData) -> RunResult:
+def _execute(run: PlannedRun, data: FoldData) -> RunResult:
     """Fit, predict and score; the method sees the task alone, the depth null the measured depth."""
     start = time.perf_counter()
     outcome: dict[str, Any] = {}

@@ -46,7 +46,7 @@ def _averages(
     weights = _normalised(connectivities)
     for start in range(0, features.shape[1], _COLUMNS):
         columns = slice(start, start + _COLUMNS)
-        own = np.ascontiguousarray(features[:, columns], dtype=np.float32)
+        own = np.array(features[:, columns], dtype=np.float32, order="C")  # a copy, which is centred in place
         origin = own.mean(axis=0, dtype=np.float64)
         # Centred first: otherwise a constant feature would vary by the rounding of its averages.
         averaged = np.subtract(own, origin, out=own, casting="same_kind")

@@ -284,9 +284,10 @@ class StoredRows:
             If a chunk is missing or damaged, or another process replaced the features.
         """
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
-        wanted, read = range(self.shape[1])[columns], []
+        first, last, _ = columns.indices(self.shape[1])
+        read = []
         for name, chunks, start in zip(self._keys, self._chunks, self._starts, strict=False):
-            own = slice(max(wanted.start - start, 0), max(min(wanted.stop - start, chunks.shape[1]), 0))
+            own = slice(max(first - start, 0), max(min(last - start, chunks.shape[1]), 0))
             if own.start < own.stop:
                 read.append(chunks.rows(self._rows[rows], own))
                 self._section.check_unchanged(name)

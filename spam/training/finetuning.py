@@ -190,7 +190,7 @@ def finetune_on(
     if config.overwrite:
         _clear(save_dir)
     if pretrained is not None:  # its weights depend on the components
-        data = dataclasses.replace(data, pretrained=data.transform)
+        data = dataclasses.replace(data, given_transform=data.transform)
     with limited_threads(config.num_workers, values=data.step_size(config)):
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
         history = [
@@ -317,7 +317,7 @@ def _without_leak(
         "balance_donors": bool(meta.config.get("balance_donors")) and len(donors) > 1,
     }
     config = PretrainConfig.from_mapping({**meta.config, **changes})
-    part = dataclasses.replace(data, pretrained=None, n_components=config.n_components)
+    part = dataclasses.replace(data, given_transform=None, n_components=config.n_components)
     stage = AlignmentStage(config, part, device)
     # The last epoch, not the best: held-out spots choose nothing.
     last = fit(stage, config, device=device, progress=progress, epochs=meta.epoch).last_path

@@ -55,7 +55,7 @@ class TrainingSet:
         Context features of each section, that `transform` is fitted on.
     n_components
         Components to keep.
-    pretrained
+    given_transform
         Transform of a pretrained checkpoint, in place of a fitted one.
     counts, totals
         Raw counts of the modelled genes (n, n_genes); library size over all genes (n,).
@@ -73,7 +73,7 @@ class TrainingSet:
     groups: Groups
     contexts: tuple[SectionContext, ...]
     n_components: int
-    pretrained: InputTransform | None
+    given_transform: InputTransform | None
     counts: csr_matrix
     totals: Float64[Array, " n"]
     expression: csr_array
@@ -88,7 +88,9 @@ class TrainingSet:
         tissue hardly varies along them.
         """
         is_fitted = _by_section(~self.groups.is_val, self.spots)
-        return self.pretrained or InputTransform.fit(self.contexts, self.n_components, is_fitted=is_fitted)
+        return self.given_transform or InputTransform.fit(
+            self.contexts, self.n_components, is_fitted=is_fitted
+        )
 
     @functools.cached_property
     def inputs(self) -> Float32[Array, "n q"]:
@@ -263,7 +265,7 @@ def training_set_of(
         groups=assign_groups(spots, held_out),
         contexts=contexts_of([(s.features, s.graph.connectivities) for s in spots]),
         n_components=config.n_components,
-        pretrained=transform,
+        given_transform=transform,
         counts=counts,
         totals=totals,
         expression=sparse_log1p_cp10k(counts, totals),

@@ -7,9 +7,11 @@ import pytest
 from case_lab import Bench, Case, some
 
 CASES = [
-    *some(h5ad_cases.sparse_cases(), 5),  # every fault in one place: X by rows and columns, a layer, raw
-    *some(h5ad_cases.bad_cases(), 3),
-    *some(h5ad_cases.odd_cases(), 3),
+    *some(
+        h5ad_cases.sparse_cases(), 9
+    ),  # every other fault, in one place: X by rows and columns, a layer, raw
+    *some(h5ad_cases.bad_cases(), 6),
+    *some(h5ad_cases.odd_cases(), 6),
 ]
 
 

@@ -16,9 +16,9 @@ from command_server import CommandServer, Outcome
 from spam.store import open_store
 
 CASES = [
-    *some(model_cases.checkpoint_cases(), 4),
-    *some(model_cases.store_cases(), 4),
-    *some(model_cases.feature_cases(), 4),
+    *some(model_cases.checkpoint_cases(), 8),
+    *some(model_cases.store_cases(), 8),
+    *some(model_cases.feature_cases(), 8),
 ]
 
 
@@ -84,7 +84,7 @@ def test_model(models: Bench, tmp_path: Path, case: Case) -> None:
     models.check(case, tmp_path)
 
 
-@pytest.mark.parametrize("case", some(model_cases.adapter_cases(), 6))
+@pytest.mark.parametrize("case", some(model_cases.adapter_cases(), 12))
 def test_adapter(adapters: Bench, tmp_path: Path, case: Case) -> None:
     adapters.check(dataclasses.replace(case, words=(*case.words, *adapters.command)), tmp_path)
 

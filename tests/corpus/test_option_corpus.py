@@ -16,6 +16,6 @@ def here(lab: Bench) -> Bench:
     return lab
 
 
-@pytest.mark.parametrize("case", some([*option_cases.recipe_cases(), *option_cases.given_cases()], 2))
+@pytest.mark.parametrize("case", some([*option_cases.recipe_cases(), *option_cases.given_cases()], 4))
 def test_option(here: Bench, tmp_path: Path, case: Case) -> None:
     here.check(case, tmp_path)

@@ -12,17 +12,15 @@ from scipy.special import log_softmax, softmax
 from torch.nn.functional import normalize
 
 from spam.errors import StoreError
-from spam.evaluation import FoldTask, peers
+from spam.evaluation import FoldTask, peer_fitting
 from spam.evaluation.methods import InputView, Schedule, fold_inputs, fold_targets, train_network
+from spam.evaluation.peer_fitting import FoldTensors, Peer, fold_tensors
 from spam.evaluation.peers import (
     PEERS,
     ContrastiveRetrieval,
-    FoldTensors,
     MultiResolution,
     NeighbourhoodSet,
-    Peer,
     TileRegression,
-    fold_tensors,
     soft_target_contrast,
 )
 from spam.training.groups import assign_groups
@@ -44,7 +42,7 @@ def predict(peer: Peer, fold: FoldTask, seed: int = 0) -> Array:
 
 @pytest.mark.parametrize("peer", PEERS, ids=ids)
 def test_a_peer_finds_a_planted_signal(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_N_MEMBERS", 1)
+    monkeypatch.setattr(peer_fitting, "_N_MEMBERS", 1)
     fold, truth = cohort_task()
     got, expected = predict(short(peer, epochs=16), fold)[:, :CONSTANT], np.log(truth.rate[:, :CONSTANT])
     r = [stats.pearsonr(got[:, g], expected[:, g])[0] for g in range(CONSTANT)]
@@ -59,7 +57,7 @@ def test_a_peer_finds_a_planted_signal(peer: Peer, monkeypatch: pytest.MonkeyPat
 def test_a_peer_is_deterministic_permutes_with_the_spots_and_sees_no_test_count(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "_N_MEMBERS", 2)
+    monkeypatch.setattr(peer_fitting, "_N_MEMBERS", 2)
     fold, truth = cohort_task()
     np.random.seed(5)  # noqa: NPY002  the global generator is what must be left alone
     states = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
@@ -79,7 +77,7 @@ def test_a_peer_is_deterministic_permutes_with_the_spots_and_sees_no_test_count(
 def test_one_training_section_and_test_sections_of_few_spots(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "_N_MEMBERS", 1)
+    monkeypatch.setattr(peer_fitting, "_N_MEMBERS", 1)
     tests = (section("S8", 8, n_spots=1).spots, section("S9", 9, n_spots=2).spots)
     fold = task((section("S0", 0).spots,), tuple(unmeasured(s) for s in tests))
     predictions = short(peer).fit_predict(fold, seed=0)

@@ -13,13 +13,13 @@ from cohorts import add_section
 from spam.errors import ConfigError, OutputExistsError, SpamError
 from spam.evaluation import BenchmarkReport, Method, benchmark
 from spam.evaluation.fold_plan import Fold
-from spam.evaluation.runs import Run, read_result
+from spam.evaluation.runs import PlannedRun, read_result
 from spam.evaluation.spam_method import SpamMethod
 from spam.schemas.benchmark_config import BenchmarkConfig
 
 
 def result_path(out: Path, fold: str, method: Method, seed: int = 0) -> Path:
-    return Run(fold=Fold(name=fold, train=(), test=()), method=method, seed=seed).path(out)
+    return PlannedRun(fold=Fold(name=fold, train=(), test=()), method=method, seed=seed).path(out)
 
 
 @pytest.fixture(scope="module")

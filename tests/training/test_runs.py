@@ -340,18 +340,16 @@ def test_every_option_changes_the_result(
     assert not is_same
 
 
-def test_features_that_stay_in_the_store_give_the_same_files(
-    cohort: Path, plain_runs: dict[str, Path], tmp_path: Path
-) -> None:
-    small = {"memory_budget": 1e-9}
-    config = pretraining(cohort, tmp_path / "pretrain", **small)
-    assert all(isinstance(s.features, StoredRows) for s in build_training_set(config).spots)
-    pretrain(config)
-    finetune(finetuning(cohort, tmp_path / "finetune", **SHORT_FINETUNE, **small))
-    assert_same_files(plain_runs["pretrain"], tmp_path / "pretrain" / "last.safetensors")
-    plain = plain_runs["finetune"].parents[2]
-    for name in ("selection/1/last.safetensors", "best.safetensors"):
-        assert_same_files(plain / name, tmp_path / "finetune" / name)
+def test_features_that_stay_in_the_store_give_the_same_files(cohort: Path, tmp_path: Path) -> None:
+    for gigabytes in (1.0, 1e-9):
+        out = tmp_path / str(gigabytes)
+        config = pretraining(cohort, out / "pretrain", epochs=1, memory_budget=gigabytes)
+        in_store = [isinstance(s.features, StoredRows) for s in build_training_set(config).spots]
+        assert in_store == [gigabytes < 1] * 4
+        pretrain(config)
+        finetune(finetuning(cohort, out / "finetune", memory_budget=gigabytes, epochs=1, members=1))
+    for name in ("pretrain/last", "finetune/selection/1/last", "finetune/best"):
+        assert_same_files(*(tmp_path / folder / f"{name}.safetensors" for folder in ("1.0", "1e-09")))
 
 
 def test_no_option_is_forgotten_above() -> None:

@@ -19,7 +19,7 @@ from spam import model_sharing
 from spam.cli.lab_files import with_slide, with_store
 from spam.errors import ConfigError, SpamError, StoreError
 from spam.evaluation import benchmark
-from spam.evaluation.folds import part_of
+from spam.evaluation.folds import part_of_section
 from spam.models.checkpoint import read_checkpoint, read_checkpoint_meta
 from spam.prediction import Predictor
 from spam.progress import SILENT
@@ -530,7 +530,7 @@ def test_each_donor_section_or_block_is_left_out_once(spots: tuple[SpotData, ...
     assert left_out(spots, "d1", "d1", "d1", "d1", empty=["S2"]) == [{"S1"}, {"S3"}, {"S4"}]
     assert left_out(spots[:2], "d1", "d1", empty=["S1"]) == [{"S2"}]
     # A single section of few spots cannot be trained on: sections are left out in place of donors.
-    few = part_of(spots[2], np.arange(41) < 9, k=4)
+    few = part_of_section(spots[2], np.arange(41) < 9, k=4)
     assert left_out([*spots[:2], few], "d1", "d1", "d2") == [{"S1"}, {"S2"}, {"S3"}]
     six = [replace(spots[i % 4], name=f"T{i}") for i in range(6)]
     assert left_out(six, *("d1",) * 6) == [{"T0", "T4"}, {"T1", "T5"}, {"T2"}, {"T3"}]
