@@ -64,6 +64,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LOCAL = pytest.mark.parametrize("place", ["folder", "hub"], indirect=True)
 """For tests of what does not depend on fsspec's file system: moto needs 30 ms for a file."""
+PLANNED = pytest.mark.parametrize(
+    "place", ["folder", pytest.param("hub", marks=pytest.mark.slow)], indirect=True
+)
+"""For tests of what is decided before anything is sent."""
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +181,7 @@ def test_what_differs_is_replaced_only_with_overwrite(store, place, tmp_path):
     assert not verify(VerifyConfig(store=place.address)).faults
 
 
-@LOCAL
+@PLANNED
 def test_counts_can_be_taken_back(store, place):
     pushed(store, place)
     report = pushed(store, place, without_counts=True, overwrite=True)
@@ -190,7 +194,7 @@ def test_counts_can_be_taken_back(store, place):
     )
 
 
-@LOCAL
+@PLANNED
 def test_features_of_others_stay_when_their_section_is_replaced(store, place, tmp_path):
     """Only those of the same spots: a copy in another order does not get them."""
     a = part_of(store, tmp_path / "a.zarr", sections=("S1",), features=("tiny_112um",))
@@ -211,7 +215,7 @@ def test_features_of_others_stay_when_their_section_is_replaced(store, place, tm
     assert not verify(VerifyConfig(store=place.address)).faults
 
 
-@LOCAL
+@PLANNED
 def test_replaced_features_take_their_quality_with_them(store, place, tmp_path):
     other = shutil.copytree(store, tmp_path / "o.zarr")
     change_feature(other, "S1", "tiny_112um")
@@ -486,7 +490,8 @@ def test_what_can_identify_a_person_is_said_before_a_push(store, tmp_path, caplo
 def test_two_pushes_of_a_section_into_an_object_store_wait_for_each_other(store, tmp_path, monkeypatch):
     """The second finds the section as the first left it; it adds its features, and no file is of both."""
     monkeypatch.setattr(destinations, "_PAUSE_S", 0.05)
-    parts = [part_of(store, tmp_path / f"{um}.zarr", features=(f"tiny_{um}um",)) for um in (112, 224)]
+    one = part_of(store, tmp_path / "one.zarr", sections=("S1",))
+    parts = [part_of(one, tmp_path / f"{um}.zarr", features=(f"tiny_{um}um",)) for um in (112, 224)]
     with S3Server() as bucket:
         point_at_s3(bucket, monkeypatch)
         place = Place("s3://cohorts/team/shared.zarr", bucket)
@@ -497,7 +502,7 @@ def test_two_pushes_of_a_section_into_an_object_store_wait_for_each_other(store,
         assert len(errors) < 2
         for part in parts:
             pushed(part, place)
-        assert place.files() == tree(store)
+        assert place.files() == tree(one)
         assert not verify(VerifyConfig(store=place.address)).faults
 
 
@@ -536,6 +541,7 @@ def test_a_claim_may_be_deleted_while_it_is_read(tmp_path, monkeypatch):
 def test_a_claim_of_a_killed_push_is_named_and_taken_over(store, tmp_path, monkeypatch):
     monkeypatch.setattr(destinations, "_PAUSE_S", 0.05)
     monkeypatch.setattr(destinations, "LOCK_WAIT_S", 0.1)
+    one = part_of(store, tmp_path / "one.zarr", sections=("S1",))
     with S3Server() as bucket:
         point_at_s3(bucket, monkeypatch)
         place = Place("s3://cohorts/team/shared.zarr", bucket)
@@ -545,9 +551,9 @@ def test_a_claim_of_a_killed_push_is_named_and_taken_over(store, tmp_path, monke
         with pytest.raises(
             StoreError, match=rf"'S1' at 's3://.* pushed by another process.*delete s3://{claim}"
         ):
-            pushed(store, place)
+            pushed(one, place)
         files.invalidate_cache()
         assert files.find("cohorts/team/shared.zarr/.locks") == [claim]
         monkeypatch.setattr(destinations, "_CLAIM_LASTS", timedelta(0))
-        pushed(store, place)
-        assert place.files() == tree(store)
+        pushed(one, place)
+        assert place.files() == tree(one)
