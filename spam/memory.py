@@ -26,11 +26,11 @@ def available_bytes() -> int:
 def _limits() -> Iterator[int]:
     """Limits of the control groups (both versions) that SLURM or a container put this process in."""
     names = {"": ("sys/fs/cgroup", "memory.max"), "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes")}
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, kind, path = line.split(":", 2)
-            if kind in names:
-                root, name = names[kind]
+            if kind == "" or "memory" in kind.split(","):
+                root, name = names["memory" if kind else ""]
                 group = Path(root, path.lstrip("/"))
                 for folder in (group, *group.parents):
                     with suppress(OSError, ValueError):  # no limit, or not mounted here
