@@ -79,10 +79,10 @@ class PredictReport:
         if weights == chosen:
             n_donors = self.predicted.provenance["n_left_out_donors"]
             why = (
-                "; for a new donor the ridge may be better than these weights, because training left out no donor"
+                "; training left out no donor, so they were not tested on a new one: there the ridge may be better"
                 if not n_donors and weights["ridge"] < 1
                 else "; the ridge has most of the weight, because left-out donors were predicted best that way"
-                if n_donors and weights["ridge"] >= MAJORITY
+                if n_donors and weights["ridge"] > MAJORITY
                 else ""
             )
             return f"weights of the predictors: {listed}{why}"

@@ -14,7 +14,7 @@ from .rate_path import log_rate_of
 
 Kind = Literal["ridge", "prototypes", "network"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-MAJORITY = 0.5  # a ridge with this weight is said to have most of it
+MAJORITY = 0.5  # a ridge with a larger weight is said to have most of it
 
 # Width and penalty of the kernel, as for the kernel ridge of the benchmark.
 _WIDTH, _ALPHA = 0.5, 3.0

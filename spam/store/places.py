@@ -128,7 +128,7 @@ class FolderLocation(Location):
 
 
 class Opened:
-    """Something of a store that was opened: the store, or one of its sections.
+    """Base of `Store` and `StoredSection`: where the files are, and whether they may be changed.
 
     Attributes
     ----------

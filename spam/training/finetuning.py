@@ -114,7 +114,7 @@ class FinetuneReport(TrainingReport):
             "measured"
             if not self.is_new_donor
             else "\nthe ridge has most of the weight, because left-out donors were predicted best that way"
-            if self.weights["ridge"] >= MAJORITY
+            if self.weights["ridge"] > MAJORITY
             else ""
         )
         parts = ", ".join(

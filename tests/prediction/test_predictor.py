@@ -189,8 +189,9 @@ def test_expression_is_the_weighted_sum_of_ridge_prototypes_and_network(
     ("ridge", "n_left_out", "why"),
     [
         (0.6, 2, "because left-out donors were predicted best that way"),
+        (0.5, 2, ""),
         (0.4, 2, ""),
-        (0.6, 0, "for a new donor the ridge may be better"),
+        (0.6, 0, "training left out no donor"),
         (1.0, 0, ""),
     ],
 )
