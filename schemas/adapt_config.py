@@ -5,8 +5,8 @@ import dataclasses
 from .config import advanced, data, flag, model, training
 from .training_config import PretrainConfig
 
-UNUSED_BY_ADAPT = ("n_components",)
-"""Options of pretraining without effect here: the encoder's features enter whole."""
+UNUSED_BY_ADAPT = ("n_components", "memory_budget")
+"""Options of pretraining without effect here: the encoder's features enter whole, and stay in memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ class PredictConfig(Config):
     memory_budget: float | None = advanced(
         None,
         "GB of memory for image features, and for predictions; larger features are read from the store whenever they are needed, "
-        "and larger predictions are kept in files of --out-dir, with the same result (default: half of the free memory)",
+        "and larger predictions are kept in files of --out-dir, with the same result; counts, graph and copies take more (default: "
+        "half of the free memory)",
         limits="(0,1000000]",
     )

@@ -25,13 +25,13 @@ def available_bytes() -> int:
 
 def _limits() -> Iterator[int]:
     """Limits of the control groups (both versions) that SLURM or a container put this process in."""
-    names = {"": ("sys/fs/cgroup", "memory.max"), "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes")}
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, kind, path = line.split(":", 2)
-            if kind in names:
-                root, name = names[kind]
-                group = Path(root, path.lstrip("/"))
+            is_first = "memory" in kind.split(",")
+            if is_first or not kind:
+                root, name = ("memory", "memory.limit_in_bytes") if is_first else ("", "memory.max")
+                group = Path("sys/fs/cgroup", root, path.lstrip("/"))
                 for folder in (group, *group.parents):
                     with suppress(OSError, ValueError):  # no limit, or not mounted here
                         yield int((_ROOT / folder / name).read_text(encoding="ascii"))

@@ -108,7 +108,8 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         raise ConfigError(message)
     context = _read_context(config, section, predictor)
     n_bytes = 4 * _N_MATRICES * section.n_spots * len(predictor.meta.genes)
-    is_large = n_bytes > budget_bytes(config.memory_budget)
+    budget = budget_bytes(config.memory_budget)
+    is_large = n_bytes > budget
     allocate = on_disk(out) if is_large else in_memory
     predicted = predictor.predict(
         section,
@@ -117,7 +118,7 @@ def _predict(config: PredictConfig, out: Path, progress: Progress) -> PredictRep
         batch_size=config.batch_size,
         with_baselines=section.meta.has_counts,
         allocate=allocate,
-        memory_budget=config.memory_budget,
+        most_bytes=budget if is_large else budget - n_bytes,
         progress=progress,
     )
     if context is not None:

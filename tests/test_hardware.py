@@ -40,7 +40,7 @@ def test_memory_is_limited_by_the_job(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("spam.memory._ROOT", tmp_path)
     files = {
         "proc/meminfo": "MemTotal: 900 kB\nMemAvailable: 700 kB\n",
-        "proc/self/cgroup": "9:cpu:/\n4:memory:/one\n0::/slurm/job/step\n",
+        "proc/self/cgroup": "9:cpu:/\n4:cpuset,memory:/one\n0::/slurm/job/step\n",
         "sys/fs/cgroup/slurm/job/step/memory.max": "max\n",
     }
     limits = {

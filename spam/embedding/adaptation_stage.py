@@ -120,9 +120,8 @@ class AdaptationStage:
         if config.balance_donors:
             check_donors(data.train_rows, data)
         self.config, self.data, self._device, self._cut = config, data, device, cut
-        frozen = np.concatenate([standardise_per_section(s.features[:]) for s in data.spots]).astype(
-            np.float32
-        )
+        features = [s.features[:] for s in data.spots]
+        frozen = np.concatenate([standardise_per_section(each) for each in features]).astype(np.float32)
         head = AlignmentModel(
             image_dim=frozen.shape[1],
             n_genes=len(data.genes.genes),
@@ -131,8 +130,8 @@ class AdaptationStage:
             dropout=config.dropout,
         )
         self.network = AdaptationNetwork(encoder, head)
-        mean = np.stack([s.features[:].mean(axis=0, dtype=np.float64) for s in data.spots]).astype(np.float32)
-        std = np.stack([s.features[:].std(axis=0, dtype=np.float64) + STD_FLOOR for s in data.spots])
+        mean = np.stack([each.mean(axis=0, dtype=np.float64) for each in features]).astype(np.float32)
+        std = np.stack([each.std(axis=0, dtype=np.float64) + STD_FLOOR for each in features])
         arrays = (frozen, mean, std.astype(np.float32), data.section_of)
         frozen_inputs, self._mean, self._std, self._section_of = (
             torch.from_numpy(array).to(device) for array in arrays

@@ -250,6 +250,7 @@ def _autocorrelation(
     return autocorrelation
 
 
+_ROWS = 8192  # images that are projected at a time
 _N_COMPONENTS = 32  # so few that foreign tissue leaves a remainder (docs/experiments-log.md)
 _NEIGHBOUR = 5  # the fifth nearest, so that a single outlier among the training spots has no effect
 _FEWEST_SEEN = 10  # images of a section in the bank, by which a larger section can be recognised
@@ -359,9 +360,13 @@ def fit_appearance(
 
 def _coordinates(transform: FeatureTransform, features: Float[Rows, "n d"]) -> Float32[Array, "n q_plus_1"]:
     """Principal components, and the length of the residual."""
-    inside, whole = transform.apply(features), transform.square_length(features)
-    outside = np.sqrt(np.maximum(whole - (inside**2).sum(axis=1), 0.0))
-    return np.column_stack([inside, outside]).astype(np.float32)
+    found = np.empty((len(features), len(transform.components) + 1), dtype=np.float32)
+    for start in range(0, len(features), _ROWS):
+        rows = features[start : start + _ROWS]  # read once
+        inside, whole = transform.apply(rows), transform.square_length(rows)
+        found[start : start + _ROWS, :-1] = inside
+        found[start : start + _ROWS, -1] = np.sqrt(np.maximum(whole - (inside**2).sum(axis=1), 0.0))
+    return found
 
 
 def _distance_to(bank: Float32[Array, "m q"], points: Float32[Array, "n q"]) -> Float64[Array, " n"]:

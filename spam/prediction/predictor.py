@@ -145,7 +145,7 @@ class Predictor:
         batch_size: int = 1024,
         with_baselines: bool = True,
         allocate: Allocate = in_memory,
-        memory_budget: float | None = None,
+        most_bytes: int | None = None,
         progress: Progress = SILENT,
     ) -> PredictedSection:
         """Predict the expression of every spot of a section; NaN for spots with unreadable tiles.
@@ -162,8 +162,8 @@ class Predictor:
             Whether to predict the baselines too, which are used for scores only.
         allocate
             Where arrays of spots and genes are kept: `in_memory`, or `on_disk` for a million cells.
-        memory_budget
-            As `PredictConfig.memory_budget`, for the features.
+        most_bytes
+            Larger features are read from the store when they are needed; None: they are kept in memory.
 
         Raises
         ------
@@ -174,10 +174,8 @@ class Predictor:
         """
         require_features(self.meta, section)
         keys, k = self.meta.feature_keys, int(self.meta.config["k"])
-        is_readable, is_in_memory = (
-            readable_spots(section, keys),
-            fit_in_memory([section], keys, memory_budget),
-        )
+        is_readable = readable_spots(section, keys)
+        is_in_memory = most_bytes is None or fit_in_memory([section], keys, most_bytes)
         spots = read_spots(section, keys, k=k, with_counts=False, is_in_memory=is_in_memory)
         depth = depth or self.meta.depth
         with np.errstate(over="ignore", invalid="ignore"):  # checked at once

@@ -285,13 +285,14 @@ class StoredRows:
         """
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         first, last, _ = columns.indices(self.shape[1])
-        read = []
+        found = np.empty((len(self._rows[rows]), max(last - first, 0)), self.dtype)
         for name, chunks, start in zip(self._keys, self._chunks, self._starts, strict=False):
             own = slice(max(first - start, 0), max(min(last - start, chunks.shape[1]), 0))
             if own.start < own.stop:
-                read.append(chunks.rows(self._rows[rows], own))
+                place = start + own.start - first
+                found[:, place : place + own.stop - own.start] = chunks.rows(self._rows[rows], own)
                 self._section.check_unchanged(name)
-        return np.concatenate(read, axis=1, dtype=self.dtype)
+        return found
 
 
 def choose_features(section: StoredSection, names: Sequence[str]) -> tuple[str, ...]:

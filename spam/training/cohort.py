@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,6 @@ from scipy.sparse import csr_matrix
 
 from spam.errors import ConfigError, StoreError
 from spam.graphs import ensure_spatial_graph
-from spam.memory import budget_bytes
 from spam.models.fusion import TokenTable
 from spam.schemas.training_config import TrainingConfig
 from spam.store import (
@@ -24,6 +24,7 @@ from spam.store import (
 )
 from spam.typing import Array, Float, Float64, Rows, Shaped
 
+_LOG = logging.getLogger(__name__)
 _ROWS = 8192  # whose features are hashed at a time
 _DONORS_TO_SPARE_ONE = 3  # with two donors, holding one out would leave a single one to train on
 
@@ -127,14 +128,17 @@ def held_out_by_default(names: Sequence[str], donors: Sequence[str | None]) -> t
     return own if can_be_spared and 2 * len(own) <= len(names) else tuple(names[-1:])
 
 
-def fit_in_memory(sections: Sequence[StoredSection], keys: Sequence[str], gigabytes: float | None) -> bool:
-    """Whether the features of all sections take at most ``--memory-budget``."""
+def fit_in_memory(sections: Sequence[StoredSection], keys: Sequence[str], most_bytes: int) -> bool:
+    """Whether the features of all sections take at most these bytes, of ``--memory-budget``."""
     n_bytes = sum(
         section.meta.n_spots * meta.dim * np.dtype(meta.dtype).itemsize
         for section in sections
         for meta in map(section.feature_meta, keys)
     )
-    return n_bytes <= budget_bytes(gigabytes)
+    if n_bytes > most_bytes:
+        message = "image features (%.2g GB) exceed the memory budget (%.2g GB): they stay in the store and are read when needed"
+        _LOG.info(message, n_bytes / 1e9, most_bytes / 1e9)
+    return n_bytes <= most_bytes
 
 
 def read_spots(
@@ -166,16 +170,11 @@ def read_spots(
     rows = slice(None) if is_readable.all() else is_readable  # a slice makes no copy
     graph = ensure_spatial_graph(section, k=k, is_among=is_readable)
     counts = section.counts()[rows] if with_counts and section.meta.has_counts else None
-    features: Rows
-    if is_in_memory:
-        arrays = [section.stored_features(key) for key in keys]
-        features = (arrays[0] if len(keys) == 1 else np.concatenate(arrays, axis=1))[rows]
-    else:
-        features = StoredRows(section, keys, is_readable)
+    features = StoredRows(section, keys, is_readable)
     return SpotData(
         name=section.meta.name,
         donor=section.meta.donor,
-        features=features,
+        features=features[:] if is_in_memory else features,
         xy=(section.xy_px if section.xy_um is None else section.xy_um)[rows],
         graph=graph,
         counts=counts,

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import block_diag, csr_array, csr_matrix, vstack
 
 from spam.errors import CheckpointError, ConfigError
+from spam.memory import budget_bytes
 from spam.models.expression import dense, sparse_log1p_cp10k
 from spam.models.fusion import TokenTable, retrieve
 from spam.models.inputs import InputTransform, SectionContext, contexts_of
@@ -191,11 +192,7 @@ def build_training_set(
     if pretrained is not None:
         check_features(pretrained[0], features)
         _check_as_pretrained(pretrained[0], config)
-    is_in_memory = fit_in_memory(sections, features.keys, config.memory_budget)
-    if not is_in_memory:
-        _LOG.info(
-            "features take more than --memory-budget: they are read from the store whenever they are needed"
-        )
+    is_in_memory = fit_in_memory(sections, features.keys, budget_bytes(config.memory_budget))
     spots = tuple(read_spots(s, features.keys, k=config.k, is_in_memory=is_in_memory) for s in sections)
     lines, is_low = describe_losses({s.name: s.genes.tolist() for s in spots if s.genes is not None})
     for line in lines:
