@@ -121,22 +121,22 @@ class _Run:
         begun = time.perf_counter()
         section, arrays, n_embedded = planned.section, [], 0
         stored = self._stored_section(planned)
-        for size, meta in enumerate(self._metas(planned)):
+        for which, meta in enumerate(self._metas(planned)):
             with stored.lock(meta.key, part=self.shard.label):
                 arrays.append(array := _TileArrays(stored, meta, self))
                 pending = array.pending
                 chunks = [chunk for chunk in self.shard.select(array.features.chunks) if chunk in pending]
                 if chunks:
                     planned = planned.on_local_disk(self.config.local_cache)
-                    title = f"embed {section.name} {planned.specs[size].label}"
+                    title = f"embed {section.name} {planned.specs[which].label}"
                     with self.progress.task(title, _n_rows(chunks)) as advance:
-                        self._fill(array, chunks, planned, size, advance)
+                        self._fill(array, chunks, planned, which, advance)
                 if not array.pending:
                     array.finish()
             n_embedded += _n_rows(chunks)
         flags: Counter[str] = Counter()
         n_left = 0
-        for array in arrays:  # other processes may have completed some meanwhile
+        for array in arrays:  # with --shard, the last process finishes what the others have written meanwhile
             if pending := array.pending:
                 n_left += _n_rows(pending)
                 continue
@@ -209,7 +209,7 @@ class _Run:
         ]
 
     def _fill(
-        self, array: "_TileArrays", chunks: list[slice], planned: PlannedSection, size: int, advance: Advance
+        self, array: "_TileArrays", chunks: list[slice], planned: PlannedSection, which: int, advance: Advance
     ) -> None:
         """Compute and write chunks.
 
@@ -218,11 +218,11 @@ class _Run:
         """
         batches = []
         for chunk in chunks:
-            spots = planned.in_reading_order(np.arange(chunk.start, chunk.stop), size)
+            spots = planned.in_reading_order(np.arange(chunk.start, chunk.stop), which)
             step = self.config.batch_size
             batches += [(chunk, spots[start : start + step]) for start in range(0, len(spots), step)]
         done: list[tuple[Array, Array, Array]] = []  # spots, quality and features of the batches of one chunk
-        encoded = encode(planned, [spots for _, spots in batches], size, self.config, self.encoder)
+        encoded = encode(planned, [spots for _, spots in batches], which, self.config, self.encoder)
         with contextlib.closing(encoded):  # the threads end before the slide is closed
             for (chunk, spots), (tiles, features) in zip(batches, encoded, strict=True):
                 for row, fault in tiles.faults.items():
@@ -252,12 +252,12 @@ def planned_encoder(plan: EmbedPlan, config: EmbedConfig) -> Encoder:
 def encode(
     planned: PlannedSection,
     batches: Sequence[Int64[Array, " _"]],
-    size: int,
+    which: int,
     config: EmbedConfig,
     encoder: Encoder,
 ) -> Generator[tuple[TileBatch, Array], None, None]:
-    """Yield tiles and features of batches of spots: threads read tiles ahead, and a GPU computes one batch ahead."""
-    ahead = planned.read_tiles(batches, size, config, encoder.device.type)
+    """Yield tiles of ``specs[which]`` and their features: threads read tiles ahead, and a GPU computes one batch ahead."""
+    ahead = planned.read_tiles(batches, which, config, encoder.device.type)
     previous: tuple[TileBatch, Callable[[], Array]] | None = None
     with contextlib.closing(ahead):
         for tiles in ahead:

@@ -69,23 +69,23 @@ class PlannedSection:
         copy = self.files.enter_context(local_copy(self.slide.path, folder))
         return dataclasses.replace(self, slide=self.files.enter_context(open_slide(copy)))
 
-    def in_reading_order(self, spots: Int64[Array, " n"], size: int) -> Int64[Array, " n"]:
-        """Order spots such that each region of the slide is decoded once for tiles of the given number of size."""
+    def in_reading_order(self, spots: Int64[Array, " n"], which: int) -> Int64[Array, " n"]:
+        """Order spots such that each region of the slide is decoded once, for tiles of ``specs[which]``."""
         if self.slide is None:
             return spots
-        native_px, out_px = self.samplings[size].native_px, self.specs[size].out_px
+        native_px, out_px = self.samplings[which].native_px, self.specs[which].out_px
         xy_px = self.section.xy_px[spots]
         return np.asarray(spots[sweep_order(xy_px, self.slide, native_px=native_px, out_px=out_px)])
 
     def read_tiles(
-        self, batches: Sequence[Int64[Array, " _"]], size: int, config: EmbedConfig, device: str
+        self, batches: Sequence[Int64[Array, " _"]], which: int, config: EmbedConfig, device: str
     ) -> Generator[TileBatch, None, None]:
-        """Read batches of tiles ahead, for an encoder on a device type; close the generator before the slide."""
+        """Read batches of tiles of ``specs[which]`` ahead, for a device type; close the generator before the slide."""
         reader = TileReader(
             self.section,
-            self.specs[size],
+            self.specs[which],
             slide=self.slide,
-            interpolation=self.samplings[size].interpolation,
+            interpolation=self.samplings[which].interpolation,
             is_forgiving=config.skip_bad_tiles,
         )
         ahead = read_batches(reader, batches, n_threads=config.n_readers(device))

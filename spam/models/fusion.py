@@ -293,10 +293,10 @@ class FusionEnsemble(nn.Module):
         self.members = nn.ModuleList(FusionModel(**settings) for _ in range(members))
 
     def each(self, batch: FusionBatch) -> tuple[Float[torch.Tensor, "members b n_genes"], FusionOutput]:
-        """Corrections of the expression by every member, and the output that the likelihood of the counts is trained on.
+        """Return every member's expression for all rows, and one output for the likelihood of the counts.
 
-        Of this output, each member predicts its share of the batch, because a likelihood of all spots by all members would be
-        most of the work of a step. In the random order of training, members get other spots in each epoch.
+        In that output, member i predicts the i-th part of the batch, because a likelihood of all spots by all members would be
+        most of the work of a step. Training shuffles the spots, so that members get other spots in each epoch.
         """
         n, n_members = len(batch.image), len(self.members)
         shares = [slice(n * i // n_members, n * (i + 1) // n_members) for i in range(n_members)]

@@ -263,7 +263,7 @@ class FeatureWriter:
                 raise StoreError(message)
         spam = {META: self._meta.to_mapping(), IDENTITY: feature_identity(index.meta, self._meta)}
         begun = _begun(self._folder) or {}
-        # without the settings of the run
+        # The settings of the run are dropped; the metadata, with its software, stay as they were when the array was begun.
         self._array.attrs[SPAM] = spam | {META: begun.get(META, spam[META])}
         update_index(self._store / self._section, add=(self._node,))
 
@@ -314,7 +314,7 @@ def open_feature_writer(
             asked[RUN] = dict(run)
         differences = [] if begun is None else _differences(begun, asked)
         graph = graph_nodes(feature_graph_key(meta.key))
-        # Quality goes with its features; if it was finished first, a resumed run keeps it.
+        # Features are removed with their quality. Quality alone is never replaced: a resumed run keeps a finished one.
         if is_overwrite and (differences or (is_finished and meta.origin != QUALITY)):
             remove_nodes(store, section, node, f"obsm/{quality_key(meta.key)}", *graph)
             index, is_finished, begun = refresh(), False, None

@@ -216,8 +216,8 @@ def better_placement(evidence: Evidence) -> tuple[str, float] | None:
 def check_placement(section: Section, slide: Slide, *, is_decided: bool, is_forgiving: bool) -> Section:
     """Check that the spots lie on tissue, and not better with x and y exchanged or on a turned slide.
 
-    Tissue is found in a picture of at most 2048 px. Tissue that fills the slide, or lies alike in several placements, tells
-    nothing; nor does a turned place of spots on a part of it.
+    Tissue is found in a picture of at most 2048 px. Nothing is found if tissue fills the slide, or if several placements
+    score alike. Mirrored and turned placements count only if the spots enclose most of the tissue.
 
     Parameters
     ----------

@@ -189,7 +189,7 @@ def finetune_on(
     assert save_dir is not None  # checked by the configuration
     if config.overwrite:
         _clear(save_dir)
-    if pretrained is not None:  # its weights depend on the components
+    if pretrained is not None:  # all folds keep the components of stage 1, which its weights were trained on
         data = dataclasses.replace(data, given_transform=data.transform)
     with limited_threads(config.num_workers, values=data.step_size(config)):
         runs, parts = _select(data, config, save_dir, pretrained, device, progress)
@@ -207,7 +207,7 @@ def finetune_on(
         # Without held-out spots each epoch counts as the best: the last one is kept.
         epochs = best_epoch(history, FusionStage.tolerance)
         run = fit(final, config, device=device, progress=progress, epochs=epochs)
-    # A run that was done before, with folds that have been trained for longer since.
+    # If the run was complete, `fit` wrote nothing: update what came from folds that have been trained for longer since.
     for path in (run.best_path, run.last_path):
         meta, tensors = read_checkpoint(path, stage=final.name)
         if not all(

@@ -199,7 +199,7 @@ class FusionStage:
         ridge = self._fit_ridge(train)
         fitted = at_most(train, MOST_FITTED)
         prototypes = fit_prototypes(data.inputs[fitted], data.centred_of(fitted))
-        # Fitted without any held-out spot, so the same for all of them.
+        # No fit contains a held-out spot, so the gene means and offsets are the same for all of them: read them from one.
         level, offset = (each[0] for each in self._path.at(rows[:1], data.inputs[rows[:1]])[1:])
         network = self._expression(outputs) - level
         inflation = [out.zi_logits for _, out in outputs if out.zi_logits is not None]
@@ -287,7 +287,7 @@ class FusionStage:
             **to_tensors(fit_baselines(smallest, expression, hest_counts), "baseline"),
             **to_tensors(appearance, "appearance"),
             **to_tensors(judged.heldout, "heldout"),
-            # The mean over the sections replaces each group's own level, as where a panel is compared with the bank.
+            # Counts per 10k if every group had the gene means of the cohort, as `panel.py` computes them from a bank.
             "cohort.per_10k": per_10k(reference + path.gene_mean).mean(axis=0),
         }
         if self.config.with_bank:

@@ -1,4 +1,8 @@
-"""Groups of spots that must not inform each other's predictions, and predictions cross-fitted over them."""
+"""Groups of spots that must not inform each other's predictions, and predictions cross-fitted over them.
+
+A *group* is a section, or a block of a single section: its spots do not inform each other in training. A *unit* is what a fold
+leaves out: a donor, else a section, else a block. A *fold* is a `Groups` whose `is_val` marks the units that are left out.
+"""
 
 import dataclasses
 import itertools
@@ -45,7 +49,7 @@ class Groups:
 def duplicates_of(
     spots: Sequence[SpotData], profiles: Sequence[Profiles]
 ) -> Iterator[tuple[SpotData, SpotData, str]]:
-    """Yield pairs of sections that hold the same tissue, with a sentence, if their counts or only their images are equal."""
+    """Yield pairs of sections with equal counts, each with a sentence; log a warning of pairs that share only images."""
     for (a, b), (p, q) in zip(*(itertools.combinations(each, 2) for each in (spots, profiles)), strict=True):
         if share := p.share_of_counts(q):
             yield (
@@ -151,7 +155,7 @@ def folds_of(spots: Sequence[SpotData], totals: Float64[Array, " n"]) -> tuple[G
     """Leave out each unit (`units_of`) with counts in turn, several at once if there are more than four.
 
     If too little is left to train on without a donor, sections are left out in turn. If there are fewer than two units, or
-    too little is left without one, there is one fold: all but the last section, or but the last block.
+    too little is left without one, there is a single fold, which holds out the last section (or block) and trains on the rest.
 
     Raises
     ------

@@ -169,9 +169,9 @@ def fit(
     progress: Progress,
     epochs: int | None = None,
 ) -> Run:
-    """Train a stage for exactly `epochs` epochs, or the rest of them; None: at most ``config.epochs``.
+    """Train a stage up to epoch `epochs`; None: at most ``config.epochs`` epochs, with early stopping.
 
-    Without `epochs`, training ends earlier if the validation loss no longer falls (`has_converged`). Epoch 0 is the state
+    Early stopping ends training if the validation loss no longer falls (`has_converged`). Epoch 0 is the state
     before the first step and takes part in the choice of the best. After an epoch, at most every ten seconds and at the end,
     `last.safetensors` is replaced, and `best.safetensors` if the validation loss fell, or rose by less than the tolerance of
     the stage. A run that was stopped resumes after the last epoch that was written
