@@ -177,7 +177,10 @@ class EmbedConfig(SectionsConfig):
         False, "mark unreadable tiles in the store and continue, instead of stopping at the first one"
     )
     batch_size: int = advanced(
-        64, "tiles per forward pass", flags=("--img-batch-size",), limits="[1,1000000]"
+        64,
+        "tiles per step; a GPU computes them in one pass",
+        flags=("--img-batch-size",),
+        limits="[1,1000000]",
     )
     num_workers: int | None = advanced(
         None,

@@ -33,7 +33,10 @@ class HestConfig(Config):
         "closed form, without random numbers",
     )
     batch_size: int = option(
-        64, "patches per forward pass", flags=("--img-batch-size",), limits="[1,1000000]"
+        64,
+        "patches per step; a GPU computes them in one pass",
+        flags=("--img-batch-size",),
+        limits="[1,1000000]",
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     out_dir: Path | None = option(

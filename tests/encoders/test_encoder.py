@@ -137,7 +137,8 @@ def small_tiles(n, seed=0):
 @pytest.mark.parametrize(
     "error", ["", "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"]
 )
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog, error):
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog, error, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     backbone = Backbone(fits=3, error=error)
     encoder = make(backbone)
     tiles = small_tiles(13)
@@ -151,6 +152,18 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog, error):
     encoder.embed(tiles[:7])
     assert backbone.batches[7:] == [3, 3, 1]  # what was found out holds for later batches
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("n_threads", "passes"), [(1, [4, 4, 4, 1]), (3, [6, 6, 1])])
+def test_the_cpu_computes_few_tiles_at_a_time(n_threads, passes, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    backbone, tiles = Backbone(), small_tiles(13)
+    found = make(backbone).embed(tiles)
+    pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = TileNetwork(Backbone(), make(Backbone()).card)(pixels)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-4)
+    assert backbone.batches == passes
 
 
 def test_a_single_tile_that_does_not_fit_is_an_error():
