@@ -93,10 +93,10 @@ def test_recovery_by_the_default_encoder(benchmark, tmp_path, capsys):
     rows = []
     for signal in signals:
         # The same tissue with other genes, and drawn coarsely: it was looked at already.
-        truth = cohort(len(seen), mpp=16.0, signal=signal, **{k: sizes[k] for k in ("n_spots", "n_genes")})
+        truth = cohort(len(seen), mpp=8.0, signal=signal, **{k: sizes[k] for k in ("n_spots", "n_genes")})
         spots = []
         for section, look in zip(truth, seen, strict=True):
-            np.testing.assert_allclose(look.xy - look.xy[0], (section.xy_px - section.xy_px[0]) * 16, atol=1)
+            np.testing.assert_allclose(look.xy - look.xy[0], (section.xy_px - section.xy_px[0]) * 8, atol=1)
             spots.append(
                 dataclasses.replace(spots_of(section), features=look.features, xy=look.xy, graph=look.graph)
             )

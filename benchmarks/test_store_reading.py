@@ -16,6 +16,7 @@ import zarr
 from medians import medians
 
 from spam.schemas.store_format import FeatureMeta, SectionMeta
+from spam.schemas.tile_spec import TileSpec
 from spam.store import StoredSection, create_store, default_chunk_rows, open_store
 from spam.store.writing import write_section
 
@@ -61,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         encoder={"name": "uni2"},
         weights_sha256="",
         lora_sha256=None,
-        tile={},
+        tile=TileSpec(tile_um=112.0).to_mapping(),
         sampling=None,
         precision="float32",
         dim=DIM,
