@@ -267,8 +267,8 @@ class StoredRows:
     ) -> None:
         self._section, self._keys, self._rows = section, keys, np.flatnonzero(is_among)
         self._chunks = [section.feature_chunks(key) for key in keys]
-        self._starts = np.cumsum([0, *(chunks.shape[1] for chunks in self._chunks)]).tolist()
-        self.shape = (len(self._rows), self._starts[-1])
+        *self._starts, dim = np.cumsum([0, *(chunks.shape[1] for chunks in self._chunks)]).tolist()
+        self.shape = (len(self._rows), dim)
         self.dtype: np.dtype[Any] = np.result_type(*(chunks.dtype for chunks in self._chunks))
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Shaped[Array, "n d"]:
-        """Read rows (a slice, or ascending numbers), or columns of them (a slice).
+        """Read rows (a slice, or ascending numbers), or columns of them (a slice without step).
 
         Raises
         ------
@@ -286,7 +286,7 @@ class StoredRows:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         first, last, _ = columns.indices(self.shape[1])
         found = np.empty((len(self._rows[rows]), max(last - first, 0)), self.dtype)
-        for name, chunks, start in zip(self._keys, self._chunks, self._starts, strict=False):
+        for name, chunks, start in zip(self._keys, self._chunks, self._starts, strict=True):
             own = slice(max(first - start, 0), max(min(last - start, chunks.shape[1]), 0))
             if own.start < own.stop:
                 place = start + own.start - first
