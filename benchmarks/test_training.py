@@ -165,8 +165,7 @@ def test_steps_grow_with_the_cells(request: pytest.FixtureRequest, tmp_path: Pat
         return
     sizes = [int(n) for n in os.environ.get("SPAM_CELLS", "10000,100000,1000000").split(",")]
     rows = []
-    # The graph of features ("graph") is not among them: its search is exact up to 50,000 cells a section.
-    for step in ("spatial", "pretrain", "finetune", "predict"):
+    for step in ("spatial", "graph", "pretrain", "finetune", "predict"):
         found = []
         for n in sizes:
             store = tmp_path / f"{n}.zarr"
