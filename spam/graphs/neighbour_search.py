@@ -23,7 +23,12 @@ Backend = Literal["auto", "scipy", "faiss"]
 Metric = Literal["euclidean", "cosine"]
 
 KD_TREE_MAX_DIM = 3  # above that a k-d tree visits nearly every point
-FLAT_MAX_POINTS = 50_000  # above that exact search in many dimensions takes minutes on a CPU
+FLAT_MAX_POINTS = (
+    15_000  # above that, search in cells is faster on a CPU; a Visium slide has at most 14 336 spots
+)
+CELL_COMPONENTS = 64  # principal components in which cells are searched
+CELL_SAMPLE = 32  # points for each cell that cells and components are fitted on
+WIDER = 4  # candidates by components for each one by all dimensions
 MIN_RECALL = 0.99  # of the approximate search
 RECALL_SAMPLE = 2_000  # queries on which its recall is measured
 MARGIN = 8  # candidates beyond k: the next ring of a square or hexagonal grid fits in
@@ -68,7 +73,7 @@ def knn(
 ) -> Neighbours:
     """Find the k nearest points of each query, ordered by (distance, index).
 
-    The search is exact, except by FAISS on a CPU among more than 50 000 points of more than three dimensions; then
+    The search is exact, except by FAISS on a CPU among more than 15 000 points of more than three dimensions; then
     `Neighbours.recall` gives its measured accuracy.
 
     Parameters
@@ -112,7 +117,8 @@ def knn(
         if is_self:  # leaf by leaf, so that neighbours stay in the processor's cache
             order = tree.indices
     else:
-        used, search, recall = _faiss_search(base, k)
+        used, search, recall, by_cell = _faiss_search(base, k)
+        order = by_cell if is_self else order
     indices, distances = _ranked(search, base, asked, order, k=k, is_self=is_self)
     if metric == "cosine":  # for unit vectors 1 - cos = |a - b|² / 2, without cancellation
         distances = distances**2 / 2
@@ -121,8 +127,8 @@ def knn(
 
 def _prepared(points: Array, metric: Metric) -> Array:
     """Check the points; return them as float64, scaled to unit length under ``cosine``."""
-    ready = np.ascontiguousarray(points, dtype=np.float64)
-    norms = np.linalg.norm(ready, axis=1, keepdims=True)
+    ready = np.array(points, dtype=np.float64, order="C")  # a copy, which is scaled in place
+    norms = np.sqrt(np.einsum("ij,ij->i", ready, ready))[:, None]
     is_bad = ~np.isfinite(norms[:, 0])
     fault = "are not finite"
     if metric == "cosine" and not is_bad.any():
@@ -130,8 +136,9 @@ def _prepared(points: Array, metric: Metric) -> Array:
     if is_bad.any():
         message = f"{is_bad.sum()} of {len(ready)} points {fault}, the first in row {is_bad.argmax()}"
         raise SectionError(message)
-    unit: Array = ready / norms if metric == "cosine" else ready
-    return unit
+    if metric == "cosine":
+        ready /= norms
+    return ready
 
 
 def _kd_tree_search(tree: cKDTree) -> Search:
@@ -142,32 +149,35 @@ def _kd_tree_search(tree: cKDTree) -> Search:
     return search
 
 
-def _faiss_search(base: Array, k: int) -> tuple[str, Search, float]:
-    """Build an index of the points; centred, since float32 loses small differences of large numbers."""
+def _faiss_search(base: Array, k: int) -> tuple[str, Search, float, Array]:
+    """Build an index of the points; centred, since float32 loses small differences of large numbers.
+
+    The last result is the order in which the points are searched for fastest.
+    """
     centre = base.mean(axis=0)
-    shifted = (base - centre).astype(np.float32)
-    backend, search = _flat_search(shifted)
-    recall = 1.0
+    shifted = np.subtract(base, centre, out=np.empty(base.shape, np.float32), casting="same_kind")
+    index = faiss.IndexFlatL2(base.shape[1])
+    index.add(shifted)
+    backend, search = _flat_search(index, shifted)
+    recall, order = 1.0, np.arange(len(base))
     if backend == "faiss-cpu" and len(base) > FLAT_MAX_POINTS and base.shape[1] > KD_TREE_MAX_DIM:
-        search, recall = _cell_search(shifted, search, k)
+        search, recall, order = _cell_search(index, shifted, search, k)
 
     def centred(queries: Array, width: int) -> tuple[Array, Array]:
         return search((queries - centre).astype(np.float32), width)
 
-    return backend, centred, recall
+    return backend, centred, recall, order
 
 
-def _flat_search(points: Float32[Array, "n_points dim"]) -> tuple[str, Search]:
+def _flat_search(on_cpu: Any, points: Float32[Array, "n_points dim"]) -> tuple[str, Search]:
     """Search all points in float32, on the GPU if it works.
 
     The bound subtracts what float32 can lose: at most ``(dim + 8) u (|q| + R)²`` of a squared distance, with unit
     roundoff ``u = 2^-24`` and ``R`` the largest norm of a point (Higham 2002, §3.1).
     """
-    on_cpu = faiss.IndexFlatL2(points.shape[1])
-    on_cpu.add(points)
     resources = gpu_resources()
     on_gpu = None if resources is None else faiss.index_cpu_to_gpu(resources, 0, on_cpu)
-    radius = float(np.linalg.norm(points.astype(np.float64), axis=1).max(initial=0.0))
+    radius = float(np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64).max(initial=0.0)))
 
     def search(queries: Array, width: int) -> tuple[Array, Array]:
         index = on_cpu if on_gpu is None or width > GPU_MAX_K else on_gpu
@@ -179,17 +189,26 @@ def _flat_search(points: Float32[Array, "n_points dim"]) -> tuple[str, Search]:
     return "faiss-cpu" if on_gpu is None else "faiss-gpu", search
 
 
-def _cell_search(points: Float32[Array, "n_points dim"], flat: Search, k: int) -> tuple[Search, float]:
-    """Search only the nearest Voronoi cells of a query; their number is doubled until the recall is high enough.
+def _cell_search(
+    flat_index: Any, points: Float32[Array, "n_points dim"], flat: Search, k: int
+) -> tuple[Search, float, Array]:
+    """Search the nearest Voronoi cells of a query in few components; candidates are ranked by all dimensions.
 
-    The recall is measured on a sample of the points. The bound is infinite: points in other cells stay unseen.
+    The number of cells is doubled until the recall is high enough on a sample of the points. If no number suffices, all points
+    are searched. The bound is infinite: points in other cells stay unseen. Points are searched for cell by cell, so that
+    their candidates stay in the processor's cache.
     """
     n_points, dim = points.shape
     n_cells = max(1, int(4 * n_points**0.5))  # FAISS advises 4 to 16 times the square root
-    index: Any = faiss.index_factory(dim, f"IVF{n_cells},Flat")
-    index.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
-    index.train(points)
-    index.add(points)
+    rng = np.random.default_rng(0)
+    rows = rng.choice(n_points, min(RECALL_SAMPLE, n_points), replace=False)
+    by_component: Any = faiss.index_factory(dim, f"PCA{min(dim, CELL_COMPONENTS)},IVF{n_cells},Flat")
+    cells = faiss.extract_index_ivf(by_component)
+    cells.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
+    by_component.train(points[rng.choice(n_points, min(CELL_SAMPLE * n_cells, n_points), replace=False)])
+    by_component.add(points)
+    index = faiss.IndexRefine(by_component, flat_index)
+    index.k_factor = WIDER
 
     def search(queries: Array, width: int) -> tuple[Array, Array]:
         _, found = index.search(queries, width)
@@ -198,15 +217,18 @@ def _cell_search(points: Float32[Array, "n_points dim"], flat: Search, k: int) -
             found[short], _ = flat(queries[short], width)
         return found, np.full(len(queries), np.inf)
 
-    rows = np.random.default_rng(0).choice(n_points, min(RECALL_SAMPLE, n_points), replace=False)
     truth, _ = flat(points[rows], min(k + 1, n_points))
-    index.nprobe = max(1, n_cells // 64)
+    cells.nprobe = max(1, n_cells // 64)
     while True:
         found, _ = search(points[rows], truth.shape[1])
         recall = float(np.mean([np.isin(row, true).mean() for row, true in zip(found, truth, strict=True)]))
-        if recall >= MIN_RECALL or index.nprobe >= n_cells:
-            return search, recall
-        index.nprobe = min(2 * index.nprobe, n_cells)
+        if recall >= MIN_RECALL:
+            lists = [(cells.invlists.get_ids(i), cells.get_list_size(i)) for i in range(n_cells)]
+            order = np.concatenate([faiss.rev_swig_ptr(ids, size).copy() for ids, size in lists])
+            return search, recall, order
+        if cells.nprobe >= n_cells:
+            return flat, 1.0, np.arange(n_points)
+        cells.nprobe = min(2 * cells.nprobe, n_cells)
 
 
 def _ranked(
@@ -221,12 +243,17 @@ def _ranked(
     pending = order
     width = min(k + is_self + MARGIN, len(base))
     while pending.size:
-        n_rows = max(1, MAX_GATHERED // (width * base.shape[1]))
+        n_rows = min(max(1, MAX_GATHERED // (width * base.shape[1])), pending.size)
+        space = np.empty(
+            (n_rows, width, base.shape[1])
+        )  # one for all, because fresh memory takes longer than the sums
         uncertain = []
         for rows in np.array_split(pending, range(n_rows, len(pending), n_rows)):
             candidates, bound = search(asked[rows], width)
             candidates = np.sort(candidates, axis=1)  # the stable sort below then orders ties by index
-            gaps = np.linalg.norm(base[candidates] - asked[rows, None], axis=2)
+            apart = np.take(base, candidates, axis=0, out=space[: len(rows)], mode="clip")
+            apart -= asked[rows, None]
+            gaps = np.sqrt(np.einsum("ijk,ijk->ij", apart, apart))
             if is_self:
                 gaps[candidates == rows[:, None]] = np.inf
             order = np.argsort(gaps, axis=1, kind="stable")[:, :k]

@@ -49,7 +49,7 @@ def spatial_knn_graph(xy: Num[Array, "n_spots 2"], *, k: int, unit: Literal["um"
 def feature_knn_graph(features: Float[Array, "n_spots dim"], *, k: int, features_key: str) -> Graph:
     """Connect each spot with the k spots of the same section with the most similar features.
 
-    Distances are ``1 - cosine``; weights as in `spatial_knn_graph`. Among more than 50 000 spots the search is
+    Distances are ``1 - cosine``; weights as in `spatial_knn_graph`. Among more than 15 000 spots the search is
     approximate, and the metadata hold its recall.
 
     Parameters

@@ -13,6 +13,7 @@ from .linear import STD_FLOOR, CsrMatrix, FeatureTransform, squares_around
 
 _HOPS = (1, 3)  # the nearest ring, and a wider neighbourhood; chosen in docs/experiments-log.md
 _COLUMNS = 128  # features that are averaged over neighbours at a time, to bound the memory
+_READ = 1 << 29  # bytes of features that are read for this at a time: a store is read by whole rows
 _ROWS = 8192  # spots that are projected at a time, for the same reason
 _MOST_VALUES = 1 << 27  # of the sample that components are fitted on: half a gigabyte
 
@@ -44,17 +45,21 @@ def _averages(
 ) -> Iterator[tuple[slice, Array, list[Array]]]:
     """Yield some columns at a time: their mean, and what is added to it: own features, mean over one hop, over three hops."""
     weights = _normalised(connectivities)
-    for start in range(0, features.shape[1], _COLUMNS):
-        columns = slice(start, start + _COLUMNS)
-        own = np.array(features[:, columns], dtype=np.float32, order="C")  # a copy, which is centred in place
-        origin = own.mean(axis=0, dtype=np.float64)
-        # Centred first: otherwise a constant feature would vary by the rounding of its averages.
-        averaged = np.subtract(own, origin, out=own, casting="same_kind")
-        parts = [averaged]
-        for hop in range(1, max(_HOPS) + 1):
-            averaged = weights @ averaged
-            parts += [averaged] if hop in _HOPS else []
-        yield columns, origin, parts
+    n_read = max(1, _READ // (len(features) * features.dtype.itemsize * _COLUMNS)) * _COLUMNS
+    for first in range(0, features.shape[1], n_read):
+        read = features[:, first : first + n_read]
+        for start in range(0, read.shape[1], _COLUMNS):
+            own = np.array(
+                read[:, start : start + _COLUMNS], dtype=np.float32, order="C"
+            )  # a copy, centred in place
+            origin = own.mean(axis=0, dtype=np.float64)
+            # Centred first: otherwise a constant feature would vary by the rounding of its averages.
+            averaged = np.subtract(own, origin, out=own, casting="same_kind")
+            parts = [averaged]
+            for hop in range(1, max(_HOPS) + 1):
+                averaged = weights @ averaged
+                parts += [averaged] if hop in _HOPS else []
+            yield slice(first + start, first + start + own.shape[1]), origin, parts
 
 
 def _normalised(connectivities: CsrMatrix) -> csr_array:

@@ -28,15 +28,16 @@ from spam.schemas.shards import part_of
 from spam.schemas.training_config import FinetuneConfig, PretrainConfig
 from spam.store import Profiles, local_file
 
-from .fusion_stage import FusionStage
+from .fusion_stage import FusionStage, with_pretrained_donors
 from .groups import assign_groups, folds_of
-from .judging import HeldOutPredictions, are_new_donors, best_epoch, judge_folds
+from .judging import HeldOutPredictions, best_epoch, judge_folds
 from .loop import HEALTH, Run, TrainingReport, fit, held_out_in_words
 from .pretraining import AlignmentStage
 from .training_set import (
     TrainingSet,
     build_training_set,
     has_one_split,
+    numbered_donors,
 )
 
 _SELECTION = "selection"  # folder of the runs with held-out spots
@@ -110,8 +111,8 @@ class FinetuneReport(TrainingReport):
             else ""
         )
         donor = (
-            "\nheld-out spots are not known to be of another donor: weights, accuracy and intervals for new donors were not "
-            "measured"
+            "\nheld-out spots are not known to be of another donor: accuracy and intervals for new donors were not measured, and "
+            "a fifth of the weights was moved to the ridge as a precaution"
             if not self.is_new_donor
             else "\nthe ridge has most of the weight, because left-out donors were predicted best that way"
             if self.weights["ridge"] > MAJORITY
@@ -203,7 +204,10 @@ def finetune_on(
         nothing = np.zeros_like(data.groups.is_val)
         groups = dataclasses.replace(assign_groups(data.spots, ()), is_val=nothing)
         whole = dataclasses.replace(data, groups=groups)
-        judged = judge_folds(parts, whole, config.likelihood)
+        donors = numbered_donors(data)
+        if pretrained is not None:
+            donors = with_pretrained_donors(donors, pretrained[0].donors)
+        judged = judge_folds(parts, whole, config.likelihood, donors)
         final = FusionStage(config, whole, pretrained, device, judged=judged)
         # Without held-out spots each epoch counts as the best: the last one is kept.
         epochs = best_epoch(history, FusionStage.tolerance)
@@ -216,7 +220,6 @@ def finetune_on(
         ):
             write_checkpoint(path, meta, tensors | final.constants())
     pearson = judged.heldout.pearson[np.isfinite(judged.heldout.pearson)]
-    donors = final.meta(epoch=0, history=[], best={}).donors
     return FinetuneReport(
         run=run,
         selections=tuple(runs),
@@ -228,7 +231,7 @@ def finetune_on(
         heldout_pearson=float(pearson.mean()) if len(pearson) else float("nan"),
         alone=judged.alone,
         weights=dict(zip(KINDS, judged.weights.tolist(), strict=True)),
-        is_new_donor=are_new_donors(donors, judged.sections),
+        is_new_donor=judged.is_new_donor,
         adapted_on=tuple(name for name in judged.sections if name in data.features.adapted_on),
     )
 

@@ -65,9 +65,24 @@ class HeldOutPredictions:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judgement:
-    """What the held-out spots of all folds say: `sections` with such spots, weights, accuracy and calibration."""
+    """What the held-out spots of all folds say.
+
+    Attributes
+    ----------
+    sections
+        Sections with held-out spots.
+    is_new_donor
+        Whether their donors are known, and were not trained on by the run that held them out.
+    weights
+        Weights of the predictors, (3,).
+    alone
+        Correlation of each predictor alone.
+    heldout
+        Accuracy and calibration.
+    """
 
     sections: tuple[str, ...]
+    is_new_donor: bool
     weights: Float64[Array, " n_kinds"]
     alone: dict[str, float]
     heldout: HeldOut
@@ -88,8 +103,21 @@ def are_new_donors(donors: Mapping[str, object], held_out: Sequence[str]) -> boo
     return None not in held | others and (held.isdisjoint(others) if others else len(held) > 1)
 
 
-def judge_folds(parts: list[HeldOutPredictions], data: TrainingSet, likelihood: Likelihood) -> Judgement:
-    """Choose the weights of the predictors; measure accuracy and calibrate intervals of the weighted sum."""
+def judge_folds(
+    parts: list[HeldOutPredictions],
+    data: TrainingSet,
+    likelihood: Likelihood,
+    donors: Mapping[str, object],
+) -> Judgement:
+    """Choose the weights of the predictors; measure accuracy and calibrate intervals of the weighted sum.
+
+    `donors` has the donor of each section that was trained on, in stage 1 too.
+    """
+    rows = np.concatenate([part.rows for part in parts])
+    is_held_out = np.zeros(len(data.totals), dtype=bool)
+    is_held_out[rows] = True
+    sections = data.sections_of(is_held_out)
+    is_new_donor = are_new_donors(donors, sections)
     products = []
     for part in parts:
         section = data.section_of[part.rows]
@@ -97,12 +125,11 @@ def judge_folds(parts: list[HeldOutPredictions], data: TrainingSet, likelihood: 
             Products.of(part.patterns[:, section == s], data.expression_of(part.rows[section == s]))
             for s in np.unique(section)
         ]
-    weights = choose_weights(products)
+    weights = choose_weights(products, are_new_donors=is_new_donor)
     alone: dict[str, float] = {
         kind: float(np.mean([p.pearson(w) for p in products]))
         for kind, w in zip(KINDS, np.eye(len(KINDS)), strict=True)
     }
-    rows = np.concatenate([part.rows for part in parts])
     theta = [np.broadcast_to(part.theta, part.log_rate.shape) for part in parts if part.theta is not None]
     pi = [stacked_inflation(part.pi, weights) for part in parts if part.pi is not None]
     # Folds differ in their level: correlations are taken within each, also where they are blocks of one section.
@@ -118,10 +145,9 @@ def judge_folds(parts: list[HeldOutPredictions], data: TrainingSet, likelihood: 
         theta=np.concatenate(theta) if theta else None,
         pi=np.concatenate(pi) if pi else None,
     )
-    is_held_out = np.zeros(len(data.totals), dtype=bool)
-    is_held_out[rows] = True
     return Judgement(
-        sections=data.sections_of(is_held_out),
+        sections=sections,
+        is_new_donor=is_new_donor,
         weights=weights,
         alone=alone,
         heldout=heldout,

@@ -348,6 +348,14 @@ def _donor_of(data: TrainingSet) -> Shaped[Array, " n"]:
     return donors
 
 
+def numbered_donors(data: TrainingSet) -> dict[str, int | None]:
+    """Number of the donor of each section, then of those that adapted the encoder; None for an unknown donor."""
+    known = list(dict.fromkeys(s.donor for s in data.spots if s.donor is not None))
+    # The run's own sections come first: "appearance.section" counts them. Donors of the others are unknown.
+    own = {s.name: None if s.donor is None else known.index(s.donor) for s in data.spots}
+    return own | {name: None for name in data.features.adapted_on if name not in own}
+
+
 def describe_training(
     config: TrainingConfig,
     data: TrainingSet,
@@ -362,8 +370,6 @@ def describe_training(
     paths = {"store": None, "save_dir": None, "pretrained_ckpt": None}
     values = config.to_mapping()
     is_trained = np.unique(data.section_of[~data.groups.is_val])
-    known = list(dict.fromkeys(s.donor for s in data.spots if s.donor is not None))
-    donors = {s.name: None if s.donor is None else known.index(s.donor) for s in data.spots}
     return CheckpointMeta(
         stage=stage,
         epoch=epoch,
@@ -380,8 +386,7 @@ def describe_training(
         gene_sets=data.genes.sets,
         train_sections=tuple(data.spots[i].name for i in is_trained),
         val_sections=data.held_out_sections,
-        # The run's own sections come first: "appearance.section" counts them. Donors of the others are unknown.
-        donors=donors | {name: None for name in data.features.adapted_on if name not in donors},
+        donors=numbered_donors(data),
         depth=float(np.median(data.totals[data.train_rows])),
         metrics=history[-1] if history else {},
         history=history,

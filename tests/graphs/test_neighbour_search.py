@@ -40,6 +40,12 @@ def square_grid(n_columns: int, n_rows: int) -> np.ndarray:
     return np.column_stack([x.ravel(), y.ravel()])
 
 
+def flat_index(points: np.ndarray) -> faiss.IndexFlatL2:
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points)
+    return index
+
+
 def clustered(n_points: int, dim: int) -> np.ndarray:
     rng = np.random.default_rng(n_points)
     centres = rng.normal(size=(31, dim)) * 3
@@ -138,7 +144,7 @@ def test_both_backends_under_ties(n_points: int, k: int, width: int, seed: int) 
 
 def test_no_other_point_lies_below_the_bound() -> None:
     points = clustered(211, 29) + 100  # far from the origin, where float32 loses most
-    found, bound = neighbour_search._flat_search(points)[1](points[:17], 7)
+    found, bound = neighbour_search._flat_search(flat_index(points), points)[1](points[:17], 7)
     exact = np.linalg.norm(points[:17, None].astype(np.float64) - points[None].astype(np.float64), axis=2)
     np.put_along_axis(exact, found, np.inf, axis=1)
     assert (exact.min(axis=1) >= bound).all()
@@ -148,7 +154,8 @@ def test_no_other_point_lies_below_the_bound() -> None:
 def test_approximate_search_measures_its_recall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbour_search, "FLAT_MAX_POINTS", 2000)
     monkeypatch.setattr(neighbour_search, "RECALL_SAMPLE", 503)
-    points = np.random.default_rng(0).normal(size=(3001, 13)).astype(np.float32)
+    rng = np.random.default_rng(0)  # more dimensions than components, and noise in all of them
+    points = rng.normal(size=(3001, 13)) @ rng.normal(size=(13, 79)) + 0.7 * rng.normal(size=(3001, 79))
     found, exact = knn(points, k=3), knn(points, k=3, backend="scipy")
     rows = zip(found.indices.tolist(), exact.indices.tolist(), strict=True)
     shared = np.mean([len(set(a) & set(b)) / 3 for a, b in rows])
@@ -160,14 +167,19 @@ def test_approximate_search_measures_its_recall(monkeypatch: pytest.MonkeyPatch)
     right = (found.indices == exact.indices).all(axis=1)
     np.testing.assert_array_equal(found.distances[right], exact.distances[right])
     assert exact.recall == knn(points[:2000], k=3).recall == 1
-    monkeypatch.setattr(neighbour_search, "MIN_RECALL", 1.0)
-    np.testing.assert_array_equal(knn(points, k=3).indices, exact.indices)
+    # In these, 64 components find too few neighbours, however many cells are searched: so all points are.
+    noise = rng.normal(size=(3001, 257))
+    every = knn(noise, noise[:101], k=3)
+    assert every.recall == 1
+    np.testing.assert_array_equal(every.indices, knn(noise, noise[:101], k=3, backend="scipy").indices)
 
 
 def test_cells_with_too_few_points_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbour_search, "MIN_RECALL", 0.0)
     points = clustered(97, 5)
-    search, _ = neighbour_search._cell_search(points, neighbour_search._flat_search(points)[1], 1)
+    index = flat_index(points)
+    flat = neighbour_search._flat_search(index, points)[1]
+    search, *_ = neighbour_search._cell_search(index, points, flat, 1)
     found, _ = search(points, 89)
     assert found.min() >= 0
     assert all(len(set(row)) == 89 for row in found.tolist())

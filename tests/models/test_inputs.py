@@ -40,6 +40,38 @@ def test_context_is_a_mean_over_the_neighbourhood() -> None:
     np.testing.assert_allclose(found.sample, slow[rows], atol=1e-5)
 
 
+class Recorded:
+    """Features that record which columns were asked for."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        self._features, self.shape, self.dtype = features, features.shape, features.dtype
+        self.asked: list[range] = []
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        self.asked.append(range(self.shape[1])[key[1]])
+        return self._features[key]
+
+
+@pytest.mark.parametrize(("n_bytes", "n_reads"), [(1, 4), (37 * 4 * 5, 2), (1 << 29, 1)])
+def test_a_store_is_read_as_often_as_the_memory_demands(
+    monkeypatch: pytest.MonkeyPatch, n_bytes: int, n_reads: int
+) -> None:
+    ((features, connectivities),) = drawn(0, 37)
+    rows = np.array([3, 11, 29])
+    monkeypatch.setattr(inputs, "_COLUMNS", 2)
+    whole = SectionContext.of(features, connectivities, rows)
+    monkeypatch.setattr(inputs, "_READ", n_bytes)
+    recorded = Recorded(features)
+    parts = SectionContext.of(recorded, connectivities, rows)
+    assert len(recorded.asked) == n_reads
+    assert [column for columns in recorded.asked for column in columns] == list(range(7))
+    for name in ("origin", "mean", "std", "sample"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
+
+
 def test_inputs_are_scaled_by_the_larger_of_two_spreads() -> None:
     sections = drawn(0, 53, 41, 31)
     even, flat, new = (

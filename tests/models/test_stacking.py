@@ -106,7 +106,9 @@ def test_the_weights_correlate_best_of_all_multiples_of_a_tenth() -> None:
     grid = [w for w in itertools.product(np.arange(11) / 10, repeat=3) if abs(sum(w) - 1) < 1e-9]
     best = max(grid, key=score)
     products = [Products.of(x, y) for x, y in parts]
-    np.testing.assert_allclose(choose_weights(products), best)
+    np.testing.assert_allclose(choose_weights(products, are_new_donors=True), best)
+    leaning = 0.8 * np.array(best) + [0.2, 0.0, 0.0]
+    np.testing.assert_allclose(choose_weights(products, are_new_donors=False), leaning)
     for weights in grid[::7]:
         assert np.mean([p.pearson(np.array(weights)) for p in products]) == pytest.approx(
             score(weights), abs=1e-6
@@ -118,7 +120,7 @@ def test_the_weights_correlate_best_of_all_multiples_of_a_tenth() -> None:
 def test_equal_predictors_leave_the_ridge_alone_and_a_constant_gene_counts_as_zero() -> None:
     truth = np.random.default_rng(0).normal(size=(29, G)).astype(np.float32)
     same = np.repeat(truth[None], 3, axis=0)
-    assert choose_weights([Products.of(same, truth)]).tolist() == [1, 0, 0]
+    assert choose_weights([Products.of(same, truth)], are_new_donors=True).tolist() == [1, 0, 0]
     truth[:, 0] = 1.0
     assert Products.of(same, truth).pearson(np.ones(3) / 3) == pytest.approx((G - 1) / G)
     nothing = np.zeros_like(same)

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 import torch
 from cohorts import add_section, make_cohort
+from http_range_server import HttpRangeServer
 from PIL import Image
 from plotting_tools import assert_plots, string_encodings
+from pointing import forget_connections
 from scipy import stats
 from scipy.special import gammaln
 
@@ -59,7 +61,7 @@ def test_all_files_are_written(results: Path) -> None:
             assert image.width > 500
 
 
-def test_a_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
+def test_a_remote_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
     store: Path,
     checkpoint: Path,
     config_of: Configure,
@@ -69,7 +71,11 @@ def test_a_section_too_large_for_memory_is_predicted_on_disk_to_the_same_files(
 ) -> None:
     monkeypatch.setattr("spam.h5ad_output._MOST_IN_MEMORY", 0)
     monkeypatch.setattr("spam.prediction.predicted_section._ROWS", 7)
-    predicted = predict(config_of(store, checkpoint, tmp_path, memory_budget=1e-9)).predicted
+    monkeypatch.setenv("SPAM_CACHE", str(tmp_path / "cache"))
+    with HttpRangeServer(store.parent) as server:
+        remote = f"{server.url}/{store.name}"
+        predicted = predict(config_of(remote, checkpoint, tmp_path, memory_budget=1e-9)).predicted
+    forget_connections()
     for name in ("unclipped", "mu", "pi", "lower", "upper"):
         assert isinstance(getattr(predicted, name).base, np.memmap), name
     one, two = (anndata.read_h5ad(folder / "predictions.h5ad") for folder in (results, tmp_path))

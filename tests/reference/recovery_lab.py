@@ -25,7 +25,7 @@ from spam.training.finetuning import finetune_on
 from spam.training.fusion_stage import FusionStage
 from spam.training.judging import judge_folds
 from spam.training.loop import fit
-from spam.training.training_set import TrainingSet, training_set_of
+from spam.training.training_set import TrainingSet, numbered_donors, training_set_of
 
 TILES_UM = (112.0, 224.0)
 DIM = 12
@@ -105,7 +105,7 @@ def heldout_of(
     stage = FusionStage(config, data, None, device)
     best = fit(stage, config, device=device, progress=SILENT).best_path
     stage.network.load_state_dict(weights_of(read_checkpoint(best, stage=stage.name)[1]))
-    judged = judge_folds([stage.predict_heldout()], data, config.likelihood)
+    judged = judge_folds([stage.predict_heldout()], data, config.likelihood, numbered_donors(data))
     return judged.heldout, data.genes.genes
 
 

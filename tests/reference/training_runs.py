@@ -24,5 +24,5 @@ def pretraining(store: Path, out: Path, **changes: object) -> PretrainConfig:
     return PretrainConfig(**{"store": store, "save_dir": out, **SMALL_PRETRAIN, **changes})  # type: ignore[arg-type]
 
 
-def finetuning(store: Path, out: Path, **changes: object) -> FinetuneConfig:
+def finetuning(store: Path | str, out: Path, **changes: object) -> FinetuneConfig:
     return FinetuneConfig(**{"store": store, "save_dir": out, **SMALL_FINETUNE, **changes})  # type: ignore[arg-type]

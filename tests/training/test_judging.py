@@ -46,9 +46,10 @@ def predictions(data: TrainingSet, *, noise: float) -> list[HeldOutPredictions]:
 def test_blocks_of_a_section_are_judged_one_by_one(lone: TrainingSet) -> None:
     parts = predictions(lone, noise=0.3)
     assert len(parts) == 4
-    found = judge_folds(parts, lone, "nb")
+    found = judge_folds(parts, lone, "nb", {"S4": 0})
     assert found.weights[0] > found.weights[1] >= found.weights[2]
     assert found.sections == ("S4",)
+    assert not found.is_new_donor
     truth = [
         [
             pearsonr(part.expression(found.weights)[:, g], lone.expression_of(part.rows)[:, g])[0]
@@ -69,7 +70,7 @@ def test_blocks_of_a_section_are_judged_one_by_one(lone: TrainingSet) -> None:
 
 
 def test_a_constant_prediction_has_no_correlation(lone: TrainingSet) -> None:
-    found = judge_folds(predictions(lone, noise=0.0), lone, "nb")
+    found = judge_folds(predictions(lone, noise=0.0), lone, "nb", {"S4": None})
     assert np.isnan(found.heldout.pearson).all()
     assert found.weights.tolist() == [1, 0, 0]
 

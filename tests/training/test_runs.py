@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from cohorts import add_section, make_cohort
+from http_range_server import HttpRangeServer
+from pointing import forget_connections
 from safetensors.numpy import load_file
 from scipy.sparse import csr_array, csr_matrix
 from training_runs import finetuning, pretraining
@@ -340,16 +343,26 @@ def test_every_option_changes_the_result(
     assert not is_same
 
 
-def test_features_that_stay_in_the_store_give_the_same_files(cohort: Path, tmp_path: Path) -> None:
-    for gigabytes in (1.0, 1e-9):
-        out = tmp_path / str(gigabytes)
-        config = pretraining(cohort, out / "pretrain", epochs=1, memory_budget=gigabytes)
-        in_store = [isinstance(s.features, StoredRows) for s in build_training_set(config).spots]
-        assert in_store == [gigabytes < 1] * 4
-        pretrain(config)
-        finetune(finetuning(cohort, out / "finetune", memory_budget=gigabytes, epochs=1, members=1))
+def test_features_that_stay_in_the_store_give_the_same_files(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage 1 reads them from a folder, stage 2 from a server, which sends each file once."""
+    monkeypatch.setenv("SPAM_CACHE", str(tmp_path / "cache"))
+    with HttpRangeServer(cohort.parent) as server:
+        for gigabytes in (1.0, 1e-9):
+            out = tmp_path / str(gigabytes)
+            config = pretraining(cohort, out / "pretrain", epochs=1, memory_budget=gigabytes)
+            in_store = [isinstance(s.features, StoredRows) for s in build_training_set(config).spots]
+            assert in_store == [gigabytes < 1] * 4
+            pretrain(config)
+            store = f"{server.url}/{cohort.name}" if gigabytes < 1 else cohort
+            finetune(finetuning(store, out / "finetune", memory_budget=gigabytes, epochs=1, members=1))
+    forget_connections()
     for name in ("pretrain/last", "finetune/selection/1/last", "finetune/best"):
         assert_same_files(*(tmp_path / folder / f"{name}.safetensors" for folder in ("1.0", "1e-09")))
+    features = Counter(each.path for each in server.requests if "/obsm/" in each.path)
+    assert len(features) >= 4
+    assert set(features.values()) == {1}
 
 
 def test_no_option_is_forgotten_above() -> None:

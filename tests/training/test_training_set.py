@@ -313,6 +313,7 @@ def test_sections_that_the_encoder_was_adapted_on_count_as_seen(tmp_path: Path) 
         report = finetune(finetuning(tmp_path / "a.zarr", tmp_path / held_out, **small))
         assert report.adapted_on == seen
         assert not report.is_new_donor  # both sections are of donor d1
+        assert report.weights["ridge"] >= 0.2
         assert "new donors were not measured" in report.summary()
         assert ("adapted with the counts of S1" in report.summary()) == bool(seen)
 
