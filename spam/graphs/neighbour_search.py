@@ -203,7 +203,7 @@ def _cell_search(
     rng = np.random.default_rng(0)
     rows = rng.choice(n_points, min(RECALL_SAMPLE, n_points), replace=False)
     by_component: Any = faiss.index_factory(dim, f"PCA{min(dim, CELL_COMPONENTS)},IVF{n_cells},Flat")
-    cells = faiss.extract_index_ivf(by_component)
+    cells: Any = faiss.extract_index_ivf(by_component)
     cells.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
     by_component.train(points[rng.choice(n_points, min(CELL_SAMPLE * n_cells, n_points), replace=False)])
     by_component.add(points)
