@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spam.errors import EncoderError
+from spam.hardware import limited_threads
 from spam.schemas.encoder_card import AdapterCard, EncoderCard
 from spam.typing import Array, Float32
 
@@ -18,6 +20,7 @@ from .tile_network import TileNetwork, weights_digest
 from .timm_models import build_timm_model
 
 _log = logging.getLogger(__name__)
+_PASS = 2  # tiles of a pass on the CPU: their outputs stay in its caches (benchmarks/results/embedding.md)
 
 
 class Encoder:
@@ -73,12 +76,7 @@ class Encoder:
         if is_compiled:
             self._network.compile()
         self._is_averaged = is_averaged
-        # On the CPU, the outputs of few tiles stay in its caches, and memory is used again instead of requested from the system:
-        # 4 in place of 64 tiles are 1.1 (ViT-L) to 3.3 times (EfficientNet-Lite0) as fast (benchmarks/results/embedding.md).
-        is_cpu = device.type == "cpu"
-        self._largest_batch = (
-            max(4, 2 * torch.get_num_threads()) if is_cpu else None
-        )  # less if memory is short
+        self._largest_batch: int | None = None  # less than the given tiles if memory is short
 
     def embed(self, tiles: Array) -> Float32[Array, "n_tiles dim"]:
         """Compute the features of tiles; see `begin`."""
@@ -88,9 +86,10 @@ class Encoder:
         """Start computing features, and return a function that waits for them.
 
         A GPU computes the next batch while the features of the last one are copied and written. On the CPU they are
-        complete when this returns, after passes of few tiles each. Tiles that do not fit into the memory of the device are
-        embedded in halves, and so are all later batches (logged). The order of sums then differs, so the last bits may
-        differ.
+        complete when this returns: each thread computes passes of two tiles by itself, because threads that share a pass wait
+        for each other in every layer, and on busy cores they hardly do anything else. Features do not depend on the number of
+        threads. Tiles that do not fit into the memory of the device are embedded in halves, and so are all later batches (logged).
+        The order of sums then differs, so the last bits may differ.
 
         Parameters
         ----------
@@ -106,7 +105,12 @@ class Encoder:
         if tiles.dtype != np.uint8 or tiles.shape[1:] != (px, px, 3):
             message = f"Encoder {self.card.name!r} takes uint8 tiles of {px} x {px} x 3, not {tiles.dtype} {tiles.shape}."
             raise EncoderError(message)
-        features = self._in_parts(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
+        given = torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
+        if self.device.type == "cpu":
+            n_threads = torch.get_num_threads()
+            with limited_threads(1), ThreadPoolExecutor(n_threads) as threads:
+                return torch.cat(list(threads.map(self._in_parts, given.split(_PASS)))).numpy
+        features = self._in_parts(given)
         if self.device.type != "cuda":
             return features.numpy
         fetched = torch.empty_like(features, device="cpu", pin_memory=True)

@@ -163,33 +163,33 @@ def choose_alpha(
     ``score(predicted, truth)`` within that group, which has one value per gene (None: `pearson_per_gene`, which follows
     from inner products without predicting any row); the score of a penalty is the mean over groups. NaN (a gene that is
     constant in a group) is left out of both means. Of equal scores the larger penalty wins. All penalties of a fold share
-    one eigendecomposition.
+    one eigendecomposition, and all folds the inner products of each group.
 
     Raises
     ------
     ConfigError
         If no gene has a score in any group.
     """
-    labels = np.unique(groups)
-    a, y = np.asarray(a, dtype=np.float64), np.asarray(y, dtype=np.float64)
     candidates = sorted((float(alpha) for alpha in alphas), reverse=True)
-    scores = np.full((len(labels), len(candidates)), np.nan)
-    for i, label in enumerate(labels):
-        is_held_out = groups == label
-        a_train, y_train = a[~is_held_out], y[~is_held_out]
-        a_mean, y_mean = a_train.mean(axis=0), y_train.mean(axis=0)
-        a_train = a_train - a_mean
-        eigenvalues, axes = linalg.eigh(a_train.T @ a_train)
-        target = axes.T @ (a_train.T @ (y_train - y_mean))
-        held_out, truth = (a[is_held_out] - a_mean) @ axes, y[is_held_out]
-        correlations = _Correlations(held_out, truth)
+    held_out = [groups == label for label in np.unique(groups)]
+    parts = [_Products.of(a[own], y[own]) for own in held_out]
+    n, a_means, y_means = (np.stack([getattr(p, name) for p in parts]) for name in ("n", "a_mean", "y_mean"))
+    inputs, genes = sum(p.inputs for p in parts), sum(p.genes for p in parts)
+    scores = np.full((len(parts), len(candidates)), np.nan)
+    for i, own in enumerate(parts):
+        n_train = np.where(np.arange(len(n)) == i, 0, n)
+        a_mean, y_mean = n_train @ a_means / n_train.sum(), n_train @ y_means / n_train.sum()
+        between = (a_means - a_mean).T * n_train
+        eigenvalues, axes = linalg.eigh(inputs - own.inputs + between @ (a_means - a_mean))
+        target = axes.T @ (genes - own.genes + between @ (y_means - y_mean))
+        rotated = own.rotated(axes)
         for j, alpha in enumerate(candidates):
             coefficients = target / (np.maximum(eigenvalues, 0.0) + alpha)[:, None]
-            r = (
-                correlations.of(coefficients)
-                if score is None
-                else score(held_out @ coefficients + y_mean, truth)
-            )
+            if score is None:
+                r = rotated.correlations(coefficients)
+            else:
+                rows = held_out[i]
+                r = score((a[rows] - a_mean) @ (axes @ coefficients) + y_mean, y[rows])
             scores[i, j] = _mean_of_defined(r)
     overall = np.array([_mean_of_defined(column) for column in scores.T])
     if np.isnan(overall).all():
@@ -198,20 +198,35 @@ def choose_alpha(
     return candidates[int(np.nanargmax(overall))]
 
 
-class _Correlations:
-    """Correlation of each gene with a linear prediction, from inner products alone."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Products:
+    """Number and means of the rows of a group, and inner products of its centred inputs and genes."""
 
-    def __init__(self, a: Float64[Array, "n q"], y: Float64[Array, "n g"]) -> None:
+    n: int
+    a_mean: Float64[Array, " q"]
+    y_mean: Float64[Array, " g"]
+    inputs: Float64[Array, "q q"]
+    genes: Float64[Array, "q g"]
+    square: Float64[Array, " g"]  # of a gene with itself; 0 for a constant
+
+    @classmethod
+    def of(cls, a: Num[Array, "n q"], y: Num[Array, "n g"]) -> "_Products":
+        a, y = np.asarray(a, dtype=np.float64), np.asarray(y, dtype=np.float64)
         is_constant = (y == y[:1]).all(axis=0)
-        a, y = a - a.mean(axis=0), y - y.mean(axis=0)
-        self._between, self._with_truth = a.T @ a, a.T @ y
-        self._truth = np.where(is_constant, 0.0, (y**2).sum(axis=0))
+        a_mean, y_mean = a.mean(axis=0), y.mean(axis=0)
+        a, y = a - a_mean, y - y_mean
+        square = np.where(is_constant, 0.0, (y**2).sum(axis=0))
+        return cls(n=len(a), a_mean=a_mean, y_mean=y_mean, inputs=a.T @ a, genes=a.T @ y, square=square)
 
-    def of(self, coefficients: Float64[Array, "q g"]) -> Float64[Array, " g"]:
-        """NaN where prediction or truth is constant."""
-        predicted = (coefficients * (self._between @ coefficients)).sum(axis=0)
-        square = np.maximum(predicted, 0.0) * self._truth
-        together = (coefficients * self._with_truth).sum(axis=0)
+    def rotated(self, axes: Float64[Array, "q q"]) -> "_Products":
+        """Inner products of the inputs along other axes."""
+        return dataclasses.replace(self, inputs=axes.T @ self.inputs @ axes, genes=axes.T @ self.genes)
+
+    def correlations(self, coefficients: Float64[Array, "q g"]) -> Float64[Array, " g"]:
+        """Correlation of each gene with a linear prediction; NaN where prediction or truth is constant."""
+        predicted = (coefficients * (self.inputs @ coefficients)).sum(axis=0)
+        square = np.maximum(predicted, 0.0) * self.square
+        together = (coefficients * self.genes).sum(axis=0)
         r: Array = np.where(square > 0, together / np.sqrt(np.where(square > 0, square, 1.0)), np.nan)
         return r
 

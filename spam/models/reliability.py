@@ -217,13 +217,14 @@ def _raster(xy: Float[Array, "n 2"]) -> tuple[Int[Array, "n 2"], Int[Array, "hei
 def _ring_spectra(distance: Int[Array, "height width"]) -> Float32[torch.Tensor, "frequencies distances"]:
     """Compute the weights of a power spectrum in the sums of its autocovariance over the lags of each distance.
 
-    The sums are linear in the spectrum, so one matrix product replaces an inverse transform for each gene.
+    The sums are linear in the spectrum, so one matrix product replaces an inverse transform for each gene. Rings are symmetric,
+    so the weights of a frequency are also those of the negative one.
     """
-    width, lags, spectra = distance.shape[1], torch.from_numpy(distance), []
+    (height, width), lags, spectra = distance.shape, torch.from_numpy(distance), []
     for ring in range(int(distance.max()) + 1):
         spectrum = torch.fft.rfft2((lags == ring).float()).real / distance.size
         spectrum[:, 1 : (width + 1) // 2] *= 2.0  # also stands for its conjugate
-        spectra.append(spectrum.flatten())
+        spectra.append(spectrum[: height // 2 + 1].flatten())
     return torch.stack(spectra, dim=1)
 
 
@@ -238,12 +239,15 @@ def _autocorrelation(
     centred = values - values.mean(axis=0, dtype=np.float64)
     deviation = np.sqrt((centred**2).mean(axis=0))
     standard = torch.from_numpy((centred / np.where(deviation > 0, deviation, np.inf)).T.astype(np.float32))
-    places = torch.from_numpy(np.ravel_multi_index(tuple(cells.T), shape))
+    inside, half = tuple(cells.max(axis=0) + 1), shape[0] // 2 + 1
+    places = torch.from_numpy(np.ravel_multi_index(tuple(cells.T), inside))
     sums = []
     for genes in torch.split(standard, _GENES):
-        rasters = torch.zeros(len(genes), math.prod(shape)).scatter_add_(1, places.expand_as(genes), genes)
-        waves = torch.fft.rfft2(rasters.view(-1, *shape))
-        by_distance = (waves.real.square() + waves.imag.square()).flatten(1) @ spectra
+        rasters = torch.zeros(len(genes), math.prod(inside)).scatter_add_(1, places.expand_as(genes), genes)
+        waves = torch.fft.rfft2(rasters.view(-1, *inside), s=shape)
+        power = waves.real.square() + waves.imag.square()
+        power[:, 1 : shape[0] - half + 1] += power[:, half:].flip(1)  # negative frequencies
+        by_distance = power[:, :half].flatten(1) @ spectra
         by_distance[:, 0] -= genes.square().sum(dim=1)  # spots with themselves
         sums.append(by_distance.numpy())
     autocorrelation: Array = np.concatenate(sums) / n_pairs

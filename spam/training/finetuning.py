@@ -12,7 +12,7 @@ import torch
 
 from spam.atomic import claimed, write_text
 from spam.errors import counted
-from spam.hardware import limited_threads, resolve_device
+from spam.hardware import keep_freed_memory, limited_threads, resolve_device
 from spam.models.checkpoint import (
     Checkpoint,
     from_tensors,
@@ -185,6 +185,7 @@ def finetune_on(
     StoreError, OutputExistsError
         As in `finetune`.
     """
+    keep_freed_memory()
     device = resolve_device(config.device)
     save_dir = config.save_dir
     assert save_dir is not None  # checked by the configuration

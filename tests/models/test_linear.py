@@ -111,8 +111,12 @@ def _cohort(n_groups=3):
     return a, y, groups
 
 
-def test_chosen_alpha_wins_leave_one_section_out_with_sklearn():
+@pytest.mark.parametrize("shift", [0, 1])
+def test_chosen_alpha_wins_leave_one_section_out_with_sklearn(shift):
     a, y, groups = _cohort()
+    section = np.unique(groups, return_inverse=True)[1]
+    a[:, 0] += 2 * shift * section  # the means of sections also tell inputs and genes apart
+    y[:, :3] += 5 * shift * section[:, None]
     alphas = [0.1, 3.0, 30.0, 300.0, 1e5]
     scores = []
     for alpha in alphas:
