@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from spam.errors import EncoderError
-from spam.hardware import limited_threads
 from spam.schemas.encoder_card import AdapterCard, EncoderCard
 from spam.typing import Array, Float32
 
@@ -107,9 +106,7 @@ class Encoder:
             raise EncoderError(message)
         given = torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
         if self.device.type == "cpu":
-            n_threads = torch.get_num_threads()
-            with limited_threads(1), ThreadPoolExecutor(n_threads) as threads:
-                return torch.cat(list(threads.map(self._in_parts, given.split(_PASS)))).numpy
+            return self._by_threads(given).numpy
         features = self._in_parts(given)
         if self.device.type != "cuda":
             return features.numpy
@@ -123,6 +120,17 @@ class Encoder:
             return fetched.numpy()
 
         return wait
+
+    def _by_threads(self, tiles: Tensor) -> Tensor:
+        n_threads = torch.get_num_threads()
+        if n_threads > 1:  # setting even the same number changes the last bits of MKL's sums
+            torch.set_num_threads(1)  # of each of the new threads
+        try:
+            with ThreadPoolExecutor(n_threads) as threads:
+                return torch.cat(list(threads.map(self._in_parts, tiles.split(_PASS))))
+        finally:
+            if n_threads > 1:
+                torch.set_num_threads(n_threads)
 
     def _in_parts(self, tiles: Tensor) -> Tensor:
         rows: list[Tensor] = []

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, diags_array, eye_array
 from spam.errors import StoreError
 from spam.typing import Array, Bool, Float, Float32, Float64, Int64, Num, Rows
 
-from .linear import STD_FLOOR, CsrMatrix, FeatureTransform
+from .linear import STD_FLOOR, CsrMatrix, FeatureTransform, squares_around
 
 _HOPS = (1, 3)  # the nearest ring, and a wider neighbourhood; chosen in docs/experiments-log.md
 _COLUMNS = 128  # features that are averaged over neighbours at a time, to bound the memory
@@ -151,7 +151,10 @@ class Components:
                 "nothing to learn from. Check the tiles, then run `spam embed --overwrite`, or name other --sections."
             )
             raise StoreError(message)
-        return cls(pca=pca, scale=float(np.sqrt((pca.apply(features) ** 2).mean())) or 1.0)
+        # The components are centred, so their mean square is their variance.
+        axes = (pca.components / pca.scale).T.astype(np.float32)
+        variance = (np.asarray(features, dtype=np.float32) @ axes).var(axis=0, dtype=np.float64)
+        return cls(pca=pca, scale=float(np.sqrt(variance.mean())) or 1.0)
 
     def apply(self, features: Num[Array, "n wide"]) -> Float32[Array, "n n_components"]:
         """Transform features."""
@@ -201,20 +204,19 @@ class InputTransform:
         if is_fitted is not None:
             used = [mask[s.rows] for s, mask in zip(sections, is_fitted, strict=True)]
         parts = [(s, rows) for s, rows in zip(sections, used, strict=True) if rows.any()]
+        scaled = np.concatenate([s.sample[rows] for s, rows in parts])
+        cuts = np.cumsum([rows.sum() for _, rows in parts])
+        of_section = list(zip(np.split(scaled, cuts[:-1]), (s for s, _ in parts), strict=True))
         # `FeatureTransform.fit` reports a NaN with its rows; here it must not spread to other sections.
         squares = sum(
-            np.nansum((part.astype(np.float64) - s.mean) ** 2, axis=0)
-            for s, rows in parts
-            for part in np.array_split(s.sample[rows], range(_ROWS, int(rows.sum()), _ROWS))
+            np.nan_to_num(squares_around(part, s.mean), posinf=np.inf)
+            for own, s in of_section
+            for part in np.array_split(own, range(_ROWS, len(own), _ROWS))
         )
-        spread = np.sqrt(squares / sum(int(rows.sum()) for _, rows in parts))
-        scaled = np.concatenate([s.sample[rows] for s, rows in parts])
-        start = 0
-        for s, rows in parts:
-            own = scaled[start : start + int(rows.sum())]  # in place: the sample is the largest array
+        spread = np.sqrt(squares / len(scaled))
+        for own, s in of_section:  # in place: the sample is the largest array
             own -= s.mean.astype(np.float32)
             own /= _scale_of(s, spread).astype(np.float32)
-            start += len(own)
         return cls(spread=spread, components=Components.fit(scaled, n_components))
 
     def apply(

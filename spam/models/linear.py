@@ -60,7 +60,7 @@ class FeatureTransform:
             message = f"{bad} of {n} feature rows are NaN or infinite. Embed these sections again: spam embed --overwrite"
             raise StoreError(message)
         mean = sum(rows.sum(axis=0) for rows in _parts(x)) / n
-        variance = sum(((rows - mean) ** 2).sum(axis=0) for rows in _parts(x)) / n
+        variance = sum(squares_around(rows, mean) for rows in _parts(x)) / n
         eps = np.finfo(np.float64).eps
         is_constant = variance <= n * eps * variance + (n * mean * eps) ** 2  # rounding of the variance
         scale = np.where(is_constant, 1.0, np.sqrt(variance))
@@ -84,6 +84,14 @@ def _parts(x: Num[Rows, "n d"]) -> Iterator[Float64[Array, "_ d"]]:
     return (np.asarray(x[start : start + _ROWS], dtype=np.float64) for start in range(0, len(x), _ROWS))
 
 
+def squares_around(x: Num[Array, "n d"], mean: Float64[Array, " d"]) -> Float64[Array, " d"]:
+    """Sum of the squared deviations of each column from its mean, in float64."""
+    deviations = x - mean
+    deviations *= deviations
+    total: Array = deviations.sum(axis=0)
+    return total
+
+
 def _principal_axes(x: Array, mean: Array, scale: Array, n_components: int) -> Array:
     """Leading right singular vectors of the centred and scaled matrix, one per row."""
     n, d = x.shape
@@ -95,7 +103,9 @@ def _principal_axes(x: Array, mean: Array, scale: Array, n_components: int) -> A
     else:
         gram = np.zeros((d, d), dtype=precise)
         for rows in _parts(x):
-            part = ((rows - mean) / scale).astype(precise)
+            scaled = rows - mean
+            scaled /= scale
+            part = scaled.astype(precise)
             gram += part.T @ part
     last = len(gram) - 1
     values, vectors = linalg.eigh(gram, subset_by_index=(last - n_components + 1, last))
@@ -168,7 +178,7 @@ def choose_alpha(
     Raises
     ------
     ConfigError
-        If no gene has a score in any group.
+        If every gene is constant within every group, and so has no score.
     """
     candidates = sorted((float(alpha) for alpha in alphas), reverse=True)
     held_out = [groups == label for label in np.unique(groups)]
@@ -192,10 +202,11 @@ def choose_alpha(
                 r = score((a[rows] - a_mean) @ (axes @ coefficients) + y_mean, y[rows])
             scores[i, j] = _mean_of_defined(r)
     overall = np.array([_mean_of_defined(column) for column in scores.T])
-    if np.isnan(overall).all():
+    if np.isnan(overall).all() and not any(own.square.any() for own in parts):
         message = "Every gene is constant within every section. Train on sections with more spots or counts."
         raise ConfigError(message)
-    return candidates[int(np.nanargmax(overall))]
+    # Where no input varies, no prediction does: all penalties are equal.
+    return candidates[int(np.argmax(np.nan_to_num(overall, nan=-np.inf)))]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -148,8 +148,8 @@ def per_10k(expression: Float[Array, "n g"]) -> Float64[Array, "n g"]:
     return counts
 
 
-def _log_rate(expression: Float[Array, "*n n_genes"]) -> Float64[Array, "*n n_genes"]:
-    log_rate: Array = log_rate_of(torch.from_numpy(np.asarray(expression, dtype=np.float64))).numpy()
+def _log_rate(expression: Float[Array, "*n n_genes"]) -> Float32[Array, "*n n_genes"]:
+    log_rate: Array = log_rate_of(torch.from_numpy(np.asarray(expression, dtype=np.float32))).numpy()
     return log_rate
 
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.functional import mse_loss
 
 from spam.errors import StoreError
 from spam.hardware import seeded
@@ -339,7 +340,8 @@ class FusionStage:
         """
         where, batch, (ridge, base) = self._where(rows), self._counts.batch(rows), self._path_at(rows)
         with torch.autocast(self._device.type, enabled=False):
-            error = (expression.float() - (batch.centred - ridge)).square().mean()
+            target = (batch.centred - ridge).expand_as(expression)
+            error = mse_loss(expression.float(), target)
             log_mu = log_rate_of(base + out.expression.detach().float())
             log_mu += self._offset.index_select(0, self._rank[where])
             log_mu += self._log_size[where, None]

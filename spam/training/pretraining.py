@@ -10,7 +10,7 @@ import torch
 
 from spam.atomic import write_text
 from spam.errors import StoreError
-from spam.hardware import keep_freed_memory, limited_threads, resolve_device, seeded
+from spam.hardware import limited_threads, resolve_device, seeded
 from spam.models.checkpoint import to_tensors
 from spam.models.contrastive import AlignmentModel, Embeddings
 from spam.models.networks import Surroundings
@@ -76,7 +76,6 @@ def pretrain(config: PretrainConfig, *, progress: Progress = SILENT) -> Pretrain
 
 def pretrain_on(data: TrainingSet, config: PretrainConfig, *, progress: Progress = SILENT) -> PretrainReport:
     """`pretrain` on spots that were already read."""
-    keep_freed_memory()
     device = resolve_device(config.device)
     stage = AlignmentStage(config, data, device)
     with limited_threads(config.num_workers, values=data.step_size(config)):

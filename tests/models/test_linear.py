@@ -150,6 +150,13 @@ def test_of_equal_alphas_the_larger_wins():
     assert choose_alpha(a, y, groups, [2.0, 7.0, 5.0], constant_score) == 7.0
 
 
+def test_without_inputs_that_vary_the_largest_alpha_wins():
+    a, y, groups = _cohort(2)
+    # Neither predictions of this group nor those of a ridge that is fitted on it have a correlation.
+    a[groups == "s0"] = 0.0
+    assert choose_alpha(a, y, groups, [2.0, 7.0, 5.0]) == 7.0
+
+
 def test_choose_alpha_refuses_constant_genes():
     a, y, groups = _cohort()
     with pytest.raises(ConfigError, match="constant"):
