@@ -127,7 +127,8 @@ class Encoder:
             torch.set_num_threads(1)  # of each of the new threads
         try:
             with ThreadPoolExecutor(n_threads) as threads:
-                return torch.cat(list(threads.map(self._in_parts, tiles.split(_PASS))))
+                passes = (tiles[first : first + _PASS] for first in range(0, len(tiles), _PASS))
+                return torch.cat(list(threads.map(self._in_parts, passes)))
         finally:
             if n_threads > 1:
                 torch.set_num_threads(n_threads)

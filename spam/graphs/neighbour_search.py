@@ -203,7 +203,7 @@ def _cell_search(
     rng = np.random.default_rng(0)
     rows = rng.choice(n_points, min(RECALL_SAMPLE, n_points), replace=False)
     by_component: Any = faiss.index_factory(dim, f"PCA{min(dim, CELL_COMPONENTS)},IVF{n_cells},Flat")
-    cells = faiss.extract_index_ivf(by_component)
+    cells: Any = faiss.extract_index_ivf(by_component)
     cells.cp.min_points_per_centroid = 1  # few points per cell are intended; FAISS would print a warning
     by_component.train(points[rng.choice(n_points, min(CELL_SAMPLE * n_cells, n_points), replace=False)])
     by_component.add(points)
@@ -217,14 +217,21 @@ def _cell_search(
             found[short], _ = flat(queries[short], width)
         return found, np.full(len(queries), np.inf)
 
+    def distances(found: Array) -> Array:
+        pairs = zip(rows, found, strict=True)
+        return np.stack([np.linalg.norm(points[near] - points[row], axis=1) for row, near in pairs])
+
     truth, _ = flat(points[rows], min(k + 1, n_points))
+    farthest = distances(truth).max(
+        axis=1, keepdims=True
+    )  # by distance, because equal points replace each other
     cells.nprobe = max(1, n_cells // 64)
     while True:
         found, _ = search(points[rows], truth.shape[1])
-        recall = float(np.mean([np.isin(row, true).mean() for row, true in zip(found, truth, strict=True)]))
+        recall = float((distances(found) <= farthest).mean())
         if recall >= MIN_RECALL:
-            lists = [(cells.invlists.get_ids(i), cells.get_list_size(i)) for i in range(n_cells)]
-            order = np.concatenate([faiss.rev_swig_ptr(ids, size).copy() for ids, size in lists])
+            members = ((cells.invlists.get_ids(i), cells.get_list_size(i)) for i in range(n_cells))
+            order = np.concatenate([faiss.rev_swig_ptr(ids, size).copy() for ids, size in members if size])
             return search, recall, order
         if cells.nprobe >= n_cells:
             return flat, 1.0, np.arange(n_points)

@@ -174,6 +174,16 @@ def test_approximate_search_measures_its_recall(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(every.indices, knn(noise, noise[:101], k=3, backend="scipy").indices)
 
 
+def test_each_of_many_equal_points_counts_as_found() -> None:
+    points = np.repeat(np.random.default_rng(1).normal(size=(3, 71)), 101, axis=0).astype(np.float32)
+    index = flat_index(points)  # as of blank tiles; most cells are empty
+    flat = neighbour_search._flat_search(index, points)[1]
+    search, recall, order = neighbour_search._cell_search(index, points, flat, 7)
+    assert recall == 1
+    assert search is not flat
+    np.testing.assert_array_equal(np.sort(order), np.arange(303))
+
+
 def test_cells_with_too_few_points_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbour_search, "MIN_RECALL", 0.0)
     points = clustered(97, 5)
