@@ -73,10 +73,8 @@ def limited_threads(n: int, *, values: int = _FEWEST_SHARED) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_KEPT_BYTES, _SMALL_BYTES = (
-    1 << 28,
-    1 << 25,
-)  # of free memory; arrays that use it, of which 32 MB is the most that glibc allows
+_KEPT_BYTES = 1 << 28
+_MOST_OF_AN_ARRAY = 1 << 25  # that uses kept memory: the most that glibc allows
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # see mallopt(3)
 
 
@@ -88,7 +86,7 @@ def keep_freed_memory() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):  # other systems, and C libraries without it
         mallopt = ctypes.CDLL(None).mallopt
-        if mallopt(_M_MMAP_THRESHOLD, _SMALL_BYTES):
+        if mallopt(_M_MMAP_THRESHOLD, _MOST_OF_AN_ARRAY):
             mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 

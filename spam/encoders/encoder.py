@@ -154,7 +154,9 @@ class Encoder:
                 torch.cuda.empty_cache()
             self._largest_batch = len(part) // 2
             limits = (len(part), self.device, self._largest_batch)
-            _log.warning("%d tiles exceed the memory of %s; continuing with --batch-size %d", *limits)
+            _log.warning(
+                "%d tiles exceed the memory of %s; continuing with %d at a time (--batch-size)", *limits
+            )
         return torch.cat(rows)
 
     def _forward(self, tiles: Tensor) -> Tensor:

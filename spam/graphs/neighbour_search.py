@@ -23,9 +23,8 @@ Backend = Literal["auto", "scipy", "faiss"]
 Metric = Literal["euclidean", "cosine"]
 
 KD_TREE_MAX_DIM = 3  # above that a k-d tree visits nearly every point
-FLAT_MAX_POINTS = (
-    15_000  # above that, search in cells is faster on a CPU; a Visium slide has at most 14 336 spots
-)
+# Above that, search in cells is faster on a CPU. A Visium slide has at most 14 336 spots.
+FLAT_MAX_POINTS = 15_000
 CELL_COMPONENTS = 64  # principal components in which cells are searched
 CELL_SAMPLE = 32  # points for each cell that cells and components are fitted on
 WIDER = 4  # candidates by components for each one by all dimensions
@@ -54,7 +53,8 @@ class Neighbours:
     backend
         Search method: ``scipy``, ``faiss-cpu`` or ``faiss-gpu``.
     recall
-        Share of true neighbours found on a sample; 1.0 for exact search.
+        Share of true neighbours found on a sample; 1.0 for exact search. In an approximate search, all points at the same
+        distance count as true neighbours, and any of them may be returned.
     """
 
     indices: Int64[Array, "n_queries k"]
@@ -222,13 +222,13 @@ def _cell_search(
         return np.stack([np.linalg.norm(points[near] - points[row], axis=1) for row, near in pairs])
 
     truth, _ = flat(points[rows], min(k + 1, n_points))
-    farthest = distances(truth).max(
-        axis=1, keepdims=True
-    )  # by distance, because equal points replace each other
+    # By distance, because equal points replace each other. The point itself is always found and does not count.
+    farthest = distances(truth).max(axis=1, keepdims=True)
     cells.nprobe = max(1, n_cells // 64)
     while True:
         found, _ = search(points[rows], truth.shape[1])
-        recall = float((distances(found) <= farthest).mean())
+        n_found = (distances(found) <= farthest).sum(axis=1)
+        recall = float((n_found - 1).mean() / (truth.shape[1] - 1))
         if recall >= MIN_RECALL:
             members = ((cells.invlists.get_ids(i), cells.get_list_size(i)) for i in range(n_cells))
             order = np.concatenate([faiss.rev_swig_ptr(ids, size).copy() for ids, size in members if size])
@@ -251,9 +251,8 @@ def _ranked(
     width = min(k + is_self + MARGIN, len(base))
     while pending.size:
         n_rows = min(max(1, MAX_GATHERED // (width * base.shape[1])), pending.size)
-        space = np.empty(
-            (n_rows, width, base.shape[1])
-        )  # one for all, because fresh memory takes longer than the sums
+        # One array for all rows, because fresh memory takes longer than the sums.
+        space = np.empty((n_rows, width, base.shape[1]))
         uncertain = []
         for rows in np.array_split(pending, range(n_rows, len(pending), n_rows)):
             candidates, bound = search(asked[rows], width)

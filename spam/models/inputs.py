@@ -45,13 +45,13 @@ def _averages(
 ) -> Iterator[tuple[slice, Array, list[Array]]]:
     """Yield some columns at a time: their mean, and what is added to it: own features, mean over one hop, over three hops."""
     weights = _normalised(connectivities)
-    n_read = max(1, _READ // (len(features) * features.dtype.itemsize * _COLUMNS)) * _COLUMNS
+    n_bytes = max(1, len(features)) * features.dtype.itemsize * _COLUMNS
+    n_read = max(1, _READ // n_bytes) * _COLUMNS
     for first in range(0, features.shape[1], n_read):
         read = features[:, first : first + n_read]
         for start in range(0, read.shape[1], _COLUMNS):
-            own = np.array(
-                read[:, start : start + _COLUMNS], dtype=np.float32, order="C"
-            )  # a copy, centred in place
+            # A copy, which is centred in place.
+            own = np.array(read[:, start : start + _COLUMNS], dtype=np.float32, order="C")
             origin = own.mean(axis=0, dtype=np.float64)
             # Centred first: otherwise a constant feature would vary by the rounding of its averages.
             averaged = np.subtract(own, origin, out=own, casting="same_kind")

@@ -114,10 +114,10 @@ def judge_folds(
     `donors` has the donor of each section that was trained on, in stage 1 too.
     """
     rows = np.concatenate([part.rows for part in parts])
-    is_held_out = np.zeros(len(data.totals), dtype=bool)
-    is_held_out[rows] = True
-    sections = data.sections_of(is_held_out)
-    is_new_donor = are_new_donors(donors, sections)
+    left_out = [data.sections_of(np.isin(np.arange(len(data.totals)), part.rows)) for part in parts]
+    sections = data.sections_of(np.isin(np.arange(len(data.totals)), rows))
+    # Fold by fold: where too little is left without a donor, its sections are left out one by one.
+    is_new_donor = all(are_new_donors(donors, names) for names in left_out)
     products = []
     for part in parts:
         section = data.section_of[part.rows]

@@ -1,5 +1,6 @@
 """Held-out predictions of several folds: correlations within each fold, weights, calibration, and donors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_a_constant_prediction_has_no_correlation(lone: TrainingSet) -> None:
     found = judge_folds(predictions(lone, noise=0.0), lone, "nb", {"S4": None})
     assert np.isnan(found.heldout.pearson).all()
     assert found.weights.tolist() == [1, 0, 0]
+
+
+def test_a_donor_is_new_only_where_none_of_its_sections_was_trained_on(cohort: Path) -> None:
+    """Sections were left out one by one, so a donor with two sections was always trained on."""
+    data = build_training_set(finetuning(cohort, Path("unused")))
+    parts = []
+    for part in predictions(data, noise=0.3):
+        for number in np.unique(data.section_of[part.rows]):
+            own = data.section_of[part.rows] == number
+            taken = {"patterns": part.patterns[:, own], "log_rate": part.log_rate[own]}
+            parts.append(replace(part, rows=part.rows[own], **taken))
+    assert len(parts) == 4
+    for donors, expected in ((range(4), True), ((0, 0, 0, 1), False), ((0, 1, 2, None), False)):
+        found = judge_folds(parts, data, "nb", dict(zip(("S1", "S2", "S3", "S4"), donors, strict=True)))
+        assert found.is_new_donor is expected
+        assert expected or found.weights[0] >= 0.2
 
 
 @pytest.mark.parametrize(
