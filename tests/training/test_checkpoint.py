@@ -276,7 +276,7 @@ def test_no_file_of_a_run_names_a_donor(cohort: Path, finetuned: Path, pretraine
     # pretrain with its health, finetune, its two folds, and their mean history
     assert len(files) == (len(names) + 1) + len(names) + 2 * len(names) + 1
     for path in files:
-        assert not [donor for donor in donors if f'"{donor}'.encode() in path.read_bytes()], path
+        assert not [donor for donor in donors if f'"{donor}"'.encode() in path.read_bytes()], path
 
 
 def test_attention_to_references_needs_the_bank(cohort: Path, tmp_path: Path) -> None:
