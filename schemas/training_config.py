@@ -11,8 +11,9 @@ from .config import Config, advanced, data, model, output, training
 from .embed_config import FeatureOptions
 from .shards import shard_fault
 
-_SMALLEST_BATCH, _BATCH_GROWS_FROM = 64, 1024
-_BATCH = "64, growing with the square root of the spots of an epoch beyond 1,024"
+SMALL_EPOCH = 2048
+"""Training spots up to which stage 2 is not shortened: steps of 64 spots, and all epochs (docs/experiments-log.md)."""
+_BATCH = "64; in epochs of more than 2,048 spots twice the square root of their number"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,7 @@ class TrainingConfig(FeatureOptions):
 
     def batch_for(self, n_spots: int) -> int:
         """Spots per step in an epoch of `n_spots`."""
-        grown = math.sqrt(max(n_spots / _BATCH_GROWS_FROM, 1.0))
-        return self.batch_size or round(_SMALLEST_BATCH * grown)
+        return self.batch_size or (64 if n_spots <= SMALL_EPOCH else round(2 * math.sqrt(n_spots)))
 
     def __post_init__(self) -> None:
         """Replace files of genes by their names, which a resumed run must agree on."""
@@ -150,7 +150,8 @@ class FinetuneConfig(TrainingConfig):
     )
     epochs: int = training(
         30,
-        "largest number of passes over the training spots; the best number is chosen on held-out spots",
+        "largest number of passes over the training spots; the best number is chosen on held-out spots, and with more than 2,048 "
+        "training spots, training ends earlier if the held-out correlation no longer rises",
         limits="[1,100000]",
     )
     lr: float = training(1e-3, "learning rate of AdamW", limits="(0,100]")

@@ -14,7 +14,7 @@ from spam.models.linear import STD_FLOOR, standardise_per_section
 from spam.schemas.adapt_config import AdaptConfig
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.training.contrast import contrast_metrics, training_losses
-from spam.training.loop import LossTerms
+from spam.training.loop import PATIENCE, LossTerms
 from spam.training.resident_counts import ResidentCounts
 from spam.training.training_set import TrainingSet, check_donors, describe_training, random_order
 from spam.typing import Array, Float, Int64, Shaped
@@ -106,7 +106,7 @@ class AdaptationStage:
     """
 
     name = "adapt"
-    tolerance = 0.0
+    tolerance, patience = 0.0, PATIENCE
 
     def __init__(
         self,

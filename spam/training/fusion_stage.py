@@ -33,13 +33,13 @@ from spam.models.reliability import fit_appearance, within_section_pearson
 from spam.models.stacking import Stack, fit_prototypes
 from spam.schemas.checkpoint_meta import CheckpointMeta
 from spam.schemas.tile_spec import dim_of_smallest
-from spam.schemas.training_config import FinetuneConfig
+from spam.schemas.training_config import SMALL_EPOCH, FinetuneConfig
 from spam.typing import Array, Int64
 
 from .cohort import cohort_neighbours
 from .groups import MOST_FITTED, at_most, cross_fit, units_of
 from .judging import HeldOutPredictions, Judgement
-from .loop import LossTerms
+from .loop import PATIENCE, LossTerms
 from .resident_counts import CountBatch, ResidentCounts
 from .training_set import (
     TrainingSet,
@@ -84,6 +84,7 @@ class FusionStage:
         self.name = "selection" if judged is None else "finetune"
         self.config, self.data, self._judged = config, data, judged
         self.train_rows = train = data.train_rows
+        self.patience = PATIENCE if len(train) > SMALL_EPOCH else config.epochs
         groups = np.unique(data.groups.group[train])
         if len(groups) < 2 or not (judged or len(data.val_rows)):
             what = "blocks of the section" if data.groups.are_blocks else "training sections"

@@ -31,7 +31,8 @@ from .training_set import NOT_IN_DIGEST
 HEALTH = "health.json"
 """File of the health check of stage 1; stage 2 copies it from the folder of its pretrained checkpoint."""
 _LONGEST_WAIT_S = 7 * 24 * 3600.0
-_PATIENCE = 5  # epochs; the held-out correlation of real cohorts stays the same (docs/experiments-log.md)
+PATIENCE = 5
+"""Epochs without a gain after which training ends (docs/experiments-log.md, "Shorter training")."""
 _SECONDS_BETWEEN_WRITES = 10.0  # a killed run loses no more than this; short epochs are not slowed by writing
 
 
@@ -63,8 +64,10 @@ class Stage(Protocol):
         """Stage of its checkpoints, see `CheckpointMeta`."""
 
     tolerance: float
-    """An epoch counts as the best if its validation loss is less than this above the lowest one before it. Training ends if
-    the loss fell by less than half of this in `_PATIENCE` epochs."""
+    """An epoch counts as the best if its validation loss is less than this above the lowest one before it."""
+
+    patience: int
+    """Training ends if the validation loss fell by less than half of the tolerance in so many epochs."""
 
     @property
     def network(self) -> torch.nn.Module:
@@ -242,7 +245,7 @@ def _fit(
         with progress.task(stage.name, epochs) as advance:
             advance(resumed_from)
             for epoch in range(len(history), epochs + 1):
-                if exactly is None and has_converged(history, stage.tolerance):
+                if exactly is None and has_converged(history, stage.tolerance, stage.patience):
                     advance(epochs + 1 - epoch)
                     break
                 metrics: dict[str, float] = {"epoch": float(epoch)}
@@ -275,10 +278,10 @@ def _fit(
     )
 
 
-def has_converged(history: list[dict[str, float]], tolerance: float) -> bool:
-    """Whether the validation loss hardly fell in the last epochs; False without validation."""
+def has_converged(history: list[dict[str, float]], tolerance: float, patience: int) -> bool:
+    """Whether the validation loss hardly fell in the last `patience` epochs; False without validation."""
     loss = [metrics["val_loss"] for metrics in history if "val_loss" in metrics]
-    before, recent = loss[:-_PATIENCE], loss[-_PATIENCE:]
+    before, recent = loss[:-patience], loss[-patience:]
     return bool(before) and min(recent) >= min(before) - tolerance / 2
 
 

@@ -20,7 +20,7 @@ from spam.schemas.training_config import PretrainConfig
 from spam.typing import Array, Int64
 
 from .contrast import ContrastHealth, contrast_metrics, pair_health, training_losses
-from .loop import HEALTH, LossTerms, TrainingReport, fit
+from .loop import HEALTH, PATIENCE, LossTerms, TrainingReport, fit
 from .resident_counts import ResidentCounts
 from .training_set import TrainingSet, build_training_set, check_donors, describe_training, random_order
 
@@ -103,7 +103,7 @@ class AlignmentStage:
     """Stage 1 for the training loop."""
 
     name = "pretrain"
-    tolerance = 0.0
+    tolerance, patience = 0.0, PATIENCE
 
     def __init__(self, config: PretrainConfig, data: TrainingSet, device: torch.device) -> None:
         if min(len(data.train_rows), len(data.val_rows)) < 2:

@@ -440,5 +440,5 @@ def test_a_checkpoint_is_its_folder_or_its_file(tmp_path: Path) -> None:
 
 def test_batches_grow_with_the_square_root_of_the_spots() -> None:
     config = FinetuneConfig(store="s", save_dir=Path("o"))
-    assert [config.batch_for(n) for n in (2, 1024, 4096, 102_400)] == [64, 64, 128, 640]
+    assert [config.batch_for(n) for n in (2, 2048, 2049, 4096, 102_400)] == [64, 64, 91, 128, 640]
     assert FinetuneConfig(store="s", save_dir=Path("o"), batch_size=7).batch_for(102_400) == 7

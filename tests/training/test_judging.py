@@ -116,8 +116,8 @@ def test_the_last_epoch_within_the_tolerance_is_the_best() -> None:
 
 def test_training_ends_when_the_loss_fell_by_less_than_half_of_the_tolerance_in_five_epochs() -> None:
     losses = [1.0, 0.7, 0.6, 0.598, 0.61, 0.597, 0.6, 0.5951, 0.5]
-    ended = [has_converged([{"val_loss": x} for x in losses[:n]], 0.01) for n in range(len(losses) + 1)]
+    ended = [has_converged([{"val_loss": x} for x in losses[:n]], 0.01, 5) for n in range(len(losses) + 1)]
     assert ended == [False] * 8 + [True, False]
-    assert not has_converged([{"val_loss": x} for x in (3.0, 2.0, 2.1, 2.2, 2.3, 1.9)], 0.0)
-    assert has_converged([{"val_loss": x} for x in (3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 2.0)], 0.0)
-    assert not has_converged([{"epoch": 1.0}] * 20, 0.01)
+    assert not has_converged([{"val_loss": x} for x in (3.0, 2.0, 2.1, 2.2, 2.3, 1.9)], 0.0, 5)
+    assert has_converged([{"val_loss": x} for x in (3.0, 2.0, 2.1, 2.2, 2.3, 2.4, 2.0)], 0.0, 5)
+    assert not has_converged([{"epoch": 1.0}] * 20, 0.01, 5)
