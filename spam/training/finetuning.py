@@ -137,11 +137,11 @@ def finetune(config: FinetuneConfig, *, progress: Progress = SILENT) -> Finetune
     The first runs ("selection") leave out each donor, section or block in turn (or ``--val-sections``). Where stage 1 was
     trained on what a run leaves out, stage 1 is repeated without it. The held-out spots choose the number of epochs and the
     weights of the predictors, measure the accuracy of each gene and calibrate the predictive intervals; for weights,
-    accuracy and intervals each fold is predicted at its own best epoch, which favours the network a little. A run on
-    more than 2,048 spots ends when the held-out correlation no longer rises. The last run trains on all spots for the number of epochs that is best on
-    average. No input of a spot's prediction depends on the spot's own counts. The loss of the network is the squared error
-    of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts, of which each member of the
-    ensemble learns a share of every batch.
+    accuracy and intervals each fold is predicted at its own best epoch, which favours the network a little. A run on more
+    than 2,048 spots ends when the held-out correlation no longer rises. The last run trains on all spots for the number of
+    epochs that is best on average. No input of a spot's prediction depends on the spot's own counts. The loss of the network
+    is the squared error of log1p(CP10k) minus the section mean, plus the negative log-likelihood of the raw counts, of which
+    each member of the ensemble learns a share of every batch.
 
     Relative to the paper: the gene branch reads the expression of *other* sections' spots that look alike, never the
     spot's own; attention runs over several neighbours and references, and only with ``--attend``; counts are
