@@ -12,7 +12,7 @@ from .embed_config import FeatureOptions
 from .shards import shard_fault
 
 SMALL_EPOCH = 2048
-"""Training spots up to which stage 2 is not shortened: steps of 64 spots, and all epochs (docs/experiments-log.md)."""
+"""Spots up to which a step takes 64 of them in both stages, and stage 2 is trained for all epochs (docs/experiments-log.md)."""
 _BATCH = "64; in epochs of more than 2,048 spots twice the square root of their number"
 
 
